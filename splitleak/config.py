@@ -1,0 +1,67 @@
+"""The base of every configuration: typed, closed and frozen, read from TOML or JSON, identified by its hash."""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Config(BaseModel):
+    """A frozen configuration; an unknown key is an error, so a misspelt setting never passes in silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a ``.toml`` or ``.json`` file.
+
+        Raises:
+            ValueError: The file is neither, cannot be parsed, or does not fit; the message names file and key.
+        """
+        return cls.parse(read_document(path), source=str(path))
+
+    @classmethod
+    def parse(cls, values: object, *, source: str) -> Self:
+        """Validates ``values``; a failure names ``source``, the key, what was expected and what came."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(map(str, fault['loc'])) or 'document'}: {fault['msg']}, got {fault['input']!r:.80}"
+                for fault in error.errors(include_url=False)
+            )
+            raise ValueError(f"{source}: expected a {cls.__name__}, but {faults}") from None
+
+    def document(self) -> dict[str, Any]:
+        """The configuration as plain JSON values, every default spelled out."""
+        return self.model_dump(mode="json")
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that change with any value of the configuration."""
+        return digest(self.document())
+
+
+def read_document(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds; `Config.parse` decides
+    """The contents of a TOML or JSON file.
+
+    Raises:
+        ValueError: Another suffix, or contents that do not parse.
+    """
+    try:
+        if path.suffix == ".toml":
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected valid {path.suffix[1:].upper()}, but {error}") from None
+    raise ValueError(f"{path}: expected a .toml or .json file, got {path.suffix or 'no suffix'!r}")
+
+
+def digest(document: object) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of ``document`` as canonical JSON."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

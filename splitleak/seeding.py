@@ -1,0 +1,39 @@
+"""Randomness comes in as a ``torch.Generator``; every generator is derived from one seed and the names of its use."""
+
+import hashlib
+import secrets
+
+import torch
+
+
+def derive_seed(seed: int, *names: object) -> int:
+    """A 63-bit seed for one use, so that two uses under one ``seed`` never share a stream.
+
+    >>> derive_seed(0, "noise") == derive_seed(0, "noise"), derive_seed(0, "noise") == derive_seed(0, "shuffle")
+    (True, False)
+    """
+    text = "/".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int | None, *names: object, device: str | torch.device = "cpu") -> torch.Generator:
+    """A generator for one use; ``seed=None`` takes its seed from the operating system."""
+    chosen = secrets.randbits(63) if seed is None else derive_seed(seed, *names)
+    return torch.Generator(device=device).manual_seed(chosen)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, the CPU otherwise; any other name is taken as it is.
+
+    Raises:
+        ValueError: The device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"expected auto, cpu, cuda or cuda:N as device, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"expected a machine with CUDA for device {name!r}, but torch sees none")
+    return device
