@@ -1,0 +1,30 @@
+"""Images: the built-in ones, torchvision's by name, or a user's own files. All uint8, all in memory."""
+
+from pathlib import Path
+
+from splitleak.datasets.builtin import load_builtin
+from splitleak.datasets.files import load_file
+from splitleak.datasets.images import Dataset, Images
+
+__all__ = ["Dataset", "Images", "load"]
+
+
+def load(data: str, *, data_root: Path | None = None, download: bool = False) -> Dataset:
+    """Loads ``builtin``, a torchvision set by name (which needs ``data_root``), or the file or folder at a path.
+
+    Raises:
+        ValueError: It is none of these, or its contents are not images with labels.
+        FileNotFoundError: There is nothing at the path, or the named set is not under ``data_root``.
+    """
+    from splitleak.datasets import torchvision  # torchvision takes a second to import: only for who asks for it
+
+    if data == "builtin":
+        return load_builtin()
+    if data in torchvision.NAMES:
+        if data_root is None:
+            raise ValueError(f"expected --data-root, the folder where torchvision keeps {data}")
+        return torchvision.load_torchvision(data, data_root, download=download)
+    if not Path(data).exists():
+        known = ", ".join(("builtin", *torchvision.NAMES))
+        raise FileNotFoundError(f"expected one of {known}, or a file or folder of images, got {data!r}")
+    return load_file(Path(data))
