@@ -7,7 +7,7 @@ mapped onto the package's path, so the stubs import each other by their full pac
 import sys
 from pathlib import Path
 
-import grpc_tools
+import grpc_tools  # type: ignore[import-untyped]
 from grpc_tools import protoc
 
 SOURCES = Path(__file__).resolve().parent

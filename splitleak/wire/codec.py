@@ -1,0 +1,178 @@
+"""Tensors on the wire: a feature becomes a message of the Open Inference Protocol, and comes back.
+
+Three codecs: ``fp32`` (exact), ``fp16`` (half the bytes, error below 2^-11 of the value) and ``uint8`` (a quarter of
+the bytes, affine over the range of the one tensor, error at most half a step). Whatever bytes arrive give an array or
+a `WireError` that says what was expected and what came.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitleak.errors import WireError
+from splitleak.wire.pb import open_inference_pb2 as pb
+
+Codec = Literal["fp32", "fp16", "uint8"]
+FloatArray = NDArray[np.float32]
+
+DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "UINT8": np.dtype("u1")}
+MAX_AXES = 16
+_TYPED_CONTENTS = {"FP32": "fp32_contents", "UINT8": "uint_contents"}  # the protocol has no such field for FP16
+
+
+@dataclass(frozen=True)
+class WireTensor:
+    """A tensor as it travels: little-endian bytes in C order; a quantised one carries how to undo it."""
+
+    datatype: str
+    shape: tuple[int, ...]
+    raw: bytes
+    scale: float | None = None
+    zero_point: float | None = None
+
+
+def encode(values: FloatArray, codec: Codec) -> WireTensor:
+    """Packs ``values``, of any shape with at least one element, for the wire.
+
+    ``uint8`` spans the tensor's own range: code = round(value / scale + zero_point), with scale = range / 255.
+
+    Raises:
+        ValueError: An unknown codec, no values, a value that is not finite, or one beyond FP16's range (65504).
+    """
+    if codec not in get_args(Codec):
+        raise ValueError(f"expected a codec of {get_args(Codec)}, got {codec!r}")
+    if values.size == 0:
+        raise ValueError(f"expected at least one value, got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"expected finite values, got {np.count_nonzero(~np.isfinite(values))} that are not")
+    if codec == "uint8":
+        return _quantise(values)
+    datatype = codec.upper()
+    with np.errstate(over="ignore"):
+        packed = values.astype(DATATYPES[datatype], copy=False)
+    if codec == "fp16" and not np.isfinite(packed).all():
+        raise ValueError(f"expected values within ±65504 for fp16, got {np.abs(values).max()}")
+    return WireTensor(datatype, values.shape, packed.tobytes())
+
+
+def _quantise(values: FloatArray) -> WireTensor:
+    low, high = float(values.min()), float(values.max())
+    scale = (high - low) / 255 or 1.0  # a constant tensor has no range; any step brings its one value back
+    codes = np.rint((values.astype(np.float64) - low) / scale).astype(np.uint8)
+    return WireTensor("UINT8", values.shape, codes.tobytes(), scale, -low / scale)
+
+
+def decode(tensor: WireTensor) -> FloatArray:
+    """Unpacks a tensor to float32 in its shape; FP32 is a read-only view of the bytes, not a copy.
+
+    Raises:
+        WireError: Datatype, shape, number of bytes or quantisation do not fit each other.
+    """
+    dtype = DATATYPES.get(tensor.datatype)
+    if dtype is None:
+        raise WireError(f"expected datatype {', '.join(DATATYPES)}, got {tensor.datatype!r}")
+    if len(tensor.shape) > MAX_AXES:
+        raise WireError(f"expected at most {MAX_AXES} axes, got {len(tensor.shape)}")
+    if any(size < 0 for size in tensor.shape):
+        raise WireError(f"expected no negative size, got shape {list(tensor.shape)}")
+    expected = math.prod(tensor.shape) * dtype.itemsize
+    if len(tensor.raw) != expected:
+        raise WireError(
+            f"expected {expected} bytes for {tensor.datatype} of shape {list(tensor.shape)}, got {len(tensor.raw)}"
+        )
+    try:
+        stored = np.frombuffer(tensor.raw, dtype).reshape(tensor.shape)
+    except ValueError:  # no bytes, but sizes that no array has
+        raise WireError(f"expected the shape of an array, got {list(tensor.shape)}") from None
+    if tensor.datatype == "UINT8":
+        return _dequantise(stored, tensor.scale, tensor.zero_point)
+    if tensor.datatype == "FP16":
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            return stored.astype(np.float32)
+    stored.flags.writeable = False
+    return stored
+
+
+def _dequantise(codes: NDArray[np.uint8], scale: float | None, zero_point: float | None) -> FloatArray:
+    if scale is None and zero_point is None:
+        return codes.astype(np.float32)
+    if scale is None or zero_point is None:
+        raise WireError(f"expected scale and zero_point together, got scale={scale} and zero_point={zero_point}")
+    if not (math.isfinite(scale) and scale > 0 and math.isfinite(zero_point)):
+        raise WireError(f"expected scale > 0 and zero_point, both finite, got {scale} and {zero_point}")
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        levels = ((np.arange(256) - zero_point) * scale).astype(np.float32)
+    if not np.isfinite(levels).all():
+        raise WireError(f"expected a scale and zero_point within float32's range, got {scale} and {zero_point}")
+    return np.take(levels, codes)
+
+
+def request(
+    model: str, tensor: WireTensor, *, request_id: str, input_name: str = "features", version: str = ""
+) -> pb.ModelInferRequest:
+    """A ModelInferRequest with one raw input."""
+    entry = pb.ModelInferRequest.InferInputTensor(name=input_name, datatype=tensor.datatype, shape=tensor.shape)
+    for name, value in (("scale", tensor.scale), ("zero_point", tensor.zero_point)):
+        if value is not None:
+            entry.parameters[name].double_param = value
+    return pb.ModelInferRequest(
+        model_name=model, model_version=version, id=request_id, inputs=[entry], raw_input_contents=[tensor.raw]
+    )
+
+
+def request_tensor(request: pb.ModelInferRequest) -> WireTensor:
+    """The first input of a request, raw or typed; `decode` checks that its parts fit.
+
+    Raises:
+        WireError: No input, raw and typed contents together, or contents that do not fit the datatype.
+    """
+    if not request.inputs:
+        raise WireError("expected at least one input, got none")
+    return _tensor(request.inputs[0], request.raw_input_contents[:1])
+
+
+def response_array(response: pb.ModelInferResponse, name: str) -> FloatArray:
+    """The output called ``name``, decoded.
+
+    Raises:
+        WireError: No such output, or contents that do not fit it.
+    """
+    names = [entry.name for entry in response.outputs]
+    if name not in names:
+        raise WireError(f"expected output {name!r}, got {names}")
+    index = names.index(name)
+    return decode(_tensor(response.outputs[index], response.raw_output_contents[index : index + 1]))
+
+
+def _tensor(entry: Any, raw: Any) -> WireTensor:  # noqa: ANN401  # an input or output message, at most one buffer
+    """What a message says of a tensor, with its typed contents, if it has those, packed into bytes."""
+    typed = {field.name: values for field, values in entry.contents.ListFields()}
+    if raw and typed:
+        raise WireError(f"expected raw or typed contents for {entry.name!r}, got both")
+    packed = raw[0] if raw else _pack(entry, typed)
+    scale, zero_point = _parameter(entry, "scale"), _parameter(entry, "zero_point")
+    return WireTensor(entry.datatype, tuple(entry.shape), packed, scale, zero_point)
+
+
+def _pack(entry: Any, typed: dict[str, Any]) -> bytes:  # noqa: ANN401
+    field = _TYPED_CONTENTS.get(entry.datatype)
+    if set(typed) - {field}:
+        raise WireError(
+            f"expected {entry.datatype!r} of {entry.name!r} in {field or 'raw contents'}, got {sorted(typed)}"
+        )
+    values = typed.get(field or "", ())
+    if entry.datatype == "UINT8" and values and max(values) > 255:
+        raise WireError(f"expected values from 0 to 255 for UINT8, got {max(values)}")
+    return np.asarray(values, DATATYPES.get(entry.datatype, np.float32)).tobytes()
+
+
+def _parameter(entry: Any, name: str) -> float | None:  # noqa: ANN401
+    if name not in entry.parameters:
+        return None
+    choice = entry.parameters[name].WhichOneof("parameter_choice")
+    if choice != "double_param":
+        raise WireError(f"expected parameter {name!r} of {entry.name!r} as double_param, got {choice}")
+    return float(entry.parameters[name].double_param)
