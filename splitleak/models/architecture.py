@@ -1,0 +1,40 @@
+"""What an architecture tells the assembler: its layers as positions between which a model can be cut."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A feature extractor in ``positions`` parts, in order, and a classifier behind the last of them.
+
+    ``build(channels, classes, width)`` gives both, with torch's default weights; ``initialise_edge`` then redraws the
+    weights of the positions that go to the edge. Images are square, at least ``smallest`` pixels a side.
+    """
+
+    build: Callable[[int, int, float], tuple[list[nn.Module], nn.Module]]
+    initialise_edge: Callable[[nn.Module], None]
+    positions: int
+    default_cut: int
+    smallest: int
+
+
+def scaled(channels: int, width: float) -> int:
+    """``channels`` times ``width``, rounded half up, at least 1.
+
+    >>> scaled(64, 0.25), scaled(5, 0.5), scaled(3, 0.01)
+    (16, 3, 1)
+    """
+    return max(1, math.floor(channels * width + 0.5))
+
+
+def xavier_uniform(module: nn.Module) -> None:
+    """Draws every convolution and linear layer in ``module`` from Xavier's uniform, gain 1; their biases become 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

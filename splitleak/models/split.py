@@ -1,0 +1,110 @@
+"""A network in two halves: the encoder runs on the edge, the head in the cloud."""
+
+from collections import OrderedDict
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from splitleak.config import Config
+from splitleak.datasets.statistics import Normalisation
+from splitleak.models.architecture import Architecture
+from splitleak.models.cnn import CNN
+from splitleak.models.normalise import Normalise
+from splitleak.models.resnet import RESNET20
+from splitleak.models.vgg import VGG11
+
+ARCHITECTURES: dict[str, Architecture] = {"vgg11": VGG11, "resnet20": RESNET20, "cnn": CNN}
+
+
+class ModelConfig(Config):
+    """Which network, how wide, for which images, and where it is cut."""
+
+    architecture: Literal["vgg11", "resnet20", "cnn"] = "vgg11"
+    cut: int | None = Field(
+        default=None, description="leading positions on the edge; by default vgg11 4, resnet20 5, cnn 2"
+    )
+    width: float = Field(
+        default=1.0, gt=0, description="factor on every layer's width, rounded half up, at least 1; classes stay"
+    )
+    channels: Literal[1, 3] = Field(description="1 for grey images, 3 for colour")
+    size: int = Field(ge=1, description="height and width of the images, in pixels")
+    classes: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        known = ARCHITECTURES[self.architecture]
+        if not 1 <= self.position <= known.positions:
+            raise ValueError(f"expected {self.architecture} to be cut at 1..{known.positions}, got {self.position}")
+        if self.size < known.smallest:
+            raise ValueError(
+                f"expected images of at least {known.smallest} pixels for {self.architecture}, which pools them, "
+                f"got {self.size}"
+            )
+        return self
+
+    @property
+    def position(self) -> int:
+        """The cut, the architecture's own where none was chosen."""
+        return ARCHITECTURES[self.architecture].default_cut if self.cut is None else self.cut
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        return self.channels, self.size, self.size
+
+
+class SplitModel(nn.Module):
+    """``head(encoder(images))``: images ``(N, *image_shape)`` in [0, 1] to logits ``(N, classes)``.
+
+    ``encoder`` and ``head`` may be replaced by modules that wrap them, as a bottleneck does.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.image_shape = image_shape
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(images))
+        return logits
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """What the present encoder makes of one image: ``(C, H, W)`` at a cut between convolutions."""
+        return output_shape(self.encoder, self.image_shape)
+
+
+def build(config: ModelConfig, normalisation: Normalisation | None = None) -> SplitModel:
+    """The untrained network of ``config``; its encoder normalises first, by ``normalisation`` or not at all.
+
+    Weights come from torch's global generator. Under ``torch.device("meta")`` none are drawn, and ``load_state_dict``
+    with ``assign=True`` completes either half: statistics of the normalisation are part of the encoder's state.
+
+    Raises:
+        ValueError: The normalisation does not have one entry a channel.
+    """
+    architecture = ARCHITECTURES[config.architecture]
+    positions, classifier = architecture.build(config.channels, config.classes, config.width)
+    named = [(f"position{index}", module) for index, module in enumerate(positions, start=1)]
+    edge, cloud = named[: config.position], named[config.position :]
+    normalise = Normalise(config.channels, normalisation)
+    encoder = nn.Sequential(OrderedDict([("normalise", normalise), *edge]))
+    architecture.initialise_edge(encoder)
+    head = nn.Sequential(OrderedDict([*cloud, ("classifier", classifier)]))
+    return SplitModel(encoder, head, config.image_shape)
+
+
+def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape ``module`` gives for one input of ``input_shape``, both without the batch.
+
+    Nothing is computed: weights are replaced by their shapes (the meta device) for the length of the call, so no
+    running statistic, mode or random generator moves.
+    """
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    shapes = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
+    with torch.no_grad():  # two inputs: in training mode, batch normalisation refuses a single value a channel
+        outputs = torch.func.functional_call(module, shapes, (torch.empty(2, *input_shape, device="meta"),))
+    return tuple(outputs.shape[1:])
