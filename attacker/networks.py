@@ -34,9 +34,9 @@ class ResNormDecoder(nn.Module):
 
     Li et al., ResSFL, CVPR 2022, and Xia et al., CEM, CVPR 2025 (N8C64 attacks, N4C64 is the surrogate of a defense).
     One residual block to ``channels``, then ``blocks`` more; a transposed convolution of stride 2 with batch
-    normalisation for each doubling of the side; a residual block to the image's channels and a sigmoid, so values in (0, 1).
-    ReLU follows every part but the last. Fewer than two doublings are filled up to two with residual blocks. Weights are torch's
-    defaults, from its global generator.
+    normalisation for each doubling of the side; a residual block to the image's channels and a sigmoid, so values in
+    (0, 1). ReLU follows every part but the last. Fewer than two doublings are filled up to two with residual blocks.
+    Weights are torch's defaults, from its global generator.
 
     Raises:
         ValueError: ``image_shape`` is not ``feature_shape`` with both sides times one power of two (1 included).
