@@ -1,0 +1,56 @@
+"""How much a noisy feature can tell, and how well the best attack on it can do."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def mixture_information(weights: Tensor, variances: Tensor, noise_variance: float | Tensor) -> Tensor:
+    r"""Upper bound, in nats, on what a Gaussian mixture's value tells once Gaussian noise is added to it.
+
+    .. math:: I(z; \hat z) \le \sum_i \pi_i \Big(-\log \pi_i + \frac12 \sum_j \log \frac{v_{ij} + s_j}{s_j}\Big)
+
+    Equation S8 of Xia et al., CEM, CVPR 2025, with diagonal covariances; exact for one component. Differentiable; a
+    component of weight 0 adds nothing.
+
+    Args:
+        weights: ``(k,)``, the shares of the components, which sum to 1.
+        variances: ``(k, ...)``, each component's variance in every dimension, at least 0.
+        noise_variance: The noise's variance, above 0: one for all dimensions, or of the shape of one component.
+
+    Raises:
+        ValueError: There is no noise in some dimension (nothing bounds the information then), or shapes do not fit.
+
+    >>> mixture_information(torch.ones(1), torch.full((1, 512), 0.03), 0.01)
+    tensor(354.8914)
+    """
+    if weights.ndim != 1 or variances.ndim < 2 or len(variances) != len(weights):
+        got = f"{tuple(weights.shape)} and {tuple(variances.shape)}"
+        raise ValueError(f"expected weights (k,) and variances (k, ...), got {got}")
+    noise = torch.as_tensor(noise_variance, dtype=variances.dtype, device=variances.device)
+    if noise.ndim and noise.shape != variances.shape[1:]:
+        raise ValueError(f"expected one noise variance or {tuple(variances.shape[1:])}, got {tuple(noise.shape)}")
+    if not bool((noise > 0).all()):
+        raise ValueError(f"expected noise variances above 0, got {float(noise.min())}")
+    within = 0.5 * torch.log1p(variances / noise).flatten(1).sum(1)
+    bound: Tensor = torch.special.entr(weights).sum() + weights @ within
+    return bound
+
+
+def mse_lower_bound(entropy_nats: float, dimensions: int) -> float:
+    r"""The mean squared error, a dimension, that no attack beats on average: :math:`e^{2H/d} / (2\pi e)`.
+
+    Theorem 1 of Xia et al., CEM, CVPR 2025: ``entropy_nats`` is the conditional differential entropy H of the image
+    given what was sent, in nats; ``dimensions`` is d, the number of its values. Tight where the image given the
+    feature is Gaussian with one variance in every dimension.
+
+    Raises:
+        ValueError: ``dimensions`` is not positive.
+
+    >>> round(mse_lower_bound(0.5 * math.log(2 * math.pi * math.e * 0.04), 1), 6)
+    0.04
+    """
+    if dimensions < 1:
+        raise ValueError(f"expected at least 1 dimension, got {dimensions}")
+    return math.exp(2 * entropy_nats / dimensions) / (2 * math.pi * math.e)

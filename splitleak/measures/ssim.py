@@ -1,0 +1,59 @@
+"""Structural similarity, in the standard form and in that of the published tables."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from splitleak.measures.pixel import check_pair
+
+_WINDOW = 11
+_SIGMA = 1.5
+_K1, _K2 = 0.01, 0.03
+
+
+def ssim(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tensor:
+    """Structural similarity of each image, in [-1, 1]; 1 for equal images.
+
+    Both batches are ``(N, C, H, W)`` on one scale, ``data_range`` wide; returns ``(N,)``, the mean over channels and
+    over the places where the window lies inside the image. Differentiable.
+
+    Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004: Gaussian
+    window of 11 × 11, deviation 1.5, biased variances, K1 = 0.01, K2 = 0.03.
+
+    Raises:
+        ValueError: The shapes differ, or the images are smaller than the window.
+    """
+    return _mean_ssim(images, targets, data_range, padding=0)
+
+
+def ssim_zero_padded(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tensor:
+    """`ssim` with a window at every pixel and zeros beyond the border: the form of the published CEM tables.
+
+    Xia et al., CVPR 2025, and others that use the same widespread snippet. The zeros count as image, so values
+    differ from `ssim` most for small images and flat borders; compare it with published figures only.
+
+    Raises:
+        ValueError: The shapes differ, or the images are smaller than the window.
+    """
+    return _mean_ssim(images, targets, data_range, padding=_WINDOW // 2)
+
+
+def _mean_ssim(images: Tensor, targets: Tensor, data_range: float, *, padding: int) -> Tensor:
+    check_pair(images, targets)
+    if images.ndim != 4 or min(images.shape[2:]) < _WINDOW:
+        raise ValueError(
+            f"expected images (N, C, H, W) of at least {_WINDOW} × {_WINDOW} pixels, got {tuple(images.shape)}"
+        )
+    x, y = images.flatten(0, 1), targets.flatten(0, 1)  # (N * C, H, W): channels are compared one by one
+    offsets = torch.arange(_WINDOW, dtype=images.dtype, device=images.device) - _WINDOW // 2
+    window = torch.softmax(-offsets.square() / (2 * _SIGMA**2), 0)
+    maps = torch.stack((x, y, x * x, y * y, x * y), 1).flatten(0, 1)[:, None]
+    maps = functional.conv2d(maps, window.view(1, 1, -1, 1), padding=(padding, 0))
+    maps = functional.conv2d(maps, window.view(1, 1, 1, -1), padding=(0, padding))
+    mean_x, mean_y, square_x, square_y, product = maps.view(len(x), 5, *maps.shape[2:]).unbind(1)
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
+    covariance = product - mean_x * mean_y
+    variances = square_x - mean_x.square() + square_y - mean_y.square()
+    structure = (2 * covariance + c2) / (variances + c2)
+    return (luminance * structure).view(len(images), -1).mean(1)
