@@ -39,7 +39,7 @@ _FRAME_SUM = struct.Struct("<II")
 _BODY = struct.Struct("<QQBH")
 _INFERENCE = ("/inference.GRPCInferenceService/ModelInfer", "/inference.GRPCInferenceService/ModelStreamInfer")
 
-_log = logging.getLogger(__name__)
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class CaptureWriter:
             except OSError as error:
                 self.lost += 1
                 if self.lost == 1:
-                    _log.error(
+                    _LOGGER.error(
                         "%s: a message was not captured: %s; later ones are counted in silence", self.path, error
                     )
 
