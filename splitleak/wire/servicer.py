@@ -208,7 +208,7 @@ class OpenInferenceServicer:
                 observe("request", request)
                 deadline = self._deadline(request, context)
                 try:
-                    answer = self._submit(request, deadline, lambda: stream.waits_for_room(deadline))  # noqa: B023
+                    answer = self._submit(request, deadline, functools.partial(stream.waits_for_room, deadline))
                 except Exception as error:
                     answer = Future()
                     answer.set_exception(error)
