@@ -1,0 +1,109 @@
+import doctest
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitleak.measures import entropy
+from splitleak.measures.entropy import mixture_information, mse_lower_bound
+
+
+def test_examples_hold():
+    failed, tried = doctest.testmod(entropy, extraglobs={"torch": torch})
+    assert (failed, tried) == (0, 2)
+
+
+def mixture():
+    return torch.tensor([0.5, 0.5]).double(), torch.tensor([0.04, 0.01]).double()[:, None].expand(2, 4)
+
+
+def test_the_bound_has_the_published_values():
+    weights, variances = mixture()
+    assert float(mixture_information(weights, variances, 0.0025)) == pytest.approx(5.135798, abs=5e-7)
+    single = mixture_information(torch.ones(1).double(), torch.full((1, 512), 0.03).double(), 0.1**2)
+    assert float(single) == pytest.approx(354.8914, abs=5e-5)
+    assert float(single) == pytest.approx(256 * math.log(4), rel=1e-7)
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 100), min_size=1, max_size=4),
+    seed=st.integers(0, 2**32),
+    noise=st.floats(1e-4, 1),
+)
+def test_the_bound_is_the_formula_with_full_determinants(counts, seed, noise):
+    draw = torch.Generator().manual_seed(seed)
+    weights = torch.tensor(counts).double() / sum(counts)
+    variances = torch.rand(len(counts), 2, 3, generator=draw).double()
+    disturbance = noise + torch.rand(2, 3, generator=draw).double()
+    expected = sum(
+        pi * (-pi.log() + 0.5 * (torch.logdet(torch.diag((v + s).flatten())) - torch.logdet(torch.diag(s.flatten()))))
+        for pi, v, s in zip(weights, variances, [disturbance] * len(counts), strict=True)
+    )
+    assert float(mixture_information(weights, variances, disturbance)) == pytest.approx(float(expected))
+
+
+def test_more_noise_tells_less_and_more_spread_tells_more():
+    weights, variances = mixture()
+    by_noise = [float(mixture_information(weights, variances, s**2)) for s in (0.01, 0.05, 0.1, 0.5)]
+    assert by_noise == sorted(by_noise, reverse=True)
+    by_spread = [float(mixture_information(weights, factor * variances, 0.01)) for factor in (0.1, 1, 2)]
+    assert by_spread == sorted(by_spread)
+
+
+def test_points_tell_no_more_than_which_of_them_it_is():
+    weights, variances = torch.tensor([0.2, 0.8, 0.0]), torch.zeros(3, 4)
+    expected = -(0.2 * math.log(0.2) + 0.8 * math.log(0.8))
+    assert float(mixture_information(weights, variances, 0.01)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_gradient_in_the_variances_is_half_the_weight_over_the_sum():
+    weights, variances = mixture()
+    variances = variances.clone().requires_grad_()
+    mixture_information(weights, variances, 0.0025).backward()
+    expected = weights[:, None] / (2 * (variances.detach() + 0.0025))
+    torch.testing.assert_close(variances.grad, expected)
+
+
+@pytest.mark.parametrize(
+    ("weights", "variances", "noise", "message"),
+    [
+        (torch.ones(1), torch.ones(1, 4), 0.0, "expected noise variances above 0, got 0.0"),
+        (torch.ones(1), torch.ones(1, 2), torch.tensor([0.1, -0.1]), "expected noise variances above 0"),
+        (torch.ones(2), torch.ones(1, 4), 0.1, r"expected weights \(k,\) and variances \(k, ...\)"),
+        (torch.ones(4), torch.ones(4), 0.1, r"expected weights \(k,\) and variances \(k, ...\)"),
+        (torch.ones(1), torch.ones(1, 4), torch.ones(3), r"expected one noise variance or \(4,\), got \(3,\)"),
+    ],
+)
+def test_a_mixture_without_a_bound_is_refused(weights, variances, noise, message):
+    with pytest.raises(ValueError, match=message):
+        mixture_information(weights, variances, noise)
+
+
+@settings(deadline=None)
+@given(variance=st.floats(1e-4, 1), dimensions=st.integers(1, 3072))
+def test_a_gaussian_with_one_variance_reaches_the_bound(variance, dimensions):
+    nats = 0.5 * dimensions * math.log(2 * math.pi * math.e * variance)
+    assert mse_lower_bound(nats, dimensions) == pytest.approx(variance)
+
+
+def test_no_estimate_on_a_gaussian_channel_beats_the_bound_that_the_information_gives():
+    dimensions, signal, noise = 8, 0.09, 0.04
+    draw = torch.Generator().manual_seed(0)
+    images = signal**0.5 * torch.randn(20_000, dimensions, generator=draw)
+    sent = images + noise**0.5 * torch.randn(images.shape, generator=draw)
+    told = float(mixture_information(torch.ones(1), torch.full((1, dimensions), signal), noise))
+    entropy_before = 0.5 * dimensions * math.log(2 * math.pi * math.e * signal)
+    bound = mse_lower_bound(entropy_before - told, dimensions)
+    assert bound == pytest.approx(signal * noise / (signal + noise), rel=1e-6)
+    best = signal / (signal + noise)
+    for factor in (0.0, 0.3, 0.6, 0.8, 1.0):
+        assert float((factor * sent - images).square().mean()) > bound
+    assert float((best * sent - images).square().mean()) == pytest.approx(bound, rel=0.01)
+
+
+def test_no_dimension_has_no_bound():
+    with pytest.raises(ValueError, match="expected at least 1 dimension, got 0"):
+        mse_lower_bound(1.0, 0)

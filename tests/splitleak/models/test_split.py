@@ -1,0 +1,113 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+
+from splitleak.datasets.statistics import normalisation
+from splitleak.models.split import ARCHITECTURES, ModelConfig, build, output_shape
+
+EVERY_CUT = [(name, cut) for name, known in ARCHITECTURES.items() for cut in range(1, known.positions + 1)]
+
+
+def small(**changes):
+    return ModelConfig(**{"architecture": "cnn", "channels": 3, "size": 32, "classes": 10, **changes})
+
+
+@pytest.mark.parametrize(("architecture", "cut"), EVERY_CUT)
+def test_every_cut_computes_the_same_network(architecture, cut):
+    whole = build(small(architecture=architecture, width=0.1)).eval()
+    other = build(small(architecture=architecture, width=0.1, cut=cut)).eval()
+    weights = {name.split(".", 1)[1]: value for name, value in whole.state_dict().items()}
+    other.load_state_dict({name: weights[name.split(".", 1)[1]] for name in other.state_dict()})
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(other(images), whole(images))
+    assert tuple(other.encoder(images).shape[1:]) == other.feature_shape
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_default_cut_is_written_as_none_or_as_its_number(architecture):
+    config = small(architecture=architecture)
+    explicit = small(architecture=architecture, cut=ARCHITECTURES[architecture].default_cut)
+    assert config.position == explicit.position
+    assert build(config).feature_shape == build(explicit).feature_shape
+
+
+def test_a_half_is_completed_by_its_state_without_drawing_weights():
+    config = small(architecture="resnet20", width=0.2)
+    model = build(config, normalisation("cifar10", 3)).eval()
+    with torch.device("meta"):
+        empty = build(config).eval()
+    empty.encoder.load_state_dict(model.encoder.state_dict(), assign=True)
+    assert all(value.is_meta for value in empty.head.state_dict().values())
+    empty.head.load_state_dict(model.head.state_dict(), assign=True)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(empty(images), model(images))
+
+
+def test_normalisation_comes_first_and_costs_no_parameter():
+    model, plain = build(small(), normalisation("cifar10", 3)).eval(), build(small()).eval()
+    plain.load_state_dict(model.state_dict() | {"encoder.normalise.mean": torch.zeros(3, 1, 1)})
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters())
+    images = torch.rand(2, 3, 32, 32)
+    mean = torch.tensor(normalisation("cifar10", 3).mean).view(3, 1, 1)
+    torch.testing.assert_close(model(images), plain(images - mean))
+
+
+def test_one_seed_gives_one_model():
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(build(small()).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_wrapped_halves_keep_the_shapes_right():
+    model = build(small())
+    model.encoder = nn.Sequential(model.encoder, nn.Conv2d(32, 4, 3, padding=1), nn.Sigmoid())
+    model.head = nn.Sequential(nn.Conv2d(4, 32, 3, padding=1), model.head)
+    assert model.feature_shape == (4, 8, 8)
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_asking_for_a_shape_moves_nothing(training):
+    model = build(small(architecture="vgg11", width=0.1)).train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    assert output_shape(model, (3, 32, 32)) == (10,)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(module.training == training for module in model.modules())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    architecture=st.sampled_from(sorted(ARCHITECTURES)),
+    width=st.floats(0.01, 0.3),
+    channels=st.sampled_from([1, 3]),
+    size=st.integers(32, 70),
+    classes=st.integers(1, 20),
+)
+def test_any_size_and_width_gives_logits(architecture, width, channels, size, classes):
+    config = small(architecture=architecture, width=width, channels=channels, size=size, classes=classes)
+    model = build(config).eval()
+    assert output_shape(model.head, model.feature_shape) == (classes,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cut": 0}, "expected cnn to be cut at 1..3, got 0"),
+        ({"cut": 4}, "expected cnn to be cut at 1..3, got 4"),
+        ({"architecture": "vgg11", "cut": 14}, "expected vgg11 to be cut at 1..13, got 14"),
+        ({"architecture": "vgg11", "size": 28}, "expected images of at least 32 pixels for vgg11"),
+        ({"width": 0.0}, "greater than 0"),
+        ({"channels": 2}, "1 or 3"),
+        ({"classes": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_configuration_that_cannot_be_built_is_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        small(**changes)
