@@ -1,0 +1,75 @@
+"""The edge's private record of one stream: which request was which image, and what it cost.
+
+Only the device and the judge read it: it is what joins a reconstruction with the truth. No attacker gets it.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from edge.client import Prediction
+from splitleak.artifacts import write_json
+from splitleak.config import Config
+
+
+class Entry(Config):
+    """One image sent as one request. Durations are microseconds; see `Prediction` for what each holds."""
+
+    request_id: str = Field(min_length=1)
+    place: int = Field(ge=0, description="index of the image in the file it came from")
+    label: int | None = Field(default=None, ge=0, description="the true class, where known")
+    predicted: int = Field(ge=0, description="the class of the largest logit")
+    encode_us: int = Field(ge=0)
+    serialise_us: int = Field(ge=0)
+    network_us: int = Field(ge=0)
+    queue_us: int = Field(ge=0)
+    compute_us: int = Field(ge=0)
+    total_us: int = Field(ge=0)
+    sent_bytes: int = Field(ge=1)
+    payload_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the tensor's raw bytes as sent")
+
+    @classmethod
+    def of(cls, prediction: Prediction, *, place: int, label: int | None = None) -> Self:
+        """The entry of a request with one image.
+
+        Raises:
+            ValueError: The request had more than one image.
+        """
+        if len(prediction.output) != 1:
+            raise ValueError(f"expected a request of one image, got {len(prediction.output)}")
+        copied = {name: getattr(prediction, name) for name in cls.model_fields if hasattr(prediction, name)}
+        return cls(place=place, label=label, predicted=int(prediction.output[0].argmax()), **copied)
+
+
+class Ledger(Config):
+    """A whole stream, in the order it was sent; ``Ledger.read(path)`` reads what `write` wrote."""
+
+    version: Literal[1] = 1
+    entries: tuple[Entry, ...]
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> Self:
+        ids = [entry.request_id for entry in self.entries]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"expected each request id once, got {len(ids)} entries with {len(set(ids))} ids")
+        return self
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Request id to the image's index in the file it came from."""
+        return {entry.request_id: entry.place for entry in self.entries}
+
+    def summary(self) -> dict[str, float | None]:
+        """How many images, mean bytes of one's message, and the share given their true class (of those labelled)."""
+        labelled = [entry for entry in self.entries if entry.label is not None]
+        right = sum(entry.predicted == entry.label for entry in labelled)
+        return {
+            "images": len(self.entries),
+            "bytes_per_image": sum(entry.sent_bytes for entry in self.entries) / max(len(self.entries), 1),
+            "accuracy": right / len(labelled) if labelled else None,
+        }
+
+    def write(self, path: Path) -> None:
+        """Writes ``path`` (a ``.json`` file), whole or not at all."""
+        write_json(path, self.document())

@@ -1,0 +1,79 @@
+"""What ``splitleak edge`` does: stream a file of images to the cloud, keep the private record, then serve callers."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edge.client import EdgeClient, EdgeConfig, Images
+from edge.encoder import Encoder
+from edge.ledger import Entry, Ledger
+from edge.service import EdgeServiceConfig, edge
+from splitleak.datasets.files import load_file
+from splitleak.wire.service import ServerConfig, run_until_stopped
+
+
+class Half(Encoder, Protocol):
+    """An encoder that knows what the cloud calls the other half."""
+
+    @property
+    def name(self) -> str:
+        """The model's name in the cloud, and the name under which the edge serves it."""
+
+
+def run_edge(
+    config: EdgeConfig,
+    half: Half,
+    *,
+    images: Path | None,
+    ledger: Path | None,
+    listen: str | None,
+    report: Callable[[dict[str, Any]], None],
+) -> None:
+    """Streams ``images``, one a request, if given; then serves on ``listen``, if given, until SIGINT or SIGTERM.
+
+    ``report`` is told ``{"event": "streamed", "images", "accuracy", "bytes_per_image"}`` and ``{"event": "listening",
+    "address"}``. Images are fitted to the encoder's size and channels. ``ledger`` is written when all are answered.
+
+    Raises:
+        ConnectionError: The cloud cannot be reached, or is lost; the images without an answer are named.
+        FileNotFoundError, ValueError, LookupError: Images or cloud are not there, or do not fit the half.
+    """
+    if images is not None:
+        record = stream_file(config, half, images)
+        if ledger is not None:
+            record.write(ledger)
+        report({"event": "streamed", **record.summary()})
+    if listen is not None:
+        host = listen.rpartition(":")[0]
+        service = EdgeServiceConfig(server=ServerConfig(address=listen), client=config)
+        run_until_stopped(
+            edge(service, half, half.name),
+            lambda port: report({"event": "listening", "address": f"{host}:{port}"}),
+        )
+
+
+def stream_file(config: EdgeConfig, half: Half, path: Path) -> Ledger:
+    """Streams every image of ``path`` (its training pool, in order) and returns the record.
+
+    Ids are ``<stream>-<place>``, the stream's part drawn anew each time: a reader of the wire learns the order and no
+    more. Labels are recorded if the file has as many classes as the cloud has outputs.
+    """
+    channels, size, _ = half.input_shape
+    found = load_file(path).train.fitted(size, channels)
+    pixels = found.floats().numpy()
+    stream = secrets.token_hex(4)
+
+    def batches() -> Iterator[tuple[str, Images]]:
+        for place in range(len(pixels)):
+            yield f"{stream}-{place}", np.ascontiguousarray(pixels[place : place + 1])
+
+    with EdgeClient(half, config) as client:
+        labelled = client.output_shape == (len(found.classes),)
+        entries = [
+            Entry.of(prediction, place=place, label=int(found.labels[place]) if labelled else None)
+            for place, prediction in enumerate(client.stream(batches()))
+        ]
+    return Ledger(entries=tuple(entries))

@@ -1,0 +1,353 @@
+import hashlib
+import logging
+import queue
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from attacker.tap import TapConfig, tap
+from edge.client import EdgeClient, EdgeConfig
+from splitleak.wire import captures, codec
+from splitleak.wire.channel import ChannelConfig
+from splitleak.wire.pb import open_inference_pb2 as pb
+
+IMAGE = np.full((1, 1, 4, 4), 0.5, np.float32)
+
+
+def config(cloud, **options):
+    return EdgeConfig(**{"cloud": getattr(cloud, "address", cloud), "model": "toy", **options})
+
+
+def refuse(text):
+    def answer(request):
+        if request.id == "bad":
+            return pb.ModelStreamInferResponse(error_message=text, infer_response=pb.ModelInferResponse(id="bad"))
+        return None
+
+    return answer
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("fp32", 0), ("fp16", 2e-3), ("uint8", 2e-2)])
+def test_through_a_tap_answers_come_in_order_and_the_capture_holds_the_bytes_sent(
+    tmp_path, encoder, start_cloud, batches, name, tolerance
+):
+    cloud, capture = start_cloud(), tmp_path / "wire.capture"
+    with (
+        tap(TapConfig(upstream=cloud.address, capture=capture)) as port,
+        EdgeClient(encoder, config(f"127.0.0.1:{port}", codec=name)) as client,
+    ):
+        predictions = list(client.stream(batches(24)))
+    assert [each.request_id for each in predictions] == [f"image-{index}" for index in range(24)]
+    for sent, prediction in zip(encoder.sent, predictions, strict=True):
+        np.testing.assert_allclose(prediction.output, cloud.logits(sent), atol=60 * tolerance + 1e-5)
+    seen = list(captures.inference_requests(captures.read(capture)))
+    assert [request_id for request_id, _ in seen] == [each.request_id for each in predictions]
+    assert [tensor.raw for _, tensor in seen] == [codec.encode(sent, name).raw for sent in encoder.sent]
+    assert [hashlib.sha256(tensor.raw).hexdigest() for _, tensor in seen] == [p.payload_sha256 for p in predictions]
+    records = [each for each in captures.read(capture) if each.method.endswith("/ModelStreamInfer")]
+    lengths = [len(each.message) for each in records if each.direction == "request"]
+    assert lengths == [each.sent_bytes for each in predictions]
+
+
+def test_the_callers_request_id_arrives_with_its_time_limit(encoder, start_cloud):
+    cloud = start_cloud()
+    with EdgeClient(encoder, config(cloud)) as client:
+        client.submit(IMAGE, "holiday-17", timeout_s=12).result()
+    (request,) = cloud.arrived
+    assert request.id == "holiday-17"
+    assert 11e6 < request.parameters["timeout"].int64_param <= 12e6
+
+
+def test_the_next_image_is_encoded_while_the_last_travels(encoder, start_cloud, batches, patience_s):
+    def until_the_next_is_encoded(request):
+        number = int(request.id.split("-")[1]) + 1
+        assert number == 6 or encoder.started[number + 1].wait(patience_s)
+
+    cloud = start_cloud(hold=until_the_next_is_encoded)
+    with EdgeClient(encoder, config(cloud, window=1)) as client:
+        assert len(list(client.stream(batches(6)))) == 6
+
+
+def test_the_worker_encodes_and_never_the_caller(encoder, start_cloud):
+    threads = []
+    encoder.hold = lambda run: threads.append(threading.current_thread())
+    with EdgeClient(encoder, config(start_cloud())) as client:
+        client.submit(IMAGE, "a").result()
+    assert threads[0] is not threading.current_thread()
+
+
+def test_the_window_bounds_what_travels_and_waiting_for_it_is_in_no_duration(encoder, start_cloud, batches, patience_s):
+    window, answered, waited_s = 3, [], 0.4
+
+    def hold(request):
+        if not answered:
+            assert encoder.started[window + 1].wait(patience_s)
+            assert not encoder.started[window + 2].wait(waited_s)  # one more is encoded; then the window is full
+        answered.append(request.id)
+
+    cloud = start_cloud(hold=hold)
+    encoder.hold = lambda run: run <= window + 1 or _wait_until(lambda: len(answered) >= run - window - 1)
+    with EdgeClient(encoder, config(cloud, window=window)) as client:
+        futures = [client.submit(images, name) for name, images in batches(8)]
+        predictions = [each.result() for each in futures]
+    assert predictions[0].total_us >= 1e6 * waited_s
+    assert max(each.total_us for each in predictions[window:]) < 1e6 * waited_s
+
+
+def _wait_until(condition):
+    while not condition():
+        threading.Event().wait(0.001)
+
+
+def test_durations_add_up_and_the_clouds_are_its_own(encoder, start_cloud):
+    with EdgeClient(encoder, config(start_cloud(durations=(11, 13)))) as client:
+        started = time.monotonic_ns()
+        prediction = client.submit(IMAGE, "a").result()
+        whole_us = (time.monotonic_ns() - started) // 1000
+    assert (prediction.queue_us, prediction.compute_us) == (11, 13)
+    parts = prediction.encode_us + prediction.serialise_us + prediction.network_us + 11 + 13
+    assert 0 < prediction.total_us == parts <= whole_us
+
+
+def test_a_cloud_that_claims_more_time_than_passed_leaves_the_network_none(encoder, start_cloud):
+    with EdgeClient(encoder, config(start_cloud(durations=(10**9, 1)))) as client:
+        prediction = client.submit(IMAGE, "a").result()
+    assert prediction.network_us == 0
+    assert prediction.total_us < 10**9
+
+
+def test_an_unreachable_cloud_is_named(encoder):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        channel = ChannelConfig(connect_timeout_s=0.3)
+        with pytest.raises(ConnectionError, match=address), EdgeClient(encoder, config(address, channel=channel)):
+            pass
+
+
+def test_a_cloud_that_dies_mid_stream_names_every_image_without_an_answer(encoder, start_cloud, batches, patience_s):
+    dying = threading.Event()
+    cloud = start_cloud(hold=lambda request: request.id == "image-2" and dying.wait(patience_s))
+    with EdgeClient(encoder, config(cloud, window=2)) as client:
+        futures = [client.submit(images, name) for name, images in batches(8)]
+        assert encoder.started[5].wait(patience_s)  # two answered, two travel, one waits for a slot
+        stopped = cloud.server.stop(0)
+        errors = [future.exception(patience_s) for future in futures]
+        dying.set()
+        assert stopped.wait(patience_s)
+    assert errors[:2] == [None, None]
+    assert [type(error) for error in errors[2:]] == [ConnectionError] * 6
+    for index in range(2, 8):
+        assert f"'image-{index}'" in str(errors[2])
+    assert "'image-1'" not in str(errors[2])
+
+
+def test_after_the_cloud_came_back_the_next_request_is_answered(encoder, start_cloud, patience_s):
+    first = start_cloud()
+    with EdgeClient(encoder, config(first)) as client:
+        client.submit(IMAGE, "before").result()
+        first.server.stop(0).wait()
+        second = start_cloud(address=first.address)
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                assert client.submit(IMAGE, "after").result().request_id == "after"
+                break
+            except ConnectionError:
+                assert time.monotonic() < deadline
+    assert second.arrived[-1].id == "after"
+
+
+def test_a_server_without_the_stream_gets_single_calls(encoder, start_cloud, batches):
+    cloud = start_cloud(streams=False)
+    with EdgeClient(encoder, config(cloud, window=3)) as client:
+        predictions = list(client.stream(batches(9)))
+        late = client.submit(IMAGE, "slow", timeout_s=7).result()
+    assert [each.request_id for each in predictions] == [f"image-{index}" for index in range(9)]
+    assert late.request_id == "slow"
+    for sent, prediction in zip(encoder.sent, predictions, strict=False):
+        np.testing.assert_allclose(prediction.output, cloud.logits(sent), atol=1e-5)
+    assert set(cloud.methods) == {"unary"}
+    assert len(cloud.arrived) == 10
+    assert cloud.timeouts[-1] < 7.1
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("INVALID_ARGUMENT: expected tea", ValueError),
+        ("NOT_FOUND: expected tea", LookupError),
+        ("RESOURCE_EXHAUSTED: expected tea", queue.Full),
+        ("UNAVAILABLE: expected tea", ConnectionError),
+        ("expected tea", RuntimeError),
+    ],
+)
+def test_a_refused_request_fails_alone_and_the_stream_goes_on(encoder, start_cloud, text, kind):
+    with EdgeClient(encoder, config(start_cloud(hold=refuse(text)))) as client:
+        futures = [client.submit(IMAGE, name) for name in ("good", "bad", "better")]
+        assert type(futures[1].exception()) is kind
+        assert "'bad'" in str(futures[1].exception())
+        assert "expected tea" in str(futures[1].exception())
+        assert futures[2].result().request_id == "better"
+
+
+def test_one_id_used_twice_gets_two_answers(encoder, start_cloud):
+    cloud = start_cloud()
+    with EdgeClient(encoder, config(cloud)) as client:
+        futures = [client.submit(np.full_like(IMAGE, value), "same") for value in (0.25, 0.75)]
+        for future, sent in zip(futures, [f.result() and encoder.sent[i] for i, f in enumerate(futures)], strict=True):
+            np.testing.assert_allclose(future.result().output, cloud.logits(sent), atol=1e-5)
+
+
+def test_an_answer_to_nobody_is_dropped(encoder, start_cloud, caplog):
+    cloud = start_cloud()
+
+    def someone_elses_first(request):
+        answer = cloud.answer(request)
+        answer.id = "stranger"
+        return pb.ModelStreamInferResponse(infer_response=answer) if request.id == "a" else None
+
+    cloud.hold = someone_elses_first
+    with caplog.at_level(logging.WARNING), EdgeClient(encoder, config(cloud)) as client:
+        lost = client.submit(IMAGE, "a", timeout_s=0.3)
+        assert client.submit(IMAGE, "b").result().request_id == "b"
+        with pytest.raises(TimeoutError, match=r"'a'.*within 0\.3 s"):
+            lost.result()
+    assert "stranger" in caplog.text
+
+
+def test_an_answer_of_another_shape_is_refused(encoder, start_cloud):
+    cloud = start_cloud()
+
+    def half_an_answer(request):
+        answer = cloud.answer(request)
+        answer.outputs[0].shape[:] = [3, 1]
+        return pb.ModelStreamInferResponse(infer_response=answer)
+
+    cloud.hold = half_an_answer
+    with EdgeClient(encoder, config(cloud)) as client, pytest.raises(ValueError, match=r"\(1, 3\), got \(3, 1\)"):
+        client.submit(IMAGE, "a").result()
+
+
+def test_a_cloud_that_goes_silent_times_out_and_a_fresh_stream_follows(encoder, start_cloud, patience_s):
+    silent = threading.Event()
+    cloud = start_cloud(hold=lambda request: request.id == "lost" and silent.wait(patience_s))
+    with EdgeClient(encoder, config(cloud, window=1)) as client:
+        with pytest.raises(TimeoutError, match="'lost'"):
+            client.submit(IMAGE, "lost", timeout_s=0.2).result()
+        assert client.submit(IMAGE, "next", timeout_s=patience_s).result().request_id == "next"
+        silent.set()
+
+
+def test_requests_beyond_the_queue_are_refused_at_once(encoder, start_cloud, patience_s):
+    go = threading.Event()
+    encoder.hold = lambda run: go.wait(patience_s)
+    with EdgeClient(encoder, config(start_cloud(), max_queue=2)) as client:
+        futures = [client.submit(IMAGE, name) for name in "ab"]
+        with pytest.raises(queue.Full, match="2"):
+            client.submit(IMAGE, "c")
+        go.set()
+        assert [each.result().request_id for each in futures] == ["a", "b"]
+
+
+def test_a_cancelled_request_is_never_encoded_or_sent(encoder, start_cloud, patience_s):
+    go, cloud = threading.Event(), start_cloud()
+    encoder.hold = lambda run: go.wait(patience_s)
+    with EdgeClient(encoder, config(cloud)) as client:
+        client.submit(IMAGE, "first")
+        assert encoder.started[1].wait(patience_s)
+        assert client.submit(IMAGE, "regretted").cancel()
+        last = client.submit(IMAGE, "last")
+        go.set()
+        last.result()
+    assert [each.id for each in cloud.arrived] == ["first", "last"]
+
+
+def test_an_encoder_that_fails_fails_only_that_request(encoder, start_cloud):
+    def stumble(run):
+        if run == 1:
+            raise ArithmeticError("expected luck")
+
+    encoder.hold = stumble
+    with EdgeClient(encoder, config(start_cloud())) as client:
+        futures = [client.submit(IMAGE, name) for name in "ab"]
+        assert isinstance(futures[0].exception(), ArithmeticError)
+        assert futures[1].result().request_id == "b"
+
+
+def test_a_message_over_the_limit_is_refused_before_it_is_sent(encoder, start_cloud):
+    channel = ChannelConfig(max_message_bytes=200)
+    with EdgeClient(encoder, config(start_cloud(), channel=channel)) as client:
+        error = client.submit(np.repeat(IMAGE, 2, axis=0), "a").exception()
+    assert isinstance(error, ValueError)
+    assert "at most 200 bytes, got" in str(error)
+
+
+def test_leaving_the_block_waits_for_what_is_under_way(encoder, start_cloud, batches):
+    cloud = start_cloud()
+    with EdgeClient(encoder, config(cloud)) as client:
+        futures = [client.submit(images, name) for name, images in batches(6)]
+    assert [each.result(0).request_id for each in futures] == [f"image-{index}" for index in range(6)]
+    with pytest.raises(RuntimeError, match="closed"):
+        client.submit(IMAGE, "late")
+
+
+def test_leaving_the_block_by_an_error_fails_what_is_under_way_at_once(encoder, start_cloud, batches, patience_s):
+    stuck = threading.Event()
+    cloud = start_cloud(hold=lambda request: stuck.wait(patience_s))
+    futures = []
+
+    def interrupted():
+        with EdgeClient(encoder, config(cloud, window=2)) as client:
+            futures.extend(client.submit(images, name) for name, images in batches(6))
+            assert cloud.came[1].wait(patience_s)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    for future in futures:
+        with pytest.raises(ConnectionError, match="'image-5'"):
+            future.result(0)
+    stuck.set()
+
+
+def test_the_first_failure_ends_the_iteration_and_drops_the_rest(encoder, start_cloud, batches):
+    cloud = start_cloud(hold=refuse("NOT_FOUND: gone"))
+    images = [("good", IMAGE), ("bad", IMAGE), *batches(50)]
+    with EdgeClient(encoder, config(cloud, window=2)) as client:
+        answers = client.stream(images)
+        assert next(answers).request_id == "good"
+        with pytest.raises(LookupError, match="'bad'"):
+            next(answers)
+    assert len(cloud.arrived) < 10
+
+
+def test_a_model_the_cloud_does_not_have_is_named_at_the_start(encoder, start_cloud):
+    other = config(start_cloud(), model="other")
+    with pytest.raises(LookupError, match="'other'"), EdgeClient(encoder, other):
+        pass
+
+
+def test_a_half_that_does_not_fit_the_clouds_is_refused_at_the_start(encoder, start_cloud):
+    encoder.feature_shape = (7, 4, 4)
+    with (
+        pytest.raises(ValueError, match=r"\(7, 4, 4\), got \(2, 4, 4\)"),
+        EdgeClient(encoder, config(start_cloud())),
+    ):
+        pass
+
+
+def test_images_that_do_not_fit_are_refused_by_the_caller_s_own_call(encoder, start_cloud):
+    with EdgeClient(encoder, config(start_cloud())) as client, pytest.raises(ValueError, match=r"\(N, 1, 4, 4\)"):
+        client.submit(IMAGE[0], "a")
+
+
+def test_no_thread_is_left_behind(encoder, start_cloud, batches):
+    before = set(threading.enumerate())
+    with EdgeClient(encoder, config(start_cloud())) as client:
+        list(client.stream(batches(3)))
+    mine = [each for each in set(threading.enumerate()) - before if each.name.startswith("edge-")]
+    assert mine == []

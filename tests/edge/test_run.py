@@ -1,0 +1,75 @@
+import json
+import subprocess
+import sys
+
+import grpc
+import numpy as np
+import pytest
+
+from edge.client import EdgeConfig
+from edge.ledger import Ledger
+from edge.run import run_edge
+
+SERVE = """
+import json, sys
+import numpy as np
+from edge.client import EdgeConfig
+from edge.run import run_edge
+
+class Half:
+    name, input_shape, feature_shape = "toy", (1, 4, 4), (2, 4, 4)
+    def encode(self, images):
+        return np.concatenate([images, images], axis=1)
+
+def report(event):
+    print(json.dumps(event), flush=True)
+
+config = EdgeConfig(cloud=sys.argv[1], model="toy")
+run_edge(config, Half(), images=None, ledger=None, listen="127.0.0.1:0", report=report)
+"""
+
+
+@pytest.fixture
+def images(tmp_path):
+    path = tmp_path / "victims.npz"
+    pixels = np.random.default_rng(5).integers(0, 256, (7, 4, 4), np.uint8)
+    np.savez(path, images=pixels, labels=np.arange(7) % 3, classes=np.array(["a", "b", "c"]))
+    return path
+
+
+def test_each_image_is_one_request_and_the_ledger_says_which(tmp_path, encoder, start_cloud, images):
+    cloud, events = start_cloud(), []
+    config = EdgeConfig(cloud=cloud.address, model="toy")
+    run_edge(config, encoder, images=images, ledger=tmp_path / "ledger.json", listen=None, report=events.append)
+    ledger = Ledger.read(tmp_path / "ledger.json")
+    pixels = np.load(images)["images"][:, None].astype(np.float32) / 255
+    assert [entry.place for entry in ledger.entries] == list(range(7))
+    assert [entry.label for entry in ledger.entries] == [0, 1, 2, 0, 1, 2, 0]
+    assert [entry.request_id for entry in ledger.entries] == [each.id for each in cloud.arrived]
+    expected = cloud.logits(np.concatenate([pixels, 1 - 3 * pixels], axis=1)).argmax(1)
+    assert [entry.predicted for entry in ledger.entries] == expected.tolist()
+    assert events == [{"event": "streamed", **ledger.summary()}]
+
+
+def test_two_streams_share_no_id(encoder, start_cloud, images):
+    cloud = start_cloud()
+    for _ in range(2):
+        run_edge(
+            EdgeConfig(cloud=cloud.address, model="toy"),
+            encoder,
+            images=images,
+            ledger=None,
+            listen=None,
+            report=lambda event: None,
+        )
+    assert len({each.id for each in cloud.arrived}) == 14
+
+
+def test_as_a_process_it_says_where_it_listens_and_stops_on_sigterm(start_cloud, patience_s):
+    with subprocess.Popen([sys.executable, "-c", SERVE, start_cloud().address], stdout=subprocess.PIPE) as process:
+        event = json.loads(process.stdout.readline())
+        with grpc.insecure_channel(event["address"]) as channel:
+            grpc.channel_ready_future(channel).result(patience_s)
+        process.terminate()
+        assert process.wait(patience_s) == 0
+    assert event["event"] == "listening"
