@@ -180,7 +180,9 @@ class OpenInferenceServicer:
                 stream.accepted.put(None)
         if not context.add_callback(stream.end):
             stream.end()
-        reader = threading.Thread(target=self._read, args=(requests, context, stream, observe), daemon=True)
+        reader = threading.Thread(
+            target=self._read, args=(requests, context, stream, observe), name="stream-reader", daemon=True
+        )
         reader.start()
         try:
             while (accepted := stream.accepted.get()) is not None and not stream.ended.is_set():

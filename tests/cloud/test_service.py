@@ -1,0 +1,160 @@
+"""The cloud over a real connection: every codec, many clients, the curious cloud, and a clean stop."""
+
+import contextlib
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+
+from cloud.batching import BatchingConfig
+from cloud.service import CloudConfig, cloud
+from splitleak.errors import WireError
+from splitleak.wire import codec
+from splitleak.wire.captures import CaptureWriter, inference_requests, read
+from splitleak.wire.channel import ChannelConfig, connect
+from splitleak.wire.pb import open_inference_pb2 as pb
+from splitleak.wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from splitleak.wire.service import ServerConfig
+
+WAIT_S = 10
+
+
+class Half:
+    """One matrix in the place of a network; may be held up by its gate."""
+
+    name, feature_shape, classes, properties = "half", (2, 3), 4, {"cut": "1"}
+
+    def __init__(self):
+        self.weights = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def predict(self, features):
+        self.entered.set()
+        assert self.gate.wait(WAIT_S)
+        return features.reshape(len(features), -1) @ self.weights
+
+
+@contextlib.contextmanager
+def stub_of(half, **settings):
+    with (
+        cloud(CloudConfig(**settings), half) as port,
+        connect(f"127.0.0.1:{port}", ChannelConfig()) as channel,
+    ):
+        yield GRPCInferenceServiceStub(channel)
+
+
+def features(seed, rows=3):
+    return np.random.default_rng(seed).normal(size=(rows, 2, 3)).astype(np.float32)
+
+
+def request(values, request_id="1", how="fp32"):
+    return codec.request("half", codec.encode(values, how), request_id=request_id)
+
+
+def logits(response):
+    return codec.response_array(response, "logits")
+
+
+@pytest.mark.parametrize(("how", "tolerance"), [("fp32", 1e-6), ("fp16", 2e-2), ("uint8", 2e-1)])
+def test_logits_are_those_of_the_half_under_each_codec(how, tolerance):
+    half = Half()
+    with stub_of(half) as stub:
+        answered = logits(stub.ModelInfer(request(features(0), how=how), timeout=WAIT_S))
+    arrived = codec.decode(codec.encode(features(0), how))
+    np.testing.assert_allclose(answered, half.predict(arrived), atol=1e-6)
+    np.testing.assert_allclose(answered, half.predict(features(0)), atol=tolerance)
+
+
+def test_many_clients_at_once_each_get_their_own_logits():
+    half = Half()
+    with stub_of(half) as stub, ThreadPoolExecutor(4) as pool:
+
+        def stream(client):
+            requests = [request(features(client * 100 + number), str(number)) for number in range(25)]
+            return list(stub.ModelStreamInfer(iter(requests), timeout=WAIT_S))
+
+        for client, answers in enumerate(pool.map(stream, range(4))):
+            assert [each.infer_response.id for each in answers] == [str(number) for number in range(25)]
+            for number, each in enumerate(answers):
+                expected = half.predict(features(client * 100 + number))
+                np.testing.assert_allclose(logits(each.infer_response), expected, atol=1e-5)
+
+
+def test_an_overloaded_cloud_refuses_inference_and_still_answers_that_it_is_ready():
+    half = Half()
+    half.gate.clear()
+    with stub_of(half, batching=BatchingConfig(max_queue=2)) as stub:
+        held = [stub.ModelInfer.future(request(features(0)), timeout=WAIT_S)]
+        assert half.entered.wait(WAIT_S)
+        held += [stub.ModelInfer.future(request(features(0)), timeout=WAIT_S) for _ in range(3)]
+        refused = queue.SimpleQueue()
+        for call in held:
+            call.add_done_callback(refused.put)
+        assert refused.get(timeout=WAIT_S).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert stub.ServerReady(pb.ServerReadyRequest(), timeout=WAIT_S).ready
+        half.gate.set()
+        assert sorted(call.exception(WAIT_S) is None for call in held) == [False, True, True, True]
+
+
+def test_the_curious_cloud_keeps_the_features_as_they_were_sent(tmp_path):
+    sent = [codec.encode(features(number), how) for number, how in enumerate(("fp32", "fp16", "uint8"))]
+    with stub_of(Half(), capture=tmp_path / "seen.cap") as stub:
+        requests = [codec.request("half", tensor, request_id=str(number)) for number, tensor in enumerate(sent)]
+        answers = list(stub.ModelStreamInfer(iter(requests), timeout=WAIT_S))
+    records = list(read(tmp_path / "seen.cap"))
+    assert list(inference_requests(records)) == [(str(number), tensor) for number, tensor in enumerate(sent)]
+    responses = [pb.ModelStreamInferResponse.FromString(r.message) for r in records if r.direction == "response"]
+    assert responses == answers
+
+
+def test_a_capture_that_cannot_be_kept_is_an_error_at_the_start(tmp_path):
+    path = tmp_path / "seen.cap"
+    with CaptureWriter(path), pytest.raises(BlockingIOError, match="only writer"):
+        cloud(CloudConfig(capture=path), Half()).__enter__()
+    path.write_bytes(b"a text, and no capture")
+    with pytest.raises(WireError, match="expected a capture"):
+        cloud(CloudConfig(capture=path), Half()).__enter__()
+
+
+def test_a_taken_address_is_an_error_and_leaves_no_worker_behind():
+    with cloud(CloudConfig(), Half()) as port:
+        before = threading.active_count()
+        with pytest.raises(OSError, match=f"127.0.0.1:{port}"):
+            cloud(CloudConfig(server=ServerConfig(address=f"127.0.0.1:{port}")), Half()).__enter__()
+        assert threading.active_count() <= before
+
+
+def test_a_request_in_flight_at_the_stop_is_answered():
+    half = Half()
+    half.gate.clear()
+    opened = threading.Thread(target=lambda: half.entered.wait(WAIT_S) and half.gate.set())
+    with contextlib.ExitStack() as stack:
+        with cloud(CloudConfig(), half) as port:
+            channel = stack.enter_context(connect(f"127.0.0.1:{port}", ChannelConfig()))
+            held = GRPCInferenceServiceStub(channel).ModelInfer.future(request(features(0)), timeout=WAIT_S)
+            assert half.entered.wait(WAIT_S)
+            opened.start()
+        np.testing.assert_allclose(logits(held.result(WAIT_S)), half.predict(features(0)), atol=1e-6)
+    opened.join(WAIT_S)
+
+
+def test_an_idle_stream_does_not_hold_up_the_stop():
+    ended = threading.Event()
+    with contextlib.ExitStack() as stack:
+        with cloud(CloudConfig(server=ServerConfig(grace_s=WAIT_S)), Half()) as port:
+            channel = stack.enter_context(connect(f"127.0.0.1:{port}", ChannelConfig()))
+
+            def sending():
+                yield request(features(0))
+                ended.wait(WAIT_S)
+
+            call = GRPCInferenceServiceStub(channel).ModelStreamInfer(sending())
+            next(call)
+        assert list(call) == []
+        assert call.code() is grpc.StatusCode.OK
+        ended.set()

@@ -1,0 +1,37 @@
+"""Each kind of error has one gRPC status, and the client reads what was expected and what came."""
+
+import queue
+from concurrent.futures import CancelledError
+
+import grpc
+import pytest
+
+from splitleak.errors import WireError
+from splitleak.wire.status import status
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (WireError("expected 4, got 3"), grpc.StatusCode.INVALID_ARGUMENT),
+        (ValueError("expected 4, got 3"), grpc.StatusCode.INVALID_ARGUMENT),
+        (LookupError("expected 4, got 3"), grpc.StatusCode.NOT_FOUND),
+        (KeyError("expected 4, got 3"), grpc.StatusCode.NOT_FOUND),
+        (queue.Full("expected 4, got 3"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (TimeoutError("expected 4, got 3"), grpc.StatusCode.DEADLINE_EXCEEDED),
+        (ConnectionError("expected 4, got 3"), grpc.StatusCode.UNAVAILABLE),
+        (CancelledError("expected 4, got 3"), grpc.StatusCode.CANCELLED),
+    ],
+)
+def test_an_error_that_a_client_can_act_on_keeps_its_message(error, code, caplog):
+    assert status(error) == (code, "expected 4, got 3")
+    assert not caplog.records
+
+
+def test_an_error_without_a_message_is_named():
+    assert status(queue.Full()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "Full")
+
+
+def test_an_error_of_our_own_making_is_internal_and_logged(caplog):
+    assert status(ZeroDivisionError("oops")) == (grpc.StatusCode.INTERNAL, "ZeroDivisionError: oops")
+    assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError]
