@@ -1,0 +1,87 @@
+"""tritonclient, which knows nothing of us, is served by our cloud: unary, stream, and every refusal."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud.service import CloudConfig, cloud
+
+CLIENT = Path(__file__).with_name("foreign_client.py")
+WEIGHTS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+FEATURES = np.random.default_rng(1).normal(size=(7, 2, 3)).astype(np.float32)
+
+
+class Half:
+    name, feature_shape, classes, properties = "half", (2, 3), 4, {"cut": "1"}
+
+    def predict(self, features):
+        return features.reshape(len(features), -1) @ WEIGHTS
+
+
+def run_client(port, folder, *arguments):
+    np.save(folder / "features.npy", FEATURES)
+    command = [sys.executable, CLIENT, str(port), folder, *arguments]
+    return subprocess.run(command, timeout=60, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """What a foreign client found, after another one had vanished in the middle of a stream."""
+    pytest.importorskip("tritonclient")
+    folder = tmp_path_factory.mktemp("foreign")
+    with cloud(CloudConfig(), Half()) as port:
+        assert run_client(port, folder, "vanish").returncode == -signal.SIGKILL
+        ended = run_client(port, folder)
+    assert ended.returncode == 0, ended.stderr
+    return folder, json.loads((folder / "report.json").read_text())
+
+
+def test_a_foreign_client_finds_the_server_live_ready_and_described(served):
+    _, report = served
+    assert (report["live"], report["ready"], report["model ready"], report["unknown ready"]) == (
+        True,
+        True,
+        [True, True],
+        False,
+    )
+    assert report["server"]["name"] == "splitleak-cloud"
+    assert report["model"]["inputs"] == [{"name": "features", "datatype": "FP32", "shape": ["-1", "2", "3"]}]
+    assert report["model"]["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": ["-1", "4"]}]
+
+
+@pytest.mark.parametrize("way", ["unary", "stream"])
+def test_its_logits_are_those_of_the_function_in_this_process(served, way):
+    folder, report = served
+    np.testing.assert_allclose(np.load(folder / f"{way}.npy"), Half().predict(FEATURES), atol=1e-5)
+    assert report["unary"] == ["u/1", "1"]
+    assert report["ids"] == [str(number) for number in range(len(FEATURES))]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "message"),
+    [
+        (
+            "wrong shape",
+            "INVALID_ARGUMENT",
+            "expected shape (N, 2, 3) with N from 1 to 64 for 'features', got (7, 3, 2)",
+        ),
+        ("wrong dtype", "INVALID_ARGUMENT", "expected datatype FP32, FP16, UINT8, got 'FP64'"),
+        ("unknown model", "NOT_FOUND", "expected a model of ['half'], got 'nobody'"),
+        ("truncated", "INVALID_ARGUMENT", "expected 168 bytes for FP32 of shape [7, 2, 3], got 167"),
+        ("oversized", "INVALID_ARGUMENT", "expected 168 bytes for FP32 of shape [7, 2, 3], got 173"),
+    ],
+)
+def test_a_bad_request_is_refused_in_words_and_the_next_one_served(served, fault, code, message):
+    _, report = served
+    assert report["refusals"][fault] == [f"StatusCode.{code}", message]
+    assert report["refusals"][f"after {fault}"] == len(FEATURES)
+
+
+def test_a_bad_request_on_a_stream_is_an_error_of_that_request_alone(served):
+    _, report = served
+    assert report["stream errors"] == ["INVALID_ARGUMENT: expected 24 bytes for FP32 of shape [1, 2, 3], got 22"]
