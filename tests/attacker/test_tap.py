@@ -54,7 +54,7 @@ class Upstream(grpc.GenericRpcHandler):
         yield b"here"
         for message in messages:
             self.seen.put(message)
-        self.ended.wait(PATIENCE_S)
+        self.ended.wait(2 * PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -169,7 +169,7 @@ def test_a_deadline_that_passes_ends_the_call_on_both_sides(tapped):
 
 def test_a_client_that_cancels_reaches_the_cloud(tapped):
     outbox = queue.SimpleQueue()
-    answers = tapped.stream("/toy/Hang", iter(outbox.get, None))
+    answers = tapped.stream("/toy/Hang", iter(outbox.get, None), timeout=10 * PATIENCE_S)
     outbox.put(b"one")
     assert next(answers) == b"here"
     assert tapped.upstream.seen.get(timeout=PATIENCE_S) == b"one"
