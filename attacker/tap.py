@@ -61,14 +61,13 @@ class _Relay(grpc.GenericRpcHandler):
         self._write = write
         self._calls = itertools.count()
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
         method = handler_call_details.method
 
         def relay(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             return self._relay(method, requests, context)
 
-        handler: grpc.RpcMethodHandler = grpc.stream_stream_rpc_method_handler(relay)
-        return handler
+        return grpc.stream_stream_rpc_method_handler(relay)
 
     def _relay(self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         number = next(self._calls)
@@ -79,13 +78,18 @@ class _Relay(grpc.GenericRpcHandler):
                     self._write(method, number, "request", message)
                     yield message
 
-        call = self._channel.stream_stream(method)(
+        forward: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
+        call = forward(
             sent(),
             timeout=relayed_timeout(context.time_remaining()),
-            metadata=[entry for entry in context.invocation_metadata() if entry[0] not in _SET_BY_EACH_HOP],
+            metadata=tuple(entry for entry in context.invocation_metadata() if entry[0] not in _SET_BY_EACH_HOP),
         )
-        if not context.add_callback(call.cancel):
+
+        def cancel() -> None:
             call.cancel()
+
+        if not context.add_callback(cancel):
+            cancel()
         with contextlib.suppress(grpc.RpcError):  # its code and details are passed on below
             context.send_initial_metadata(call.initial_metadata())
             for message in call:

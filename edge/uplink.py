@@ -78,8 +78,8 @@ class Uplink(Generic[P]):
         failed: Callable[[P, Exception], None],
         broken: Callable[[list[P], str], None],
     ) -> None:
-        self._open = channel.stream_stream(f"{_SERVICE}/ModelStreamInfer")
-        self._infer = channel.unary_unary(f"{_SERVICE}/ModelInfer")
+        self._open: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"{_SERVICE}/ModelStreamInfer")
+        self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{_SERVICE}/ModelInfer")
         self._answered = answered
         self._failed = failed
         self._broken = broken
