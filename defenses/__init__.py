@@ -1,0 +1,11 @@
+"""Defenses, one a file. This table is all that knows them by name."""
+
+from defenses.base import Defense
+from defenses.bottleneck import Bottleneck
+from defenses.cem import CEM
+from defenses.dropout import Dropout
+from defenses.noise import GaussianNoise, LaplaceNoise
+
+DEFENSES: dict[str, type[Defense]] = {
+    kind.name: kind for kind in (Bottleneck, CEM, Dropout, GaussianNoise, LaplaceNoise)
+}

@@ -1,6 +1,7 @@
 """Images from a user's own files: ``.npz``, a folder of images, or a zip of one."""
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,7 +46,7 @@ def _from_npz(path: Path) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: expected an .npz file of plain arrays, but {error}") from None
     if {"images", "labels"} <= arrays.keys():
         pools = {"train": ("images", "labels")}

@@ -1,7 +1,6 @@
 """Labelled images in memory, and a data set as two pools of them."""
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -10,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from splitleak.artifacts import written_file
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode "L"
 
@@ -70,15 +71,13 @@ class Images:
     def save(self, path: Path) -> None:
         """Writes ``images`` (N, H, W[, 3]), ``labels`` and ``classes`` to an ``.npz`` file, whole or not at all."""
         pixels = self.pixels.permute(0, 2, 3, 1).numpy()
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
+        with written_file(path) as partial, partial.open("wb") as file:
             np.savez_compressed(
                 file,
                 images=pixels[..., 0] if pixels.shape[-1] == 1 else pixels,
                 labels=self.labels.numpy(),
                 classes=np.array(self.classes),
             )
-        os.replace(partial, path)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
 """Four sets that share no image: the target's training, the attacker's public, the victims', and the test images."""
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from splitleak.config import Config, digest
+from splitleak.artifacts import write_json
+from splitleak.config import Config, digest, read_document
+from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Dataset, Images
 from splitleak.seeding import generator
 
@@ -42,9 +42,24 @@ class Splits:
         folder.mkdir(parents=True, exist_ok=True)
         for part in PARTS:
             getattr(self, part).save(folder / f"{part}.npz")
-        partial = folder / ".splits.json.partial"
-        partial.write_text(json.dumps(self.record, indent=2), encoding="utf-8")
-        os.replace(partial, folder / "splits.json")
+        write_json(folder / "splits.json", self.record)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: ``folder`` holds no splits.
+            ValueError: A file's images are not those that were recorded.
+        """
+        if not (folder / "splits.json").is_file():
+            raise FileNotFoundError(f"expected a folder that `splitleak split` wrote, got {folder}")
+        record = read_document(folder / "splits.json")
+        parts = {part: load_file(folder / f"{part}.npz").train for part in PARTS}
+        for part, images in parts.items():
+            if digest(sorted(images.hashes())) != record["images"][part]["digest"]:
+                raise ValueError(f"{folder / part}.npz: expected the images that splits.json records, got others")
+        return cls(**parts, record=record)
 
 
 def split(dataset: Dataset, config: SplitConfig) -> Splits:

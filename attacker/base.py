@@ -1,0 +1,110 @@
+"""What an attack is, and what it may know. The victims' images are not in it, by type."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from splitleak.config import Config
+from splitleak.fit import Report, silent
+
+
+class Query:
+    """The attacker's access to the deployed edge, as any user of the device has it: images in, features seen.
+
+    Counts every image sent. Defenses act on the answers as on everybody's.
+    """
+
+    def __init__(self, send: Callable[[Tensor], Tensor], budget: int | None = None) -> None:
+        """``send`` takes images ``(N, C, H, W)`` in [0, 1] to features ``(N, *cut)``; ``budget`` caps the images."""
+        self._send = send
+        self.budget = budget
+        self.made = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of ``images`` as they crossed the wire.
+
+        Raises:
+            PermissionError: The budget would be exceeded; nothing is sent.
+        """
+        if self.budget is not None and self.made + len(images) > self.budget:
+            raise PermissionError(f"expected at most {self.budget} queries, got {self.made + len(images)}")
+        self.made += len(images)
+        return self._send(images)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """All that an attack may use. What is None is withheld by the threat model."""
+
+    captured: Tensor  # (N, *cut) float32, the victims' features, read off the wire
+    image_shape: tuple[int, int, int]  # (C, H, W) of what is to be rebuilt
+    public: Tensor | None = None  # (M, C, H, W) in [0, 1], disjoint from the victims' images
+    query: Query | None = None  # the deployed edge as a black box
+    encoder: nn.Module | None = None  # the edge's weights: a white box
+
+
+@dataclass(frozen=True)
+class Run:
+    """How an attack is run: where, from which seed, who hears of it, and where it may keep a checkpoint."""
+
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    report: Report = silent
+    checkpoint: Path | None = None
+
+
+class Attack(ABC):
+    """Rebuilds images from captured features. A subclass writes `reconstruct`; the entry is final.
+
+    After a run, ``findings`` holds what the attack has to say of itself (losses, the epoch it chose, ...).
+    """
+
+    name: ClassVar[str]
+    config_type: ClassVar[type[Config]]
+    needs: ClassVar[frozenset[str]]  # fields of `Knowledge`, beside ``captured``
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.findings: dict[str, object] = {}
+
+    @final
+    def __call__(self, known: Knowledge, run: Run | None = None) -> Tensor:
+        """The rebuilt images ``(N, C, H, W)`` in [0, 1], in the order of ``known.captured``.
+
+        Raises:
+            PermissionError: The threat model withholds what the attack needs.
+            ValueError: What is known does not fit together.
+            RuntimeError: The attack gave something else than finite images of the right shape.
+        """
+        for need in sorted(self.needs):
+            if getattr(known, need) is None:
+                raise PermissionError(f"attack {self.name!r} needs {need!r}, which this threat model withholds")
+        if len(known.captured) == 0:
+            raise ValueError(f"attack {self.name!r}: expected at least one captured feature, got none")
+        if known.public is not None and tuple(known.public.shape[1:]) != known.image_shape:
+            got = tuple(known.public.shape[1:])
+            raise ValueError(f"attack {self.name!r}: expected public images {known.image_shape}, got {got}")
+        images = self.reconstruct(known, run or Run()).detach().float().cpu()
+        expected = (len(known.captured), *known.image_shape)
+        if tuple(images.shape) != expected or not bool(images.isfinite().all()):
+            what = "finite" if bool(images.isfinite().all()) else "not all finite"
+            raise RuntimeError(f"attack {self.name!r}: expected finite images {expected}, got {what} {images.shape}")
+        return images.clamp(0, 1)
+
+    @classmethod
+    def paper_config(cls) -> Config:
+        """The published settings, where they differ from the defaults."""
+        return cls.config_type()
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the attack has trained, after a run; empty if nothing."""
+        return {}
+
+    @abstractmethod
+    def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
+        """The attack itself; what it needs is there."""

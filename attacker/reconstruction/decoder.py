@@ -1,0 +1,125 @@
+"""Decoding attack: learn the way back from features to images on the attacker's own pairs."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import Adam
+
+from attacker.base import Attack, Knowledge, Run
+from attacker.networks import ResNormDecoder
+from splitleak.config import Config, digest
+from splitleak.fit import Resumable, epochs
+from splitleak.seeding import derive_seed, generator
+
+_PREDICT_BATCH = 256
+
+
+class DecoderConfig(Config):
+    """The decoder and its training. The defaults are a preset for a CPU."""
+
+    blocks: int = Field(default=2, ge=0, description="residual blocks at the resolution of the features")
+    channels: int = Field(default=32, ge=1)
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    learning_rate: float = Field(default=5e-3, gt=0, description="falls along a cosine to a hundredth")
+    weight_decay: float = Field(default=1e-4, ge=0)
+    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
+
+
+class DecoderAttack(Attack):
+    """Sends its public images through the edge, and trains a decoder on the (feature, image) pairs it gets back.
+
+    Xia et al., CEM, CVPR 2025, and Li et al., ResSFL, CVPR 2022: the decoding attack, with MSE in [0, 1]. It is
+    aware of any defense on the wire, noise included, because its pairs crossed the same wire.
+    Deviations: the epoch is chosen on held-out public pairs (the published code scores the last one, or chooses it
+    on what it is scored on), and weights are those of that epoch.
+    """
+
+    name = "decoder"
+    config_type = DecoderConfig
+    needs = frozenset({"public", "query"})
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        self.config: DecoderConfig = config
+        self.decoder: ResNormDecoder | None = None
+
+    @classmethod
+    def paper_config(cls) -> DecoderConfig:
+        """CEM's ``res_normN8C64``: 50 epochs, batch 256, Adam at 1e-3 (its code; its text says 0.005)."""
+        return DecoderConfig(blocks=8, channels=64, epochs=50, batch_size=256, learning_rate=1e-3)
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.decoder.state_dict()) if self.decoder is not None else {}
+
+    def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
+        assert known.public is not None
+        assert known.query is not None
+        features = known.query(known.public)
+        if features.shape[1:] != known.captured.shape[1:] or len(features) != len(known.public):
+            expected = (len(known.public), *known.captured.shape[1:])
+            raise ValueError(f"decoder: expected features {expected} for the public images, got {features.shape}")
+        self.decoder = self._fit(features, known.public, known, run)
+        return _predict(self.decoder, known.captured, run.device)
+
+    def _fit(self, features: Tensor, images: Tensor, known: Knowledge, run: Run) -> ResNormDecoder:
+        config = self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(run.seed, "decoder", "init"))
+            decoder = ResNormDecoder(
+                tuple(features.shape[1:]), known.image_shape, blocks=config.blocks, channels=config.channels
+            )
+        decoder.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        draw = generator(run.seed, "decoder", "order")
+        optimizer = Adam(decoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        state = Resumable(
+            identity=digest([config.document(), run.seed, float(features.double().sum()), float(images.sum())]),
+            modules={"decoder": decoder},
+            optimizers={"adam": optimizer},
+            generators={"order": draw},
+        )
+        shuffled = torch.randperm(len(images), generator=generator(run.seed, "decoder", "held-out"))
+        held_out, used = shuffled.tensor_split([max(1, round(config.held_out * len(images)))])
+        if len(used) < 2:
+            raise ValueError(f"decoder: expected at least 3 public images, got {len(images)}")
+        features, images = features.to(run.device), images.to(run.device)
+        for epoch in epochs("attack", config.epochs, state, run.checkpoint, run.report):
+            decoder.train()
+            losses = []
+            order = used[torch.randperm(len(used), generator=draw)]
+            batches = [batch for batch in order.split(config.batch_size) if len(batch) > 1]
+            for index, batch in enumerate(batches):
+                progress = (epoch + index / len(batches)) / config.epochs
+                for group in optimizer.param_groups:
+                    cosine = 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
+                    group["lr"] = config.learning_rate * (0.01 + 0.99 * cosine)
+                with torch.autocast("cuda", torch.bfloat16, enabled=run.device.type == "cuda"):
+                    rebuilt = decoder(features[batch])
+                loss = functional.mse_loss(rebuilt.float(), images[batch])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+            rebuilt = _predict(decoder, features[held_out], run.device)
+            error = float(functional.mse_loss(rebuilt, images[held_out].cpu()))
+            figures = {"loss": float(torch.stack(losses).mean()), "held_out_mse": error}
+            if all(error < past["held_out_mse"] for past in state.history):
+                state.kept = {name: value.clone() for name, value in decoder.state_dict().items()}
+            state.history.append(figures)
+        decoder.load_state_dict(state.kept)
+        errors = [figures["held_out_mse"] for figures in state.history]
+        self.findings = {
+            "history": state.history,
+            "chosen_epoch": errors.index(min(errors)) + 1,
+            "held_out_mse": min(errors),
+            "mean_image_mse": float((images[held_out] - images[used].mean(0)).square().mean()),
+            "parameters": sum(parameter.numel() for parameter in decoder.parameters()),
+        }
+        return decoder
+
+
+@torch.no_grad()
+def _predict(decoder: ResNormDecoder, features: Tensor, device: torch.device) -> Tensor:
+    decoder.eval()
+    return torch.cat([decoder(batch.to(device)).float().cpu() for batch in features.split(_PREDICT_BATCH)])

@@ -1,0 +1,191 @@
+"""A trained target on disk: a folder with an edge half and a cloud half, so that each process is given only its own.
+
+<artifact>/artifact.json              how it was made: config, data, accuracy, commit, hardware
+<artifact>/edge/half.json             what is needed to rebuild the half
+<artifact>/edge/weights.safetensors   the encoder, and the defenses that act on what is sent
+<artifact>/cloud/half.json
+<artifact>/cloud/weights.safetensors  the head
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from defenses.stack import Stack
+from defenses.training import Target, TargetConfig, assemble
+from splitleak.artifacts import load_tensors, provenance, save_tensors, write_json, written_folder
+from splitleak.config import Config, read_document
+from splitleak.models.split import SplitModel
+
+FORMAT = 1
+
+
+class HalfConfig(Config):
+    """What a half needs beside its weights."""
+
+    format: Literal[1]
+    half: Literal["edge", "cloud"]
+    name: str
+    dataset: str
+    classes: tuple[str, ...]
+    target: TargetConfig
+    feature_shape: tuple[int, ...]
+
+
+def save(folder: Path, name: str, target: Target) -> None:
+    """Writes the artifact ``folder``, whole or not at all; ``name`` is what the services call the model."""
+    half = {
+        "format": FORMAT,
+        "name": name,
+        "dataset": target.dataset,
+        "classes": target.classes,
+        "target": target.config.document(),
+        "feature_shape": target.model.feature_shape,
+    }
+    edge = {f"encoder.{key}": value for key, value in target.model.encoder.state_dict().items()}
+    edge |= {f"stack.{key}": value for key, value in target.stack.on_wire_state().items()}
+    with written_folder(folder) as partial:
+        for part, weights in (("edge", edge), ("cloud", target.model.head.state_dict())):
+            (partial / part).mkdir()
+            save_tensors(partial / part / "weights.safetensors", weights)
+            write_json(partial / part / "half.json", {**half, "half": part})
+        made = {"name": name, "target": target.config.document(), **target.record, "provenance": provenance()}
+        write_json(partial / "artifact.json", made)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """How the artifact was made: config, data, accuracy, training history, provenance.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds no artifact.
+    """
+    path = folder / "artifact.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"expected an artifact (a folder that `splitleak train` wrote) at {folder}")
+    return dict(read_document(path))
+
+
+@dataclass(frozen=True)
+class EdgeHalf:
+    """The encoder and the defenses on the wire, ready to run."""
+
+    config: HalfConfig
+    encoder: nn.Module
+    stack: Stack
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        model = self.config.target.model
+        return (model.channels, model.size, model.size)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        return self.config.feature_shape
+
+    @torch.inference_mode()
+    def encode(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Images ``(N, C, H, W)`` in [0, 1] to what is sent ``(N, *feature_shape)``, defenses included."""
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        sent = self.stack(self.encoder(batch.contiguous(memory_format=torch.channels_last)))
+        result: NDArray[np.float32] = sent.float().cpu().contiguous().numpy()
+        return result
+
+
+@dataclass(frozen=True)
+class CloudHalf:
+    """The head, ready to run."""
+
+    config: HalfConfig
+    head: nn.Module
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        return self.config.feature_shape
+
+    @property
+    def classes(self) -> int:
+        return len(self.config.classes)
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The facts that the service announces about the split."""
+        model = self.config.target.model
+        return {
+            "architecture": model.architecture,
+            "cut": str(model.position),
+            "feature_shape": json.dumps(self.config.feature_shape),
+            "defenses": json.dumps([defense.name for defense in self.config.target.defenses]),
+            "classes": json.dumps(self.config.classes),
+        }
+
+    @torch.inference_mode()
+    def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features ``(N, *feature_shape)`` to logits ``(N, classes)``."""
+        batch = torch.from_numpy(features).to(self.device)
+        logits: NDArray[np.float32] = self.head(batch).float().cpu().numpy()
+        return logits
+
+
+def load_edge(folder: Path, device: torch.device, *, seed: int | None = None) -> EdgeHalf:
+    """Loads an edge half, the folder ``<artifact>/edge``; ``seed=None`` draws its noise from system entropy.
+
+    Raises:
+        FileNotFoundError: There is no half at ``folder``.
+        ValueError: It is the other half, or its files do not fit together.
+    """
+    config, model, weights = _load(folder, "edge")
+    stack = Stack.build(config.target.defenses, on_wire_only=True)
+    _assign(folder, nn.ModuleDict({"encoder": model.encoder, "stack": stack}), weights)
+    stack.to(device).eval()
+    stack.seed(seed, device)
+    encoder = model.encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return EdgeHalf(config, encoder, stack, device)
+
+
+def load_cloud(folder: Path, device: torch.device) -> CloudHalf:
+    """Loads a cloud half, the folder ``<artifact>/cloud``.
+
+    Raises:
+        FileNotFoundError: There is no half at ``folder``.
+        ValueError: It is the other half, or its files do not fit together.
+    """
+    config, model, weights = _load(folder, "cloud")
+    _assign(folder, model.head, weights)
+    head = model.head.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return CloudHalf(config, head, device)
+
+
+def _load(folder: Path, half: str) -> tuple[HalfConfig, SplitModel, dict[str, torch.Tensor]]:
+    path = folder / "half.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a half of an artifact (<artifact>/{half}) at {folder}")
+    config = HalfConfig.read(path)
+    if config.half != half:
+        raise ValueError(f"{folder}: expected the {half} half, got the {config.half} half")
+    weights, _ = load_tensors(folder / "weights.safetensors")
+    with torch.device("meta"):  # the other half is built too, but takes no memory and never has weights
+        model, _ = assemble(config.target, config.dataset)
+    return config, model, weights
+
+
+def _assign(folder: Path, module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    try:
+        module.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: expected weights that fit its half.json, but {error}") from None

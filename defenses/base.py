@@ -1,0 +1,79 @@
+"""What a defense is: a module on the wire, with hooks that all default to nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from splitleak.config import Config
+from splitleak.models.split import SplitModel
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step, as a defense sees it when it is asked for its penalty."""
+
+    images: Tensor  # (N, C, H, W) in [0, 1]
+    labels: Tensor  # (N,) int64
+    features: Tensor  # (N, *cut) what the encoder gives, before anything random happens to it
+    sent: Tensor  # (N, *cut) what crosses the wire
+    logits: Tensor  # (N, classes)
+    epoch: int  # from 0
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What a defense learns after an epoch.
+
+    ``survey()`` passes the augmented training images through the encoder in eval mode and returns features
+    ``(N, *cut)`` and labels ``(N,)``. It costs a forward pass over the set, once however many defenses ask.
+    """
+
+    epoch: int  # from 0, the one that has just ended
+    survey: Callable[[], tuple[Tensor, Tensor]]
+
+
+class Defense(nn.Module):
+    """One protection of what is sent. A subclass overrides the hooks it needs; the training loop calls them all.
+
+    `forward` acts in training and at inference alike: the classifier and the attacker see the same tensor.
+    """
+
+    name: ClassVar[str]
+    config_type: ClassVar[type[Config]]
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.generator: torch.Generator | None = None
+        self.noise_variance_on_wire = 0.0
+
+    @property
+    def noise_variance(self) -> float:
+        """Variance of the noise that `forward` adds to each value; 0 where it adds none."""
+        return 0.0
+
+    def prepare(self, model: SplitModel, classes: int) -> None:
+        """Rebuilds parts of the model before training, or makes room for statistics of its features."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What crosses the wire in place of ``features``, of the same shape."""
+        return features
+
+    def penalty(self, step: Step) -> Tensor | None:
+        """A scalar added to the task loss, or nothing."""
+        return None
+
+    def on_epoch(self, end: EpochEnd) -> None:
+        """Called after every training epoch."""
+
+    @classmethod
+    def acts_on_wire(cls) -> bool:
+        """Whether `forward` does anything: only such a defense is shipped to the edge."""
+        return cls.forward is not Defense.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401  # nn.Module's own, with its result typed
+        result: Tensor = super().__call__(*args, **kwargs)
+        return result

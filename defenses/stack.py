@@ -1,0 +1,93 @@
+"""Defenses compose: a stack applies them in order, adds up their penalties and passes every hook on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from defenses import DEFENSES
+from defenses.base import Defense, EpochEnd, Step
+from splitleak.config import Config
+from splitleak.models.split import SplitModel
+from splitleak.seeding import generator
+
+
+class DefenseConfig(Config):
+    """One element of a stack: the defense's name, and its own configuration with every default spelled out."""
+
+    name: str
+    config: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, values: object) -> object:
+        """Takes ``{name, channels, ...}`` as users write it, or ``{name, config}`` as it is stored."""
+        if not isinstance(values, dict) or values.get("name") not in DEFENSES:
+            got = values.get("name") if isinstance(values, dict) else values
+            raise ValueError(f"expected a defense of {', '.join(sorted(DEFENSES))}, got {got!r}")
+        given = values.get("config", {key: value for key, value in values.items() if key != "name"})
+        name = values["name"]
+        config = DEFENSES[name].config_type.parse(given, source=f"defense {name!r}")
+        return {"name": name, "config": config.document()}
+
+    def build(self) -> Defense:
+        """The defense itself, not yet prepared."""
+        kind = DEFENSES[self.name]
+        return kind(kind.config_type.model_validate(self.config))
+
+
+class Stack(nn.Module):
+    """Defenses in the order in which they act; an empty stack is no defense."""
+
+    def __init__(self, defenses: Sequence[Defense]) -> None:
+        super().__init__()
+        self.defenses = nn.ModuleList(defenses)
+        variance = sum(defense.noise_variance for defense in defenses)
+        for defense in defenses:
+            defense.noise_variance_on_wire = variance
+
+    @classmethod
+    def build(cls, configs: Sequence[DefenseConfig], *, on_wire_only: bool = False) -> "Stack":
+        """The stack of ``configs``, or only those of it that act on what is sent (all that an edge needs)."""
+        built = [config.build() for config in configs]
+        return cls([defense for defense in built if defense.acts_on_wire() or not on_wire_only])
+
+    def __iter__(self) -> Any:  # noqa: ANN401  # ModuleList is not generic
+        return iter(self.defenses)
+
+    def seed(self, seed: int | None, device: torch.device) -> None:
+        """Gives every defense a random stream of its own; ``None`` seeds them from the operating system."""
+        for position, defense in enumerate(self):
+            defense.generator = generator(seed, "defense", position, defense.name, device=device)
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """The random streams by position, for a checkpoint."""
+        return {str(position): defense.generator for position, defense in enumerate(self)}
+
+    def prepare(self, model: SplitModel, classes: int) -> None:
+        """Lets each defense rebuild its parts of the model, in order."""
+        for defense in self:
+            defense.prepare(model, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What crosses the wire: ``(N, *cut)`` in, ``(N, *cut)`` out."""
+        for defense in self:
+            features = defense(features)
+        return features
+
+    def penalty(self, step: Step) -> Tensor | None:
+        """The sum of what the defenses add to the task loss, or nothing."""
+        terms = [term for defense in self if (term := defense.penalty(step)) is not None]
+        return torch.stack(terms).sum() if terms else None
+
+    def on_epoch(self, end: EpochEnd) -> None:
+        """Passes the end of an epoch on."""
+        for defense in self:
+            defense.on_epoch(end)
+
+    def on_wire_state(self) -> dict[str, Tensor]:
+        """The weights of the defenses that act on what is sent, numbered as in a stack of these alone."""
+        acting = nn.ModuleList([defense for defense in self if defense.acts_on_wire()])
+        return {f"defenses.{name}": tensor for name, tensor in acting.state_dict().items()}

@@ -1,0 +1,237 @@
+"""The one training loop: it calls the hooks of the stack and never asks a defense for its name."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import SGD
+
+from defenses.base import EpochEnd, Step
+from defenses.stack import DefenseConfig, Stack
+from splitleak.config import Config, digest
+from splitleak.datasets.images import Images
+from splitleak.datasets.splits import Splits
+from splitleak.datasets.statistics import normalisation
+from splitleak.fit import Report, Resumable, epochs, silent
+from splitleak.models.split import ModelConfig, SplitModel, build
+from splitleak.seeding import derive_seed, generator
+
+
+class AugmentConfig(Config):
+    """Random changes to training images, drawn per image."""
+
+    crop_padding: int = Field(default=0, ge=0, description="pixels of zeros around an image before a random crop")
+    flip: bool = Field(default=True, description="mirror every other image left to right")
+    rotation_degrees: float = Field(default=0, ge=0, le=180, description="rotate by up to this much either way")
+
+
+class TrainingConfig(Config):
+    """How a target is trained: SGD with momentum. `paper` is the published recipe."""
+
+    epochs: int = Field(default=12, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    learning_rate: float = Field(default=0.05, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["cosine", "steps"] = Field(default="cosine", description="how the learning rate falls")
+    milestones: tuple[int, ...] = Field(default=(), description="steps: epochs at which the rate falls")
+    factor: float = Field(default=0.2, gt=0, le=1, description="steps: what it is multiplied by")
+    warmup_epochs: int = Field(default=1, ge=0, description="epochs of linear warm-up at the start")
+    augment: AugmentConfig = AugmentConfig()
+
+    @classmethod
+    def paper(cls) -> "TrainingConfig":
+        """CEM's published recipe: 240 epochs of batch 128. (Its code spends the first at a learning rate of 0.)"""
+        return cls(
+            epochs=240,
+            schedule="steps",
+            milestones=(60, 120, 180, 210),
+            augment=AugmentConfig(crop_padding=4, flip=True, rotation_degrees=15),
+        )
+
+    def rate(self, progress: float) -> float:
+        """The learning rate after ``progress`` epochs (a fraction counts); never 0, which CEM divides by."""
+        if progress < self.warmup_epochs:
+            return self.learning_rate * max(progress / self.warmup_epochs, 0.01)
+        if self.schedule == "steps":
+            return self.learning_rate * self.factor ** sum(progress >= milestone for milestone in self.milestones)
+        span = max(self.epochs - self.warmup_epochs, 1)
+        fraction = (progress - self.warmup_epochs) / span
+        return self.learning_rate * max(0.5 * (1 + math.cos(math.pi * fraction)), 1e-3)
+
+
+class TargetConfig(Config):
+    """A target: a split model, its defenses in their order, how it is trained, and the seed of all that is random."""
+
+    model: ModelConfig
+    defenses: tuple[DefenseConfig, ...] = ()
+    training: TrainingConfig = TrainingConfig()
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A trained target, in eval mode."""
+
+    config: TargetConfig
+    classes: tuple[str, ...]
+    dataset: str
+    model: SplitModel
+    stack: Stack
+    record: dict[str, Any]
+
+
+def assemble(config: TargetConfig, dataset: str) -> tuple[SplitModel, Stack]:
+    """The untrained model with the parts its defenses give it, and the stack; both from ``config.seed``."""
+    stack = Stack.build(config.defenses)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "init"))
+        model = build(config.model, normalisation(dataset, config.model.channels))
+        stack.prepare(model, config.model.classes)
+    return model, stack
+
+
+def train(
+    config: TargetConfig,
+    splits: Splits,
+    *,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    report: Report = silent,
+) -> Target:
+    """Trains a target on ``splits.train`` and measures it on ``splits.test``, which chooses nothing.
+
+    The last epoch's weights are kept. An interrupted run with the same config, data and ``checkpoint`` goes on.
+
+    Raises:
+        ValueError: The images do not fit the model, or a defense not the stack.
+        FloatingPointError: The loss is no longer finite.
+    """
+    _check_fit(config.model, splits.train)
+    dataset = str(splits.record["dataset"])
+    model, stack = assemble(config, dataset)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stack.to(device)
+    stack.seed(config.seed, device)
+    optimizer = SGD(
+        [*model.parameters(), *stack.parameters()],
+        lr=config.training.learning_rate,
+        momentum=config.training.momentum,
+        weight_decay=config.training.weight_decay,
+    )
+    order = generator(config.seed, "order")
+    augment = generator(config.seed, "augment", device=device)
+    state = Resumable(
+        identity=digest([config.document(), splits.record]),
+        modules={"model": model, "stack": stack},
+        optimizers={"sgd": optimizer},
+        generators={"order": order, "augment": augment, **stack.generators()},
+    )
+    images = splits.train.pixels.to(device)
+    labels = splits.train.labels.to(device)
+    half_precision = torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        permuted = torch.randperm(len(images), generator=order).to(device)
+        for indices in permuted.split(config.training.batch_size):
+            if len(indices) > 1:  # batch norm needs two
+                yield _augmented(images[indices].float() / 255, config.training.augment, augment), labels[indices]
+
+    @torch.no_grad()
+    def survey() -> tuple[Tensor, Tensor]:
+        model.eval()
+        found = [(model.encoder(_laid_out(x)).float(), y) for x, y in batches()]
+        return torch.cat([z for z, _ in found]), torch.cat([y for _, y in found])
+
+    for epoch in epochs("train", config.training.epochs, state, checkpoint, report):
+        model.train()
+        stack.train()
+        losses, penalties, hits = [], [], []
+        steps = math.ceil(len(images) / config.training.batch_size)
+        for index, (batch, target) in enumerate(batches()):
+            rate = config.training.rate(epoch + index / steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with half_precision:
+                features = model.encoder(_laid_out(batch))
+                sent = stack(features)
+                logits = model.head(sent)
+                task = functional.cross_entropy(logits, target)
+            penalty = stack.penalty(Step(batch, target, features, sent, logits, epoch, rate))
+            loss = task if penalty is None else task + penalty
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            losses.append(task.detach())
+            penalties.append(torch.zeros_like(task) if penalty is None else penalty.detach())
+            hits.append((logits.argmax(1) == target).float().mean())
+        figures = {"loss": losses, "penalty": penalties, "train_accuracy": hits}
+        means = {name: float(torch.stack(values).mean()) for name, values in figures.items()}
+        if not math.isfinite(means["loss"] + means["penalty"]):
+            raise FloatingPointError(f"expected a finite loss, got {means} in epoch {epoch + 1}")
+        stack.on_epoch(EpochEnd(epoch, cache(survey)))
+        state.history.append(means)
+
+    model.eval()
+    stack.eval()
+    record = {
+        "dataset": splits.record,
+        "accuracy": accuracy(model, stack, splits.test, device),
+        "history": state.history,
+    }
+    return Target(config, splits.train.classes, dataset, model, stack, record)
+
+
+@torch.no_grad()
+def accuracy(model: SplitModel, stack: Stack, images: Images, device: torch.device, batch_size: int = 256) -> float:
+    """Share of ``images`` classified correctly through the stack, as the wire would carry them; in [0, 1]."""
+    hits = 0
+    for pixels, labels in zip(images.pixels.split(batch_size), images.labels.split(batch_size), strict=True):
+        logits = model.head(stack(model.encoder(_laid_out(pixels.to(device).float() / 255))))
+        hits += int((logits.argmax(1).cpu() == labels).sum())
+    return hits / len(images)
+
+
+def _check_fit(config: ModelConfig, images: Images) -> None:
+    expected = (config.channels, config.size, config.size)
+    if tuple(images.pixels.shape[1:]) != expected:
+        raise ValueError(f"expected images {expected}, got {tuple(images.pixels.shape[1:])}")
+    if len(images.classes) != config.classes:
+        raise ValueError(f"expected {config.classes} classes, got {len(images.classes)}")
+
+
+def _laid_out(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _augmented(images: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
+    """Flips, crops and rotates each of ``(N, C, H, W)`` on its own, by one affine map or plain indexing."""
+    count, _, height, width = images.shape
+
+    def uniform() -> Tensor:
+        return torch.rand(count, generator=draw, device=images.device)
+
+    if config.flip:
+        images = torch.where((uniform() < 0.5)[:, None, None, None], images.flip(3), images)
+    if config.crop_padding:
+        span = 2 * config.crop_padding + 1
+        top, left = ((uniform() * span).long() for _ in range(2))
+        rows = top[:, None] + torch.arange(height, device=images.device)
+        columns = left[:, None] + torch.arange(width, device=images.device)
+        padded = functional.pad(images, [config.crop_padding] * 4)
+        index = torch.arange(count, device=images.device)
+        images = padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    if config.rotation_degrees:
+        angle = (2 * uniform() - 1) * math.radians(config.rotation_degrees)
+        zero = torch.zeros_like(angle)
+        turn = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], 1).view(-1, 2, 3)
+        grid = functional.affine_grid(turn, list(images.shape), align_corners=False)
+        images = functional.grid_sample(images, grid, align_corners=False)
+    return images

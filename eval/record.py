@@ -1,0 +1,51 @@
+"""A cell's record: what was attacked, how, and how well; one JSON file whose id is the hash of what produced it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attacker.results import Reconstructions
+from defenses.artifact import read_record
+from edge.ledger import Ledger
+from eval.scoring import check_disjoint, score, truth_of
+from splitleak.artifacts import provenance, write_json, written_folder
+from splitleak.config import digest, read_document
+from splitleak.datasets.files import load_file
+
+
+def make_record(artifact: Path, attack: Path, truth: Path, ledger: Path, out: Path, order: int) -> dict[str, Any]:
+    """Scores what ``attack`` rebuilt and writes ``out``: ``record.json`` and ``pictures.npz``; returns the record.
+
+    Raises:
+        FileNotFoundError: One of the inputs is not there.
+        ValueError: They do not belong together: an id the edge never sent, or an attacker who owned a victim's image.
+    """
+    made, streamed = read_record(artifact), Ledger.read(ledger)
+    attacked = read_document(attack / "attack.json")
+    rebuilt = Reconstructions.load(attack / "reconstructions.npz")
+    victims = load_file(truth).train
+    check_disjoint(attacked.pop("public_hashes"), victims)
+    true = truth_of(rebuilt.ids, streamed.places, victims)
+    produced = {
+        "target": {key: made[key] for key in ("name", "target", "dataset", "accuracy", "provenance")},
+        "attack": attacked,
+        "wire": streamed.summary(),
+    }
+    record = {
+        "id": digest([made["target"], made["dataset"], attacked["config"], attacked["seed"]]),
+        "order": order,
+        **produced,
+        "score": score(rebuilt.images, true.floats()),
+        "provenance": provenance(),
+    }
+    with written_folder(out) as partial:
+        with (partial / "pictures.npz").open("wb") as file:
+            np.savez_compressed(
+                file,
+                places=np.array([streamed.places[name] for name in rebuilt.ids]),
+                truth=true.pixels.numpy(),
+                rebuilt=(rebuilt.images * 255).round().byte().numpy(),
+            )
+        write_json(partial / "record.json", record)
+    return record

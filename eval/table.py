@@ -1,0 +1,49 @@
+"""A run's records as one table, for the terminal and for the report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = (
+    "target",
+    "accuracy %",
+    "MSE",
+    "SSIM",
+    "PSNR dB",
+    "edge ms",
+    "wire ms",
+    "cloud ms",
+    "total ms",
+    "bytes/image",
+    "queries",
+)
+LEGEND = (
+    "MSE, SSIM, PSNR of what the attacker rebuilt: mean ± standard deviation over victims (high MSE, low SSIM: "
+    "better protected). Latencies: p50 / p95 of one image in flight; edge = encode + serialise, wire = network, "
+    "cloud = queue + compute."
+)
+
+
+def rows(records: Sequence[Mapping[str, Any]], latency: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+    """One row a record, in `COLUMNS`; latencies are ``-`` where the run measured none for that target."""
+    return [_row(record, (latency or {}).get("targets", {}).get(record["target"]["name"])) for record in records]
+
+
+def _row(record: Mapping[str, Any], latency: Mapping[str, Any] | None) -> tuple[str, ...]:
+    scores = record["score"]
+
+    def spread(metric: str, digits: int) -> str:
+        return f"{scores[metric]['mean']:.{digits}f} ± {scores[metric]['std']:.{digits}f}"
+
+    def quantiles(part: str) -> str:
+        return f"{latency[part]['p50']:.2f} / {latency[part]['p95']:.2f}" if latency else "-"
+
+    return (
+        str(record["target"]["name"]),
+        f"{100 * record['target']['accuracy']:.1f}",
+        spread("mse", 4),
+        spread("ssim", 3),
+        spread("psnr", 2),
+        *(quantiles(part) for part in ("edge_ms", "wire_ms", "cloud_ms", "total_ms")),
+        f"{record['wire']['bytes_per_image']:.0f}",
+        str(record["attack"]["queries"]),
+    )

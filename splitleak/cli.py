@@ -1,0 +1,526 @@
+"""The command line. Each command imports what it needs when it runs, from any room: that keeps ``--help`` instant."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from splitleak.datasets.splits import Splits
+
+app = typer.Typer(
+    name="splitleak",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Measures what split inference leaks: edge, cloud and attacker as real processes over gRPC.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, one object a line.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in this command.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads; default: torch's own choice.")]
+Listen = Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 picks one and prints it.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.epochs=4; repeatable."),
+]
+Preset = Annotated[
+    Literal["cpu", "paper"], typer.Option(help="cpu: minutes on two cores; paper: the published recipe.")
+]
+MILLION = 1e6
+
+
+def main() -> None:
+    """Runs the command line; a foreseeable failure is one line on standard error and exit status 1."""
+    from splitleak.lifeline import hold_lifeline
+
+    signal.signal(signal.SIGTERM, _terminated)
+    hold_lifeline()
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+        if os.environ.get("SPLITLEAK_DEBUG"):
+            raise
+        typer.secho(f"splitleak: {error}", fg="red", err=True)
+        sys.exit(1)
+
+
+def _terminated(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
+@app.callback()
+def _common(
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error; to standard error.")] = "warning",
+) -> None:
+    from splitleak.logs import configure
+
+    configure(log_level)
+
+
+@app.command()
+def split(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/images"),
+    data: Annotated[
+        str, typer.Option(help="builtin, a torchvision set by name, an .npz file, or a folder or zip of images.")
+    ] = "builtin",
+    data_root: Annotated[Path | None, typer.Option(help="Where torchvision keeps its sets.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch a set it lacks.")] = False,
+    size: Annotated[int, typer.Option(min=8, help="Height and width the images are resized to.")] = 32,
+    channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 or 3; default: as they are.")] = None,
+    public: Annotated[int, typer.Option(min=1, help="Images the attacker owns.")] = 2000,
+    victims: Annotated[int, typer.Option(min=1, help="Images that cross the wire and are attacked.")] = 200,
+    train_: Annotated[int | None, typer.Option("--train", min=1, help="Training images; default: the rest.")] = None,
+    test: Annotated[int | None, typer.Option(min=1, help="Test images; default: all.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Split a data set into the four sets that share no image, one file each.
+
+    The attacker is given public.npz and the edge victims.npz, and neither of them anything else.
+    """
+    from splitleak.datasets import load
+    from splitleak.datasets.splits import SplitConfig
+    from splitleak.datasets.splits import split as split_images
+
+    loaded = load(data, data_root=data_root, download=download)
+    fitted = loaded.fitted(size, channels or loaded.train.pixels.shape[1])
+    config = SplitConfig(seed=seed, public=public, victims=victims, train=train_, test=test)
+    splits = split_images(fitted, config)
+    splits.save(out)
+    counts = {part: found["count"] for part, found in splits.record["images"].items()}
+    text = ", ".join(f"{part} {count}" for part, count in counts.items())
+    _result(as_json, {"folder": str(out), "images": counts}, f"{out}: {text}")
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Artifact folder to write.")] = Path("runs/target"),
+    name: Annotated[str | None, typer.Option(help="Name the services give the model; default: the folder's.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder from `splitleak split`; default: the built-in images, split by seed 0.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML or JSON: [model], [[defenses]], [training].")] = None,
+    defense: Annotated[list[str] | None, typer.Option(help="A defense by name; repeat to stack them.")] = None,
+    settings: Settings = None,
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Annotated[bool, typer.Option("--force", help="Train again what is already trained.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a split model under a stack of defenses, and write it as an artifact with an edge and a cloud half.
+
+    An interrupted training goes on where it was; one that is done, with the same settings and images, is reused.
+    `--set gaussian-noise.sigma=0.1` sets a defense's own setting.
+    """
+    from defenses.artifact import read_record, save
+    from defenses.training import TargetConfig, TrainingConfig
+    from defenses.training import train as train_target
+    from splitleak.config import read_document
+    from splitleak.logs import progress
+    from splitleak.seeding import resolve_device
+
+    splits = _splits(images)
+    training = TrainingConfig.paper() if preset == "paper" else TrainingConfig()
+    document: dict[str, Any] = {
+        "model": {
+            "width": 1.0 if preset == "paper" else 0.25,
+            "channels": splits.train.pixels.shape[1],
+            "size": splits.train.pixels.shape[2],
+            "classes": len(splits.train.classes),
+        },
+        "training": training.document(),
+        "seed": seed,
+    }
+    if config is not None:
+        document = _merged(document, read_document(config))
+    if defense:
+        document["defenses"] = [{"name": each} for each in defense]
+    target = TargetConfig.parse(_with_settings(document, settings or []), source=str(config or "train"))
+    if not force and out.exists():
+        record = read_record(out)
+        if record["target"] == target.document() and record["dataset"] == splits.record:
+            shown = f"{out}: accuracy {100 * record['accuracy']:.2f} % (already trained)"
+            _result(as_json, {"artifact": str(out), "accuracy": record["accuracy"], "reused": True}, shown)
+            return
+    _use_threads(threads)
+    label = name or out.name
+    with progress(label) as report:
+        trained = train_target(
+            target,
+            splits,
+            device=resolve_device(device),
+            checkpoint=out.with_name(f".{out.name}.checkpoint"),
+            report=report,
+        )
+    save(out, label, trained)
+    accuracy = trained.record["accuracy"]
+    _result(
+        as_json,
+        {"artifact": str(out), "accuracy": accuracy, "reused": False},
+        f"{out}: accuracy {100 * accuracy:.2f} %",
+    )
+
+
+@app.command()
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    as_json: Json = False,
+) -> None:
+    """Show the layers, shapes, parameters and multiply-accumulates of both halves of an artifact."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from defenses.artifact import load_cloud, load_edge
+    from splitleak.models.counting import COUNTING_RULE, count
+    from splitleak.seeding import resolve_device
+
+    cpu = resolve_device("cpu")
+    edge_half, cloud_half = load_edge(artifact / "edge", cpu), load_cloud(artifact / "cloud", cpu)
+    counted = {
+        "edge": count(edge_half.encoder, edge_half.input_shape),
+        "cloud": count(cloud_half.head, cloud_half.feature_shape),
+    }
+    if as_json:
+        halves = {half: found.document() for half, found in counted.items()}
+        _print_json({"artifact": str(artifact), "rule": COUNTING_RULE, **halves})
+        return
+    console = Console()
+    for half, found in counted.items():
+        shape = edge_half.input_shape if half == "edge" else cloud_half.feature_shape
+        heading = f"{half}: {found.parameters:,} parameters, {found.macs / MILLION:.3f} M MACs, from {shape}"
+        table = Table(title=heading, title_justify="left")
+        for column in ("layer", "kind", "output", "parameters", "MACs"):
+            table.add_column(column, justify="left" if column in ("layer", "kind") else "right")
+        for row in found.rows:
+            table.add_row(row.name, row.kind, str(row.output_shape), f"{row.parameters:,}", f"{row.macs:,}")
+        console.print(table)
+    acting = ", ".join(each.name for each in edge_half.stack) or "nothing"
+    console.print(f"On the wire: {cloud_half.feature_shape} after {acting}. {COUNTING_RULE}")
+
+
+@app.command()
+def cloud(
+    half: Annotated[Path, typer.Argument(help="Artifact folder, or its cloud half alone.")],
+    listen: Listen = "127.0.0.1:8001",
+    capture: Annotated[
+        Path | None, typer.Option(help="Be a curious cloud: write all that comes and goes to this capture.")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Serve the cloud half over the Open Inference Protocol until SIGINT or SIGTERM."""
+    from cloud.service import CloudConfig
+    from cloud.service import cloud as cloud_service
+    from defenses.artifact import load_cloud
+    from splitleak.seeding import resolve_device
+    from splitleak.wire.service import ServerConfig
+
+    _use_threads(threads)
+    loaded = load_cloud(_half(half, "cloud"), resolve_device(device))
+    config = CloudConfig(server=ServerConfig(address=listen), capture=capture)
+    _serve(cloud_service(config, loaded), listen, as_json, f"cloud serves {loaded.name!r}")
+
+
+@app.command()
+def edge(
+    half: Annotated[Path, typer.Argument(help="Artifact folder, or its edge half alone.")],
+    cloud: Annotated[str, typer.Option(help="HOST:PORT of the cloud (or of whoever stands in front of it).")],
+    images: Annotated[Path | None, typer.Option(help="Images to stream: .npz, folder or zip.")] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT: then serve images to callers, until SIGINT or SIGTERM.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="File for the edge's own record of the stream (which image had which id).")
+    ] = None,
+    codec: Annotated[
+        Literal["fp32", "fp16", "uint8"], typer.Option(help="How features travel; uint8 is quantised.")
+    ] = "fp32",
+    window: Annotated[int, typer.Option(min=1, help="Unanswered requests at most.")] = 4,
+    noise_seed: Annotated[
+        int | None, typer.Option(min=0, help="Repeatable noise, for experiments; default: fresh from the system.")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Run the encoder and the defense on images, and stream features to the cloud.
+
+    With --images it streams them and says how it went; with --listen it then takes images from others, as an app on a
+    device does, and answers with the cloud's logits.
+    """
+    from defenses.artifact import load_edge
+    from edge.client import EdgeConfig
+    from edge.run import run_edge
+    from splitleak.seeding import resolve_device
+
+    if images is None and listen is None:
+        raise typer.BadParameter("expected --images to stream, --listen to serve, or both")
+    _use_threads(threads)
+    loaded = load_edge(_half(half, "edge"), resolve_device(device), seed=noise_seed)
+    config = EdgeConfig(cloud=cloud, model=loaded.name, codec=codec, window=window)
+    run_edge(config, loaded, images=images, ledger=ledger, listen=listen, report=lambda event: _event(as_json, event))
+
+
+@app.command()
+def tap(
+    upstream: Annotated[str, typer.Option(help="HOST:PORT of the cloud.")],
+    capture: Annotated[Path, typer.Option(help="Capture file to append to.")] = Path("runs/tap.capture"),
+    listen: Listen = "127.0.0.1:8002",
+    as_json: Json = False,
+) -> None:
+    """Stand between edge and cloud, pass everything on, and write it to a capture file until SIGINT or SIGTERM."""
+    from attacker.tap import TapConfig
+    from attacker.tap import tap as tap_service
+    from splitleak.wire.service import ServerConfig
+
+    capture.parent.mkdir(parents=True, exist_ok=True)
+    config = TapConfig(server=ServerConfig(address=listen), upstream=upstream, capture=capture)
+    _serve(tap_service(config), listen, as_json, f"tap in front of {upstream}, writing {capture}")
+
+
+@app.command()
+def attack(
+    capture: Annotated[Path, typer.Option(help="Capture of the victims' traffic; queries are read from it too.")],
+    public: Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")],
+    edge: Annotated[str, typer.Option(help="HOST:PORT of the edge's service, which the attacker queries.")],
+    out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/attack"),
+    attack: Annotated[str, typer.Option(help="The attack, by name.")] = "decoder",
+    config: Annotated[Path | None, typer.Option(help="TOML or JSON with the attack's settings.")] = None,
+    settings: Settings = None,
+    preset: Preset = "cpu",
+    max_queries: Annotated[int | None, typer.Option(min=1, help="Images sent at most; default: no limit.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild the images behind captured features.
+
+    Sends public images through the edge, finds their features in the capture, learns the way back, and applies it to
+    every other request that was captured. It is given no victim's image, and no path to one.
+    """
+    from attacker.run import AttackConfig, run_attack
+    from splitleak.config import read_document
+    from splitleak.logs import progress
+    from splitleak.seeding import resolve_device
+
+    _use_threads(threads)
+    given = _with_settings(read_document(config) if config else {}, settings or [])
+    asked = AttackConfig(attack=attack, preset=preset, settings=given, seed=seed, max_queries=max_queries)
+    with progress(attack) as report:
+        made = run_attack(asked, capture, public, edge, out, resolve_device(device), report)
+    _result(as_json, made, f"{out}: {made['rebuilt']} images rebuilt after {made['queries']} queries")
+
+
+@app.command()
+def score(
+    artifact: Annotated[Path, typer.Option(help="Artifact that was attacked.")],
+    attack: Annotated[Path, typer.Option(help="Folder that `splitleak attack` wrote.")],
+    truth: Annotated[Path, typer.Option(help="The victims' images.")],
+    ledger: Annotated[Path, typer.Option(help="The edge's record of the stream.")],
+    out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
+    order: Annotated[int, typer.Option(help="Place of this record in a report.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Judge what an attack rebuilt: MSE, SSIM and PSNR of every victim, with their spread."""
+    from eval.record import make_record
+
+    made = make_record(artifact, attack, truth, ledger, out, order)
+    scores = made["score"]
+    text = ", ".join(
+        f"{name} {scores[name]['mean']:.4f} ± {scores[name]['std']:.4f}" for name in ("mse", "ssim", "psnr")
+    )
+    means = {name: value["mean"] if isinstance(value, Mapping) else value for name, value in scores.items()}
+    _result(as_json, {"record": str(out / "record.json"), **means}, f"{out}: {text} over {scores['n']} images")
+
+
+@app.command()
+def latency(
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders; rounds over them are interleaved.")],
+    samples: Annotated[int, typer.Option(min=10, help="Images an artifact.")] = 200,
+    codec: Annotated[Literal["fp32", "fp16", "uint8"], typer.Option(help="How features travel.")] = "fp32",
+    out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.")] = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure one image's way: encode, serialise, network, queue, compute; p50 and p95, one image in flight.
+
+    Starts a cloud process for each artifact and takes them in turn, so that a noisy machine is noisy for all.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.latency import PARTS, measure
+    from splitleak.artifacts import write_json
+    from splitleak.logs import progress
+
+    _use_threads(threads)
+    with progress("latency") as report:
+        found = measure(artifacts, samples=samples, codec=codec, device=device, threads=threads, report=report)
+    if out is not None:
+        write_json(out, found)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(title=f"p50 / p95 in ms, {samples} images each, one in flight, {found['provenance']['hardware']}")
+    for column in ("target", *PARTS):
+        table.add_column(column.removesuffix("_ms"), justify="left" if column == "target" else "right")
+    for target, parts in found["targets"].items():
+        table.add_row(target, *(f"{parts[part]['p50']:.2f} / {parts[part]['p95']:.2f}" for part in PARTS))
+    Console().print(table)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder with records below it (`splitleak score`).")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the folder.")] = None,
+    title: Annotated[str, typer.Option(help="Heading.")] = "What split inference leaks",
+    pictures: Annotated[int, typer.Option(min=1, help="Victims in the gallery.")] = 12,
+    as_json: Json = False,
+) -> None:
+    """Print a run's table and write its report, one HTML file that needs no other."""
+    from eval.report import load_run, write_report
+
+    path = out or run / "report.html"
+    write_report(run, path, title=title, pictures=pictures)
+    if as_json:
+        _print_json({"report": str(path)})
+        return
+    _print_table(*load_run(run))
+    typer.echo(f"Report: {path}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Run the whole chain on the built-in images: train, serve, stream, tap, invert, score, report.
+
+    Takes minutes on two CPU cores. What is already done in the folder, with the same settings, is reused.
+    """
+    from eval.demo import run_demo
+    from eval.report import load_run
+
+    path = run_demo(out, seed)
+    if as_json:
+        _print_json({"report": str(path)})
+        return
+    _print_table(*load_run(out))
+    typer.echo(f"Report: {path}")
+
+
+def _splits(folder: Path | None) -> "Splits":
+    from splitleak.datasets import load
+    from splitleak.datasets.splits import SplitConfig, Splits
+    from splitleak.datasets.splits import split as split_images
+
+    return Splits.load(folder) if folder is not None else split_images(load("builtin").fitted(32, 1), SplitConfig())
+
+
+def _half(folder: Path, half: str) -> Path:
+    """The half itself, where an artifact was named."""
+    return folder / half if (folder / "artifact.json").exists() else folder
+
+
+def _serve(service: "AbstractContextManager[int]", listen: str, as_json: bool, what: str) -> None:
+    from splitleak.wire.service import run_until_stopped
+
+    host = listen.rpartition(":")[0]
+
+    def announce(port: int) -> None:
+        address = f"{host}:{port}"
+        _result(as_json, {"event": "listening", "address": address}, f"{what} on {address} (Ctrl-C stops it)")
+
+    run_until_stopped(service, announce)
+
+
+def _event(as_json: bool, event: dict[str, Any]) -> None:
+    rest = ", ".join(f"{key} {value}" for key, value in event.items() if key != "event")
+    _result(as_json, event, f"{event['event']}: {rest}")
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` on top of ``base``, table by table."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _with_settings(document: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """``document`` with each ``key=value`` put in its place; the first part of a key may be a defense of the stack."""
+    import tomllib
+
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ValueError(f"expected --set KEY=VALUE, got {setting!r}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *tables, key = path.split(".")
+        place = document
+        stacked = {each["name"]: each for each in document.get("defenses", [])}
+        for index, table in enumerate(tables):
+            place = stacked[table] if index == 0 and table in stacked else place.setdefault(table, {})
+        place[key] = value
+    return document
+
+
+def _result(as_json: bool, document: dict[str, Any], text: str) -> None:
+    if as_json:
+        _print_json(document)
+    else:
+        typer.echo(text)
+    sys.stdout.flush()
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(document))
+
+
+def _print_table(records: list[dict[str, Any]], latency: dict[str, Any] | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.table import COLUMNS, LEGEND, rows
+
+    table = Table()
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "target" else "right")
+    for row in rows(records, latency):
+        table.add_row(*row)
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(table)
+    console.print(LEGEND)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What a process says: log lines and progress on standard error; standard output is for results alone."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from splitleak.fit import Report
+
+_EVERY_S = 5.0
+
+
+def configure(level: str = "warning") -> None:
+    """Sends log lines of ``level`` and above to standard error, with time and process name."""
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Report]:
+    """A `Report` that draws a bar on a terminal, and prints a line every few seconds elsewhere."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[figures]}"), console=console) as bar:
+            task = bar.add_task(label, total=None, figures="")
+
+            def draw(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+                bar.update(task, description=f"{label} {what}", completed=done, total=total, figures=_shown(figures))
+
+            yield draw
+        return
+    last = time.monotonic()
+
+    def say(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= _EVERY_S:
+            last = time.monotonic()
+            console.print(f"{label} {what} {done}/{total} {_shown(figures)}", highlight=False)
+
+    yield say
+
+
+def _shown(figures: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())

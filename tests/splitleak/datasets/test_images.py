@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from splitleak.datasets import Images, load
+
+
+def colour(count=3, size=20):
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=draw)
+    return Images(pixels, torch.zeros(count, dtype=torch.int64), ("only",))
+
+
+def test_grey_is_the_luma_that_pillow_computes():
+    images = colour()
+    grey = images.fitted(20, 1).pixels[0, 0].numpy().astype(int)
+    reference = np.asarray(Image.fromarray(images.pixels[0].permute(1, 2, 0).numpy()).convert("L")).astype(int)
+    assert np.abs(grey - reference).max() <= 1
+
+
+def test_resizing_agrees_with_pillow():
+    images = colour().fitted(20, 1)
+    small = images.fitted(12, 1).pixels[0, 0].numpy().astype(int)
+    picture = Image.fromarray(images.pixels[0, 0].numpy()).resize((12, 12), Image.Resampling.BILINEAR)
+    assert np.abs(small - np.asarray(picture).astype(int)).max() <= 1
+
+
+def test_images_that_fit_are_left_alone():
+    images = colour()
+    assert torch.equal(images.fitted(20, 3).pixels, images.pixels)
+
+
+def test_saved_images_come_back(tmp_path):
+    from splitleak.datasets.files import load_file
+
+    images = colour()
+    images.save(tmp_path / "three.npz")
+    assert torch.equal(load_file(tmp_path / "three.npz").train.pixels, images.pixels)
+
+
+def test_wrong_labels_and_pixels_are_refused():
+    with pytest.raises(ValueError, match=r"expected labels in 0\.\.0"):
+        Images(colour().pixels, torch.tensor([0, 1, 0]), ("only",))
+    with pytest.raises(ValueError, match="expected uint8 pixels"):
+        Images(colour().floats(), torch.zeros(3, dtype=torch.int64), ("only",))
+
+
+def test_the_built_in_set_is_balanced_and_small():
+    from importlib.resources import files
+
+    loaded = load("builtin")
+    assert loaded.test is not None
+    assert torch.bincount(loaded.train.labels).tolist() == [700] * 10
+    assert torch.bincount(loaded.test.labels).tolist() == [200] * 10
+    assert (files("splitleak.datasets") / "fashion_mnist_9k.npz").stat().st_size <= 4_000_000
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(FileNotFoundError, match="builtin, cifar10"):
+        load("imagenette")
