@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 
 from defenses.base import EpochEnd, Step
 from defenses.stack import DefenseConfig, Stack
@@ -136,18 +136,19 @@ def train(
     )
     images = splits.train.pixels.to(device)
     labels = splits.train.labels.to(device)
-    half_precision = torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         permuted = torch.randperm(len(images), generator=order).to(device)
         for indices in permuted.split(config.training.batch_size):
             if len(indices) > 1:  # batch norm needs two
                 yield _augmented(images[indices].float() / 255, config.training.augment, augment), labels[indices]
 
     @torch.no_grad()
-    def survey() -> tuple[Tensor, Tensor]:
+    def survey(epoch: int) -> tuple[Tensor, Tensor]:
         model.eval()
-        found = [(model.encoder(_laid_out(x)).float(), y) for x, y in batches()]
+        # Streams of its own: who asks for a survey changes nothing in the training that follows.
+        draws = generator(config.seed, "survey", epoch), generator(config.seed, "survey", epoch, device=device)
+        found = [(model.encoder(_laid_out(x)).float(), y) for x, y in batches(*draws)]
         return torch.cat([z for z, _ in found]), torch.cat([y for _, y in found])
 
     for epoch in epochs("train", config.training.epochs, state, checkpoint, report):
@@ -155,28 +156,17 @@ def train(
         stack.train()
         losses, penalties, hits = [], [], []
         steps = math.ceil(len(images) / config.training.batch_size)
-        for index, (batch, target) in enumerate(batches()):
+        for index, (batch, target) in enumerate(batches(order, augment)):
             rate = config.training.rate(epoch + index / steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with half_precision:
-                features = model.encoder(_laid_out(batch))
-                sent = stack(features)
-                logits = model.head(sent)
-                task = functional.cross_entropy(logits, target)
-            penalty = stack.penalty(Step(batch, target, features, sent, logits, epoch, rate))
-            loss = task if penalty is None else task + penalty
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses.append(task.detach())
-            penalties.append(torch.zeros_like(task) if penalty is None else penalty.detach())
-            hits.append((logits.argmax(1) == target).float().mean())
+            task, penalty, hit = training_step(model, stack, optimizer, batch, target, epoch=epoch, rate=rate)
+            losses.append(task)
+            penalties.append(penalty)
+            hits.append(hit)
         figures = {"loss": losses, "penalty": penalties, "train_accuracy": hits}
         means = {name: float(torch.stack(values).mean()) for name, values in figures.items()}
         if not math.isfinite(means["loss"] + means["penalty"]):
             raise FloatingPointError(f"expected a finite loss, got {means} in epoch {epoch + 1}")
-        stack.on_epoch(EpochEnd(epoch, cache(survey)))
+        stack.on_epoch(EpochEnd(epoch, cache(partial(survey, epoch))))
         state.history.append(means)
 
     model.eval()
@@ -187,6 +177,30 @@ def train(
         "history": state.history,
     }
     return Target(config, splits.train.classes, dataset, model, stack, record)
+
+
+def training_step(
+    model: SplitModel, stack: Stack, optimizer: Optimizer, images: Tensor, labels: Tensor, *, epoch: int, rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of ``optimizer`` at learning rate ``rate`` on ``images`` ``(N, C, H, W)`` in [0, 1].
+
+    Returns:
+        The task loss, the stack's penalty (0 where there is none) and the share of right answers, all detached.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with torch.autocast("cuda", torch.bfloat16, enabled=images.device.type == "cuda"):
+        features = model.encoder(_laid_out(images))
+        sent = stack(features)
+        logits = model.head(sent)
+        task = functional.cross_entropy(logits, labels)
+    penalty = stack.penalty(Step(images, labels, features, sent, logits, epoch, rate))
+    loss = task if penalty is None else task + penalty
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    added = torch.zeros_like(task) if penalty is None else penalty.detach()
+    return task.detach(), added, (logits.argmax(1) == labels).float().mean()
 
 
 @torch.no_grad()
