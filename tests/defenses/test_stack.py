@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from defenses.base import Defense, EpochEnd, Step
+from defenses.stack import DefenseConfig, Stack
+from splitleak.config import Config
+
+STEP = Step(*[torch.empty(0)] * 5, epoch=0, learning_rate=0.1)
+
+
+class Affine(Defense):
+    """Multiplies and adds, penalises by a number, and counts epochs."""
+
+    name = "affine"
+    config_type = Config
+
+    def __init__(self, factor=1.0, offset=0.0, cost=None):
+        super().__init__(Config())
+        self.factor, self.offset, self.cost, self.ended = factor, offset, cost, []
+
+    def forward(self, features):
+        return self.factor * features + self.offset
+
+    def penalty(self, step):
+        return None if self.cost is None else torch.tensor(self.cost)
+
+    def on_epoch(self, end):
+        self.ended.append(end.epoch)
+
+
+def configs(*documents):
+    return [DefenseConfig.model_validate(document) for document in documents]
+
+
+def test_defenses_act_in_their_order():
+    add, double = Affine(offset=1), Affine(factor=2)
+    assert float(Stack([add, double])(torch.tensor(3.0))) == 8
+    assert float(Stack([double, add])(torch.tensor(3.0))) == 7
+
+
+def test_an_empty_stack_is_no_defense():
+    features = torch.rand(3)
+    assert torch.equal(Stack([])(features), features)
+    assert Stack([]).penalty(STEP) is None
+
+
+def test_penalties_add_up_and_those_without_one_add_nothing():
+    assert float(Stack([Affine(cost=1.5), Affine(), Affine(cost=2.0)]).penalty(STEP)) == 3.5
+    assert Stack([Affine()]).penalty(STEP) is None
+
+
+def test_every_defense_hears_of_the_end_of_an_epoch():
+    stack = Stack([Affine(), Affine()])
+    stack.on_epoch(EpochEnd(4, lambda: (torch.empty(0), torch.empty(0))))
+    assert [each.ended for each in stack] == [[4], [4]]
+
+
+def test_every_defense_knows_the_variance_of_all_noise_on_the_wire():
+    stack = Stack.build(
+        configs(
+            {"name": "gaussian-noise", "sigma": 0.1},
+            {"name": "cem"},
+            {"name": "laplace-noise", "scale": 0.2},
+            {"name": "dropout"},
+        )
+    )
+    assert [each.noise_variance_on_wire for each in stack] == pytest.approx([0.01 + 0.08] * 4)
+
+
+def test_defenses_of_one_kind_draw_from_streams_of_their_own():
+    stack = Stack.build(configs({"name": "gaussian-noise"}, {"name": "gaussian-noise"}))
+    stack.seed(0, torch.device("cpu"))
+    first, second = (each(torch.zeros(8)) for each in stack)
+    assert not torch.equal(first, second)
+
+
+def test_the_edge_is_given_only_what_acts_on_the_wire():
+    given = configs({"name": "bottleneck"}, {"name": "cem"}, {"name": "dropout"}, {"name": "gaussian-noise"})
+    assert [each.name for each in Stack.build(given, on_wire_only=True)] == ["dropout", "gaussian-noise"]
+
+
+def test_a_config_is_stored_with_every_default_spelled_out_and_reads_back():
+    (config,) = configs({"name": "bottleneck", "channels": 4})
+    spelled_out = {"channels": 4, "stride": 1, "kernel": 3, "sigmoid": True}
+    assert config.document() == {"name": "bottleneck", "config": spelled_out}
+    assert configs(config.document()) == [config]
+    assert config.build().config.document() == spelled_out
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"name": "nopek"}, "expected a defense of bottleneck, cem, dropout, .*, got 'nopek'"),
+        ("cem", "expected a defense of .*, got 'cem'"),
+        ({"sigma": 0.1}, "expected a defense of .*, got None"),
+        ({"name": "gaussian-noise", "sigm": 0.1}, "defense 'gaussian-noise': .*sigm: Extra inputs .*got 0.1"),
+        ({"name": "gaussian-noise", "sigma": -1}, "defense 'gaussian-noise': .*sigma: .*greater than .*got -1"),
+        ({"name": "bottleneck", "stride": 3}, "defense 'bottleneck': .*stride: .*1, 2, 4 or 8, got 3"),
+        ({"name": "cem", "config": {"mode": "best"}}, "defense 'cem': .*mode: .*'paper' or 'reference', got 'best'"),
+    ],
+)
+def test_a_fault_is_named_with_what_was_expected(document, message):
+    with pytest.raises(ValueError, match=message):
+        DefenseConfig.parse(document, source="stack")
