@@ -1,0 +1,140 @@
+import dataclasses
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from attacker.base import Knowledge, Query, Run
+from attacker.networks import ResNormDecoder
+from attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
+from splitleak.seeding import generator
+
+QUICK = DecoderConfig(blocks=1, channels=8, epochs=4, batch_size=16, learning_rate=0.05)
+
+
+class Interrupted(Exception):
+    """The process was killed here."""
+
+
+@pytest.fixture
+def known(small_splits):
+    """Features are the images at half their size, so that decoding them is easy and quick."""
+    public, victims = small_splits.public.floats()[:60], small_splits.victims.floats()[:6]
+
+    def send(images):
+        return functional.avg_pool2d(images, 2)
+
+    return Knowledge(captured=send(victims), image_shape=(1, 16, 16), public=public, query=Query(send))
+
+
+def save_after_each_epoch(monkeypatch):
+    """Lets the clock of `splitleak.fit` alone run a hundred seconds at each look."""
+    ticks = itertools.count(0, 100)
+    monkeypatch.setattr("splitleak.fit.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+
+
+def decoded(weights, features):
+    decoder = ResNormDecoder((1, 8, 8), (1, 16, 16), blocks=QUICK.blocks, channels=QUICK.channels)
+    decoder.load_state_dict(weights)
+    with torch.no_grad():
+        return decoder.eval()(features)
+
+
+def test_the_weights_are_those_of_the_epoch_with_least_held_out_error(known):
+    attack = DecoderAttack(QUICK)
+    rebuilt = attack(known, Run(seed=1))
+    errors = [figures["held_out_mse"] for figures in attack.findings["history"]]
+    assert len(errors) == QUICK.epochs
+    assert attack.findings["chosen_epoch"] == errors.index(min(errors)) + 1
+    held_out = torch.randperm(60, generator=generator(1, "decoder", "held-out"))[:6]
+    images = known.public[held_out]
+    error = functional.mse_loss(decoded(attack.weights(), known.query(images)), images)
+    assert error.item() == pytest.approx(min(errors), rel=1e-4)
+    torch.testing.assert_close(decoded(attack.weights(), known.captured).clamp(0, 1), rebuilt)
+
+
+def test_a_later_and_worse_epoch_does_not_win(known):
+    attack = DecoderAttack(QUICK.model_copy(update={"learning_rate": 2.0, "epochs": 6}))
+    for seed in range(20):
+        attack(known, Run(seed=seed))
+        if attack.findings["chosen_epoch"] < 6:
+            break
+    errors = [figures["held_out_mse"] for figures in attack.findings["history"]]
+    assert attack.findings["held_out_mse"] == min(errors) < errors[-1]
+
+
+def test_the_held_out_pairs_are_not_trained_on(known):
+    """Held-out images that cannot be learnt change the error they give, and not the weights."""
+    held_out = torch.randperm(60, generator=generator(1, "decoder", "held-out"))[:6]
+    spoilt = known.public.clone()
+    spoilt[held_out] = 1 - spoilt[held_out]
+    once = DecoderAttack(QUICK.model_copy(update={"epochs": 1}))
+    once(known, Run(seed=1))
+    other = DecoderAttack(once.config)
+    other(dataclasses.replace(known, public=spoilt), Run(seed=1))
+    assert all(torch.equal(other.weights()[name], tensor) for name, tensor in once.weights().items())
+    assert other.findings["held_out_mse"] != once.findings["held_out_mse"]
+
+
+def test_interrupted_and_taken_up_again_it_gives_the_same(known, tmp_path, monkeypatch):
+    whole = DecoderAttack(QUICK)
+    expected = whole(known, Run(seed=2))
+    save_after_each_epoch(monkeypatch)
+    checkpoint = tmp_path / "checkpoint"
+
+    def kill(what, done, total, figures):
+        if done == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        DecoderAttack(QUICK)(known, Run(seed=2, checkpoint=checkpoint, report=kill))
+    assert checkpoint.exists()
+    done = []
+    again = DecoderAttack(QUICK)
+    rebuilt = again(known, Run(seed=2, checkpoint=checkpoint, report=lambda what, at, total, figures: done.append(at)))
+    assert done == [2, 3, 4]
+    assert torch.equal(rebuilt, expected)
+    assert again.findings == whole.findings
+    assert not checkpoint.exists()
+
+
+def test_a_checkpoint_of_other_features_is_not_taken_up(known, tmp_path, monkeypatch):
+    save_after_each_epoch(monkeypatch)
+    checkpoint, done = tmp_path / "checkpoint", []
+
+    def kill(what, at, total, figures):
+        if at == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        DecoderAttack(QUICK)(known, Run(checkpoint=checkpoint, report=kill))
+    assert checkpoint.exists()
+    moved = dataclasses.replace(known, query=Query(lambda images: functional.avg_pool2d(images, 2) + 0.5))
+    DecoderAttack(QUICK)(moved, Run(checkpoint=checkpoint, report=lambda what, at, total, figures: done.append(at)))
+    assert done == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_public_images_are_refused(known, count):
+    with pytest.raises(ValueError, match=f"at least 3 public images, got {count}"):
+        DecoderAttack(QUICK)(dataclasses.replace(known, public=known.public[:count]))
+
+
+@pytest.mark.parametrize("wrong", [lambda images: images, lambda images: functional.avg_pool2d(images, 2)[:-1]])
+def test_features_of_another_shape_than_the_captured_are_refused(known, wrong):
+    with pytest.raises(ValueError, match=r"decoder: expected features \(60, 1, 8, 8\)"):
+        DecoderAttack(QUICK)(dataclasses.replace(known, query=Query(wrong)))
+
+
+def test_the_paper_preset_is_the_published_decoder():
+    paper = DecoderAttack.paper_config()
+    assert (paper.blocks, paper.channels, paper.epochs, paper.batch_size) == (8, 64, 50, 256)
+
+
+def test_setting_its_random_weights_leaves_the_callers_randomness_alone(known):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    DecoderAttack(QUICK.model_copy(update={"epochs": 1}))(known)
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -1,0 +1,96 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from attacker.base import Attack, Knowledge, Query, Run
+from splitleak.config import Config
+
+
+class Given(Attack):
+    """Answers with what it was given."""
+
+    name = "given"
+    config_type = Config
+    needs = frozenset({"public"})
+
+    def __init__(self, images):
+        super().__init__(Config())
+        self.images = images
+
+    def reconstruct(self, known, run):
+        return self.images
+
+
+def knowledge(**changes):
+    known = Knowledge(captured=torch.zeros(2, 3), image_shape=(1, 4, 4), public=torch.zeros(5, 1, 4, 4))
+    return dataclasses.replace(known, **changes)
+
+
+def test_queries_are_counted_by_the_image():
+    query = Query(lambda images: images + 1)
+    assert torch.equal(query(torch.zeros(3, 1)), torch.ones(3, 1))
+    query(torch.zeros(4, 1))
+    assert query.made == 7
+
+
+def test_nothing_is_sent_over_the_budget():
+    sent = []
+    query = Query(lambda images: sent.append(len(images)) or images, budget=5)
+    query(torch.zeros(3, 1))
+    with pytest.raises(PermissionError, match="at most 5 queries, got 6"):
+        query(torch.zeros(3, 1))
+    assert (sent, query.made) == ([3], 3)
+    query(torch.zeros(2, 1))
+    assert query.made == 5
+
+
+def test_knowledge_has_no_place_for_the_victims_images_or_a_path():
+    allowed = {
+        "captured": torch.Tensor,
+        "image_shape": tuple[int, int, int],
+        "public": torch.Tensor | None,
+        "query": Query | None,
+        "encoder": nn.Module | None,
+    }
+    assert {field.name: field.type for field in dataclasses.fields(Knowledge)} == allowed
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        knowledge().public = None
+    assert not {field.name for field in dataclasses.fields(Run)} & {"victims", "truth", "ledger", "images"}
+
+
+def test_images_leave_the_entry_on_the_cpu_without_gradient_and_in_range():
+    made = Given(torch.linspace(-1, 2, 32).view(2, 1, 4, 4).double().requires_grad_())(knowledge())
+    assert made.dtype == torch.float32
+    assert not made.requires_grad
+    assert (made.min(), made.max()) == (0, 1)
+
+
+def test_the_entry_refuses_what_was_withheld():
+    with pytest.raises(PermissionError, match="attack 'given' needs 'public', which this threat model withholds"):
+        Given(torch.zeros(2, 1, 4, 4))(knowledge(public=None))
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 4, 4), (2, 3, 4, 4), (2, 16)])
+def test_the_entry_refuses_images_of_another_shape(shape):
+    with pytest.raises(RuntimeError, match=r"expected finite images \(2, 1, 4, 4\)"):
+        Given(torch.zeros(shape))(knowledge())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_the_entry_refuses_values_that_are_not_finite(value):
+    images = torch.zeros(2, 1, 4, 4)
+    images[1, 0, 2, 2] = value
+    with pytest.raises(RuntimeError, match="not all finite"):
+        Given(images)(knowledge())
+
+
+def test_the_entry_refuses_an_empty_capture():
+    with pytest.raises(ValueError, match="at least one captured feature"):
+        Given(torch.zeros(0, 1, 4, 4))(knowledge(captured=torch.zeros(0, 3)))
+
+
+def test_the_entry_refuses_public_images_of_another_shape():
+    with pytest.raises(ValueError, match=r"expected public images \(1, 4, 4\), got \(1, 8, 8\)"):
+        Given(torch.zeros(2, 1, 4, 4))(knowledge(public=torch.zeros(5, 1, 8, 8)))

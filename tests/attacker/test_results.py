@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+import torch
+
+from attacker.results import Reconstructions
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    images = torch.rand(3, 1, 4, 4)
+    Reconstructions(("a-0", "b-1", "ü#2"), images).save(tmp_path / "deep" / "made.npz")
+    loaded = Reconstructions.load(tmp_path / "deep" / "made.npz")
+    assert loaded.ids == ("a-0", "b-1", "ü#2")
+    assert torch.equal(loaded.images, images)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["made.npz"]
+
+
+def test_a_file_with_other_arrays_is_refused_by_name(tmp_path):
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    with pytest.raises(ValueError, match=r"other\.npz: expected what `splitleak attack` writes"):
+        Reconstructions.load(tmp_path / "other.npz")
+
+
+def test_pickled_objects_are_not_loaded(tmp_path):
+    np.savez(tmp_path / "evil.npz", ids=np.array([{"a": 1}], dtype=object), images=np.zeros((1, 1, 4, 4)))
+    with pytest.raises(ValueError, match="expected what `splitleak attack` writes"):
+        Reconstructions.load(tmp_path / "evil.npz")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        Reconstructions.load(tmp_path / "none.npz")

@@ -1,0 +1,102 @@
+"""What every reconstruction attack keeps, over the table of attacks."""
+
+import dataclasses
+import importlib
+import pkgutil
+
+import pytest
+import torch
+
+import attacker.reconstruction
+from attacker.base import Attack, Knowledge, Query, Run
+from attacker.reconstruction import ATTACKS
+from splitleak.measures.pixel import mse
+from splitleak.models.split import ModelConfig, build
+
+QUICK = {"epochs": 6, "batch_size": 32, "channels": 16, "blocks": 1}
+
+every_attack = pytest.mark.parametrize("name", sorted(ATTACKS))
+
+
+def made(name, **settings):
+    kind = ATTACKS[name]
+    quick = {key: value for key, value in QUICK.items() if key in kind.config_type.model_fields}
+    return kind(kind.config_type.parse({**quick, **settings}, source="test"))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return build(ModelConfig(architecture="cnn", width=0.5, channels=1, size=16, classes=10)).encoder.eval()
+
+
+@pytest.fixture
+def known(encoder, small_splits):
+    """A threat model that withholds nothing but the victims' images."""
+
+    @torch.no_grad()
+    def send(images):
+        return encoder(images)
+
+    victims = small_splits.victims.floats()
+    return Knowledge(
+        captured=send(victims),
+        image_shape=tuple(victims.shape[1:]),
+        public=small_splits.public.floats(),
+        query=Query(send),
+        encoder=encoder,
+    )
+
+
+@every_attack
+def test_it_rebuilds_an_undefended_model_at_half_the_error_of_the_mean_image(name, known, small_splits):
+    truth = small_splits.victims.floats()
+    rebuilt = made(name)(known)
+    of_the_mean = mse(known.public.mean(0).expand_as(truth), truth).mean()
+    assert mse(rebuilt, truth).mean() <= of_the_mean / 2
+
+
+@every_attack
+def test_it_gives_one_image_in_range_for_each_feature_and_reports_findings(name, known):
+    attack = made(name)
+    rebuilt = attack(dataclasses.replace(known, captured=known.captured[:5]))
+    assert rebuilt.shape == (5, *known.image_shape)
+    assert 0 <= rebuilt.min() <= rebuilt.max() <= 1
+    assert attack.findings
+
+
+@every_attack
+def test_it_refuses_by_name_each_missing_piece_of_knowledge(name, known):
+    attack = made(name)
+    assert attack.needs <= {field.name for field in dataclasses.fields(Knowledge)} - {"captured", "image_shape"}
+    for need in attack.needs:
+        with pytest.raises(PermissionError, match=f"{name}.*'{need}'"):
+            attack(dataclasses.replace(known, **{need: None}))
+
+
+@every_attack
+def test_one_seed_gives_the_same_images_whatever_ran_before(name, known):
+    brief = dataclasses.replace(known, captured=known.captured[:8])
+    attack = {"epochs": 1} if "epochs" in ATTACKS[name].config_type.model_fields else {}
+    first = made(name, **attack)(brief, Run(seed=3))
+    torch.rand(7)
+    assert torch.equal(made(name, **attack)(brief, Run(seed=3)), first)
+    assert not torch.equal(made(name, **attack)(brief, Run(seed=4)), first)
+
+
+@every_attack
+def test_its_table_entry_and_both_presets_are_sound(name):
+    kind = ATTACKS[name]
+    assert kind.name == name
+    kind(kind.config_type())
+    kind(kind.paper_config())
+    assert kind.__doc__
+
+
+def test_the_table_lists_every_attack_of_the_folder():
+    found = set()
+    for module in pkgutil.iter_modules(attacker.reconstruction.__path__, "attacker.reconstruction."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and issubclass(value, Attack) and value.__module__ == module.name:
+                found.add(value)
+    assert found == set(ATTACKS.values())
