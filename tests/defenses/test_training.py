@@ -1,0 +1,182 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from defenses.training import AugmentConfig, TrainingConfig, _augmented, assemble, train
+from splitleak.fit import epochs
+
+CPU = torch.device("cpu")
+WHOLE_STACK = ("bottleneck", "gaussian-noise", {"name": "cem", "weight": 1})
+
+
+def weights(target):
+    return {**target.model.state_dict(), **{f"stack.{key}": t for key, t in target.stack.state_dict().items()}}
+
+
+def same(some, others):
+    return some.keys() == others.keys() and all(torch.equal(some[key], others[key]) for key in some)
+
+
+def test_a_target_learns_far_beyond_chance(small_target, small_splits):
+    target = train(small_target("bottleneck", "gaussian-noise", "cem", epochs=10), small_splits, device=CPU)
+    chance = 1 / len(small_splits.train.classes)
+    assert target.record["accuracy"] > 5 * chance
+    assert target.record["history"][-1]["loss"] < target.record["history"][0]["loss"] / 2
+    assert not target.model.training
+    assert not target.stack.training
+
+
+def test_one_seed_gives_one_set_of_weights_and_another_seed_others(small_target, small_splits):
+    first, again, other = (
+        weights(train(small_target(*WHOLE_STACK, seed=seed), small_splits, device=CPU)) for seed in (3, 3, 4)
+    )
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_a_training_leaves_torchs_own_randomness_alone(small_target, small_splits):
+    before = torch.get_rng_state()
+    train(small_target(*WHOLE_STACK, "dropout", epochs=1), small_splits, device=CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def interrupt_at(epoch):
+    def report(what, done, total, figures):
+        if done == epoch:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(
+    small_target, small_splits, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(epochs.__kwdefaults__, "every_s", 0.0)
+    config = small_target(*WHOLE_STACK, "dropout", epochs=4)
+    checkpoint = tmp_path / "checkpoint"
+    for epoch in (2, 4):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, small_splits, device=CPU, checkpoint=checkpoint, report=interrupt_at(epoch))
+    heard = []
+    resumed = train(config, small_splits, device=CPU, checkpoint=checkpoint, report=lambda *said: heard.append(said[1]))
+    assert heard == [3, 4]
+    assert not checkpoint.exists()
+    whole = train(config, small_splits, device=CPU)
+    assert same(weights(resumed), weights(whole))
+    assert resumed.record == whole.record
+
+
+def test_the_checkpoint_of_another_config_is_not_taken_up(small_target, small_splits, tmp_path, monkeypatch):
+    monkeypatch.setitem(epochs.__kwdefaults__, "every_s", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_target(), small_splits, device=CPU, checkpoint=tmp_path / "c", report=interrupt_at(2))
+    other = small_target(seed=1)
+    resumed = train(other, small_splits, device=CPU, checkpoint=tmp_path / "c")
+    assert same(weights(resumed), weights(train(other, small_splits, device=CPU)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 32}, r"expected images \(1, 32, 32\), got \(1, 16, 16\)"),
+        ({"channels": 3}, r"expected images \(3, 16, 16\), got \(1, 16, 16\)"),
+        ({"classes": 7}, r"expected 7 classes, got \d+"),
+    ],
+)
+def test_images_that_do_not_fit_the_model_are_refused(small_target, small_splits, change, message):
+    config = small_target()
+    config = config.model_copy(update={"model": config.model.model_copy(update=change)})
+    with pytest.raises(ValueError, match=message):
+        train(config, small_splits, device=CPU)
+
+
+def test_a_loss_that_explodes_is_an_error(small_target, small_splits):
+    with pytest.raises(FloatingPointError, match=r"expected a finite loss, got .* in epoch"):
+        train(small_target(learning_rate=1e30, epochs=1), small_splits, device=CPU)
+
+
+def test_a_defense_changes_no_initial_weight_of_the_network_it_protects(small_target):
+    plain, _ = assemble(small_target(), "builtin")
+    protected, _ = assemble(small_target("bottleneck", "gaussian-noise", "cem"), "builtin")
+    assert same(plain.encoder.state_dict(), protected.encoder[0].state_dict())
+    assert same(plain.head.state_dict(), protected.head[-1].state_dict())
+
+
+def test_the_paper_schedule_has_the_published_rates():
+    paper = TrainingConfig.paper()
+    for start, end, rate in ((2, 60, 0.05), (60, 120, 0.01), (120, 180, 0.002), (180, 210, 4e-4), (210, 240, 8e-5)):
+        assert [paper.rate(epoch) for epoch in (start, end - 0.01)] == pytest.approx([rate, rate])
+
+
+def test_the_cosine_schedule_warms_up_falls_and_is_never_zero():
+    config = TrainingConfig(epochs=12, warmup_epochs=2, learning_rate=0.1)
+    assert [config.rate(progress) for progress in (0.5, 1, 2, 7)] == pytest.approx([0.025, 0.05, 0.1, 0.05])
+    rates = [config.rate(2 + step / 10) for step in range(101)]
+    assert rates == sorted(rates, reverse=True)
+    assert min(config.rate(0), rates[-1]) > 0
+
+
+def drawn(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+IMAGES = torch.rand(64, 3, 9, 7, generator=drawn(1))
+
+
+def test_augmentation_that_is_switched_off_changes_nothing():
+    assert torch.equal(_augmented(IMAGES, AugmentConfig(flip=False), drawn()), IMAGES)
+
+
+def test_a_flip_mirrors_about_every_other_image_and_no_more():
+    flipped = _augmented(IMAGES, AugmentConfig(), drawn())
+    mirrored = [torch.equal(after, before.flip(2)) for after, before in zip(flipped, IMAGES, strict=True)]
+    kept = [torch.equal(after, before) for after, before in zip(flipped, IMAGES, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, kept, strict=True))
+    assert 16 < sum(mirrored) < 48
+
+
+def test_a_crop_is_a_window_of_the_padded_image_and_all_windows_occur():
+    images = torch.rand(400, 1, 5, 4, generator=drawn(1))
+    cropped = _augmented(images, AugmentConfig(flip=False, crop_padding=1), drawn())
+    found = set()
+    for after, before in zip(cropped, images, strict=True):
+        padded = functional.pad(before, [1] * 4)
+        windows = {(y, x): padded[:, y : y + 5, x : x + 4] for y in range(3) for x in range(3)}
+        (place,) = (place for place, window in windows.items() if torch.equal(window, after))
+        found.add(place)
+    assert len(found) == 9
+
+
+def rotated_slowly(image, angle):
+    """Bilinear sampling at the rotated place of every pixel, zeros outside, pixel by pixel."""
+    _, height, width = image.shape
+    result = torch.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            y, x = (2 * row + 1) / height - 1, (2 * column + 1) / width - 1
+            turned_x = angle.cos() * x - angle.sin() * y
+            turned_y = angle.sin() * x + angle.cos() * y
+            source_x, source_y = ((turned_x + 1) * width - 1) / 2, ((turned_y + 1) * height - 1) / 2
+            for near_y in (int(source_y.floor()), int(source_y.floor()) + 1):
+                for near_x in (int(source_x.floor()), int(source_x.floor()) + 1):
+                    if 0 <= near_y < height and 0 <= near_x < width:
+                        share = (1 - (source_y - near_y).abs()) * (1 - (source_x - near_x).abs())
+                        result[:, row, column] += share * image[:, near_y, near_x]
+    return result
+
+
+def test_a_rotation_turns_each_image_by_an_angle_of_its_own_within_the_range():
+    images = torch.rand(4, 2, 7, 7, generator=drawn(1))
+    rotated = _augmented(images, AugmentConfig(flip=False, rotation_degrees=30), drawn())
+    angles = (2 * torch.rand(4, generator=drawn()) - 1) * torch.pi / 6
+    assert len(set(angles.tolist())) == 4
+    for after, before, angle in zip(rotated, images, angles, strict=True):
+        torch.testing.assert_close(after, rotated_slowly(before, angle), rtol=1e-4, atol=1e-5)
+
+
+def test_augmented_images_stay_in_range_and_repeat_under_one_seed():
+    config = AugmentConfig(crop_padding=2, rotation_degrees=15)
+    first = _augmented(IMAGES, config, drawn(5))
+    assert torch.equal(first, _augmented(IMAGES, config, drawn(5)))
+    assert not torch.equal(first, _augmented(IMAGES, config, drawn(6)))
+    assert 0 <= float(first.min()) <= float(first.max()) <= 1
