@@ -1,0 +1,120 @@
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splitleak.artifacts import (
+    hardware,
+    load_tensors,
+    provenance,
+    save_tensors,
+    write_json,
+    written_file,
+    written_folder,
+)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_two_files(folder, content, *, fail=False):
+    with written_folder(folder) as partial:
+        (partial / "first").write_text(content)
+        if fail:
+            raise KeyboardInterrupt
+        (partial / "second").write_text(content)
+
+
+def write_and_fail(path):
+    with written_file(path) as partial:
+        partial.write_text("new")
+        raise KeyboardInterrupt
+
+
+def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):
+    folder = tmp_path / "deep" / "folder"
+    write_two_files(folder, "old")
+    (folder / "third").touch()
+    write_two_files(folder, "new")
+    assert names(folder) == ["first", "second"]
+    assert (folder / "first").read_text() == "new"
+    assert names(folder.parent) == ["folder"]
+
+
+def test_an_interrupted_folder_leaves_the_old_one_or_none(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write_two_files(tmp_path / "folder", "new", fail=True)
+    assert names(tmp_path) == []
+    write_two_files(tmp_path / "folder", "old")
+    with pytest.raises(KeyboardInterrupt):
+        write_two_files(tmp_path / "folder", "new", fail=True)
+    assert (tmp_path / "folder" / "second").read_text() == "old"
+    assert names(tmp_path) == ["folder"]
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path):
+    for leftover in (".folder.partial", ".folder.old"):
+        (tmp_path / leftover).mkdir()
+        (tmp_path / leftover / "stale").touch()
+    write_two_files(tmp_path / "folder", "new")
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == ["first", "second"]
+
+
+def test_an_interrupted_file_leaves_the_old_one(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail(path)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_json_with_no_number_in_it_is_refused_and_the_old_file_stays(tmp_path):
+    write_json(tmp_path / "a.json", {"value": 1.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"value": math.nan})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"value": 1.5}
+
+
+def test_tensors_survive_a_round_trip_in_any_layout(tmp_path):
+    tensors = {
+        "channels_last": torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+        "transposed": torch.rand(3, 4).T,
+        "integer": torch.arange(5),
+        "scalar": torch.tensor(1.5),
+        "learning": torch.rand(3, requires_grad=True),
+        "empty": torch.empty(0, 3),
+    }
+    save_tensors(tmp_path / "t", tensors, {"note": "é"})
+    loaded, metadata = load_tensors(tmp_path / "t")
+    assert metadata == {"note": "é"}
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor.detach()) for name, tensor in tensors.items())
+
+
+def test_missing_tensors_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected weights at .*nowhere"):
+        load_tensors(tmp_path / "nowhere")
+
+
+@given(content=st.binary(max_size=64))
+def test_any_bytes_give_tensors_or_a_value_error(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "fuzzed"
+    path.write_bytes(content)
+    try:
+        load_tensors(path)
+    except ValueError as error:
+        assert "expected a safetensors file" in str(error)  # noqa: PT017  # most bytes fail, a few may not
+
+
+def test_provenance_says_where_a_number_came_from():
+    found = provenance()
+    assert set(found) == {"command", "commit", "hardware", "python", "torch", "time"}
+    assert found["torch"] == torch.__version__
+    assert found["time"].endswith("+00:00")
+    assert f"{torch.get_num_threads()} torch threads" in hardware()

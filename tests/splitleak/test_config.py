@@ -1,0 +1,84 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+
+from splitleak.config import Config, digest, read_document
+
+
+class Inner(Config):
+    sizes: tuple[int, ...] = (1, 2)
+
+
+class Outer(Config):
+    rate: float = Field(default=0.5, ge=0)
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rat": 0.1}, "here: expected a Outer, but rat: Extra inputs are not permitted, got 0.1"),
+        ({"rate": -1}, "rate: .*greater than or equal to 0, got -1"),
+        ({"rate": float("nan")}, "rate: .*got nan"),
+        ({"rate": float("inf")}, "rate: .*finite number, got inf"),
+        ({"inner": {"sizes": [1, "x"]}}, "inner.sizes.1: .*valid integer.*, got 'x'"),
+        ([], r"document: .*, got \[\]"),
+    ],
+)
+def test_a_fault_names_source_key_expectation_and_value(values, message):
+    with pytest.raises(ValueError, match=message):
+        Outer.parse(values, source="here")
+
+
+def test_all_faults_are_named_at_once():
+    with pytest.raises(ValueError, match=r"rate: .*; .*surplus: "):
+        Outer.parse({"rate": "fast", "surplus": 1}, source="here")
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        Outer().rate = 0.1
+
+
+def test_a_document_spells_out_every_default_and_reads_back():
+    assert Outer().document() == {"rate": 0.5, "inner": {"sizes": [1, 2]}}
+    assert Outer.parse(json.loads(json.dumps(Outer().document())), source="here") == Outer()
+
+
+def test_toml_and_json_give_the_same_config(tmp_path):
+    (tmp_path / "a.toml").write_text("rate = 0.25\n[inner]\nsizes = [3]\n")
+    (tmp_path / "a.json").write_text('{"rate": 0.25, "inner": {"sizes": [3]}}')
+    assert (
+        Outer.read(tmp_path / "a.toml") == Outer.read(tmp_path / "a.json") == Outer(rate=0.25, inner=Inner(sizes=(3,)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.toml", b"rate = ", "a.toml: expected valid TOML, but"),
+        ("a.json", b"{", "a.json: expected valid JSON, but"),
+        ("a.json", b"\xff", "a.json: expected valid JSON, but"),
+        ("a.yaml", b"rate: 1", "a.yaml: expected a .toml or .json file, got '.yaml'"),
+        ("a", b"", "a: expected a .toml or .json file, got 'no suffix'"),
+    ],
+)
+def test_a_file_that_is_no_document_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_document(tmp_path / name)
+
+
+def test_a_digest_changes_with_any_value_and_with_no_order():
+    assert Outer().digest == Outer(rate=0.5).digest
+    assert len({Outer().digest, Outer(rate=0.4).digest, Outer(inner=Inner(sizes=(2, 1))).digest}) == 3
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3) | st.none(), max_size=4))
+def test_a_digest_is_twelve_hexadecimal_digits(document):
+    assert len(digest(document)) == 12
+    int(digest(document), 16)

@@ -1,0 +1,51 @@
+import logging
+
+import pytest
+
+from splitleak.logs import configure, progress
+
+
+@pytest.fixture
+def _root_logger():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_log_lines_of_the_level_and_above_go_to_standard_error(capsys):
+    configure("info")
+    logging.getLogger("cloud").info("ready")
+    logging.getLogger("cloud").debug("detail")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.endswith("INFO cloud: ready\n")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_an_unknown_level_is_refused():
+    with pytest.raises(ValueError, match="LOUD"):
+        configure("loud")
+
+
+def test_away_from_a_terminal_progress_is_its_last_line_on_standard_error(capsys):
+    with progress("target") as report:
+        for done in range(1, 4):
+            report("train", done, 3, {"loss": 0.123456, "accuracy": 1.0})
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "target train 3/3 loss 0.1235  accuracy 1\n"
+
+
+def test_on_a_terminal_progress_is_a_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("target") as report:
+        report("train", 3, 3, {"loss": 0.5})
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "3/3" in said.err
+    assert "loss 0.5" in said.err
