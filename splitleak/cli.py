@@ -110,7 +110,7 @@ def train(
     images: Annotated[
         Path | None, typer.Option(help="Folder from `splitleak split`; default: the built-in images, split by seed 0.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML or JSON: [model], [[defenses]], [training].")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML or JSON with tables model, defenses, training.")] = None,
     defense: Annotated[list[str] | None, typer.Option(help="A defense by name; repeat to stack them.")] = None,
     settings: Settings = None,
     preset: Preset = "cpu",
@@ -485,10 +485,12 @@ def _with_settings(document: dict[str, Any], settings: list[str]) -> dict[str, A
         except tomllib.TOMLDecodeError:
             value = text
         *tables, key = path.split(".")
-        place = document
-        stacked = {each["name"]: each for each in document.get("defenses", [])}
+        place: Any = document
+        stacked = {each["name"]: each for each in document.get("defenses", []) if "name" in each}
         for index, table in enumerate(tables):
             place = stacked[table] if index == 0 and table in stacked else place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"expected a table {table!r} for --set {setting}, got {place!r}")
         place[key] = value
     return document
 

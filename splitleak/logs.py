@@ -5,11 +5,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from splitleak.fit import Report
+if TYPE_CHECKING:  # it imports torch, and `configure` runs before each command's --help
+    from splitleak.fit import Report
 
 _EVERY_S = 5.0
 
@@ -22,7 +24,7 @@ def configure(level: str = "warning") -> None:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Report]:
+def progress(label: str) -> "Iterator[Report]":
     """A `Report` that draws a bar on a terminal, and prints a line every few seconds elsewhere."""
     console = Console(stderr=True)
     if console.is_terminal:
