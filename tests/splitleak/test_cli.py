@@ -1,0 +1,215 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from splitleak.cli import app, main
+from splitleak.wire.service import ServerConfig, serve
+
+COMMANDS = ("split", "train", "inspect", "cloud", "edge", "tap", "attack", "score", "latency", "report", "demo")
+
+HELP = """
+import sys
+from splitleak.cli import app
+for arguments in [["--help"], *([name, "--help"] for name in sys.argv[1:])]:
+    try:
+        app(arguments)
+    except SystemExit as stopped:
+        assert stopped.code == 0, (arguments, stopped.code)
+heavy = {"torch", "torchvision", "grpc", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, small_splits):
+    folder = tmp_path_factory.mktemp("images")
+    small_splits.save(folder)
+    return folder
+
+
+QUICK = ("--set", "model.architecture=cnn", "--set", "model.width=0.5", "--set", "training.epochs=1")
+
+
+def called(capsys, monkeypatch, *arguments):
+    """Exit status, standard output and standard error of a command run in this process."""
+    monkeypatch.setattr(sys, "argv", ["splitleak", *map(str, arguments)])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    found = capsys.readouterr()
+    return stopped.value.code or 0, found.out, found.err
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    return lambda *arguments: called(capsys, monkeypatch, *arguments)
+
+
+@pytest.fixture
+def train(call, images, tmp_path):
+    def run(*arguments):
+        code, out, err = call("train", "--images", images, "--out", tmp_path / "toy", "--json", *QUICK, *arguments)
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+def test_every_command_explains_itself_without_loading_what_computes():
+    subprocess.run([sys.executable, "-c", HELP, *COMMANDS], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
+def test_the_commands_are_these():
+    assert {command.name or command.callback.__name__ for command in app.registered_commands} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_ends_well_and_names_every_option(command):
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "--json" in result.output
+    assert "[]" not in result.output  # brackets in a help text are taken for markup, and vanish
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "--defense", "magic"), "magic"),
+        (("train", "--set", "training.epochs"), "expected --set KEY=VALUE, got 'training.epochs'"),
+        (("train", "--set", "=3"), "expected --set KEY=VALUE"),
+        (("train", "--set", "training.epoch=3"), "training.epoch"),
+        (("train", "--set", "training.epochs=0"), "training.epochs"),
+        (("train", "--set", "training.epochs=many"), "'many'"),
+        (("train", "--set", "seed.deeper=1"), "expected a table 'seed' for --set seed.deeper=1, got 0"),
+        (("train", "--set", "nopeek.weight=1"), "nopeek"),
+        (("train", "--config", "none.toml"), "none.toml"),
+        (("train", *QUICK, "--device", "abacus"), "abacus"),
+        (("inspect", "nothing"), "nothing"),
+        (("cloud", "nothing"), "nothing"),
+        (("edge", "nothing", "--cloud", "127.0.0.1:1", "--listen", "127.0.0.1:0"), "nothing"),
+        (("latency", "nothing"), "nothing"),
+        (("report", "nothing"), "nothing"),
+        (("split", "--data", "nothing.npz"), "nothing.npz"),
+        (("split", "--victims", "1000000"), "victims 1000000"),
+        (("attack", "--capture", "c", "--public", "p", "--edge", "e:1", "--attack", "magic"), "decoder"),
+        (("attack", "--capture", "c", "--public", "p", "--edge", "e:1"), "c"),
+        (("attack", "--capture", "c", "--public", "p", "--edge", "e:1", "--set", "epoch=3"), "epoch"),
+        (("score", "--artifact", "a", "--attack", "b", "--truth", "t", "--ledger", "l"), "a"),
+    ],
+)
+def test_bad_input_is_one_line_on_standard_error(call, images, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    given = (*arguments, "--images", images) if arguments[0] == "train" else arguments
+    code, out, err = call(*given)
+    assert (code, out) == (1, "")
+    assert err.startswith("splitleak: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_a_taken_port_is_one_line_and_exit_status_1(call, tmp_path):
+    with serve(lambda server: None, ServerConfig()) as port:
+        code, _, err = call("tap", "--upstream", "h:1", "--capture", tmp_path / "c", "--listen", f"127.0.0.1:{port}")
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"expected a free address to listen on, got 127.0.0.1:{port}" in err
+
+
+def test_options_that_cannot_be_are_usage_errors(call):
+    assert call("edge", "half", "--cloud", "h:1")[0] == 2
+    assert call("train", "--seed", "-1")[0] == 2
+    assert call("levitate")[0] == 2
+
+
+def test_the_cause_is_shown_when_asked(call, monkeypatch):
+    monkeypatch.setenv("SPLITLEAK_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["splitleak", "inspect", "nothing"])
+    with pytest.raises(FileNotFoundError):
+        main()
+
+
+def test_training_the_same_target_again_reuses_it(train, tmp_path):
+    first = train()
+    assert first["reused"] is False
+    stamp = (tmp_path / "toy" / "artifact.json").stat().st_mtime_ns
+    again = train()
+    assert again == {**first, "reused": True}
+    assert (tmp_path / "toy" / "artifact.json").stat().st_mtime_ns == stamp
+
+
+def test_another_setting_another_seed_or_force_trains_again(train, tmp_path):
+    train()
+    assert train("--seed", "1")["reused"] is False
+    assert train("--seed", "1", "--set", "training.momentum=0.8")["reused"] is False
+    assert train("--seed", "1", "--set", "training.momentum=0.8", "--force")["reused"] is False
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]
+
+
+def test_a_setting_reaches_the_defense_it_names(train, tmp_path):
+    train("--defense", "bottleneck", "--defense", "gaussian-noise", "--set", "gaussian-noise.sigma=0.125")
+    target = json.loads((tmp_path / "toy" / "artifact.json").read_text())["target"]
+    assert [defense["name"] for defense in target["defenses"]] == ["bottleneck", "gaussian-noise"]
+    assert target["defenses"][1]["config"]["sigma"] == 0.125
+    assert target["training"]["epochs"] == 1
+    edge = json.loads((tmp_path / "toy" / "edge" / "half.json").read_text())
+    assert edge["target"] == target
+
+
+def test_a_config_file_is_laid_over_the_preset_and_settings_over_both(train, tmp_path):
+    (tmp_path / "target.toml").write_text(
+        "seed = 5\n[training]\nmomentum = 0.7\nepochs = 9\n[[defenses]]\nname = 'gaussian-noise'\nsigma = 0.5\n"
+    )
+    train("--config", tmp_path / "target.toml", "--set", "gaussian-noise.sigma=0.25")
+    target = json.loads((tmp_path / "toy" / "artifact.json").read_text())["target"]
+    assert (target["seed"], target["training"]["momentum"], target["training"]["epochs"]) == (5, 0.7, 1)
+    assert target["defenses"][0]["config"]["sigma"] == 0.25
+
+
+def test_inspect_shows_both_halves_and_counts_all_parameters(train, call, tmp_path):
+    train()
+    code, out, _ = call("inspect", tmp_path / "toy", "--json")
+    found = json.loads(out)
+    assert code == 0
+    for half in ("edge", "cloud"):
+        assert found[half]["parameters"] > 0
+        assert found[half]["macs"] > 0
+    code, out, _ = call("inspect", tmp_path / "toy")
+    assert code == 0
+    assert "edge: " in out
+    assert "cloud: " in out
+    assert "after nothing" in out
+
+
+def test_split_writes_four_files_that_share_no_image(call, tmp_path):
+    code, out, _ = call(
+        *("split", "--out", tmp_path / "s", "--size", "16", "--json"),
+        *("--train", "30", "--public", "20", "--victims", "10", "--test", "5"),
+    )
+    assert code == 0
+    assert json.loads(out)["images"] == {"train": 30, "public": 20, "victims": 10, "test": 5}
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {
+        *("train.npz", "public.npz", "victims.npz", "test.npz"),
+        "splits.json",
+    }
+
+
+def test_threads_are_those_asked_for(train):
+    before = torch.get_num_threads()
+    try:
+        train("--threads", "2")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_it_runs_as_a_module_and_as_a_script():
+    for command in ([sys.executable, "-m", "splitleak.cli"], [str(Path(sys.executable).with_name("splitleak"))]):
+        if os.path.exists(command[0]):
+            found = subprocess.run([*command, "inspect", "/nothing"], capture_output=True, text=True, timeout=60)
+            assert found.returncode == 1
+            assert found.stderr.startswith("splitleak: expected a half")
