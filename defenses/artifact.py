@@ -96,7 +96,8 @@ class EdgeHalf:
     @torch.inference_mode()
     def encode(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Images ``(N, C, H, W)`` in [0, 1] to what is sent ``(N, *feature_shape)``, defenses included."""
-        batch = torch.tensor(images).to(self.device)  # a copy: what was decoded from a message cannot be written to
+        writable = np.array(images, order="C")  # what was decoded from a message is not, and torch warns of it
+        batch = torch.from_numpy(writable).to(self.device)
         sent = self.stack(self.encoder(batch.contiguous(memory_format=torch.channels_last)))
         result: NDArray[np.float32] = sent.float().cpu().contiguous().numpy()
         return result
