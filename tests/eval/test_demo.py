@@ -1,4 +1,5 @@
 from importlib.resources import as_file, files
+from pathlib import Path
 
 import pytest
 
@@ -95,8 +96,8 @@ def test_latency_is_measured_once_for_the_same_artifacts(tmp_path, commands):
     write_json(tmp_path / "a" / "artifact.json", {"provenance": {"time": "then"}})
     for _ in range(2):
         demo._latency(tmp_path, artifacts, lambda text: None)
-        write_json(tmp_path / "cells" / "latency.json", {})
-    assert commands == [["latency", str(tmp_path / "a"), "--out", str(tmp_path / "cells" / "latency.json")]]
+        write_json(Path(commands[0][-1]), {})
+    assert [command[:3] for command in commands] == [["latency", str(tmp_path / "a"), "--out"]]
     write_json(tmp_path / "a" / "artifact.json", {"provenance": {"time": "later"}})
     demo._latency(tmp_path, artifacts, lambda text: None)
     assert len(commands) == 2
