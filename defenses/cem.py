@@ -24,7 +24,7 @@ class CEMConfig(Config):
     mode: Literal["paper", "reference"] = Field(
         default="paper", description="the bound of the paper, or the loss of its published code"
     )
-    weight: float = Field(default=0.05, ge=0, description="lambda; the reference's published values are 8 and 16")
+    weight: float = Field(default=0.15, ge=0, description="lambda; the reference's published values are 8 and 16")
     clusters: int = Field(default=5, ge=1, description="components of the mixture, per class")
     lloyd_steps: int = Field(default=50, ge=1, description="iterations of k-means after each epoch, at most")
     gamma: float = Field(default=0.01, gt=0, description="reference mode: constant inside its logarithms")
@@ -116,7 +116,7 @@ class CEM(Defense):
     def on_epoch(self, end: EpochEnd) -> None:
         features, labels = end.survey()
         flat = features.flatten(1).float()
-        draw = generator(end.epoch, "cem")
+        draw = generator(self.generator.initial_seed() if self.generator else 0, "k-means", end.epoch)
         for label in range(len(self.means)):
             members = flat[labels == label]
             if len(members) <= self.config.clusters:

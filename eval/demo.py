@@ -1,7 +1,7 @@
 """The demo: the whole chain on the built-in images, every role a process of its own."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -11,7 +11,7 @@ from pydantic import Field
 from rich.console import Console
 
 from defenses.artifact import read_record
-from eval.processes import run, service
+from eval.processes import Service, run, service
 from eval.report import write_report
 from splitleak.artifacts import write_json
 from splitleak.config import Config, digest, read_document
@@ -19,6 +19,9 @@ from splitleak.datasets.splits import SplitConfig
 
 _START_S = 60.0
 _STREAM_S = 120.0
+
+Say = Callable[[str], None]
+"""Tells the user what happens next."""
 
 
 class DemoTarget(Config):
@@ -50,7 +53,7 @@ def run_demo(out: Path, seed: int) -> Path:
     console = Console(stderr=True)
 
     def say(text: str) -> None:
-        console.print(f"[bold]» {text}[/bold]", highlight=False)
+        console.print(f"[bold]» {text}[/bold]", highlight=False, soft_wrap=True)
 
     images = out / "images"
     _split(images, config.split, seed, say)
@@ -61,7 +64,7 @@ def run_demo(out: Path, seed: int) -> Path:
         _attack(out, order, target, config, images, seed, say)
     _latency(out, [_artifact(out, target) for target in config.targets], say)
     report = out / "report.html"
-    write_report(out / "cells", report, title="splitleak demo", pictures=config.pictures)
+    write_report(out, report, title="splitleak demo", pictures=config.pictures)
     return report
 
 
@@ -69,7 +72,7 @@ def _artifact(out: Path, target: DemoTarget) -> Path:
     return out / "targets" / target.name
 
 
-def _split(images: Path, config: SplitConfig, seed: int, say: Any) -> None:  # noqa: ANN401
+def _split(images: Path, config: SplitConfig, seed: int, say: Say) -> None:
     wanted = {**config.document(), "seed": seed}
     record = images / "splits.json"
     if record.exists() and read_document(record)["config"] == wanted:
@@ -94,7 +97,7 @@ def _attack(
     config: DemoConfig,
     images: Path,
     seed: int,
-    say: Any,  # noqa: ANN401
+    say: Say,
 ) -> None:
     """Cloud, tap and edge as services; the victims' stream; then the attacker, who knows the public images alone."""
     artifact, cell = _artifact(out, target), out / "cells" / target.name
@@ -108,7 +111,7 @@ def _attack(
     anywhere = "127.0.0.1:0"
     with ExitStack() as stack:
 
-        def start(*arguments: str) -> Any:  # noqa: ANN401
+        def start(*arguments: str) -> Service:
             return stack.enter_context(service(arguments, cell / f"{arguments[0]}.log"))
 
         say(f"target {target.name}: start cloud, tap and edge; stream the victims' images")
@@ -137,8 +140,8 @@ def _attack(
     write_json(done, key)
 
 
-def _latency(out: Path, artifacts: Sequence[Path], say: Any) -> None:  # noqa: ANN401
-    path = out / "cells" / "latency.json"
+def _latency(out: Path, artifacts: Sequence[Path], say: Say) -> None:
+    path = out / "latency.json"
     names = json.dumps([read_record(artifact)["provenance"]["time"] for artifact in artifacts])
     done = out / "cells" / "latency-of.json"
     if path.exists() and done.exists() and read_document(done) == names:

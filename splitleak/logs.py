@@ -43,7 +43,7 @@ def progress(label: str) -> "Iterator[Report]":
         nonlocal last
         if done == total or time.monotonic() - last >= _EVERY_S:
             last = time.monotonic()
-            console.print(f"{label} {what} {done}/{total} {_shown(figures)}", highlight=False)
+            console.print(f"{label} {what} {done}/{total} {_shown(figures)}", highlight=False, soft_wrap=True)
 
     yield say
 
