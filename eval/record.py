@@ -13,6 +13,8 @@ from splitleak.artifacts import provenance, write_json, written_folder
 from splitleak.config import digest, read_document
 from splitleak.datasets.files import load_file
 
+_IDENTIFYING = ("attack", "config", "seed", "queries")
+
 
 def make_record(artifact: Path, attack: Path, truth: Path, ledger: Path, out: Path, order: int) -> dict[str, Any]:
     """Scores what ``attack`` rebuilt and writes ``out``: ``record.json`` and ``pictures.npz``; returns the record.
@@ -25,7 +27,8 @@ def make_record(artifact: Path, attack: Path, truth: Path, ledger: Path, out: Pa
     attacked = read_document(attack / "attack.json")
     rebuilt = Reconstructions.load(attack / "reconstructions.npz")
     victims = load_file(truth).train
-    check_disjoint(attacked.pop("public_hashes"), victims)
+    public = attacked.pop("public_hashes")
+    check_disjoint(public, victims)
     true = truth_of(rebuilt.ids, streamed.places, victims)
     produced = {
         "target": {key: made[key] for key in ("name", "target", "dataset", "accuracy", "provenance")},
@@ -33,7 +36,7 @@ def make_record(artifact: Path, attack: Path, truth: Path, ledger: Path, out: Pa
         "wire": streamed.summary(),
     }
     record = {
-        "id": digest([made["target"], made["dataset"], attacked["config"], attacked["seed"]]),
+        "id": digest([made["target"], made["dataset"], public, *(attacked[key] for key in _IDENTIFYING)]),
         "order": order,
         **produced,
         "score": score(rebuilt.images, true.floats()),
