@@ -508,18 +508,19 @@ def _print_json(document: Mapping[str, Any]) -> None:
 
 
 def _print_table(records: list[dict[str, Any]], latency: dict[str, Any] | None) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from eval.table import COLUMNS, LEGEND, rows
 
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "target" else "right")
+        table.add_column(column, justify="left" if column == "target" else "right", no_wrap=True)
     for row in rows(records, latency):
         table.add_row(*row)
     console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = console if console.is_terminal else Console(width=180)
     console.print(table)
     console.print(LEGEND)
 

@@ -1,5 +1,6 @@
 """tritonclient, which knows nothing of us, is served by our cloud: unary, stream, and every refusal."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -8,19 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cloud.service import CloudConfig, cloud
+from defenses.artifact import CloudHalf, HalfConfig
+from defenses.training import TargetConfig, assemble
+from splitleak.models.split import ModelConfig
 
 CLIENT = Path(__file__).with_name("foreign_client.py")
-WEIGHTS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
-FEATURES = np.random.default_rng(1).normal(size=(7, 2, 3)).astype(np.float32)
+CONFIG = TargetConfig(model=ModelConfig(width=1 / 16, channels=1, size=32, classes=4))
+FEATURES = np.random.default_rng(1).random((7, 8, 8, 8), dtype=np.float32)
 
 
-class Half:
-    name, feature_shape, classes, properties = "half", (2, 3), 4, {"cut": "1"}
-
-    def predict(self, features):
-        return features.reshape(len(features), -1) @ WEIGHTS
+@functools.cache
+def half() -> CloudHalf:
+    """The cloud's half of a VGG11, as `splitleak cloud` serves it."""
+    model, _ = assemble(CONFIG, "builtin")
+    facts = {"half": "cloud", "name": "half", "dataset": "builtin", "classes": list("abcd")}
+    config = HalfConfig(format=1, target=CONFIG, feature_shape=model.feature_shape, **facts)
+    return CloudHalf(config, model.head.eval(), torch.device("cpu"))
 
 
 def run_client(port, folder, *arguments):
@@ -34,7 +41,7 @@ def served(tmp_path_factory):
     """What a foreign client found, after another one had vanished in the middle of a stream."""
     pytest.importorskip("tritonclient")
     folder = tmp_path_factory.mktemp("foreign")
-    with cloud(CloudConfig(), Half()) as port:
+    with cloud(CloudConfig(), half()) as port:
         assert run_client(port, folder, "vanish").returncode == -signal.SIGKILL
         ended = run_client(port, folder)
     assert ended.returncode == 0, ended.stderr
@@ -50,14 +57,14 @@ def test_a_foreign_client_finds_the_server_live_ready_and_described(served):
         False,
     )
     assert report["server"]["name"] == "splitleak-cloud"
-    assert report["model"]["inputs"] == [{"name": "features", "datatype": "FP32", "shape": ["-1", "2", "3"]}]
+    assert report["model"]["inputs"] == [{"name": "features", "datatype": "FP32", "shape": ["-1", "8", "8", "8"]}]
     assert report["model"]["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": ["-1", "4"]}]
 
 
 @pytest.mark.parametrize("way", ["unary", "stream"])
-def test_its_logits_are_those_of_the_function_in_this_process(served, way):
+def test_its_logits_are_those_of_the_model_in_this_process(served, way):
     folder, report = served
-    np.testing.assert_allclose(np.load(folder / f"{way}.npy"), Half().predict(FEATURES), atol=1e-5)
+    np.testing.assert_allclose(np.load(folder / f"{way}.npy"), half().predict(FEATURES), atol=1e-5)
     assert report["unary"] == ["u/1", "1"]
     assert report["ids"] == [str(number) for number in range(len(FEATURES))]
 
@@ -68,12 +75,12 @@ def test_its_logits_are_those_of_the_function_in_this_process(served, way):
         (
             "wrong shape",
             "INVALID_ARGUMENT",
-            "expected shape (N, 2, 3) with N from 1 to 64 for 'features', got (7, 3, 2)",
+            "expected shape (N, 8, 8, 8) with N from 1 to 64 for 'features', got (7, 3, 2)",
         ),
         ("wrong dtype", "INVALID_ARGUMENT", "expected datatype FP32, FP16, UINT8, got 'FP64'"),
         ("unknown model", "NOT_FOUND", "expected a model of ['half'], got 'nobody'"),
-        ("truncated", "INVALID_ARGUMENT", "expected 168 bytes for FP32 of shape [7, 2, 3], got 167"),
-        ("oversized", "INVALID_ARGUMENT", "expected 168 bytes for FP32 of shape [7, 2, 3], got 173"),
+        ("truncated", "INVALID_ARGUMENT", "expected 14336 bytes for FP32 of shape [7, 8, 8, 8], got 14335"),
+        ("oversized", "INVALID_ARGUMENT", "expected 14336 bytes for FP32 of shape [7, 8, 8, 8], got 14341"),
     ],
 )
 def test_a_bad_request_is_refused_in_words_and_the_next_one_served(served, fault, code, message):
@@ -84,4 +91,4 @@ def test_a_bad_request_is_refused_in_words_and_the_next_one_served(served, fault
 
 def test_a_bad_request_on_a_stream_is_an_error_of_that_request_alone(served):
     _, report = served
-    assert report["stream errors"] == ["INVALID_ARGUMENT: expected 24 bytes for FP32 of shape [1, 2, 3], got 22"]
+    assert report["stream errors"] == ["INVALID_ARGUMENT: expected 2048 bytes for FP32 of shape [1, 8, 8, 8], got 2046"]
