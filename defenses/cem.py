@@ -24,7 +24,7 @@ class CEMConfig(Config):
     mode: Literal["paper", "reference"] = Field(
         default="paper", description="the bound of the paper, or the loss of its published code"
     )
-    weight: float = Field(default=0.15, ge=0, description="lambda; the reference's published values are 8 and 16")
+    weight: float = Field(default=0.1, ge=0, description="lambda; the reference's published values are 8 and 16")
     clusters: int = Field(default=5, ge=1, description="components of the mixture, per class")
     lloyd_steps: int = Field(default=50, ge=1, description="iterations of k-means after each epoch, at most")
     gamma: float = Field(default=0.01, gt=0, description="reference mode: constant inside its logarithms")

@@ -108,13 +108,22 @@ def train(
 ) -> Target:
     """Trains a target on ``splits.train`` and measures it on ``splits.test``, which chooses nothing.
 
-    The last epoch's weights are kept. An interrupted run with the same config, data and ``checkpoint`` goes on.
+    The last epoch's weights are kept.
+    An interrupted run with the same config, data and ``checkpoint`` goes on.
 
     Raises:
         ValueError: The images do not fit the model, or a defense not the stack.
         FloatingPointError: The loss is no longer finite.
     """
     _check_fit(config.model, splits.train)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(derive_seed(config.seed, "dropout"))  # layers of the network draw from the global stream
+        return _train(config, splits, device, checkpoint, report)
+
+
+def _train(
+    config: TargetConfig, splits: Splits, device: torch.device, checkpoint: Path | None, report: Report
+) -> Target:
     dataset = str(splits.record["dataset"])
     model, stack = assemble(config, dataset)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -128,11 +137,14 @@ def train(
     )
     order = generator(config.seed, "order")
     augment = generator(config.seed, "augment", device=device)
+    global_stream = (
+        torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+    )
     state = Resumable(
         identity=digest([config.document(), splits.record]),
         modules={"model": model, "stack": stack},
         optimizers={"sgd": optimizer},
-        generators={"order": order, "augment": augment, **stack.generators()},
+        generators={"order": order, "augment": augment, "global": global_stream, **stack.generators()},
     )
     images = splits.train.pixels.to(device)
     labels = splits.train.labels.to(device)

@@ -103,7 +103,7 @@ def hardware() -> str:
         models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         name = models[0] if models else name
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads{gpu}"
+    return f"{name}, {os.cpu_count()} cores, torch threads: {torch.get_num_threads()}{gpu}"
 
 
 @cache

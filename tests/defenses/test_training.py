@@ -2,8 +2,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from defenses.training import AugmentConfig, TrainingConfig, _augmented, assemble, train
+from defenses.training import AugmentConfig, TargetConfig, TrainingConfig, _augmented, assemble, train
+from splitleak.datasets import load
+from splitleak.datasets.splits import SplitConfig, split
 from splitleak.fit import epochs
+from splitleak.models.split import ModelConfig
 
 CPU = torch.device("cpu")
 WHOLE_STACK = ("bottleneck", "gaussian-noise", {"name": "cem", "weight": 1})
@@ -64,6 +67,19 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(
     whole = train(config, small_splits, device=CPU)
     assert same(weights(resumed), weights(whole))
     assert resumed.record == whole.record
+
+
+def test_a_network_that_draws_random_numbers_itself_goes_on_exactly(tmp_path, monkeypatch):
+    monkeypatch.setitem(epochs.__kwdefaults__, "every_s", 0.0)
+    counts = SplitConfig(train=96, public=10, victims=10, test=20)
+    splits = split(load("builtin").fitted(32, 1), counts)
+    model = ModelConfig(architecture="vgg11", width=1 / 16, channels=1, size=32, classes=10)  # it has dropout
+    config = TargetConfig(model=model, training=TrainingConfig(epochs=2, batch_size=32))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, splits, device=CPU, checkpoint=tmp_path / "c", report=interrupt_at(2))
+    torch.rand(7)
+    resumed = train(config, splits, device=CPU, checkpoint=tmp_path / "c")
+    assert same(weights(resumed), weights(train(config, splits, device=CPU)))
 
 
 def test_the_checkpoint_of_another_config_is_not_taken_up(small_target, small_splits, tmp_path, monkeypatch):

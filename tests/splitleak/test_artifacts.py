@@ -117,4 +117,4 @@ def test_provenance_says_where_a_number_came_from():
     assert set(found) == {"command", "commit", "hardware", "python", "torch", "time"}
     assert found["torch"] == torch.__version__
     assert found["time"].endswith("+00:00")
-    assert f"{torch.get_num_threads()} torch threads" in hardware()
+    assert f"torch threads: {torch.get_num_threads()}" in hardware()
