@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 from rich.console import Console
 
+from attacker.run import AttackConfig
 from defenses.artifact import read_record
 from eval.processes import Service, run, service
 from eval.report import write_report
@@ -102,7 +103,8 @@ def _attack(
     """Cloud, tap and edge as services; the victims' stream; then the attacker, who knows the public images alone."""
     artifact, cell = _artifact(out, target), out / "cells" / target.name
     made, done = read_record(artifact), cell / "done.json"
-    key = {"key": digest([made["target"], made["dataset"], made["provenance"]["time"], config.attack, seed])}
+    attacked = AttackConfig(**config.attack, seed=seed).build().config.document()
+    key = {"key": digest([made["target"], made["dataset"], made["provenance"]["time"], config.attack, attacked, seed])}
     if done.exists() and read_document(done) == key:
         return
     done.unlink(missing_ok=True)
