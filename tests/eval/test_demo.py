@@ -79,7 +79,8 @@ def test_an_attack_is_done_once_for_each_target_seed_and_setting(tmp_path, confi
 
     with pytest.raises(Ran):
         attack()
-    key = demo.digest([{}, {}, "then", config.attack, 0])
+    attacked = demo.AttackConfig(**config.attack, seed=0).build().config.document()
+    key = demo.digest([{}, {}, "then", config.attack, attacked, 0])
     write_json(done, {"key": key})
     attack()
     with pytest.raises(Ran):
