@@ -7,10 +7,10 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from attacker.base import Attack, Knowledge, Run
-from attacker.networks import ResNormDecoder
 from splitleak.config import Config, digest
 from splitleak.fit import Resumable, epochs
 from splitleak.measures.ssim import ssim
+from splitleak.models.decoder import ResNormDecoder
 from splitleak.seeding import derive_seed, generator
 
 _PREDICT_BATCH = 256

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from attacker.base import Knowledge, Query, Run
-from attacker.networks import ResNormDecoder
 from attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
+from splitleak.models.decoder import ResNormDecoder
 from splitleak.seeding import generator
 
 QUICK = DecoderConfig(blocks=1, channels=8, epochs=4, batch_size=16, learning_rate=0.05)

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attacker.networks import ResidualBlock, ResNormDecoder
 from splitleak.models.counting import count
+from splitleak.models.decoder import ResidualBlock, ResNormDecoder
 from splitleak.models.split import output_shape
 
 

@@ -1,4 +1,4 @@
-"""The networks with which attackers turn features back into images."""
+"""The residual decoder from features to images: the attacker's network, and the adversary inside some defenses."""
 
 from torch import Tensor, nn
 
