@@ -45,7 +45,10 @@ class Knowledge:
     image_shape: tuple[int, int, int]  # (C, H, W) of what is to be rebuilt
     public: Tensor | None = None  # (M, C, H, W) in [0, 1], disjoint from the victims' images
     query: Query | None = None  # the deployed edge as a black box
-    encoder: nn.Module | None = None  # the edge's weights: a white box
+    labels: Tensor | None = None  # (M,) int64, the classes of the public images
+    encoder: nn.Module | None = None  # the edge's weights, without the randomness of its defenses: a white box
+    head: nn.Module | None = None  # the cloud's weights, features to logits
+    fresh_encoder: Callable[[], nn.Module] | None = None  # the edge's architecture: untrained encoders, global stream
 
 
 @dataclass(frozen=True)

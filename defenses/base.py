@@ -33,6 +33,7 @@ class EpochEnd:
     """
 
     epoch: int  # from 0, the one that has just ended
+    epochs: int  # of the whole training
     survey: Callable[[], tuple[Tensor, Tensor]]
 
 
@@ -44,6 +45,8 @@ class Defense(nn.Module):
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
+    randomised: ClassVar[bool] = False
+    """Whether `forward` draws anew at every call, so that who sees an image often may average."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ class Dropout(Defense):
 
     name = "dropout"
     config_type = DropoutConfig
+    randomised = True
 
     def __init__(self, config: DropoutConfig) -> None:
         super().__init__(config)

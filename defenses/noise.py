@@ -24,6 +24,7 @@ class GaussianNoise(Defense):
 
     name = "gaussian-noise"
     config_type = GaussianNoiseConfig
+    randomised = True
 
     def __init__(self, config: GaussianNoiseConfig) -> None:
         super().__init__(config)
@@ -53,6 +54,7 @@ class LaplaceNoise(Defense):
 
     name = "laplace-noise"
     config_type = LaplaceNoiseConfig
+    randomised = True
 
     def __init__(self, config: LaplaceNoiseConfig) -> None:
         super().__init__(config)

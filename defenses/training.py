@@ -178,7 +178,7 @@ def _train(
         means = {name: float(torch.stack(values).mean()) for name, values in figures.items()}
         if not math.isfinite(means["loss"] + means["penalty"]):
             raise FloatingPointError(f"expected a finite loss, got {means} in epoch {epoch + 1}")
-        stack.on_epoch(EpochEnd(epoch, cache(partial(survey, epoch))))
+        stack.on_epoch(EpochEnd(epoch, config.training.epochs, cache(partial(survey, epoch))))
         state.history.append(means)
 
     model.eval()

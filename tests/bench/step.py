@@ -38,7 +38,7 @@ def stepper(width: float, batch: int, defenses: tuple[str, ...]) -> Callable[[],
         features = torch.rand(_SURVEYED, *model.feature_shape, generator=draw)
         return features, torch.arange(_SURVEYED) % _CLASSES
 
-    stack.on_epoch(EpochEnd(0, survey))
+    stack.on_epoch(EpochEnd(0, 10, survey))
     return partial(training_step, model, stack, optimizer, images, labels, epoch=1, rate=1e-4)
 
 

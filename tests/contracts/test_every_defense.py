@@ -36,7 +36,7 @@ def features_of(model, count=24):
 
 
 def end_an_epoch(model, stack):
-    stack.on_epoch(EpochEnd(0, lambda: (features_of(model), torch.arange(24) % CLASSES)))
+    stack.on_epoch(EpochEnd(0, 10, lambda: (features_of(model), torch.arange(24) % CLASSES)))
 
 
 @EVERY

@@ -36,7 +36,7 @@ def clumps(seed=0, samples=120):
 
 def after_an_epoch(defense, seed=0, epoch=0):
     features, labels = clumps(seed)
-    defense.on_epoch(EpochEnd(epoch, lambda: (features, labels)))
+    defense.on_epoch(EpochEnd(epoch, 10, lambda: (features, labels)))
     return features, labels
 
 
@@ -232,14 +232,14 @@ def test_a_class_with_no_more_samples_than_clusters_keeps_its_statistics():
     defense = prepared(clusters=4)
     features, labels = clumps()
     few = (labels != 1) | (torch.arange(len(labels)) < 12)
-    defense.on_epoch(EpochEnd(0, lambda: (features[few], labels[few])))
+    defense.on_epoch(EpochEnd(0, 10, lambda: (features[few], labels[few])))
     assert defense.counts.any(1).tolist() == [True, False, True]
 
 
 def test_equal_features_have_no_spread_and_do_no_harm():
     defense = prepared(clusters=4)
     features, labels = torch.full((30, *SHAPE), 0.5), torch.arange(30) % CLASSES
-    defense.on_epoch(EpochEnd(0, lambda: (features, labels)))
+    defense.on_epoch(EpochEnd(0, 10, lambda: (features, labels)))
     assert not defense.variances.any()
     assert bool(penalty(defense, features, labels).isfinite())
 

@@ -51,7 +51,7 @@ def test_penalties_add_up_and_those_without_one_add_nothing():
 
 def test_every_defense_hears_of_the_end_of_an_epoch():
     stack = Stack([Affine(), Affine()])
-    stack.on_epoch(EpochEnd(4, lambda: (torch.empty(0), torch.empty(0))))
+    stack.on_epoch(EpochEnd(4, 5, lambda: (torch.empty(0), torch.empty(0))))
     assert [each.ended for each in stack] == [[4], [4]]
 
 
