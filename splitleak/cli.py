@@ -23,6 +23,9 @@ app = typer.Typer(
     help="Measures what split inference leaks: edge, cloud and attacker as real processes over gRPC.",
 )
 
+campaign = typer.Typer(no_args_is_help=True, help="Run a grid of targets and attacks from one file; resumable.")
+app.add_typer(campaign, name="campaign")
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, one object a line.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in this command.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
