@@ -2,19 +2,33 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from splitleak.models.split import output_shape
 
-COUNTING_RULE = (
-    "MACs are the multiply-accumulates of convolutions, transposed convolutions (per input element) and linear "
-    "layers for one input; biases, normalisations, activations and pools are not counted."
-)
+Rule = Literal["macs", "ptflops"]
+
+COUNTING_RULES: dict[Rule, str] = {
+    "macs": (
+        "MACs are the multiply-accumulates of convolutions, transposed convolutions (per input element) and linear "
+        "layers for one input; biases, normalisations, activations and pools are not counted."
+    ),
+    "ptflops": (
+        "ptflops' MACs are these and one for each bias added, two for each element of an affine normalisation (one of "
+        "a plain one), and two for each element of a ReLU or of what a pool reduces: ptflops 0.7.5 charges one for the "
+        "layer and one for the function that the layer calls."
+    ),
+}
+"""How operations are counted, by the rule's name: "macs" is ours, "ptflops" that of the published tables."""
+
+COUNTING_RULE = COUNTING_RULES["macs"]
 
 _PER_OUTPUT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _PER_INPUT = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
 @dataclass(frozen=True)
@@ -41,22 +55,36 @@ class ModuleCount:
         return dataclasses.asdict(self)
 
 
-def count(module: nn.Module, input_shape: tuple[int, ...]) -> ModuleCount:
-    """Counts ``module`` for one input of ``input_shape``, given without the batch, by `COUNTING_RULE`.
+def count(
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    rule: Rule = "macs",
+    functional: tuple[type[nn.Module], ...] = (),
+) -> ModuleCount:
+    """Counts ``module`` for one input of ``input_shape``, given without the batch, by one of `COUNTING_RULES`.
 
     A layer is a module without children or with parameters of its own. One that is called twice has two rows, the
-    second with no parameters; shared parameters count once in the total. Published counts often differ: "ptflops"
-    adds biases, normalisations and activations, and charged transposed convolutions per output element.
+    second with no parameters; shared parameters count once in the total.
+
+    Args:
+        module: What to count; nothing of it is changed or computed.
+        input_shape: One input, ``(C, H, W)`` for images.
+        rule: What counts as an operation.
+        functional: Kinds of modules whose ReLUs a published count called as functions. "ptflops" charges those once.
     """
     rows: list[LayerCount] = []
     seen: set[nn.Module] = set()
     names = {layer: name for name, layer in module.named_modules()}
+    once = {layer for parent in module.modules() if isinstance(parent, functional) for layer in parent.modules()}
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         own = 0 if layer in seen else sum(parameter.numel() for parameter in layer.parameters(recurse=False))
         seen.add(layer)
         shape = tuple(output.shape[1:])
-        rows.append(LayerCount(names[layer], type(layer).__name__, shape, own, _macs(layer, inputs[0], output)))
+        macs = _macs(layer, inputs[0], output)
+        if rule == "ptflops":
+            macs += _elementwise(layer, inputs[0], output, calls=1 if layer in once else 2)
+        rows.append(LayerCount(names[layer], type(layer).__name__, shape, own, macs))
 
     hooks = [
         layer.register_forward_hook(record)
@@ -78,4 +106,17 @@ def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:
         return output[0].numel() * layer.weight[0].numel()
     if isinstance(layer, _PER_INPUT):
         return inputs[0].numel() * layer.weight[0].numel()
+    return 0
+
+
+def _elementwise(layer: nn.Module, inputs: Tensor, output: Tensor, calls: int) -> int:
+    """What ptflops adds for one sample; a pool that leaves its input's shape does nothing and costs nothing."""
+    if isinstance(layer, (*_PER_OUTPUT, *_PER_INPUT)):
+        return output[0].numel() if layer.bias is not None else 0
+    if isinstance(layer, _NORMALISATIONS):
+        return inputs[0].numel() * (2 if layer.affine else 1)
+    if isinstance(layer, nn.ReLU):
+        return output[0].numel() * calls
+    if isinstance(layer, _POOLS):
+        return inputs[0].numel() * calls if inputs.shape != output.shape else 0
     return 0

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from splitleak.models.counting import count
+from splitleak.models.counting import COUNTING_RULE, COUNTING_RULES, count
+from splitleak.models.decoder import ResidualBlock, ResNormDecoder
 from splitleak.models.split import ModelConfig, build
 
 
@@ -99,3 +100,57 @@ def test_counting_leaves_no_hook_behind():
     model = build(ModelConfig(architecture="cnn", channels=1, size=28, classes=10))
     count(model, (1, 28, 28))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_by_ptflops_rule_the_published_models_count_as_published():
+    model = published()
+    assert count(model.encoder, (3, 32, 32), "ptflops").macs == 21_922_304
+    assert count(model.head, (8, 8, 8), "ptflops").macs == 133_570_570
+    assert count(model.encoder, (3, 32, 32), "ptflops").parameters == 85_256
+    assert round(count(model, (3, 32, 32), "ptflops").macs, -3) == 155_493_000
+
+
+def test_the_decoder_whose_blocks_call_relu_as_a_function_counts_as_published():
+    with torch.device("meta"):
+        decoder = ResNormDecoder((8, 8, 8), (3, 32, 32))
+    assert count(decoder, (8, 8, 8)).parameters == 711_539
+    assert round(count(decoder, (8, 8, 8)).macs, -3) == 54_281_000
+    assert round(count(decoder, (8, 8, 8), "ptflops", functional=(ResidualBlock,)).macs, -3) == 55_275_000
+    assert count(decoder, (8, 8, 8), "ptflops").macs == 55_275_008 + 138_752  # the ReLUs inside the blocks
+
+
+@pytest.mark.parametrize(
+    ("wide", "wider", "parameters", "macs"), [(64, 128, 93_224, 30_114), (60, 121, 83_723, 27_304)]
+)
+def test_patrols_encoder_counts_as_published_before_and_after_pruning(wide, wider, parameters, macs):
+    def block(channels, out):
+        return nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()
+
+    layers = (*block(3, 16), *block(16, wide), nn.MaxPool2d(2), *block(wide, wider), nn.MaxPool2d(2))
+    encoder = nn.Sequential(*layers, nn.Conv2d(wider, 8, 3, padding=1), nn.Sigmoid())
+    counted = count(encoder, (3, 32, 32), "ptflops")
+    assert (counted.parameters, round(counted.macs / 1000)) == (parameters, macs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (nn.Conv2d(4, 6, 3, padding=1, bias=False), (4, 8, 8), 6 * 64 * 36),
+        (nn.Conv2d(4, 6, 3, padding=1), (4, 8, 8), 6 * 64 * 37),
+        (nn.Linear(7, 5), (7,), 40),
+        (nn.BatchNorm2d(4), (4, 8, 8), 512),
+        (nn.BatchNorm2d(4, affine=False), (4, 8, 8), 256),
+        (nn.ReLU(), (4, 8, 8), 512),
+        (nn.MaxPool2d(2), (4, 8, 8), 512),
+        (nn.AdaptiveAvgPool2d(1), (4, 8, 8), 512),
+        (nn.AdaptiveAvgPool2d(1), (4, 1, 1), 0),
+        (nn.Sigmoid(), (4, 8, 8), 0),
+    ],
+)
+def test_each_kind_of_layer_is_counted_by_ptflops_rule(layer, shape, macs):
+    assert count(layer, shape, "ptflops").macs == macs
+
+
+def test_the_rules_are_named_and_ours_is_the_default():
+    assert set(COUNTING_RULES) == {"macs", "ptflops"}
+    assert COUNTING_RULES["macs"] == COUNTING_RULE
