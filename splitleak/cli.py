@@ -131,7 +131,7 @@ def train(
     from defenses.artifact import read_record, save
     from defenses.training import TargetConfig, TrainingConfig
     from defenses.training import train as train_target
-    from splitleak.config import read_document
+    from splitleak.config import merged, read_document
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 
@@ -148,7 +148,7 @@ def train(
         "seed": seed,
     }
     if config is not None:
-        document = _merged(document, read_document(config))
+        document = merged(document, read_document(config))
     if defense:
         document["defenses"] = [{"name": each} for each in defense]
     target = TargetConfig.parse(_with_settings(document, settings or []), source=str(config or "train"))
@@ -466,17 +466,11 @@ def _use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` on top of ``base``, table by table."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
-    return merged
-
-
 def _with_settings(document: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """``document`` with each ``key=value`` put in its place; the first part of a key may be a defense of the stack."""
+    """``document`` with each ``key=value`` put in its place.
+
+    A list of tables is entered by a table's name; the first part of a key may be a defense of the stack.
+    """
     import tomllib
 
     for setting in settings:
@@ -491,8 +485,13 @@ def _with_settings(document: dict[str, Any], settings: list[str]) -> dict[str, A
         place: Any = document
         stacked = {each["name"]: each for each in document.get("defenses", []) if "name" in each}
         for index, table in enumerate(tables):
-            place = stacked[table] if index == 0 and table in stacked else place.setdefault(table, {})
-            if not isinstance(place, dict):
+            if index == 0 and table in stacked:
+                place = stacked[table]
+            elif isinstance(place, list):
+                place = next((each for each in place if isinstance(each, dict) and each.get("name") == table), None)
+            else:
+                place = place.setdefault(table, {})
+            if not isinstance(place, dict) and not (isinstance(place, list) and table != tables[-1]):
                 raise ValueError(f"expected a table {table!r} for --set {setting}, got {place!r}")
         place[key] = value
     return document
