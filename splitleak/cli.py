@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -253,6 +254,7 @@ def edge(
         Literal["fp32", "fp16", "uint8"], typer.Option(help="How features travel; uint8 is quantised.")
     ] = "fp32",
     window: Annotated[int, typer.Option(min=1, help="Unanswered requests at most.")] = 4,
+    repeat: Annotated[int, typer.Option(min=1, help="Send each of --images so many times in a row.")] = 1,
     noise_seed: Annotated[
         int | None, typer.Option(min=0, help="Repeatable noise, for experiments; default: fresh from the system.")
     ] = None,
@@ -275,7 +277,8 @@ def edge(
     _use_threads(threads)
     loaded = load_edge(_half(half, "edge"), resolve_device(device), seed=noise_seed)
     config = EdgeConfig(cloud=cloud, model=loaded.name, codec=codec, window=window)
-    run_edge(config, loaded, images=images, ledger=ledger, listen=listen, report=lambda event: _event(as_json, event))
+    say = partial(_event, as_json)
+    run_edge(config, loaded, images=images, ledger=ledger, listen=listen, report=say, repeat=repeat)
 
 
 @app.command()
@@ -296,10 +299,35 @@ def tap(
 
 
 @app.command()
-def attack(
-    capture: Annotated[Path, typer.Option(help="Capture of the victims' traffic; queries are read from it too.")],
+def query(
+    capture: Annotated[Path, typer.Option(help="Capture that the edge's traffic goes to.")],
     public: Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")],
-    edge: Annotated[str, typer.Option(help="HOST:PORT of the edge's service, which the attacker queries.")],
+    edge: Annotated[str, typer.Option(help="HOST:PORT of the edge's service.")],
+    out: Annotated[Path, typer.Option(help="File for the images' features.")] = Path("runs/pairs.npz"),
+    draws: Annotated[int, typer.Option(min=1, help="Answers an image: who knows the noise trains with it.")] = 1,
+    views: Annotated[int, typer.Option(min=1, help="Queries an answer: it is their mean.")] = 1,
+    max_queries: Annotated[int | None, typer.Option(min=1, help="Images sent at most; default: no limit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Send public images through the edge and record what they became, for any number of attacks.
+
+    An attack on such a record can be interrupted and repeated to the bit, which one on a live, noisy edge cannot.
+    """
+    from attacker.run import record_queries
+
+    made = record_queries(capture, public, edge, out, draws=draws, views=views, budget=max_queries)
+    _result(as_json, made, f"{out}: {made['images']} images after {made['queries']} queries")
+
+
+@app.command()
+def attack(
+    capture: Annotated[Path, typer.Option(help="Capture of the victims' traffic; live queries are read from it too.")],
+    public: Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")],
+    edge: Annotated[str | None, typer.Option(help="HOST:PORT of the edge's service, to be queried live.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Queries on record (`splitleak query`), instead.")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="White box: the edge half of the artifact.")] = None,
+    head: Annotated[Path | None, typer.Option(help="The cloud half, as a curious cloud has it.")] = None,
+    views: Annotated[int, typer.Option(min=1, help="Requests in a row that show one victim; averaged.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/attack"),
     attack: Annotated[str, typer.Option(help="The attack, by name.")] = "decoder",
     config: Annotated[Path | None, typer.Option(help="TOML or JSON with the attack's settings.")] = None,
@@ -313,19 +341,20 @@ def attack(
 ) -> None:
     """Rebuild the images behind captured features.
 
-    Sends public images through the edge, finds their features in the capture, learns the way back, and applies it to
-    every other request that was captured. It is given no victim's image, and no path to one.
+    What an attack may know is what it is given here: queries to the edge, live or on record, the encoder, the head.
+    Everything captured that is not an attacker's query is rebuilt. It is given no victim's image, and no path to one.
     """
-    from attacker.run import AttackConfig, run_attack
+    from attacker.run import Access, AttackConfig, run_attack
     from splitleak.config import read_document
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 
     _use_threads(threads)
     given = _with_settings(read_document(config) if config else {}, settings or [])
-    asked = AttackConfig(attack=attack, preset=preset, settings=given, seed=seed, max_queries=max_queries)
+    asked = AttackConfig(attack=attack, preset=preset, settings=given, seed=seed, max_queries=max_queries, views=views)
+    access = Access(capture, public, edge=edge, pairs=pairs, encoder=encoder, head=head)
     with progress(attack) as report:
-        made = run_attack(asked, capture, public, edge, out, resolve_device(device), report)
+        made = run_attack(asked, access, out, resolve_device(device), report)
     _result(as_json, made, f"{out}: {made['rebuilt']} images rebuilt after {made['queries']} queries")
 
 
@@ -337,12 +366,17 @@ def score(
     ledger: Annotated[Path, typer.Option(help="The edge's record of the stream.")],
     out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
     order: Annotated[int, typer.Option(help="Place of this record in a report.")] = 0,
+    cell: Annotated[
+        Path | None, typer.Option(help="TOML or JSON to keep in the record, as its place in a grid.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge what an attack rebuilt: MSE, SSIM and PSNR of every victim, with their spread."""
     from eval.record import make_record
+    from splitleak.config import read_document
 
-    made = make_record(artifact, attack, truth, ledger, out, order)
+    place = None if cell is None else read_document(cell)
+    made = make_record(artifact, attack, truth, ledger, out, order, place)
     scores = made["score"]
     text = ", ".join(
         f"{name} {scores[name]['mean']:.4f} ± {scores[name]['std']:.4f}" for name in ("mse", "ssim", "psnr")
@@ -386,6 +420,51 @@ def latency(
     for target, parts in found["targets"].items():
         table.add_row(target, *(f"{parts[part]['p50']:.2f} / {parts[part]['p95']:.2f}" for part in PARTS))
     Console().print(table)
+
+
+@app.command()
+def cost(
+    artifact: Annotated[
+        Path | None, typer.Argument(help="Artifact folder; without one, an untrained design is measured.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The design: TOML or JSON as for train; CIFAR-10's shapes by default.")
+    ] = None,
+    defense: Annotated[list[str] | None, typer.Option(help="A defense by name; repeat to stack them.")] = None,
+    settings: Settings = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds over torch and ONNX Runtime, in turn.")] = 20,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Count both halves and the decoder that attacks them, and time the halves in torch and ONNX Runtime, on the CPU.
+
+    Shows table S6 of the CEM paper beside it, whose network is `splitleak cost --defense bottleneck`.
+    """
+    from eval.cost import from_artifact, from_config, measure
+    from splitleak.config import merged, read_document
+    from splitleak.logs import progress
+
+    if artifact is not None and (config or defense or settings):
+        raise typer.BadParameter("expected an artifact, or a design by --config, --defense and --set, got both")
+    if artifact is not None:
+        design = from_artifact(artifact)
+    else:
+        from defenses.training import TargetConfig
+
+        document: dict[str, Any] = {"model": {"channels": 3, "size": 32, "classes": 10}}
+        document = merged(document, read_document(config)) if config else document
+        if defense:
+            document["defenses"] = [{"name": each} for each in defense]
+        target = TargetConfig.parse(_with_settings(document, settings or []), source=str(config or "cost"))
+        design = from_config(target, config.stem if config else "untrained")
+    _use_threads(threads)
+    with progress("cost") as report:
+        found = measure(design, batch=batch, repeats=repeats, report=report)
+    if as_json:
+        _print_json(found)
+    else:
+        _print_cost(found)
 
 
 @app.command()
@@ -525,6 +604,32 @@ def _print_table(records: list[dict[str, Any]], latency: dict[str, Any] | None) 
     console = console if console.is_terminal else Console(width=180)
     console.print(table)
     console.print(LEGEND)
+
+
+def _print_cost(found: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.cost import COLUMNS, PUBLISHED_COLUMNS, published, rows
+
+    console = Console()
+    console = console if console.is_terminal else Console(width=120)
+    printed, notes = published()
+    timed = f"ms a batch of {found['batch']}, median of {found['repeats']}, {found['provenance']['hardware']}"
+    for title, columns, lines, below in (
+        (f"{found['name']}; {timed}", COLUMNS, rows(found), found["rules"].values()),
+        ("Published, table S6: vgg11, cut 4, bottleneck C8S1", PUBLISHED_COLUMNS, printed, notes),
+    ):
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="right" if index else "left", no_wrap=True)
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+        for note in below:
+            console.print(note, highlight=False)
+        console.print()
 
 
 if __name__ == "__main__":
