@@ -1,35 +1,95 @@
 """Child processes of an evaluation: started with nothing but their own options, and gone when their parent is."""
 
 import json
+import shlex
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, BinaryIO
 
 from splitleak.lifeline import child_environment
 
 _STOP_S = 10.0
 
 
-class Service:
-    """A running ``splitleak`` service; what it says on standard output, one JSON object a line, are its events."""
+class Children:
+    """Starts child processes that share an environment, and can end them all at once from another thread."""
 
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.name, self._log = arguments[0], log
-        with log.open("ab") as errors:
-            self.process = subprocess.Popen(
+    def __init__(self, environment: Mapping[str, str] | None = None, *, inherited: Sequence[int] = ()) -> None:
+        """``environment`` is added to ours; ``inherited`` file descriptors stay open in every child."""
+        self._environment = {**child_environment(), **(environment or {})}
+        self._inherited = tuple(inherited)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    @contextmanager
+    def start(self, arguments: Sequence[str], errors: BinaryIO | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """A ``splitleak`` command that runs at most while the block does; its standard output is a pipe.
+
+        It is in a process group of its own: what a terminal sends on Ctrl-C reaches us alone, and we end it.
+
+        Raises:
+            InterruptedError: `stop` was called.
+        """
+        with self._lock:
+            if self._stopped:
+                raise InterruptedError(f"expected to start {arguments[0]}, but everything is being stopped")
+            process = subprocess.Popen(
                 _command([*arguments, "--json"]),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=child_environment(),
+                env=self._environment,
+                pass_fds=self._inherited,
+                process_group=0,
             )
+            self._running.add(process)
+        try:
+            yield process
+        finally:
+            _end(process)
+            assert process.stdin is not None
+            process.stdin.close()
+            with self._lock:
+                self._running.discard(process)
+
+    def run(self, arguments: Sequence[str], log: Path) -> dict[str, Any]:
+        """Runs a command to its end and returns its JSON result; what it says on standard error goes to ``log``.
+
+        Raises:
+            subprocess.CalledProcessError: It failed.
+            InterruptedError: `stop` was called.
+        """
+        with log.open("ab") as errors, self.start(arguments, errors) as process:
+            result, code = _outcome(process)
+        if code != 0:
+            if self._stopped:
+                raise InterruptedError(f"expected {arguments[0]} to end, but it was stopped")
+            raise subprocess.CalledProcessError(code, shlex.join(["splitleak", *arguments]))
+        return result
+
+    def stop(self) -> None:
+        """Asks all that run to end; nothing starts any more. Whoever started them sees them end."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            process.terminate()
+        for process in running:
+            _end(process)
+
+
+class Service:
+    """A running ``splitleak`` service; what it says on standard output, one JSON object a line, are its events."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name, self.process, self._log = name, process, log
         self._events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -59,26 +119,13 @@ class Service:
             if found.get("event") == event:
                 return found
 
-    def stop(self) -> None:
-        """Asks the process to stop, waits, and kills it if it does not."""
-        self.process.terminate()
-        try:
-            self.process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
 
 @contextmanager
-def service(arguments: Sequence[str], log: Path) -> Iterator[Service]:
-    """A service that runs while the block does."""
-    running = Service(arguments, log)
-    try:
-        yield running
-    finally:
-        running.stop()
+def service(arguments: Sequence[str], log: Path, children: Children | None = None) -> Iterator[Service]:
+    """A service that runs while the block does; its standard error goes to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as errors, (children or Children()).start(arguments, errors) as process:
+        yield Service(arguments[0], process, log)
 
 
 def run(arguments: Sequence[str]) -> dict[str, Any]:
@@ -87,24 +134,30 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         RuntimeError: It failed; it has said why on standard error.
     """
-    with subprocess.Popen(
-        _command([*arguments, "--json"]),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=child_environment(),
-    ) as process:
-        assert process.stdout is not None
-        try:
-            output = process.stdout.read()
-            code = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait(_STOP_S)
-            raise
+    with Children().start(arguments) as process:
+        result, code = _outcome(process)
     if code != 0:
         raise RuntimeError(f"expected `splitleak {arguments[0]}` to succeed, but it ended with {code}")
-    result: dict[str, Any] = json.loads(output.splitlines()[-1])
     return result
+
+
+def _outcome(process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], int]:
+    """What a command prints last, and how it ends."""
+    assert process.stdout is not None
+    with process.stdout as output:
+        lines = output.read().splitlines()
+    code = process.wait()
+    return (json.loads(lines[-1]) if code == 0 else {}), code
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Asks a process to stop, waits, and kills it if it does not."""
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _command(arguments: Sequence[str]) -> list[str]:

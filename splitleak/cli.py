@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from eval.campaign import CampaignConfig
     from splitleak.datasets.splits import Splits
 
 app = typer.Typer(
@@ -506,6 +507,144 @@ def demo(
         return
     _print_table(*load_run(out))
     typer.echo(f"Report: {path}")
+
+
+CampaignFile = Annotated[Path, typer.Argument(help="TOML file: data sets, models, methods, attacks, seeds.")]
+CampaignSeeds = Annotated[list[int] | None, typer.Option("--seed", help="Only this seed of the file's; repeatable.")]
+CampaignData = Annotated[str | None, typer.Option(help="What the file's data set is made from, as `split --data`.")]
+CampaignRoot = Annotated[Path | None, typer.Option(help="Where torchvision keeps its sets.")]
+CampaignOut = Annotated[Path | None, typer.Option(help="Folder of the campaign; default: runs/<its name>.")]
+
+
+@campaign.command("plan")
+def campaign_plan(
+    file: CampaignFile,
+    out: CampaignOut = None,
+    seed: CampaignSeeds = None,
+    data: CampaignData = None,
+    data_root: CampaignRoot = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Check a campaign's file, build every target and attack of it, and show its grid and what is left to do."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.plan import KINDS, make_plan
+    from eval.store import Store
+
+    config = _campaign(file, data, data_root, settings)
+    folder = out or Path("runs") / config.name
+    made, store = make_plan(config), Store(folder)
+    counts = {kind: {"jobs": 0, "done": 0} for kind in KINDS}
+    for job in made.of_seeds(seed):
+        counts[job.kind]["jobs"] += 1
+        counts[job.kind]["done"] += store.is_done(job)
+    if as_json:
+        _print_json({"folder": str(folder), "jobs": counts, "cells": made.document()["cells"]})
+        return
+    attacks, seeds = (", ".join(map(str, each)) for each in ((a.name for a in config.attacks), seed or config.seeds))
+    table = Table(title=f"{config.name}: attacks {attacks}; seeds {seeds}", title_justify="left")
+    for column in ("method", "plus", "defenses"):
+        table.add_column(column)
+    for method, plus, stack in config.rows():
+        table.add_row(method.name, plus or "", " → ".join(defense.name for defense in stack))
+    console = Console()
+    console.print(table)
+    for kind, found in counts.items():
+        console.print(f"{kind:8} {found['jobs']:4} jobs, {found['done']:4} done", highlight=False)
+    console.print(f"Folder: {folder}")
+
+
+@campaign.command("run")
+def campaign_run(
+    file: CampaignFile,
+    out: CampaignOut = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at a time; default: one for each core.")] = None,
+    seed: CampaignSeeds = None,
+    data: CampaignData = None,
+    data_root: CampaignRoot = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Run what is not done yet of a campaign: train, capture, attack, score, each in processes of its own.
+
+    May be killed at any moment and run again: what is done stays done, and trainings go on where they were. A job that
+    fails is recorded, and tried again by the next run.
+    """
+    from eval.runner import run_campaign
+
+    config = _campaign(file, data, data_root, settings)
+    folder = out or Path("runs") / config.name
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    try:
+        outcome = run_campaign(config, folder, seeds=seed, workers=workers, device=device, say=say)
+    except KeyboardInterrupt:
+        say(f"Stopped. The same command goes on from here; `splitleak campaign status {folder}` shows how far it is.")
+        raise
+    for job in outcome.failed:
+        say(f"failed: {job.kind} {job.label}, see {folder / 'failures' / job.id}.json")
+    for skipped, needed in outcome.skipped.items():
+        say(f"skipped: {skipped}, which needs {needed}")
+    ended = {
+        "folder": str(folder),
+        "done": len(outcome.done),
+        "failed": [job.id for job in outcome.failed],
+        "skipped": len(outcome.skipped),
+    }
+    text = f"{folder}: {len(outcome.done)} jobs done, {len(outcome.failed)} failed, {len(outcome.skipped)} skipped"
+    _result(as_json, ended, text)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@campaign.command("status")
+def campaign_status(
+    folder: Annotated[Path, typer.Argument(help="Folder of a campaign.")],
+    as_json: Json = False,
+) -> None:
+    """Show how far a campaign is: jobs done, failed and to do, the last scores, and why jobs failed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.store import Store
+
+    found = Store(folder).status()
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(title=found["name"], title_justify="left")
+    for column in ("jobs", "done", "failed", "to do"):
+        table.add_column(column, justify="left" if column == "jobs" else "right")
+    for kind, counts in found["jobs"].items():
+        table.add_row(kind, *(str(counts[state]) for state in ("done", "failed", "to do")))
+    console = Console()
+    console.print(table)
+    for score in found["scores"]:
+        figures = f"accuracy {score['accuracy']:.1%}, MSE {score['mse']:.4f}, SSIM {score['ssim']:.3f}"
+        console.print(f"{score['cell']}: {figures}", highlight=False, soft_wrap=True)
+    for failure in found["failures"]:
+        console.print(
+            f"failed: {failure['job']} ({failure['label']}): {failure['error']}", markup=False, soft_wrap=True
+        )
+
+
+def _campaign(file: Path, data: str | None, data_root: Path | None, settings: list[str] | None) -> "CampaignConfig":
+    from eval.campaign import CampaignConfig
+    from splitleak.config import read_document
+
+    document = _with_settings(read_document(file), settings or [])
+    for key, value in (("data", data), ("data_root", data_root and str(data_root))):
+        if value is not None:
+            datasets = document.get("datasets", [])
+            if len(datasets) != 1:
+                raise ValueError(f"expected one data set in {file} for --{key.replace('_', '-')}, got {len(datasets)}")
+            datasets[0][key] = value
+    return CampaignConfig.load(document, source=str(file))
 
 
 def _splits(folder: Path | None) -> "Splits":
