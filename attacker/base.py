@@ -16,13 +16,21 @@ from splitleak.fit import Report, silent
 class Query:
     """The attacker's access to the deployed edge, as any user of the device has it: images in, features seen.
 
-    Counts every image sent. Defenses act on the answers as on everybody's.
+    Counts every image sent. Defenses act on the answers as on everybody's: asked again, a randomised one answers anew.
     """
 
-    def __init__(self, send: Callable[[Tensor], Tensor], budget: int | None = None) -> None:
-        """``send`` takes images ``(N, C, H, W)`` in [0, 1] to features ``(N, *cut)``; ``budget`` caps the images."""
+    def __init__(
+        self, send: Callable[[Tensor], Tensor], budget: int | None = None, *, draws: int = 1, views: int = 1
+    ) -> None:
+        """``send`` takes images ``(N, C, H, W)`` in [0, 1] to features ``(N, *cut)``; ``budget`` caps the queries.
+
+        ``draws`` is how often an attack that learns from noise should ask for the same image. What ``send`` gives is
+        the mean of ``views`` answers, and costs as many queries.
+        """
         self._send = send
         self.budget = budget
+        self.draws = draws
+        self.views = views
         self.made = 0
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -31,9 +39,10 @@ class Query:
         Raises:
             PermissionError: The budget would be exceeded; nothing is sent.
         """
-        if self.budget is not None and self.made + len(images) > self.budget:
-            raise PermissionError(f"expected at most {self.budget} queries, got {self.made + len(images)}")
-        self.made += len(images)
+        asked = self.made + len(images) * self.views
+        if self.budget is not None and asked > self.budget:
+            raise PermissionError(f"expected at most {self.budget} queries, got {asked}")
+        self.made = asked
         return self._send(images)
 
 
@@ -41,7 +50,7 @@ class Query:
 class Knowledge:
     """All that an attack may use. What is None is withheld by the threat model."""
 
-    captured: Tensor  # (N, *cut) float32, the victims' features, read off the wire
+    captured: Tensor  # (N, *cut) float32, the victims' features, read off the wire; means where an image came often
     image_shape: tuple[int, int, int]  # (C, H, W) of what is to be rebuilt
     public: Tensor | None = None  # (M, C, H, W) in [0, 1], disjoint from the victims' images
     query: Query | None = None  # the deployed edge as a black box

@@ -1,42 +1,39 @@
 """One attack on one capture: gather what the attacker may know, run, and leave the result for the judge."""
 
-import itertools
-import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import grpc
-import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacker.base import Attack, Knowledge, Query, Run
+from attacker.queries import EdgeProbe, Pairs, served_model, victims
 from attacker.reconstruction import ATTACKS
 from attacker.results import Reconstructions
-from edge.uplink import error_of
+from defenses.artifact import HalfConfig, load_cloud, load_edge
+from defenses.training import assemble
 from splitleak.artifacts import provenance, save_tensors, write_json, written_folder
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
-from splitleak.errors import WireError
+from splitleak.datasets.images import Images
 from splitleak.fit import Report
-from splitleak.wire import captures, codec
-from splitleak.wire.channel import ChannelConfig, connect
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
-_QUERY_BATCH = 32
+_ALWAYS_KNOWN = ("captured", "image_shape")
+_SEEDS = 2**62
 
 
 class AttackConfig(Config):
-    """Which attack, from which preset, with which settings on top, and how many images it may send."""
+    """Which attack, from which preset, with which settings on top, and what it may see of the wire."""
 
     attack: str
     preset: Literal["cpu", "paper"] = "cpu"
     settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
-    max_queries: int | None = None
+    max_queries: int | None = Field(default=None, ge=1, description="images it may send, at most")
+    views: int = Field(default=1, ge=1, description="consecutive requests that show one victim, and are averaged")
 
     def build(self) -> Attack:
         """The attack itself.
@@ -51,105 +48,136 @@ class AttackConfig(Config):
         return kind(kind.config_type.parse({**base.document(), **self.settings}, source=f"attack {self.attack!r}"))
 
 
-class EdgeProbe:
-    """Sends images through the deployed edge like any user of the device, and reads off the tap what they became."""
+@dataclass(frozen=True)
+class Access:
+    """What the attacker can reach. Queries go to ``edge``, or are on record in ``pairs``; None is withheld."""
 
-    def __init__(self, address: str, capture: Path, model: str) -> None:
-        self._address, self._capture, self._model = address, capture, model
-        self._prefix = f"probe-{secrets.token_hex(6)}"
-        self._numbers = itertools.count()
-        self.timeout_s = 30.0
+    capture: Path  # what the tap wrote
+    public: Path  # images of its own
+    edge: str | None = None  # HOST:PORT of the device's service
+    pairs: Path | None = None  # what `splitleak query` wrote
+    encoder: Path | None = None  # the edge half of the artifact
+    head: Path | None = None  # the cloud half
 
-    def owns(self, request_id: str) -> bool:
-        """Whether a captured request is one of ours."""
-        return request_id.startswith(self._prefix)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features ``(N, *cut)`` of images ``(N, C, H, W)`` in [0, 1], as they crossed the wire.
+    def knowledge(
+        self, config: AttackConfig, public: Images, device: torch.device
+    ) -> tuple[tuple[str, ...], Knowledge]:
+        """The ids of the victims' requests, and all that an attack may know of them.
 
         Raises:
-            ConnectionError: The edge cannot be reached; what it refuses is a ValueError or LookupError.
-            WireError: A query is not in the capture: the tap is not where the edge's traffic passes.
+            FileNotFoundError: A file is not there.
+            ValueError: What the attacker has does not fit together.
         """
-        sent = []
-        with connect(self._address, ChannelConfig()) as channel:
-            infer = GRPCInferenceServiceStub(channel).ModelInfer
-            for batch in images.split(_QUERY_BATCH):
-                name = f"{self._prefix}-{next(self._numbers)}"
-                tensor = codec.encode(batch.numpy(), "fp32")
-                request = codec.request(self._model, tensor, request_id=name, input_name="images")
-                try:
-                    infer(request, timeout=self.timeout_s)
-                except grpc.RpcError as error:
-                    call = cast("grpc.Call", error)  # every error of a call is one
-                    raise error_of(call, f"query to the edge at {self._address}") from None
-                sent.append(name)
-        found = {name: codec.decode(tensor) for name, tensor in _captured(self._capture) if self.owns(name)}
-        lost = [name for name in sent if name not in found]
-        if lost:
-            raise WireError(f"{self._capture}: expected the {len(sent)} queries just made, but {len(lost)} are missing")
-        return torch.from_numpy(np.concatenate([found[name] for name in sent]))
+        images = public.floats()
+        ids, captured = victims(self.capture, views=config.views)
+        head, fresh_encoder = _cloud_knowledge(self.head, device)
+        return ids, Knowledge(
+            captured=captured,
+            image_shape=(images.shape[1], images.shape[2], images.shape[3]),
+            public=images,
+            query=self._query(config, public),
+            labels=public.labels,
+            encoder=None if self.encoder is None else _frozen(load_edge(self.encoder, device).encoder),
+            head=head,
+            fresh_encoder=fresh_encoder,
+        )
+
+    def _query(self, config: AttackConfig, public: Images) -> Query | None:
+        if self.edge is not None and self.pairs is not None:
+            raise ValueError("expected a live edge to query or recorded pairs, got both")
+        if self.edge is not None:
+            probe = EdgeProbe(self.edge, self.capture, served_model(self.capture))
+
+            def send(images: Tensor) -> Tensor:
+                return probe(images, views=config.views)[0]
+
+            return Query(send, config.max_queries, views=config.views)
+        if self.pairs is None:
+            return None
+        pairs = Pairs.load(self.pairs)
+        if pairs.views != config.views:
+            raise ValueError(
+                f"{self.pairs}: expected pairs of {config.views} views, as the victims', got {pairs.views}"
+            )
+        if pairs.hashes != tuple(public.hashes()):
+            raise ValueError(f"{self.pairs}: expected queries with the images of {self.public}, got others")
+        return pairs.query(config.max_queries)
 
 
-def run_attack(
-    config: AttackConfig, capture: Path, public: Path, edge: str, out: Path, device: torch.device, report: Report
-) -> dict[str, Any]:
+def run_attack(config: AttackConfig, access: Access, out: Path, device: torch.device, report: Report) -> dict[str, Any]:
     """Runs an attack and writes ``out``: ``reconstructions.npz``, ``attack.json``, weights if it trained any.
 
     Raises:
-        FileNotFoundError: There is no capture, or no public images.
+        FileNotFoundError: There is no capture, no public images, or no half of the artifact.
         ConnectionError: The edge cannot be reached.
+        PermissionError: The attack needs what it was not given, or more queries than it may make.
         ValueError: What the attacker has does not fit together.
     """
     attack = config.build()
-    model = _served_model(capture)
-    victims = [(name, codec.decode(tensor)) for name, tensor in _captured(capture)]
-    own = load_file(public).train
-    images = own.floats()
-    probe = EdgeProbe(edge, capture, model)
-    query = Query(probe, config.max_queries)
-    known = Knowledge(
-        captured=torch.from_numpy(np.concatenate([features for _, features in victims])),
-        image_shape=(images.shape[1], images.shape[2], images.shape[3]),
-        public=images,
-        query=query,
-    )
+    public = load_file(access.public).train
+    ids, known = access.knowledge(config, public, device)
     checkpoint = out.with_name(f".{out.name}.checkpoint")
     rebuilt = attack(known, Run(seed=config.seed, device=device, report=report, checkpoint=checkpoint))
-    ids = [name if len(rows) == 1 else f"{name}#{row}" for name, rows in victims for row in range(len(rows))]
+    given = [each.name for each in fields(known) if getattr(known, each.name) is not None]
+    queries = 0 if known.query is None else known.query.made
     record = {
         "attack": config.attack,
         "config": attack.config.document(),
         "seed": config.seed,
-        "queries": query.made,
+        "queries": queries,
+        "draws": 1 if known.query is None else known.query.draws,
+        "views": config.views,
+        "knowledge": sorted(set(given) - set(_ALWAYS_KNOWN)),
         "rebuilt": len(rebuilt),
         "findings": attack.findings,
-        "public_hashes": own.hashes(),
+        "public_hashes": public.hashes(),
         "provenance": provenance(),
     }
     with written_folder(out) as partial:
-        Reconstructions(tuple(ids), rebuilt).save(partial / "reconstructions.npz")
+        Reconstructions(ids, rebuilt).save(partial / "reconstructions.npz")
         if weights := attack.weights():
             save_tensors(partial / "weights.safetensors", weights)
         write_json(partial / "attack.json", record)
-    return {"folder": str(out), "rebuilt": len(rebuilt), "queries": query.made, "findings": _brief(attack.findings)}
+    return {"folder": str(out), "rebuilt": len(rebuilt), "queries": queries, "findings": _brief(attack.findings)}
+
+
+def record_queries(
+    capture: Path, public: Path, edge: str, out: Path, *, draws: int, views: int, budget: int | None
+) -> dict[str, Any]:
+    """Sends the public images through the edge ``draws * views`` times and writes what they became to ``out``.
+
+    Raises:
+        FileNotFoundError: There is no capture, or no public images.
+        ConnectionError: The edge cannot be reached.
+        PermissionError: That is more than ``budget`` queries.
+    """
+    probe = EdgeProbe(edge, capture, served_model(capture))
+    made = Pairs.record(probe, load_file(public).train, draws=draws, views=views, budget=budget)
+    made.save(out)
+    return {"pairs": str(out), "images": len(made.hashes), "draws": draws, "views": views, "queries": made.queries}
+
+
+def _cloud_knowledge(
+    folder: Path | None, device: torch.device
+) -> tuple[nn.Module | None, Callable[[], nn.Module] | None]:
+    """The cloud's head, and what its half tells of the edge: how an encoder for it is built."""
+    if folder is None:
+        return None, None
+    half = load_cloud(folder, device)
+    return _frozen(half.head), lambda: _fresh_encoder(half.config, device)
+
+
+def _fresh_encoder(half: HalfConfig, device: torch.device) -> nn.Module:
+    """An untrained encoder of the half's architecture, from the global stream and not from the target's own seed."""
+    seed = int(torch.randint(_SEEDS, ()))
+    model, _ = assemble(half.target.model_copy(update={"seed": seed}), half.dataset)
+    encoder: nn.Module = model.encoder.to(device)
+    return encoder
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return module.requires_grad_(False).eval()
 
 
 def _brief(findings: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in findings.items() if not isinstance(value, list)}
-
-
-def _captured(capture: Path) -> list[tuple[str, codec.WireTensor]]:
-    return list(captures.inference_requests(captures.read(capture)))
-
-
-def _served_model(capture: Path) -> str:
-    """The name of the model that the captured traffic was for.
-
-    Raises:
-        WireError: The capture holds no inference request.
-    """
-    for record in captures.read(capture):
-        if record.direction == "request" and record.method.endswith(("/ModelInfer", "/ModelStreamInfer")):
-            return str(pb.ModelInferRequest.FromString(record.message).model_name)
-    raise WireError(f"{capture}: expected at least one inference request, found none")

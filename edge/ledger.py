@@ -57,15 +57,15 @@ class Ledger(Config):
 
     @property
     def places(self) -> dict[str, int]:
-        """Request id to the image's index in the file it came from."""
+        """Request id to the image's index in the file it came from; several ids where an image was sent often."""
         return {entry.request_id: entry.place for entry in self.entries}
 
     def summary(self) -> dict[str, float | None]:
-        """How many images, mean bytes of one's message, and the share given their true class (of those labelled)."""
+        """How many images, mean bytes of a message, and the share of messages given their true class (if labelled)."""
         labelled = [entry for entry in self.entries if entry.label is not None]
         right = sum(entry.predicted == entry.label for entry in labelled)
         return {
-            "images": len(self.entries),
+            "images": len({entry.place for entry in self.entries}),
             "bytes_per_image": sum(entry.sent_bytes for entry in self.entries) / max(len(self.entries), 1),
             "accuracy": right / len(labelled) if labelled else None,
         }

@@ -1,5 +1,6 @@
 """What ``splitleak edge`` does: stream a file of images to the cloud, keep the private record, then serve callers."""
 
+import itertools
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,18 +32,20 @@ def run_edge(
     ledger: Path | None,
     listen: str | None,
     report: Callable[[dict[str, Any]], None],
+    repeat: int = 1,
 ) -> None:
     """Streams ``images``, one a request, if given; then serves on ``listen``, if given, until SIGINT or SIGTERM.
 
     ``report`` is told ``{"event": "streamed", "images", "accuracy", "bytes_per_image"}`` and ``{"event": "listening",
-    "address"}``. Images are fitted to the encoder's size and channels. ``ledger`` is written when all are answered.
+    "address"}``. Images are fitted to the encoder's size and channels, and each is sent ``repeat`` times in a row.
+    ``ledger`` is written when all are answered.
 
     Raises:
         ConnectionError: The cloud cannot be reached, or is lost; the images without an answer are named.
         FileNotFoundError, ValueError, LookupError: Images or cloud are not there, or do not fit the half.
     """
     if images is not None:
-        record = stream_file(config, half, images)
+        record = stream_file(config, half, images, repeat)
         if ledger is not None:
             record.write(ledger)
         report({"event": "streamed", **record.summary()})
@@ -55,25 +58,32 @@ def run_edge(
         )
 
 
-def stream_file(config: EdgeConfig, half: Half, path: Path) -> Ledger:
-    """Streams every image of ``path`` (its training pool, in order) and returns the record.
+def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1) -> Ledger:
+    """Streams every image of ``path`` (its training pool, in order), ``repeat`` times in a row; returns the record.
 
-    Ids are ``<stream>-<place>``, the stream's part drawn anew each time: a reader of the wire learns the order and no
-    more. Labels are recorded if the file has as many classes as the cloud has outputs.
+    Ids are ``<stream>-<place>``, or ``<stream>-<place>-<i>`` for the i-th of several, the stream's part drawn anew each
+    time: a reader of the wire learns the order and no more. Labels are recorded if the file has as many classes as the
+    cloud has outputs.
+
+    Raises:
+        ValueError: ``repeat`` is not positive, or the file is not one of images.
     """
+    if repeat < 1:
+        raise ValueError(f"expected each image to be sent at least once, got {repeat} times")
     channels, size, _ = half.input_shape
     found = load_file(path).train.fitted(size, channels)
     pixels = found.floats().numpy()
     stream = secrets.token_hex(4)
 
     def batches() -> Iterator[tuple[str, Images]]:
-        for place in range(len(pixels)):
-            yield f"{stream}-{place}", np.ascontiguousarray(pixels[place : place + 1])
+        for place, turn in itertools.product(range(len(pixels)), range(repeat)):
+            name = f"{stream}-{place}" if repeat == 1 else f"{stream}-{place}-{turn}"
+            yield name, np.ascontiguousarray(pixels[place : place + 1])
 
     with EdgeClient(half, config) as client:
         labelled = client.output_shape == (len(found.classes),)
         entries = [
-            Entry.of(prediction, place=place, label=int(found.labels[place]) if labelled else None)
-            for place, prediction in enumerate(client.stream(batches()))
+            Entry.of(prediction, place=at // repeat, label=int(found.labels[at // repeat]) if labelled else None)
+            for at, prediction in enumerate(client.stream(batches()))
         ]
     return Ledger(entries=tuple(entries))

@@ -1,5 +1,6 @@
 """A cell's record: what was attacked, how, and how well; one JSON file whose id is the hash of what produced it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,21 @@ from splitleak.artifacts import provenance, write_json, written_folder
 from splitleak.config import digest, read_document
 from splitleak.datasets.files import load_file
 
-_IDENTIFYING = ("attack", "config", "seed", "queries")
+_IDENTIFYING = ("attack", "config", "seed", "queries", "draws", "views", "knowledge")
 
 
-def make_record(artifact: Path, attack: Path, truth: Path, ledger: Path, out: Path, order: int) -> dict[str, Any]:
+def make_record(
+    artifact: Path,
+    attack: Path,
+    truth: Path,
+    ledger: Path,
+    out: Path,
+    order: int,
+    cell: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Scores what ``attack`` rebuilt and writes ``out``: ``record.json`` and ``pictures.npz``; returns the record.
+
+    ``cell`` says where in a campaign the record stands; it is kept under that name, and changes no id.
 
     Raises:
         FileNotFoundError: One of the inputs is not there.
@@ -38,6 +49,7 @@ def make_record(artifact: Path, attack: Path, truth: Path, ledger: Path, out: Pa
     record = {
         "id": digest([made["target"], made["dataset"], public, *(attacked[key] for key in _IDENTIFYING)]),
         "order": order,
+        **({} if cell is None else {"cell": dict(cell)}),
         **produced,
         "score": score(rebuilt.images, true.floats()),
         "provenance": provenance(),

@@ -1,5 +1,6 @@
 """The judge: the only place where the truth and the guess meet."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,14 +20,21 @@ METRICS = {"mse": mse, "psnr": psnr, "ssim": ssim, "ssim_zero_padded": ssim_zero
 def truth_of(ids: Sequence[str], places: Mapping[str, int], truth: Images) -> Images:
     """The true images in the order of ``ids``; ``places`` is the edge's ledger, id to index in ``truth``.
 
+    An image that was sent several times has one reconstruction, under any of its ids.
+
     Raises:
-        ValueError: An id is not in the ledger (the judge cannot tell what it shows), or a victim has no guess.
+        ValueError: An id is not in the ledger (the judge cannot tell what it shows), or a victim has no guess, or more
+            than one.
     """
     unknown = [name for name in ids if name not in places]
-    missing = sorted(set(places) - set(ids))
-    if unknown or missing:
+    guessed = Counter(places[name] for name in ids if name in places)
+    missing = sorted(set(places.values()) - set(guessed))
+    often = sorted(place for place, count in guessed.items() if count > 1)
+    if unknown or missing or often:
         what = f"{len(unknown)} not in the ledger {unknown[:3]}, {len(missing)} without a reconstruction {missing[:3]}"
-        raise ValueError(f"expected one reconstruction for each of {len(places)} streamed images, but {what}")
+        streamed = len(set(places.values()))
+        what += f", {len(often)} with more than one {often[:3]}"
+        raise ValueError(f"expected one reconstruction for each of {streamed} streamed images, but {what}")
     return truth.select(torch.tensor([places[name] for name in ids]))
 
 

@@ -353,7 +353,8 @@ def attack(
     _use_threads(threads)
     given = _with_settings(read_document(config) if config else {}, settings or [])
     asked = AttackConfig(attack=attack, preset=preset, settings=given, seed=seed, max_queries=max_queries, views=views)
-    access = Access(capture, public, edge=edge, pairs=pairs, encoder=encoder, head=head)
+    halves = {"encoder": encoder and _half(encoder, "edge"), "head": head and _half(head, "cloud")}
+    access = Access(capture, public, edge=edge, pairs=pairs, **halves)
     with progress(attack) as report:
         made = run_attack(asked, access, out, resolve_device(device), report)
     _result(as_json, made, f"{out}: {made['rebuilt']} images rebuilt after {made['queries']} queries")

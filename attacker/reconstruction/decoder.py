@@ -7,13 +7,12 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from attacker.base import Attack, Knowledge, Run
+from attacker.reconstruction.fitting import fit, gather, predict
 from splitleak.config import Config, digest
-from splitleak.fit import Resumable, epochs
+from splitleak.fit import Resumable
 from splitleak.measures.ssim import ssim
 from splitleak.models.decoder import ResNormDecoder
 from splitleak.seeding import derive_seed, generator
-
-_PREDICT_BATCH = 256
 
 
 class DecoderConfig(Config):
@@ -58,76 +57,52 @@ class DecoderAttack(Attack):
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        assert known.query is not None
-        features = known.query(known.public)
-        if features.shape[1:] != known.captured.shape[1:] or len(features) != len(known.public):
-            expected = (len(known.public), *known.captured.shape[1:])
-            raise ValueError(f"decoder: expected features {expected} for the public images, got {features.shape}")
-        self.decoder = self._fit(features, known.public, known, run)
-        return _predict(self.decoder, known.captured, run.device)
+        self.decoder = self._fit(gather(known, self.name), known.public, known, run)
+        return predict(self.decoder, known.captured, run.device)
 
     def _fit(self, features: Tensor, images: Tensor, known: Knowledge, run: Run) -> ResNormDecoder:
         config = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(run.seed, "decoder", "init"))
             decoder = ResNormDecoder(
-                tuple(features.shape[1:]), known.image_shape, blocks=config.blocks, channels=config.channels
+                tuple(features.shape[2:]), known.image_shape, blocks=config.blocks, channels=config.channels
             )
         decoder.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        draw = generator(run.seed, "decoder", "order")
         optimizer = Adam(decoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         state = Resumable(
             identity=digest([config.document(), run.seed, float(features.double().sum()), float(images.sum())]),
             modules={"decoder": decoder},
             optimizers={"adam": optimizer},
-            generators={"order": draw},
+            generators={"order": generator(run.seed, "decoder", "order")},
         )
-        shuffled = torch.randperm(len(images), generator=generator(run.seed, "decoder", "held-out"))
-        held_out, used = shuffled.tensor_split([max(1, round(config.held_out * len(images)))])
-        if len(used) < 2:
-            raise ValueError(f"decoder: expected at least 3 public images, got {len(images)}")
-        features, images = features.to(run.device), images.to(run.device)
-        for epoch in epochs("attack", config.epochs, state, run.checkpoint, run.report):
-            decoder.train()
-            losses = []
-            order = used[torch.randperm(len(used), generator=draw)]
-            batches = [batch for batch in order.split(config.batch_size) if len(batch) > 1]
-            for index, batch in enumerate(batches):
-                progress = (epoch + index / len(batches)) / config.epochs
-                for group in optimizer.param_groups:
-                    cosine = 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
-                    group["lr"] = config.learning_rate * (0.01 + 0.99 * cosine)
-                with torch.autocast("cuda", torch.bfloat16, enabled=run.device.type == "cuda"):
-                    rebuilt = decoder(features[batch])
-                loss = _loss(rebuilt.float(), images[batch], config.ssim_weight)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.detach())
-            rebuilt = _predict(decoder, features[held_out], run.device)
-            error = float(functional.mse_loss(rebuilt, images[held_out].cpu()))
-            figures = {"loss": float(torch.stack(losses).mean()), "held_out_mse": error}
-            if all(error < past["held_out_mse"] for past in state.history):
-                state.kept = {name: value.clone() for name, value in decoder.state_dict().items()}
-            state.history.append(figures)
-        decoder.load_state_dict(state.kept)
-        errors = [figures["held_out_mse"] for figures in state.history]
-        self.findings = {
-            "history": state.history,
-            "chosen_epoch": errors.index(min(errors)) + 1,
-            "held_out_mse": min(errors),
-            "mean_image_mse": float((images[held_out] - images[used].mean(0)).square().mean()),
-            "parameters": sum(parameter.numel() for parameter in decoder.parameters()),
-        }
+
+        def descend(batch: Tensor, target: Tensor, progress: float) -> Tensor:
+            cosine = 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * (0.01 + 0.99 * cosine)
+            with torch.autocast("cuda", torch.bfloat16, enabled=run.device.type == "cuda"):
+                rebuilt = decoder(batch)
+            loss = _loss(rebuilt.float(), target, config.ssim_weight)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        self.findings = fit(
+            self.name,
+            decoder,
+            descend,
+            features,
+            images,
+            state,
+            run,
+            total=config.epochs,
+            batch_size=config.batch_size,
+            held_out=config.held_out,
+        )
         return decoder
 
 
 def _loss(rebuilt: Tensor, images: Tensor, ssim_weight: float) -> Tensor:
     error = functional.mse_loss(rebuilt, images)
     return error + ssim_weight * (1 - ssim(rebuilt, images).mean()) if ssim_weight else error
-
-
-@torch.no_grad()
-def _predict(decoder: ResNormDecoder, features: Tensor, device: torch.device) -> Tensor:
-    decoder.eval()
-    return torch.cat([decoder(batch.to(device)).float().cpu() for batch in features.split(_PREDICT_BATCH)])

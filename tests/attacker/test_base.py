@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -35,6 +36,14 @@ def test_queries_are_counted_by_the_image():
     assert query.made == 7
 
 
+def test_an_answer_that_is_a_mean_of_several_views_costs_as_many_queries():
+    query = Query(lambda images: images, budget=7, views=3)
+    query(torch.zeros(2, 1))
+    assert query.made == 6
+    with pytest.raises(PermissionError, match="at most 7 queries, got 9"):
+        query(torch.zeros(1, 1))
+
+
 def test_nothing_is_sent_over_the_budget():
     sent = []
     query = Query(lambda images: sent.append(len(images)) or images, budget=5)
@@ -52,7 +61,10 @@ def test_knowledge_has_no_place_for_the_victims_images_or_a_path():
         "image_shape": tuple[int, int, int],
         "public": torch.Tensor | None,
         "query": Query | None,
+        "labels": torch.Tensor | None,
         "encoder": nn.Module | None,
+        "head": nn.Module | None,
+        "fresh_encoder": Callable[[], nn.Module] | None,
     }
     assert {field.name: field.type for field in dataclasses.fields(Knowledge)} == allowed
     with pytest.raises(dataclasses.FrozenInstanceError):

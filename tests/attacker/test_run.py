@@ -1,109 +1,99 @@
 """The attack as the command runs it, with a real edge, tap and cloud in this process."""
 
 import json
-from contextlib import ExitStack
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
+from attacker.queries import Pairs
 from attacker.results import Reconstructions
-from attacker.run import AttackConfig, EdgeProbe, run_attack
-from attacker.tap import TapConfig, tap
-from cloud.service import CloudConfig, cloud
-from defenses.artifact import load_cloud, load_edge, save
-from defenses.training import TargetConfig, train
-from edge.client import EdgeConfig
-from edge.run import stream_file
-from edge.service import EdgeServiceConfig, edge
-from splitleak.errors import WireError
+from attacker.run import Access, AttackConfig, record_queries, run_attack
+from eval.scoring import truth_of
 from splitleak.fit import silent
-from splitleak.wire import captures
-from splitleak.wire.channel import ChannelConfig
 
 CPU = torch.device("cpu")
 QUICK = {"epochs": 1, "channels": 8, "blocks": 1}
-
-
-@pytest.fixture(scope="module")
-def deployed(tmp_path_factory, small_splits):
-    """A trained model behind cloud, tap and edge; the victims' images have crossed the wire."""
-    folder = tmp_path_factory.mktemp("deployed")
-    document = {
-        "model": {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10},
-        "training": {"epochs": 1},
-    }
-    save(folder / "toy", "toy", train(TargetConfig.parse(document, source="test"), small_splits, device=CPU))
-    small_splits.public.save(folder / "public.npz")
-    small_splits.victims.save(folder / "victims.npz")
-    half = load_edge(folder / "toy" / "edge", CPU)
-    with ExitStack() as stack:
-        port = stack.enter_context(cloud(CloudConfig(), load_cloud(folder / "toy" / "cloud", CPU)))
-        capture = folder / "tap.capture"
-        port = stack.enter_context(tap(TapConfig(upstream=f"127.0.0.1:{port}", capture=capture)))
-        client = EdgeConfig(cloud=f"127.0.0.1:{port}", model="toy")
-        ledger = stream_file(client, half, folder / "victims.npz")
-        port = stack.enter_context(edge(EdgeServiceConfig(client=client), half, "toy"))
-        yield SimpleNamespace(
-            folder=folder,
-            capture=capture,
-            half=half,
-            ledger=ledger,
-            edge=f"127.0.0.1:{port}",
-            before=capture.stat().st_size,
-        )
 
 
 def config(**changes):
     return AttackConfig(**{"attack": "decoder", "settings": QUICK, **changes})
 
 
-def attack(deployed, out, asked=None, public="public.npz"):
-    return run_attack(asked or config(), deployed.capture, deployed.folder / public, deployed.edge, out, CPU, silent)
+def attack(deployed, out, asked=None, **given):
+    access = Access(deployed.capture, deployed.public, **(given or {"edge": deployed.edge}))
+    return run_attack(asked or config(), access, out, CPU, silent)
 
 
-def test_a_probe_sees_what_the_encoder_gives(deployed, small_splits):
-    probe = EdgeProbe(deployed.edge, deployed.capture, "toy")
-    images = small_splits.public.floats()[:40]
-    np.testing.assert_allclose(probe(images), deployed.half.encode(images.numpy()), atol=1e-5)
-
-
-def test_a_probe_knows_its_own_requests_from_all_others(deployed, small_splits):
-    first, second = (EdgeProbe(deployed.edge, deployed.capture, "toy") for _ in range(2))
-    first(small_splits.public.floats()[:3])
-    names = [name for name, _ in captures.inference_requests(captures.read(deployed.capture))]
-    assert sum(map(first.owns, names)) == 1
-    assert not any(map(second.owns, names))
-
-
-def test_a_tap_that_the_edge_does_not_pass_is_noticed(deployed, small_splits, tmp_path):
-    empty = tmp_path / "elsewhere.capture"
-    empty.write_bytes(deployed.capture.read_bytes()[: deployed.before])
-    with pytest.raises(WireError, match="the 1 queries just made, but 1 are missing"):
-        EdgeProbe(deployed.edge, empty, "toy")(small_splits.public.floats()[:3])
-
-
-def test_an_edge_that_is_not_there_is_a_connection_error(deployed, small_splits, monkeypatch):
-    monkeypatch.setattr("attacker.run.ChannelConfig", lambda: ChannelConfig(connect_timeout_s=0.2))
-    probe = EdgeProbe("127.0.0.1:1", deployed.capture, "toy")
-    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
-        probe(small_splits.public.floats()[:1])
+def record(deployed, out, **changes):
+    options = {"draws": 1, "views": 1, "budget": None, **changes}
+    return record_queries(deployed.capture, deployed.public, deployed.edge, out, **options)
 
 
 def test_an_attack_leaves_one_image_for_each_captured_victim_and_says_how(deployed, tmp_path, small_splits):
     made = attack(deployed, tmp_path / "out", config(seed=3))
     assert made["folder"] == str(tmp_path / "out")
     assert "history" not in made["findings"]
-    assert set(Reconstructions.load(tmp_path / "out" / "reconstructions.npz").ids) >= set(deployed.ledger.places)
-    record = json.loads((tmp_path / "out" / "attack.json").read_text())
-    assert record["queries"] == len(small_splits.public)
-    assert record["seed"] == 3
-    assert record["config"]["epochs"] == 1
-    assert record["public_hashes"] == small_splits.public.hashes()
-    assert record["findings"]["chosen_epoch"] == 1
+    assert set(Reconstructions.load(tmp_path / "out" / "reconstructions.npz").ids) == set(deployed.ledger.places)
+    found = json.loads((tmp_path / "out" / "attack.json").read_text())
+    assert found["queries"] == len(small_splits.public)
+    assert (found["seed"], found["draws"], found["views"]) == (3, 1, 1)
+    assert found["knowledge"] == ["labels", "public", "query"]
+    assert found["config"]["epochs"] == 1
+    assert found["public_hashes"] == small_splits.public.hashes()
+    assert found["findings"]["chosen_epoch"] == 1
     assert (tmp_path / "out" / "weights.safetensors").exists()
-    assert {"command", "commit", "hardware", "time"} <= record["provenance"].keys()
+    assert {"command", "commit", "hardware", "time"} <= found["provenance"].keys()
+
+
+def test_an_attack_on_recorded_queries_repeats_to_the_bit_and_says_what_they_cost(deployed, tmp_path, small_splits):
+    told = record(deployed, tmp_path / "pairs.npz", draws=2)
+    queries = 2 * len(small_splits.public)
+    assert told["queries"] == Pairs.load(tmp_path / "pairs.npz").queries == queries
+    size = deployed.capture.stat().st_size
+    rebuilt = []
+    for name in ("one", "two"):
+        attack(deployed, tmp_path / name, config(settings={**QUICK, "epochs": 2}), pairs=tmp_path / "pairs.npz")
+        rebuilt.append(Reconstructions.load(tmp_path / name / "reconstructions.npz"))
+        found = json.loads((tmp_path / name / "attack.json").read_text())
+        assert (found["queries"], found["draws"]) == (queries, 2)
+    assert rebuilt[0].ids == rebuilt[1].ids
+    assert torch.equal(rebuilt[0].images, rebuilt[1].images)
+    assert deployed.capture.stat().st_size == size
+
+
+def test_an_attacker_that_sees_each_image_often_has_better_features(deploy, tmp_path, small_splits):
+    with deploy(tmp_path, repeat=4) as chain:
+        record(chain, tmp_path / "pairs.npz", views=4)
+        access = Access(chain.capture, chain.public, pairs=tmp_path / "pairs.npz")
+        ids, known = access.knowledge(config(views=4), small_splits.public, CPU)
+        attack(chain, tmp_path / "out", config(views=4), pairs=tmp_path / "pairs.npz")
+    truth = truth_of(ids, chain.ledger.places, small_splits.victims)
+    assert torch.equal(truth.pixels, small_splits.victims.pixels)
+    with torch.no_grad():
+        for images, features in ((truth, known.captured), (small_splits.public, known.query(known.public))):
+            assert (features - chain.half.encoder(images.floats())).std() == pytest.approx(0.05 / 2, rel=0.1)
+    assert Reconstructions.load(tmp_path / "out" / "reconstructions.npz").ids == ids
+    assert json.loads((tmp_path / "out" / "attack.json").read_text())["views"] == 4
+
+
+def test_pairs_of_other_views_or_other_images_are_refused(deployed, tmp_path):
+    record(deployed, tmp_path / "pairs.npz", views=2)
+    with pytest.raises(ValueError, match=r"pairs\.npz: expected pairs of 1 views, as the victims', got 2"):
+        attack(deployed, tmp_path / "out", pairs=tmp_path / "pairs.npz")
+    access = Access(deployed.capture, deployed.folder / "victims.npz", pairs=tmp_path / "pairs.npz")
+    with pytest.raises(ValueError, match=r"expected queries with the images of .*victims\.npz"):
+        run_attack(config(views=2), access, tmp_path / "out", CPU, silent)
+
+
+def test_an_edge_and_pairs_together_are_refused(deployed, tmp_path):
+    with pytest.raises(ValueError, match="a live edge to query or recorded pairs, got both"):
+        attack(deployed, tmp_path / "out", edge=deployed.edge, pairs=tmp_path / "pairs.npz")
+
+
+def test_an_attack_that_queries_is_refused_without_an_edge(deployed, tmp_path):
+    access = Access(deployed.capture, deployed.public)
+    with pytest.raises(PermissionError, match="'decoder' needs 'query', which this threat model withholds"):
+        run_attack(config(), access, tmp_path / "out", CPU, silent)
 
 
 def test_no_query_is_sent_over_the_budget(deployed, tmp_path):
@@ -114,23 +104,35 @@ def test_no_query_is_sent_over_the_budget(deployed, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_capture_without_requests_is_refused(deployed, tmp_path):
-    with captures.CaptureWriter(tmp_path / "empty.capture"):
-        pass
-    with pytest.raises(WireError, match="at least one inference request, found none"):
-        run_attack(
-            config(),
-            tmp_path / "empty.capture",
-            deployed.folder / "public.npz",
-            deployed.edge,
-            tmp_path / "o",
-            CPU,
-            silent,
-        )
+def test_a_white_box_is_the_encoder_alone_frozen_and_without_noise(deployed, small_splits):
+    access = Access(deployed.capture, deployed.public, encoder=deployed.folder / "toy" / "edge")
+    _, known = access.knowledge(config(), small_splits.public, CPU)
+    images = small_splits.public.floats()[:4]
+    assert torch.equal(known.encoder(images), known.encoder(images))
+    torch.testing.assert_close(known.encoder(images), deployed.half.encoder(images))
+    assert not known.encoder.training
+    assert not any(parameter.requires_grad for parameter in known.encoder.parameters())
+    assert (known.query, known.head, known.fresh_encoder) == (None, None, None)
+
+
+def test_a_curious_cloud_has_the_head_and_builds_untrained_encoders_that_are_not_the_targets(deployed, small_splits):
+    access = Access(deployed.capture, deployed.public, head=deployed.folder / "toy" / "cloud")
+    _, known = access.knowledge(config(), small_splits.public, CPU)
+    assert known.head(known.captured).shape == (len(small_splits.victims), 10)
+    assert not any(parameter.requires_grad for parameter in known.head.parameters())
+    encoders = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        encoders.append(known.fresh_encoder())
+    first, again, other = (torch.cat([each.flatten() for each in encoder.parameters()]) for encoder in encoders)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert encoders[0](small_splits.public.floats()[:2]).shape[1:] == known.captured.shape[1:]
+    assert all(parameter.requires_grad for parameter in encoders[0].parameters())
 
 
 def test_an_unknown_attack_or_setting_is_refused_by_name():
-    with pytest.raises(ValueError, match="expected an attack of decoder, got 'magic'"):
+    with pytest.raises(ValueError, match=r"expected an attack of .*decoder.*, got 'magic'"):
         config(attack="magic").build()
     with pytest.raises(ValueError, match=r"attack 'decoder': .*epoch"):
         config(settings={"epoch": 3}).build()

@@ -53,6 +53,13 @@ def test_the_summary_counts_right_answers_among_labelled_images_only(ledger):
     assert Ledger(entries=ledger.entries[2:]).summary()["accuracy"] is None
 
 
+def test_an_image_that_was_sent_often_counts_once():
+    views = [Entry.of(prediction(f"s-0-{view}", [[0, 1]]), place=0, label=view) for view in range(2)]
+    twice = Ledger(entries=tuple(views))
+    assert twice.summary() == {"images": 1, "bytes_per_image": 100.0, "accuracy": 0.5}
+    assert twice.places == {"s-0-0": 0, "s-0-1": 0}
+
+
 def test_a_request_of_two_images_has_no_entry():
     with pytest.raises(ValueError, match="one image, got 2"):
         Entry.of(prediction("a", [[0, 1], [1, 0]]), place=0)

@@ -8,7 +8,7 @@ import pytest
 
 from edge.client import EdgeConfig
 from edge.ledger import Ledger
-from edge.run import run_edge
+from edge.run import run_edge, stream_file
 
 SERVE = """
 import json, sys
@@ -49,6 +49,18 @@ def test_each_image_is_one_request_and_the_ledger_says_which(tmp_path, encoder, 
     expected = cloud.logits(np.concatenate([pixels, 1 - 3 * pixels], axis=1)).argmax(1)
     assert [entry.predicted for entry in ledger.entries] == expected.tolist()
     assert events == [{"event": "streamed", **ledger.summary()}]
+
+
+def test_each_image_is_sent_as_often_as_asked_in_a_row(encoder, start_cloud, images):
+    cloud = start_cloud()
+    ledger = stream_file(EdgeConfig(cloud=cloud.address, model="toy"), encoder, images, repeat=3)
+    assert [entry.place for entry in ledger.entries] == [at // 3 for at in range(21)]
+    assert [entry.label for entry in ledger.entries[:6]] == [0, 0, 0, 1, 1, 1]
+    assert [each.id for each in cloud.arrived] == [entry.request_id for entry in ledger.entries]
+    assert [entry.request_id.split("-")[1:] for entry in ledger.entries[2:4]] == [["0", "2"], ["1", "0"]]
+    assert ledger.summary()["images"] == 7
+    with pytest.raises(ValueError, match="at least once, got 0 times"):
+        stream_file(EdgeConfig(cloud=cloud.address, model="toy"), encoder, images, repeat=0)
 
 
 def test_two_streams_share_no_id(encoder, start_cloud, images):

@@ -44,6 +44,9 @@ def materials(tmp_path_factory, small_splits):
             "config": {"epochs": 2},
             "seed": 0,
             "queries": 300,
+            "draws": 1,
+            "views": 1,
+            "knowledge": ["labels", "public", "query"],
             "rebuilt": len(ids),
             "findings": {
                 "history": [{"loss": 0.2, "held_out_mse": 0.2}, {"loss": 0.1, "held_out_mse": 0.1}],

@@ -45,8 +45,23 @@ def test_the_same_cell_has_the_same_id_and_another_seed_another(artifact, materi
     first = judged(artifact, given, tmp_path / "one")
     assert judged(artifact, given, tmp_path / "two", order=9)["id"] == first["id"]
     path = given / "attack" / "attack.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 1}))
-    assert judged(artifact, given, tmp_path / "three")["id"] != first["id"]
+    attack = json.loads(path.read_text())
+    for changed in ({"seed": 1}, {"draws": 4}, {"views": 2}, {"knowledge": ["encoder"]}):
+        path.write_text(json.dumps({**attack, **changed}))
+        assert judged(artifact, given, tmp_path / "three")["id"] != first["id"], changed
+
+
+def test_a_cells_place_in_a_campaign_is_kept_and_changes_no_id(artifact, materials, tmp_path):
+    given = materials("placed")
+    plain, placed = (
+        make_record(
+            artifact, given / "attack", given / "victims.npz", given / "ledger.json", tmp_path / "cell", 0, place
+        )
+        for place in (None, {"campaign": "small", "plus": None})
+    )
+    assert placed["cell"] == {"campaign": "small", "plus": None}
+    assert "cell" not in plain
+    assert placed["id"] == plain["id"]
 
 
 def test_an_attacker_who_owned_a_victim_gets_no_record(artifact, materials, tmp_path, small_splits):

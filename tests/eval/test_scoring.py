@@ -72,8 +72,16 @@ def test_a_guess_with_an_unknown_id_is_refused():
 
 
 def test_a_victim_without_a_guess_is_refused():
-    with pytest.raises(ValueError, match=r"1 without a reconstruction \['b'\]"):
+    with pytest.raises(ValueError, match=r"1 without a reconstruction \[1\]"):
         truth_of(["a"], {"a": 0, "b": 1}, images(2))
+
+
+def test_an_image_that_was_sent_often_has_one_guess_under_any_of_its_ids():
+    truth = images(2)
+    places = {"s-0-0": 0, "s-0-1": 0, "s-1-0": 1, "s-1-1": 1}
+    assert truth_of(["s-1-0", "s-0-1"], places, truth).labels.tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"for each of 2 .*, 1 with more than one \[0\]"):
+        truth_of(["s-0-0", "s-0-1", "s-1-0"], places, truth)
 
 
 def test_an_attacker_who_owned_a_victims_image_is_refused():

@@ -11,7 +11,21 @@ from typer.testing import CliRunner
 from splitleak.cli import app, main
 from splitleak.wire.service import ServerConfig, serve
 
-COMMANDS = ("split", "train", "inspect", "cloud", "edge", "tap", "attack", "score", "latency", "cost", "report", "demo")
+COMMANDS = (
+    "split",
+    "train",
+    "inspect",
+    "cloud",
+    "edge",
+    "tap",
+    "query",
+    "attack",
+    "score",
+    "latency",
+    "cost",
+    "report",
+    "demo",
+)
 
 HELP = """
 import sys

@@ -1,0 +1,210 @@
+"""The attacker's queries: images sent through the deployed edge, and their features read off the tap."""
+
+import itertools
+import re
+import secrets
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+from zipfile import BadZipFile
+
+import grpc
+import numpy as np
+import torch
+from torch import Tensor
+
+from attacker.base import Query
+from edge.uplink import error_of
+from splitleak.artifacts import written_file
+from splitleak.datasets.images import Images
+from splitleak.errors import WireError
+from splitleak.wire import captures, codec
+from splitleak.wire.channel import ChannelConfig, connect
+from splitleak.wire.pb import open_inference_pb2 as pb
+from splitleak.wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+_QUERY_BATCH = 32
+_OWN = re.compile(r"probe-[0-9a-f]{12}-\d+")
+
+
+class EdgeProbe:
+    """Sends images through the deployed edge like any user of the device, and reads off the tap what they became."""
+
+    def __init__(self, address: str, capture: Path, model: str) -> None:
+        self._address, self._capture, self._model = address, capture, model
+        self.prefix = f"probe-{secrets.token_hex(6)}-"
+        self._numbers = itertools.count()
+        self.timeout_s = 30.0
+
+    def __call__(self, images: Tensor, *, draws: int = 1, views: int = 1) -> Tensor:
+        """Features ``(draws, N, *cut)`` of images ``(N, C, H, W)`` in [0, 1], as they crossed the wire.
+
+        Each image is sent ``draws * views`` times, and each answer is the mean over ``views`` of them.
+
+        Raises:
+            ConnectionError: The edge cannot be reached; what it refuses is a ValueError or LookupError.
+            WireError: A query is not in the capture: the tap is not where the edge's traffic passes.
+        """
+        sent: dict[str, tuple[int, int]] = {}  # name of a request: its draw, and the place of its first image
+        with connect(self._address, ChannelConfig()) as channel:
+            infer = GRPCInferenceServiceStub(channel).ModelInfer
+            for turn, place in itertools.product(range(draws * views), range(0, len(images), _QUERY_BATCH)):
+                name = f"{self.prefix}{next(self._numbers)}"
+                tensor = codec.encode(images[place : place + _QUERY_BATCH].numpy(), "fp32")
+                request = codec.request(self._model, tensor, request_id=name, input_name="images")
+                try:
+                    infer(request, timeout=self.timeout_s)
+                except grpc.RpcError as error:
+                    call = cast("grpc.Call", error)  # every error of a call is one
+                    raise error_of(call, f"query to the edge at {self._address}") from None
+                sent[name] = turn // views, place
+        return torch.from_numpy(self._answers(sent, draws, len(images), views))
+
+    def _answers(self, sent: dict[str, tuple[int, int]], draws: int, count: int, views: int) -> np.ndarray:
+        lost, total = dict(sent), np.zeros((draws, count), np.float32)
+        for name, features in requests(self._capture):
+            if name in lost:
+                draw, place = lost.pop(name)
+                if total.ndim == 2:
+                    total = np.zeros((draws, count, *features.shape[1:]), np.float32)
+                total[draw, place : place + len(features)] += features / np.float32(views)
+        if lost:
+            found = f"expected the {len(sent)} queries just made, but {len(lost)} are missing"
+            raise WireError(f"{self._capture}: {found}")
+        return total
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """An attacker's queries on record: its public images by hash, and what they became. Several attacks may share it.
+
+    An attack that runs on a record is repeatable to the bit, which one that asks the live edge for noise is not.
+    """
+
+    features: Tensor  # (draws, M, *cut) float32, each the mean of `views` answers
+    hashes: tuple[str, ...]  # of the M public images, see `Images.hashes`
+    prefix: str  # of the queries' request ids
+    views: int
+
+    @classmethod
+    def record(cls, probe: EdgeProbe, public: Images, *, draws: int, views: int, budget: int | None = None) -> "Pairs":
+        """Sends every image of ``public`` ``draws * views`` times.
+
+        Raises:
+            PermissionError: That is more than ``budget``; nothing is sent.
+        """
+        queries = len(public) * draws * views
+        if budget is not None and queries > budget:
+            raise PermissionError(f"expected at most {budget} queries, got {queries}")
+        features = probe(public.floats(), draws=draws, views=views)
+        return cls(features, tuple(public.hashes()), probe.prefix, views)
+
+    @property
+    def queries(self) -> int:
+        """How many images were sent."""
+        return len(self.features) * len(self.hashes) * self.views
+
+    def query(self, budget: int | None = None) -> Query:
+        """The recorded edge: asked again for an image, it gives the next draw, and after the last the first.
+
+        Any image that was not asked when the record was made is a PermissionError, and nothing is sent.
+        """
+        turns: dict[str, Iterator[tuple[int, int]]] = {}
+        known: dict[str, list[int]] = {}
+        for place, name in enumerate(self.hashes):
+            known.setdefault(name, []).append(place)
+        for name, places in known.items():
+            turns[name] = itertools.cycle(itertools.product(range(len(self.features)), places))
+
+        def send(images: Tensor) -> Tensor:
+            names = _hashes(images)
+            others = sum(name not in turns for name in names)
+            if others:
+                raise PermissionError(f"expected images that are on record, got {others} others: no edge to ask now")
+            draws, places = zip(*(next(turns[name]) for name in names), strict=True)
+            return self.features[list(draws), list(places)]
+
+        return Query(send, budget, draws=len(self.features), views=self.views)
+
+    def save(self, path: Path) -> None:
+        """Writes an ``.npz`` file of plain arrays, whole or not at all."""
+        with written_file(path) as partial, partial.open("wb") as file:
+            np.savez(
+                file,
+                features=self.features.numpy(),
+                hashes=np.array(self.hashes),
+                prefix=np.array(self.prefix),
+                draws=np.array(len(self.features)),
+                views=np.array(self.views),
+                queries=np.array(self.queries),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> "Pairs":
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It holds something else.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"expected recorded queries at {path}, but there is no such file")
+        try:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                features = torch.from_numpy(file["features"])
+                found = cls(features, tuple(map(str, file["hashes"])), str(file["prefix"]), int(file["views"]))
+                told = int(file["queries"])
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path}: expected what `splitleak query` writes, but {error}") from None
+        if features.dtype != torch.float32 or features.ndim < 3 or features.shape[1] != len(found.hashes):
+            raise ValueError(f"{path}: expected features (draws, {len(found.hashes)}, *cut), got {features.shape}")
+        if told != found.queries or len(features) == 0 or found.views < 1:
+            raise ValueError(f"{path}: expected {found.queries} queries for what it holds, got {told}")
+        return found
+
+
+def requests(capture: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The id and the features ``(N, *cut)`` of every captured inference request, in the order of the wire."""
+    for name, tensor in captures.inference_requests(captures.read(capture)):
+        yield name, codec.decode(tensor)
+
+
+def victims(capture: Path, *, views: int = 1) -> tuple[tuple[str, ...], Tensor]:
+    """The captured images that are not an attacker's queries: their ids, and their features ``(N, *cut)``.
+
+    Each ``views`` consecutive ones show the same image: their features are averaged, under the first one's id.
+
+    Raises:
+        ValueError: There are none, or their number is not a multiple of ``views``.
+    """
+    ids, rows = [], []
+    for name, features in requests(capture):
+        if not _OWN.fullmatch(name):
+            rows.append(features)
+            ids += [name] if len(features) == 1 else [f"{name}#{row}" for row in range(len(features))]
+    if not ids or len(ids) % views:
+        raise ValueError(f"{capture}: expected captured images in groups of {views} views, got {len(ids)} images")
+    captured = torch.from_numpy(np.concatenate(rows))
+    return tuple(ids[::views]), captured.unflatten(0, (-1, views)).mean(1) if views > 1 else captured
+
+
+def served_model(capture: Path) -> str:
+    """The name of the model that the captured traffic was for.
+
+    Raises:
+        WireError: The capture holds no inference request.
+    """
+    for record in captures.read(capture):
+        if record.direction == "request" and record.method.endswith(("/ModelInfer", "/ModelStreamInfer")):
+            return str(pb.ModelInferRequest.FromString(record.message).model_name)
+    raise WireError(f"{capture}: expected at least one inference request, found none")
+
+
+def _hashes(images: Tensor) -> list[str]:
+    """The hashes that `Images.hashes` gives to the images behind ``images`` in [0, 1]."""
+    pixels = (images * 255).round().to(torch.uint8)
+    if not torch.equal(pixels.float() / 255, images):
+        raise PermissionError("expected images that are on record, got values that are no pixel's")
+    return Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), ("unlabelled",)).hashes()

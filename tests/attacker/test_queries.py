@@ -1,0 +1,172 @@
+"""Queries through a real edge, tap and cloud, and their record."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from attacker.queries import EdgeProbe, Pairs, requests, served_model, victims
+from splitleak.datasets.images import Images
+from splitleak.errors import WireError
+from splitleak.wire import captures, codec
+from splitleak.wire.channel import ChannelConfig
+
+SIGMA = 0.05
+
+
+def clean(deployed, images):
+    """The features before the noise, from the encoder itself."""
+    with torch.no_grad():
+        return deployed.half.encoder(images)
+
+
+def toy_pairs(draws=3, views=2, count=4):
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 1, 4, 4), generator=draw).to(torch.uint8)
+    public = Images(pixels, torch.zeros(count, dtype=torch.int64), ("one",))
+    features = torch.arange(draws * count * 2.0).view(draws, count, 2)
+    return Pairs(features, tuple(public.hashes()), "probe-0-", views), public
+
+
+def capture_of(path, rows):
+    """A capture of one request for each ``(id, number of images)``; feature k of the whole file is the value k."""
+    with captures.CaptureWriter(path) as writer:
+        start = 0
+        for call, (name, count) in enumerate(rows):
+            features = np.arange(start, start + count, dtype=np.float32)[:, None]
+            message = codec.request("toy", codec.encode(features, "fp32"), request_id=name).SerializeToString()
+            writer.write("/inference.GRPCInferenceService/ModelInfer", call, "request", message)
+            start += count
+    return path
+
+
+def test_a_probe_sees_what_crosses_the_wire(deployed, small_splits):
+    probe = EdgeProbe(deployed.edge, deployed.capture, "toy")
+    images = small_splits.public.floats()[:40]
+    noise = probe(images)[0] - clean(deployed, images)
+    assert noise.std() == pytest.approx(SIGMA, rel=0.1)
+
+
+def test_draws_have_noise_of_their_own_and_views_are_averaged(deployed, small_splits):
+    probe = EdgeProbe(deployed.edge, deployed.capture, "toy")
+    images = small_splits.public.floats()[:40]
+    found = probe(images, draws=2, views=4)
+    assert found.shape == (2, 40, *deployed.half.feature_shape)
+    noise = found - clean(deployed, images)
+    assert noise.std() == pytest.approx(SIGMA / 2, rel=0.1)
+    assert abs(np.corrcoef(noise.flatten(1))[0, 1]) < 0.1
+    assert sum(len(x) for name, x in requests(deployed.capture) if name.startswith(probe.prefix)) == 40 * 8
+
+
+def test_a_tap_that_the_edge_does_not_pass_is_noticed(deployed, small_splits, tmp_path):
+    empty = tmp_path / "elsewhere.capture"
+    empty.write_bytes(deployed.capture.read_bytes()[: deployed.before])
+    with pytest.raises(WireError, match="the 1 queries just made, but 1 are missing"):
+        EdgeProbe(deployed.edge, empty, "toy")(small_splits.public.floats()[:3])
+
+
+def test_an_edge_that_is_not_there_is_a_connection_error(deployed, small_splits, monkeypatch):
+    monkeypatch.setattr("attacker.queries.ChannelConfig", lambda: ChannelConfig(connect_timeout_s=0.2))
+    probe = EdgeProbe("127.0.0.1:1", deployed.capture, "toy")
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
+        probe(small_splits.public.floats()[:1])
+
+
+def test_a_record_over_the_budget_sends_nothing(deployed, small_splits):
+    size = deployed.capture.stat().st_size
+    probe = EdgeProbe(deployed.edge, deployed.capture, "toy")
+    with pytest.raises(PermissionError, match="at most 1799 queries, got 1800"):
+        Pairs.record(probe, small_splits.public, draws=3, views=2, budget=1799)
+    assert deployed.capture.stat().st_size == size
+
+
+def test_what_is_recorded_is_read_back_from_a_file_without_pickle(tmp_path):
+    pairs, _ = toy_pairs()
+    pairs.save(tmp_path / "pairs.npz")
+    loaded = Pairs.load(tmp_path / "pairs.npz")
+    assert torch.equal(loaded.features, pairs.features)
+    assert dataclasses.replace(loaded, features=pairs.features) == pairs
+    assert loaded.queries == 3 * 4 * 2
+    with np.load(tmp_path / "pairs.npz", allow_pickle=False) as file:
+        told = {name: file[name].tolist() for name in ("draws", "views", "queries", "prefix")}
+    assert told == {"draws": 3, "views": 2, "queries": 24, "prefix": "probe-0-"}
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.npz"]
+
+
+@pytest.mark.parametrize("changed", [{"queries": np.array(7)}, {"features": np.zeros((3, 9, 2), np.float32)}, None])
+def test_a_file_that_is_no_record_is_refused_by_name(tmp_path, changed):
+    pairs, _ = toy_pairs()
+    path = tmp_path / "pairs.npz"
+    pairs.save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    if changed is None:
+        path.write_bytes(path.read_bytes()[:300])
+    else:
+        np.savez(path, **{**arrays, **changed})
+    with pytest.raises(ValueError, match=r"pairs\.npz: expected"):
+        Pairs.load(path)
+
+
+def test_a_missing_record_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        Pairs.load(tmp_path / "none.npz")
+
+
+def test_the_recorded_edge_gives_one_draw_after_the_other_and_begins_again():
+    pairs, public = toy_pairs()
+    query = pairs.query()
+    assert (query.draws, query.views) == (3, 2)
+    for turn in range(4):
+        assert torch.equal(query(public.floats()), pairs.features[turn % 3])
+    assert query.made == 4 * 4 * 2
+
+
+def test_the_recorded_edge_takes_images_in_any_order_and_number():
+    pairs, public = toy_pairs()
+    query = pairs.query()
+    assert torch.equal(query(public.floats()[[2, 0]]), pairs.features[0, [2, 0]])
+    assert torch.equal(query(public.floats()), pairs.features[[1, 0, 1, 0], [0, 1, 2, 3]])
+
+
+def test_an_image_that_is_not_on_record_gets_no_answer():
+    pairs, public = toy_pairs()
+    images = public.floats()
+    for other in (1 - images, images + 1e-4):
+        with pytest.raises(PermissionError, match="images that are on record"):
+            pairs.query()(other)
+
+
+def test_the_recorded_edge_keeps_the_budget():
+    pairs, public = toy_pairs()
+    with pytest.raises(PermissionError, match="at most 7 queries, got 8"):
+        pairs.query(budget=7)(public.floats())
+
+
+def test_the_victims_are_what_is_no_attackers_query(tmp_path):
+    rows = [("a-0", 1), ("probe-0123456789ab-0", 2), ("b", 2), ("probe-fedcba987654-17", 1), ("probe-mine", 1)]
+    ids, features = victims(capture_of(tmp_path / "c", rows))
+    assert ids == ("a-0", "b#0", "b#1", "probe-mine")
+    assert features.flatten().tolist() == [0, 3, 4, 6]
+
+
+def test_views_of_one_victim_are_averaged_under_its_first_id(tmp_path):
+    rows = [("a-0", 1), ("a-1", 1), ("probe-0123456789ab-0", 2), ("b-0", 1), ("b-1", 1)]
+    capture = capture_of(tmp_path / "c", rows)
+    ids, features = victims(capture, views=2)
+    assert ids == ("a-0", "b-0")
+    assert features.flatten().tolist() == [0.5, 4.5]
+    with pytest.raises(ValueError, match="in groups of 3 views, got 4 images"):
+        victims(capture, views=3)
+
+
+def test_a_capture_of_queries_alone_has_no_victim(tmp_path):
+    with pytest.raises(ValueError, match="got 0 images"):
+        victims(capture_of(tmp_path / "c", [("probe-0123456789ab-0", 2)]))
+
+
+def test_a_capture_names_the_model_or_is_refused(tmp_path):
+    assert served_model(capture_of(tmp_path / "c", [("a", 1)])) == "toy"
+    with pytest.raises(WireError, match="at least one inference request, found none"):
+        served_model(capture_of(tmp_path / "empty", []))
