@@ -188,6 +188,8 @@ class _Progress:
                 seconds += max(0.0, sum(took) / len(took) * job.cost - (now - since))
             else:
                 known = False
+        if not known and not seconds:
+            return "unknown"
         return ("about " if known else "more than ") + _clock(seconds / self._workers)
 
 

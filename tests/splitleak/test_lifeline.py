@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -56,3 +57,19 @@ def test_a_grandchild_does_not_inherit_the_lifeline():
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", ASKED], **streams, env=child_environment(), text=True) as child:
         assert child.stdout.read() == "['MainThread', 'lifeline'] False\n"
+
+
+STUBBORN = """
+import signal, threading
+from splitleak import lifeline
+lifeline._PATIENCE_S = 1
+signal.signal(signal.SIGTERM, lambda *_: None)
+lifeline.hold_lifeline()
+threading.Event().wait(60)
+"""
+
+
+def test_a_child_that_does_not_end_when_asked_is_ended():
+    with subprocess.Popen([sys.executable, "-c", STUBBORN], stdin=subprocess.PIPE, env=child_environment()) as child:
+        child.stdin.close()
+        assert child.wait(timeout=30) == -signal.SIGALRM
