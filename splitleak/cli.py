@@ -634,6 +634,19 @@ def campaign_status(
         )
 
 
+@campaign.command("report")
+def campaign_report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a campaign, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; default: report in the campaign's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a campaign as it stands: the table beside the published one, relations, flags, gallery."""
+    from eval.campaign_report import write_campaign_report
+
+    path = write_campaign_report(folder, out or folder / "report")
+    _result(as_json, {"report": str(path)}, f"Report: {path}")
+
+
 def _campaign(file: Path, data: str | None, data_root: Path | None, settings: list[str] | None) -> "CampaignConfig":
     from eval.campaign import CampaignConfig
     from splitleak.config import read_document

@@ -1,4 +1,9 @@
-"""A small run on disk: a trained target, what an attacker might have rebuilt of it, and the edge's ledger."""
+"""A small run on disk: a trained target, what an attacker might have rebuilt of it, and the edge's ledger.
+
+And a campaign on disk whose records are made up: the report is a function of records alone.
+"""
+
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +16,124 @@ from edge.ledger import Entry, Ledger
 from eval.record import make_record
 from splitleak.artifacts import write_json
 from splitleak.seeding import resolve_device
+
+BOTTLENECK = {"name": "bottleneck", "config": {}}
+STACKS = {
+    "Bottleneck": [BOTTLENECK],
+    "DistCorr": [BOTTLENECK, {"name": "gaussian-noise", "config": {"sigma": 0.025}}],
+    "PATROL": [BOTTLENECK, {"name": "dropout", "config": {}}],
+    "Noise_Nopeek": [BOTTLENECK, {"name": "gaussian-noise", "config": {"sigma": 0.1}}],
+    "Noise_ARL": [BOTTLENECK, {"name": "gaussian-noise", "config": {"sigma": 0.2}}],
+}
+ERRORS = {"Bottleneck": 0.01, "DistCorr": 0.015, "PATROL": 0.04, "Noise_Nopeek": 0.02, "Noise_ARL": 0.05}
+
+
+@pytest.fixture
+def fake_record():
+    """``fake_record(cell, mse, ...)``: what the judge might have written of a cell."""
+
+    def make(cell, mse=0.02, *, ssim=0.5, accuracy=0.9, psnr=None, findings=None, values=4):
+        made = {"command": "splitleak", "commit": "abc123", "hardware": "abacus", "torch": "2"}
+        model = {"architecture": "vgg11", "cut": 4, "width": 0.25, "channels": 1, "size": 8, "classes": 10}
+        stack = STACKS[cell["method"]] + ([{"name": "cem", "config": {}}] if cell["plus"] else [])
+        spread = {"std": 0.001, "values": [0.1] * values}
+        psnr = -10 * math.log10(mse) if psnr is None else psnr
+        return {
+            "id": cell["id"],
+            "order": 0,
+            "cell": cell,
+            "target": {
+                "name": cell["target"],
+                "target": {"model": model, "defenses": stack, "seed": cell["seed"]},
+                "accuracy": accuracy,
+                "provenance": made,
+            },
+            "attack": {"attack": cell["kind"], "config": {}, "findings": findings or {}, "provenance": made},
+            "score": {
+                "n": values,
+                "mse": {"mean": mse, **spread},
+                "psnr": {"mean": psnr + 1, **spread},
+                "ssim": {"mean": ssim + 0.1, **spread},
+                "ssim_zero_padded": {"mean": ssim, **spread},
+                "batch_psnr": psnr,
+            },
+            "provenance": made,
+        }
+
+    return make
+
+
+@pytest.fixture
+def fake_campaign(tmp_path, fake_record):
+    """``fake_campaign(...)`` writes a campaign's folder and returns it.
+
+    ``change(cell, figures)`` may alter the figures of a cell's record in place, or return False to leave it out.
+    """
+
+    def make(
+        change=lambda cell, figures: None,
+        *,
+        methods=tuple(ERRORS),
+        attacks=("decoder", "gan"),
+        seeds=(0, 1),
+        leakage=None,
+        **config,
+    ):
+        folder, draw = tmp_path / "campaign", np.random.default_rng(0)
+        cells = []
+        for method in methods:
+            for plus in (None, "CEM"):
+                for attack in attacks:
+                    for seed in seeds:
+                        target = f"{method}{plus or ''}{seed}"
+                        cells.append(
+                            {
+                                "id": f"{target}-{attack}",
+                                "campaign": "fake",
+                                "dataset": "builtin",
+                                "model": "vgg",
+                                "method": method,
+                                "plus": plus,
+                                "attack": attack,
+                                "kind": attack.split()[0],
+                                "seed": seed,
+                                "views": 1,
+                                "target": target,
+                            }
+                        )
+        for cell in cells:
+            figures = {
+                "mse": ERRORS[cell["method"]] + (0.002 if cell["plus"] else 0) + 0.0001 * cell["seed"],
+                "ssim": 0.8 - 4 * ERRORS[cell["method"]] - (0.02 if cell["plus"] else 0),
+                "accuracy": 0.9 - (0.003 if cell["plus"] else 0),
+            }
+            if change(cell, figures) is False:
+                continue
+            score = folder / "cells" / cell["id"] / "score"
+            write_json(score / "record.json", fake_record(cell, **figures))
+            pictures = draw.integers(0, 256, (2, 4, 1, 8, 8), dtype=np.uint8)
+            np.savez(score / "pictures.npz", places=np.array([2, 0, 1, 3]), truth=pictures[0], rebuilt=pictures[1])
+            if leakage:
+                write_json(folder / "leakage" / f"{cell['target']}.json", leakage(cell))
+        plan = {
+            "name": "fake",
+            "title": "A <fake> campaign",
+            "config": {
+                "datasets": [{"name": "builtin", "data": "builtin"}],
+                "models": [{"name": "vgg", "architecture": "vgg11", "cut": 4, "width": 0.25}],
+                "attacks": [{"name": name, "attack": name.split()[0], "views": 1} for name in attacks],
+                "published": "cem_s2",
+                "report": {"pictures": 3},
+                **config,
+            },
+            "cells": cells,
+            "jobs": [{"id": f"cell-{cell['id']}", "kind": "cell"} for cell in cells],
+            "provenance": {"command": "splitleak campaign run", "commit": "abc123", "hardware": "abacus", "torch": "2"},
+        }
+        write_json(folder / "campaign.json", plan)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,186 @@
+"""A campaign's tables in the paper's layout as text, with the published figure beside ours."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from eval.campaign_results import OF_ATTACK, OF_TARGET, Campaign, Row, Spread, averages, row_label
+from eval.published import PublishedTable, load
+
+Group = tuple[str, str]
+
+SHOWN = {"ssim": "SSIM", "psnr": "PSNR dB", "mse": "MSE"}
+_DIGITS = {"accuracy": 2, "ssim": 3, "psnr": 2, "mse": 4, "bound": 5, "fsinfo": 3}
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A cell: our figure, and the published one or nothing."""
+
+    ours: str
+    published: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.ours} ({self.published})" if self.published else self.ours
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: ``columns`` are (heading over several columns or "", name); ``notes`` stand below it."""
+
+    title: str
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[Text, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def headings(self) -> list[tuple[str, int]]:
+        """The headings over the columns, each with how many it spans."""
+        found: list[tuple[str, int]] = []
+        for heading, _ in self.columns:
+            if found and found[-1][0] == heading:
+                found[-1] = (heading, found[-1][1] + 1)
+            else:
+                found.append((heading, 1))
+        return found
+
+
+class Published:
+    """The published table of a campaign, or none; remembers which misprints were shown."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        name = campaign.config.get("published")
+        self.table: PublishedTable | None = load(name) if name else None
+        self.shown: dict[str, str] = {}
+        # The paper's attackers see each image once: an entry with views is another experiment.
+        entries = [entry for entry in campaign.config["attacks"] if entry.get("views", 1) == 1]
+        self._kinds = {entry["attack"]: entry["name"] for entry in reversed(entries)}
+
+    def figure(self, row: Row, metric: str, attack: str | None) -> str:
+        """The figure as printed, a dagger on a misprint; empty if the table has none."""
+        kind = next((kind for kind, name in self._kinds.items() if name == attack), None)
+        if self.table is None or (attack is not None and kind is None):
+            return ""
+        key = self.table.key(kind, metric)
+        figure = self.table.figure(*row, key) if key else None
+        if figure is None:
+            return ""
+        printed = _number(figure.printed, metric)
+        if figure.reason is None:
+            return printed
+        where = f"{row_label(row)}, {f'{attack} ' if attack else ''}{metric}"
+        self.shown[where] = f"† {where}: printed {printed}, must be {_number(figure.value, metric)}: {figure.reason}."
+        return f"{printed}†"
+
+    def notes(self, campaign: Campaign, group: Group) -> Iterator[str]:
+        """What is set beside what, and each misprint that was shown."""
+        if self.table is None:
+            return
+        ours, same = _described(campaign, group, self.table)
+        theirs = f"{self.table.source}; {self.table.dataset}, {self.table.model}"
+        differs = "" if same else " Not the same images or model: compare the order and the signs, not the figures."
+        yield f"In brackets, published: {theirs}. Ours: {ours}.{differs}"
+        yield from self.shown.values()
+
+
+def scores(campaign: Campaign, group: Group) -> Sheet:
+    """Method, its twin, ..., averages; accuracy, then each attack's scores, then the attack-free measures."""
+    published = Published(campaign)
+    columns = [("", "method"), ("", "accuracy %")]
+    columns += [(attack, name) for attack in campaign.attacks for name in SHOWN.values()]
+    columns += [("without any attack", "MSE bound"), ("without any attack", "FSInfo")]
+    figures: list[tuple[str, str | None]] = [("accuracy", None)]
+    figures += [(metric, attack) for attack in campaign.attacks for metric in SHOWN]
+    free: list[tuple[str, str | None]] = [("bound", None), ("fsinfo", None)]
+    rows = []
+    for row in campaign.rows:
+        texts = [Text(row_label(row))]
+        for metric, attack in (*figures, *free):
+            spread = campaign.spread(group, row, metric, attack)
+            texts.append(Text(_spread(spread, metric, len(campaign.seeds)), published.figure(row, metric, attack)))
+        rows.append(tuple(texts))
+    means = [averages(campaign, group, metric, attack) for metric, attack in (*figures, *free)]
+    tops = list(dict.fromkeys(plus for _, plus in campaign.rows if plus))
+    for side, plus in enumerate((None, ", ".join(tops)) if tops else ()):
+        texts = [Text(f"Average with {plus}" if plus else f"Average without {', '.join(tops)}")]
+        for (metric, attack), mean in zip((*figures, *free), means, strict=True):
+            found = mean[side]
+            ours = NOTHING if found is None else _number(found, metric)
+            texts.append(Text(ours, published.figure(("average", plus), metric, attack)))
+        rows.append(tuple(texts))
+    seeds = f"Mean ± standard deviation over {len(campaign.seeds)} seeds ({', '.join(map(str, campaign.seeds))})"
+    seeds = seeds if len(campaign.seeds) > 1 else f"One seed ({campaign.seeds[0]})"
+    notes = (
+        f"{seeds}; [n]: of n seeds, the others are not measured yet. Scores by the published tables' definitions: "
+        "SSIM zero padded, PSNR of the batch's MSE. A high MSE and a low SSIM and PSNR are good for the victims. "
+        "Averages are over the methods measured both ways.",
+        "MSE bound: no attack does better if its assumptions hold. FSInfo: Fisher information; more leaks more.",
+    )
+    return Sheet(", ".join(group), tuple(columns), tuple(rows), (*notes, *published.notes(campaign, group)))
+
+
+def differences(campaign: Campaign, group: Group) -> Sheet:
+    """With what is on top minus without, by method and seed, then the mean over seeds."""
+    columns = [("", "method"), ("", "seed"), ("", "Δ accuracy")]
+    columns += [(attack, f"Δ {name}") for attack in campaign.attacks for name in SHOWN.values()]
+    figures: list[tuple[str, str | None]] = [("accuracy", None)]
+    figures += [(metric, attack) for attack in campaign.attacks for metric in SHOWN]
+    rows = []
+    for pair in campaign.pairs:
+        found = [campaign.differences(group, pair, metric, attack) for metric, attack in figures]
+        label = f"{row_label(pair[1])} - {pair[0][0]}"
+        seeds = [seed for seed in campaign.seeds if any(seed in each for each in found)]
+        for seed in seeds:
+            shown = [_signed(each.get(seed), metric) for (metric, _), each in zip(figures, found, strict=True)]
+            rows.append((Text(label), Text(str(seed)), *map(Text, shown)))
+        if len(seeds) > 1:
+            mean = [
+                _signed(fmean(each.values()) if each else None, metric)
+                for (metric, _), each in zip(figures, found, strict=True)
+            ]
+            rows.append((Text(label), Text("mean"), *map(Text, mean)))
+    return Sheet(", ".join(group), tuple(columns), tuple(rows))
+
+
+def csv_rows(campaign: Campaign) -> Iterator[dict[str, Any]]:
+    """One row a planned cell: its labels and all figures, unrounded; empty where not measured."""
+    for cell in campaign.cells:
+        labels: dict[str, Any] = {
+            "id": cell.id,
+            "dataset": cell.dataset,
+            "model": cell.model,
+            "method": cell.method,
+            "plus": cell.plus,
+        }
+        labels |= {"attack": cell.attack, "seed": cell.seed, "views": cell.views, "target": cell.target}
+        yield labels | {metric: cell.figure(metric) for metric in (*OF_TARGET, *OF_ATTACK)}
+
+
+def _number(value: float, metric: str) -> str:
+    return f"{value:.{_DIGITS[metric]}f}"
+
+
+def _signed(value: float | None, metric: str) -> str:
+    return NOTHING if value is None else f"{value:+.{_DIGITS[metric]}f}"
+
+
+def _spread(spread: Spread | None, metric: str, seeds: int) -> str:
+    if spread is None:
+        return NOTHING
+    deviation = "" if spread.std is None else f" ± {_number(spread.std, metric)}"
+    return f"{_number(spread.mean, metric)}{deviation}{'' if spread.n == seeds else f' [{spread.n}]'}"
+
+
+def _described(campaign: Campaign, group: Group, table: PublishedTable) -> tuple[str, bool]:
+    """Our images and model in words, and whether they are the table's."""
+    data = next(str(entry["data"]) for entry in campaign.config["datasets"] if entry["name"] == group[0])
+    model: Mapping[str, Any] = next(
+        (record["target"]["target"]["model"] for cell, record in campaign.measured if cell.group == group),
+        next(entry for entry in campaign.config["models"] if entry["name"] == group[1]),
+    )
+    words = f"{model['architecture']}, cut {model['cut'] or 'by default'}"
+    width = model["width"]
+    same = data == table.dataset.lower().replace("-", "") and f"{words}," in f"{table.model}," and width == 1
+    return f"{data.rpartition('/')[2]}, {words}, width {width or 'by default'}", same
