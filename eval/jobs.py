@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,18 @@ def _cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     if not attacked.exists():
         config = out.with_name("settings.json")
         write_json(config, settings["settings"])
-        known = {"encoder": ("--encoder", artifact / "edge"), "head": ("--head", artifact / "cloud")}
+        head = ("--head", artifact / "cloud")
+        known = {
+            "query": ("--pairs", capture / "pairs.npz"),
+            "encoder": ("--encoder", artifact / "edge"),
+            "head": head,
+            "fresh_encoder": head,  # the cloud's half says which network it is a half of
+        }
+        given = dict(known[need] for need in settings["needs"] if need in known)
         bench.run(
             *(job, "attack", "--attack", settings["attack"], "--config", config, "--preset", settings["preset"]),
-            *("--capture", capture / "tap.capture", "--pairs", capture / "pairs.npz", "--views", settings["views"]),
-            *("--public", images / "public.npz", "--out", attacked, "--seed", job.seed, *bench.computing()),
-            *(argument for need in settings["needs"] for argument in known.get(need, ())),
+            *("--capture", capture / "tap.capture", "--views", settings["views"], "--public", images / "public.npz"),
+            *("--out", attacked, "--seed", job.seed, *bench.computing(), *chain.from_iterable(given.items())),
         )
     ledger, truth = capture / "ledger.json", images / "victims.npz"
     record = make_record(artifact, attacked, truth, ledger, out, 0, cell=settings["cell"])
