@@ -7,6 +7,7 @@ from attacker.reconstruction import ATTACKS
 from defenses import DEFENSES
 
 _STILL_FALLING = 0.02  # relative fall of the held-out error over the last tenth of the epochs
+_WORSE = 1.02  # times the MSE of the start: less is chance
 _NO_GRADIENT = 1e-8  # norm; float32 loses what the pixels add long before
 
 Cell = Mapping[str, Any]
@@ -18,6 +19,7 @@ def flags(record: Mapping[str, Any]) -> list[str]:
     ``mean image``: the attack is hardly better than always answering the mean of its public images.
     ``not converged``: its held-out error was still falling when training ended.
     ``zero gradient``: it descends on the pixels, and no gradient came back to them.
+    ``start``: it trained on from a decoder and never did better than that.
     """
     findings, found = record["attack"]["findings"], []
     if "mean_image_mse" in findings and findings["held_out_mse"] > 0.95 * findings["mean_image_mse"]:
@@ -32,6 +34,8 @@ def flags(record: Mapping[str, Any]) -> list[str]:
             "zero gradient: the defense hides the gradient, which is not the image; go around it (an encoder without "
             "what blocks it, or an attack without gradients)"
         )
+    if findings.get("chosen_epoch", 1) <= findings.get("decoder_epochs", 0):
+        found.append("start: no epoch beat the decoder that the attack started from, so its score is that decoder's")
     return found
 
 
@@ -43,7 +47,7 @@ def campaign_flags(
     ``randomised``: a defense draws anew at each call, and no attack on the target saw an image more than once.
     ``white box``: the best attack that knows the encoder's weights does worse than the best that does not.
     ``below the bound``: an attack beat the bound on every attack, so the bound's assumptions fail on this target.
-    ``start``: an attack ends weaker than the one that it started from.
+    ``start``: an attack does worse than the attack that its ``start`` names.
 
     Args:
         records: Records with their ``cell``.
@@ -59,6 +63,7 @@ def campaign_flags(
     for target, ours in by_target.items():
         whole = {**ours[0]["cell"], "attack": None}
         found += [(whole, flag) for flag in (*_randomised(ours), *_white_box(ours))]
+        found += _worse_than_start(ours)
         found += _below_the_bound(ours, leakage.get(target, {}))
     return found
 
@@ -89,6 +94,23 @@ def _white_box(records: Sequence[Mapping[str, Any]]) -> list[str]:
         f"white box: knowing the weights did worse (MSE of {white}) than not knowing them ({black}); the white-box "
         "attack is not at its best, so look for its gradient and give it more steps"
     ]
+
+
+def _worse_than_start(records: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, str]]:
+    found = []
+    for record in records:
+        start = record["attack"]["config"].get("start")
+        others = [
+            other
+            for other in records
+            if other["attack"]["attack"] == start and other["cell"]["views"] == record["cell"]["views"]
+        ]
+        if start in ATTACKS and others and _mse(record) > _WORSE * min(map(_mse, others)):
+            figures = f"MSE {_mse(record):.4f} beside {min(map(_mse, others)):.4f}"
+            found.append(
+                (record["cell"], f"start: weaker than the {start} that it starts from ({figures}); train it longer")
+            )
+    return found
 
 
 def _below_the_bound(records: Sequence[Mapping[str, Any]], leakage: Mapping[str, Any]) -> list[tuple[Cell, str]]:

@@ -1,6 +1,7 @@
 import pytest
 
-from eval.sanity import flags
+from attacker.reconstruction import ATTACKS
+from eval.sanity import campaign_flags, flags, fsinfo, mse_bound
 
 
 def record(errors, mean_image=1.0):
@@ -36,3 +37,78 @@ def test_an_attack_that_reports_no_errors_raises_no_doubt():
 
 def test_one_epoch_is_too_few_to_tell():
     assert flags(record([0.2])) == []
+
+
+@pytest.mark.parametrize(("norm", "doubted"), [(0.0, True), (1e-12, True), (float("nan"), True), (1e-3, False)])
+def test_a_gradient_that_does_not_reach_the_pixels_is_doubted(norm, doubted):
+    found = flags({"attack": {"findings": {"gradient_norm_start": norm}}})
+    assert [flag.split(":")[0] for flag in found] == (["zero gradient"] if doubted else [])
+
+
+@pytest.mark.parametrize(("chosen", "doubted"), [(5, True), (6, False)])
+def test_an_attack_that_never_beat_its_own_start_is_doubted(chosen, doubted):
+    found = flags({"attack": {"findings": {"decoder_epochs": 5, "chosen_epoch": chosen}}})
+    assert any(flag.startswith("start") for flag in found) == doubted
+    assert flags({"attack": {"findings": {"decoder_epochs": 0, "chosen_epoch": chosen}}}) == []
+
+
+def cell(attack="decoder", mse=0.02, *, target="t", views=1, defenses=(), **config):
+    """A record of one cell; ``attack`` is both the entry's name and the attack's."""
+    return {
+        "cell": {"method": "M", "plus": None, "seed": 0, "attack": attack, "target": target, "views": views},
+        "target": {"target": {"defenses": [{"name": name, "config": {}} for name in defenses]}},
+        "attack": {"attack": attack, "config": config, "findings": {}},
+        "score": {"mse": {"mean": mse}},
+    }
+
+
+def kinds(records, leakage=None):
+    return [(flagged["attack"], flag.split(":")[0]) for flagged, flag in campaign_flags(records, leakage or {})]
+
+
+def test_doubts_about_single_records_are_told_of_their_cells():
+    doubtful = cell()
+    doubtful["attack"]["findings"] = {"mean_image_mse": 0.1, "held_out_mse": 0.1}
+    [(about, flag)] = campaign_flags([cell(target="fine"), doubtful], {})
+    assert about == doubtful["cell"]
+    assert flag.startswith("mean image")
+
+
+def test_a_randomised_defense_seen_once_is_doubted_until_one_attack_sees_more():
+    noisy = {"defenses": ("bottleneck", "gaussian-noise")}
+    assert kinds([cell(**noisy), cell("gan", **noisy)]) == [(None, "randomised")]
+    assert kinds([cell(**noisy), cell("gan", views=8, **noisy)]) == []
+    assert kinds([cell(**noisy), cell(views=8, target="another", **noisy)]) == [(None, "randomised")]
+    assert kinds([cell(defenses=("bottleneck",))]) == []
+    assert "gaussian-noise" in campaign_flags([cell(**noisy)], {})[0][1]
+
+
+@pytest.mark.parametrize(("white", "doubted"), [(0.03, True), (0.02, False), (0.01, False)])
+def test_knowing_the_weights_and_doing_worse_is_doubted(monkeypatch, white, doubted):
+    class WhiteBox(ATTACKS["decoder"]):
+        needs = frozenset({"encoder"})
+
+    monkeypatch.setitem(ATTACKS, "white", WhiteBox)
+    records = [cell(mse=0.02), cell("unheard-of", 0.001), cell("white", white), cell("white", 0.5)]
+    assert kinds(records) == ([(None, "white box")] if doubted else [])
+    assert kinds(records[2:]) == []
+
+
+def test_a_score_below_the_bound_is_doubted_and_one_at_it_is_not():
+    leakage = {"t": {"bound": {"mse": 0.02}}}
+    assert kinds([cell(mse=0.019), cell("gan", 0.02)], leakage) == [("decoder", "below the bound")]
+    assert kinds([cell(mse=0.019)], {}) == []
+    assert kinds([cell(mse=0.019)], {"t": {}}) == []
+
+
+@pytest.mark.parametrize(("mse", "doubted"), [(0.021, True), (0.0201, False), (0.01, False)])
+def test_an_attack_weaker_than_the_one_it_starts_from_is_doubted(mse, doubted):
+    found = kinds([cell(mse=0.02), cell("gan", mse, start="decoder")])
+    assert found == ([("gan", "start")] if doubted else [])
+    assert kinds([cell(mse=0.02), cell("gan", mse, start="scratch")]) == []
+    assert kinds([cell(mse=0.02, views=4), cell("gan", mse, start="decoder")]) == []
+
+
+def test_measures_that_are_not_there_are_none():
+    assert (mse_bound({}), fsinfo({})) == (None, None)
+    assert (mse_bound({"bound": {"mse": 0.5}}), fsinfo({"fsinfo": {"mean": 2}})) == (0.5, 2.0)
