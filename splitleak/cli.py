@@ -574,6 +574,7 @@ def campaign_run(
     May be killed at any moment and run again: what is done stays done, and trainings go on where they were. A job that
     fails is recorded, and tried again by the next run.
     """
+    from eval.campaign_report import write_campaign_report
     from eval.runner import run_campaign
 
     config = _campaign(file, data, data_root, settings)
@@ -587,6 +588,7 @@ def campaign_run(
     except KeyboardInterrupt:
         say(f"Stopped. The same command goes on from here; `splitleak campaign status {folder}` shows how far it is.")
         raise
+    report = write_campaign_report(folder, folder / "report")
     for job in outcome.failed:
         say(f"failed: {job.kind} {job.label}, see {folder / 'failures' / job.id}.json")
     for skipped, needed in outcome.skipped.items():
@@ -596,8 +598,9 @@ def campaign_run(
         "done": len(outcome.done),
         "failed": [job.id for job in outcome.failed],
         "skipped": len(outcome.skipped),
+        "report": str(report),
     }
-    text = f"{folder}: {len(outcome.done)} jobs done, {len(outcome.failed)} failed, {len(outcome.skipped)} skipped"
+    text = f"{len(outcome.done)} jobs done, {len(outcome.failed)} failed, {len(outcome.skipped)} skipped; {report}"
     _result(as_json, ended, text)
     if outcome.failed:
         raise typer.Exit(1)

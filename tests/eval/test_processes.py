@@ -3,11 +3,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from eval.processes import run, service
+from eval.processes import Children, run, service
 
 PATIENCE_S = 60.0
 
@@ -24,9 +25,12 @@ with service(["tap", "--upstream", "127.0.0.1:1", "--capture", sys.argv[1], "--l
 """
 
 
-def tap_of(folder, upstream="127.0.0.1:1"):
-    capture = str(folder / "tap.capture")
-    return service(["tap", "--upstream", upstream, "--capture", capture, "--listen", "127.0.0.1:0"], folder / "tap.log")
+def tap_options(folder):
+    return ["tap", "--upstream", "127.0.0.1:1", "--capture", str(folder / "tap.capture"), "--listen", "127.0.0.1:0"]
+
+
+def tap_of(folder, children=None):
+    return service(tap_options(folder), folder / "tap.log", children)
 
 
 def gone(pid):
@@ -88,3 +92,40 @@ def test_a_command_gives_its_result(tmp_path):
 def test_a_command_that_fails_is_named(tmp_path):
     with pytest.raises(RuntimeError, match="`splitleak inspect` to succeed, but it ended with 1"):
         run(["inspect", str(tmp_path / "nothing")])
+
+
+def test_a_command_of_several_children_gives_its_result_and_writes_its_log(tmp_path):
+    found = Children().run(
+        ["split", "--out", str(tmp_path), "--train=5", "--public=4", "--victims=3"], tmp_path / "log"
+    )
+    assert found["images"]["train"] == 5
+    assert (tmp_path / "log").read_bytes() == b""
+
+
+def test_a_child_that_fails_is_named_by_its_command_and_its_traceback_is_in_the_log(tmp_path):
+    children = Children({"SPLITLEAK_DEBUG": "1"})
+    with pytest.raises(subprocess.CalledProcessError, match=r"splitleak inspect .*nothing") as failed:
+        children.run(["inspect", str(tmp_path / "nothing")], tmp_path / "log")
+    assert failed.value.returncode == 1
+    assert "Traceback (most recent call last)" in (tmp_path / "log").read_text()
+
+
+def test_all_children_are_ended_at_once_and_none_starts_after_that(tmp_path):
+    children = Children()
+    with ThreadPoolExecutor(1) as pool, tap_of(tmp_path, children) as tap:
+        running = pool.submit(children.run, tap_options(tmp_path / "other"), tmp_path / "log")
+        tap.wait_for("listening", PATIENCE_S)
+        children.stop()
+        assert tap.process.poll() is not None
+        with pytest.raises(InterruptedError):
+            running.result(PATIENCE_S)
+    with pytest.raises(InterruptedError, match="expected to start split"):
+        children.run(["split"], tmp_path / "log")
+
+
+def test_children_hold_what_they_inherit_and_are_out_of_a_terminals_reach(tmp_path):
+    with (tmp_path / "held").open("w") as held, tap_of(tmp_path, Children(inherited=[held.fileno()])) as tap:
+        tap.wait_for("listening", PATIENCE_S)
+        opened = {path.resolve() for path in Path(f"/proc/{tap.process.pid}/fd").iterdir()}
+        assert (tmp_path / "held").resolve() in opened
+        assert os.getpgid(tap.process.pid) != os.getpgid(0)
