@@ -19,6 +19,7 @@ from splitleak.artifacts import written_file
 
 _PICTURES_BUDGET = 4_000_000  # characters, so that the page stays under 5 MB
 _LONG_LIST = 16
+_ERROR_LINES = 8
 
 
 def write_campaign_report(folder: Path, out: Path) -> Path:
@@ -153,7 +154,9 @@ def _markdown(
         yield from (f"- {flag}: {where}" for flag, where in doubts or [("none", "no flag was raised")])
         if campaign.failures:
             yield "\n## Failures\n"
-            yield from (f"- {failure['job']}: {_plain(failure['error'])}" for failure in campaign.failures)
+            for failure in campaign.failures:
+                end = "\n".join(f"    {line}" for line in failure["error"].splitlines()[-_ERROR_LINES:])
+                yield f"- {failure['job']}, {failure['label']}:\n\n{end}\n"
 
     return "\n".join(lines()) + "\n"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.campaign_results import OF_ATTACK, OF_TARGET, Campaign, Row, Spread, averages, row_label
 from eval.published import PublishedTable, load
+from splitleak.models.split import ARCHITECTURES
 
 Group = tuple[str, str]
 
@@ -180,7 +181,8 @@ def _described(campaign: Campaign, group: Group, table: PublishedTable) -> tuple
         (record["target"]["target"]["model"] for cell, record in campaign.measured if cell.group == group),
         next(entry for entry in campaign.config["models"] if entry["name"] == group[1]),
     )
-    words = f"{model['architecture']}, cut {model['cut'] or 'by default'}"
+    cut = model["cut"] or ARCHITECTURES[model["architecture"]].default_cut
+    words = f"{model['architecture']}, cut {cut}"
     width = model["width"]
     same = data == table.dataset.lower().replace("-", "") and f"{words}," in f"{table.model}," and width == 1
     return f"{data.rpartition('/')[2]}, {words}, width {width or 'by default'}", same
