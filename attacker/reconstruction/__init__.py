@@ -2,5 +2,13 @@
 
 from attacker.base import Attack
 from attacker.reconstruction.decoder import DecoderAttack
+from attacker.reconstruction.gan import GanAttack
+from attacker.reconstruction.inverse_network import InverseNetworkAttack
 
-ATTACKS: dict[str, type[Attack]] = {kind.name: kind for kind in (DecoderAttack,)}
+_KINDS: tuple[type[Attack], ...] = (
+    DecoderAttack,
+    GanAttack,
+    InverseNetworkAttack,
+)
+
+ATTACKS: dict[str, type[Attack]] = {kind.name: kind for kind in _KINDS}

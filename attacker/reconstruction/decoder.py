@@ -3,14 +3,12 @@
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 from torch.optim import Adam
 
 from attacker.base import Attack, Knowledge, Run
-from attacker.reconstruction.fitting import fit, gather, predict
+from attacker.reconstruction.fitting import cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.config import Config, digest
 from splitleak.fit import Resumable
-from splitleak.measures.ssim import ssim
 from splitleak.models.decoder import ResNormDecoder
 from splitleak.seeding import derive_seed, generator
 
@@ -77,16 +75,10 @@ class DecoderAttack(Attack):
         )
 
         def descend(batch: Tensor, target: Tensor, progress: float) -> Tensor:
-            cosine = 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * (0.01 + 0.99 * cosine)
+            set_rate(optimizer, config.learning_rate * cosine(progress))
             with torch.autocast("cuda", torch.bfloat16, enabled=run.device.type == "cuda"):
                 rebuilt = decoder(batch)
-            loss = _loss(rebuilt.float(), target, config.ssim_weight)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
+            return step(optimizer, rebuilding_loss(rebuilt.float(), target, config.ssim_weight))
 
         self.findings = fit(
             self.name,
@@ -101,8 +93,3 @@ class DecoderAttack(Attack):
             held_out=config.held_out,
         )
         return decoder
-
-
-def _loss(rebuilt: Tensor, images: Tensor, ssim_weight: float) -> Tensor:
-    error = functional.mse_loss(rebuilt, images)
-    return error + ssim_weight * (1 - ssim(rebuilt, images).mean()) if ssim_weight else error

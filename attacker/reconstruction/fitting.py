@@ -5,9 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from attacker.base import Knowledge, Run
 from splitleak.fit import Resumable, epochs
+from splitleak.measures.ssim import ssim
 from splitleak.seeding import generator
 
 _PREDICT_BATCH = 256
@@ -80,6 +82,31 @@ def fit(
         "mean_image_mse": float((images[out] - images[used].mean(0)).square().mean()),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
     }
+
+
+def rebuilding_loss(rebuilt: Tensor, images: Tensor, ssim_weight: float) -> Tensor:
+    """MSE of two batches ``(B, C, H, W)``, plus ``ssim_weight`` times 1 - SSIM."""
+    error = functional.mse_loss(rebuilt, images)
+    return error + ssim_weight * (1 - ssim(rebuilt, images).mean()) if ssim_weight else error
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Sets the learning rate of all that ``optimizer`` trains."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def cosine(progress: float) -> float:
+    """What a learning rate is multiplied by after the share ``progress`` of a training: 1 falls to 0.01."""
+    return 0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
+
+
+def step(optimizer: Optimizer, loss: Tensor) -> Tensor:
+    """One step of ``optimizer`` down ``loss``, which is given back detached."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 @torch.no_grad()

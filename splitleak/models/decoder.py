@@ -48,11 +48,11 @@ class ResNormDecoder(nn.Module):
         super().__init__()
         if blocks < 0 or channels < 1:
             raise ValueError(f"expected blocks >= 0 and channels >= 1, got {blocks} and {channels}")
-        doublings = _doublings(feature_shape, image_shape)
+        ups = doublings(feature_shape, image_shape)
         layers: list[nn.Module] = [ResidualBlock(feature_shape[0], channels), nn.ReLU(True)]
-        for _ in range(blocks + max(0, 2 - doublings)):
+        for _ in range(blocks + max(0, 2 - ups)):
             layers += [ResidualBlock(channels, channels), nn.ReLU(True)]
-        for _ in range(doublings):
+        for _ in range(ups):
             up = nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1, output_padding=1)
             layers += [up, nn.BatchNorm2d(channels), nn.ReLU(True)]
         self.layers = nn.Sequential(*layers, ResidualBlock(channels, image_shape[0]), nn.Sigmoid())
@@ -62,7 +62,12 @@ class ResNormDecoder(nn.Module):
         return images
 
 
-def _doublings(feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> int:
+def doublings(feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> int:
+    """How often the sides of features ``(c, h, w)`` double until they are those of the image ``(C, H, W)``.
+
+    Raises:
+        ValueError: The image's sides are not the features' times one power of two (1 included).
+    """
     if len(feature_shape) != 3 or len(image_shape) != 3 or min(*feature_shape, *image_shape) < 1:
         raise ValueError(f"expected features (c, h, w) and images (C, H, W), got {feature_shape} and {image_shape}")
     (_, low, narrow), (_, high, wide) = feature_shape, image_shape

@@ -1,0 +1,203 @@
+"""GAN attack: the decoder as a generator, held to its pairs and to a critic that knows what images look like."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from attacker.base import Attack, Knowledge, Run
+from attacker.reconstruction.fitting import cosine, fit, gather, predict, rebuilding_loss, set_rate, step
+from splitleak.config import Config, digest
+from splitleak.fit import Resumable
+from splitleak.models.decoder import ResNormDecoder
+from splitleak.seeding import derive_seed, generator
+
+_BETAS = (0.5, 0.999)
+
+
+class GanConfig(Config):
+    """Generator, critic and their training. The defaults are a preset for a CPU."""
+
+    blocks: int = Field(default=2, ge=0, description="residual blocks of the generator at the features' resolution")
+    channels: int = Field(default=32, ge=1, description="of the generator")
+    critic_width: int = Field(default=16, ge=1, description="channels of the critic's first convolution")
+    start: Literal["scratch", "decoder"] = Field(default="scratch", description="decoder: first train as that does")
+    decoder_epochs: int = Field(default=5, ge=1, description="epochs without the critic, if the start is a decoder")
+    decoder_learning_rate: float = Field(default=5e-3, gt=0)
+    epochs: int = Field(default=25, ge=1, description="epochs with the critic")
+    batch_size: int = Field(default=64, ge=2)
+    learning_rate: float = Field(default=5e-3, gt=0, description="the generator's; both fall along cosines")
+    critic_learning_rate: float = Field(default=1e-3, gt=0)
+    critic_steps: int = Field(default=1, ge=1, description="steps of the critic, one a batch, to one of the generator")
+    mse_weight: float = Field(default=1500, ge=0, description="weight of the rebuilding loss beside the critic's")
+    ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in that loss")
+    penalty: float = Field(default=10, ge=0, description="weight of the gradient penalty in the critic's loss")
+    weight_decay: float = Field(default=1e-4, ge=0, description="of the generator, while no critic is in play")
+    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
+
+
+class Critic(nn.Module):
+    """``DGWGAN32``: three 5×5 convolutions of stride 2 and a 4×4 one to a score; images ``(N, C, H, W)`` to ``(N,)``.
+
+    Leaky ReLU of 0.2 after each but the last, instance normalisation before the second and third; the scores of an
+    image larger than 32 × 32 are averaged. Where less than 4 × 4 is left, the last convolution takes the whole of it.
+
+    Raises:
+        ValueError: Images are smaller than 16 × 16.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], width: int = 64) -> None:
+        super().__init__()
+        channels, *sides = image_shape
+        if min(sides) < 16:
+            raise ValueError(f"expected images of at least 16 × 16 for the critic, got {image_shape}")
+        left = (min(sides) + 7) // 8
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, width, 5, stride=2, padding=2),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 5, stride=2, padding=2),
+            nn.InstanceNorm2d(2 * width, affine=True),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 4 * width, 5, stride=2, padding=2),
+            nn.InstanceNorm2d(4 * width, affine=True),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(4 * width, 1, min(4, left)),
+        )
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.steps: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.layers(images).flatten(1).mean(1)
+        return scores
+
+
+class GanAttack(Attack):
+    r"""Trains the decoder of the decoding attack against a Wasserstein critic, on pairs that crossed the wire.
+
+    .. math::
+        L_D = D(G(z)) - D(x) + 10\,(\lVert\nabla_{\hat x} D(\hat x)\rVert_2 - 1)^2, \qquad
+        L_G = -D(G(z)) + 1500\,\mathrm{MSE}(G(z), x)
+
+    with x̂ drawn between x and G(z). Xia et al., CEM, CVPR 2025, its GAN attack; Gulrajani et al., "Improved training
+    of Wasserstein GANs", NeurIPS 2017, for the penalty. Features z ``(N, c, h, w)``; images x ``(N, C, H, W)``,
+    in [0, 1].
+    Deviations: with ``start = "decoder"`` the generator trains first as the decoding attack does, on public pairs alone
+    (the published one has seen most of the images that it is scored on), in the batches of this attack; the epoch is
+    chosen on held-out public pairs, those without the critic included; and the CPU preset has a narrow critic, one
+    step of it to one of the generator (the published ten), an SSIM term as its decoder has, and learning rates chosen
+    by the held-out MSE.
+    """
+
+    name = "gan"
+    config_type = GanConfig
+    needs = frozenset({"public", "query"})
+
+    def __init__(self, config: GanConfig) -> None:
+        super().__init__(config)
+        self.config: GanConfig = config
+        self.generator: ResNormDecoder | None = None
+
+    @classmethod
+    def paper_config(cls) -> GanConfig:
+        """CEM's: 150 epochs of 128 after the decoder's 50, ten steps of the critic to one of the generator."""
+        return GanConfig(
+            blocks=8,
+            channels=64,
+            critic_width=64,
+            start="decoder",
+            decoder_epochs=50,
+            decoder_learning_rate=1e-3,
+            epochs=150,
+            batch_size=128,
+            learning_rate=5e-4,
+            critic_learning_rate=5e-3,
+            critic_steps=10,
+            ssim_weight=0,
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.generator.state_dict()) if self.generator is not None else {}
+
+    def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
+        assert known.public is not None
+        config, features = self.config, gather(known, self.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(run.seed, "gan", "init"))
+            shape = tuple(features.shape[2:])
+            network = ResNormDecoder(shape, known.image_shape, blocks=config.blocks, channels=config.channels)
+            critic = Critic(known.image_shape, config.critic_width)
+        for module in (network, critic):
+            module.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        game = _Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device))
+        state = Resumable(
+            identity=digest([config.document(), run.seed, float(features.double().sum()), float(known.public.sum())]),
+            modules={"generator": network, "critic": critic},
+            optimizers={"decoder": game.alone, "generator": game.playing, "critic": game.critical},
+            generators={"order": generator(run.seed, "gan", "order"), "between": game.draw},
+        )
+        self.generator = network
+        self.findings = fit(
+            self.name,
+            network,
+            game.descend,
+            features,
+            known.public,
+            state,
+            run,
+            total=game.warm_up + config.epochs,
+            batch_size=config.batch_size,
+            held_out=config.held_out,
+        )
+        self.findings["decoder_epochs"] = game.warm_up
+        return predict(network, known.captured, run.device)
+
+
+class _Game:
+    """The steps of both players; the generator plays alone for ``warm_up`` epochs."""
+
+    def __init__(self, config: GanConfig, network: ResNormDecoder, critic: Critic, draw: torch.Generator) -> None:
+        self.config, self.network, self.critic, self.draw = config, network, critic, draw
+        self.warm_up = config.decoder_epochs if config.start == "decoder" else 0
+        weights = network.parameters
+        self.alone = Adam(weights(), lr=config.decoder_learning_rate, weight_decay=config.weight_decay)
+        self.playing = Adam(weights(), lr=config.learning_rate, betas=_BETAS)
+        self.critical = Adam(critic.parameters(), lr=config.critic_learning_rate, betas=_BETAS)
+
+    def descend(self, features: Tensor, images: Tensor, progress: float) -> Tensor:
+        epoch = progress * (self.warm_up + self.config.epochs)
+        if epoch < self.warm_up:
+            set_rate(self.alone, self.config.decoder_learning_rate * cosine(epoch / self.warm_up))
+            loss = rebuilding_loss(self._rebuilt(features), images, self.config.ssim_weight)
+            return step(self.alone, loss)
+        share = (epoch - self.warm_up) / self.config.epochs
+        set_rate(self.playing, self.config.learning_rate * cosine(share))
+        set_rate(self.critical, self.config.critic_learning_rate * cosine(share))
+        self.critic.steps += 1
+        in_turn = int(self.critic.steps) % self.config.critic_steps == 0
+        with torch.set_grad_enabled(in_turn):
+            rebuilt = self._rebuilt(features)
+        step(self.critical, self._critics_loss(rebuilt.detach(), images))
+        with torch.set_grad_enabled(in_turn):
+            loss = rebuilding_loss(rebuilt, images, self.config.ssim_weight)
+        if not in_turn:
+            return loss
+        self.critic.requires_grad_(False)
+        step(self.playing, self.config.mse_weight * loss - self.critic(rebuilt).mean())
+        self.critic.requires_grad_(True)
+        return loss.detach()
+
+    def _rebuilt(self, features: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=features.device.type == "cuda"):
+            rebuilt: Tensor = self.network(features)
+        return rebuilt.float()
+
+    def _critics_loss(self, rebuilt: Tensor, images: Tensor) -> Tensor:
+        share = torch.rand(len(images), 1, 1, 1, generator=self.draw, device=images.device)
+        between = (images + share * (rebuilt - images)).requires_grad_()
+        (slope,) = torch.autograd.grad(self.critic(between).sum(), between, create_graph=True)
+        steepness = (slope.square().flatten(1).sum(1) + 1e-12).sqrt()
+        apart = self.critic(rebuilt).mean() - self.critic(images).mean()
+        loss: Tensor = apart + self.config.penalty * (steepness - 1).square().mean()
+        return loss

@@ -1,0 +1,108 @@
+"""Black-box inverse network: a short chain of transposed convolutions from features back to images."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Adam
+
+from attacker.base import Attack, Knowledge, Run
+from attacker.reconstruction.fitting import fit, gather, predict, set_rate, step
+from splitleak.config import Config, digest
+from splitleak.fit import Resumable
+from splitleak.models.decoder import doublings
+from splitleak.seeding import derive_seed, generator
+
+
+class InverseNetworkConfig(Config):
+    """The network's width and its training. The defaults are a preset for a CPU."""
+
+    channels: int = Field(default=32, ge=1, description="before the last convolution; twice as many before those")
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    learning_rate: float = Field(default=5e-3, gt=0)
+    halved_every: int = Field(default=5, ge=1, description="epochs after which the learning rate is halved")
+    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
+
+
+class InverseNetwork(nn.Sequential):
+    """Features ``(N, c, h, w)`` to images ``(N, C, H, W)``, without an activation at the end.
+
+    A transposed 3×3 convolution of stride 2 with ReLU for each doubling of the side, the last to ``channels`` and those
+    before to twice as many, then one of stride 1 to the image. At He et al.'s cuts and 64 channels it is their network.
+
+    Raises:
+        ValueError: The sides of the image are not those of the features times one power of two.
+    """
+
+    def __init__(self, feature_shape: tuple[int, ...], image_shape: tuple[int, ...], channels: int = 64) -> None:
+        layers: list[nn.Module] = []
+        wide, ups = feature_shape[0], doublings(feature_shape, image_shape)
+        for left in reversed(range(ups)):
+            next_wide = 2 * channels if left else channels
+            up = nn.ConvTranspose2d(wide, next_wide, 3, stride=2, padding=1, output_padding=1)
+            layers += [up, nn.ReLU(True)]
+            wide = next_wide
+        super().__init__(*layers, nn.ConvTranspose2d(wide, image_shape[0], 3, padding=1))
+
+
+class InverseNetworkAttack(Attack):
+    """Sends its public images through the edge, and trains an inverse of the encoder on the pairs it gets back.
+
+    He, Zhang and Lee, "Model inversion attacks against collaborative inference", ACSAC 2019, the black-box attack;
+    MSE, Adam. Features ``(N, c, h, w)``, images ``(N, C, H, W)`` in [0, 1]; what lies outside is clamped at the end.
+    Deviations: images in [0, 1] and not normalised per channel, so channels weigh alike; the epoch is chosen on
+    held-out public pairs; pairs are shuffled; the CPU preset is narrower and shorter, at a higher learning rate.
+    """
+
+    name = "inverse-network"
+    config_type = InverseNetworkConfig
+    needs = frozenset({"public", "query"})
+
+    def __init__(self, config: InverseNetworkConfig) -> None:
+        super().__init__(config)
+        self.config: InverseNetworkConfig = config
+        self.network: InverseNetwork | None = None
+
+    @classmethod
+    def paper_config(cls) -> InverseNetworkConfig:
+        """He et al.'s: 64 channels, 50 epochs of batch 32, Adam at 1e-3 halved every 10."""
+        return InverseNetworkConfig(channels=64, epochs=50, learning_rate=1e-3, halved_every=10)
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.network.state_dict()) if self.network is not None else {}
+
+    def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
+        assert known.public is not None
+        config, features = self.config, gather(known, self.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(run.seed, self.name, "init"))
+            network = InverseNetwork(tuple(features.shape[2:]), known.image_shape, config.channels)
+        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = Adam(network.parameters(), lr=config.learning_rate)
+        state = Resumable(
+            identity=digest([config.document(), run.seed, float(features.double().sum()), float(known.public.sum())]),
+            modules={"network": network},
+            optimizers={"adam": optimizer},
+            generators={"order": generator(run.seed, self.name, "order")},
+        )
+
+        def descend(batch: Tensor, target: Tensor, progress: float) -> Tensor:
+            halvings = int(progress * config.epochs + 1e-9) // config.halved_every
+            set_rate(optimizer, config.learning_rate / 2**halvings)
+            return step(optimizer, functional.mse_loss(network(batch), target))
+
+        self.network = network
+        self.findings = fit(
+            self.name,
+            network,
+            descend,
+            features,
+            known.public,
+            state,
+            run,
+            total=config.epochs,
+            batch_size=config.batch_size,
+            held_out=config.held_out,
+        )
+        return predict(network, known.captured, run.device)
