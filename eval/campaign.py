@@ -210,10 +210,12 @@ def fingerprint(data: str) -> str:
     Raises:
         FileNotFoundError: It is no set's name, and there is no such file or folder.
     """
+    if data == "builtin":
+        return data
     from splitleak.datasets.torchvision import NAMES  # takes a second to import
 
     path = Path(data)
-    if data == "builtin" or data in NAMES:
+    if data in NAMES:
         return data
     if path.is_dir():
         listing = [(str(file.relative_to(path)), file.stat().st_size) for file in sorted(path.rglob("*"))]
