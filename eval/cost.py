@@ -80,7 +80,7 @@ def measure(design: Design, *, batch: int = 128, repeats: int = 20, report: Repo
         "image_shape": design.image_shape,
         "feature_shape": design.feature_shape,
         "wire_bytes": 4 * int(np.prod(design.feature_shape)),
-        "counts": _counts(design),
+        "counts": counts(design),
         "times": times,
         "parity": parity,
         "rules": COUNTING_RULES,
@@ -91,7 +91,13 @@ def measure(design: Design, *, batch: int = 128, repeats: int = 20, report: Repo
     }
 
 
-def _counts(design: Design) -> dict[str, Any]:
+def counts(design: Design) -> dict[str, Any]:
+    """Parameters and MACs of edge, cloud, both, and the decoder N8C64 (None where it does not fit), by every rule.
+
+    Returns:
+        ``{part: {rule: {parameters, macs}}}``.
+    """
+
     def by_rule(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         # The published decoder calls the ReLUs of its blocks as functions.
         rules: tuple[Rule, ...] = ("macs", "ptflops")

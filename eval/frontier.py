@@ -70,4 +70,5 @@ def _panel(campaign: Campaign, group: tuple[str, str], metric: str, axes: Axes) 
     if metric == "ssim":
         axes.invert_yaxis()
     axes.set(xlabel="accuracy %", ylabel=title, title=", ".join(group))
+    axes.ticklabel_format(useOffset=False)
     axes.margins(0.2, 0.12)
