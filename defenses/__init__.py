@@ -5,7 +5,10 @@ from defenses.bottleneck import Bottleneck
 from defenses.cem import CEM
 from defenses.dropout import Dropout
 from defenses.noise import GaussianNoise, LaplaceNoise
+from defenses.noise_arl import NoiseARL
+from defenses.nopeek import NoPeek
+from defenses.ressfl import ResSFL
 
 DEFENSES: dict[str, type[Defense]] = {
-    kind.name: kind for kind in (Bottleneck, CEM, Dropout, GaussianNoise, LaplaceNoise)
+    kind.name: kind for kind in (Bottleneck, CEM, Dropout, GaussianNoise, LaplaceNoise, NoiseARL, NoPeek, ResSFL)
 }

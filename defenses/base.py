@@ -1,11 +1,12 @@
 """What a defense is: a module on the wire, with hooks that all default to nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from splitleak.config import Config
 from splitleak.models.split import SplitModel
@@ -71,6 +72,14 @@ class Defense(nn.Module):
 
     def on_epoch(self, end: EpochEnd) -> None:
         """Called after every training epoch."""
+
+    def task_parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights that the target's optimiser trains: all, save those of an adversary, which has its own."""
+        return self.parameters()
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimisers that it steps itself, by name, for a checkpoint."""
+        return {}
 
     @classmethod
     def acts_on_wire(cls) -> bool:

@@ -1,11 +1,12 @@
 """Defenses compose: a stack applies them in order, adds up their penalties and passes every hook on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from defenses import DEFENSES
 from defenses.base import Defense, EpochEnd, Step
@@ -86,6 +87,18 @@ class Stack(nn.Module):
         """Passes the end of an epoch on."""
         for defense in self:
             defense.on_epoch(end)
+
+    def task_parameters(self) -> Iterator[nn.Parameter]:
+        """The weights of the defenses that the target's optimiser trains."""
+        return (parameter for defense in self for parameter in defense.task_parameters())
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimisers of the defenses by position and name, for a checkpoint."""
+        return {
+            f"{position}-{name}": optimizer
+            for position, defense in enumerate(self)
+            for name, optimizer in defense.optimizers().items()
+        }
 
     def on_wire_state(self) -> dict[str, Tensor]:
         """The weights of the defenses that act on what is sent, numbered as in a stack of these alone."""

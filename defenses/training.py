@@ -130,7 +130,7 @@ def _train(
     stack.to(device)
     stack.seed(config.seed, device)
     optimizer = SGD(
-        [*model.parameters(), *stack.parameters()],
+        [*model.parameters(), *stack.task_parameters()],
         lr=config.training.learning_rate,
         momentum=config.training.momentum,
         weight_decay=config.training.weight_decay,
@@ -143,7 +143,7 @@ def _train(
     state = Resumable(
         identity=digest([config.document(), splits.record]),
         modules={"model": model, "stack": stack},
-        optimizers={"sgd": optimizer},
+        optimizers={"sgd": optimizer, **stack.optimizers()},
         generators={"order": order, "augment": augment, "global": global_stream, **stack.generators()},
     )
     images = splits.train.pixels.to(device)
