@@ -33,7 +33,7 @@ class Outcome:
     done: list[Job] = field(default_factory=list)
     failed: list[Job] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
-    """Labels of the jobs that could not be tried, each with that of the failed one it needs."""
+    """The jobs that could not be tried, each with the failed one that it needs."""
 
 
 def run_campaign(
@@ -105,8 +105,8 @@ def run_jobs(
                     else:
                         blocked = _take_dependants(job, waiting)
                         outcome.failed.append(job)
-                        outcome.skipped |= {each.label: job.label for each in blocked}
-                        say(progress.line(job, f"FAILED, {store.log(job)}", waiting))
+                        outcome.skipped |= {_name(each): _name(job) for each in blocked}
+                        say(progress.line(job, f"FAILED, see {store.log(job)}", waiting, failed=True))
         except BaseException:
             stopping.set()
             stop()
@@ -123,7 +123,7 @@ def _logged(do: Callable[[Job], Figures], job: Job, store: Store, stopping: thre
     except Exception as error:
         if stopping.is_set():  # its processes were ended: that is no failure
             raise
-        command = error.cmd if isinstance(error, subprocess.CalledProcessError) else f"{job.kind} {job.label}"
+        command = error.cmd if isinstance(error, subprocess.CalledProcessError) else _name(job)
         store.record_failure(job, command, _told(error, log, before))
         raise
 
@@ -169,15 +169,15 @@ class _Progress:
     def starts(self, job: Job) -> None:
         self._running[job.id] = (job, time.monotonic())
 
-    def line(self, job: Job, shown: str, waiting: Sequence[Job]) -> str:
+    def line(self, job: Job, shown: str, waiting: Sequence[Job], *, failed: bool = False) -> str:
         """The line for a job that has just ended, and shows ``shown``."""
         now = time.monotonic()
         took = now - self._running.pop(job.id)[1]
-        if not shown.startswith("FAILED"):
+        if not failed:
             self._took[job.group].append(took / job.cost)
             self._done += job.kind == "cell"
-        running = "; ".join(f"{other.kind} {other.label}" for other, _ in self._running.values())
-        what = f"{job.kind} {job.label}{': ' if shown else ''}{shown} ({took:.0f} s)"
+        running = "; ".join(_name(other) for other, _ in self._running.values())
+        what = f"{_name(job)}{': ' if shown else ''}{shown} ({took:.0f} s)"
         times = f"elapsed {_clock(now - self._began)}, left {self._left(now, waiting)}"
         return f"[{self._done}/{self._cells} cells] {what} | {times}" + (f" | running: {running}" if running else "")
 
@@ -191,6 +191,10 @@ class _Progress:
         if not known and not seconds:
             return "unknown"
         return ("about " if known else "more than ") + _clock(seconds / self._workers)
+
+
+def _name(job: Job) -> str:
+    return f"{job.kind} {job.label}"
 
 
 def _shown(figures: Mapping[str, float]) -> str:

@@ -590,7 +590,7 @@ def campaign_run(
         raise
     report = write_campaign_report(folder, folder / "report")
     for job in outcome.failed:
-        say(f"failed: {job.kind} {job.label}, see {folder / 'failures' / job.id}.json")
+        say(f"failed: {job.kind} {job.label}; why is in {folder / 'failures' / job.id}.json")
     for skipped, needed in outcome.skipped.items():
         say(f"skipped: {skipped}, which needs {needed}")
     ended = {

@@ -98,7 +98,7 @@ def test_a_failure_is_recorded_with_its_traceback_and_the_others_go_on(store, wo
     lines = []
     outcome = run(store, work, jobs, workers=1, say=lines.append)
     assert [each.id for each in outcome.failed] == ["bad"]
-    assert outcome.skipped == {"needs-it": "bad", "needs-that": "bad"}
+    assert outcome.skipped == {"cell needs-it": "cell bad", "cell needs-that": "cell bad"}
     assert [each.id for each in outcome.done] == ["other", "last"]
     failure = store.failure("bad")
     assert "CalledProcessError" in failure["error"]
@@ -122,7 +122,7 @@ def test_a_failed_job_is_tried_again_by_the_next_run_and_then_forgotten(store, w
     def broken(each):
         raise ValueError("not today")
 
-    assert run(store, broken, jobs).skipped == {"b": "a"}
+    assert run(store, broken, jobs).skipped == {"cell b": "cell a"}
     assert "ValueError: not today" in store.failure("a")["error"]
     assert len(run(store, work, jobs).done) == 2
     assert store.failure("a") is None
