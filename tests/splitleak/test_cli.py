@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from splitleak.cli import app, main
+from splitleak.cli import app, campaign, main
 from splitleak.wire.service import ServerConfig, serve
 
 COMMANDS = (
@@ -27,10 +28,20 @@ COMMANDS = (
     "demo",
 )
 
+OF_CAMPAIGNS = ("plan", "run", "status", "report")
+TINY = """
+name = "tiny"
+seeds = [0, 1]
+datasets = [{ name = "builtin", channels = 1, size = 16 }]
+models = [{ name = "cnn", architecture = "cnn" }]
+methods = [{ name = "Noise", defenses = [{ name = "gaussian-noise" }] }]
+attacks = [{ name = "decoder", attack = "decoder" }]
+"""
+
 HELP = """
 import sys
 from splitleak.cli import app
-for arguments in [["--help"], *([name, "--help"] for name in sys.argv[1:])]:
+for arguments in [["--help"], *([*name.split(), "--help"] for name in sys.argv[1:])]:
     try:
         app(arguments)
     except SystemExit as stopped:
@@ -76,16 +87,18 @@ def train(call, images, tmp_path):
 
 
 def test_every_command_explains_itself_without_loading_what_computes():
-    subprocess.run([sys.executable, "-c", HELP, *COMMANDS], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    commands = (*COMMANDS, *(f"campaign {name}" for name in OF_CAMPAIGNS))
+    subprocess.run([sys.executable, "-c", HELP, *commands], check=True, stdout=subprocess.DEVNULL, timeout=60)
 
 
 def test_the_commands_are_these():
     assert {command.name or command.callback.__name__ for command in app.registered_commands} == set(COMMANDS)
+    assert {command.name for command in campaign.registered_commands} == set(OF_CAMPAIGNS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"campaign {name}" for name in OF_CAMPAIGNS)])
 def test_help_ends_well_and_names_every_option(command):
-    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert "--json" in result.output
     assert "[]" not in result.output  # brackets in a help text are taken for markup, and vanish
@@ -249,3 +262,66 @@ def test_it_runs_as_a_module_and_as_a_script():
             found = subprocess.run([*command, "inspect", "/nothing"], capture_output=True, text=True, timeout=60)
             assert found.returncode == 1
             assert found.stderr.startswith("splitleak: expected a half")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def test_a_campaigns_plan_counts_jobs_and_what_is_done(call, tiny, tmp_path):
+    asked = ("campaign", "plan", tiny, "--out", tmp_path / "run", "--json")
+    found = json.loads(call(*asked)[1])
+    assert {kind: jobs["jobs"] for kind, jobs in found["jobs"].items()} == {
+        "split": 2,
+        "train": 2,
+        "capture": 2,
+        "cell": 2,
+        "leakage": 2,
+    }
+    assert [cell["seed"] for cell in found["cells"]] == [0, 1]
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run" / "targets" / found["cells"][0]["target"]).mkdir(parents=True)
+    one = json.loads(call(*asked, "--seed", 0)[1])
+    assert one["jobs"]["train"] == {"jobs": 1, "done": 1}
+    code, out, _ = call("campaign", "plan", tiny, "--out", tmp_path / "run")
+    assert code == 0
+    assert "Noise" in out
+
+
+def test_settings_reach_into_a_campaign_by_name(call, tiny):
+    def targets(*settings):
+        return {cell["target"] for cell in json.loads(call("campaign", "plan", tiny, "--json", *settings)[1])["cells"]}
+
+    changed = targets("--set", "methods.Noise.training.epochs=3")
+    assert not changed & targets()
+    assert targets("--set", "attacks.decoder.settings.epochs=3") == targets()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--set", "methods.Noise.training.epoch=3"), "tiny.toml: method 'Noise', model 'cnn': .*training.epoch"),
+        (("--set", "methods.Nose.training.epochs=3"), "expected a table 'Nose'"),
+        (("--data", "nowhere.npz"), "expected data of builtin, .*got 'nowhere.npz'"),
+        (("--seed", 5), r"expected seeds of \[0, 1\], got \[5\]"),
+    ],
+)
+def test_a_campaigns_mistakes_are_one_line(call, tiny, options, said):
+    code, _, err = call("campaign", "plan", tiny, *options)
+    assert code == 1
+    assert re.search(said, err)
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_data_for_one_data_set_of_several_are_refused(call, tiny):
+    tiny.write_text(TINY.replace("datasets = [", "datasets = [{ name = 'other', channels = 1 }, "))
+    code, _, err = call("campaign", "plan", tiny, "--data", "builtin")
+    assert (code, "expected one data set in" in err) == (1, True)
+
+
+def test_the_status_of_what_is_no_campaign_is_refused(call, tmp_path):
+    code, _, err = call("campaign", "status", tmp_path)
+    assert (code, "expected a folder that `splitleak campaign run` wrote" in err) == (1, True)
