@@ -41,9 +41,10 @@ class AdversarialDefense(Defense):
     tables. D never leaves the training: `forward` does nothing, so no half of an artifact holds it.
 
     As Li et al., "ResSFL", CVPR 2022, play it, with its ``res_normN4C64``, Xavier-uniform. Deviations from their code:
-    D learns from the features of the target's own pass (theirs encodes the batch again, in eval mode); no gradient
-    of the penalty is computed for D's weights, which theirs discards; D's rate is constant (theirs falls with the
-    target's); D is not trained beforehand (theirs is for 30 epochs, on test images).
+    D learns from the features of the target's own pass (theirs encodes the batch again, in eval mode); no gradient of
+    the penalty is computed for D's weights, which theirs discards, and none at all where the penalty is 0; D's rate
+    is constant (theirs falls with the target's); D is not trained beforehand (theirs is, for 30 epochs, on test
+    images).
     Shapes: images ``(N, C, H, W)`` in [0, 1], at least 11 pixels a side for SSIM; features ``(N, c, h, w)``.
 
     Raises:
@@ -67,7 +68,7 @@ class AdversarialDefense(Defense):
             self.feature_shape, model.image_shape, blocks=config.blocks, channels=config.channels
         )
         xavier_uniform(self.surrogate)
-        self.surrogate.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.surrogate.to(memory_format=torch.channels_last)
         self.optimizer = Adam(self.surrogate.parameters(), lr=config.learning_rate)
 
     def task_parameters(self) -> Iterator[nn.Parameter]:
@@ -89,6 +90,8 @@ class AdversarialDefense(Defense):
         self.surrogate.requires_grad_(True)
         if self.adversary.measure == "ssim":
             success = functional.relu(success - self.adversary.ssim_threshold)
+            if not success:
+                return success.detach()  # its gradient would be zero, after a whole pass back through the surrogate
         return self.adversary.weight * success
 
     def _learn(self, seen: Tensor, images: Tensor) -> None:

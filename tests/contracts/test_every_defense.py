@@ -7,25 +7,38 @@ from torch.optim import SGD
 
 import defenses
 from defenses import DEFENSES
+from defenses.artifact import load_cloud, load_edge, save
 from defenses.base import Defense, EpochEnd
 from defenses.stack import DefenseConfig, Stack
-from defenses.training import TargetConfig, assemble, training_step
+from defenses.training import TargetConfig, TrainingConfig, assemble, train, training_step
+from splitleak.fit import epochs
 from splitleak.models.split import ModelConfig
 
 CPU = torch.device("cpu")
 CLASSES = 3
-NEEDS = {"cem": ("gaussian-noise",)}
+NEEDS = {"cem": ("gaussian-noise",), "noise-arl": ("gaussian-noise",)}
+SETTINGS = {name: {"blocks": 0, "channels": 16, "ssim_threshold": -1} for name in ("ressfl", "noise-arl")}
 EVERY = pytest.mark.parametrize("name", sorted(DEFENSES))
+
+
+def stack_of(name, *more):
+    """The defense behind what it needs and before ``more``; settings make its effect felt in a small network."""
+    documents = [{"name": each, **SETTINGS.get(each, {})} for each in ("gaussian-noise", name)]
+    return (*documents[name not in NEEDS :], *more)
+
+
+def config_of(*documents, classes=CLASSES, seed=0, **training):
+    return TargetConfig(
+        model=ModelConfig(architecture="cnn", width=0.5, channels=1, size=16, classes=classes),
+        defenses=tuple(DefenseConfig.model_validate(document) for document in documents),
+        training=TrainingConfig(**{"epochs": 2, "batch_size": 64, **training}),
+        seed=seed,
+    )
 
 
 def assembled(name, seed=0):
     """The network under the defense and what it needs, and the defense."""
-    config = TargetConfig(
-        model=ModelConfig(architecture="cnn", width=0.5, channels=1, size=16, classes=CLASSES),
-        defenses=tuple(DefenseConfig.model_validate({"name": each}) for each in (*NEEDS.get(name, ()), name)),
-        seed=seed,
-    )
-    model, stack = assemble(config, "builtin")
+    model, stack = assemble(config_of(*stack_of(name), seed=seed), "builtin")
     stack.seed(seed, CPU)
     *_, defense = stack
     return model, stack, defense
@@ -44,13 +57,15 @@ def test_the_gradient_is_finite_through_the_encoder(name):
     model, stack, _ = assembled(name)
     end_an_epoch(model, stack)
     images = torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    optimizer = SGD([*model.parameters(), *stack.parameters()], lr=0.1)
+    trained = [*model.parameters(), *stack.task_parameters()]
+    optimizer = SGD(trained, lr=0.1)
     figures = training_step(model, stack, optimizer, images, torch.arange(12) % CLASSES, epoch=1, rate=0.01)
     assert all(bool(figure.isfinite()) and not figure.requires_grad for figure in figures)
-    for parameter in (*model.parameters(), *stack.parameters()):
+    for parameter in trained:
         assert bool(parameter.grad.isfinite().all())
         assert bool(parameter.isfinite().all())
     assert any(parameter.grad.any() for parameter in model.encoder.parameters())
+    assert all(bool(value.isfinite().all()) for value in stack.state_dict().values())
 
 
 @EVERY
@@ -84,6 +99,53 @@ def test_the_same_seed_gives_the_same_output(name):
     assert torch.equal(defense(features), again(features))
 
 
+def weights(target):
+    return {**target.model.state_dict(), **{f"stack.{key}": t for key, t in target.stack.state_dict().items()}}
+
+
+def same(some, others):
+    return some.keys() == others.keys() and all(torch.equal(some[key], others[key]) for key in some)
+
+
+@EVERY
+def test_an_interrupted_training_ends_with_the_same_bits(name, small_splits, tmp_path, monkeypatch):
+    monkeypatch.setitem(epochs.__kwdefaults__, "every_s", 0.0)
+    config = config_of(*stack_of(name), classes=10, epochs=3)
+    whole = train(config, small_splits, device=CPU)
+
+    def interrupt(what, done, total, figures):
+        if done == 2:  # the checkpoint is one epoch old
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, small_splits, device=CPU, checkpoint=tmp_path / "c", report=interrupt)
+    resumed = train(config, small_splits, device=CPU, checkpoint=tmp_path / "c")
+    assert same(weights(resumed), weights(whole))
+    assert resumed.record == whole.record
+
+
+@EVERY
+def test_cem_of_weight_zero_on_top_changes_no_bit(name, small_splits):
+    stack = stack_of("noise-arl")[:1] + tuple(each for each in stack_of(name) if each["name"] != "gaussian-noise")
+    plain = train(config_of(*stack, classes=10), small_splits, device=CPU)
+    with_cem = train(config_of(*stack, {"name": "cem", "weight": 0}, classes=10), small_splits, device=CPU)
+    assert same(plain.model.state_dict(), with_cem.model.state_dict())
+    assert plain.record == with_cem.record
+
+
+@EVERY
+def test_the_halves_of_a_trained_target_load_and_predict_as_it_does(name, small_splits, tmp_path):
+    target = train(config_of(*stack_of(name), classes=10, epochs=1), small_splits, device=CPU)
+    save(tmp_path / "a", "small", target)
+    edge, cloud = load_edge(tmp_path / "a" / "edge", CPU, seed=0), load_cloud(tmp_path / "a" / "cloud", CPU)
+    images = small_splits.victims.floats()
+    with torch.no_grad():
+        features = target.model.encoder(images.contiguous(memory_format=torch.channels_last))
+        expected = target.model.head(load_edge(tmp_path / "a" / "edge", CPU, seed=0).stack(features))
+    logits = torch.from_numpy(cloud.predict(edge.encode(images.numpy())))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
 @EVERY
 def test_its_config_is_closed_and_complete_without_values(name):
     kind = DEFENSES[name]
@@ -115,7 +177,7 @@ def test_the_table_lists_every_defense_in_the_folder():
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Defense) and value.__module__ == module.__name__
     }
-    assert kinds - {Defense} == set(DEFENSES.values())
+    assert {kind for kind in kinds if hasattr(kind, "name")} == set(DEFENSES.values())
 
 
 def test_a_stack_of_every_defense_can_be_built_and_run():
