@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from attacker.queries import Pairs
 from edge.ledger import Ledger
+from eval.store import Store
 from splitleak.wire import captures
 
 SCRIPT = Path(__file__).parents[1] / "bench" / "kill_campaign.py"
@@ -128,3 +130,24 @@ def test_the_run_ends_with_a_report(alone, records):
     assert all(f"{record['score']['mse']['mean']:.4f}"[:5] in text for record in records)
     with np.load(cells(alone)[0].with_name("pictures.npz")) as pictures:
         assert pictures["truth"].shape == (12, 1, 16, 16)
+
+
+def test_ctrl_c_ends_the_children_says_how_to_go_on_and_is_no_failure(tmp_path):
+    (tmp_path / "tiny.toml").write_text(CAMPAIGN)
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "splitleak.cli", "campaign", "run", str(tmp_path / "tiny.toml")]
+    command += ["--out", str(run), "--set", "training.epochs=500"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, children ignore it too
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert "split builtin" in running.stderr.readline()
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert (refused.returncode, "another run works in it" in refused.stderr) == (1, True)
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+        assert running.wait(60) == 130
+    signal.signal(signal.SIGINT, before)
+    assert "Stopped. The same command goes on from here" in said
+    assert not list(run.glob("failures/*"))
+    assert not list(run.glob("targets/*/artifact.json"))
+    with Store(run).claimed():  # at once: no child holds the folder any more
+        pass
