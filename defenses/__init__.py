@@ -7,8 +7,10 @@ from defenses.dropout import Dropout
 from defenses.noise import GaussianNoise, LaplaceNoise
 from defenses.noise_arl import NoiseARL
 from defenses.nopeek import NoPeek
+from defenses.patrol import Patrol
 from defenses.ressfl import ResSFL
 
 DEFENSES: dict[str, type[Defense]] = {
-    kind.name: kind for kind in (Bottleneck, CEM, Dropout, GaussianNoise, LaplaceNoise, NoiseARL, NoPeek, ResSFL)
+    kind.name: kind
+    for kind in (Bottleneck, CEM, Dropout, GaussianNoise, LaplaceNoise, NoiseARL, NoPeek, Patrol, ResSFL)
 }

@@ -181,7 +181,8 @@ def _load(folder: Path, half: str) -> tuple[HalfConfig, SplitModel, dict[str, to
         raise ValueError(f"{folder}: expected the {half} half, got the {config.half} half")
     weights, _ = load_tensors(folder / "weights.safetensors")
     with torch.device("meta"):  # the other half is built too, but takes no memory and never has weights
-        model, _ = assemble(config.target, config.dataset)
+        model, stack = assemble(config.target, config.dataset)
+        stack.finish(model)
     return config, model, weights
 
 

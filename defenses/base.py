@@ -73,6 +73,12 @@ class Defense(nn.Module):
     def on_epoch(self, end: EpochEnd) -> None:
         """Called after every training epoch."""
 
+    def finish(self, model: SplitModel) -> None:
+        """Called once after the last epoch, and on a model without weights before a half's are loaded into it.
+
+        What it changes of the model's structure must not depend on weights; what the model computes must not change.
+        """
+
     def task_parameters(self) -> Iterator[nn.Parameter]:
         """Its weights that the target's optimiser trains: all, save those of an adversary, which has its own."""
         return self.parameters()

@@ -88,6 +88,11 @@ class Stack(nn.Module):
         for defense in self:
             defense.on_epoch(end)
 
+    def finish(self, model: SplitModel) -> None:
+        """Lets each defense take down what only training needed, in order."""
+        for defense in self:
+            defense.finish(model)
+
     def task_parameters(self) -> Iterator[nn.Parameter]:
         """The weights of the defenses that the target's optimiser trains."""
         return (parameter for defense in self for parameter in defense.task_parameters())

@@ -181,6 +181,7 @@ def _train(
         stack.on_epoch(EpochEnd(epoch, config.training.epochs, cache(partial(survey, epoch))))
         state.history.append(means)
 
+    stack.finish(model)
     model.eval()
     stack.eval()
     record = {

@@ -17,7 +17,12 @@ from splitleak.models.split import ModelConfig
 CPU = torch.device("cpu")
 CLASSES = 3
 NEEDS = {"cem": ("gaussian-noise",), "noise-arl": ("gaussian-noise",)}
-SETTINGS = {name: {"blocks": 0, "channels": 16, "ssim_threshold": -1} for name in ("ressfl", "noise-arl")}
+SURROGATE = {"blocks": 0, "channels": 4, "ssim_threshold": -1}
+SETTINGS = {
+    "ressfl": SURROGATE,
+    "noise-arl": SURROGATE,
+    "patrol": {**SURROGATE, "exempt": 4, "ratio": 0.25, "prune_at": 0.3},
+}
 EVERY = pytest.mark.parametrize("name", sorted(DEFENSES))
 
 
@@ -110,7 +115,7 @@ def same(some, others):
 @EVERY
 def test_an_interrupted_training_ends_with_the_same_bits(name, small_splits, tmp_path, monkeypatch):
     monkeypatch.setitem(epochs.__kwdefaults__, "every_s", 0.0)
-    config = config_of(*stack_of(name), classes=10, epochs=3)
+    config = config_of(*stack_of(name), classes=10, epochs=2)
     whole = train(config, small_splits, device=CPU)
 
     def interrupt(what, done, total, figures):

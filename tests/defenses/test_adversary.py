@@ -6,18 +6,13 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import SGD
 
-from defenses.adversary import AdversaryConfig
-from defenses.artifact import load_cloud, load_edge, save
 from defenses.base import Step
-from defenses.noise import GaussianNoise, GaussianNoiseConfig
-from defenses.noise_arl import NoiseARL, NoiseARLConfig
 from defenses.ressfl import ResSFL, ResSFLConfig
 from defenses.stack import Stack
-from defenses.training import assemble, train, training_step
+from defenses.training import assemble, training_step
 from splitleak.measures.ssim import ssim_zero_padded
 from splitleak.models.split import SplitModel
 
-CPU = torch.device("cpu")
 SHAPE, IMAGE = (4, 4, 4), (1, 16, 16)
 SMALL = {"blocks": 0, "channels": 8}
 
@@ -26,8 +21,8 @@ def drawn(seed, *shape):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def prepared(defense, *others):
-    stack = Stack([*others, defense])
+def prepared(defense):
+    stack = Stack([defense])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         # The halved image in four channels stands for features that an adversary can learn to invert.
@@ -118,42 +113,10 @@ def test_resisting_lowers_what_a_surrogate_that_learnt_rebuilds():
     assert after < before - 0.05
 
 
-@pytest.mark.parametrize(("kind", "sees_noise"), [(ResSFL, False), (NoiseARL, True)])
-def test_only_the_surrogate_of_noise_arl_sees_the_noise(kind, sees_noise):
-    defense = prepared(kind(kind.config_type(**SMALL)), GaussianNoise(GaussianNoiseConfig()))
-    seen = []
-    defense.surrogate.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    features, sent = drawn(1, 8, *SHAPE), drawn(2, 8, *SHAPE)
-    defense.penalty(step(drawn(0, 8, *IMAGE), features, sent))
-    assert len(seen) == 2
-    assert all(torch.equal(z, sent if sees_noise else features) for z in seen)
-
-
-def test_noise_arl_is_refused_without_noise():
-    with pytest.raises(ValueError, match="noise-arl: expected noise in the stack"):
-        prepared(NoiseARL(NoiseARLConfig(**SMALL)))
-
-
 def test_features_of_another_shape_are_refused():
     defense = prepared(ResSFL(ResSFLConfig(**SMALL)))
     with pytest.raises(ValueError, match=r"ressfl: expected features \(4, 4, 4\) \(a defense .*\), got \(4, 2, 2\)"):
         defense.penalty(step(drawn(0, 8, *IMAGE), drawn(1, 8, 4, 2, 2)))
-
-
-def test_the_published_surrogate_is_the_default():
-    assert AdversaryConfig().document() == {
-        "weight": 0.3,
-        "measure": "ssim",
-        "ssim_threshold": 0.5,
-        "inner_steps": 1,
-        "learning_rate": 1e-3,
-        "blocks": 4,
-        "channels": 64,
-    }
-    defense = ResSFL(ResSFLConfig())
-    stack = Stack([defense])
-    stack.prepare(SplitModel(nn.Sequential(nn.Conv2d(3, 8, 1), nn.AvgPool2d(4)), nn.Identity(), (3, 32, 32)), 10)
-    assert sum(parameter.numel() for parameter in defense.surrogate.parameters()) == 415_091
 
 
 def test_the_targets_optimiser_leaves_the_surrogate_alone(small_target):
@@ -170,15 +133,3 @@ def test_the_targets_optimiser_leaves_the_surrogate_alone(small_target):
     training_step(model, stack, optimizer, images, torch.arange(8) % 3, epoch=0, rate=0.1)
     expected = twin.surrogate.state_dict()
     assert all(torch.equal(expected[key], value) for key, value in defense.surrogate.state_dict().items())
-
-
-@pytest.mark.parametrize("name", ["ressfl", "noise-arl"])
-def test_no_half_holds_the_surrogate(name, small_target, small_splits, tmp_path):
-    stack = ("gaussian-noise", {"name": name, **SMALL})
-    target = train(small_target(*stack, epochs=1), small_splits, device=CPU)
-    assert any("surrogate" in key for key in target.stack.state_dict())
-    save(tmp_path / "a", "small", target)
-    edge, cloud = load_edge(tmp_path / "a" / "edge", CPU, seed=0), load_cloud(tmp_path / "a" / "cloud", CPU)
-    assert [each.name for each in edge.stack] == ["gaussian-noise"]
-    images = small_splits.victims.floats()
-    assert cloud.predict(edge.encode(images.numpy())).shape == (len(images), len(small_splits.train.classes))
