@@ -52,8 +52,9 @@ def from_artifact(folder: Path) -> Design:
 
 
 def from_config(config: TargetConfig, name: str) -> Design:
-    """The design of ``config``, untrained: weights change no cost, so none need be learned to know it."""
-    model, _ = assemble(config, "untrained")
+    """The design of ``config``, untrained and finished: weights change no cost, so none need be learned to know it."""
+    model, trained_under = assemble(config, "untrained")
+    trained_under.finish(model)
     stack = Stack.build(config.defenses, on_wire_only=True)
     stack.seed(config.seed, torch.device("cpu"))
     shape = model.feature_shape

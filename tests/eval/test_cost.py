@@ -8,7 +8,8 @@ from splitleak.models.split import ModelConfig
 
 
 def design(*defenses, **model):
-    configs = tuple(DefenseConfig.model_validate({"name": name}) for name in defenses)
+    documents = ({"name": each} if isinstance(each, str) else each for each in defenses)
+    configs = tuple(DefenseConfig.model_validate(document) for document in documents)
     wanted = {"channels": 3, "size": 32, "classes": 10, **model}
     return from_config(TargetConfig(model=ModelConfig(**wanted), defenses=configs), "design")
 
@@ -29,6 +30,14 @@ def test_the_papers_network_counts_as_in_table_s6():
     assert found["decoder"]["macs"] == {"parameters": 711_539, "macs": 54_281_216}
     by_ptflops = {part: round(counted["ptflops"]["macs"] / 1000) for part, counted in found.items()}
     assert by_ptflops == {"edge": 21_922, "cloud": 133_571, "whole": 155_493, "decoder": 55_275}
+
+
+@pytest.mark.parametrize(("ratio", "parameters", "macs"), [(0.05, 83_723, 27_304), (0, 93_224, 30_114)])
+def test_patrols_network_counts_as_published_pruned_and_whole(ratio, parameters, macs):
+    found = counts(design("bottleneck", {"name": "patrol", "ratio": ratio}))
+    assert found["edge"]["macs"]["parameters"] == parameters
+    assert round(found["edge"]["ptflops"]["macs"] / 1000) == macs
+    assert found["cloud"]["macs"]["parameters"] == 9_689_738
 
 
 def test_figures_are_printed_as_the_paper_rounds_them(small):
