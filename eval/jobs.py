@@ -123,7 +123,8 @@ def _cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
 
 def _leakage(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
-    bench.run(job, "leakage", artifact, "--images", images, "--out", bench.store.path(job), *bench.computing())
+    where = (artifact, "--images", images, "--out", bench.store.path(job))
+    bench.run(job, "leakage", *where, "--seed", job.seed, *bench.computing())
     return {}
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 
 UNTIMED = ("provenance", "id")  # a record's id holds no more than its parts; a provenance holds the time
-START_S = 3.0
 
 
 def campaign(arguments, out, log):
@@ -75,6 +74,7 @@ def main():
     parser.add_argument("file")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--start", type=float, default=3.0, help="seconds that a run needs to begin its work")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("options", nargs="*")
     given = parser.parse_args()
@@ -90,7 +90,7 @@ def main():
         while made < given.kills:
             running = campaign(arguments, given.out / "killed", log)
             try:
-                codes.append(running.wait(draw.uniform(0, START_S + 1.6 * took / given.kills)))
+                codes.append(running.wait(draw.uniform(0, given.start + 1.6 * took / given.kills)))
             except subprocess.TimeoutExpired:
                 kill(running.pid, with_children=made % 2 == 1)
                 running.wait()
