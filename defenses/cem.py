@@ -9,6 +9,7 @@ from torch import Tensor
 
 from defenses.base import Defense, EpochEnd, Step
 from splitleak.config import Config
+from splitleak.measures.clusters import lloyd, spread_out
 from splitleak.measures.entropy import mixture_information
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
@@ -122,8 +123,8 @@ class CEM(Defense):
             if len(members) <= self.config.clusters:
                 continue
             known = bool(self.counts[label].any())
-            start = self.means[label] if known else _spread_out(members, self.config.clusters, draw)
-            means, assigned = _lloyd(members, start, self.config.lloyd_steps)
+            start = self.means[label] if known else spread_out(members, self.config.clusters, draw)
+            means, assigned = lloyd(members, start, self.config.lloyd_steps)
             counts = torch.bincount(assigned, minlength=len(means)).to(flat)
             squares = torch.zeros_like(means).index_add_(0, assigned, (members - means[assigned]).square())
             self.means[label], self.counts[label] = means, counts
@@ -189,31 +190,3 @@ def reference_weight(weight: float, learning_rate: float) -> float:
     [0.32, 1.6, 8.0, 16]
     """
     return weight * 0.001 / learning_rate if learning_rate >= _SCALED_ABOVE else weight
-
-
-def _spread_out(members: Tensor, clusters: int, draw: torch.Generator) -> Tensor:
-    """First means ``(clusters, d)``: each a member drawn with probability proportional to its distance to the others.
-
-    The published code draws by distance where k-means++ draws by its square.
-    """
-    chosen = [members[int(torch.randint(len(members), (1,), generator=draw))]]
-    while len(chosen) < clusters:
-        distance = torch.cdist(members, torch.stack(chosen)).amin(1).cpu()
-        if not distance.any():
-            distance = torch.ones_like(distance)
-        chosen.append(members[int(torch.multinomial(distance, 1, generator=draw))])
-    return torch.stack(chosen)
-
-
-def _lloyd(members: Tensor, means: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """k-means from ``means``: the means ``(clusters, d)`` and each member's cluster ``(n,)``; empty ones stay put."""
-    assigned = torch.cdist(members, means).argmin(1)
-    for _ in range(steps):
-        counts = torch.bincount(assigned, minlength=len(means)).to(members)
-        sums = torch.zeros_like(means).index_add_(0, assigned, members)
-        means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], means)
-        again = torch.cdist(members, means).argmin(1)
-        if torch.equal(again, assigned):
-            break
-        assigned = again
-    return means, assigned

@@ -470,6 +470,34 @@ def cost(
 
 
 @app.command()
+def leakage(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    images: Annotated[Path, typer.Option(help="Folder from `splitleak split` that it was trained on.")],
+    out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.")] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Training images that densities are fitted to, at most.")] = 2000,
+    n_images: Annotated[int, typer.Option(min=1, help="Training images at which the Jacobian is taken.")] = 12,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Bound what any attack can do, and measure the Fisher information of what is sent, without an attack."""
+    from eval.leakage import LeakageConfig, measure
+    from splitleak.artifacts import write_json
+    from splitleak.seeding import resolve_device
+
+    _use_threads(threads)
+    config = LeakageConfig(samples=samples, n_images=n_images, seed=seed)
+    found = measure(artifact, images, config, resolve_device(device))
+    if out is not None:
+        write_json(out, found)
+    fisher = found["fsinfo_nats_per_pixel"]
+    told = "unbounded, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
+    spread = f"{found['effective_dimensions']:.1f} effective dimensions of {found['image_dimensions']}"
+    _result(as_json, found, f"{artifact}: MSE of any attack at least {found['mse_bound']:.3g}; FSInfo {told}; {spread}")
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Folder with records below it (`splitleak score`).")],
     out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the folder.")] = None,

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from splitleak.measures.clusters import moments
+
 
 def mixture_information(weights: Tensor, variances: Tensor, noise_variance: float | Tensor) -> Tensor:
     r"""Upper bound, in nats, on what a Gaussian mixture's value tells once Gaussian noise is added to it.
@@ -36,6 +38,37 @@ def mixture_information(weights: Tensor, variances: Tensor, noise_variance: floa
     within = 0.5 * torch.log1p(variances / noise).flatten(1).sum(1)
     bound: Tensor = torch.special.entr(weights).sum() + weights @ within
     return bound
+
+
+def mixture_entropy(values: Tensor, assigned: Tensor, *, smallest_variance: float) -> float:
+    r"""Differential entropy, in nats, of what ``values`` were drawn from: a lower estimate by a Gaussian mixture.
+
+    .. math:: H(x) \ge H(x \mid c) = \sum_i \pi_i\,H(N_i) = \tfrac12 \log \big((2 \pi e)^d \det \Sigma\big)
+
+    with one covariance for all components, the unbiased one of the values around their cluster's mean. That leaves
+    out what the cluster itself tells, at most the log of their number. No sample can bound an entropy from below: this
+    is one only as far as the clusters are Gaussian (nothing of that covariance has more entropy). Where samples are
+    fewer than dimensions, the directions that they do not span count with ``smallest_variance``.
+
+    Args:
+        values: ``(N, d)``, more of them than clusters.
+        assigned: ``(N,)``, the cluster of each.
+        smallest_variance: What the variance in any direction is raised to, above 0: their precision.
+
+    Raises:
+        ValueError: There are no more values than clusters, or ``smallest_variance`` is not positive.
+    """
+    shares, means, _ = moments(values, assigned)
+    freedom = len(values) - int((shares > 0).sum())
+    if freedom < 1 or smallest_variance <= 0:
+        expected = "more values than clusters and a smallest variance above 0"
+        raise ValueError(f"expected {expected}, got {len(values)} values and {smallest_variance}")
+    around = (values - means[assigned]).double()
+    wide = around.shape[0] < around.shape[1]
+    found = torch.linalg.eigvalsh(around @ around.T if wide else around.T @ around) / freedom
+    missing = max(0, around.shape[1] - len(found))
+    logs = found.clamp(min=smallest_variance).log().sum() + missing * math.log(smallest_variance)
+    return 0.5 * (float(logs) + around.shape[1] * math.log(2 * math.pi * math.e))
 
 
 def mse_lower_bound(entropy_nats: float, dimensions: int) -> float:

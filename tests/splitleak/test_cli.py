@@ -24,6 +24,7 @@ COMMANDS = (
     "score",
     "latency",
     "cost",
+    "leakage",
     "report",
     "demo",
 )

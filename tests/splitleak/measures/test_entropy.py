@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitleak.measures import entropy
-from splitleak.measures.entropy import mixture_information, mse_lower_bound
+from splitleak.measures.entropy import mixture_entropy, mixture_information, mse_lower_bound
 
 
 def test_examples_hold():
@@ -102,6 +102,45 @@ def test_no_estimate_on_a_gaussian_channel_beats_the_bound_that_the_information_
     for factor in (0.0, 0.3, 0.6, 0.8, 1.0):
         assert float((factor * sent - images).square().mean()) > bound
     assert float((best * sent - images).square().mean()) == pytest.approx(bound, rel=0.01)
+
+
+@settings(deadline=None)
+@given(count=st.integers(3, 30), dimensions=st.integers(1, 20), seed=st.integers(0, 2**32))
+def test_the_entropy_of_one_cluster_is_its_gaussians_with_eigenvalues_raised(count, dimensions, seed):
+    values = torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = mixture_entropy(values, torch.zeros(count).long(), smallest_variance=1e-3)
+    covariance = values.T.cov().reshape(dimensions, dimensions)
+    raised = torch.linalg.eigvalsh(covariance).clamp(min=1e-3)
+    expected = 0.5 * (dimensions * math.log(2 * math.pi * math.e) + raised.log().sum())
+    assert found == pytest.approx(float(expected), rel=1e-6, abs=1e-6)
+
+
+def test_the_entropy_of_a_mixture_is_that_within_its_clusters():
+    draw = torch.Generator().manual_seed(0)
+    assigned = torch.randint(3, (4000,), generator=draw)
+    values = 50.0 * torch.eye(3, 4)[assigned] + 0.2 * torch.randn(4000, 4, generator=draw)
+    found = mixture_entropy(values, assigned, smallest_variance=1e-6)
+    assert found == pytest.approx(2 * math.log(2 * math.pi * math.e * 0.04), abs=0.1)
+    assert mixture_entropy(values, torch.zeros(4000).long(), smallest_variance=1e-6) > found + 5
+
+
+def test_the_bound_of_samples_is_the_posterior_variance_of_their_channel():
+    signal, noise = 0.01, 0.0025
+    draw = torch.Generator().manual_seed(0)
+    images = 0.5 + signal**0.5 * torch.randn(8000, 32, generator=draw)
+    turn = torch.linalg.qr(torch.randn(32, 32, generator=draw)).Q
+    features, one = images @ turn, torch.zeros(8000).long()
+    before = mixture_entropy(images, one, smallest_variance=1e-9)
+    for sigma in (noise**0.5, 0.2, 1.0):
+        told = float(mixture_information(torch.ones(1), features.var(0)[None], sigma**2))
+        posterior = signal * sigma**2 / (signal + sigma**2)
+        assert mse_lower_bound(before - told, 32) == pytest.approx(posterior, rel=0.02)
+
+
+@pytest.mark.parametrize(("count", "smallest"), [(1, 1e-6), (5, 0.0)])
+def test_values_without_an_entropy_are_refused(count, smallest):
+    with pytest.raises(ValueError, match="expected more values than clusters and a smallest variance above 0"):
+        mixture_entropy(torch.rand(count, 3), torch.zeros(count).long(), smallest_variance=smallest)
 
 
 def test_no_dimension_has_no_bound():
