@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from defenses.cem import reference_weight
 from defenses.training import AugmentConfig, TargetConfig, TrainingConfig, _augmented, assemble, train
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
@@ -118,10 +119,14 @@ def test_a_defense_changes_no_initial_weight_of_the_network_it_protects(small_ta
     assert same(plain.head.state_dict(), protected.head[-1].state_dict())
 
 
-def test_the_paper_schedule_has_the_published_rates():
+def test_the_paper_schedule_has_the_published_rates_and_cems_weights_at_them():
     paper = TrainingConfig.paper()
-    for start, end, rate in ((2, 60, 0.05), (60, 120, 0.01), (120, 180, 0.002), (180, 210, 4e-4), (210, 240, 8e-5)):
-        assert [paper.rate(epoch) for epoch in (start, end - 0.01)] == pytest.approx([rate, rate])
+    spans = ((2, 60), (60, 120), (120, 180), (180, 210), (210, 240))
+    published = ((0.05, 0.32), (0.01, 1.6), (0.002, 8), (4e-4, 16), (8e-5, 16))
+    for (start, end), (rate, weight) in zip(spans, published, strict=True):
+        found = [paper.rate(epoch) for epoch in (start, end - 0.01)]
+        assert found == pytest.approx([rate, rate])
+        assert [reference_weight(16, each) for each in found] == pytest.approx([weight, weight])
 
 
 def test_the_cosine_schedule_warms_up_falls_and_is_never_zero():
