@@ -26,8 +26,8 @@ def write_campaign_report(folder: Path, out: Path) -> Path:
     """Writes the report of the campaign in ``folder`` to the folder ``out``, whatever of it is measured so far.
 
     ``report.html`` needs no other file; ``report.md`` has the same without the gallery; ``table.csv`` has one row a
-    planned cell; ``records.jsonl`` one line a measured cell, without the values of single images; ``frontier.svg`` and
-    ``frontier.png`` the plot.
+    planned cell; ``records.jsonl`` one line a measured cell, with its target's attack-free measures and without the
+    values of single images; ``frontier.svg`` and ``frontier.png`` are the plot.
 
     Returns:
         The path of ``report.html``.
@@ -42,7 +42,8 @@ def write_campaign_report(folder: Path, out: Path) -> Path:
     changes = [differences(campaign, group) for group in campaign.groups] if campaign.pairs else []
     checked = {", ".join(group): relations(campaign, group) for group in campaign.groups}
     facts, doubts = _facts(campaign), _doubts(campaign)
-    _write(out / "records.jsonl", "".join(json.dumps(_brief(record)) + "\n" for _, record in campaign.measured))
+    lines = (json.dumps({**_brief(record), "leakage": _figures(cell.leakage)}) for cell, record in campaign.measured)
+    _write(out / "records.jsonl", "".join(f"{line}\n" for line in lines))
     _write_csv(out / "table.csv", campaign)
     _write(out / "report.md", _markdown(campaign, tables, changes, checked, facts, doubts))
     environment = Environment(
@@ -112,6 +113,10 @@ def _brief(document: Any) -> Any:  # noqa: ANN401  # any JSON
         kept = {key: value for key, value in document.items() if key not in ("values", "history")}
         return {key: _brief(v) for key, v in kept.items() if not (isinstance(v, list) and len(v) > _LONG_LIST)}
     return [_brief(each) for each in document] if isinstance(document, list) else document
+
+
+def _figures(leakage: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: value for name, value in leakage.items() if value is None or isinstance(value, int | float)}
 
 
 def _write(path: Path, text: str) -> None:

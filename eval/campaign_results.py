@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eval.sanity import fsinfo, mse_bound
 from splitleak.config import read_document
 
 Record = dict[str, Any]
@@ -18,8 +17,9 @@ _LABELS = ("id", "dataset", "model", "method", "plus", "attack", "seed", "views"
 
 OF_TARGET: dict[str, Callable[[Record, Record], float | None]] = {
     "accuracy": lambda record, _: 100 * float(record["target"]["accuracy"]),
-    "bound": lambda _, leakage: mse_bound(leakage),
-    "fsinfo": lambda _, leakage: fsinfo(leakage),
+    "bound": lambda _, leakage: leakage["mse_bound"] if leakage else None,
+    "fsinfo": lambda _, leakage: leakage["fsinfo_nats_per_pixel"] if leakage else None,
+    "effective_dimensions": lambda _, leakage: leakage["effective_dimensions"] if leakage else None,
 }
 """Figures of a target, from a record of any attack on it and the target's attack-free measures (empty if none)."""
 

@@ -12,7 +12,7 @@ from splitleak.models.split import ARCHITECTURES
 Group = tuple[str, str]
 
 SHOWN = {"ssim": "SSIM", "psnr": "PSNR dB", "mse": "MSE"}
-_DIGITS = {"accuracy": 2, "ssim": 3, "psnr": 2, "mse": 4, "bound": 5, "fsinfo": 3}
+_DIGITS = {"accuracy": 2, "ssim": 3, "psnr": 2, "mse": 4, "fsinfo": 4}
 NOTHING = "-"
 
 
@@ -117,7 +117,9 @@ def scores(campaign: Campaign, group: Group) -> Sheet:
         f"{seeds}; [n]: of n seeds, the others are not measured yet. Scores by the published tables' definitions: "
         "SSIM zero padded, PSNR of the batch's MSE. A high MSE and a low SSIM and PSNR are good for the victims. "
         "Averages are over the methods measured both ways.",
-        "MSE bound: no attack does better if its assumptions hold. FSInfo: Fisher information; more leaks more.",
+        "MSE bound: no attack does better on average, if its assumptions hold; 0 without noise. FSInfo: Fisher "
+        "information in nats a pixel, more leaks more; none without noise, as nothing bounds it then.",
+        *_assumptions(campaign),
     )
     return Sheet(", ".join(group), tuple(columns), tuple(rows), (*notes, *published.notes(campaign, group)))
 
@@ -159,8 +161,13 @@ def csv_rows(campaign: Campaign) -> Iterator[dict[str, Any]]:
         yield labels | {metric: cell.figure(metric) for metric in (*OF_TARGET, *OF_ATTACK)}
 
 
+def _assumptions(campaign: Campaign) -> list[str]:
+    found = next((cell.leakage["assumptions"] for cell in campaign.cells if cell.leakage), None)
+    return [f"The bound assumes: {'; '.join(found)}."] if found else []
+
+
 def _number(value: float, metric: str) -> str:
-    return f"{value:.{_DIGITS[metric]}f}"
+    return f"{value:.{_DIGITS[metric]}f}" if metric in _DIGITS else f"{value:.3g}"
 
 
 def _signed(value: float | None, metric: str) -> str:

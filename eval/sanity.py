@@ -46,12 +46,12 @@ def campaign_flags(
 
     ``randomised``: a defense draws anew at each call, and no attack on the target saw an image more than once.
     ``white box``: the best attack that knows the encoder's weights does worse than the best that does not.
-    ``below the bound``: an attack beat the bound on every attack, so the bound's assumptions fail on this target.
+    ``below the bound``: an attack that saw each image once beat the bound, so its assumptions fail on this target.
     ``start``: an attack does worse than the attack that its ``start`` names.
 
     Args:
         records: Records with their ``cell``.
-        leakage: The attack-free measures of each target by its key; a target may lack them.
+        leakage: What `eval.leakage.measure` found of each target, by its key; a target may lack it.
 
     Returns:
         The cell a doubt is about and the doubt; one about a whole target is told of the first of its cells.
@@ -114,7 +114,7 @@ def _worse_than_start(records: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, 
 
 
 def _below_the_bound(records: Sequence[Mapping[str, Any]], leakage: Mapping[str, Any]) -> list[tuple[Cell, str]]:
-    bound = mse_bound(leakage)
+    bound = leakage.get("mse_bound", 0.0)  # it is one on attacks that see an image once
     return [
         (
             record["cell"],
@@ -122,17 +122,5 @@ def _below_the_bound(records: Sequence[Mapping[str, Any]], leakage: Mapping[str,
             "hold here, so do not rely on it",
         )
         for record in records
-        if bound is not None and _mse(record) < bound
+        if record["cell"]["views"] == 1 and _mse(record) < bound
     ]
-
-
-def mse_bound(leakage: Mapping[str, Any]) -> float | None:
-    """The lower bound on any attack's MSE among a target's attack-free measures; None where there is none."""
-    found = leakage.get("bound", {}).get("mse")
-    return None if found is None else float(found)
-
-
-def fsinfo(leakage: Mapping[str, Any]) -> float | None:
-    """The Fisher-information leakage among a target's attack-free measures; None where there is none."""
-    found = leakage.get("fsinfo", {}).get("mean")
-    return None if found is None else float(found)

@@ -77,13 +77,15 @@ def test_the_records_are_one_line_each_without_values_of_single_images(fake_camp
         figures["findings"] = {"history": history, "curve": list(range(50)), "held_out_mse": 0.1, "few": [1, 2]}
         figures["values"] = 500
 
-    _, out = report(fake_campaign(long))
+    leakage = {"mse_bound": 0.001, "fsinfo_nats_per_pixel": None, "effective_dimensions": 9.0, "assumptions": ["a"]}
+    _, out = report(fake_campaign(long, leakage=lambda cell: leakage))
     lines = (out / "records.jsonl").read_text().splitlines()
     assert len(lines) == 40
     record = json.loads(lines[0])
     assert record["attack"]["findings"] == {"held_out_mse": 0.1, "few": [1, 2]}
     assert record["score"]["mse"] == {"mean": pytest.approx(0.01), "std": 0.001}
     assert record["cell"]["method"] == "Bottleneck"
+    assert record["leakage"] == {key: value for key, value in leakage.items() if key != "assumptions"}
     assert max(map(len, lines)) < 2000
 
 

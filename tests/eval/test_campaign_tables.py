@@ -84,10 +84,19 @@ def test_missing_cells_are_dashes_and_partial_ones_say_of_how_many_seeds(fake_ca
 
 
 def test_what_needs_no_attack_stands_at_the_end(fake_campaign):
-    leakage = {"bound": {"mse": 0.0012}, "fsinfo": {"mean": 1.5}}
-    rows = shown(scores(Campaign.load(fake_campaign(leakage=lambda cell: leakage)), GROUP))
-    assert rows["PATROL"]["without any attack MSE bound"] == "0.00120 ± 0.00000"
-    assert rows["PATROL"]["without any attack FSInfo"] == "1.500 ± 0.000"
+    def leakage(cell):
+        noisy = cell["method"] == "PATROL"
+        measured = {"mse_bound": 0.00123, "fsinfo_nats_per_pixel": 1.5} if noisy else {}
+        unbounded = {"mse_bound": 0.0, "fsinfo_nats_per_pixel": None, "effective_dimensions": 9.0}
+        return {**unbounded, **measured, "assumptions": ["pixels are grey", "noise is noise"]}
+
+    sheet = scores(Campaign.load(fake_campaign(leakage=leakage)), GROUP)
+    rows = shown(sheet)
+    assert rows["PATROL"]["without any attack MSE bound"] == "0.00123 ± 0"
+    assert rows["PATROL"]["without any attack FSInfo"] == "1.5000 ± 0.0000"
+    assert rows["DistCorr"]["without any attack MSE bound"] == "0 ± 0"
+    assert rows["DistCorr"]["without any attack FSInfo"] == "-"
+    assert "The bound assumes: pixels are grey; noise is noise." in sheet.notes
 
 
 def test_differences_are_paired_by_seed(fake_campaign):
