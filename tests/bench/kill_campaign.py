@@ -1,6 +1,6 @@
 """Kills a campaign again and again at random moments, and compares what it ends with to one that was left alone.
 
-    python tests/bench/kill_campaign.py CAMPAIGN.toml --out FOLDER --kills 20 [-- OPTIONS OF splitleak campaign run]
+    python tests/bench/kill_campaign.py CAMPAIGN.toml --out FOLDER --kills 20 [OPTIONS OF splitleak campaign run]
 
 Every other kill takes the run alone (its processes must notice), the rest take all its processes in the same moment.
 Prints one JSON line; exit status 1 if records, pictures or leakage differ by anything but provenance, durations and
@@ -76,9 +76,8 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--start", type=float, default=3.0, help="seconds that a run needs to begin its work")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("options", nargs="*")
-    given = parser.parse_args()
-    arguments = [given.file, *given.options]
+    given, options = parser.parse_known_args()
+    arguments = [given.file, *options]
     draw = random.Random(given.seed)
     given.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

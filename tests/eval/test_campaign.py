@@ -1,10 +1,13 @@
 from copy import deepcopy
+from importlib.resources import as_file, files
 
 import numpy as np
 import pytest
 
 from defenses.training import TrainingConfig
+from eval import published
 from eval.campaign import CampaignConfig, fingerprint
+from splitleak.config import read_document
 
 NOISE = {"name": "gaussian-noise", "sigma": 0.05}
 WEAK = {"name": "laplace-noise"}
@@ -127,3 +130,23 @@ def test_a_file_is_known_by_its_contents(tmp_path):
 def test_data_that_is_not_there_is_named():
     with pytest.raises(FileNotFoundError, match=r"expected data of builtin, .*got 'nowhere\.npz'"):
         fingerprint("nowhere.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "methods", "attacks"),
+    [
+        ("cem_small", 7, ["decoder", "gan"]),
+        ("cem_cifar10", 7, ["decoder", "gan"]),
+        ("cem_cifar10_5k", 3, ["decoder"]),
+    ],
+)
+def test_the_campaigns_that_ship_can_be_built_and_have_a_published_row_for_every_one_of_theirs(name, methods, attacks):
+    with as_file(files("eval") / "campaigns" / f"{name}.toml") as path:
+        config = CampaignConfig.load(read_document(path), source=name)
+    rows = [(method.name, plus) for method, plus, _ in config.rows()]
+    assert len(rows) == 2 * methods
+    assert [attack.name for attack in config.attacks] == attacks
+    printed = {(row.method, row.plus) for row in published.load(config.published).rows}
+    assert set(rows) <= printed
+    for method, _, stack in config.rows():
+        assert [defense.name for defense in stack[:2]] == ["bottleneck", "gaussian-noise"], method.name
