@@ -31,10 +31,10 @@ class GanConfig(Config):
     learning_rate: float = Field(default=5e-3, gt=0, description="the generator's; both fall along cosines")
     critic_learning_rate: float = Field(default=1e-3, gt=0)
     critic_steps: int = Field(default=1, ge=1, description="steps of the critic, one a batch, to one of the generator")
-    mse_weight: float = Field(default=1500, ge=0, description="weight of the rebuilding loss beside the critic's")
+    mse_weight: float = Field(default=1500, gt=0, description="weight of the rebuilding loss beside the critic's")
     ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in that loss")
     penalty: float = Field(default=10, ge=0, description="weight of the gradient penalty in the critic's loss")
-    weight_decay: float = Field(default=1e-4, ge=0, description="of the generator, while no critic is in play")
+    weight_decay: float = Field(default=1e-4, ge=0, description="of the generator")
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
 
 
@@ -108,7 +108,6 @@ class GanAttack(Attack):
             critic_width=64,
             start="decoder",
             decoder_epochs=50,
-            decoder_learning_rate=1e-3,
             epochs=150,
             batch_size=128,
             learning_rate=5e-4,
@@ -130,7 +129,7 @@ class GanAttack(Attack):
             critic = Critic(known.image_shape, config.critic_width)
         for module in (network, critic):
             module.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        game = _Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device))
+        game = Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device))
         state = Resumable(
             identity=digest([config.document(), run.seed, float(features.double().sum()), float(known.public.sum())]),
             modules={"generator": network, "critic": critic},
@@ -154,7 +153,7 @@ class GanAttack(Attack):
         return predict(network, known.captured, run.device)
 
 
-class _Game:
+class Game:
     """The steps of both players; the generator plays alone for ``warm_up`` epochs."""
 
     def __init__(self, config: GanConfig, network: ResNormDecoder, critic: Critic, draw: torch.Generator) -> None:
@@ -162,7 +161,7 @@ class _Game:
         self.warm_up = config.decoder_epochs if config.start == "decoder" else 0
         weights = network.parameters
         self.alone = Adam(weights(), lr=config.decoder_learning_rate, weight_decay=config.weight_decay)
-        self.playing = Adam(weights(), lr=config.learning_rate, betas=_BETAS)
+        self.playing = Adam(weights(), lr=config.learning_rate, betas=_BETAS, weight_decay=config.weight_decay)
         self.critical = Adam(critic.parameters(), lr=config.critic_learning_rate, betas=_BETAS)
 
     def descend(self, features: Tensor, images: Tensor, progress: float) -> Tensor:
@@ -178,13 +177,13 @@ class _Game:
         in_turn = int(self.critic.steps) % self.config.critic_steps == 0
         with torch.set_grad_enabled(in_turn):
             rebuilt = self._rebuilt(features)
-        step(self.critical, self._critics_loss(rebuilt.detach(), images))
+        step(self.critical, self.critics_loss(rebuilt.detach(), images))
         with torch.set_grad_enabled(in_turn):
             loss = rebuilding_loss(rebuilt, images, self.config.ssim_weight)
         if not in_turn:
             return loss
         self.critic.requires_grad_(False)
-        step(self.playing, self.config.mse_weight * loss - self.critic(rebuilt).mean())
+        step(self.playing, loss - self.critic(rebuilt).mean() / self.config.mse_weight)
         self.critic.requires_grad_(True)
         return loss.detach()
 
@@ -193,7 +192,7 @@ class _Game:
             rebuilt: Tensor = self.network(features)
         return rebuilt.float()
 
-    def _critics_loss(self, rebuilt: Tensor, images: Tensor) -> Tensor:
+    def critics_loss(self, rebuilt: Tensor, images: Tensor) -> Tensor:
         share = torch.rand(len(images), 1, 1, 1, generator=self.draw, device=images.device)
         between = (images + share * (rebuilt - images)).requires_grad_()
         (slope,) = torch.autograd.grad(self.critic(between).sum(), between, create_graph=True)

@@ -36,7 +36,8 @@ class ResNormDecoder(nn.Module):
     One residual block to ``channels``, then ``blocks`` more; a transposed convolution of stride 2 with batch
     normalisation for each doubling of the side; a residual block to the image's channels and a sigmoid, so values in
     (0, 1). ReLU follows every part but the last. Fewer than two doublings are filled up to two with residual blocks.
-    Weights are torch's defaults, from its global generator.
+    Weights are torch's defaults, from its global generator. Grey images are the mean of three channels: with a single
+    one inside the last block, every fourth seed or so leaves it half dead, at up to 1.7 times the error of the others.
 
     Raises:
         ValueError: ``image_shape`` is not ``feature_shape`` with both sides times one power of two (1 included).
@@ -55,11 +56,12 @@ class ResNormDecoder(nn.Module):
         for _ in range(ups):
             up = nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1, output_padding=1)
             layers += [up, nn.BatchNorm2d(channels), nn.ReLU(True)]
-        self.layers = nn.Sequential(*layers, ResidualBlock(channels, image_shape[0]), nn.Sigmoid())
+        self.grey = image_shape[0] == 1
+        self.layers = nn.Sequential(*layers, ResidualBlock(channels, 3 if self.grey else image_shape[0]), nn.Sigmoid())
 
     def forward(self, features: Tensor) -> Tensor:
         images: Tensor = self.layers(features)
-        return images
+        return images.mean(1, keepdim=True) if self.grey else images
 
 
 def doublings(feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> int:

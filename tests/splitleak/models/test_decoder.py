@@ -84,3 +84,12 @@ def test_the_shortcut_takes_the_raw_input():
         torch.nn.init.zeros_(parameter)
     features = torch.randn(2, 4, 5, 5)
     assert torch.equal(block(features), features)
+
+
+def test_a_grey_image_is_the_mean_of_three_channels():
+    decoder = ResNormDecoder((8, 4, 4), (1, 16, 16), blocks=0, channels=8).eval()
+    features = torch.rand(2, 8, 4, 4)
+    with torch.no_grad():
+        colours = decoder.layers(features)
+        assert colours.shape == (2, 3, 16, 16)
+        torch.testing.assert_close(decoder(features), colours.mean(1, keepdim=True))
