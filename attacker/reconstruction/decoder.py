@@ -55,41 +55,47 @@ class DecoderAttack(Attack):
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        self.decoder = self._fit(gather(known, self.name), known.public, known, run)
-        return predict(self.decoder, known.captured, run.device)
-
-    def _fit(self, features: Tensor, images: Tensor, known: Knowledge, run: Run) -> ResNormDecoder:
-        config = self.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(run.seed, "decoder", "init"))
-            decoder = ResNormDecoder(
-                tuple(features.shape[2:]), known.image_shape, blocks=config.blocks, channels=config.channels
-            )
-        decoder.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = Adam(decoder.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        config, features = self.config, gather(known, self.name)
+        training = DecoderTraining(config, tuple(features.shape[2:]), known.image_shape, run)
         state = Resumable(
-            identity=digest([config.document(), run.seed, float(features.double().sum()), float(images.sum())]),
-            modules={"decoder": decoder},
-            optimizers={"adam": optimizer},
+            identity=digest([config.document(), run.seed, float(features.double().sum()), float(known.public.sum())]),
+            modules={"decoder": training.decoder},
+            optimizers={"adam": training.optimizer},
             generators={"order": generator(run.seed, "decoder", "order")},
         )
-
-        def descend(batch: Tensor, target: Tensor, progress: float) -> Tensor:
-            set_rate(optimizer, config.learning_rate * cosine(progress))
-            with torch.autocast("cuda", torch.bfloat16, enabled=run.device.type == "cuda"):
-                rebuilt = decoder(batch)
-            return step(optimizer, rebuilding_loss(rebuilt.float(), target, config.ssim_weight))
-
+        self.decoder = training.decoder
         self.findings = fit(
             self.name,
-            decoder,
-            descend,
+            self.decoder,
+            training.descend,
             features,
-            images,
+            known.public,
             state,
             run,
             total=config.epochs,
             batch_size=config.batch_size,
             held_out=config.held_out,
         )
-        return decoder
+        return predict(self.decoder, known.captured, run.device)
+
+
+class DecoderTraining:
+    """A new decoder on the run's device, and the step that trains it."""
+
+    def __init__(
+        self, config: DecoderConfig, feature_shape: tuple[int, ...], image_shape: tuple[int, int, int], run: Run
+    ) -> None:
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(run.seed, "decoder", "init"))
+            self.decoder = ResNormDecoder(feature_shape, image_shape, blocks=config.blocks, channels=config.channels)
+        self.decoder.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        weights = self.decoder.parameters()
+        self.optimizer = Adam(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    def descend(self, features: Tensor, images: Tensor, progress: float) -> Tensor:
+        """A step on features ``(B, c, h, w)`` and images ``(B, C, H, W)``; see `fitting.Descend`."""
+        set_rate(self.optimizer, self.config.learning_rate * cosine(progress))
+        with torch.autocast("cuda", torch.bfloat16, enabled=features.device.type == "cuda"):
+            rebuilt = self.decoder(features)
+        return step(self.optimizer, rebuilding_loss(rebuilt.float(), images, self.config.ssim_weight))

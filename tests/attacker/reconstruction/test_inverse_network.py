@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from attacker.base import Knowledge, Query, Run
+from attacker.reconstruction.inverse_network import InverseNetwork, InverseNetworkAttack, InverseNetworkConfig
+
+
+@pytest.mark.parametrize(
+    ("feature", "parameters"), [((64, 32, 32), 1_731), ((128, 16, 16), 75_523), ((128, 8, 8), 223_107)]
+)
+def test_at_the_published_cuts_it_is_the_published_network(feature, parameters):
+    network = InverseNetwork(feature, (3, 32, 32))
+    assert sum(each.numel() for each in network.parameters()) == parameters
+    assert network(torch.zeros(2, *feature)).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("feature", "image"), [((8, 8, 8), (1, 32, 32)), ((8, 12, 12), (3, 48, 48)), ((4, 2, 2), (1, 32, 32))]
+)
+def test_it_reaches_the_image_from_any_cut(feature, image):
+    assert InverseNetwork(feature, image, 8)(torch.zeros(2, *feature)).shape == (2, *image)
+
+
+def test_a_cut_whose_sides_do_not_double_to_the_images_is_refused():
+    with pytest.raises(ValueError, match="one power of two"):
+        InverseNetwork((8, 5, 5), (1, 32, 32))
+
+
+def test_its_output_has_no_bounds_of_its_own():
+    assert InverseNetwork((2, 8, 8), (1, 16, 16), 4)(100 * torch.randn(4, 2, 8, 8)).abs().max() > 1
+
+
+def test_the_learning_rate_is_halved_every_so_many_epochs(monkeypatch):
+    rates = []
+    monkeypatch.setattr("attacker.reconstruction.inverse_network.set_rate", lambda optimizer, rate: rates.append(rate))
+    images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    known = Knowledge(images, (1, 8, 8), public=images, query=Query(lambda given: given))
+    config = InverseNetworkConfig(channels=4, epochs=5, halved_every=2, batch_size=16, learning_rate=0.4)
+    InverseNetworkAttack(config)(known)
+    assert rates == [0.4, 0.4, 0.2, 0.2, 0.1]
+
+
+def test_its_weights_are_of_the_epoch_with_least_held_out_error():
+    images = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    send = lambda given: functional.avg_pool2d(given, 2)  # noqa: E731
+    known = Knowledge(send(images[:5]), (1, 8, 8), public=images, query=Query(send))
+    attack = InverseNetworkAttack(InverseNetworkConfig(channels=4, epochs=4))
+    rebuilt = attack(known, Run(seed=1))
+    errors = [figures["held_out_mse"] for figures in attack.findings["history"]]
+    assert attack.findings["held_out_mse"] == min(errors) == errors[attack.findings["chosen_epoch"] - 1]
+    network = InverseNetwork((1, 4, 4), (1, 8, 8), 4)
+    network.load_state_dict(attack.weights())
+    with torch.no_grad():
+        torch.testing.assert_close(network(known.captured).clamp(0, 1), rebuilt)
+
+
+def test_the_paper_preset_is_the_published_training():
+    paper = InverseNetworkAttack.paper_config()
+    assert (paper.channels, paper.epochs, paper.batch_size) == (64, 50, 32)
+    assert (paper.learning_rate, paper.halved_every) == (1e-3, 10)
