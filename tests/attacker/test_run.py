@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from attacker.queries import Pairs
 from attacker.results import Reconstructions
 from attacker.run import Access, AttackConfig, record_queries, run_attack
 from eval.scoring import truth_of
+from splitleak.cli import app
 from splitleak.fit import silent
 
 CPU = torch.device("cpu")
@@ -141,3 +143,29 @@ def test_an_unknown_attack_or_setting_is_refused_by_name():
 def test_settings_lie_over_the_preset():
     built = config(preset="paper", settings={"epochs": 7}).build()
     assert (built.config.epochs, built.config.blocks) == (7, 8)
+
+
+def test_the_commands_query_attack_and_score_pass_on_what_they_are_given(deploy, tmp_path):
+    def call(*arguments):
+        made = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
+        assert made.exit_code == 0, made.output
+        return json.loads(made.stdout)
+
+    pairs, out = tmp_path / "pairs.npz", tmp_path / "attack"
+    with deploy(tmp_path, repeat=2) as chain:
+        wire = ("--capture", chain.capture, "--public", chain.public)
+        made = call("query", *wire, "--edge", chain.edge, "--out", pairs, "--draws", 2, "--views", 2)
+        assert made["queries"] == 2 * 2 * 300
+        white = ("--encoder", chain.folder / "toy" / "edge", "--head", chain.folder / "toy")
+        quick = [option for key, value in QUICK.items() for option in ("--set", f"{key}={value}")]
+        call("attack", *wire, "--pairs", pairs, "--views", 2, "--out", out, *white, *quick)
+        chain.ledger.write(tmp_path / "ledger.json")
+    found = json.loads((out / "attack.json").read_text())
+    assert found["knowledge"] == ["encoder", "fresh_encoder", "head", "labels", "public", "query"]
+    (tmp_path / "cell.json").write_text('{"method": "none", "plus": null}')
+    truth = ("--truth", chain.folder / "victims.npz", "--ledger", tmp_path / "ledger.json")
+    place = ("--cell", tmp_path / "cell.json", "--out", tmp_path / "score")
+    call("score", "--artifact", chain.folder / "toy", "--attack", out, *truth, *place)
+    record = json.loads((tmp_path / "score" / "record.json").read_text())
+    assert (record["cell"], record["score"]["n"]) == ({"method": "none", "plus": None}, 40)
+    assert (record["attack"]["draws"], record["attack"]["views"], record["attack"]["queries"]) == (2, 2, 1200)
