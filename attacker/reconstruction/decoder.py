@@ -18,8 +18,8 @@ class DecoderConfig(Config):
 
     blocks: int = Field(default=2, ge=0, description="residual blocks at the resolution of the features")
     channels: int = Field(default=32, ge=1)
-    epochs: int = Field(default=25, ge=1)
-    batch_size: int = Field(default=64, ge=2)
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=5e-3, gt=0, description="falls along a cosine to a hundredth")
     weight_decay: float = Field(default=1e-4, ge=0)
     ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in the loss")
