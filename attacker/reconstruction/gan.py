@@ -85,9 +85,9 @@ class GanAttack(Attack):
     in [0, 1].
     Deviations: with ``start = "decoder"`` the generator trains first as the decoding attack does, on public pairs alone
     (the published one has seen most of the images that it is scored on), in the batches of this attack; the epoch is
-    chosen on held-out public pairs, those without the critic included; and the CPU preset has a narrow critic, one
-    step of it to one of the generator (the published ten), an SSIM term as its decoder has, and learning rates chosen
-    by the held-out MSE.
+    chosen on held-out public pairs, those without the critic included; the generator's loss is divided by 1500, which
+    changes nothing for Adam but lets weight decay act as on the decoder; and the CPU preset has a narrow critic, one
+    step of it to one of the generator (the published ten), and the decoder's SSIM term and learning rate.
     """
 
     name = "gan"
