@@ -170,7 +170,8 @@ def _cloud_knowledge(
 def _fresh_encoder(half: HalfConfig, device: torch.device) -> nn.Module:
     """An untrained encoder of the half's architecture, from the global stream and not from the target's own seed."""
     seed = int(torch.randint(_SEEDS, ()))
-    model, _ = assemble(half.target.model_copy(update={"seed": seed}), half.dataset)
+    model, stack = assemble(half.target.model_copy(update={"seed": seed}), half.dataset)
+    stack.finish(model)  # as deployed: pruned, where a defense prunes
     encoder: nn.Module = model.encoder.to(device)
     return encoder
 
