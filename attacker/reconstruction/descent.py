@@ -1,0 +1,238 @@
+"""Descent on images until an encoder gives the captured features: the part that white-box and query-free share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from attacker.base import Knowledge, Query, Run
+from attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
+from attacker.reconstruction.fitting import cosine, predict, set_rate
+from splitleak.config import Config, digest
+from splitleak.fit import Resumable, epochs
+from splitleak.measures.pixel import total_variation
+
+_CHUNK = 25  # iterations between two looks at the clock
+_DIRECTIONS = 2000  # errors on public images that directions are taken from, at most
+_SLIGHTEST = 1e-5  # share of the largest variance below which a direction is left out
+_ENCODE_BATCH = 256
+
+
+class DescentConfig(Config):
+    """Where the descent begins, and how it goes on. The defaults are a preset for a CPU."""
+
+    start: Literal["decoder", "mean"] = Field(
+        default="decoder", description="what a decoder makes of the feature, or the mean of the public images"
+    )
+    decoder_epochs: int = Field(default=12, ge=1, description="training of that decoder")
+    iterations: int = Field(default=150, ge=1)
+    learning_rate: float = Field(default=0.3, gt=0, description="falls along a cosine to a hundredth")
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    box: bool = Field(default=True, description="show the encoder values clamped to [0, 1]; else clamp at the end only")
+    batch_size: int = Field(default=256, ge=1, description="images in one pass; does not change what becomes of one")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A first guess at images, and the directions in which they may move from there, each as long as is usual."""
+
+    centre: Callable[[Tensor], Tensor]  # features (N, *cut) to images (N, C, H, W)
+    directions: Tensor  # (r, C*H*W); or (C*H*W,) where every pixel moves alone, by that much
+    deviation: Tensor  # (C, 1, 1), standard deviation of the public images a channel: the unit of the smoothness
+
+
+@dataclass(frozen=True)
+class Descended:
+    """Images ``(N, C, H, W)``, not clamped, and how they were found."""
+
+    images: Tensor
+    feature_losses: list[float]  # mean squared error of the features, before the first iteration and every 25 after
+    gradient_norm: float  # at the start, of the feature loss of one image in its pixels; mean over images
+
+    def findings(self) -> dict[str, object]:
+        """What an attack has to say of it."""
+        return {
+            "feature_losses": self.feature_losses,
+            "feature_loss_start": self.feature_losses[0],
+            "feature_loss_end": self.feature_losses[-1],
+            "gradient_norm_start": self.gradient_norm,
+        }
+
+
+def frozen(module: nn.Module, device: torch.device) -> nn.Module:
+    """``module`` in eval mode without gradients of its own, on ``device``; changed in place."""
+    return module.requires_grad_(False).eval().to(device)
+
+
+@torch.no_grad()
+def encode(encoder: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """Features ``(N, *cut)`` of images, on the CPU."""
+    return torch.cat([encoder(batch.to(device)).float().cpu() for batch in images.split(_ENCODE_BATCH)])
+
+
+def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Knowledge, run: Run) -> Start:
+    """The start that ``config`` names, learnt from public ``images`` ``(M, C, H, W)`` and their features.
+
+    From a decoder, images move along the principal directions of its errors on those images: a Gaussian prior whose
+    covariance is theirs. From the mean, each pixel moves alone, by its channel's standard deviation.
+
+    Args:
+        config: The descent's.
+        answers: ``(draws, M, *cut)``.
+        images: In [0, 1].
+        known: What the decoder attack is given, beside these pairs.
+        run: Its run; the checkpoint has a name of its own.
+
+    Raises:
+        ValueError: A decoder cannot be built for the feature's shape, or there are too few images for one.
+    """
+    spread = images.std((0, 2, 3), correction=0).clamp(min=1e-3)[:, None, None]
+    if config.start == "mean":
+        return Start(
+            lambda features: images.mean(0).expand(len(features), *images.shape[1:]),
+            spread.expand(images.shape[1:]).flatten(),
+            spread,
+        )
+    taken = iter(answers)
+    pairs = replace(known, public=images, query=Query(lambda _: next(taken), draws=len(answers)))
+    attack = DecoderAttack(DecoderConfig(epochs=config.decoder_epochs))
+    attack(pairs, replace(run, checkpoint=beside(run.checkpoint, "decoder")))
+    assert attack.decoder is not None
+    decoder = attack.decoder
+    errors = (predict(decoder, answers[0, :_DIRECTIONS], run.device) - images[:_DIRECTIONS]).flatten(1)
+    errors /= len(errors) ** 0.5
+    variances, weights = torch.linalg.eigh((errors @ errors.T).double())
+    kept = variances > _SLIGHTEST * variances[-1]
+    directions = weights[:, kept].T.float() @ errors
+    return Start(lambda features: predict(decoder, features, run.device), directions, spread)
+
+
+def descend(
+    encoder: nn.Module,
+    features: Tensor,
+    start: Start,
+    config: DescentConfig,
+    run: Run,
+    *,
+    tv_weights: Tensor,
+    l2_weights: Tensor,
+    name: str,
+) -> Descended:
+    r"""Minimises, for each image x that moved by u along the directions from its start,
+
+    .. math:: \frac1{d_z} \| f(x) - z \|^2 + \lambda_{TV}\,TV(x) + \frac{\lambda_2}{d_x} \| u \|^2
+
+    with Adam (AMSGrad). No image's descent depends on another's. TV is in units of the public images' deviation. A
+    feature value that is exactly 0 is left out of the error where none of the encoder's own is at the start: it was
+    dropped on the way.
+
+    Args:
+        encoder: f, frozen, on the run's device.
+        features: z, ``(N, *cut)``.
+        start: Where from, and along what.
+        config: How.
+        run: Device, report, and checkpoint, which is kept under a name of this descent's own.
+        tv_weights: ``(N,)``.
+        l2_weights: ``(N,)``.
+        name: Of this descent, among those of one attack.
+    """
+    problem = _Problem(encoder, features, start, config, tv_weights, l2_weights, run.device)
+    optimizer = Adam([problem.moves], lr=config.learning_rate, eps=config.adam_epsilon, amsgrad=True)
+    state = Resumable(
+        identity=digest([config.document(), run.seed, name, problem.sums()]),
+        modules={"images": nn.ParameterDict({"moves": problem.moves})},
+        optimizers={"adam": optimizer},
+        generators={},
+    )
+    first, gradient_norm = problem.look(), problem.gradient_norm()
+    chunks = -(-config.iterations // _CHUNK)
+    for chunk in epochs(name, chunks, state, beside(run.checkpoint, name), run.report):
+        for iteration in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, config.iterations)):
+            set_rate(optimizer, config.learning_rate * cosine(iteration / config.iterations))
+            problem.moves.grad = problem.gradient()
+            optimizer.step()
+        state.history.append({"feature_loss": problem.look()})
+    losses = [first, *(figures["feature_loss"] for figures in state.history)]
+    return Descended(problem.images().cpu(), losses, gradient_norm)
+
+
+def beside(checkpoint: Path | None, name: str) -> Path | None:
+    """A file for one part of an attack, beside the attack's own."""
+    return None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.{name}")
+
+
+class _Problem:
+    """The loss of all images, a batch at a time."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        features: Tensor,
+        start: Start,
+        config: DescentConfig,
+        tv_weights: Tensor,
+        l2_weights: Tensor,
+        device: torch.device,
+    ) -> None:
+        self.encoder, self.config = encoder, config
+        self.features, self.centre = features.to(device), start.centre(features).to(device)
+        self.directions, self.deviation = start.directions.to(device), start.deviation.to(device)
+        self.tv_weights, self.l2_weights = tv_weights.to(device), l2_weights.to(device)
+        self.moves = nn.Parameter(torch.zeros(len(features), len(self.directions), device=device))
+        whole = bool((encode(encoder, self.centre, device) != 0).all())
+        self.seen = (self.features != 0).float() if whole else torch.ones_like(self.features)
+        self.parts = [slice(at, at + config.batch_size) for at in range(0, len(features), config.batch_size)]
+
+    def sums(self) -> list[float]:
+        """What tells this problem from another."""
+        told = (self.features, self.centre, self.directions.square(), self.tv_weights, self.l2_weights)
+        return [float(each.double().sum()) for each in told]
+
+    def moved(self, part: slice, moves: Tensor) -> Tensor:
+        step = moves * self.directions if self.directions.ndim == 1 else moves @ self.directions
+        return self.centre[part] + step.view_as(self.centre[part])
+
+    def shown(self, images: Tensor) -> Tensor:
+        return images.clamp(0, 1) if self.config.box else images
+
+    def errors(self, part: slice, shown: Tensor) -> Tensor:
+        seen = self.seen[part].flatten(1)
+        squares = (self.encoder(shown) - self.features[part]).square().flatten(1)
+        errors: Tensor = (seen * squares).sum(1) / seen.sum(1).clamp(min=1)
+        return errors
+
+    def gradient(self) -> Tensor:
+        """Of each image's loss in its moves ``(N, r)``."""
+        found = torch.empty_like(self.moves)
+        for part in self.parts:
+            moves = self.moves.detach()[part].requires_grad_()
+            shown = self.shown(self.moved(part, moves))
+            loss = self.errors(part, shown) + self.l2_weights[part] * moves.square().sum(1) / shown[0].numel()
+            if bool(self.tv_weights.any()):
+                loss = loss + self.tv_weights[part] * total_variation(shown / self.deviation)
+            (found[part],) = torch.autograd.grad(loss.sum(), moves)
+        return found
+
+    def gradient_norm(self) -> float:
+        """Of one image's feature error in its pixels, where it is now; the mean over images."""
+        norms = []
+        for part in self.parts:
+            shown = self.shown(self.moved(part, self.moves.detach()[part])).requires_grad_()
+            (gradient,) = torch.autograd.grad(self.errors(part, shown).sum(), shown)
+            norms.append(gradient.flatten(1).norm(dim=1))
+        return float(torch.cat(norms).mean())
+
+    @torch.no_grad()
+    def images(self) -> Tensor:
+        return torch.cat([self.moved(part, self.moves[part]) for part in self.parts])
+
+    @torch.no_grad()
+    def look(self) -> float:
+        """The mean squared error of the features, now."""
+        shown = self.shown(self.images())
+        return float(torch.cat([self.errors(part, shown[part]) for part in self.parts]).mean())

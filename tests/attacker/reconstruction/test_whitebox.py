@@ -1,0 +1,120 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from attacker.base import Knowledge, Query, Run
+from attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
+from attacker.reconstruction.whitebox import MaximumLikelihoodAttack, MaximumLikelihoodConfig
+from splitleak.measures.pixel import mse
+from splitleak.seeding import generator
+
+QUICK = MaximumLikelihoodConfig(decoder_epochs=1, iterations=10, l2_weights=(1e-3, 1.0))
+SIGMA = 0.1
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(True), nn.MaxPool2d(2), nn.Conv2d(6, 4, 1)
+    return nn.Sequential(*layers).eval()
+
+
+@pytest.fixture
+def known(encoder, small_splits):
+    draw = torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def send(images):
+        features = encoder(images)
+        return features + SIGMA * torch.randn(features.shape, generator=draw)
+
+    victims = small_splits.victims.floats()
+    return Knowledge(
+        captured=send(victims),
+        image_shape=(1, 16, 16),
+        public=small_splits.public.floats(),
+        query=Query(send),
+        encoder=encoder,
+    )
+
+
+def test_it_ends_better_than_the_decoder_that_it_starts_from(known, small_splits):
+    truth = small_splits.victims.floats()
+    decoder = DecoderAttack(DecoderConfig(epochs=4))(known)
+    attack = MaximumLikelihoodAttack(
+        MaximumLikelihoodConfig(decoder_epochs=4, iterations=50, l2_weights=(1e-3, 1e-2, 0.1))
+    )
+    assert mse(attack(known), truth).mean() < 0.9 * mse(decoder, truth).mean()
+    assert attack.findings["feature_loss_end"] < attack.findings["feature_loss_start"]
+    assert attack.findings["gradient_norm_start"] > 0
+    assert attack.findings["held_out_mse"] < attack.findings["mean_image_mse"] / 2
+
+
+def test_the_weights_with_the_least_error_in_the_rehearsal_are_taken(known):
+    config = QUICK.model_copy(update={"tv_weights": (0.0, 50.0)})
+    attack = MaximumLikelihoodAttack(config)
+    attack(known)
+    rehearsal = attack.findings["rehearsal"]
+    tried = [(each["tv_weight"], each["l2_weight"]) for each in rehearsal]
+    assert tried == [(0.0, 1e-3), (0.0, 1.0), (50.0, 1e-3), (50.0, 1.0)]
+    best = min(rehearsal, key=lambda each: each["mse"])
+    assert (attack.findings["tv_weight"], attack.findings["l2_weight"]) == (best["tv_weight"], best["l2_weight"])
+    assert attack.findings["held_out_mse"] == best["mse"]
+    assert best["tv_weight"] == 0
+
+
+def test_rehearsed_images_are_not_learnt_from(known):
+    """That they cannot be rebuilt changes the rehearsal, and nothing that was learnt."""
+    order = torch.randperm(300, generator=generator(0, "maximum-likelihood", "rehearsal"))
+    spoilt = known.public.clone()
+    spoilt[order[:16]] = 1 - spoilt[order[:16]]
+    answers = known.query(known.public)
+    same = dataclasses.replace(known, query=Query(lambda _: answers))
+    once, other = MaximumLikelihoodAttack(QUICK), MaximumLikelihoodAttack(QUICK)
+    once(same)
+    other(dataclasses.replace(same, public=spoilt))
+    assert once.findings["rehearsal"] != other.findings["rehearsal"]
+    assert once.findings["feature_loss_start"] == other.findings["feature_loss_start"]
+
+
+def test_one_candidate_needs_no_rehearsal(known):
+    attack = MaximumLikelihoodAttack(QUICK.model_copy(update={"l2_weights": (0.01,)}))
+    attack(known)
+    assert attack.findings["l2_weight"] == 0.01
+    assert not {"rehearsal", "held_out_mse", "mean_image_mse"} & attack.findings.keys()
+
+
+def test_each_public_image_is_asked_once_a_draw_and_without_queries_it_encodes_them_itself(known):
+    MaximumLikelihoodAttack(QUICK)(known)
+    assert known.query.made == len(known.public)
+    blind = MaximumLikelihoodAttack(QUICK)
+    blind(dataclasses.replace(known, query=None))
+    assert blind.findings["held_out_mse"] > 0
+
+
+def test_the_encoder_it_was_given_stays_as_it_is(known):
+    known.encoder.train().requires_grad_(True)
+    before = {name: value.clone() for name, value in known.encoder.state_dict().items()}
+    MaximumLikelihoodAttack(QUICK)(dataclasses.replace(known, query=None))
+    assert known.encoder.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in known.encoder.parameters())
+    assert all(torch.equal(before[name], value) for name, value in known.encoder.state_dict().items())
+    known.encoder.eval()
+
+
+def test_an_encoder_to_other_features_than_the_captured_is_refused(known):
+    wrong = dataclasses.replace(known, query=None, captured=known.captured[:, :, :4, :4])
+    with pytest.raises(ValueError, match=r"maximum-likelihood: expected an encoder to features \(4, 4, 4\)"):
+        MaximumLikelihoodAttack(QUICK)(wrong)
+
+
+def test_the_papers_preset_is_the_published_descent(known, small_splits):
+    paper = MaximumLikelihoodAttack.paper_config()
+    assert (paper.iterations, paper.learning_rate, paper.adam_epsilon) == (5000, 0.01, 1e-3)
+    assert (paper.start, paper.box, paper.tv_weights, paper.l2_weights) == ("mean", False, (10.0,), (0.0,))
+    attack = MaximumLikelihoodAttack(paper.model_copy(update={"iterations": 100, "tv_weights": (1e-3,)}))
+    truth = small_splits.victims.floats()
+    rebuilt = attack(dataclasses.replace(known, captured=known.encoder(truth).detach()), Run())
+    assert mse(rebuilt, truth).mean() < mse(known.public.mean(0).expand_as(truth), truth).mean()
