@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attacker.base import Attack, Knowledge, Query, Run
 from attacker.queries import EdgeProbe, Pairs, served_model, victims
 from attacker.reconstruction import ATTACKS
+from attacker.reconstruction.descent import frozen
 from attacker.results import Reconstructions
 from defenses.artifact import HalfConfig, load_cloud, load_edge
 from defenses.training import assemble
@@ -77,7 +78,7 @@ class Access:
             public=images,
             query=self._query(config, public),
             labels=public.labels,
-            encoder=None if self.encoder is None else _frozen(load_edge(self.encoder, device).encoder),
+            encoder=None if self.encoder is None else frozen(load_edge(self.encoder, device).encoder, device),
             head=head,
             fresh_encoder=fresh_encoder,
         )
@@ -164,7 +165,7 @@ def _cloud_knowledge(
     if folder is None:
         return None, None
     half = load_cloud(folder, device)
-    return _frozen(half.head), lambda: _fresh_encoder(half.config, device)
+    return frozen(half.head, device), lambda: _fresh_encoder(half.config, device)
 
 
 def _fresh_encoder(half: HalfConfig, device: torch.device) -> nn.Module:
@@ -174,10 +175,6 @@ def _fresh_encoder(half: HalfConfig, device: torch.device) -> nn.Module:
     stack.finish(model)  # as deployed: pruned, where a defense prunes
     encoder: nn.Module = model.encoder.to(device)
     return encoder
-
-
-def _frozen(module: nn.Module) -> nn.Module:
-    return module.requires_grad_(False).eval()
 
 
 def _brief(findings: Mapping[str, object]) -> dict[str, object]:

@@ -1,15 +1,14 @@
 """The victims of a campaign and what was rebuilt of them, one strip of pictures a target and attack."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from eval.campaign_results import Campaign, Cell, row_label
+from eval.campaign_results import Campaign, row_label
+from eval.report import load_pictures, png
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def _gallery(campaign: Campaign, group: tuple[str, str], pictures: int) -> Galle
     ]
     seed = next((seed for seed in campaign.seeds if any(cell.seed == seed for cell in measured)), None)
     cells = [cell for cell in measured if cell.seed == seed]
-    loaded = [_load(cell) for cell in cells]
+    loaded = [load_pictures(cell.folder) for cell in cells]
     shared = sorted(set.intersection(*(set(map(int, each["places"])) for each in loaded))) if loaded else []
     if not shared:
         return None
@@ -61,15 +60,7 @@ def _gallery(campaign: Campaign, group: tuple[str, str], pictures: int) -> Galle
     return Gallery(f"{', '.join(group)}, seed {seed}", len(shown), tuple(strips))
 
 
-def _load(cell: Cell) -> dict[str, NDArray[np.generic]]:
-    with np.load(cell.folder / "pictures.npz", allow_pickle=False) as file:
-        return {name: file[name] for name in ("truth", "rebuilt", "places")}
-
-
-def _strip(pictures: dict[str, NDArray[np.generic]], which: str, shown: Sequence[int]) -> str:
+def _strip(pictures: dict[str, NDArray[Any]], which: str, shown: Sequence[int]) -> str:
     """The pictures ``(C, H, W)`` of ``shown`` places beside each other, as a PNG data URI."""
     at = [int(np.flatnonzero(pictures["places"] == place)[0]) for place in shown]
-    strip = np.concatenate(list(pictures[which][at]), axis=2)
-    buffer = io.BytesIO()
-    Image.fromarray(strip[0] if len(strip) == 1 else strip.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return png(np.concatenate(list(pictures[which][at]), axis=2))

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from eval.store import Store
 from splitleak.config import read_document
 
 Record = dict[str, Any]
@@ -108,10 +109,7 @@ class Campaign:
         Raises:
             FileNotFoundError: There is no campaign at ``folder``.
         """
-        path = folder / "campaign.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"expected a folder that `splitleak campaign run` wrote, got {folder}")
-        plan = read_document(path)
+        plan = Store(folder).read_plan()
         jobs = {job["id"] for job in plan.get("jobs", ())}
         failures = [read_document(found) for found in sorted((folder / "failures").glob("*.json"))]
         return cls(

@@ -63,8 +63,7 @@ def _gallery(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, An
     """For each victim its picture, and for each record what was rebuilt, with its SSIM."""
     loaded = []
     for record in records:
-        with np.load(Path(record["folder"]) / "pictures.npz", allow_pickle=False) as file:
-            loaded.append({name: file[name] for name in ("truth", "rebuilt", "places")})
+        loaded.append(load_pictures(Path(record["folder"])))
     shared = sorted(set.intersection(*(set(map(int, cell["places"])) for cell in loaded)))
     if not shared:
         raise ValueError("expected records of one run to rebuild the same victims, but they share none")
@@ -73,9 +72,9 @@ def _gallery(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, An
         at = [int(np.flatnonzero(cell["places"] == place)[0]) for cell in loaded]
         gallery.append(
             {
-                "truth": _png(loaded[0]["truth"][at[0]]),
+                "truth": png(loaded[0]["truth"][at[0]]),
                 "rebuilt": [
-                    (_png(cell["rebuilt"][index]), record["score"]["ssim"]["values"][index])
+                    (png(cell["rebuilt"][index]), record["score"]["ssim"]["values"][index])
                     for cell, record, index in zip(loaded, records, at, strict=True)
                 ],
             }
@@ -83,10 +82,16 @@ def _gallery(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, An
     return gallery
 
 
-def _png(image: NDArray[np.uint8]) -> str:
+def load_pictures(folder: Path) -> dict[str, NDArray[Any]]:
+    """What the judge left to be looked at in ``folder``: ``truth`` and ``rebuilt`` ``(N, C, H, W)``, and ``places``."""
+    with np.load(folder / "pictures.npz", allow_pickle=False) as file:
+        return {name: file[name] for name in ("truth", "rebuilt", "places")}
+
+
+def png(image: NDArray[np.uint8]) -> str:
     """A ``(C, H, W)`` uint8 picture as a data URI."""
     buffer = io.BytesIO()
-    Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)).save(buffer, "PNG")
+    Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -133,7 +133,6 @@ def train(
     from defenses.artifact import read_record, save
     from defenses.training import TargetConfig, TrainingConfig
     from defenses.training import train as train_target
-    from splitleak.config import merged, read_document
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 
@@ -149,11 +148,7 @@ def train(
         "training": training.document(),
         "seed": seed,
     }
-    if config is not None:
-        document = merged(document, read_document(config))
-    if defense:
-        document["defenses"] = [{"name": each} for each in defense]
-    target = TargetConfig.parse(_with_settings(document, settings or []), source=str(config or "train"))
+    target = TargetConfig.parse(_designed(document, config, defense, settings), source=str(config or "train"))
     if not force and out.exists():
         record = read_record(out)
         if record["target"] == target.document() and record["dataset"] == splits.record:
@@ -444,7 +439,6 @@ def cost(
     Shows table S6 of the CEM paper beside it, whose network is `splitleak cost --defense bottleneck`.
     """
     from eval.cost import from_artifact, from_config, measure
-    from splitleak.config import merged, read_document
     from splitleak.logs import progress
 
     if artifact is not None and (config or defense or settings):
@@ -454,11 +448,8 @@ def cost(
     else:
         from defenses.training import TargetConfig
 
-        document: dict[str, Any] = {"model": {"channels": 3, "size": 32, "classes": 10}}
-        document = merged(document, read_document(config)) if config else document
-        if defense:
-            document["defenses"] = [{"name": each} for each in defense]
-        target = TargetConfig.parse(_with_settings(document, settings or []), source=str(config or "cost"))
+        document = {"model": {"channels": 3, "size": 32, "classes": 10}}
+        target = TargetConfig.parse(_designed(document, config, defense, settings), source=str(config or "cost"))
         design = from_config(target, config.stem if config else "untrained")
     _use_threads(threads)
     with progress("cost") as report:
@@ -727,6 +718,18 @@ def _use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def _designed(
+    base: dict[str, Any], config: Path | None, defense: list[str] | None, settings: list[str] | None
+) -> dict[str, Any]:
+    """A target's document: ``base``, with a file on top, defenses by name in place of its own, and single settings."""
+    from splitleak.config import merged, read_document
+
+    document = base if config is None else merged(base, read_document(config))
+    if defense:
+        document["defenses"] = [{"name": each} for each in defense]
+    return _with_settings(document, settings or [])
 
 
 def _with_settings(document: dict[str, Any], settings: list[str]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.optim import Adam
 
 from attacker.base import Attack, Knowledge, Run
-from attacker.reconstruction.fitting import cosine, fit, gather, predict, rebuilding_loss, set_rate, step
-from splitleak.config import Config, digest
+from attacker.reconstruction.fitting import cosine, fit, gather, identity, predict, rebuilding_loss, set_rate, step
+from splitleak.config import Config
 from splitleak.fit import Resumable
 from splitleak.models.decoder import ResNormDecoder
 from splitleak.seeding import derive_seed, generator
@@ -58,7 +58,7 @@ class DecoderAttack(Attack):
         config, features = self.config, gather(known, self.name)
         training = DecoderTraining(config, tuple(features.shape[2:]), known.image_shape, run)
         state = Resumable(
-            identity=digest([config.document(), run.seed, float(features.double().sum()), float(known.public.sum())]),
+            identity=identity(config, run, features, known.public),
             modules={"decoder": training.decoder},
             optimizers={"adam": training.optimizer},
             generators={"order": generator(run.seed, "decoder", "order")},

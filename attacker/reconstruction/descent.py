@@ -75,6 +75,20 @@ def encode(encoder: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     return torch.cat([encoder(batch.to(device)).float().cpu() for batch in images.split(_ENCODE_BATCH)])
 
 
+def encode_public(name: str, encoder: nn.Module, known: Knowledge, device: torch.device) -> Tensor:
+    """The public images' features ``(1, M, *cut)`` by the attacker's own encoder, in place of answers from the edge.
+
+    Raises:
+        ValueError: It gives other features than those captured; ``name`` is the attack's.
+    """
+    assert known.public is not None
+    features = encode(encoder, known.public, device)
+    if features.shape[1:] != known.captured.shape[1:]:
+        expected, got = tuple(known.captured.shape[1:]), tuple(features.shape[1:])
+        raise ValueError(f"{name}: expected an encoder to features {expected}, got {got}")
+    return features[None]
+
+
 def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Knowledge, run: Run) -> Start:
     """The start that ``config`` names, learnt from public ``images`` ``(M, C, H, W)`` and their features.
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from attacker.base import Knowledge, Run
+from splitleak.config import Config, digest
 from splitleak.fit import Resumable, epochs
 from splitleak.measures.ssim import ssim
 from splitleak.seeding import generator
@@ -33,6 +34,11 @@ def gather(known: Knowledge, name: str) -> Tensor:
         got = tuple(features.shape[1:])
         raise ValueError(f"{name}: expected features {expected} for the public images, got {got}")
     return features
+
+
+def identity(config: Config, run: Run, features: Tensor, images: Tensor) -> str:
+    """Whose checkpoint it is: that of one config and seed on these pairs."""
+    return digest([config.document(), run.seed, float(features.double().sum()), float(images.sum())])
 
 
 def fit(

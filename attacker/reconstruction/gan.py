@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from attacker.base import Attack, Knowledge, Run
-from attacker.reconstruction.fitting import cosine, fit, gather, predict, rebuilding_loss, set_rate, step
-from splitleak.config import Config, digest
+from attacker.reconstruction.fitting import cosine, fit, gather, identity, predict, rebuilding_loss, set_rate, step
+from splitleak.config import Config
 from splitleak.fit import Resumable
 from splitleak.models.decoder import ResNormDecoder
 from splitleak.seeding import derive_seed, generator
@@ -131,7 +131,7 @@ class GanAttack(Attack):
             module.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         game = Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device))
         state = Resumable(
-            identity=digest([config.document(), run.seed, float(features.double().sum()), float(known.public.sum())]),
+            identity=identity(config, run, features, known.public),
             modules={"generator": network, "critic": critic},
             optimizers={"decoder": game.alone, "generator": game.playing, "critic": game.critical},
             generators={"order": generator(run.seed, "gan", "order"), "between": game.draw},

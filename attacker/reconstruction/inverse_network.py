@@ -7,8 +7,8 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from attacker.base import Attack, Knowledge, Run
-from attacker.reconstruction.fitting import fit, gather, predict, set_rate, step
-from splitleak.config import Config, digest
+from attacker.reconstruction.fitting import fit, gather, identity, predict, set_rate, step
+from splitleak.config import Config
 from splitleak.fit import Resumable
 from splitleak.models.decoder import doublings
 from splitleak.seeding import derive_seed, generator
@@ -81,7 +81,7 @@ class InverseNetworkAttack(Attack):
         network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = Adam(network.parameters(), lr=config.learning_rate)
         state = Resumable(
-            identity=digest([config.document(), run.seed, float(features.double().sum()), float(known.public.sum())]),
+            identity=identity(config, run, features, known.public),
             modules={"network": network},
             optimizers={"adam": optimizer},
             generators={"order": generator(run.seed, self.name, "order")},

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from attacker.base import Attack, Knowledge, Run
-from attacker.reconstruction.descent import DescentConfig, beside, descend, encode, frozen, start_from
+from attacker.reconstruction.descent import DescentConfig, beside, descend, encode_public, frozen, start_from
 from attacker.reconstruction.fitting import cosine, set_rate, step
 from splitleak.config import digest
 from splitleak.fit import Resumable, epochs
@@ -69,11 +69,8 @@ class QueryFreeAttack(Attack):
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         self.shadow, findings = self._train_shadow(known, run)
-        answers = encode(self.shadow, known.public, run.device)
-        if answers.shape[1:] != known.captured.shape[1:]:
-            expected, got = tuple(known.captured.shape[1:]), tuple(answers.shape[1:])
-            raise ValueError(f"{self.name}: expected an encoder to features {expected}, got {got}")
-        start = start_from(self.config, answers[None], known.public, known, run)
+        answers = encode_public(self.name, self.shadow, known, run.device)
+        start = start_from(self.config, answers, known.public, known, run)
         tv, l2 = (torch.full((len(known.captured),), each) for each in (self.config.tv_weight, self.config.l2_weight))
         found = descend(
             self.shadow, known.captured, start, self.config, run, tv_weights=tv, l2_weights=l2, name="descent"

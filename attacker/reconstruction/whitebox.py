@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacker.base import Attack, Knowledge, Run
-from attacker.reconstruction.descent import DescentConfig, Start, descend, encode, frozen, start_from
+from attacker.reconstruction.descent import DescentConfig, Start, descend, encode_public, frozen, start_from
 from attacker.reconstruction.fitting import gather
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
@@ -68,7 +68,7 @@ class MaximumLikelihoodAttack(Attack):
         assert known.public is not None
         assert known.encoder is not None
         encoder = frozen(copy.deepcopy(known.encoder), run.device)
-        asked = gather(known, self.name) if known.query else self._clean(encoder, known, run)
+        asked = gather(known, self.name) if known.query else encode_public(self.name, encoder, known, run.device)
         candidates = list(itertools.product(self.config.tv_weights, self.config.l2_weights))
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(self.config.rehearsal_images, len(order) // 4) if len(candidates) > 1 else 0
@@ -83,14 +83,6 @@ class MaximumLikelihoodAttack(Attack):
         found = descend(encoder, known.captured, start, self.config, run, tv_weights=tv, l2_weights=l2, name="descent")
         self.findings = {**found.findings(), "tv_weight": chosen[0], "l2_weight": chosen[1], **findings}
         return found.images
-
-    def _clean(self, encoder: nn.Module, known: Knowledge, run: Run) -> Tensor:
-        assert known.public is not None
-        features = encode(encoder, known.public, run.device)
-        if features.shape[1:] != known.captured.shape[1:]:
-            expected, got = tuple(known.captured.shape[1:]), tuple(features.shape[1:])
-            raise ValueError(f"{self.name}: expected an encoder to features {expected}, got {got}")
-        return features[None]
 
     def _rehearse(
         self,
