@@ -1,10 +1,10 @@
 """What an attack is, and what it may know. The victims' images are not in it, by type."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -73,20 +73,72 @@ class Run:
     checkpoint: Path | None = None
 
 
-class Attack(ABC):
-    """Rebuilds images from captured features or shared scores. A subclass writes `reconstruct`; the entry is final.
+class Method(ABC):
+    """What attacks of every kind have: a name, a closed config, and what they need to know.
 
     After a run, ``findings`` holds what the attack has to say of itself (losses, the epoch it chose, ...).
     """
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
-    needs: ClassVar[frozenset[str]]  # fields of `Knowledge`, beside ``captured``
-    takes: ClassVar[Literal["features", "scores"]] = "features"  # what ``captured`` must be
+    needs: ClassVar[frozenset[str]]  # fields of what it is given to know that must be there
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.findings: dict[str, object] = {}
+
+    @classmethod
+    def paper_config(cls) -> Config:
+        """The published settings, where they differ from the defaults."""
+        return cls.config_type()
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the attack has trained, after a run; empty if nothing."""
+        return {}
+
+    def _check_needs(self, known: object) -> None:
+        for need in sorted(self.needs):
+            if getattr(known, need) is None:
+                raise PermissionError(f"attack {self.name!r} needs {need!r}, which this threat model withholds")
+
+    def _check_public(self, public: Tensor | None, image_shape: tuple[int, int, int]) -> None:
+        if public is not None and tuple(public.shape[1:]) != image_shape:
+            got = tuple(public.shape[1:])
+            raise ValueError(f"attack {self.name!r}: expected public images {image_shape}, got {got}")
+
+    def _checked(self, images: Tensor, expected: tuple[int, ...]) -> Tensor:
+        """What the attack gave, in [0, 1] on the CPU, if it is finite and of the ``expected`` shape."""
+        if tuple(images.shape) != expected or not bool(images.isfinite().all()):
+            what = "finite" if bool(images.isfinite().all()) else "not all finite"
+            raise RuntimeError(f"attack {self.name!r}: expected finite images {expected}, got {what} {images.shape}")
+        return images.clamp(0, 1)
+
+
+AnyMethod = TypeVar("AnyMethod", bound=Method)
+
+
+def build(
+    kinds: Mapping[str, type[AnyMethod]], name: str, preset: Literal["cpu", "paper"], settings: Mapping[str, Any]
+) -> AnyMethod:
+    """The attack ``name`` of a table, from one of its presets, with ``settings`` on top.
+
+    Raises:
+        ValueError: There is no such attack, or the settings do not fit it.
+    """
+    if name not in kinds:
+        raise ValueError(f"expected an attack of {', '.join(sorted(kinds))}, got {name!r}")
+    kind = kinds[name]
+    base = kind.paper_config() if preset == "paper" else kind.config_type()
+    return kind(kind.config_type.parse({**base.document(), **settings}, source=f"attack {name!r}"))
+
+
+class Attack(Method):
+    """Rebuilds images from captured features or shared scores. A subclass writes `reconstruct`; the entry is final.
+
+    Its needs are fields of `Knowledge`, beside ``captured``.
+    """
+
+    takes: ClassVar[Literal["features", "scores"]] = "features"  # what ``captured`` must be
 
     @final
     def __call__(self, known: Knowledge, run: Run | None = None) -> Tensor:
@@ -97,33 +149,16 @@ class Attack(ABC):
             ValueError: What is known does not fit together.
             RuntimeError: The attack gave something else than finite images of the right shape.
         """
-        for need in sorted(self.needs):
-            if getattr(known, need) is None:
-                raise PermissionError(f"attack {self.name!r} needs {need!r}, which this threat model withholds")
+        self._check_needs(known)
         if len(known.captured) == 0:
             raise ValueError(f"attack {self.name!r}: expected at least one captured feature, got none")
         given = "scores" if known.captured.ndim == 2 else "features"
         if given != self.takes:
             shape = tuple(known.captured.shape)
             raise ValueError(f"attack {self.name!r}: expected captured {self.takes}, got {given} {shape}")
-        if known.public is not None and tuple(known.public.shape[1:]) != known.image_shape:
-            got = tuple(known.public.shape[1:])
-            raise ValueError(f"attack {self.name!r}: expected public images {known.image_shape}, got {got}")
+        self._check_public(known.public, known.image_shape)
         images = self.reconstruct(known, run or Run()).detach().float().cpu()
-        expected = (len(known.captured), *known.image_shape)
-        if tuple(images.shape) != expected or not bool(images.isfinite().all()):
-            what = "finite" if bool(images.isfinite().all()) else "not all finite"
-            raise RuntimeError(f"attack {self.name!r}: expected finite images {expected}, got {what} {images.shape}")
-        return images.clamp(0, 1)
-
-    @classmethod
-    def paper_config(cls) -> Config:
-        """The published settings, where they differ from the defaults."""
-        return cls.config_type()
-
-    def weights(self) -> dict[str, Tensor]:
-        """What the attack has trained, after a run; empty if nothing."""
-        return {}
+        return self._checked(images, (len(known.captured), *known.image_shape))
 
     @abstractmethod
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:

@@ -1,21 +1,20 @@
 """One attack on a model's classes: gather what the attacker may know, run, and leave the result for the judge."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from attacker.base import Query, Run
+from attacker.base import Query, Run, build
 from attacker.class_inversion import CLASS_ATTACKS
 from attacker.class_inversion.base import ClassInversion, ClassKnowledge
-from attacker.queries import Pairs, ServiceProbe
+from attacker.queries import ServiceProbe, live_query, recorded_query
 from attacker.reconstruction.descent import frozen
-from attacker.results import Reconstructions
+from attacker.results import Reconstructions, write_result
 from defenses.artifact import WholeModel, load_whole
-from splitleak.artifacts import provenance, save_tensors, write_json, written_folder
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
@@ -39,11 +38,7 @@ class InversionConfig(Config):
         Raises:
             ValueError: There is no such attack, or the settings do not fit it.
         """
-        if self.attack not in CLASS_ATTACKS:
-            raise ValueError(f"expected an attack of {', '.join(sorted(CLASS_ATTACKS))}, got {self.attack!r}")
-        kind = CLASS_ATTACKS[self.attack]
-        base = kind.paper_config() if self.preset == "paper" else kind.config_type()
-        return kind(kind.config_type.parse({**base.document(), **self.settings}, source=f"attack {self.attack!r}"))
+        return build(CLASS_ATTACKS, self.attack, self.preset, self.settings)
 
 
 @dataclass(frozen=True)
@@ -82,17 +77,10 @@ class InversionAccess:
             raise ValueError("expected a live service to query or recorded pairs, got both")
         if self.service is not None:
             probe = ServiceProbe(self.service, self.model, scores=self.scores, output=self.output)
-
-            def send(images: Tensor) -> Tensor:
-                return probe(images)[0]
-
-            return Query(send, config.max_queries)
+            return live_query(probe, config.max_queries)
         if self.pairs is None:
             return None
-        pairs = Pairs.load(self.pairs)
-        if public is None or pairs.hashes != tuple(public.hashes()):
-            raise ValueError(f"{self.pairs}: expected queries with the images of {self.public}, got others")
-        return pairs.query(config.max_queries)
+        return recorded_query(self.pairs, public, self.public, config.max_queries)
 
 
 def run_inversion(
@@ -114,29 +102,16 @@ def run_inversion(
     known = access.knowledge(config, public, device)
     checkpoint = out.with_name(f".{out.name}.checkpoint")
     rebuilt = attack(known, Run(seed=config.seed, device=device, report=report, checkpoint=checkpoint))
-    given = {each.name for each in fields(known) if getattr(known, each.name) is not None}
-    queries = 0 if known.query is None else known.query.made
-    record = {
-        "attack": config.attack,
-        "config": attack.config.document(),
-        "seed": config.seed,
-        "queries": queries,
-        "draws": 1 if known.query is None else known.query.draws,
-        "views": 1 if known.query is None else known.query.views,
-        "knowledge": sorted(given - {"image_shape"}),
-        "ignores_output_policy": attack.ignores_output_policy(),
-        "rebuilt": len(rebuilt),
-        "findings": attack.findings,
-        "public_hashes": [] if public is None else public.hashes(),
-        "provenance": provenance(),
-    }
-    with written_folder(out) as partial:
-        Reconstructions(tuple(map(str, range(len(rebuilt)))), rebuilt).save(partial / "reconstructions.npz")
-        if weights := attack.weights():
-            save_tensors(partial / "weights.safetensors", weights)
-        write_json(partial / "attack.json", record)
-    findings = {name: value for name, value in attack.findings.items() if not isinstance(value, list)}
-    return {"folder": str(out), "rebuilt": len(rebuilt), "queries": queries, "findings": findings}
+    return write_result(
+        out,
+        attack,
+        Reconstructions(tuple(map(str, range(len(rebuilt)))), rebuilt),
+        known,
+        public,
+        seed=config.seed,
+        views=1 if known.query is None else known.query.views,
+        ignores_output_policy=attack.ignores_output_policy(),
+    )
 
 
 def _image_shape(public: Images | None, whole: WholeModel | None) -> tuple[int, int, int]:

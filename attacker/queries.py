@@ -200,6 +200,28 @@ class Pairs:
         return found
 
 
+def live_query(probe: Probe, budget: int | None, *, views: int = 1) -> Query:
+    """A live edge or service, each of whose answers is the mean of ``views``."""
+
+    def send(images: Tensor) -> Tensor:
+        return probe(images, views=views)[0]
+
+    return Query(send, budget, views=views)
+
+
+def recorded_query(pairs: Path, public: Images | None, source: Path | None, budget: int | None) -> Query:
+    """Queries on record with the images ``public`` of ``source``, and with no others.
+
+    Raises:
+        FileNotFoundError: There is no such record.
+        ValueError: It holds something else, or queries with other images.
+    """
+    recorded = Pairs.load(pairs)
+    if public is None or recorded.hashes != tuple(public.hashes()):
+        raise ValueError(f"{pairs}: expected queries with the images of {source}, got others")
+    return recorded.query(budget)
+
+
 def requests(capture: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The id and the features ``(N, *cut)`` of every captured inference request, in the order of the wire."""
     for name, tensor in captures.inference_requests(captures.read(capture)):

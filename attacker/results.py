@@ -1,13 +1,19 @@
 """What an attack leaves behind for the judge."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from splitleak.artifacts import written_file
+from attacker.base import Knowledge, Method
+from attacker.class_inversion.base import ClassKnowledge
+from splitleak.artifacts import provenance, save_tensors, write_json, written_file, written_folder
+from splitleak.datasets.images import Images
+
+_ALWAYS_KNOWN = frozenset({"captured", "image_shape"})
 
 
 @dataclass(frozen=True)
@@ -35,3 +41,39 @@ class Reconstructions:
                 return cls(tuple(map(str, file["ids"])), torch.from_numpy(file["images"]))
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path}: expected what `splitleak attack` writes, but {error}") from None
+
+
+def write_result(
+    out: Path,
+    attack: Method,
+    made: Reconstructions,
+    known: Knowledge | ClassKnowledge,
+    public: Images | None,
+    **about: object,
+) -> dict[str, Any]:
+    """Writes what an attack leaves to the folder ``out``, whole or not at all, and tells the gist of it.
+
+    ``reconstructions.npz``; ``attack.json``, which says of the attack what it is, what it knew (of ``public`` images
+    the hashes), what it found, and what ``about`` adds; and weights, if it trained any.
+    """
+    given = {each.name for each in fields(known) if getattr(known, each.name) is not None}
+    queries = 0 if known.query is None else known.query.made
+    record = {
+        "attack": attack.name,
+        "config": attack.config.document(),
+        "queries": queries,
+        "draws": 1 if known.query is None else known.query.draws,
+        "knowledge": sorted(given - _ALWAYS_KNOWN),
+        "rebuilt": len(made.images),
+        "findings": attack.findings,
+        "public_hashes": [] if public is None else public.hashes(),
+        "provenance": provenance(),
+        **about,
+    }
+    with written_folder(out) as partial:
+        made.save(partial / "reconstructions.npz")
+        if weights := attack.weights():
+            save_tensors(partial / "weights.safetensors", weights)
+        write_json(partial / "attack.json", record)
+    findings = {name: value for name, value in attack.findings.items() if not isinstance(value, list)}
+    return {"folder": str(out), "rebuilt": len(made.images), "queries": queries, "findings": findings}

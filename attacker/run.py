@@ -1,7 +1,7 @@
 """One attack on one capture: gather what the attacker may know, run, and leave the result for the judge."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,14 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.base import Attack, Knowledge, Query, Run
-from attacker.queries import EdgeProbe, Pairs, Probe, ServiceProbe, served_model, victims
+from attacker.base import Attack, Knowledge, Query, Run, build
+from attacker.queries import EdgeProbe, Pairs, Probe, ServiceProbe, live_query, recorded_query, served_model, victims
 from attacker.reconstruction import ATTACKS
 from attacker.reconstruction.descent import frozen
-from attacker.results import Reconstructions
+from attacker.results import Reconstructions, write_result
 from defenses.artifact import HalfConfig, load_cloud, load_edge
 from defenses.training import assemble
-from splitleak.artifacts import provenance, save_tensors, write_json, written_folder
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
@@ -24,7 +23,6 @@ from splitleak.fit import Report
 from splitleak.wire.classifier import Scores
 from splitleak.wire.shared import SharedScores
 
-_ALWAYS_KNOWN = ("captured", "image_shape")
 _SEEDS = 2**62
 
 
@@ -44,11 +42,7 @@ class AttackConfig(Config):
         Raises:
             ValueError: There is no such attack, or the settings do not fit it.
         """
-        if self.attack not in ATTACKS:
-            raise ValueError(f"expected an attack of {', '.join(sorted(ATTACKS))}, got {self.attack!r}")
-        kind = ATTACKS[self.attack]
-        base = kind.paper_config() if self.preset == "paper" else kind.config_type()
-        return kind(kind.config_type.parse({**base.document(), **self.settings}, source=f"attack {self.attack!r}"))
+        return build(ATTACKS, self.attack, self.preset, self.settings)
 
 
 @dataclass(frozen=True)
@@ -115,21 +109,15 @@ class Access:
         if probe is not None and self.pairs is not None:
             raise ValueError("expected a live edge or service to query or recorded pairs, got both")
         if probe is not None:
-
-            def send(images: Tensor) -> Tensor:
-                return probe(images, views=config.views)[0]
-
-            return Query(send, config.max_queries, views=config.views)
+            return live_query(probe, config.max_queries, views=config.views)
         if self.pairs is None:
             return None
-        pairs = Pairs.load(self.pairs)
-        if pairs.views != config.views:
+        query = recorded_query(self.pairs, public, self.public, config.max_queries)
+        if query.views != config.views:
             raise ValueError(
-                f"{self.pairs}: expected pairs of {config.views} views, as the victims', got {pairs.views}"
+                f"{self.pairs}: expected pairs of {config.views} views, as the victims', got {query.views}"
             )
-        if pairs.hashes != tuple(public.hashes()):
-            raise ValueError(f"{self.pairs}: expected queries with the images of {self.public}, got others")
-        return pairs.query(config.max_queries)
+        return query
 
 
 def run_attack(config: AttackConfig, access: Access, out: Path, device: torch.device, report: Report) -> dict[str, Any]:
@@ -146,27 +134,8 @@ def run_attack(config: AttackConfig, access: Access, out: Path, device: torch.de
     ids, known = access.knowledge(config, public, device)
     checkpoint = out.with_name(f".{out.name}.checkpoint")
     rebuilt = attack(known, Run(seed=config.seed, device=device, report=report, checkpoint=checkpoint))
-    given = [each.name for each in fields(known) if getattr(known, each.name) is not None]
-    queries = 0 if known.query is None else known.query.made
-    record = {
-        "attack": config.attack,
-        "config": attack.config.document(),
-        "seed": config.seed,
-        "queries": queries,
-        "draws": 1 if known.query is None else known.query.draws,
-        "views": config.views,
-        "knowledge": sorted(set(given) - set(_ALWAYS_KNOWN)),
-        "rebuilt": len(rebuilt),
-        "findings": attack.findings,
-        "public_hashes": public.hashes(),
-        "provenance": provenance(),
-    }
-    with written_folder(out) as partial:
-        Reconstructions(ids, rebuilt).save(partial / "reconstructions.npz")
-        if weights := attack.weights():
-            save_tensors(partial / "weights.safetensors", weights)
-        write_json(partial / "attack.json", record)
-    return {"folder": str(out), "rebuilt": len(rebuilt), "queries": queries, "findings": _brief(attack.findings)}
+    made = Reconstructions(ids, rebuilt)
+    return write_result(out, attack, made, known, public, seed=config.seed, views=config.views)
 
 
 def record_queries(
@@ -201,7 +170,3 @@ def _fresh_encoder(half: HalfConfig, device: torch.device) -> nn.Module:
     stack.finish(model)  # as deployed: pruned, where a defense prunes
     encoder: nn.Module = model.encoder.to(device)
     return encoder
-
-
-def _brief(findings: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in findings.items() if not isinstance(value, list)}

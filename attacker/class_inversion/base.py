@@ -1,13 +1,12 @@
 """What an attack on a model's classes is, and what it may know. The training images are not in it, by type."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 from torch import Tensor, nn
 
-from attacker.base import Query, Run
-from splitleak.config import Config
+from attacker.base import Method, Query, Run
 
 
 @dataclass(frozen=True)
@@ -22,19 +21,11 @@ class ClassKnowledge:
     model: nn.Module | None = None  # the whole target's weights, images to logits (N, K): a white box
 
 
-class ClassInversion(ABC):
+class ClassInversion(Method):
     """Rebuilds one image of each class that a model was trained on. A subclass writes `invert`; the entry is final.
 
-    After a run, ``findings`` holds what the attack has to say of itself (losses, classes it never saw, ...).
+    Its needs are fields of `ClassKnowledge`, beside ``image_shape``.
     """
-
-    name: ClassVar[str]
-    config_type: ClassVar[type[Config]]
-    needs: ClassVar[frozenset[str]]  # fields of `ClassKnowledge`, beside ``image_shape``
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.findings: dict[str, object] = {}
 
     @final
     def __call__(self, known: ClassKnowledge, run: Run | None = None) -> Tensor:
@@ -45,32 +36,15 @@ class ClassInversion(ABC):
             ValueError: What is known does not fit together.
             RuntimeError: The attack gave something else than one finite image of the right shape for each class.
         """
-        for need in sorted(self.needs):
-            if getattr(known, need) is None:
-                raise PermissionError(f"attack {self.name!r} needs {need!r}, which this threat model withholds")
-        if known.public is not None and tuple(known.public.shape[1:]) != known.image_shape:
-            got = tuple(known.public.shape[1:])
-            raise ValueError(f"attack {self.name!r}: expected public images {known.image_shape}, got {got}")
+        self._check_needs(known)
+        self._check_public(known.public, known.image_shape)
         images = self.invert(known, run or Run()).detach().float().cpu()
-        expected = (known.classes or max(1, len(images)), *known.image_shape)
-        if tuple(images.shape) != expected or not bool(images.isfinite().all()):
-            what = "finite" if bool(images.isfinite().all()) else "not all finite"
-            raise RuntimeError(f"attack {self.name!r}: expected finite images {expected}, got {what} {images.shape}")
-        return images.clamp(0, 1)
+        return self._checked(images, (known.classes or max(1, len(images)), *known.image_shape))
 
     @classmethod
     def ignores_output_policy(cls) -> bool:
         """Whether what the service does to its scores is nothing to this attack, as it runs the model itself."""
         return "model" in cls.needs
-
-    @classmethod
-    def paper_config(cls) -> Config:
-        """The published settings, where they differ from the defaults."""
-        return cls.config_type()
-
-    def weights(self) -> dict[str, Tensor]:
-        """What the attack has trained, after a run; empty if nothing."""
-        return {}
 
     @abstractmethod
     def invert(self, known: ClassKnowledge, run: Run) -> Tensor:
