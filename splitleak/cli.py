@@ -313,8 +313,10 @@ def cloud(
     from defenses.artifact import load_cloud, load_whole
     from splitleak.config import read_document
     from splitleak.seeding import resolve_device
+    from splitleak.wire.malloc import keep_big_buffers
     from splitleak.wire.service import ServerConfig
 
+    keep_big_buffers()
     server = ServerConfig.parse({"address": listen, "metrics": metrics}, source="cloud")
     _use_threads(threads)
     asked = None
@@ -343,7 +345,8 @@ def edge(
         Path | None, typer.Option(help="File for the edge's own record of the stream (which image had which id).")
     ] = None,
     codec: Annotated[
-        Literal["fp32", "fp16", "uint8"], typer.Option(help="How features travel; uint8 is quantised.")
+        Literal["fp32", "fp16", "uint8", "fp16+deflate", "uint8+deflate"],
+        typer.Option(help="How features travel; uint8 is quantised, deflate packs without loss."),
     ] = "fp32",
     window: Annotated[int, typer.Option(min=1, help="Unanswered requests at most.")] = 4,
     repeat: Annotated[int, typer.Option(min=1, help="Send each of --images so many times in a row.")] = 1,
@@ -364,9 +367,11 @@ def edge(
     from edge.client import EdgeConfig
     from edge.run import run_edge
     from splitleak.seeding import resolve_device
+    from splitleak.wire.malloc import keep_big_buffers
 
     if images is None and listen is None:
         raise typer.BadParameter("expected --images to stream, --listen to serve, or both")
+    keep_big_buffers()
     _use_threads(threads)
     loaded = load_edge(_half(half, "edge"), resolve_device(device), seed=noise_seed, engine=engine)
     config = EdgeConfig(cloud=cloud, model=loaded.name, codec=codec, window=window)
