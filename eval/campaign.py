@@ -15,12 +15,12 @@ from defenses.stack import DefenseConfig
 from defenses.training import TargetConfig, TrainingConfig, assemble
 from eval import published
 from splitleak.config import Config, digest, merged
+from splitleak.datasets import SHIPPED
 from splitleak.datasets.splits import SplitConfig
 
 GIVEN = frozenset({"public", "query", "labels", "encoder", "head", "fresh_encoder"})
 """What a campaign can let an attack know, beside the captured features; which of it an attack gets is its ``needs``."""
 
-_SHIPPED = ("builtin", "photographs")
 _SOME_CLASSES = 10  # how many there are is not known before the images are read; no check of a config depends on it
 
 Name = Annotated[str, Field(pattern=r"^\w[\w .+-]*$", max_length=60)]
@@ -242,7 +242,7 @@ def fingerprint(data: str) -> str:
     Raises:
         FileNotFoundError: It is no set's name, and there is no such file or folder.
     """
-    if data in _SHIPPED:
+    if data in SHIPPED:
         return data
     from splitleak.datasets.torchvision import NAMES  # takes a second to import
 
@@ -255,5 +255,5 @@ def fingerprint(data: str) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return digest([path.stem, hashlib.file_digest(file, "sha256").hexdigest()])
-    known = ", ".join((*_SHIPPED, *NAMES))
+    known = ", ".join((*SHIPPED, *NAMES))
     raise FileNotFoundError(f"expected data of {known}, or a file or folder of images, got {data!r} (see --data)")

@@ -17,9 +17,11 @@ from splitleak.seeding import derive_seed, resolve_device
 def do_purify(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     """Trains the purifier of a target."""
     artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
-    given = chain.from_iterable(("--set", f"{name}={_toml(value)}") for name, value in settings["purify"].items())
-    where = (artifact, "--images", images, "--out", bench.store.path(job))
-    bench.run(job, "purify", *where, "--seed", job.seed, *given, *bench.computing())
+    out = bench.store.path(job)
+    document = out.with_name(f"{out.name}.json")
+    write_json(document, settings["purify"])
+    where = (artifact, "--images", images, "--out", out)
+    bench.run(job, "purify", *where, "--seed", job.seed, "--config", document, *bench.computing())
     return {}
 
 
@@ -87,8 +89,3 @@ def do_prediction_cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> F
         auxiliary_images=auxiliary,
     )
     return {metric: record["score"][metric]["mean"] for metric in ("mse", "ssim")}
-
-
-def _toml(value: object) -> str:
-    """A plain value as TOML writes it."""
-    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -23,9 +23,9 @@ def make_prediction_plan(config: PredictionCampaign) -> Plan:
             for job in seed.of_row(row):
                 jobs.setdefault(job.id, job)
     planned = tuple(
-        {"id": seed.cell(row).key, "figure": figure.name, "row": row.name, **seed.cell(row).settings["cell"]}
+        {"id": cell.key, "figure": figure.name, "row": row.name, **cell.settings["cell"]}
         for figure, row in config.rows()
-        for seed in made
+        for cell in (seed.cell(row) for seed in made)
     )
     return Plan(config, tuple(jobs.values()), planned)
 
@@ -51,7 +51,7 @@ class _Seed:
         yield self._train(row)
         yield self._evaluator(row)
         if "query" in self._config.attack(row).needs:
-            if any(kind == "distinct" for kind in self._auxiliaries[self._service_key(row)]):
+            if "distinct" in self._auxiliaries[self._service_key(row)]:
                 yield self._distinct(row)
             if row.purify is not None:
                 yield self._purify(row)
@@ -93,7 +93,7 @@ class _Seed:
             "classes": row.classes,
             "auxiliary": row.auxiliary,
             "share": row.share,
-            "policy": {name: value for name, value in row.policy.items()},
+            "policy": dict(row.policy),
             "purify": row.purify,
             "attack": row.attack,
             "seed": self._seed,

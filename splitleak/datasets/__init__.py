@@ -7,7 +7,10 @@ from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Dataset, Images
 from splitleak.datasets.photographs import load_photographs
 
-__all__ = ["Dataset", "Images", "load"]
+__all__ = ["SHIPPED", "Dataset", "Images", "load"]
+
+SHIPPED = {"builtin": load_builtin, "photographs": load_photographs}
+"""The sets that need no file and no download, by name."""
 
 
 def load(data: str, *, data_root: Path | None = None, download: bool = False) -> Dataset:
@@ -19,15 +22,13 @@ def load(data: str, *, data_root: Path | None = None, download: bool = False) ->
     """
     from splitleak.datasets import torchvision  # torchvision takes a second to import: only for who asks for it
 
-    if data == "builtin":
-        return load_builtin()
-    if data == "photographs":
-        return load_photographs()
+    if data in SHIPPED:
+        return SHIPPED[data]()
     if data in torchvision.NAMES:
         if data_root is None:
             raise ValueError(f"expected --data-root, the folder where torchvision keeps {data}")
         return torchvision.load_torchvision(data, data_root, download=download)
     if not Path(data).exists():
-        known = ", ".join(("builtin", "photographs", *torchvision.NAMES))
+        known = ", ".join((*SHIPPED, *torchvision.NAMES))
         raise FileNotFoundError(f"expected one of {known}, or a file or folder of images, got {data!r}")
     return load_file(Path(data))
