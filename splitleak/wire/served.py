@@ -1,5 +1,6 @@
 """A model as a server offers it: who computes it, what it takes and gives, and what it has done so far."""
 
+import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -74,7 +75,11 @@ class ServedModel:
             platform=self.platform,
             inputs=[{"name": self.input_name, "datatype": "FP32", "shape": (-1, *self.input_shape)}],
             outputs=[{"name": self.output_name, "datatype": "FP32", "shape": (-1, *self.output_shape)}],
-            properties={**self.properties, "max_batch_size": str(self.max_batch_size)},
+            properties={
+                **self.properties,
+                "codecs": json.dumps(codec.CODECS),
+                "max_batch_size": str(self.max_batch_size),
+            },
         )
 
     def config(self) -> pb.ModelConfig:

@@ -64,7 +64,9 @@ def logits(response):
     return codec.response_array(response, "logits")
 
 
-@pytest.mark.parametrize(("how", "tolerance"), [("fp32", 1e-6), ("fp16", 2e-2), ("uint8", 2e-1)])
+@pytest.mark.parametrize(
+    ("how", "tolerance"), [("fp32", 1e-6), ("fp16", 2e-2), ("uint8", 2e-1), ("uint8+deflate", 2e-1)]
+)
 def test_logits_are_those_of_the_half_under_each_codec(how, tolerance):
     half = Half()
     with stub_of(half) as stub:

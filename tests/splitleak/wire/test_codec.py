@@ -1,5 +1,8 @@
 """What is encoded comes back within the codec's error, and any bytes give an array or `WireError`."""
 
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
@@ -54,6 +57,51 @@ def test_uint8_keeps_the_ends_of_the_range_and_a_constant():
     np.testing.assert_allclose(codec.decode(codec.encode(values, "uint8"))[[0, 2]], [-1.5, 3.0], rtol=1e-6)
     constant = np.full((2, 3), 0.7, np.float32)
     np.testing.assert_array_equal(codec.decode(codec.encode(constant, "uint8")), constant)
+
+
+@given(floats(65504), st.sampled_from(["fp16", "uint8"]))
+def test_deflate_changes_no_value_and_never_adds_a_byte(values, name):
+    plain, packed = codec.encode(values, name), codec.encode(values, f"{name}+deflate")
+    assert len(packed.raw) <= len(plain.raw)
+    np.testing.assert_array_equal(through_the_wire(packed), codec.decode(plain))
+
+
+def test_deflate_says_so_only_where_it_saves_bytes():
+    assert codec.encode(np.zeros((64, 8), np.float32), "fp16+deflate").encoding == "deflate"
+    assert codec.encode(np.ones(1, np.float32), "fp16+deflate").encoding is None
+
+
+def deflated(raw: bytes, shape: tuple[int, ...]) -> WireTensor:
+    return WireTensor("UINT8", shape, raw, encoding="deflate")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (deflated(zlib.compress(bytes(9)), (8,)), r"expected 8 bytes for UINT8 of shape \[8\], got 9"),
+        (deflated(zlib.compress(bytes(7)), (8,)), "got 7"),
+        (deflated(zlib.compress(bytes(2**24)), (8,)), "got 9"),
+        (deflated(zlib.compress(bytes(2**24)), (2**40,)), "at most 268435456 bytes to inflate"),
+        (deflated(zlib.compress(bytes(8)) + b"more", (8,)), "to end with its 8 bytes"),
+        (deflated(zlib.compress(bytes(8))[:-1], (8,)), "to end with its 8 bytes"),
+        (deflated(b"no such thing", (8,)), "packed by deflate, but"),
+        (WireTensor("UINT8", (1,), b"a", encoding="zstd"), "expected no encoding or 'deflate', got 'zstd'"),
+    ],
+)
+def test_what_does_not_inflate_to_its_shape_is_refused(tensor, message):
+    with pytest.raises(WireError, match=message):
+        codec.decode(tensor)
+
+
+def test_a_small_message_does_not_unpack_to_gigabytes():
+    bomb = deflated(zlib.compress(bytes(2**27), 9), (8,))
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError, match="got 9"):
+            codec.decode(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_uint8_without_scale_is_plain_codes():
@@ -144,6 +192,7 @@ def test_a_response_without_the_output_or_its_bytes_is_refused():
         st.binary(max_size=64),
         st.none() | st.floats(),
         st.none() | st.floats(),
+        st.sampled_from([None, "deflate", ""]),
     )
 )
 @settings(max_examples=300)
@@ -164,7 +213,9 @@ def test_bytes_of_the_right_length_always_decode(raw, datatype):
 
 @given(st.data())
 def test_any_message_gives_a_tensor_or_a_wire_error(data):
-    good = codec.request("m", codec.encode(np.arange(4, dtype=np.float32), "uint8"), request_id="1").SerializeToString()
+    good = codec.request(
+        "m", codec.encode(np.zeros(40, np.float32), "uint8+deflate"), request_id="1"
+    ).SerializeToString()
     position = data.draw(st.integers(0, len(good) - 1))
     bad = good[:position] + data.draw(st.binary(max_size=8)) + good[position + data.draw(st.integers(0, 8)) :]
     try:

@@ -1,7 +1,9 @@
 """A served model describes itself in both dialects, and its statistics are sums and nothing else."""
 
+import json
 from concurrent.futures import Future
 
+from splitleak.wire import codec
 from splitleak.wire.pb import open_inference_pb2 as pb
 from splitleak.wire.served import ServedModel
 from splitleak.wire.statistics import Statistics
@@ -27,7 +29,9 @@ def test_the_configuration_is_without_the_batch_axis_that_the_metadata_have():
     ]
     assert [(each.name, each.data_type, list(each.dims)) for each in config.output] == [("logits", pb.TYPE_FP32, [4])]
     assert list(MODEL.metadata().inputs[0].shape) == [-1, 2, 3]
-    assert dict(MODEL.metadata().properties) == {"cut": "2", "max_batch_size": "8"}
+    properties = dict(MODEL.metadata().properties)
+    assert json.loads(properties.pop("codecs")) == list(codec.CODECS)
+    assert properties == {"cut": "2", "max_batch_size": "8"}
 
 
 def test_the_statistics_are_the_counts_in_tritons_fields():
