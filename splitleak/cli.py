@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -14,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from edge.device import DeviceProfile
     from eval.plan import Plan
     from splitleak.datasets.splits import Splits
 
@@ -35,6 +35,10 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads; default
 Engine = Annotated[
     Literal["auto", "onnx", "fused", "torch"],
     typer.Option(help="auto: ONNX Runtime if it gives what torch gives, else torch, fused; torch: bit for bit."),
+]
+EmulatedDevice = Annotated[
+    Literal["raspberry-pi-4", "raspberry-pi-5", "phone"] | None,
+    typer.Option(help="Emulate a slower device: fewer threads, and a wait after each computation; an assumption."),
 ]
 Listen = Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 picks one and prints it.")]
 Settings = Annotated[
@@ -236,6 +240,40 @@ def inspect(
 
 
 @app.command()
+def export(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder, or its cloud half alone.")],
+    triton: Annotated[Path, typer.Option(help="Triton's model repository, to be made if need be.")],
+    backend: Annotated[
+        Literal["onnxruntime", "python"],
+        typer.Option(help="python: for a Triton without the other; its Python needs numpy and onnxruntime."),
+    ] = "onnxruntime",
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Rows that Triton computes together at most.")] = 64,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the cloud half as a model for a Triton Inference Server, which our edge can then use unchanged.
+
+    Clients see what they see of `splitleak cloud` without a policy: features in, logits out, under the same names.
+    """
+    from defenses.artifact import load_cloud
+    from splitleak.models.triton import write_triton_model
+    from splitleak.seeding import resolve_device
+
+    half = load_cloud(_half(artifact, "cloud"), resolve_device("cpu"))
+    written = write_triton_model(
+        triton,
+        half.name,
+        half.head,
+        half.feature_shape,
+        half.classes,
+        backend=backend,
+        max_batch_size=max_batch_size,
+        replace=force,
+    )
+    _result(as_json, {"model": half.name, "folder": str(written), "backend": backend}, f"{written}: for Triton")
+
+
+@app.command()
 def purify(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder of the target.")],
     images: Annotated[Path, typer.Option(help="Folder from `splitleak split` that it was trained on.")],
@@ -353,6 +391,7 @@ def edge(
     noise_seed: Annotated[
         int | None, typer.Option(min=0, help="Repeatable noise, for experiments; default: fresh from the system.")
     ] = None,
+    device_profile: EmulatedDevice = None,
     engine: Engine = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -365,6 +404,7 @@ def edge(
     """
     from defenses.artifact import load_edge
     from edge.client import EdgeConfig
+    from edge.device import EmulatedHalf
     from edge.run import run_edge
     from splitleak.seeding import resolve_device
     from splitleak.wire.malloc import keep_big_buffers
@@ -372,11 +412,16 @@ def edge(
     if images is None and listen is None:
         raise typer.BadParameter("expected --images to stream, --listen to serve, or both")
     keep_big_buffers()
-    _use_threads(threads)
+    profile = _use_device(device_profile, threads)
     loaded = load_edge(_half(half, "edge"), resolve_device(device), seed=noise_seed, engine=engine)
     config = EdgeConfig(cloud=cloud, model=loaded.name, codec=codec, window=window)
-    say = partial(_event, as_json)
-    run_edge(config, loaded, images=images, ledger=ledger, listen=listen, report=say, repeat=repeat)
+    computed = loaded if profile is None else EmulatedHalf(loaded, profile)
+    emulation = {} if profile is None else {"emulated_device": profile.name}
+
+    def say(event: dict[str, Any]) -> None:
+        _event(as_json, {**event, **emulation})
+
+    run_edge(config, computed, images=images, ledger=ledger, listen=listen, report=say, repeat=repeat)
 
 
 @app.command()
@@ -980,6 +1025,20 @@ def _use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def _use_device(name: str | None, threads: int | None) -> "DeviceProfile | None":
+    """The profile to emulate, its threads in use: no more than ``threads``, or than torch's choice."""
+    _use_threads(threads)
+    if name is None:
+        return None
+    import torch
+
+    from edge.device import device_profile
+
+    profile = device_profile(name)
+    torch.set_num_threads(min(torch.get_num_threads(), profile.threads))
+    return profile
 
 
 def _designed(

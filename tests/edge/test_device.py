@@ -1,0 +1,47 @@
+"""An emulated device gives what the half gives, later; each profile says what it rests on."""
+
+import time
+from types import SimpleNamespace
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from edge.device import DEVICES, DeviceProfile, EmulatedHalf, device_profile, stretched
+from splitleak import cli
+
+WORK_S = 0.05
+
+
+def compute(rows):
+    time.sleep(WORK_S)
+    return rows + 1
+
+
+def test_a_factor_stretches_the_time_and_changes_no_value():
+    started = time.monotonic()
+    assert stretched(compute, 3)(1) == 2
+    assert time.monotonic() - started >= 3 * WORK_S
+
+
+def test_an_emulated_half_is_the_half_but_for_its_time():
+    half = SimpleNamespace(name="toy", input_shape=(1, 2, 2), feature_shape=(1, 2, 2), encode=compute)
+    slow = EmulatedHalf(half, DeviceProfile(name="slow", factor=2, threads=1, basis="a test"))
+    images = np.zeros((2, 1, 2, 2), np.float32)
+    assert (slow.name, slow.input_shape, slow.feature_shape) == ("toy", (1, 2, 2), (1, 2, 2))
+    started = time.monotonic()
+    np.testing.assert_array_equal(slow.encode(images), images + 1)
+    assert time.monotonic() - started >= 2 * WORK_S
+
+
+def test_every_profile_is_found_by_its_name_and_says_what_it_rests_on():
+    for name, profile in DEVICES.items():
+        assert device_profile(name) is profile
+        assert "assum" in profile.basis or "(" in profile.basis
+    with pytest.raises(ValueError, match=r"expected a device profile of raspberry-pi-4, .* got 'abacus'"):
+        device_profile("abacus")
+
+
+def test_the_command_line_offers_every_profile():
+    choices, _ = get_args(get_args(cli.EmulatedDevice)[0])
+    assert set(get_args(choices)) == set(DEVICES)
