@@ -14,17 +14,17 @@ from torch import nn
 
 from splitleak.artifacts import written_file
 
-_INPUT, _OUTPUT = "input", "output"
+_NAMES = ("input", "output")
 
 TOLERANCE = 1e-4
 """How far two runs of one module may be apart, relative to the largest value either should give. Single-precision sums
 of a few thousand products in another order differ by 1e-6 or so; a layer that is wrong or missing, by 1e-2 and more."""
 
 
-def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> bytes:
+def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...], names: tuple[str, str] = _NAMES) -> bytes:
     """``module``, in eval mode, as ONNX with its weights inside and any number of rows ``(N, *input_shape)``.
 
-    ``module`` itself is not changed. What draws random numbers of its own does not belong in it. The exporter is
+    ``names`` are its input's and its output's. ``module`` itself is not changed. What draws random numbers of its own does not belong in it. The exporter is
     torch's older one: a service exports as it starts, and the newer one takes ten times as long or more.
     """
     plain = copy.deepcopy(module).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
@@ -36,9 +36,9 @@ def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> bytes:
             plain,
             (torch.zeros(2, *input_shape),),
             written,  # type: ignore[arg-type]  # this exporter takes files
-            input_names=[_INPUT],
-            output_names=[_OUTPUT],
-            dynamic_axes={_INPUT: {0: "rows"}, _OUTPUT: {0: "rows"}},
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_axes={name: {0: "rows"} for name in names},
             dynamo=False,
         )
     return written.getvalue()
@@ -63,10 +63,11 @@ class OnnxModule:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = model if isinstance(model, bytes) else str(model)
         self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rows ``(N, *input_shape)`` through the module."""
-        result: NDArray[np.float32] = self._session.run([_OUTPUT], {_INPUT: rows})[0]
+        result: NDArray[np.float32] = self._session.run([self._output], {self._input: rows})[0]
         return result
 
 

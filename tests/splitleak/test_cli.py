@@ -18,6 +18,7 @@ COMMANDS = (
     "split",
     "train",
     "inspect",
+    "export",
     "purify",
     "cloud",
     "edge",
@@ -125,6 +126,7 @@ def test_help_ends_well_and_names_every_option(command):
         (("train", "--config", "none.toml"), "none.toml"),
         (("train", *QUICK, "--device", "abacus"), "abacus"),
         (("inspect", "nothing"), "nothing"),
+        (("export", "nothing", "--triton", "models"), "nothing"),
         (("cloud", "nothing"), "nothing"),
         (("cloud", "nothing", "--metrics", "9100"), "metrics"),
         (("edge", "nothing", "--cloud", "127.0.0.1:1", "--listen", "127.0.0.1:0"), "nothing"),
@@ -249,6 +251,18 @@ def test_inspect_shows_both_halves_and_counts_all_parameters(train, call, tmp_pa
     assert "edge: " in out
     assert "cloud: " in out
     assert "after nothing" in out
+
+
+def test_export_writes_a_model_for_triton_once_and_again_only_by_force(train, call, tmp_path):
+    train()
+    command = ("export", tmp_path / "toy", "--triton", tmp_path / "models", "--backend", "python")
+    code, out, _ = call(*command, "--json")
+    assert (code, json.loads(out)["folder"]) == (0, str(tmp_path / "models" / "toy"))
+    assert (tmp_path / "models" / "toy" / "1" / "model.py").is_file()
+    code, out, err = call(*command)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "--force" in err
+    assert call(*command, "--force")[0] == 0
 
 
 def test_cost_of_a_design_needs_no_training_and_shows_the_published_figures(call, tmp_path):

@@ -1,0 +1,104 @@
+"""The cloud half for a Triton Inference Server: a model of its repository, to which our edge speaks as to our cloud."""
+
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from splitleak.artifacts import written_folder
+from splitleak.models.engine import feature_probes
+from splitleak.models.export import OnnxModule, check_parity, onnx_bytes
+
+Backend = Literal["onnxruntime", "python"]
+
+_INPUT, _OUTPUT = "features", "logits"
+
+_CONFIG = """\
+name: {name}
+backend: "{backend}"
+max_batch_size: {max_batch_size}
+input {{ name: "{input}" data_type: TYPE_FP32 dims: {input_shape} }}
+output {{ name: "{output}" data_type: TYPE_FP32 dims: {output_shape} }}
+dynamic_batching {{ }}
+"""
+
+_ON_CPU = "instance_group { count: 1 kind: KIND_CPU }\n"  # by default a Python model has one instance for each GPU
+
+_PYTHON_MODEL = '''\
+"""The cloud half of a split network in Triton's Python backend; its Python needs numpy and onnxruntime."""
+
+import os
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Computes what Triton has batched in one run."""
+
+    def initialize(self, args):
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def execute(self, requests):
+        batches = [pb_utils.get_input_tensor_by_name(each, "{input}").as_numpy() for each in requests]
+        logits = self.session.run(["{output}"], {{"{input}": np.concatenate(batches)}})[0]
+        ends = np.cumsum([len(batch) for batch in batches])
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("{output}", part)]) for part in np.split(logits, ends[:-1])]
+'''
+
+
+def write_triton_model(
+    repository: Path,
+    name: str,
+    head: nn.Module,
+    feature_shape: tuple[int, ...],
+    classes: int,
+    *,
+    backend: Backend = "onnxruntime",
+    max_batch_size: int = 64,
+    replace: bool = False,
+) -> Path:
+    """Writes ``head``, features ``(N, *feature_shape)`` to logits ``(N, classes)``, as version 1 of model ``name``.
+
+    ``<repository>/<name>`` is written whole or not at all, and returned: config.pbtxt and 1/model.onnx, which has been
+    held to ``head``; the ``python`` backend, for a Triton without ``onnxruntime``, has 1/model.py beside it. Input,
+    output and dynamic batching are those of our cloud. What else is in the repository stays.
+
+    Raises:
+        ValueError: ``name`` cannot be a folder's.
+        FileExistsError: The model is there, and not to be replaced.
+        RuntimeError: ONNX Runtime gives other logits than ``head``.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"expected a name of letters, digits, '_', '-' and '.' for Triton, got {name!r}")
+    folder = repository / name
+    if folder.exists() and not replace:
+        raise FileExistsError(f"expected no model at {folder}, got one; --force replaces it")
+    exported = onnx_bytes(head, feature_shape, (_INPUT, _OUTPUT))
+    for rows in feature_probes(feature_shape):
+        check_parity(head, OnnxModule(exported, threads=1), rows)
+    config = _CONFIG.format(
+        name=json.dumps(name, ensure_ascii=False),
+        backend=backend,
+        max_batch_size=max_batch_size,
+        input=_INPUT,
+        input_shape=list(feature_shape),
+        output=_OUTPUT,
+        output_shape=[classes],
+    )
+    with written_folder(folder) as partial:
+        (partial / "1").mkdir()
+        (partial / "1" / "model.onnx").write_bytes(exported)
+        if backend == "python":
+            config += _ON_CPU
+            (partial / "1" / "model.py").write_text(
+                _PYTHON_MODEL.format(input=_INPUT, output=_OUTPUT), encoding="utf-8"
+            )
+        (partial / "config.pbtxt").write_text(config, encoding="utf-8")
+    return folder
