@@ -24,8 +24,9 @@ of a few thousand products in another order differ by 1e-6 or so; a layer that i
 def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...], names: tuple[str, str] = _NAMES) -> bytes:
     """``module``, in eval mode, as ONNX with its weights inside and any number of rows ``(N, *input_shape)``.
 
-    ``names`` are its input's and its output's. ``module`` itself is not changed. What draws random numbers of its own does not belong in it. The exporter is
-    torch's older one: a service exports as it starts, and the newer one takes ten times as long or more.
+    ``names`` are its input's and its output's. ``module`` itself is not changed. What draws random numbers of its own
+    does not belong in it. The exporter is torch's older one: a service exports as it starts, and the newer one takes
+    ten times as long or more.
     """
     plain = copy.deepcopy(module).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     written = io.BytesIO()
