@@ -1,0 +1,31 @@
+"""What a classifier makes of an image just before its last linear layer: the features that images are compared in."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def penultimate(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features ``(N, d)`` and logits ``(N, K)`` of images ``(N, C, H, W)``, by one pass that autograd can follow.
+
+    The features are what goes into the linear layer that runs last, whatever the network calls it: behind a low-rank
+    head, therefore, its few values. The network's mode and gradients are the caller's affair.
+
+    Raises:
+        ValueError: No linear layer runs.
+    """
+    entered: list[Tensor] = []
+
+    def note(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        entered[:] = [inputs[0]]
+
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    hooks = [module.register_forward_pre_hook(note) for module in linear]
+    try:
+        logits = network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not entered:
+        raise ValueError(f"expected a network with a linear layer at its end, got {type(network).__name__} with none")
+    return entered[0].flatten(1), logits
