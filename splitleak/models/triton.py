@@ -75,8 +75,8 @@ def write_triton_model(
         FileExistsError: The model is there, and not to be replaced.
         RuntimeError: ONNX Runtime gives other logits than ``head``.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(f"expected a name of letters, digits, '_', '-' and '.' for Triton, got {name!r}")
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError(f"expected a name of letters, digits and _ - . + for Triton, got {name!r}")
     folder = repository / name
     if folder.exists() and not replace:
         raise FileExistsError(f"expected no model at {folder}, got one; --force replaces it")
