@@ -1,21 +1,16 @@
-"""How long one image takes from edge to cloud, part by part, from durations and never from two machines' clocks."""
+"""How long one request takes from edge to cloud, part by part, from durations and never from two machines' clocks."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from defenses.artifact import EdgeHalf, load_edge
-from edge.client import EdgeClient, EdgeConfig, Prediction
-from eval.processes import service
+from edge.device import device_profile
+from eval.break_even import break_evens
+from eval.latency_bench import ROUND, Runner, Sample, bench, link_profiles
+from eval.latency_plan import SweepConfig
 from splitleak.artifacts import provenance
 from splitleak.fit import Report
-from splitleak.models.engine import EngineChoice
-from splitleak.seeding import resolve_device
-from splitleak.wire.codec import Codec
 
 PARTS = (
     "encode_ms",
@@ -28,77 +23,88 @@ PARTS = (
     "cloud_ms",
     "total_ms",
 )
-"""The five parts of an image's way; then edge = encode + serialise, wire = network, cloud = queue + compute."""
+"""The five parts of a request's way; then edge = encode + serialise, wire = network, cloud = queue + compute."""
 
-_ROUND = 10
-_START_S = 60.0
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+BEYOND = 5
+"""Samples that must lie beyond a quantile for it to be told: p99 takes 500."""
+
+NOTES = (
+    "the weights of a fresh cut are untrained, and time does not depend on them; the bytes that deflate saves do",
+    "windows above 1: a request's latency is without its wait for a free slot; images a second are of whole rounds",
+    "the edge is the measuring process, each cloud and each link a process of its own on this machine",
+)
 
 
-def measure(
-    artifacts: Sequence[Path],
-    *,
-    samples: int,
-    codec: Codec,
-    device: str,
-    threads: int | None,
-    report: Report,
-    engine: EngineChoice = "auto",
-) -> dict[str, Any]:
-    """Sends ``samples`` images through each artifact, one in flight, in interleaved rounds of ten.
+def measure(config: SweepConfig, report: Report) -> dict[str, Any]:
+    """Measures every setting of ``config`` in interleaved rounds, in another order each; the first does not count.
 
-    The edge is this process; each cloud is a process of its own on loopback. The first round is not counted. Images
-    are random: what is in them does not change what they cost.
+    Images are built-in ones at the model's size. ``targets`` has the parts of each artifact's first setting, ``cells``
+    those of all, ``break_even`` see `break_evens`. A quantile is null where fewer than `BEYOND` samples are beyond it;
+    the median never is.
 
     Returns:
-        ``{samples, codec, engine, targets: {name: {part: {p50, p95}}}, provenance}``, times in milliseconds.
+        ``{samples, codec, engine, targets: {name: {part: {p50, p95, p99}}}, cells, break_even, rtt_ms,
+        emulated_device, links, sweep, notes, provenance}``, times in milliseconds.
 
     Raises:
         FileNotFoundError: There is no artifact.
-        RuntimeError: A cloud did not start; the end of its log is in the message.
+        ValueError: An architecture has no such cut, or there is no such device profile or link.
+        RuntimeError: A cloud or link did not start; the end of its log is in the message.
     """
-    with TemporaryDirectory() as logs, ExitStack() as stack:
-        clients = {}
-        for index, artifact in enumerate(artifacts):
-            half = load_edge(artifact / "edge", resolve_device(device), engine=engine)
-            arguments = ["cloud", str(artifact / "cloud"), "--listen", "127.0.0.1:0"]
-            arguments += ["--device", device, "--engine", engine]
-            arguments += ["--threads", str(threads)] if threads else []
-            started = stack.enter_context(service(arguments, Path(logs) / f"{index}.log"))
-            address = started.wait_for("listening", _START_S)["address"]
-            config = EdgeConfig(cloud=address, model=half.name, codec=codec, window=1)
-            clients[half.name] = (half, stack.enter_context(EdgeClient(half, config)))
-        found: dict[str, list[Prediction]] = {name: [] for name in clients}
-        rounds = -(-samples // _ROUND)
+    with bench(config) as runners:
+        found: list[list[Sample]] = [[] for _ in runners]
+        rates: list[list[float]] = [[] for _ in runners]
+        rounds = -(-config.samples // ROUND)
         for turn in range(rounds + 1):
-            for name, (half, client) in clients.items():
-                answers = _round(half, client, turn)
-                found[name] += answers if turn else []
+            for place in np.random.default_rng(turn).permutation(len(runners)):
+                samples, rate = runners[place].round(turn)
+                if turn:
+                    found[place] += samples
+                    rates[place].append(rate)
             report("rounds", turn, rounds, {})
+    cells = [_cell(*each) for each in zip(runners, found, rates, strict=True)]
+    firsts = {cell["target"]: cell for cell in reversed(cells) if cell["way"] == "split" and not cell["fresh_weights"]}
+    profile = device_profile(config.device_profile) if config.device_profile else None
     return {
-        "samples": rounds * _ROUND,
-        "codec": codec,
-        "engine": engine,
-        "targets": {name: summarise(answers) for name, answers in found.items()},
+        "samples": rounds * ROUND,
+        "codec": config.codecs[0],
+        "engine": config.engines[0],
+        "targets": {name: firsts[name]["parts"] for name in reversed(firsts)},
+        "cells": cells,
+        "break_even": break_evens(cells, config.rtt_ms),
+        "rtt_ms": config.rtt_ms,
+        "emulated_device": profile.document() if profile else None,
+        "links": {name: link.document() for name, link in link_profiles(config).items()},
+        "sweep": config.document(),
+        "notes": list(NOTES),
         "provenance": provenance(),
     }
 
 
-def _round(half: EdgeHalf, client: EdgeClient, turn: int) -> list[Prediction]:
-    draw = np.random.default_rng(turn)
-    images = draw.random((_ROUND, 1, *half.input_shape), dtype=np.float32)
-    return list(client.stream((f"{turn}-{index}", image) for index, image in enumerate(images)))
+def _cell(runner: Runner, samples: Sequence[Sample], rates: Sequence[float]) -> dict[str, Any]:
+    sent = float(np.median([each["sent_bytes"] for each in samples]))
+    return {
+        **runner.facts,
+        "requests": len(samples),
+        "bytes_per_image": sent / runner.setting.batch,
+        "parts": summarise(samples),
+        "images_per_s": float(np.median(rates)),
+    }
 
 
-def summarise(answers: Sequence[Prediction]) -> dict[str, dict[str, float]]:
-    """Median and 95th percentile of each of `PARTS` over ``answers``, in milliseconds."""
+def summarise(samples: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """`QUANTILES` of each of `PARTS` over ``samples``, in milliseconds; null where the samples do not bear one."""
     parts = {
-        part: np.array([getattr(answer, part.replace("_ms", "_us")) for answer in answers]) / 1000
+        part: np.array([each[part] for each in samples])
         for part in ("encode_ms", "serialise_ms", "network_ms", "queue_ms", "compute_ms", "total_ms")
     }
     parts["edge_ms"] = parts["encode_ms"] + parts["serialise_ms"]
     parts["wire_ms"] = parts["network_ms"]
     parts["cloud_ms"] = parts["queue_ms"] + parts["compute_ms"]
-    return {
-        part: {"p50": float(np.percentile(parts[part], 50)), "p95": float(np.percentile(parts[part], 95))}
-        for part in PARTS
-    }
+    return {part: {name: _quantile(parts[part], share) for name, share in QUANTILES.items()} for part in PARTS}
+
+
+def _quantile(values: np.typing.NDArray[np.float64], share: float) -> float | None:
+    enough = share == QUANTILES["p50"] or len(values) * (1 - share) >= BEYOND - 1e-9
+    return float(np.quantile(values, share)) if enough else None

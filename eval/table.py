@@ -35,7 +35,7 @@ def _row(record: Mapping[str, Any], latency: Mapping[str, Any] | None) -> tuple[
         return f"{scores[metric]['mean']:.{digits}f} ± {scores[metric]['std']:.{digits}f}"
 
     def quantiles(part: str) -> str:
-        return f"{latency[part]['p50']:.2f} / {latency[part]['p95']:.2f}" if latency else "-"
+        return quantile_text(latency[part], ("p50", "p95")) if latency else "-"
 
     return (
         str(record["target"]["name"]),
@@ -47,3 +47,12 @@ def _row(record: Mapping[str, Any], latency: Mapping[str, Any] | None) -> tuple[
         f"{record['wire']['bytes_per_image']:.0f}",
         str(record["attack"]["queries"]),
     )
+
+
+def quantile_text(quantiles: Mapping[str, float | None], shown: Sequence[str]) -> str:
+    """Milliseconds, ``n/a`` where the samples do not bear a quantile.
+
+    >>> quantile_text({"p50": 1.5, "p99": None}, ("p50", "p99"))
+    '1.50 / n/a'
+    """
+    return " / ".join("n/a" if (value := quantiles[name]) is None else f"{value:.2f}" for name in shown)

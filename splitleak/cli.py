@@ -56,6 +56,7 @@ ServedScores = Annotated[
     typer.Option("--scores", help="What the service answers; auto: logits if the output is called so."),
 ]
 ServedOutput = Annotated[str | None, typer.Option("--output", help="Which of several outputs holds the scores.")]
+Swept = Annotated[list[str] | None, typer.Option(metavar="N,N", help="Comma-separated or repeated; default: 1.")]
 MILLION = 1e6
 
 
@@ -685,42 +686,62 @@ def score_classes(
 
 @app.command()
 def latency(
-    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders; rounds over them are interleaved.")],
-    samples: Annotated[int, typer.Option(min=10, help="Images an artifact.")] = 200,
-    codec: Annotated[Literal["fp32", "fp16", "uint8"], typer.Option(help="How features travel.")] = "fp32",
+    artifacts: Annotated[
+        list[Path], typer.Argument(help="Artifact folders; rounds over all settings are interleaved.")
+    ],
+    cut: Annotated[
+        list[str] | None, typer.Option(help="Further cuts of each artifact, with fresh weights; 2,6 or repeated.")
+    ] = None,
+    batch: Swept = None,
+    engine: Annotated[list[str] | None, typer.Option(help="auto, onnx, fused, torch; default: auto.")] = None,
+    codec: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16, uint8, fp16+deflate, uint8+deflate; default: fp32.")
+    ] = None,
+    link: Annotated[
+        list[str] | None, typer.Option(help="loopback, or a profile of `splitleak link`; default: loopback.")
+    ] = None,
+    window: Swept = None,
+    samples: Annotated[int, typer.Option(min=10, help="Requests a setting, at least; p99 is told from 500 on.")] = 200,
+    alternatives: Annotated[
+        bool, typer.Option(help="Also measure all on the device, and the image itself to the cloud.")
+    ] = True,
+    rtt_ms: Annotated[float, typer.Option(min=0, help="Round trip that break-even speeds are told for.")] = 20.0,
     out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.")] = None,
-    engine: Engine = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Draw latency against the link's speed: .png or .svg.")] = None,
+    device_profile: EmulatedDevice = None,
     threads: Threads = 1,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure one image's way: encode, serialise, network, queue, compute; p50 and p95, one image in flight.
+    """Measure a request's way, part by part, for every combination of what is given; options take lists: 1,8.
 
-    Starts a cloud process for each artifact and takes them in turn, so that a noisy machine is noisy for all.
+    Starts a cloud process for each target and takes all settings in turn, so that a noisy machine is noisy for all.
+    Beside the split: all on the device, and the image itself to the cloud; and the link speed at which they break even.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from eval.latency import PARTS, measure
+    from eval.latency import measure
+    from eval.latency_plan import SweepConfig
+    from eval.latency_plot import check_suffix, draw_latency
     from splitleak.artifacts import write_json
     from splitleak.logs import progress
 
-    _use_threads(threads)
+    lists = {"cuts": cut, "batches": batch, "engines": engine, "codecs": codec, "links": link, "windows": window}
+    given = {key: [part for each in found for part in each.split(",")] for key, found in lists.items() if found}
+    about = {"artifacts": artifacts, "samples": samples, "alternatives": alternatives, "rtt_ms": rtt_ms}
+    about |= {"device": device, "threads": threads, "device_profile": device_profile}
+    config = SweepConfig.parse({**given, **about}, source="latency")
+    if plot is not None:
+        check_suffix(plot)
+    _use_device(device_profile, threads)
     with progress("latency") as report:
-        found = measure(
-            artifacts, samples=samples, codec=codec, device=device, threads=threads, report=report, engine=engine
-        )
+        found = measure(config, report)
     if out is not None:
         write_json(out, found)
+    if plot is not None:
+        draw_latency(found, plot)
     if as_json:
         _print_json(found)
-        return
-    table = Table(title=f"p50 / p95 in ms, {samples} images each, one in flight, {found['provenance']['hardware']}")
-    for column in ("target", *PARTS):
-        table.add_column(column.removesuffix("_ms"), justify="left" if column == "target" else "right")
-    for target, parts in found["targets"].items():
-        table.add_row(target, *(f"{parts[part]['p50']:.2f} / {parts[part]['p95']:.2f}" for part in PARTS))
-    Console().print(table)
+    else:
+        _print_latency(found)
 
 
 @app.command()
@@ -1112,6 +1133,32 @@ def _print_table(records: list[dict[str, Any]], latency: dict[str, Any] | None) 
     console = console if console.is_terminal else Console(width=180)
     console.print(table)
     console.print(LEGEND)
+
+
+def _print_latency(found: Mapping[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.latency_table import BREAK_EVEN, break_even_rows, cell_rows
+
+    console = Console()
+    console = console if console.is_terminal else Console(width=180)
+    columns, rows, same = cell_rows(found["cells"])
+    heading = f"Medians in ms over {found['samples']} requests a setting; {same}; {found['provenance']['hardware']}"
+    faster = f"Break-even link speeds, with a round trip of {found['rtt_ms']:g} ms"
+    tables = [(heading, columns, rows), (faster, BREAK_EVEN, break_even_rows(found["break_even"]))]
+    for title, names, lines in tables:
+        if lines:
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+            for name in names:
+                table.add_column(name, justify="left" if name in ("target", "way", "split", "beside") else "right")
+            for line in lines:
+                table.add_row(*line)
+            console.print(table)
+    if found["emulated_device"]:
+        told = found["emulated_device"]
+        console.print(f"Emulated device {told['name']}: factor {told['factor']:g}; {told['basis']}", highlight=False)
 
 
 def _print_cost(found: dict[str, Any]) -> None:

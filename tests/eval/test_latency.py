@@ -1,8 +1,13 @@
+"""Quantiles that the samples bear, and a real sweep with every part of every setting."""
+
+import json
+
 import numpy as np
 import pytest
 
-from edge.client import Prediction
-from eval.latency import PARTS, measure, summarise
+from eval.latency import PARTS, QUANTILES, measure, summarise
+from eval.latency_plan import SweepConfig
+from splitleak.fit import silent
 
 FIVE = ("encode_ms", "serialise_ms", "network_ms", "queue_ms", "compute_ms")
 
@@ -14,65 +19,89 @@ def found(artifact):
     def report(what, done, total, figures):
         reports.append((done, total))
 
-    found = measure([artifact], samples=25, codec="fp32", device="cpu", threads=1, report=report)
-    return found, reports
+    config = SweepConfig(
+        artifacts=(artifact,), cuts=(1,), codecs=("fp32", "uint8"), windows=(1, 4), samples=25, device="cpu", threads=1
+    )
+    return measure(config, report), reports
 
 
-def predictions(count):
+def samples(count):
     draw = np.random.default_rng(0)
-    made = []
-    for number in range(count):
-        parts = {name.replace("_ms", "_us"): int(draw.integers(10, 9000)) for name in FIVE}
-        made.append(
-            Prediction(
-                request_id=str(number),
-                output=np.zeros((1, 3), np.float32),
-                **parts,
-                total_us=sum(parts.values()),
-                sent_bytes=1,
-                payload_sha256="0" * 64,
-            )
-        )
-    return made
+    made = [dict(zip(FIVE, draw.uniform(0.1, 9, 5).tolist(), strict=True)) for _ in range(count)]
+    return [{**each, "total_ms": sum(each.values()), "sent_bytes": 1.0} for each in made]
 
 
-def test_quantiles_are_those_of_numpy_in_milliseconds():
-    answers = predictions(41)
-    summary = summarise(answers)
+def test_quantiles_are_those_of_numpy():
+    found = samples(500)
+    summary = summarise(found)
     assert tuple(summary) == PARTS
     for part in (*FIVE, "total_ms"):
-        values = [getattr(answer, part.replace("_ms", "_us")) / 1000 for answer in answers]
-        assert summary[part]["p50"] == pytest.approx(np.median(values))
-        assert summary[part]["p95"] == pytest.approx(np.quantile(values, 0.95))
+        for name, share in QUANTILES.items():
+            assert summary[part][name] == pytest.approx(np.quantile([each[part] for each in found], share))
 
 
 def test_edge_wire_and_cloud_add_up_to_the_total():
-    one = summarise(predictions(1))
+    one = summarise(samples(1))
     assert one["total_ms"]["p50"] == pytest.approx(sum(one[part]["p50"] for part in FIVE))
     assert one["total_ms"]["p50"] == pytest.approx(sum(one[part]["p50"] for part in ("edge_ms", "wire_ms", "cloud_ms")))
 
 
 def test_quantiles_of_a_sum_are_not_sums_of_quantiles():
-    answers = predictions(41)
-    sums = [(answer.queue_us + answer.compute_us) / 1000 for answer in answers]
-    assert summarise(answers)["cloud_ms"]["p95"] == pytest.approx(np.quantile(sums, 0.95))
+    found = samples(140)
+    sums = [each["queue_ms"] + each["compute_ms"] for each in found]
+    assert summarise(found)["cloud_ms"]["p95"] == pytest.approx(np.quantile(sums, 0.95))
 
 
-def test_a_real_run_measures_every_part_of_whole_rounds(found):
+@pytest.mark.parametrize(("count", "told"), [(99, {"p50"}), (100, {"p50", "p95"}), (499, {"p50", "p95"})])
+def test_a_quantile_is_not_told_where_too_few_samples_lie_beyond_it(count, told):
+    total = summarise(samples(count))["total_ms"]
+    assert {name for name, value in total.items() if value is not None} == told
+
+
+def test_a_real_sweep_measures_every_part_of_whole_rounds(found):
     result, reports = found
     assert list(result["targets"]) == ["toy"]
     parts = result["targets"]["toy"]
     assert set(parts) == set(PARTS)
-    assert all(0 <= part["p50"] <= part["p95"] for part in parts.values())
     for part in ("encode_ms", "wire_ms", "total_ms"):
         assert parts[part]["p50"] > 0
     assert max(parts[part]["p50"] for part in ("edge_ms", "wire_ms", "cloud_ms")) <= parts["total_ms"]["p50"]
-    assert result["samples"] == 30
-    assert result["engine"] == "auto"
+    assert (result["samples"], result["engine"], result["codec"]) == (30, "auto", "fp32")
     assert result["provenance"]["hardware"]
     assert reports == [(turn, 3) for turn in range(4)]
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_sweep_holds_every_setting_and_both_alternatives(found):
+    cells = found[0]["cells"]
+    split, image, device = ([cell for cell in cells if cell["way"] == way] for way in ("split", "image", "device"))
+    assert len(split) == 2 * 4  # the artifact and its other cut, two codecs, two windows
+    assert {(cell["target"], cell["cut"], cell["fresh_weights"]) for cell in split} == {
+        ("toy", 2, False),
+        ("toy at cut 1", 1, True),
+    }
+    assert (len(image), len(device)) == (2 * 2, 1)
+    assert all(cell["bytes_per_image"] > 16 * 16 for cell in image)
+    assert device[0]["bytes_per_image"] == 0
+    assert {cell["requests"] for cell in split} == {30, 48}
+    assert all(cell["images_per_s"] > 0 for cell in cells)
+
+
+def test_the_engines_told_are_those_that_computed(found):
+    cells = found[0]["cells"]
+    assert {cell["edge_engine"] for cell in cells if cell["way"] == "split"} == {"onnx"}
+    assert {cell["cloud_engine"] for cell in cells if cell["way"] != "device"} == {"onnx"}
+
+
+def test_a_split_is_set_beside_every_alternative(found):
+    told = found[0]["break_even"]
+    assert {(each["codec"], each["beside"]) for each in told} == {
+        (codec, beside)
+        for codec in ("fp32", "uint8")
+        for beside in ("image to the cloud, uint8", "image to the cloud, fp32", "all on the device")
+    }
 
 
 def test_a_missing_artifact_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
-        measure([tmp_path / "nothing"], samples=10, codec="fp32", device="cpu", threads=1, report=lambda *_: None)
+        measure(SweepConfig(artifacts=(tmp_path / "nothing",)), silent)

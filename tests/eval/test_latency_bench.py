@@ -1,0 +1,40 @@
+"""What the bench runs, and what it refuses before anything starts; `test_latency` measures with all of it."""
+
+import numpy as np
+import pytest
+
+from eval.latency_bench import Runner, bench
+from eval.latency_plan import Setting, SweepConfig
+
+
+def config(artifact, **more):
+    return SweepConfig.parse({"artifacts": (artifact,), "device": "cpu", "threads": 1, **more}, source="test")
+
+
+def test_each_round_has_images_of_its_own_and_the_same_ones_again():
+    sent = []
+    images = np.random.default_rng(0).random((50, 1, 4, 4), dtype=np.float32)
+    setting = Setting(way="split", target=0, batch=3, engine="torch", codec="fp32", link="loopback", window=5)
+    runner = Runner(setting, {}, images, lambda batches: sent.append(np.array(batches)) or [])
+    for turn in (0, 1, 0):
+        assert runner.round(turn)[1] > 0
+    assert sent[0].shape == (20, 3, 1, 4, 4)  # four windows full
+    assert not np.array_equal(sent[0], sent[1])
+    np.testing.assert_array_equal(sent[0], sent[2])
+
+
+def test_a_cut_that_the_architecture_has_not_is_refused_before_anything_starts(artifact):
+    with pytest.raises(ValueError, match=r"cut 9: .*cut at 1\.\.\d, got 9"), bench(config(artifact, cuts=(9,))):
+        pass
+
+
+def test_two_targets_of_one_name_are_refused(artifact):
+    asked = config(artifact, artifacts=(artifact, artifact))
+    with pytest.raises(ValueError, match=r"names of their own, got \['toy', 'toy'\]"), bench(asked):
+        pass
+
+
+@pytest.mark.parametrize("unknown", [{"links": ("carrier-pigeon",)}, {"device_profile": "abacus"}])
+def test_an_unknown_profile_is_refused_before_anything_starts(artifact, unknown):
+    with pytest.raises(ValueError, match=r"carrier-pigeon|abacus"), bench(config(artifact, **unknown)):
+        pass
