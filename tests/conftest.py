@@ -1,3 +1,6 @@
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,3 +17,24 @@ def _one_thread():
 def small_splits() -> Splits:
     """Built-in images at 16 × 16, few enough to train on in a second."""
     return split(load("builtin").fitted(16, 1), SplitConfig(train=600, public=300, victims=40, test=300))
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory) -> Path:
+    """A folder of PEM files: ``server`` and ``camera`` by the authority ``ca``, ``stranger`` by ``other-ca``."""
+    folder = tmp_path_factory.mktemp("certificates")
+    for authority, names in (("ca", ("server", "camera")), ("other-ca", ("stranger",))):
+        _certificate(folder, authority, "basicConstraints=critical,CA:TRUE")
+        for name in names:
+            _certificate(folder, name, "subjectAltName=DNS:localhost,IP:127.0.0.1", authority)
+    return folder
+
+
+def _certificate(folder: Path, name: str, extension: str, authority: str | None = None) -> None:
+    """A key and a certificate for it, by ``authority`` or by itself."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-subj", f"/CN={name}", "-addext", extension, "-days", "2"]
+    command += ["-keyout", f"{name}.key", "-out", f"{name}.pem"]
+    if authority is not None:
+        command += ["-CA", f"{authority}.pem", "-CAkey", f"{authority}.key"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)

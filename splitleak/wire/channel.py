@@ -6,15 +6,19 @@ refuse messages over 4 MiB, and need more than 5 s to come back after an outage 
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import grpc
 from pydantic import Field
 
 from splitleak.config import Config
+from splitleak.wire.security import TlsClientConfig, is_loopback, read_token
 
 MEBIBYTE = 1024 * 1024
 Options = list[tuple[str, int | str]]
+_Continuation = Callable[[Any, Any], Any]
 
 
 class ChannelConfig(Config):
@@ -31,6 +35,8 @@ class ChannelConfig(Config):
         default=4, ge=2, le=5, description="how often a call is tried while the server is unavailable"
     )
     retry_buffer_bytes: int = Field(default=8 * MEBIBYTE, gt=0, lt=2**31, description="larger calls are not retried")
+    tls: TlsClientConfig | None = Field(default=None, description="whom to trust, and what to show; none: in clear")
+    token_file: Path | None = Field(default=None, description="file with the token that every call shows")
 
     def options(self) -> Options:
         """The options of a client's channel."""
@@ -42,7 +48,7 @@ class ChannelConfig(Config):
             "retryableStatusCodes": ["UNAVAILABLE"],
         }
         return [
-            *_message_limits(self.max_message_bytes),
+            *message_limits(self.max_message_bytes),
             ("grpc.keepalive_time_ms", round(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
             ("grpc.initial_reconnect_backoff_ms", self.reconnect_min_ms),
@@ -53,14 +59,23 @@ class ChannelConfig(Config):
         ]
 
 
-def server_options(max_message_bytes: int) -> Options:
-    """The options of a server: it takes the clients' pings, and a port that is in use is an error, not shared."""
-    return [
-        *_message_limits(max_message_bytes),
-        ("grpc.so_reuseport", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
+def open_channel(address: str, config: ChannelConfig, options: Options | None = None) -> grpc.Channel:
+    """A channel to ``address`` (``host:port``), which need not answer yet; ``options`` come on top of the config's.
+
+    Raises:
+        OSError: A file of the config cannot be read.
+        ValueError: Such a file holds something else, or a token would travel in clear.
+    """
+    given = [*config.options(), *(options or [])]
+    if config.token_file is not None and config.tls is None and not is_loopback(address):
+        raise ValueError(f"expected TLS for {address}, since a token would travel in clear, got a channel without")
+    if config.tls is None:
+        channel = grpc.insecure_channel(address, given)
+    else:
+        name = config.tls.server_name
+        named: Options = [] if name is None else [("grpc.ssl_target_name_override", name)]
+        channel = grpc.secure_channel(address, config.tls.credentials(), [*given, *named])
+    return channel if config.token_file is None else grpc.intercept_channel(channel, _Bearer(config.token_file))
 
 
 @contextlib.contextmanager
@@ -68,19 +83,74 @@ def connect(address: str, config: ChannelConfig) -> Iterator[grpc.Channel]:
     """A channel to ``address`` (``host:port``), ready when the block starts, closed when it ends.
 
     Raises:
-        ConnectionError: No server answered within ``connect_timeout_s``.
+        ConnectionError: No server answered within ``connect_timeout_s``, or one side refused the other's certificate.
+        OSError, ValueError: See `open_channel`.
     """
-    with grpc.insecure_channel(address, config.options()) as channel:
+    with open_channel(address, config) as channel:
         ready = grpc.channel_ready_future(channel)
         try:
             ready.result(config.connect_timeout_s)
         except grpc.FutureTimeoutError:
             ready.cancel()
+            got = "no answer" if config.tls is None else "no answer, or a certificate was refused"
             raise ConnectionError(
-                f"expected a server at {address} within {config.connect_timeout_s:g} s, got no answer"
+                f"expected a server at {address} within {config.connect_timeout_s:g} s, got {got}"
             ) from None
         yield channel
 
 
-def _message_limits(size: int) -> Options:
+class _Details(NamedTuple):
+    """A call's details with other metadata; grpc reads them by name."""
+
+    method: str
+    timeout: float | None
+    metadata: tuple[tuple[str, str | bytes], ...]
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class _Bearer(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Puts the token into each call's metadata; gRPC's own way takes no token without TLS, on loopback neither."""
+
+    def __init__(self, path: Path) -> None:
+        self._entry = ("authorization", f"Bearer {read_token(path)}")
+
+    def intercept_unary_unary(self, continuation: _Continuation, client_call_details: Any, request: Any) -> Any:  # noqa: ANN401
+        return continuation(self._shown(client_call_details), request)
+
+    def intercept_unary_stream(self, continuation: _Continuation, client_call_details: Any, request: Any) -> Any:  # noqa: ANN401
+        return continuation(self._shown(client_call_details), request)
+
+    def intercept_stream_unary(
+        self,
+        continuation: _Continuation,
+        client_call_details: Any,  # noqa: ANN401
+        request_iterator: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        return continuation(self._shown(client_call_details), request_iterator)
+
+    def intercept_stream_stream(
+        self,
+        continuation: _Continuation,
+        client_call_details: Any,  # noqa: ANN401
+        request_iterator: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        return continuation(self._shown(client_call_details), request_iterator)
+
+    def _shown(self, details: Any) -> _Details:  # noqa: ANN401  # grpc's stubs do not say what it holds
+        metadata = (*(details.metadata or ()), self._entry)
+        return _Details(
+            *(details.method, details.timeout, metadata),
+            *(details.credentials, details.wait_for_ready, details.compression),
+        )
+
+
+def message_limits(size: int) -> Options:
+    """The largest message, both ways, in bytes."""
     return [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]

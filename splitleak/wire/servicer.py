@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
+from splitleak.errors import WireError
 from splitleak.wire import codec
 from splitleak.wire.captures import Direction
 from splitleak.wire.health import Health
@@ -212,6 +213,10 @@ class OpenInferenceServicer:
                 stream.accept(_Accepted(request, answer, arrived, deadline))
         except grpc.RpcError:
             stream.end()  # the client is gone
+        except WireError as error:  # no request at all: what came before it is answered, then the stream ends
+            code, message = status(error)
+            context.set_code(code)
+            context.set_details(message)
         finally:
             stream.accepted.put(None)
             if stream.left.is_set():

@@ -17,6 +17,7 @@ _CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (queue.Full, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (ConnectionError, grpc.StatusCode.UNAVAILABLE),
+    (PermissionError, grpc.StatusCode.PERMISSION_DENIED),
     (CancelledError, grpc.StatusCode.CANCELLED),
 )
 
@@ -27,6 +28,8 @@ _ERRORS: dict[str, type[Exception]] = {  # the inverse
     "UNAVAILABLE": ConnectionError,
     "CANCELLED": ConnectionError,
     "RESOURCE_EXHAUSTED": queue.Full,
+    "PERMISSION_DENIED": PermissionError,
+    "UNAUTHENTICATED": PermissionError,
 }
 
 

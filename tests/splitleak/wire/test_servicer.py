@@ -286,7 +286,7 @@ def test_each_request_is_counted_once_by_method_and_status_and_a_strangers_name_
 def test_bytes_that_are_no_message_are_refused_and_the_next_good_request_served(server):
     with pytest.raises(grpc.RpcError) as caught:
         server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\xff\xff", timeout=WAIT_S)
-    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert logits(server.stub.ModelInfer(good(), timeout=WAIT_S)) == FEATURES.sum()
 
 
