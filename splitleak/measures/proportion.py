@@ -46,8 +46,5 @@ def wilson(hits: int, n: int, confidence: float = 0.95) -> Proportion:
     share = hits / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    low, high = (
-        (0.0 if hits == 0 else centre - reach),
-        (1.0 if hits == n else centre + reach),
-    )  # exact, but for rounding
+    low, high = (0.0 if hits == 0 else centre - reach), (1.0 if hits == n else centre + reach)
     return Proportion(hits, n, low, high, confidence)
