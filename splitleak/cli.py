@@ -814,6 +814,71 @@ def leakage(
 
 
 @app.command()
+def poison(
+    images: Annotated[Path, typer.Argument(help="Folder from `splitleak split`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the same images with a backdoor in the training set.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="E.g. trigger=blended, fraction=0.05; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put a backdoor's trigger on some training images, and its class; `train` and `robustness` then take --out."""
+    from eval.backdoor import PoisonConfig
+    from eval.backdoor import poison as poison_splits
+    from splitleak.datasets.splits import Splits
+
+    config = PoisonConfig.parse(_with_settings({}, settings or []), source="poison")
+    before = Splits.load(images)
+    made = poison_splits(before, config)
+    made.save(out)
+    count = max(1, round(config.fraction * len(before.train)))
+    document = {"folder": str(out), "poisoned": count, "poison": config.document()}
+    _result(as_json, document, f"{out}: {count} of {len(before.train)} training images poisoned by {config.trigger}")
+
+
+@app.command()
+def robustness(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    images: Annotated[Path, typer.Option(help="Folder from `splitleak split` (or `poison`) that it was trained on.")],
+    out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.")] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Attack a target with FGSM, BIM, PGD and one pixel, untargeted and targeted, and open its backdoor if it has one.
+
+    What is shown are shares of test images on which an attack succeeds, with their 95 % intervals.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.robustness import COLUMNS, RobustnessConfig, backdoor_line, measure_robustness, rows
+    from splitleak.artifacts import write_json
+    from splitleak.seeding import resolve_device
+
+    _use_threads(threads)
+    config = RobustnessConfig.parse(_with_settings({"seed": seed}, settings or []), source="robustness")
+    found = measure_robustness(artifact, images, config, resolve_device(device))
+    if out is not None:
+        write_json(out, found)
+    if as_json:
+        _print_json(found)
+        return
+    console = Console()
+    table = Table(title=f"{found['name']}: {found['images']} test images, success rates", title_justify="left")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == COLUMNS[0] else "right")
+    for row in rows(found):
+        table.add_row(*row)
+    console.print(table)
+    if line := backdoor_line(found):
+        console.print(line, highlight=False)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Folder with records below it (`splitleak score`).")],
     out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the folder.")] = None,

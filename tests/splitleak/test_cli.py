@@ -32,6 +32,8 @@ COMMANDS = (
     "latency",
     "cost",
     "leakage",
+    "poison",
+    "robustness",
     "report",
     "demo",
 )
