@@ -19,6 +19,7 @@ from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.fit import Report
+from splitleak.wire.channel import ChannelConfig
 from splitleak.wire.classifier import Scores
 
 
@@ -52,6 +53,7 @@ class InversionAccess:
     model: str | None = None  # as the service calls it; None where it has only one
     scores: Scores = "auto"  # what the service gives, see `ClassifierClient`
     output: str | None = None  # which of its outputs
+    channel: ChannelConfig | None = None  # how the service is reached
 
     def knowledge(self, config: InversionConfig, public: Images | None, device: torch.device) -> ClassKnowledge:
         """All that an attack may know.
@@ -76,7 +78,7 @@ class InversionAccess:
         if self.service is not None and self.pairs is not None:
             raise ValueError("expected a live service to query or recorded pairs, got both")
         if self.service is not None:
-            probe = ServiceProbe(self.service, self.model, scores=self.scores, output=self.output)
+            probe = ServiceProbe(self.service, self.model, scores=self.scores, output=self.output, channel=self.channel)
             return live_query(probe, config.max_queries)
         if self.pairs is None:
             return None

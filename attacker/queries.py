@@ -34,8 +34,9 @@ _OWN = re.compile(r"probe-[0-9a-f]{12}-\d+")
 class EdgeProbe:
     """Sends images through the deployed edge like any user of the device, and reads off the tap what they became."""
 
-    def __init__(self, address: str, capture: Path, model: str) -> None:
+    def __init__(self, address: str, capture: Path, model: str, *, channel: ChannelConfig | None = None) -> None:
         self._address, self._capture, self._model = address, capture, model
+        self._channel = channel or ChannelConfig()
         self.prefix = f"probe-{secrets.token_hex(6)}-"
         self._numbers = itertools.count()
         self.timeout_s = 30.0
@@ -50,7 +51,7 @@ class EdgeProbe:
             WireError: A query is not in the capture: the tap is not where the edge's traffic passes.
         """
         sent: dict[str, tuple[int, int]] = {}  # name of a request: its draw, and the place of its first image
-        with connect(self._address, ChannelConfig()) as channel:
+        with connect(self._address, self._channel) as channel:
             infer = GRPCInferenceServiceStub(channel).ModelInfer
             for turn, place in itertools.product(range(draws * views), range(0, len(images), _QUERY_BATCH)):
                 name = f"{self.prefix}{next(self._numbers)}"
@@ -82,11 +83,19 @@ class ServiceProbe:
     """Sends images to a prediction service like any of its clients; what it lets out is the answer."""
 
     def __init__(
-        self, address: str, model: str | None = None, *, scores: Scores = "auto", output: str | None = None
+        self,
+        address: str,
+        model: str | None = None,
+        *,
+        scores: Scores = "auto",
+        output: str | None = None,
+        channel: ChannelConfig | None = None,
     ) -> None:
         """See `ClassifierClient` for the arguments."""
         self.prefix = f"probe-{secrets.token_hex(6)}-"
-        self._open = partial(ClassifierClient, address, model, scores=scores, output=output, prefix=self.prefix)
+        self._open = partial(
+            ClassifierClient, address, model, scores=scores, output=output, prefix=self.prefix, channel=channel
+        )
 
     def __call__(self, images: Tensor, *, draws: int = 1, views: int = 1) -> Tensor:
         """Scores ``(draws, N, K)`` of images ``(N, C, H, W)`` in [0, 1].

@@ -20,6 +20,7 @@ from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.fit import Report
+from splitleak.wire.channel import ChannelConfig
 from splitleak.wire.classifier import Scores
 from splitleak.wire.shared import SharedScores
 
@@ -63,6 +64,7 @@ class Access:
     service: str | None = None  # HOST:PORT of the prediction service
     scores: Scores = "auto"  # what the service gives, see `ClassifierClient`
     output: str | None = None  # which of its outputs
+    channel: ChannelConfig | None = None  # how the edge or the service is reached
 
     def knowledge(
         self, config: AttackConfig, public: Images, device: torch.device
@@ -93,8 +95,10 @@ class Access:
             if self.service is not None:
                 raise ValueError("expected shared scores beside a service to query, got a capture")
             ids, captured = victims(self.capture, views=views)
-            probe = None if self.edge is None else EdgeProbe(self.edge, self.capture, served_model(self.capture))
-            return ids, captured, probe
+            if self.edge is None:
+                return ids, captured, None
+            model = served_model(self.capture)
+            return ids, captured, EdgeProbe(self.edge, self.capture, model, channel=self.channel)
         if self.shared is None or self.capture is not None:
             raise ValueError(f"expected a capture or shared scores, got {'both' if self.shared else 'neither'}")
         if self.edge is not None or views != 1:
@@ -102,7 +106,9 @@ class Access:
         shared = SharedScores.load(self.shared)
         live = None
         if self.service is not None:
-            live = ServiceProbe(self.service, shared.model, scores=self.scores, output=self.output)
+            live = ServiceProbe(
+                self.service, shared.model, scores=self.scores, output=self.output, channel=self.channel
+            )
         return shared.ids, torch.from_numpy(shared.scores), live
 
     def _query(self, config: AttackConfig, public: Images, probe: Probe | None) -> Query | None:

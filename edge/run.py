@@ -30,11 +30,11 @@ def run_edge(
     *,
     images: Path | None,
     ledger: Path | None,
-    listen: str | None,
+    server: ServerConfig | None,
     report: Callable[[dict[str, Any]], None],
     repeat: int = 1,
 ) -> None:
-    """Streams ``images``, one a request, if given; then serves on ``listen``, if given, until SIGINT or SIGTERM.
+    """Streams ``images``, one a request, if given; then serves as ``server`` says, if given, until SIGINT or SIGTERM.
 
     ``report`` is told ``{"event": "streamed", "images", "accuracy", "bytes_per_image"}`` and ``{"event": "listening",
     "address"}``. Images are fitted to the encoder's size and channels, and each is sent ``repeat`` times in a row.
@@ -49,9 +49,9 @@ def run_edge(
         if ledger is not None:
             record.write(ledger)
         report({"event": "streamed", **record.summary()})
-    if listen is not None:
-        host = listen.rpartition(":")[0]
-        service = EdgeServiceConfig(server=ServerConfig(address=listen), client=config)
+    if server is not None:
+        host = server.address.rpartition(":")[0]
+        service = EdgeServiceConfig(server=server, client=config)
         run_until_stopped(
             edge(service, half, half.name),
             lambda port: report({"event": "listening", "address": f"{host}:{port}"}),

@@ -14,6 +14,7 @@ from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.measures.scores import truncate
+from splitleak.wire.channel import ChannelConfig
 from splitleak.wire.classifier import ClassifierClient, Scores
 from splitleak.wire.shared import SharedScores
 
@@ -28,6 +29,7 @@ class SharingConfig(Config):
     )
     scores: Scores = Field(default="auto", description="what the service answers")
     output: str | None = Field(default=None, description="which of several outputs holds the scores")
+    channel: ChannelConfig = Field(default_factory=ChannelConfig, description="how the service is reached")
 
 
 def share_predictions(config: SharingConfig, images: Path, out: Path) -> dict[str, Any]:
@@ -47,7 +49,9 @@ def share_predictions(config: SharingConfig, images: Path, out: Path) -> dict[st
     if len(found) == 0:
         raise ValueError(f"{images}: expected at least one image, got none")
     ids = [secrets.token_hex(8) for _ in range(len(found))]
-    with ClassifierClient(config.service, config.model, scores=config.scores, output=config.output) as client:
+    with ClassifierClient(
+        config.service, config.model, scores=config.scores, output=config.output, channel=config.channel
+    ) as client:
         pixels = _fitted(found, client.input_shape).floats().numpy()
         replies = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(ids)]
         model = client.model

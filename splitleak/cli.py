@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edge.device import DeviceProfile
     from eval.plan import Plan
     from splitleak.datasets.splits import Splits
+    from splitleak.wire.channel import ChannelConfig
+    from splitleak.wire.service import ServerConfig
 
 app = typer.Typer(
     name="splitleak",
@@ -39,6 +41,12 @@ Engine = Annotated[
 EmulatedDevice = Annotated[
     Literal["raspberry-pi-4", "raspberry-pi-5", "phone"] | None,
     typer.Option(help="Emulate a slower device: fewer threads, and a wait after each computation; an assumption."),
+]
+ServerFile = Annotated[
+    Path | None, typer.Option("--server", help="TOML or JSON of what is served here: TLS, tokens, limits.")
+]
+ChannelFile = Annotated[
+    Path | None, typer.Option("--channel", help="TOML or JSON of how a server is reached: TLS, token, timeouts.")
 ]
 Listen = Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 picks one and prints it.")]
 Settings = Annotated[
@@ -337,6 +345,7 @@ def cloud(
     capture: Annotated[
         Path | None, typer.Option(help="Be a curious cloud: write all that comes and goes to this capture.")
     ] = None,
+    server: ServerFile = None,
     engine: Engine = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -353,10 +362,9 @@ def cloud(
     from splitleak.config import read_document
     from splitleak.seeding import resolve_device
     from splitleak.wire.malloc import keep_big_buffers
-    from splitleak.wire.service import ServerConfig
 
     keep_big_buffers()
-    server = ServerConfig.parse({"address": listen, "metrics": metrics}, source="cloud")
+    serving = _server(listen, server, metrics=metrics)
     _use_threads(threads)
     asked = None
     if policy is not None or settings:
@@ -368,7 +376,7 @@ def cloud(
         if whole
         else load_cloud(_half(folder, "cloud"), found, engine=engine)
     )
-    config = CloudConfig(server=server, capture=capture, policy=asked, noise_seed=noise_seed)
+    config = CloudConfig(server=serving, capture=capture, policy=asked, noise_seed=noise_seed)
     _serve(cloud_service(config, loaded), listen, as_json, f"cloud serves {loaded.name!r}")
 
 
@@ -388,6 +396,8 @@ def edge(
         typer.Option(help="How features travel; uint8 is quantised, deflate packs without loss."),
     ] = "fp32",
     window: Annotated[int, typer.Option(min=1, help="Unanswered requests at most.")] = 4,
+    channel: ChannelFile = None,
+    server: ServerFile = None,
     repeat: Annotated[int, typer.Option(min=1, help="Send each of --images so many times in a row.")] = 1,
     noise_seed: Annotated[
         int | None, typer.Option(min=0, help="Repeatable noise, for experiments; default: fresh from the system.")
@@ -415,14 +425,29 @@ def edge(
     keep_big_buffers()
     profile = _use_device(device_profile, threads)
     loaded = load_edge(_half(half, "edge"), resolve_device(device), seed=noise_seed, engine=engine)
-    config = EdgeConfig(cloud=cloud, model=loaded.name, codec=codec, window=window)
+    config = EdgeConfig(cloud=cloud, model=loaded.name, codec=codec, window=window, channel=_channel(channel))
+    serving = None if listen is None else _server(listen, server)
     computed = loaded if profile is None else EmulatedHalf(loaded, profile)
     emulation = {} if profile is None else {"emulated_device": profile.name}
 
     def say(event: dict[str, Any]) -> None:
         _event(as_json, {**event, **emulation})
 
-    run_edge(config, computed, images=images, ledger=ledger, listen=listen, report=say, repeat=repeat)
+    run_edge(config, computed, images=images, ledger=ledger, server=serving, report=say, repeat=repeat)
+
+
+@app.command()
+def token(
+    client: Annotated[str, typer.Argument(help="The client's name, which its limits are counted under.")],
+    tokens: Annotated[Path, typer.Option(help="The server's file; it learns the token's SHA-256 alone.")],
+    out: Annotated[Path, typer.Option(help="The client's file, which only its owner may read.")],
+    as_json: Json = False,
+) -> None:
+    """Make a token for a client of a service; a server that runs knows it after its next start."""
+    from splitleak.wire.security import make_token
+
+    make_token(client, tokens, out)
+    _result(as_json, {"client": client, "token_file": str(out)}, f"{out}: a token for {client!r}; known by {tokens}")
 
 
 @app.command()
@@ -430,15 +455,16 @@ def tap(
     upstream: Annotated[str, typer.Option(help="HOST:PORT of the cloud.")],
     capture: Annotated[Path, typer.Option(help="Capture file to append to.")] = Path("runs/tap.capture"),
     listen: Listen = "127.0.0.1:8002",
+    channel: ChannelFile = None,
+    server: ServerFile = None,
     as_json: Json = False,
 ) -> None:
     """Stand between edge and cloud, pass everything on, and write it to a capture file until SIGINT or SIGTERM."""
     from attacker.tap import TapConfig
     from attacker.tap import tap as tap_service
-    from splitleak.wire.service import ServerConfig
 
     capture.parent.mkdir(parents=True, exist_ok=True)
-    config = TapConfig(server=ServerConfig(address=listen), upstream=upstream, capture=capture)
+    config = TapConfig(server=_server(listen, server), upstream=upstream, capture=capture, channel=_channel(channel))
     _serve(tap_service(config), listen, as_json, f"tap in front of {upstream}, writing {capture}")
 
 
@@ -452,6 +478,7 @@ def predict(
     model: ServedName = None,
     scores: ServedScores = "auto",
     output: ServedOutput = None,
+    channel: ChannelFile = None,
     out: Annotated[Path, typer.Option(help="Folder for what is published, and the ledger.")] = Path("runs/predictions"),
     as_json: Json = False,
 ) -> None:
@@ -461,7 +488,8 @@ def predict(
     """
     from edge.sharing import SharingConfig, share_predictions
 
-    config = SharingConfig(service=service, model=model, share=tuple(share or (0,)), scores=scores, output=output)
+    asked = {"service": service, "model": model, "share": tuple(share or (0,)), "scores": scores, "output": output}
+    config = SharingConfig.parse({**asked, "channel": _channel(channel)}, source="predict")
     made = share_predictions(config, images, out)
     right = "" if made["accuracy"] is None else f", {made['accuracy']:.1%} right"
     text = f"{out}: {made['images']} images by {made['model']!r}{right}; {', '.join(made['shared'])}"
@@ -479,6 +507,7 @@ def query(
     model: ServedName = None,
     scores: ServedScores = "auto",
     output: ServedOutput = None,
+    channel: ChannelFile = None,
     out: Annotated[Path, typer.Option(help="File for what the images became.")] = Path("runs/pairs.npz"),
     draws: Annotated[int, typer.Option(min=1, help="Answers an image: who knows the noise trains with it.")] = 1,
     views: Annotated[int, typer.Option(min=1, help="Queries an answer: it is their mean.")] = 1,
@@ -493,9 +522,9 @@ def query(
     from attacker.run import record_queries
 
     if service is not None and capture is None and edge is None:
-        probe: Probe = ServiceProbe(service, model, scores=scores, output=output)
+        probe: Probe = ServiceProbe(service, model, scores=scores, output=output, channel=_channel(channel))
     elif service is None and capture is not None and edge is not None:
-        probe = EdgeProbe(edge, capture, served_model(capture))
+        probe = EdgeProbe(edge, capture, served_model(capture), channel=_channel(channel))
     else:
         raise typer.BadParameter("expected --service, or --capture with --edge")
     made = record_queries(probe, public, out, draws=draws, views=views, budget=max_queries)
@@ -521,6 +550,7 @@ def attack(
     encoder: Annotated[Path | None, typer.Option(help="White box: the edge half of the artifact.")] = None,
     head: Annotated[Path | None, typer.Option(help="The cloud half, as a curious cloud has it.")] = None,
     views: Annotated[int, typer.Option(min=1, help="Requests in a row that show one victim; averaged.")] = 1,
+    channel: ChannelFile = None,
     out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/attack"),
     attack: Annotated[
         str | None, typer.Option(help="The attack, by name; default: decoder, or prediction-inversion with --shared.")
@@ -560,6 +590,7 @@ def attack(
         service=service,
         scores=scores,
         output=output,
+        channel=_channel(channel),
     )
     with progress(name) as report:
         made = run_attack(asked, access, out, resolve_device(device), report)
@@ -577,6 +608,7 @@ def invert(
     pairs: Annotated[Path | None, typer.Option(help="Queries on record (`splitleak query`), instead.")] = None,
     artifact: Annotated[Path | None, typer.Option(help="White box: the artifact with both halves.")] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="How many; default: as many as are answered.")] = None,
+    channel: ChannelFile = None,
     out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/classes"),
     config: Annotated[Path | None, typer.Option(help="TOML or JSON with the attack's settings.")] = None,
     settings: Settings = None,
@@ -602,7 +634,14 @@ def invert(
     about = {"preset": preset, "settings": given, "seed": seed, "classes": classes, "max_queries": max_queries}
     asked = InversionConfig.parse({"attack": attack, **about}, source="invert")
     access = InversionAccess(
-        public=public, service=service, pairs=pairs, artifact=artifact, model=model, scores=scores, output=output
+        public=public,
+        service=service,
+        pairs=pairs,
+        artifact=artifact,
+        model=model,
+        scores=scores,
+        output=output,
+        channel=_channel(channel),
     )
     with progress(attack) as report:
         made = run_inversion(asked, access, out, resolve_device(device), report)
@@ -1087,6 +1126,22 @@ def _splits(folder: Path | None) -> "Splits":
 def _half(folder: Path, half: str) -> Path:
     """The half itself, where an artifact was named."""
     return folder / half if (folder / "artifact.json").exists() else folder
+
+
+def _server(listen: str, file: Path | None, *, metrics: str | None = None) -> "ServerConfig":
+    from splitleak.wire.security import read_beside
+    from splitleak.wire.service import ServerConfig
+
+    given = {"address": listen} if metrics is None else {"address": listen, "metrics": metrics}
+    document = read_beside(file) if file is not None else {}
+    return ServerConfig.parse({**document, **given}, source=str(file or "server"))
+
+
+def _channel(file: Path | None) -> "ChannelConfig":
+    from splitleak.wire.channel import ChannelConfig
+    from splitleak.wire.security import read_beside
+
+    return ChannelConfig() if file is None else ChannelConfig.parse(read_beside(file), source=str(file))
 
 
 def _serve(service: "AbstractContextManager[int]", listen: str, as_json: bool, what: str) -> None:

@@ -14,7 +14,7 @@ import secrets
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import grpc
 from pydantic import Field, model_validator
@@ -23,6 +23,7 @@ from splitleak.config import Config, read_document
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WORD = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # what a bearer token may hold
+_PATHS = frozenset({"certificate", "key", "client_ca", "ca", "tokens_file", "token_file"})
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -143,6 +144,25 @@ def make_token(client: str, tokens: Path, out: Path) -> None:
         file.write(word + "\n")
     known[client] = hashlib.sha256(word.encode()).hexdigest()
     write_json(tokens, known)
+
+
+def read_beside(path: Path) -> dict[str, Any]:
+    """The document of a server's or a channel's settings; the files it names are looked for beside it.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no TOML or JSON table, or holds a token itself.
+    """
+    document = read_document(path)
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: expected a table of settings, got a {type(document).__name__}")
+    if "token" in document:
+        raise ValueError(f"{path}: expected token_file, the name of a file that holds the token, got the token itself")
+    tables = [document, *(table for table in document.values() if isinstance(table, dict))]
+    for table in tables:
+        for key in _PATHS & table.keys():
+            table[key] = str(path.parent / str(table[key]))
+    return document
 
 
 def is_loopback(address: str) -> bool:

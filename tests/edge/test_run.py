@@ -15,6 +15,7 @@ import json, sys
 import numpy as np
 from edge.client import EdgeConfig
 from edge.run import run_edge
+from splitleak.wire.service import ServerConfig
 
 class Half:
     name, input_shape, feature_shape = "toy", (1, 4, 4), (2, 4, 4)
@@ -25,7 +26,7 @@ def report(event):
     print(json.dumps(event), flush=True)
 
 config = EdgeConfig(cloud=sys.argv[1], model="toy")
-run_edge(config, Half(), images=None, ledger=None, listen="127.0.0.1:0", report=report)
+run_edge(config, Half(), images=None, ledger=None, server=ServerConfig(), report=report)
 """
 
 
@@ -40,7 +41,7 @@ def images(tmp_path):
 def test_each_image_is_one_request_and_the_ledger_says_which(tmp_path, encoder, start_cloud, images):
     cloud, events = start_cloud(), []
     config = EdgeConfig(cloud=cloud.address, model="toy")
-    run_edge(config, encoder, images=images, ledger=tmp_path / "ledger.json", listen=None, report=events.append)
+    run_edge(config, encoder, images=images, ledger=tmp_path / "ledger.json", server=None, report=events.append)
     ledger = Ledger.read(tmp_path / "ledger.json")
     pixels = np.load(images)["images"][:, None].astype(np.float32) / 255
     assert [entry.place for entry in ledger.entries] == list(range(7))
@@ -71,7 +72,7 @@ def test_two_streams_share_no_id(encoder, start_cloud, images):
             encoder,
             images=images,
             ledger=None,
-            listen=None,
+            server=None,
             report=lambda event: None,
         )
     assert len({each.id for each in cloud.arrived}) == 14

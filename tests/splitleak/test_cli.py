@@ -23,6 +23,7 @@ COMMANDS = (
     "cloud",
     "edge",
     "tap",
+    "token",
     "predict",
     "query",
     "attack",

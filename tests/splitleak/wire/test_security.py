@@ -12,6 +12,7 @@ from splitleak.wire.security import (
     Tokens,
     is_loopback,
     make_token,
+    read_beside,
     read_token,
 )
 from splitleak.wire.service import ServerConfig
@@ -158,3 +159,21 @@ def test_authorities_that_are_none_are_refused(certificates):
 def test_a_configuration_says_where_a_secret_is_and_not_what_it_is(token_file):
     config = ChannelConfig(token_file=token_file)
     assert WORD not in repr(config) + str(config.document())
+
+
+def test_the_files_of_a_setting_are_looked_for_beside_it(tmp_path):
+    path = tmp_path / "server.toml"
+    path.write_text('tokens_file = "tokens.json"\n[tls]\ncertificate = "server.pem"\nkey = "/secret/server.key"\n')
+    assert ServerConfig.parse(read_beside(path), source=str(path)) == ServerConfig(
+        tokens_file=tmp_path / "tokens.json",
+        tls=TlsServerConfig(certificate=tmp_path / "server.pem", key="/secret/server.key"),
+    )
+
+
+@pytest.mark.parametrize("document", [f'{{"token": "{WORD}"}}', f'["{WORD}"]'])
+def test_a_token_in_a_setting_is_refused_and_not_repeated(tmp_path, document):
+    path = tmp_path / "channel.json"
+    path.write_text(document)
+    with pytest.raises(ValueError, match=r"channel.json: expected") as caught:
+        read_beside(path)
+    assert WORD not in str(caught.value)

@@ -21,6 +21,7 @@ from splitleak.wire.status import named_error, status
         (TimeoutError("expected 4, got 3"), grpc.StatusCode.DEADLINE_EXCEEDED),
         (ConnectionError("expected 4, got 3"), grpc.StatusCode.UNAVAILABLE),
         (CancelledError("expected 4, got 3"), grpc.StatusCode.CANCELLED),
+        (PermissionError("expected 4, got 3"), grpc.StatusCode.PERMISSION_DENIED),
     ],
 )
 def test_an_error_that_a_client_can_act_on_keeps_its_message(error, code, caplog):
@@ -37,7 +38,7 @@ def test_an_error_of_our_own_making_is_internal_and_logged(caplog):
     assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError]
 
 
-@pytest.mark.parametrize("error", [ValueError, LookupError, queue.Full, TimeoutError, ConnectionError])
+@pytest.mark.parametrize("error", [ValueError, LookupError, queue.Full, TimeoutError, ConnectionError, PermissionError])
 def test_what_a_server_raises_is_what_its_client_raises(error):
     code, _ = status(error("expected 4, got 3"))
     found = named_error(code.name, "what: expected 4, got 3")
@@ -47,3 +48,7 @@ def test_what_a_server_raises_is_what_its_client_raises(error):
 
 def test_what_no_client_can_act_on_is_a_runtime_error():
     assert type(named_error("INTERNAL", "oops")) is RuntimeError
+
+
+def test_a_client_that_showed_no_token_raises_a_permission_error():
+    assert type(named_error("UNAUTHENTICATED", "who are you")) is PermissionError
