@@ -17,6 +17,7 @@ from eval import published
 from splitleak.config import Config, digest, merged
 from splitleak.datasets import SHIPPED
 from splitleak.datasets.splits import SplitConfig
+from splitleak.wire.codec import Codec
 
 GIVEN = frozenset({"public", "query", "labels", "encoder", "head", "fresh_encoder"})
 """What a campaign can let an attack know, beside the captured features; which of it an attack gets is its ``needs``."""
@@ -74,6 +75,7 @@ class MethodEntry(Config):
         default=None, description="in place of the campaign's; empty: the method has no twin"
     )
     training: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's")
+    codec: Codec = Field(default="fp32", description="how its features travel; the target is the same under each")
 
 
 class AttackEntry(Config):
@@ -154,10 +156,13 @@ class CampaignConfig(Config):
         """The rows and what each stacks, and the attacks on all of them."""
         attacks = ", ".join(entry.name for entry in self.attacks)
         rows = [
-            (method.name, plus or "", " → ".join(defense.name for defense in stack), attacks)
+            (
+                *(method.name, plus or "", " → ".join(defense.name for defense in stack)),
+                *("" if method.codec == "fp32" else method.codec, attacks),
+            )
             for method, plus, stack in self.rows()
         ]
-        return [("method", "plus", "defenses", "attacks"), *rows]
+        return [("method", "plus", "defenses", "codec", "attacks"), *rows]
 
     def target(
         self, dataset: DatasetEntry, model: ModelEntry, method: MethodEntry, stack: Sequence[DefenseConfig], seed: int

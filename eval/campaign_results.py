@@ -14,15 +14,26 @@ Record = dict[str, Any]
 Row = tuple[str, str | None]
 """A row of the table: the method, and what is stacked on top of it or None."""
 
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
 _LABELS = ("id", "dataset", "model", "method", "plus", "attack", "seed", "views", "target")
 
 OF_TARGET: dict[str, Callable[[Record, Record], float | None]] = {
     "accuracy": lambda record, _: 100 * float(record["target"]["accuracy"]),
+    "wire_accuracy": lambda record, _: _percent(record["wire"]["accuracy"]),
+    "bytes": lambda record, _: float(record["wire"]["bytes_per_image"]),
     "bound": lambda _, leakage: leakage["mse_bound"] if leakage else None,
     "fsinfo": lambda _, leakage: leakage["fsinfo_nats_per_pixel"] if leakage else None,
     "effective_dimensions": lambda _, leakage: leakage["effective_dimensions"] if leakage else None,
 }
-"""Figures of a target, from a record of any attack on it and the target's attack-free measures (empty if none)."""
+"""Figures of a target, from a record of any attack on it and the target's attack-free measures (empty if none).
+
+``accuracy`` is that of the target on its test images, ``wire_accuracy`` what came back for the victims' images, under
+the codec that carried their features, and ``bytes`` the size of a message.
+"""
 
 OF_ATTACK: dict[str, Callable[[Record], float]] = {
     "ssim": lambda record: float(record["score"]["ssim_zero_padded"]["mean"]),
@@ -64,6 +75,7 @@ class Cell:
     seed: int
     views: int
     target: str
+    codec: str
     folder: Path
     record: Record | None
     leakage: Record
@@ -205,6 +217,7 @@ def _cell(folder: Path, planned: Mapping[str, Any]) -> Cell:
     record, leakage = score / "record.json", folder / "leakage" / f"{planned['target']}.json"
     return Cell(
         **{name: planned[name] for name in _LABELS},
+        codec=planned.get("codec", "fp32"),
         folder=score,
         record={**read_document(record), "cell": dict(planned)} if record.is_file() else None,
         leakage=read_document(leakage) if leakage.is_file() else {},

@@ -12,7 +12,7 @@ from splitleak.models.split import ARCHITECTURES
 Group = tuple[str, str]
 
 SHOWN = {"ssim": "SSIM", "psnr": "PSNR dB", "mse": "MSE"}
-_DIGITS = {"accuracy": 2, "ssim": 3, "psnr": 2, "mse": 4, "fsinfo": 4}
+_DIGITS = {"accuracy": 2, "wire_accuracy": 2, "bytes": 0, "ssim": 3, "psnr": 2, "mse": 4, "fsinfo": 4}
 
 
 class Published:
@@ -60,6 +60,9 @@ def scores(campaign: Campaign, group: Group) -> Sheet:
     columns += [(attack, name) for attack in campaign.attacks for name in SHOWN.values()]
     columns += [("without any attack", "MSE bound"), ("without any attack", "FSInfo")]
     figures: list[tuple[str, str | None]] = [("accuracy", None)]
+    if any(cell.codec != "fp32" for cell in campaign.cells):
+        columns[2:2] = [("on the wire", "accuracy %"), ("on the wire", "bytes/image")]
+        figures += [("wire_accuracy", None), ("bytes", None)]
     figures += [(metric, attack) for attack in campaign.attacks for metric in SHOWN]
     free: list[tuple[str, str | None]] = [("bound", None), ("fsinfo", None)]
     rows = []
@@ -123,6 +126,7 @@ def csv_rows(campaign: Campaign) -> Iterator[dict[str, Any]]:
             "plus": cell.plus,
         }
         labels |= {"attack": cell.attack, "seed": cell.seed, "views": cell.views, "target": cell.target}
+        labels |= {"codec": cell.codec}
         yield labels | {metric: cell.figure(metric) for metric in (*OF_TARGET, *OF_ATTACK)}
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from eval.bench import Bench, Figures
 from eval.plan import Job, Kind
-from eval.prediction_jobs import do_predict, do_prediction_cell, do_purify
+from eval.prediction_jobs import do_predict, do_prediction_cell, do_prior, do_purify
 from eval.record import make_record
 from splitleak.artifacts import write_json, written_folder
+from splitleak.config import merged
 from splitleak.seeding import derive_seed
 
 _STREAM_S = 3600.0
@@ -41,10 +42,22 @@ def _split(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
 def _train(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     out = bench.store.path(job)
     config = out.with_name(f"{out.name}.json")
-    write_json(config, settings["target"])
+    write_json(config, _started(bench, settings))
     images = bench.below(settings["images"])
     made = bench.run(job, "train", "--out", out, "--images", images, "--config", config, *bench.computing())
     return {"accuracy": made["accuracy"]}
+
+
+def _started(bench: Bench, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The target's settings, in which a transfer that names no artifact has the campaign's own."""
+    target = dict(settings["target"])
+    if "pretrained" in settings:
+        own = {"name": "transfer", "config": {"pretrained": None}}
+        source = {"config": {"pretrained": str(bench.below(settings["pretrained"]))}}
+        target["defenses"] = [
+            merged(each, source) if merged(each, own) == each else each for each in target["defenses"]
+        ]
+    return target
 
 
 def _capture(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
@@ -58,7 +71,8 @@ def _capture(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
         noise = derive_seed(job.seed, "wire", settings["views"], settings["draws"])
         victims = ("--images", images / "victims.npz", "--ledger", partial / "ledger.json")
         repeated = ("--repeat", settings["views"], "--noise-seed", noise)
-        given = ("edge", artifact / "edge", "--cloud", tap, *victims, *repeated, *computing)
+        sent = ("--codec", settings.get("codec", "fp32"))
+        given = ("edge", artifact / "edge", "--cloud", tap, *victims, *repeated, *sent, *computing)
         edge = stack.enter_context(bench.serving(job, *given, patience_s=_STREAM_S))
         own = ("--public", images / "public.npz", "--draws", settings["draws"], "--views", settings["views"])
         bench.run(job, "query", "--capture", capture, "--edge", edge, *own, "--out", partial / "pairs.npz")
@@ -103,6 +117,7 @@ _DO: dict[Kind, Callable[[Bench, Job, Mapping[str, Any]], Figures]] = {
     "split": _split,
     "train": _train,
     "purify": do_purify,
+    "prior": do_prior,
     "capture": _capture,
     "predict": do_predict,
     "cell": _cell,

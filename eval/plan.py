@@ -7,6 +7,7 @@ Below the campaign's folder::
     targets/<key>/                      artifact of `splitleak train`
     captures/<key>/                     tap.capture, ledger.json, pairs.npz: shared by the attacks on a target
     purifiers/<key>/                    what `splitleak purify` wrote for a target
+    priors/<key>/                       what `splitleak prior` wrote for a set of public images
     predictions/<key>/                  shared-<m>.npz, ledger.json, pairs-<auxiliary>.npz: a target behind a policy
     leakage/<target>.json               attack-free measures of a target
     cells/<id>/attack/, cells/<id>/score/{record.json,pictures.npz}
@@ -15,14 +16,14 @@ Below the campaign's folder::
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from defenses.stack import DefenseConfig
 from eval.campaign import AttackEntry, CampaignConfig, DatasetEntry, fingerprint
 from splitleak.config import digest
 
-Kind = Literal["split", "train", "purify", "capture", "predict", "cell", "leakage"]
-KINDS: tuple[Kind, ...] = ("split", "train", "purify", "capture", "predict", "cell", "leakage")
+Kind = Literal["split", "train", "purify", "prior", "capture", "predict", "cell", "leakage"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Planned(Protocol):
@@ -151,11 +152,12 @@ def _of_split(config: CampaignConfig, dataset: DatasetEntry, split: Job, seed: i
         for method, plus, stack in config.rows():
             target = config.target(dataset, model, method, stack, seed)
             labels = {"dataset": dataset.name, "model": model.name, "method": method.name, "plus": plus}
+            labels |= _named(method.codec)
             targets.append((_train(split, target, stack, _title(config, labels), seed), labels))
     for train, labels in sorted(targets, key=lambda each: -each[0].cost):  # stable: equals stay in the file's order
         yield train
         for entry in config.attacks:
-            capture = _capture(train, entry, _title(config, labels))
+            capture = _capture(train, entry, _title(config, labels), labels.get("codec"))
             yield capture
             yield _cell(config, train, capture, entry, {**labels, "attack": entry.name})
         yield _leakage(train, _title(config, labels))
@@ -179,12 +181,18 @@ def _train(split: Job, target: dict[str, Any], stack: Sequence[DefenseConfig], t
     return Job(f"train-{key}", "train", f"{title}, seed {seed}", seed, f"targets/{key}", (split.id,), cost, settings)
 
 
-def _capture(train: Job, entry: AttackEntry, title: str) -> Job:
+def _named(codec: str | None) -> dict[str, str]:
+    """The codec where it is not the plain one: what was planned before there was a choice keeps its ids."""
+    return {"codec": codec} if codec not in (None, "fp32") else {}
+
+
+def _capture(train: Job, entry: AttackEntry, title: str, codec: str | None) -> Job:
     settings = {
         "images": train.settings["images"],
         "artifact": train.output,
         "views": entry.views,
         "draws": entry.draws,
+        **_named(codec),
     }
     key = digest([settings, train.seed])
     label = f"{title}, seed {train.seed}{f', {entry.views} views' if entry.views > 1 else ''}"

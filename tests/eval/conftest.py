@@ -67,7 +67,7 @@ def parsed():
 def fake_record():
     """``fake_record(cell, mse, ...)``: what the judge might have written of a cell."""
 
-    def make(cell, mse=0.02, *, ssim=0.5, accuracy=0.9, psnr=None, findings=None, values=4):
+    def make(cell, mse=0.02, *, ssim=0.5, accuracy=0.9, psnr=None, findings=None, values=4, sent=2114.0):
         made = {"command": "splitleak", "commit": "abc123", "hardware": "abacus", "torch": "2"}
         model = {"architecture": "vgg11", "cut": 4, "width": 0.25, "channels": 1, "size": 8, "classes": 10}
         stack = STACKS[cell["method"]] + ([{"name": "cem", "config": {}}] if cell["plus"] else [])
@@ -84,6 +84,7 @@ def fake_record():
                 "provenance": made,
             },
             "attack": {"attack": cell["kind"], "config": {}, "findings": findings or {}, "provenance": made},
+            "wire": {"images": values, "bytes_per_image": sent, "accuracy": accuracy},
             "score": {
                 "n": values,
                 "mse": {"mean": mse, **spread},
@@ -112,6 +113,7 @@ def fake_campaign(tmp_path, fake_record):
         attacks=("decoder", "gan"),
         seeds=(0, 1),
         leakage=None,
+        codecs=(),
         **config,
     ):
         folder, draw = tmp_path / "campaign", np.random.default_rng(0)
@@ -137,6 +139,7 @@ def fake_campaign(tmp_path, fake_record):
                             }
                         )
         for cell in cells:
+            cell |= {"codec": codecs[cell["method"]]} if cell["method"] in codecs else {}
             figures = {
                 "mse": ERRORS[cell["method"]] + (0.002 if cell["plus"] else 0) + 0.0001 * cell["seed"],
                 "ssim": 0.8 - 4 * ERRORS[cell["method"]] - (0.02 if cell["plus"] else 0),

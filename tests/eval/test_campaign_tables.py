@@ -113,3 +113,14 @@ def test_the_csv_has_a_row_for_what_is_missing_too(fake_campaign):
     assert {row["mse"] is None for row in rows if row["attack"] == "decoder"} == {True}
     assert rows[1]["method"] == "Bottleneck"
     assert all(row["ssim_valid"] == pytest.approx(row["ssim"] + 0.1) for row in rows if row["attack"] == "gan")
+
+
+def test_where_codecs_are_swept_their_bytes_and_their_accuracy_on_the_wire_are_shown(fake_campaign):
+    campaign = Campaign.load(
+        fake_campaign(codecs={"DistCorr": "uint8"}, methods=("Bottleneck", "DistCorr"), seeds=(0,))
+    )
+    sheet = scores(campaign, GROUP)
+    assert sheet.headings[:3] == [("", 2), ("on the wire", 2), ("decoder", 3)]
+    row = shown(sheet)["DistCorr"]
+    assert (row["on the wire accuracy %"], row["on the wire bytes/image"]) == ("90.00", "2114")
+    assert {row["method"]: row["codec"] for row in csv_rows(campaign)} == {"Bottleneck": "fp32", "DistCorr": "uint8"}

@@ -161,3 +161,17 @@ def test_several_models_and_data_sets_are_told_apart():
     made = plan(more)
     assert len(made.cells) == 4 * 24
     assert "Noise + CEM, large, wide, decoder, seed 1" in {job.label for job in made.cells}
+
+
+def test_a_codec_is_another_row_of_the_same_target():
+    def change(document):
+        document["methods"].append({"name": "Noise uint8", "defenses": [NOISE], "codec": "uint8"})
+
+    before, with_codec = plan(), plan(change)
+    assert changed(before, change) == Counter()  # no id moves
+    added = Counter(job.kind for job in with_codec.jobs if job.id not in {each.id for each in before.jobs})
+    assert added == {"capture": 2 * 2 * 2, "cell": 2 * 2 * 3}  # seeds, twins, captures and attacks of each
+    cells = [job for job in with_codec.cells if job.settings["cell"]["method"] == "Noise uint8"]
+    assert {job.settings["cell"]["codec"] for job in cells} == {"uint8"}
+    captures = {job.output for job in with_codec.jobs if job.settings.get("codec") == "uint8"}
+    assert {job.settings["capture"] for job in cells} == captures
