@@ -1,0 +1,101 @@
+"""All that a judge says of images rebuilt of every class: the figures of the literature, and what each is made of."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from defenses.artifact import WholeModel
+from eval.evaluator import Evaluator, probabilities
+from splitleak.datasets.images import Images
+from splitleak.measures.diversity import diversity
+from splitleak.measures.feature_distance import feature_distances
+from splitleak.measures.frechet import frechet_distance
+from splitleak.measures.hits import attack_accuracy, top_k_hits
+from splitleak.models.penultimate import penultimate
+
+_BATCH = 256
+_TOP = (1, 5)
+
+
+def class_figures(
+    target: WholeModel, evaluator: Evaluator, by_class: Tensor, private: Images, *, k: int = 3
+) -> dict[str, Any]:
+    """The figures of images ``by_class`` ``(K, R, C, H, W)`` in [0, 1], rebuilt of ``target``; a JSON document.
+
+    ``private`` are the images that the target was trained on. Values of single images are lists of K lists of R.
+    Features are those of the evaluator before its last linear layer; figures of different evaluators do not compare.
+
+    - ``chance`` (one over K), ``classes``, ``images_per_class``, ``evaluator_on_private``: how often it is right there.
+    - ``top1``, ``top5``: `AttackAccuracy`, and ``hits``, 1 where the evaluator has the class among its first; null
+      where K is no larger than that.
+    - ``target_confidence`` in the class, without any policy; ``confidence_gap``, how far its mean is above ``top1``:
+      what the target believes and an evaluator does not.
+    - ``delta_eval``, ``delta_eval_squared``, ``centroid_eval``: see `FeatureDistances`; ``_squared`` is the KNN
+      distance of the codes. Lower is closer.
+    - ``frechet_eval``: `frechet_distance` of all images, hits or not, to all private ones; with both counts. Null for
+      fewer than two images.
+    - ``diversity_eval``: `diversity` with neighbour ``k``, the mean over classes; ``k`` falls to what the smallest
+      class allows, and is null where that is less than 1.
+
+    Raises:
+        ValueError: There are not images of every class, or not of the target's shape.
+    """
+    classes, each = by_class.shape[:2]
+    if by_class.ndim != 5 or classes != target.classes or tuple(by_class.shape[2:]) != target.input_shape or not each:
+        got = tuple(by_class.shape)
+        raise ValueError(f"expected images ({target.classes}, R, *{target.input_shape}) of every class, got {got}")
+    labels = torch.arange(classes).repeat_interleave(each)
+    rebuilt, logits = evaluator_features(evaluator, by_class.flatten(0, 1))
+    own, own_logits = evaluator_features(evaluator, private.floats())
+    confidence = probabilities(target, by_class.flatten(0, 1)).gather(1, labels[:, None])[:, 0]
+    distances = feature_distances(rebuilt, labels, own, private.labels)
+    top = {f"top{first}": _top(logits, labels, first, each) for first in _TOP}
+    recognised = top["top1"]["mean"] if top["top1"] else None
+    apart = frechet_distance(rebuilt, own) if len(rebuilt) > 1 else None
+    return {
+        "n": classes * each,
+        "classes": classes,
+        "images_per_class": each,
+        "chance": 1 / classes,
+        "evaluator_on_private": float((own_logits.argmax(1) == private.labels).float().mean()),
+        **top,
+        "target_confidence": _values(confidence, each),
+        "confidence_gap": None if recognised is None else float(confidence.mean()) - recognised,
+        "delta_eval": _values(distances.nearest, each),
+        "delta_eval_squared": _values(distances.nearest_squared, each),
+        "centroid_eval": _values(distances.centroid, each),
+        "frechet_eval": apart
+        and {"distance": apart, "rebuilt": len(rebuilt), "private": len(own), "dimensions": own.shape[1]},
+        "diversity_eval": _diversity(rebuilt, labels, own, private.labels, k),
+    }
+
+
+@torch.inference_mode()
+def evaluator_features(evaluator: Evaluator, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The evaluator's penultimate features ``(N, d)`` and logits ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1]."""
+    edge = evaluator.model.edge
+    network = nn.Sequential(edge.encoder, edge.stack, evaluator.model.cloud.head)
+    found = [penultimate(network, batch.to(edge.device)) for batch in images.split(_BATCH)]
+    return torch.cat([features.float().cpu() for features, _ in found]), torch.cat([made.cpu() for _, made in found])
+
+
+def _top(logits: Tensor, labels: Tensor, first: int, each: int) -> dict[str, Any] | None:
+    if first >= logits.shape[1]:
+        return None
+    hits = top_k_hits(logits, labels, first).unflatten(0, (-1, each))
+    return {**attack_accuracy(hits[None, None]).document(), "hits": hits.int().tolist()}
+
+
+def _values(values: Tensor, each: int) -> dict[str, Any]:
+    rows = values.double().unflatten(0, (-1, each)).tolist()
+    return {"mean": float(values.double().mean()), "images": [[round(value, 6) for value in row] for row in rows]}
+
+
+def _diversity(rebuilt: Tensor, labels: Tensor, own: Tensor, private_labels: Tensor, k: int) -> dict[str, Any] | None:
+    smallest = min(int(torch.bincount(of).min()) for of in (labels, private_labels))
+    k = min(k, smallest - 1)
+    if k < 1:
+        return None
+    found = [diversity(rebuilt[labels == of], own[private_labels == of], k).document() for of in labels.unique()]
+    return {"k": k, **{name: sum(each[name] for each in found) / len(found) for name in found[0]}}

@@ -1,0 +1,118 @@
+import dataclasses
+
+import pytest
+import torch
+
+from defenses.artifact import load_whole, save
+from defenses.training import TargetConfig, train
+from eval.class_figures import class_figures, evaluator_features
+from eval.evaluator import Evaluator
+from splitleak.artifacts import write_json
+from splitleak.measures.frechet import frechet_distance
+
+CPU = torch.device("cpu")
+
+
+def trained(folder, splits, classes=10, **changes):
+    document = {
+        "model": {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": classes},
+        "training": {"epochs": 3, "batch_size": 32},
+        "seed": 1,
+        **changes,
+    }
+    save(folder, folder.name, train(TargetConfig.parse(document, source="test"), splits, device=CPU))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory, artifact, small_splits):
+    return Evaluator.load(trained(tmp_path_factory.mktemp("judge") / "judge", small_splits), artifact)
+
+
+@pytest.fixture(scope="module")
+def target(artifact):
+    return load_whole(artifact, CPU, seed=0)
+
+
+def of_every_class(images, each):
+    """``(K, R, C, H, W)`` of ``images``."""
+    floats = images.floats()
+    return torch.stack([floats[images.labels == label][:each] for label in range(10)])
+
+
+def test_private_images_themselves_are_as_good_as_it_gets(target, judge, small_splits):
+    private = small_splits.train
+    found = class_figures(target, judge, of_every_class(private, 6), private)
+    assert not any(any(row) for row in found["delta_eval"]["images"])
+    assert found["delta_eval_squared"]["mean"] == 0
+    assert found["centroid_eval"]["mean"] > 0
+    assert found["diversity_eval"]["precision"] == 1
+    assert found["diversity_eval"]["k"] == 3
+    noise = class_figures(target, judge, torch.rand(10, 6, 1, 16, 16), private)
+    assert found["top1"]["mean"] > noise["top1"]["mean"] + 0.2
+    assert found["frechet_eval"]["distance"] < noise["frechet_eval"]["distance"]
+    assert found["frechet_eval"]["rebuilt"] == 60
+    assert found["frechet_eval"]["private"] == len(private) == 600
+
+
+def test_hits_are_the_evaluators_and_confidence_the_targets(target, judge, small_splits):
+    by_class = of_every_class(small_splits.public, 4)
+    found = class_figures(target, judge, by_class, small_splits.train)
+    with torch.no_grad():
+        said = judge.model.cloud.head(judge.model.edge.encoder(by_class.flatten(0, 1)))
+        sure = target.cloud.head(target.edge.encoder(by_class.flatten(0, 1))).softmax(1)
+    labels = torch.arange(10).repeat_interleave(4)
+    expected = (said.argmax(1) == labels).view(10, 4).int()
+    assert found["top1"]["hits"] == expected.tolist()
+    assert found["top1"]["mean"] == pytest.approx(float(expected.float().mean()))
+    five = (said.topk(5, 1).indices == labels[:, None]).any(1)
+    assert found["top5"]["mean"] == pytest.approx(float(five.float().mean()))
+    confidence = sure[torch.arange(40), labels].double()
+    assert torch.tensor(found["target_confidence"]["images"]).flatten().tolist() == pytest.approx(
+        confidence.tolist(), abs=1e-5
+    )
+    assert found["confidence_gap"] == pytest.approx(float(confidence.mean()) - found["top1"]["mean"], abs=1e-5)
+    assert (found["chance"], found["classes"], found["images_per_class"], found["n"]) == (0.1, 10, 4, 40)
+
+
+def test_distances_are_between_the_evaluators_features(target, judge, small_splits):
+    by_class, private = of_every_class(small_splits.public, 2), small_splits.train
+    found = class_figures(target, judge, by_class, private)
+    rebuilt, logits = evaluator_features(judge, by_class.flatten(0, 1))
+    own, _ = evaluator_features(judge, private.floats())
+    assert logits.shape == (20, 10)
+    nearest = [float((own[private.labels == i // 2] - rebuilt[i]).norm(dim=1).min()) for i in range(20)]
+    assert torch.tensor(found["delta_eval"]["images"]).flatten().tolist() == pytest.approx(nearest, rel=1e-4)
+    squares = sum(each**2 for each in nearest) / 20
+    assert found["delta_eval_squared"]["mean"] == pytest.approx(squares, rel=1e-4)
+    assert found["frechet_eval"]["distance"] == pytest.approx(frechet_distance(rebuilt, own))
+    assert found["frechet_eval"]["dimensions"] == own.shape[1]
+
+
+def test_what_few_images_cannot_tell_is_null(target, judge, small_splits, tmp_path):
+    one = class_figures(target, judge, of_every_class(small_splits.public, 1), small_splits.train)
+    assert one["diversity_eval"] is None
+    assert one["top1"]["std_image_index"] is None
+    two = class_figures(target, judge, of_every_class(small_splits.public, 2), small_splits.train)
+    assert two["diversity_eval"]["k"] == 1
+    write_json(tmp_path / "score.json", {"one": one, "two": two})  # which refuses what is not a number
+
+
+def test_the_first_five_of_five_classes_are_no_figure(tmp_path, small_splits):
+    def few(images):
+        kept = images.select((images.labels < 5).nonzero().flatten())
+        return dataclasses.replace(kept, classes=kept.classes[:5])
+
+    parts = {part: few(getattr(small_splits, part)) for part in ("train", "public", "victims", "test")}
+    splits = type(small_splits)(**parts, record=small_splits.record)
+    target = trained(tmp_path / "target", splits, classes=5)
+    judge = Evaluator.load(trained(tmp_path / "judge", splits, classes=5, seed=2), target)
+    found = class_figures(load_whole(target, CPU, seed=0), judge, torch.rand(5, 2, 1, 16, 16), splits.train)
+    assert found["top5"] is None
+    assert found["top1"]["mean"] <= 1
+
+
+@pytest.mark.parametrize("shape", [(9, 2, 1, 16, 16), (10, 2, 1, 20, 20), (10, 0, 1, 16, 16)])
+def test_anything_but_images_of_every_class_is_refused(target, judge, small_splits, shape):
+    with pytest.raises(ValueError, match=r"expected images \(10, R, \*\(1, 16, 16\)\) of every class"):
+        class_figures(target, judge, torch.rand(shape), small_splits.train)
