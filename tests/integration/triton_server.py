@@ -1,4 +1,4 @@
-"""A real Triton Inference Server on loopback: ``triton_server.py ENVIRONMENT REPOSITORY``.
+"""A real Triton Inference Server on loopback: ``triton_server.py ENVIRONMENT REPOSITORY [PORT]``.
 
 ENVIRONMENT is a virtual environment with ``nvidia-pytriton``, whose wheel holds the server and its Python backend, and
 with what the models need. It has to be made by a Python of which the system has the shared library, such as Debian's
@@ -36,10 +36,10 @@ def backends(server, version, folder):
     return folder
 
 
-def main(environment, repository):
+def main(environment, repository, port):
     (packages,) = environment.glob("lib/python3.*/site-packages")
     version = re.search(r"\d+\.\d+", packages.parent.name).group()
-    server, port = packages / "pytriton" / "tritonserver", free_port()
+    server = packages / "pytriton" / "tritonserver"
     with tempfile.TemporaryDirectory() as folder:
         command = [server / "bin" / "tritonserver", "--model-repository", repository]
         command += ["--backend-directory", backends(server, version, Path(folder))]
@@ -59,4 +59,4 @@ def main(environment, repository):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute())
+    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), int((*sys.argv[3:], free_port())[0]))
