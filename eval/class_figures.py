@@ -46,8 +46,8 @@ def class_figures(
         got = tuple(by_class.shape)
         raise ValueError(f"expected images ({target.classes}, R, *{target.input_shape}) of every class, got {got}")
     labels = torch.arange(classes).repeat_interleave(each)
-    rebuilt, logits = evaluator_features(evaluator, by_class.flatten(0, 1))
-    own, own_logits = evaluator_features(evaluator, private.floats())
+    rebuilt, logits = whole_features(evaluator.model, by_class.flatten(0, 1))
+    own, own_logits = whole_features(evaluator.model, private.floats())
     confidence = probabilities(target, by_class.flatten(0, 1)).gather(1, labels[:, None])[:, 0]
     distances = feature_distances(rebuilt, labels, own, private.labels)
     top = {f"top{first}": _top(logits, labels, first, each) for first in _TOP}
@@ -72,11 +72,10 @@ def class_figures(
 
 
 @torch.inference_mode()
-def evaluator_features(evaluator: Evaluator, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The evaluator's penultimate features ``(N, d)`` and logits ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1]."""
-    edge = evaluator.model.edge
-    network = nn.Sequential(edge.encoder, edge.stack, evaluator.model.cloud.head)
-    found = [penultimate(network, batch.to(edge.device)) for batch in images.split(_BATCH)]
+def whole_features(model: WholeModel, images: Tensor) -> tuple[Tensor, Tensor]:
+    """A model's penultimate features ``(N, d)`` and logits ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1]."""
+    network = nn.Sequential(model.edge.encoder, model.edge.stack, model.cloud.head)
+    found = [penultimate(network, batch.to(model.edge.device)) for batch in images.split(_BATCH)]
     return torch.cat([features.float().cpu() for features, _ in found]), torch.cat([made.cpu() for _, made in found])
 
 

@@ -918,6 +918,59 @@ def robustness(
 
 
 @app.command()
+def study(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Folder that `splitleak invert` wrote.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same classes.")],
+    train_images: Annotated[Path, typer.Option(help="The images that the target was trained on.")],
+    out: Annotated[Path, typer.Option(help="The page, an HTML file that needs no other.")] = Path("runs/study.html"),
+    key: Annotated[Path | None, typer.Option(help="File for which side is whose; default: beside --out.")] = None,
+    each: Annotated[int, typer.Option(min=1, help="Pairs of each class, at most.")] = 1,
+    seconds: Annotated[int, typer.Option(min=0, help="To answer a pair; 0: no limit.")] = 60,
+    chooser: Annotated[
+        Path | None, typer.Option(help="An artifact that answers in a person's place; not the judge of other figures.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Make the page of a blind study: a real image of a class, two reconstructions. Which comes closer?
+
+    Who looks at it saves a file of votes for `splitleak study-score`. The page does not tell which side is whose.
+    """
+    from eval.study import StudyConfig, choose, make_study, write_study
+    from splitleak.artifacts import write_json
+
+    config = StudyConfig(each=each, seconds=seconds, seed=seed)
+    made = make_study(first, second, train_images, config)
+    secret = key or out.with_suffix(".key.json")
+    write_study(made, out, secret, config)
+    document: dict[str, Any] = {"page": str(out), "key": str(secret), "pairs": len(made.key.pairs)}
+    if chooser is not None:
+        votes = out.with_suffix(".votes.json")
+        write_json(votes, choose(made, chooser).document())
+        document["votes"] = str(votes)
+    _result(as_json, document, f"{out}: {document['pairs']} pairs; which side is whose is in {secret}")
+
+
+@app.command(name="study-score")
+def study_score(
+    votes: Annotated[list[Path], typer.Argument(help="Files that a study's page saved, or its --chooser.")],
+    key: Annotated[Path, typer.Option(help="The key that `splitleak study` wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Count the votes of a blind study: how often A and B were chosen, with Wilson's 95 % interval."""
+    from eval.votes import score_votes
+
+    found = score_votes(votes, key)
+    shown = "; ".join(
+        f"{side.upper()} ({found[side].get('attack', '?')}) {found[side]['share']:.1%}, "
+        f"{found[side]['low']:.1%} to {found[side]['high']:.1%}"
+        for side in ("a", "b")
+    )
+    text = f"{shown}; {found['answers']} answers of {len(found['voters'])}, {found['unanswered']} unanswered"
+    _result(as_json, found, text)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Folder with records below it (`splitleak score`).")],
     out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the folder.")] = None,

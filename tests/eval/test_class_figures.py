@@ -5,7 +5,7 @@ import torch
 
 from defenses.artifact import load_whole, save
 from defenses.training import TargetConfig, train
-from eval.class_figures import class_figures, evaluator_features
+from eval.class_figures import class_figures, whole_features
 from eval.evaluator import Evaluator
 from splitleak.artifacts import write_json
 from splitleak.measures.frechet import frechet_distance
@@ -78,8 +78,8 @@ def test_hits_are_the_evaluators_and_confidence_the_targets(target, judge, small
 def test_distances_are_between_the_evaluators_features(target, judge, small_splits):
     by_class, private = of_every_class(small_splits.public, 2), small_splits.train
     found = class_figures(target, judge, by_class, private)
-    rebuilt, logits = evaluator_features(judge, by_class.flatten(0, 1))
-    own, _ = evaluator_features(judge, private.floats())
+    rebuilt, logits = whole_features(judge.model, by_class.flatten(0, 1))
+    own, _ = whole_features(judge.model, private.floats())
     assert logits.shape == (20, 10)
     nearest = [float((own[private.labels == i // 2] - rebuilt[i]).norm(dim=1).min()) for i in range(20)]
     assert torch.tensor(found["delta_eval"]["images"]).flatten().tolist() == pytest.approx(nearest, rel=1e-4)

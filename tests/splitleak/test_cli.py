@@ -35,6 +35,8 @@ COMMANDS = (
     "leakage",
     "poison",
     "robustness",
+    "study",
+    "study-score",
     "report",
     "demo",
 )
