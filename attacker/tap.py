@@ -12,7 +12,7 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.wire.captures import CaptureWriter, Direction
-from splitleak.wire.channel import ChannelConfig
+from splitleak.wire.channel import ChannelConfig, open_channel
 from splitleak.wire.service import ServerConfig, serve
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,16 +37,19 @@ def tap(config: TapConfig) -> Iterator[int]:
     Neither side can tell the tap from the other: any method (unary or stream, known or not), metadata both ways, the
     deadline, half-close, cancellation, status code and details pass through. Only ``user-agent`` is the tap's own, as
     gRPC sets it for a whole channel. The cloud need not be up: calls meanwhile fail with UNAVAILABLE, and the tap
-    retries none. Each message is in the capture before it is passed on.
+    retries none. Each message is in the capture before it is passed on; metadata, and with it a client's token, is not.
+
+    Over TLS it is the other end of both connections: the edge must trust the certificate that the tap shows, and the
+    cloud, where it asks for one, what the tap has as a client. Where neither is so, there is `attacker.blind_tap`.
 
     Raises:
         OSError: The address is taken, or the capture cannot be opened (or another process holds it).
+        ValueError: A file with a certificate or a key holds something else.
         WireError: ``capture`` is an existing file that is not a capture.
     """
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(CaptureWriter(config.capture))
-        options = [*config.channel.options(), ("grpc.enable_retries", 0)]
-        channel = stack.enter_context(grpc.insecure_channel(config.upstream, options=options))
+        channel = stack.enter_context(open_channel(config.upstream, config.channel, [("grpc.enable_retries", 0)]))
         relay = _Relay(channel, writer.write)
         port = stack.enter_context(serve(lambda server: server.add_generic_rpc_handlers((relay,)), config.server))
         _LOGGER.info("tap on port %d in front of %s, capture in %s", port, config.upstream, config.capture)

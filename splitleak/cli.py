@@ -453,19 +453,35 @@ def token(
 @app.command()
 def tap(
     upstream: Annotated[str, typer.Option(help="HOST:PORT of the cloud.")],
-    capture: Annotated[Path, typer.Option(help="Capture file to append to.")] = Path("runs/tap.capture"),
+    capture: Annotated[
+        Path | None, typer.Option(help="File to write; default: runs/tap.capture, or runs/tap.jsonl with --blind.")
+    ] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Pass bytes on unread, and write down sizes and times: all that TLS leaves.")
+    ] = False,
     listen: Listen = "127.0.0.1:8002",
     channel: ChannelFile = None,
     server: ServerFile = None,
     as_json: Json = False,
 ) -> None:
-    """Stand between edge and cloud, pass everything on, and write it to a capture file until SIGINT or SIGTERM."""
+    """Stand between edge and cloud, pass everything on, and write it to a capture file until SIGINT or SIGTERM.
+
+    Over TLS it reads what it carries only if the edge trusts the certificate in --server; with --blind it needs none.
+    """
+    from attacker.blind_tap import BlindTapConfig, blind_tap
     from attacker.tap import TapConfig
     from attacker.tap import tap as tap_service
 
-    capture.parent.mkdir(parents=True, exist_ok=True)
-    config = TapConfig(server=_server(listen, server), upstream=upstream, capture=capture, channel=_channel(channel))
-    _serve(tap_service(config), listen, as_json, f"tap in front of {upstream}, writing {capture}")
+    if blind and (channel is not None or server is not None):
+        raise typer.BadParameter("expected --blind, or --channel and --server for a tap that reads, got both")
+    path = capture or Path("runs/tap.jsonl" if blind else "runs/tap.capture")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if blind:
+        service = blind_tap(BlindTapConfig(listen=listen, upstream=upstream, record=path))
+    else:
+        serving, reached = _server(listen, server), _channel(channel)
+        service = tap_service(TapConfig(server=serving, upstream=upstream, capture=path, channel=reached))
+    _serve(service, listen, as_json, f"{'blind ' * blind}tap in front of {upstream}, writing {path}")
 
 
 @app.command()

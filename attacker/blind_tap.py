@@ -1,0 +1,215 @@
+"""The tap that TLS leaves blind: it passes bytes on between edge and cloud, and writes down their sizes and times."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import Field
+
+from splitleak.config import Config
+from splitleak.errors import WireError
+from splitleak.wire.captures import Direction
+
+_T = TypeVar("_T")
+_FORMAT = {"format": "splitleak-sizes", "version": 1}
+_LOGGER = logging.getLogger(__name__)
+_CHUNK = 65536
+_PATIENCE_S = 10.0
+
+
+class BlindTapConfig(Config):
+    """Where the tap listens, whom it forwards to, and where it writes what it saw."""
+
+    listen: str = Field(default="127.0.0.1:0", pattern=r"^.+:\d{1,5}$", description="host:port; port 0: any free one")
+    upstream: str = Field(pattern=r"^.+:\d{1,5}$", description="host:port of the real cloud")
+    record: Path = Field(description="JSON lines: a head, then one a piece of a connection; begun anew")
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A piece of a connection as it passed. TCP, and not the sender, decides where pieces end; see `bursts`."""
+
+    time_ns: int  # wall clock, nanoseconds since 1970
+    connection: int
+    direction: Direction
+    size: int  # bytes
+
+
+@contextlib.contextmanager
+def blind_tap(config: BlindTapConfig) -> Iterator[int]:
+    """Passes every connection on while the block runs, without a look inside; yields the bound port.
+
+    A record that cannot be written (a full disk) never disturbs the traffic; how many were lost is logged at the end.
+
+    Raises:
+        OSError: The address is taken, or the record cannot be opened.
+    """
+    with _Record(config.record) as record, _loop() as loop:
+        server = _run(loop, _start(config, record))
+        port = int(server.sockets[0].getsockname()[1])
+        _LOGGER.info("blind tap on port %d in front of %s, sizes in %s", port, config.upstream, config.record)
+        try:
+            yield port
+        finally:
+            _run(loop, _stop(server))
+
+
+def sightings(path: Path) -> Iterator[Sighting]:
+    """What a blind tap saw, in order; an incomplete last line ends it.
+
+    Raises:
+        OSError: The file cannot be opened.
+        WireError: It is no such record, or damaged.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                found = json.loads(line)
+                if number > 1:
+                    yield Sighting(**found)
+                elif found != _FORMAT:
+                    raise ValueError
+            except (ValueError, TypeError):
+                raise WireError(
+                    f"{path}: expected what a blind tap writes in line {number}, got {line!r:.80}"
+                ) from None
+
+
+def bursts(seen: Iterable[Sighting]) -> list[Sighting]:
+    """Pieces of one connection that passed one way before anything passed the other way, as one.
+
+    An edge that waits for each answer shows one burst up for each request, whatever is inside.
+    """
+    joined: list[Sighting] = []
+    last: dict[int, int] = {}  # of each connection, its last burst's place
+    for each in seen:
+        place = last.get(each.connection)
+        if place is not None and joined[place].direction == each.direction:
+            before = joined[place]
+            joined[place] = Sighting(before.time_ns, each.connection, each.direction, before.size + each.size)
+        else:
+            last[each.connection] = len(joined)
+            joined.append(each)
+    return joined
+
+
+def _sighting(time_ns: int, connection: int, direction: Direction, size: int) -> Sighting:
+    if {type(time_ns), type(connection), type(size)} != {int} or direction not in get_args(Direction):
+        raise ValueError
+    return Sighting(time_ns, connection, direction, size)
+
+
+class _Record:
+    """Appends lines to a file of its own; what a full disk does not take is counted and leaves no half line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lost = 0
+
+    def __enter__(self) -> "_Record":
+        self._file = self._path.open("wb", buffering=0)
+        self._end = 0
+        self._append(_FORMAT)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._lost:
+            _LOGGER.error("%s: %d sightings could not be written", self._path, self._lost)
+
+    def write(self, connection: int, direction: Direction, size: int) -> None:
+        seen = {"time_ns": time.time_ns(), "connection": connection, "direction": direction, "size": size}
+        try:
+            self._append(seen)
+        except OSError as error:
+            self._lost += 1
+            if self._lost == 1:
+                _LOGGER.error("%s: a sighting was not written: %s; later ones are counted", self._path, error)
+
+    def _append(self, document: dict[str, Any]) -> None:
+        line = json.dumps(document).encode() + b"\n"
+        written = 0
+        try:
+            written = self._file.write(line)
+            if written < len(line):
+                raise OSError("the disk took only a part of a line")
+        except OSError:
+            if written:
+                os.ftruncate(self._file.fileno(), self._end)
+                self._file.seek(self._end)
+            raise
+        self._end += len(line)
+
+
+async def _start(config: BlindTapConfig, record: _Record) -> asyncio.Server:
+    numbers = itertools.count()
+    upstream, port = _endpoint(config.upstream)
+
+    async def carry(near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
+        number = next(numbers)
+        with contextlib.suppress(OSError):  # one side is gone: so is the connection
+            try:
+                far_in, far_out = await asyncio.open_connection(upstream, port)
+                try:
+                    await asyncio.gather(
+                        _pump(near_in, far_out, record, number, "request"),
+                        _pump(far_in, near_out, record, number, "response"),
+                    )
+                finally:
+                    far_out.close()
+            finally:
+                near_out.close()
+
+    return await asyncio.start_server(carry, *_endpoint(config.listen))
+
+
+async def _pump(
+    source: asyncio.StreamReader, sink: asyncio.StreamWriter, record: _Record, connection: int, direction: Direction
+) -> None:
+    while piece := await source.read(_CHUNK):
+        record.write(connection, direction, len(piece))
+        sink.write(piece)
+        await sink.drain()
+    sink.write_eof()
+
+
+async def _stop(server: asyncio.Server) -> None:
+    server.close()
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop on a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="blind-tap", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_PATIENCE_S)
+        loop.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _T]) -> _T:
+    return asyncio.run_coroutine_threadsafe(work, loop).result(_PATIENCE_S)
+
+
+def _endpoint(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
