@@ -1,6 +1,7 @@
 """The frontier of a campaign: accuracy against what its strongest attack rebuilt, one point a target."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -24,11 +25,17 @@ def non_dominated(points: Sequence[tuple[float, float]]) -> list[int]:
     >>> non_dominated([(1, 1), (2, 0), (0, 2), (1, 0)])
     [2, 0, 1]
     """
+    kept = (index for index, point in enumerate(points) if not dominated(point, points))
+    return sorted(kept, key=lambda index: points[index])
 
-    def beaten(point: tuple[float, float]) -> bool:
-        return any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in points)
 
-    return sorted((index for index, point in enumerate(points) if not beaten(point)), key=lambda index: points[index])
+def dominated(point: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
+    """Whether one of ``others`` is at least as high in every value, and not equal.
+
+    >>> dominated((1, 2), [(1, 2), (0, 5)]), dominated((1, 2), [(1, 3)])
+    (False, True)
+    """
+    return any(other != point and all(map(operator.ge, other, point)) for other in others)
 
 
 def draw_frontier(campaign: Campaign, out: Path) -> None:

@@ -12,12 +12,12 @@ BREAK_EVEN = ("target", "batch", "split", "beside", "the split is faster")
 
 
 def engine_text(cell: Mapping[str, Any]) -> str:
-    """What really computed, on the edge and in the cloud.
+    """What really computed, on the edge and in the cloud; a dash where nothing does.
 
-    >>> engine_text({"edge_engine": "onnx", "cloud_engine": "torch"})
-    'onnx, torch'
+    >>> engine_text({"edge_engine": "onnx", "cloud_engine": "torch"}), engine_text({"cloud_engine": "onnx"})
+    ('onnx → torch', '- → onnx')
     """
-    return ", ".join(cell[key] for key in ("edge_engine", "cloud_engine") if key in cell)
+    return " → ".join(cell.get(key, "-") for key in ("edge_engine", "cloud_engine"))
 
 
 def cell_rows(cells: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:

@@ -800,6 +800,42 @@ def latency(
 
 
 @app.command()
+def recommend(
+    results: Annotated[list[Path], typer.Argument(help="Folders of campaigns, or of runs such as the demo's.")],
+    latency: Annotated[
+        Path | None, typer.Option(help="What `splitleak latency --out` wrote of the same targets; default: none.")
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None, typer.Option(min=0, help="Points of accuracy below the undefended design, at most.")
+    ] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Median of one request, at most.")] = None,
+    max_bytes: Annotated[float | None, typer.Option(help="Bytes of one image's message, at most.")] = None,
+    link: Annotated[str | None, typer.Option(help="Which link of the latency record; default: its only one.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Which data set of the results; default: the only one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Name the cut, defense and codec that leak least within the budgets, under the strongest attack on record.
+
+    Says what rules the others out, which budget binds, and what was not measured. Exits with 1 where nothing fits.
+    """
+    from eval.candidates import candidates, read_results
+    from eval.recommend import Budgets
+    from eval.recommend import recommend as choose
+    from splitleak.config import read_document
+
+    asked = {"max_accuracy_drop": max_accuracy_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
+    budgets = Budgets.parse(asked, source="recommend")
+    timed = read_document(latency) if latency else None
+    found = choose(candidates(read_results(results, dataset), timed, link), budgets, timed)
+    if as_json:
+        _print_json(found)
+    else:
+        _print_recommendation(found)
+    if found["recommended"] is None:
+        raise typer.Exit(1)
+
+
+@app.command()
 def cost(
     artifact: Annotated[
         Path | None, typer.Argument(help="Artifact folder; without one, an untrained design is measured.")
@@ -1348,6 +1384,26 @@ def _print_latency(found: Mapping[str, Any]) -> None:
     if found["emulated_device"]:
         told = found["emulated_device"]
         console.print(f"Emulated device {told['name']}: factor {told['factor']:g}; {told['basis']}", highlight=False)
+
+
+def _print_recommendation(found: Mapping[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.recommend_table import COLUMNS, rows, verdict
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in COLUMNS:
+        left = column in ("design", "codec", "strongest attack", "why")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "why")
+    for row in rows(found):
+        table.add_row(*row)
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(table)
+    for line in verdict(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_cost(found: dict[str, Any]) -> None:

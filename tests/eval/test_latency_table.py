@@ -16,7 +16,7 @@ def cell(way, **more):
 def test_what_is_the_same_everywhere_has_no_column():
     columns, rows, same = cell_rows([cell("split"), cell("split", link="lte")])
     assert columns[:3] == ("link", "way", "bytes/image")
-    assert same == "target t, cut 4, batch 1, engine onnx, onnx, window 1"
+    assert same == "target t, cut 4, batch 1, engine onnx → onnx, window 1"
     assert rows[1] == ("lte", "split, fp32", "2100", *["1.00"] * 5, "5.00 / 5.00 / n/a", "200")
 
 
@@ -30,7 +30,7 @@ def test_what_an_alternative_has_not_is_a_dash_and_makes_no_column():
 
 
 def test_the_engine_is_the_one_that_computed():
-    assert engine_text({"engine": "auto", "edge_engine": "fused", "cloud_engine": "torch"}) == "fused, torch"
+    assert engine_text({"engine": "auto", "edge_engine": "fused", "cloud_engine": "torch"}) == "fused → torch"
 
 
 def test_a_break_even_is_a_rate_or_a_word():
