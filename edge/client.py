@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -26,6 +27,7 @@ from splitleak.wire import codec
 from splitleak.wire.channel import ChannelConfig, connect
 from splitleak.wire.codec import Codec
 from splitleak.wire.pb import open_inference_pb2 as pb
+from splitleak.wire.request import RequestEncoder
 from splitleak.wire.served import Answer
 from splitleak.wire.status import error_of
 
@@ -40,11 +42,18 @@ class EdgeConfig(Config):
     cloud: str = Field(min_length=1, description="host:port of the cloud, or of whatever stands in front of it")
     model: str = Field(min_length=1, description="name of the model in the cloud")
     codec: Codec = Field(default="fp32", description="how features travel")
+    input_name: str | None = Field(default=None, description="of the model; none: its only one, as announced")
+    output_name: str | None = Field(default=None, description="of the logits; none: its only one")
+    streams: bool = Field(default=True, description="one long-lived stream, where the server has it; else single calls")
     window: int = Field(default=4, ge=1, le=1024, description="requests sent and not answered yet, at most")
     max_queue: int = Field(default=128, ge=1, description="requests that wait to be encoded, at most")
     grace_s: float = Field(default=5.0, ge=0, description="time for what is under way when the client is closed")
+    patience_s: float = Field(
+        default=60.0, ge=0, description="how long an outage may last; longer, and what is unanswered fails"
+    )
     channel: ChannelConfig = Field(
-        default_factory=ChannelConfig, description="its timeout_s is a request's time from submission to answer"
+        default_factory=ChannelConfig,
+        description="its timeout_s is a request's time from submission to answer, outages not counted",
     )
 
 
@@ -57,7 +66,8 @@ class Prediction(Answer):
     the other. ``network_us`` is the round trip (from handing the message to gRPC until the answer's bytes are there)
     less ``queue_us`` and ``compute_us``, at least 0: it holds both ends' gRPC work, and the cloud's decoding and
     encoding. ``total_us`` is encode + serialise + round trip. Waiting for the encoder, and for a free slot in the
-    window, is the caller's load and not the chain's latency: it is in none of them.
+    window, is the caller's load and not the chain's latency: it is in none of them. Of a request that was sent more
+    than once (``sends``), the last sending counts.
     """
 
     request_id: str
@@ -67,16 +77,30 @@ class Prediction(Answer):
     total_us: int
     sent_bytes: int  # the message as handed to gRPC: tensor, shape, names and parameters
     payload_sha256: str  # of the tensor's raw bytes as sent
+    sends: int = 1  # how often the same bytes were handed to gRPC
 
 
 @dataclass(eq=False)
 class _Request(Parcel):
     images: Images = field(kw_only=True)
+    submitted: float = field(kw_only=True)
     timeout_s: float = field(kw_only=True)
+    limit: float = field(kw_only=True)  # when an answer is late, on the monotonic clock
+    patient: bool = field(kw_only=True)  # an outage moves the limit
     future: "Future[Prediction]" = field(default_factory=Future)
     encode_ns: int = 0
     serialise_ns: int = 0
+    payload_bytes: int = 0
     payload_sha256: str = ""
+
+    def abandoned(self) -> bool:
+        return self.future.done()
+
+    def hash_payload(self) -> str:
+        """The payload, which ends the message, by its hash."""
+        payload = memoryview(self.message)[len(self.message) - self.payload_bytes :]
+        self.payload_sha256 = hashlib.sha256(payload).hexdigest()
+        return self.payload_sha256
 
     def settle(self, outcome: Prediction | Exception) -> None:
         """The first outcome counts: the answer to a request that was cancelled or timed out is dropped."""
@@ -91,13 +115,16 @@ class EdgeClient:
     """A context manager; connects on the way in, drains for ``grace_s`` on the way out.
 
     One worker thread encodes and sends, so the next image is encoded while the last one travels; at most ``window``
-    requests travel at a time, over one long-lived stream (see `edge.uplink` for servers without one). Every future
-    settles within its time:
+    requests travel at a time, over one long-lived stream (see `edge.uplink` for servers without one, and for what is
+    sent again). An outage lasts from the connection's break to the next answer. Meanwhile nothing is lost: a request
+    is sent again as the bytes it was, for a defense that drew anew would tell more, and its time stands still, unless
+    the caller gave it a limit. Every future settles once, within its time:
 
     - ValueError, LookupError or RuntimeError: the encoder or the cloud refused this one request;
+    - queue.Full: the cloud had no room for it, as often as it was sent in its time;
     - TimeoutError: no answer in time. It keeps its slot until the answer comes; once no slot is left the stream is cut;
-    - ConnectionError: the connection broke. It names every request left without an answer, those not yet sent
-      included. The next request opens a new stream.
+    - ConnectionError: an outage was longer than ``patience_s``, or the cloud ended the stream for good. It names every
+      request left without an answer, those not yet sent included. The next request opens a new stream.
 
     Raises:
         ConnectionError: (on entry) the cloud cannot be reached.
@@ -108,7 +135,9 @@ class EdgeClient:
     def __init__(self, encoder: Encoder, config: EdgeConfig) -> None:
         self.config = config
         self.output_name = ""  # the cloud's, known once connected, as is the shape of one output
-        self.output_shape: tuple[int, ...] = ()
+        self.output_shape: tuple[int, ...] = ()  # empty: not announced, and no answer yet
+        self.outages = 0
+        self._outage: tuple[float, str] | None = None  # since when (monotonic clock), and why
         self._encoder = encoder
         self._changed = threading.Condition()
         self._waiting: deque[_Request] = deque()  # the head is the one being encoded
@@ -117,10 +146,16 @@ class EdgeClient:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            channel = stack.enter_context(connect(self.config.cloud, self.config.channel))
-            self._input_name = self._agree(channel)
+            once = self.config.channel.model_copy(update={"attempts": 1})  # what is sent again is our own affair
+            channel = stack.enter_context(connect(self.config.cloud, once))
+            self._requests = RequestEncoder(self.config.model, self._agree(channel))
             self._uplink: Uplink[_Request] = Uplink(
-                channel, answered=self._answered, failed=self._settle, broken=self._broken
+                channel,
+                answered=self._answered,
+                failed=self._failed,
+                interrupted=self._interrupted,
+                broken=self._broken,
+                streams=self.config.streams,
             )
             self._worker = threading.Thread(target=self._work, name="edge-worker", daemon=True)
             self._closed = False
@@ -144,12 +179,13 @@ class EdgeClient:
                 _LOGGER.warning("closed the edge client with %d requests unanswered", len(left))
                 self._broken(left, "the edge client was closed")
             self._worker.join(self.config.channel.timeout_s)
-            self._uplink.close(grace_s)
+            self._uplink.close(0.0 if self._outage else grace_s)
 
     def submit(self, images: Images, request_id: str, timeout_s: float | None = None) -> "Future[Prediction]":
         """Queues ``(N, C, H, W)`` images in [0, 1], to be sent as one request under ``request_id``; never blocks.
 
-        The images are not copied. Cancelling the future drops a request that is not being encoded yet.
+        The images are not copied. Cancelling the future drops a request that is not being encoded yet. With
+        ``timeout_s`` the answer comes within it or not at all; without, an outage of ``patience_s`` is waited out.
 
         Raises:
             ValueError: No such batch, see `check_images`.
@@ -157,8 +193,18 @@ class EdgeClient:
             RuntimeError: The client is closed, or was never entered.
         """
         check_images(images, self._encoder.input_shape)
+        now, patient = time.monotonic(), timeout_s is None
         timeout_s = self.config.channel.timeout_s if timeout_s is None else timeout_s
-        request = _Request(request_id, time.monotonic() + timeout_s, images=images, timeout_s=timeout_s)
+        limit = now + timeout_s
+        request = _Request(
+            request_id,
+            limit + self.config.patience_s if patient else limit,
+            images=images,
+            submitted=now,
+            timeout_s=timeout_s,
+            limit=limit,
+            patient=patient,
+        )
         with self._changed:
             if self._closed:
                 raise RuntimeError("expected an edge client that is open, got one that is closed")
@@ -187,7 +233,10 @@ class EdgeClient:
                 future.cancel()
 
     def _agree(self, channel: grpc.Channel) -> str:
-        """Reads the model's metadata, checks it against the encoder and returns the name of the input."""
+        """Reads the model's metadata, checks it against the encoder and returns the name of the input.
+
+        What a server does not announce is taken from the config, and shapes on trust.
+        """
         call = channel.unary_unary(
             _METADATA, pb.ModelMetadataRequest.SerializeToString, pb.ModelMetadataResponse.FromString
         )
@@ -196,15 +245,15 @@ class EdgeClient:
             model = call(pb.ModelMetadataRequest(name=self.config.model), timeout=self.config.channel.timeout_s)
         except grpc.RpcError as error:
             raise error_of(error, what) from error
-        if len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise ValueError(
-                f"{what}: expected one input and one output, got {len(model.inputs)}, {len(model.outputs)}"
-            )
-        taken = tuple(model.inputs[0].shape[1:])
-        if taken != tuple(self._encoder.feature_shape):
-            raise ValueError(f"{what}: expected the encoder's features {self._encoder.feature_shape}, got {taken}")
-        self.output_name, self.output_shape = model.outputs[0].name, tuple(model.outputs[0].shape[1:])
-        return str(model.inputs[0].name)
+        name, shape = _tensor(model.inputs, self.config.input_name, f"{what}: expected one input")
+        if not name:
+            raise ValueError(f"{what}: expected the name of the input, there or as input_name, got none")
+        if shape and not _fits(tuple(self._encoder.feature_shape), shape):
+            raise ValueError(f"{what}: expected the encoder's features {self._encoder.feature_shape}, got {shape}")
+        self.output_name, self.output_shape = _tensor(
+            model.outputs, self.config.output_name, f"{what}: expected one output"
+        )
+        return name
 
     def _open(self) -> list[_Request]:
         return [each for each in (*self._uplink.unanswered(), *self._waiting) if not each.future.done()]
@@ -235,17 +284,18 @@ class EdgeClient:
                 if not request.future.done():
                     self._uplink.send(request)
             self._changed.notify_all()
+        if request.message:
+            request.hash_payload()  # while it travels
 
     def _prepare(self, request: _Request) -> None:
         started = time.monotonic_ns()
         features = encode_images(self._encoder, request.images)
         encoded = time.monotonic_ns()
         tensor = codec.encode(features, self.config.codec)
-        message = codec.request(self.config.model, tensor, request_id=request.request_id, input_name=self._input_name)
-        message.parameters["timeout"].int64_param = max(int((request.deadline - time.monotonic()) * 1e6), 1)
-        request.message = message.SerializeToString()
+        left_us = max(int((request.limit - time.monotonic()) * 1e6), 1)
+        request.message = self._requests.message(tensor, request_id=request.request_id, timeout_us=left_us)
         request.encode_ns, request.serialise_ns = encoded - started, time.monotonic_ns() - encoded
-        request.payload_sha256 = hashlib.sha256(tensor.raw).hexdigest()
+        request.payload_bytes = len(tensor.raw)
         limit = self.config.channel.max_message_bytes
         if len(request.message) > limit:
             raise ValueError(f"expected a message of at most {limit} bytes, got {len(request.message)}")
@@ -254,30 +304,70 @@ class EdgeClient:
         """Blocks the worker until ``ready()``, and lets requests expire meanwhile."""
         while True:
             with self._changed:
-                travelling = self._uplink.unanswered()
-                alive = [each for each in (*travelling, *self._waiting) if not each.future.done()]
-                now = time.monotonic()
-                late = [each for each in alive if each.deadline <= now]
+                alive, now = self._open(), time.monotonic()
+                late = [each for each in alive if self._limit(each) <= now]
+                given_up = any(self._patience_ends(each) <= now for each in late)
                 if not late:
                     if ready():
                         return
-                    soonest = min((each.deadline for each in alive), default=None)
+                    soonest = min(map(self._limit, alive), default=None)
                     self._changed.wait(None if soonest is None else soonest - now)
                     continue
+                reason = self._outage[1] if self._outage else ""
                 for each in late:
                     if each in self._waiting:
                         self._waiting.remove(each)
+            if given_up:
+                self._broken(alive, f"no answer for {self.config.patience_s:g} s, since {reason}")
             for each in late:
                 what = f"request {each.request_id!r}: expected an answer within {each.timeout_s:g} s, got none"
-                each.settle(TimeoutError(what))
-            if len(travelling) >= self.config.window and all(each.future.done() for each in travelling):
+                each.settle(TimeoutError(f"{what}; {reason}") if reason else each.refusal or TimeoutError(what))
+            travelling = self._uplink.unanswered()
+            if given_up or (len(travelling) >= self.config.window and all(each.future.done() for each in travelling)):
                 self._uplink.cut("the cloud left every request of the window without an answer")
 
+    def _limit(self, request: _Request) -> float:
+        """When its time is over; during an outage, when the patience is, and no caller's own limit comes earlier."""
+        if self._outage is None:
+            return request.limit
+        return min(self._patience_ends(request), math.inf if request.patient else request.limit)
+
+    def _patience_ends(self, request: _Request) -> float:
+        if self._outage is None:
+            return math.inf
+        return max(self._outage[0], request.submitted) + self.config.patience_s
+
+    def _interrupted(self, reason: str) -> None:
+        with self._changed:
+            if self._outage is None:
+                self.outages += 1
+                self._outage = time.monotonic(), reason
+                _LOGGER.warning("%s: %s; what is unanswered will be sent again", self.config.cloud, reason)
+            self._changed.notify_all()
+
+    def _restored(self) -> None:
+        """There was an answer: the time of requests goes on."""
+        with self._changed:
+            if self._outage is None:
+                return
+            now, (since, _) = time.monotonic(), self._outage
+            self._outage = None
+            for each in self._open():
+                if each.patient:
+                    each.limit += now - max(since, each.submitted)
+        _LOGGER.warning("%s: answers again after %.1f s", self.config.cloud, now - since)
+
     def _answered(self, request: _Request, response: pb.ModelInferResponse) -> None:
+        self._restored()
         try:
             self._settle(request, self._prediction(request, response))
         except Exception as error:  # the thread that reads answers goes on, whatever this one holds
             self._settle(request, error)
+
+    def _failed(self, request: _Request, error: Exception) -> None:
+        if not isinstance(error, ConnectionError):
+            self._restored()
+        self._settle(request, error)
 
     def _settle(self, request: _Request, outcome: Prediction | Exception) -> None:
         request.settle(outcome)
@@ -296,10 +386,14 @@ class EdgeClient:
             self._settle(each, ConnectionError(f"{self.config.cloud}: {reason}; without an answer: {names}"))
 
     def _prediction(self, request: _Request, response: pb.ModelInferResponse) -> Prediction:
+        if not self.output_name and len(response.outputs) == 1:
+            self.output_name = response.outputs[0].name
         output = codec.response_array(response, self.output_name)
-        expected = (len(request.images), *self.output_shape)
-        if output.shape != expected:
+        rows = len(request.images)
+        if output.ndim < 2 or len(output) != rows or not _fits(output.shape[1:], self.output_shape or output.shape[1:]):
+            expected = (rows, *(self.output_shape or ("...",)))
             raise WireError(f"request {request.request_id!r}: expected logits of shape {expected}, got {output.shape}")
+        self.output_shape = output.shape[1:]
         queued, computed = (max(response.parameters[key].int64_param, 0) for key in ("queue_us", "compute_us"))
         encode, serialise = request.encode_ns // 1000, request.serialise_ns // 1000
         round_trip = (request.answered_ns - request.sent_ns) // 1000
@@ -313,5 +407,20 @@ class EdgeClient:
             network_us=max(round_trip - queued - computed, 0),
             total_us=encode + serialise + round_trip,
             sent_bytes=len(request.message),
-            payload_sha256=request.payload_sha256,
+            payload_sha256=request.payload_sha256 or request.hash_payload(),
+            sends=request.sends,
         )
+
+
+def _tensor(announced: Iterable[Any], wanted: str | None, expected: str) -> tuple[str, tuple[int, ...]]:
+    """Name and shape, without the batch axis, of the tensor ``wanted``, or the only one; empty if not announced."""
+    found = {each.name: tuple(each.shape[1:]) for each in announced}
+    name = next(iter(found)) if wanted is None and len(found) == 1 else wanted or ""
+    if found and name not in found:
+        raise ValueError(f"{expected}{f' {name!r}' if name else ''}, got {sorted(found)}")
+    return name, found.get(name, ())
+
+
+def _fits(shape: tuple[int, ...], announced: tuple[int, ...]) -> bool:
+    """Whether a shape is as announced, where -1 stands for any size."""
+    return len(shape) == len(announced) and all(size in (-1, own) for own, size in zip(shape, announced, strict=True))

@@ -27,12 +27,13 @@ class ChannelConfig(Config):
     timeout_s: float = Field(default=30.0, gt=0, description="seconds until one request counts as unanswered")
     connect_timeout_s: float = Field(default=20.0, gt=0, description="seconds to wait for a server at the start")
     max_message_bytes: int = Field(default=64 * MEBIBYTE, gt=0, lt=2**31, description="largest message, both ways")
-    keepalive_s: float = Field(default=30.0, ge=10, description="seconds of silence after which the peer is pinged")
-    keepalive_timeout_s: float = Field(default=10.0, gt=0, description="seconds a ping may stay unanswered")
+    keepalive_s: float = Field(default=10.0, ge=10, description="seconds of silence after which the peer is pinged")
+    keepalive_timeout_s: float = Field(default=5.0, gt=0, description="seconds a ping may stay unanswered")
+    handshake_s: float = Field(default=5.0, gt=0, description="seconds one attempt to connect may take, TLS included")
     reconnect_min_ms: int = Field(default=100, ge=1, description="first wait before connecting again")
     reconnect_max_ms: int = Field(default=1000, ge=1, description="longest wait before connecting again")
     attempts: int = Field(
-        default=4, ge=2, le=5, description="how often a call is tried while the server is unavailable"
+        default=4, ge=1, le=5, description="how often a call is tried while the server is unavailable"
     )
     retry_buffer_bytes: int = Field(default=8 * MEBIBYTE, gt=0, lt=2**31, description="larger calls are not retried")
     tls: TlsClientConfig | None = Field(default=None, description="whom to trust, and what to show; none: in clear")
@@ -47,15 +48,17 @@ class ChannelConfig(Config):
             "backoffMultiplier": 2,
             "retryableStatusCodes": ["UNAVAILABLE"],
         }
+        methods = {"methodConfig": [{"name": [{}], "retryPolicy": retry}]}
         return [
             *message_limits(self.max_message_bytes),
             ("grpc.keepalive_time_ms", round(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
             ("grpc.initial_reconnect_backoff_ms", self.reconnect_min_ms),
-            ("grpc.min_reconnect_backoff_ms", self.reconnect_min_ms),
+            ("grpc.min_reconnect_backoff_ms", round(self.handshake_s * 1000)),  # what gRPC means by that name
             ("grpc.max_reconnect_backoff_ms", self.reconnect_max_ms),
             ("grpc.per_rpc_retry_buffer_size", self.retry_buffer_bytes),
-            ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": retry}]})),
+            ("grpc.enable_retries", int(self.attempts > 1)),
+            *([("grpc.service_config", json.dumps(methods))] if self.attempts > 1 else []),
         ]
 
 

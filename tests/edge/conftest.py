@@ -43,6 +43,9 @@ class ToyCloud(GRPCInferenceServiceServicer):
 
     weights = np.random.default_rng(0).standard_normal((32, 3)).astype(np.float32)
 
+    inputs = (("features", (-1, 2, 4, 4)),)
+    outputs = (("logits", (-1, 3)),)
+
     def __init__(self, *, streams=True, hold=lambda request: None, durations=(5, 7), address="127.0.0.1:0"):
         self.streams, self.hold, self.durations = streams, hold, durations
         self.arrived = []  # requests, in order of arrival
@@ -61,15 +64,19 @@ class ToyCloud(GRPCInferenceServiceServicer):
     def ModelMetadata(self, request, context):
         if request.name != "toy":
             context.abort(grpc.StatusCode.NOT_FOUND, f"expected model 'toy', got {request.name!r}")
-        tensor = pb.ModelMetadataResponse.TensorMetadata
-        inputs = [tensor(name="features", datatype="FP32", shape=[-1, 2, 4, 4])]
-        outputs = [tensor(name="logits", datatype="FP32", shape=[-1, 3])]
+        inputs, outputs = (
+            [{"name": name, "datatype": "FP32", "shape": shape} for name, shape in tensors]
+            for tensors in (self.inputs, self.outputs)
+        )
         return pb.ModelMetadataResponse(name="toy", versions=["1"], inputs=inputs, outputs=outputs)
 
     def ModelInfer(self, request, context):
         self._note("unary", request)
         self.timeouts.append(context.time_remaining())
-        self.hold(request)
+        given = self.hold(request)
+        if isinstance(given, pb.ModelStreamInferResponse):
+            code, _, words = given.error_message.partition(": ")
+            context.abort(grpc.StatusCode[code], words)
         return self.answer(request)
 
     def ModelStreamInfer(self, requests, context):

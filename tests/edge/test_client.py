@@ -17,6 +17,9 @@ from splitleak.wire.pb import open_inference_pb2 as pb
 IMAGE = np.full((1, 1, 4, 4), 0.5, np.float32)
 
 
+NAMES = ("good", "bad", "better")
+
+
 def config(cloud, **options):
     return EdgeConfig(**{"cloud": getattr(cloud, "address", cloud), "model": "toy", **options})
 
@@ -131,7 +134,7 @@ def test_an_unreachable_cloud_is_named(encoder):
 def test_a_cloud_that_dies_mid_stream_names_every_image_without_an_answer(encoder, start_cloud, batches, patience_s):
     dying = threading.Event()
     cloud = start_cloud(hold=lambda request: request.id == "image-2" and dying.wait(patience_s))
-    with EdgeClient(encoder, config(cloud, window=2)) as client:
+    with EdgeClient(encoder, config(cloud, window=2, patience_s=0.3)) as client:
         futures = [client.submit(images, name) for name, images in batches(8)]
         assert encoder.started[5].wait(patience_s)  # two answered, two travel, one waits for a slot
         stopped = cloud.server.stop(0)
@@ -145,20 +148,120 @@ def test_a_cloud_that_dies_mid_stream_names_every_image_without_an_answer(encode
     assert "'image-1'" not in str(errors[2])
 
 
-def test_after_the_cloud_came_back_the_next_request_is_answered(encoder, start_cloud, patience_s):
-    first = start_cloud()
-    with EdgeClient(encoder, config(first)) as client:
-        client.submit(IMAGE, "before").result()
-        first.server.stop(0).wait()
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_cloud_that_dies_and_comes_back_costs_no_image_and_no_second_encoding(
+    encoder, start_cloud, batches, patience_s, streams
+):
+    dying = threading.Event()
+    first = start_cloud(hold=lambda request: request.id == "image-2" and dying.wait(patience_s))
+    with EdgeClient(encoder, config(first, window=3, streams=streams)) as client:
+        futures = [client.submit(images, name) for name, images in batches(12)]
+        assert first.came[3].wait(patience_s)
+        stopped = first.server.stop(0)
+        _wait_until(lambda: client.outages)
+        dying.set()
+        assert stopped.wait(patience_s)
         second = start_cloud(address=first.address)
-        deadline = time.monotonic() + patience_s
-        while True:
-            try:
-                assert client.submit(IMAGE, "after").result().request_id == "after"
-                break
-            except ConnectionError:
-                assert time.monotonic() < deadline
-    assert second.arrived[-1].id == "after"
+        predictions = [each.result(patience_s) for each in futures]
+    assert client.outages >= 1
+    assert encoder.runs == 12
+    assert [each.request_id for each in predictions] == [f"image-{index}" for index in range(12)]
+    for sent, prediction in zip(encoder.sent, predictions, strict=True):
+        np.testing.assert_allclose(prediction.output, first.logits(sent), atol=1e-5)
+    before = {each.id: each for each in first.arrived}
+    again = {each.id: each for each in second.arrived}
+    assert predictions[2].sends > 1
+    assert len(again) == len(second.arrived)
+    assert "image-2" in before.keys() & again.keys()
+    assert all(before[name] == again[name] for name in before.keys() & again.keys())
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_an_outage_stops_the_clock_of_a_request_unless_its_caller_set_it(encoder, start_cloud, patience_s, streams):
+    first, channel = start_cloud(hold=lambda request: stuck.wait(patience_s)), ChannelConfig(timeout_s=0.4)
+    stuck = threading.Event()
+    with EdgeClient(encoder, config(first, channel=channel, streams=streams)) as client:
+        patient, hasty = client.submit(IMAGE, "patient"), client.submit(IMAGE, "hasty", timeout_s=0.4)
+        assert first.came[1].wait(patience_s)
+        stopped = first.server.stop(0)
+        _wait_until(lambda: client.outages)
+        stuck.set()
+        assert stopped.wait(patience_s)
+        with pytest.raises(TimeoutError, match=r"'hasty'.*within 0\.4 s, got none; (UNAVAILABLE|CANCELLED)"):
+            hasty.result(patience_s)
+        start_cloud(address=first.address)
+        assert patient.result(patience_s).request_id == "patient"
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "UNAVAILABLE"])
+def test_a_request_that_is_refused_for_now_is_sent_again_and_holds_up_no_other(encoder, start_cloud, streams, code):
+    refusals = []
+
+    def busy(request):
+        if request.id == "a" and len(refusals) < 3:
+            refusals.append(request)
+            return pb.ModelStreamInferResponse(
+                error_message=f"{code}: no room", infer_response=pb.ModelInferResponse(id="a")
+            )
+        return None
+
+    cloud = start_cloud(hold=busy)
+    with EdgeClient(encoder, config(cloud, streams=streams, channel=ChannelConfig(attempts=2))) as client:
+        futures = [client.submit(IMAGE, name) for name in "ab"]
+        assert [each.result().request_id for each in futures] == ["a", "b"]
+        assert futures[0].result().sends > 1
+    assert all(each == refusals[0] for each in refusals)
+
+
+def test_a_cloud_that_comes_back_without_its_model_fails_the_request_and_the_outage_is_over(
+    encoder, start_cloud, patience_s
+):
+    first = start_cloud(hold=lambda request: stuck.wait(patience_s))
+    stuck = threading.Event()
+    with EdgeClient(encoder, config(first)) as client:
+        future = client.submit(IMAGE, "bad")
+        assert first.came[1].wait(patience_s)
+        stopped = first.server.stop(0)
+        _wait_until(lambda: client.outages)
+        stuck.set()
+        assert stopped.wait(patience_s)
+        start_cloud(address=first.address, hold=refuse("NOT_FOUND: gone"))
+        with pytest.raises(LookupError, match="gone"):
+            future.result(patience_s)
+        with pytest.raises(TimeoutError, match=r"got none$"):
+            client.submit(IMAGE, "late", timeout_s=0).result(patience_s)
+
+
+def test_a_server_that_announces_nothing_is_taken_at_the_configs_word(encoder, start_cloud):
+    cloud = start_cloud()
+    cloud.inputs, cloud.outputs = (), ()
+    with pytest.raises(ValueError, match="name of the input"), EdgeClient(encoder, config(cloud)):
+        pass
+    with EdgeClient(encoder, config(cloud, input_name="features")) as client:
+        assert client.submit(IMAGE, "a").result().output.shape == (1, 3)
+        assert (client.output_name, client.output_shape) == ("logits", (3,))
+    with (
+        EdgeClient(encoder, config(cloud, input_name="features", output_name="scores")) as client,
+        pytest.raises(ValueError, match=r"expected output 'scores', got \['logits'\]"),
+    ):
+        client.submit(IMAGE, "a").result()
+
+
+def test_of_several_tensors_the_named_ones_are_used_and_a_size_may_be_open(encoder, start_cloud):
+    cloud = start_cloud()
+    cloud.inputs = (("features", (-1, 2, -1, -1)), ("scale", (-1, 1)))
+    cloud.outputs = (("logits", (-1, -1)), ("label", (-1, 1)))
+    with pytest.raises(ValueError, match=r"one input, got \['features', 'scale'\]"), EdgeClient(encoder, config(cloud)):
+        pass
+    named = config(cloud, input_name="features", output_name="logits")
+    with EdgeClient(encoder, named) as client:
+        assert client.submit(IMAGE, "a").result().output.shape == (1, 3)
+    with (
+        pytest.raises(ValueError, match="one output 'scores', got"),
+        EdgeClient(encoder, config(cloud, input_name="features", output_name="scores")),
+    ):
+        pass
 
 
 def test_a_server_without_the_stream_gets_single_calls(encoder, start_cloud, batches):
@@ -187,7 +290,7 @@ def test_a_server_without_the_stream_gets_single_calls(encoder, start_cloud, bat
 )
 def test_a_refused_request_fails_alone_and_the_stream_goes_on(encoder, start_cloud, text, kind):
     with EdgeClient(encoder, config(start_cloud(hold=refuse(text)))) as client:
-        futures = [client.submit(IMAGE, name) for name in ("good", "bad", "better")]
+        futures = [client.submit(IMAGE, name, timeout_s=0.3 if name == "bad" else None) for name in NAMES]
         assert type(futures[1].exception()) is kind
         assert "'bad'" in str(futures[1].exception())
         assert "expected tea" in str(futures[1].exception())

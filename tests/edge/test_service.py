@@ -17,8 +17,9 @@ IMAGES = np.random.default_rng(3).random((3, 1, 4, 4), dtype=np.float32)
 
 
 @contextlib.contextmanager
-def app(encoder, cloud, **options):
-    config = EdgeServiceConfig(client=EdgeConfig(cloud=cloud.address, model="toy"), **options)
+def app(encoder, cloud, patience_s=PATIENCE_S, **options):
+    client = EdgeConfig(cloud=cloud.address, model="toy", patience_s=patience_s)
+    config = EdgeServiceConfig(client=client, **options)
     with edge(config, encoder, "camera") as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = GRPCInferenceServiceStub(channel)
         stub.address = f"127.0.0.1:{port}"
@@ -106,9 +107,9 @@ def test_images_that_are_not_numbers_are_an_invalid_argument(encoder, start_clou
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_cloud_that_is_gone_is_unavailable_to_the_apps_caller(encoder, start_cloud):
+def test_a_cloud_that_is_gone_for_longer_than_the_apps_patience_is_unavailable_to_its_caller(encoder, start_cloud):
     cloud = start_cloud()
-    with app(encoder, cloud) as stub:
+    with app(encoder, cloud, patience_s=0.2) as stub:
         stub.ModelInfer(ask(IMAGES), timeout=PATIENCE_S)
         cloud.server.stop(0).wait()
         with pytest.raises(grpc.RpcError) as caught:

@@ -48,6 +48,7 @@ def uplink_to():
             channels[-1],
             answered=lambda parcel, response: told.put(("answered", parcel, response)),
             failed=lambda parcel, error: told.put(("failed", parcel, error)),
+            interrupted=lambda reason: told.put(("interrupted", None, reason)),
             broken=lambda parcels, reason: told.put(("broken", parcels, reason)),
         )
         return uplink, told

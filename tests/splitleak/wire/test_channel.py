@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from splitleak.wire.channel import MEBIBYTE, ChannelConfig, connect
+from splitleak.wire.link import link, profile
 from splitleak.wire.service import ServerConfig, serve
 
 
@@ -47,6 +48,22 @@ def test_a_large_request_is_sent_again_while_the_server_is_unavailable():
     handler = Echo(refusals=2)
     assert len(echo(handler, bytes(2 * MEBIBYTE), ChannelConfig())) == 2 * MEBIBYTE
     assert handler.refusals == -1
+
+
+def test_a_single_attempt_is_not_repeated():
+    handler = Echo(refusals=1)
+    with pytest.raises(grpc.RpcError, match="not yet"):
+        echo(handler, b"", ChannelConfig(attempts=1))
+    assert handler.refusals == 0
+
+
+def test_a_server_behind_a_link_of_a_satellites_delay_is_reached():
+    with (
+        serve(lambda server: server.add_generic_rpc_handlers((Echo(),)), ServerConfig()) as port,
+        link(profile("geo"), f"127.0.0.1:{port}") as slow,
+        connect(slow.address, ChannelConfig()) as channel,
+    ):
+        assert channel.unary_unary("/any/Echo")(b"far away", timeout=20) == b"far away"
 
 
 def test_a_server_that_is_not_there_is_named_within_the_timeout():
