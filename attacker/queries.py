@@ -1,11 +1,12 @@
 """The attacker's queries: images through the deployed edge, their features read off the tap; or to a public service."""
 
+import hashlib
 import itertools
 import re
 import secrets
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
@@ -232,9 +233,16 @@ def recorded_query(pairs: Path, public: Images | None, source: Path | None, budg
 
 
 def requests(capture: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The id and the features ``(N, *cut)`` of every captured inference request, in the order of the wire."""
+    """The id and the features ``(N, *cut)`` of every captured inference request, in the order of the wire.
+
+    What an edge sends again after a broken connection, the same tensor under the same id, is one request.
+    """
+    seen: set[tuple[str, codec.WireTensor]] = set()
     for name, tensor in captures.inference_requests(captures.read(capture)):
-        yield name, codec.decode(tensor)
+        mark = name, replace(tensor, raw=hashlib.sha256(tensor.raw).digest())
+        if not name or mark not in seen:
+            yield name, codec.decode(tensor)
+        seen.add(mark)
 
 
 def victims(capture: Path, *, views: int = 1) -> tuple[tuple[str, ...], Tensor]:

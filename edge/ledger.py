@@ -28,6 +28,7 @@ class Entry(Config):
     total_us: int = Field(ge=0)
     sent_bytes: int = Field(ge=1)
     payload_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the tensor's raw bytes as sent")
+    sends: int = Field(default=1, ge=1, description="how often these bytes were sent, for the connection broke")
 
     @classmethod
     def of(cls, prediction: Prediction, *, place: int, label: int | None = None) -> Self:

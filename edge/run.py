@@ -36,8 +36,9 @@ def run_edge(
 ) -> None:
     """Streams ``images``, one a request, if given; then serves as ``server`` says, if given, until SIGINT or SIGTERM.
 
-    ``report`` is told ``{"event": "streamed", "images", "accuracy", "bytes_per_image"}`` and ``{"event": "listening",
-    "address"}``. Images are fitted to the encoder's size and channels, and each is sent ``repeat`` times in a row.
+    ``report`` is told ``{"event": "streamed", "images", "accuracy", "bytes_per_image", "sent_again"}`` (requests that
+    were sent more than once, as the connection broke) and ``{"event": "listening", "address"}``. Images are fitted to
+    the encoder's size and channels, and each is sent ``repeat`` times in a row.
     ``ledger`` is written when all are answered.
 
     Raises:
@@ -48,7 +49,8 @@ def run_edge(
         record = stream_file(config, half, images, repeat)
         if ledger is not None:
             record.write(ledger)
-        report({"event": "streamed", **record.summary()})
+        again = sum(entry.sends - 1 for entry in record.entries)
+        report({"event": "streamed", **record.summary(), "sent_again": again})
     if server is not None:
         host = server.address.rpartition(":")[0]
         service = EdgeServiceConfig(server=server, client=config)
@@ -81,9 +83,11 @@ def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1) -> 
             yield name, np.ascontiguousarray(pixels[place : place + 1])
 
     with EdgeClient(half, config) as client:
-        labelled = client.output_shape == (len(found.classes),)
-        entries = [
+        answers = list(client.stream(batches()))
+    labelled = client.output_shape == (len(found.classes),)
+    return Ledger(
+        entries=tuple(
             Entry.of(prediction, place=at // repeat, label=int(found.labels[at // repeat]) if labelled else None)
-            for at, prediction in enumerate(client.stream(batches()))
-        ]
-    return Ledger(entries=tuple(entries))
+            for at, prediction in enumerate(answers)
+        )
+    )

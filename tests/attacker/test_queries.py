@@ -165,6 +165,18 @@ def test_views_of_one_victim_are_averaged_under_its_first_id(tmp_path):
         victims(capture, views=3)
 
 
+def test_what_an_edge_sent_again_is_one_victim_and_other_bytes_under_one_id_are_two(tmp_path):
+    with captures.CaptureWriter(tmp_path / "c") as writer:
+        sent = [("a", 1), ("b", 2), ("c", 3), ("b", 2), ("c", 3), ("d", 4), ("a", 5), ("", 6), ("", 6)]
+        for call, (name, value) in enumerate(sent):
+            features = np.full((1, 1), value, np.float32)
+            message = codec.request("toy", codec.encode(features, "fp32"), request_id=name).SerializeToString()
+            writer.write("/inference.GRPCInferenceService/ModelStreamInfer", call, "request", message)
+    ids, found = victims(tmp_path / "c")
+    assert ids == ("a", "b", "c", "d", "a", "", "")
+    assert found.flatten().tolist() == [1, 2, 3, 4, 5, 6, 6]
+
+
 def test_a_capture_of_queries_alone_has_no_victim(tmp_path):
     with pytest.raises(ValueError, match="got 0 images"):
         victims(capture_of(tmp_path / "c", [("probe-0123456789ab-0", 2)]))

@@ -38,6 +38,13 @@ def test_what_is_written_is_read_back(tmp_path, ledger):
     assert Ledger.read(tmp_path / "ledger.json") == ledger
 
 
+def test_a_ledger_from_before_anything_was_sent_twice_is_read(ledger):
+    document = ledger.document()
+    for entry in document["entries"]:
+        assert entry.pop("sends") == 1
+    assert Ledger.parse(document, source="test") == ledger
+
+
 def test_an_entry_holds_the_predicted_class_and_no_logits(ledger):
     assert [entry.predicted for entry in ledger.entries] == [1, 0, 2]
     assert ledger.entries[0].network_us == 5

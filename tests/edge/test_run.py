@@ -49,7 +49,7 @@ def test_each_image_is_one_request_and_the_ledger_says_which(tmp_path, encoder, 
     assert [entry.request_id for entry in ledger.entries] == [each.id for each in cloud.arrived]
     expected = cloud.logits(np.concatenate([pixels, 1 - 3 * pixels], axis=1)).argmax(1)
     assert [entry.predicted for entry in ledger.entries] == expected.tolist()
-    assert events == [{"event": "streamed", **ledger.summary()}]
+    assert events == [{"event": "streamed", **ledger.summary(), "sent_again": 0}]
 
 
 def test_each_image_is_sent_as_often_as_asked_in_a_row(encoder, start_cloud, images):
