@@ -1,6 +1,6 @@
 """How long one request takes from edge to cloud, part by part, from durations and never from two machines' clocks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,6 @@ PARTS = (
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 BEYOND = 5
 """Samples that must lie beyond a quantile for it to be told: p99 takes 500."""
-
-NOTES = (
-    "the weights of a fresh cut are untrained, and time does not depend on them; the bytes that deflate saves do",
-    "windows above 1: a request's latency is without its wait for a free slot; images a second are of whole rounds",
-    "the edge is the measuring process, each cloud and each link a process of its own on this machine",
-)
 
 
 def measure(config: SweepConfig, report: Report) -> dict[str, Any]:
@@ -77,9 +71,21 @@ def measure(config: SweepConfig, report: Report) -> dict[str, Any]:
         "emulated_device": profile.document() if profile else None,
         "links": {name: link.document() for name, link in link_profiles(config).items()},
         "sweep": config.document(),
-        "notes": list(NOTES),
+        "notes": list(_notes(config, cells)),
         "provenance": provenance(),
     }
+
+
+def _notes(config: SweepConfig, cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "The edge is the measuring process; each cloud and each link is a process of its own on this machine."
+    if any(cell["fresh_weights"] for cell in cells):
+        yield "Weights of further cuts are fresh: time does not depend on them, but the bytes that deflate saves do."
+    if max(config.windows) > 1:
+        yield "With several requests in flight, a latency excludes the wait for a slot; images/s counts whole rounds."
+    if config.device_profile:
+        profile = device_profile(config.device_profile)
+        told = f"{profile.factor:g} times as long, {profile.threads} threads at most"
+        yield f"The device is emulated, {profile.name}: {told}; {profile.basis}."
 
 
 def _cell(runner: Runner, samples: Sequence[Sample], rates: Sequence[float]) -> dict[str, Any]:

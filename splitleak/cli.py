@@ -1381,9 +1381,8 @@ def _print_latency(found: Mapping[str, Any]) -> None:
             for line in lines:
                 table.add_row(*line)
             console.print(table)
-    if found["emulated_device"]:
-        told = found["emulated_device"]
-        console.print(f"Emulated device {told['name']}: factor {told['factor']:g}; {told['basis']}", highlight=False)
+    for note in found["notes"]:
+        console.print(note, highlight=False, soft_wrap=True)
 
 
 def _print_recommendation(found: Mapping[str, Any]) -> None:

@@ -152,12 +152,17 @@ def test_metrics_are_off_unless_asked_for_and_then_tell_what_was_served(caplog):
 
 
 def test_the_curious_cloud_keeps_the_features_as_they_were_sent(tmp_path):
-    sent = [codec.encode(features(number), how) for number, how in enumerate(("fp32", "fp16", "uint8"))]
+    sparse = np.maximum(features(0, 32), 0)
+    sent = [codec.encode(sparse, how) for how in codec.CODECS]
+    assert [tensor.encoding for tensor in sent] == [None, None, None, "deflate", "deflate"]
     with stub_of(Half(), capture=tmp_path / "seen.cap") as stub:
         requests = [codec.request("half", tensor, request_id=str(number)) for number, tensor in enumerate(sent)]
         answers = list(stub.ModelStreamInfer(iter(requests), timeout=WAIT_S))
     records = list(read(tmp_path / "seen.cap"))
     assert list(inference_requests(records)) == [(str(number), tensor) for number, tensor in enumerate(sent)]
+    seen = [codec.decode(tensor) for _, tensor in inference_requests(records)]
+    for plain, packed in zip(seen[1:3], seen[3:], strict=True):
+        np.testing.assert_array_equal(packed, plain)
     responses = [pb.ModelStreamInferResponse.FromString(r.message) for r in records if r.direction == "response"]
     assert responses == answers
 

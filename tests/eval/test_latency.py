@@ -93,6 +93,13 @@ def test_the_engines_told_are_those_that_computed(found):
     assert {cell["cloud_engine"] for cell in cells if cell["way"] != "device"} == {"onnx"}
 
 
+def test_what_a_reader_must_know_of_fresh_weights_and_windows_is_noted(found):
+    notes = found[0]["notes"]
+    assert len(notes) == 3
+    assert any("fresh" in note for note in notes)
+    assert any("slot" in note for note in notes)
+
+
 def test_a_split_is_set_beside_every_alternative(found):
     told = found[0]["break_even"]
     assert {(each["codec"], each["beside"]) for each in told} == {
