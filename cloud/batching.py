@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from splitleak.config import Config
+from splitleak.errors import WireError
 from splitleak.wire.served import Answer
 from splitleak.wire.statistics import Statistics
 
@@ -83,8 +84,8 @@ class ComputeWorker:
     def submit(self, batch: NDArray[np.float32], request_id: str, timeout_s: float) -> Future[Answer]:
         """Queues ``(N, *feature)``; N above ``max_batch_size`` makes a batch of its own.
 
-        The future fails with TimeoutError when ``timeout_s`` passed before its turn came, and with RuntimeError when
-        the model failed.
+        The future fails with TimeoutError when ``timeout_s`` passed before its turn came, with WireError when the model
+        refused these values, and with RuntimeError when it failed.
 
         Raises:
             queue.Full: ``max_queue`` requests wait already.
@@ -130,9 +131,7 @@ class ComputeWorker:
                 raise ValueError(f"expected {sum(rows)} rows from the model, got {len(outputs)}")
         except Exception as error:
             if len(jobs) == 1:
-                failure = RuntimeError(f"the model failed: {error}")
-                failure.__cause__ = error
-                jobs[0].future.set_exception(failure)
+                jobs[0].future.set_exception(_failure(error))
                 return
             for job in jobs:
                 self._compute([job])
@@ -150,6 +149,15 @@ class ComputeWorker:
         compute_us = round((ended - started) * 1e6)
         for job, output, waited_s in zip(jobs, parts, waited, strict=True):
             job.future.set_result(Answer(output, round(waited_s * 1e6), compute_us))
+
+
+def _failure(error: Exception) -> Exception:
+    """A WireError is about what was sent, and the client's; all else is the server's."""
+    if isinstance(error, WireError):
+        return error
+    failure = RuntimeError(f"the model failed: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _ns(seconds: float) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cloud.batching import ComputeWorker
 from cloud.policy import Policy
+from splitleak.errors import WireError
 from splitleak.wire.served import Answer, ServedModel
 
 Floats = NDArray[np.float32]
@@ -61,7 +62,14 @@ def predictor(model: Half | Whole, policy: Policy | None) -> Callable[[Floats], 
     """What the compute worker runs: the model, and the policy on what it says."""
     if policy is None:
         return model.predict
-    return lambda batch: policy(model.predict(batch), batch)
+
+    def scores(batch: Floats) -> Floats:
+        logits = model.predict(batch)
+        if not np.isfinite(logits).all():
+            raise WireError("expected values that the model can score, got some that give logits which are not finite")
+        return policy(logits, batch)
+
+    return scores
 
 
 def served_model(model: Half | Whole, worker: ComputeWorker, policy: Policy | None = None) -> ServedModel:

@@ -56,8 +56,8 @@ class Record:
 class CaptureWriter:
     """Appends records to a capture; one writer a file, many threads a writer.
 
-    A record that cannot be written (a full disk) never disturbs the traffic: it is counted in ``lost``, reported once
-    in the log, and leaves no trace in the file.
+    A record that cannot be written (a full disk) never disturbs the traffic: it is counted in ``lost``, reported in
+    the log when it happens first, with their number at the end, and leaves no trace in the file.
 
     Raises:
         OSError: On entering: the file cannot be opened, or another writer holds it.
@@ -88,6 +88,8 @@ class CaptureWriter:
             if self._file is not None:
                 self._file.close()
             self._file = None
+        if self.lost:
+            _LOGGER.error("%s: %d messages were not captured", self.path, self.lost)
 
     def write(self, method: str, call: int, direction: Direction, message: bytes) -> None:
         """Appends one message, stamped with the wall clock; never raises for want of a disk."""

@@ -95,7 +95,7 @@ class OpenInferenceServicer:
         with self._lock:
             self._stopping = True
             for stream in self._streams:
-                stream.accepted.put(None)
+                stream.close()
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -170,7 +170,7 @@ class OpenInferenceServicer:
         with self._lock:
             self._streams.add(stream)
             if self._stopping:
-                stream.accepted.put(None)
+                stream.close()
         if not context.add_callback(stream.end):
             stream.end()
         reader = threading.Thread(
@@ -200,7 +200,7 @@ class OpenInferenceServicer:
         try:
             while stream.slots.acquire() and not stream.ended.is_set():
                 request = next(requests, None)
-                if request is None:
+                if request is None or not stream.begin():
                     break
                 arrived = time.monotonic()
                 observe("request", request)
@@ -317,12 +317,32 @@ class _Stream:
         self.ended = threading.Event()  # the call is over
         self.left = threading.Event()  # nobody answers any more
         self._answers: list[Future[Answer]] = []
+        self._lock = threading.Lock()
+        self._begun = False  # a request is being handed over
+        self._closing = False
+
+    def begin(self) -> bool:
+        """Whether one more request is taken on: then it is owed an answer, whenever the server stops."""
+        with self._lock:
+            self._begun = not self._closing
+            return self._begun
 
     def accept(self, accepted: _Accepted) -> None:
         self._answers = [other for other in self._answers if not other.done()] + [accepted.answer]
-        self.accepted.put(accepted)
+        with self._lock:
+            self._begun = False
+            self.accepted.put(accepted)
+            if self._closing:
+                self.accepted.put(None)
         if self.ended.is_set():
             _cancel(accepted.answer)
+
+    def close(self) -> None:
+        """Takes nothing on any more, and ends after what it has taken on."""
+        with self._lock:
+            self._closing = True
+            if not self._begun:
+                self.accepted.put(None)
 
     def waits_for_room(self, deadline: float) -> bool:
         """Holds the stream up for a moment; False once it is over or the request's time is."""

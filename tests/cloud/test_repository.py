@@ -8,6 +8,7 @@ import pytest
 from cloud.batching import BatchingConfig, ComputeWorker
 from cloud.policy import Policy, PolicyConfig
 from cloud.repository import predictor, served_model
+from splitleak.errors import WireError
 
 
 class Half:
@@ -63,3 +64,13 @@ def test_fixed_noise_is_of_the_input_and_not_of_the_logits():
     run = predictor(Whole(), policy)
     one = np.random.default_rng(0).random((1, 1, 2, 2), np.float32)
     np.testing.assert_array_equal(run(one), policy(Whole().predict(one), one))
+
+
+def test_values_that_a_policy_cannot_score_are_refused_alone():
+    policy = Policy(PolicyConfig(), classes=4)
+    with ComputeWorker(predictor(Half(), policy), BatchingConfig()) as worker:
+        model = served_model(Half(), worker, policy)
+        answers = [model.submit(np.full((1, 2, 3), value, np.float32), "1", 10) for value in (1, np.nan, 2)]
+        assert [answers[at].result(10).output.tolist() for at in (0, 2)] == [[[0.25] * 4]] * 2
+        with pytest.raises(WireError, match="logits which are not finite"):
+            answers[1].result(10)
