@@ -47,8 +47,11 @@ def break_even(split: Line, other: Line) -> tuple[Verdict, float | None]:
 
 def line(cell: Mapping[str, Any], rtt_ms: float) -> Line:
     """The line of a measured cell (over loopback, or on the device)."""
-    away = 0.0 if cell["way"] == "device" else rtt_ms
-    return Line(cell["parts"]["total_ms"]["p50"] + away, cell["bytes_per_image"] * cell["batch"])
+    return Line(cell["parts"]["total_ms"]["p50"] + _away(cell, rtt_ms), cell["bytes_per_image"] * cell["batch"])
+
+
+def _away(cell: Mapping[str, Any], rtt_ms: float) -> float:
+    return 0.0 if cell["way"] == "device" else rtt_ms
 
 
 def way_label(cell: Mapping[str, Any]) -> str:
@@ -67,7 +70,10 @@ def comparable(cells: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def break_evens(cells: Iterable[Mapping[str, Any]], rtt_ms: float) -> list[dict[str, Any]]:
-    """Each split beside each alternative of the same target, batch and engine; empty if loopback was not measured."""
+    """Each split beside each alternative of the same target, batch and engine; empty if loopback was not measured.
+
+    ``within_noise`` says that the medians' intervals overlap, so that the verdict may be another tomorrow.
+    """
     lines = comparable(cells)
     found = []
     for split in (cell for cell in lines if cell["way"] == "split"):
@@ -75,5 +81,15 @@ def break_evens(cells: Iterable[Mapping[str, Any]], rtt_ms: float) -> list[dict[
         for other in (cell for cell in lines if cell["way"] != "split" and same.items() <= cell.items()):
             faster, rate = break_even(line(split, rtt_ms), line(other, rtt_ms))
             about = {**same, "codec": split["codec"], "beside": way_label(other)}
-            found.append({**about, "split_is_faster": faster, "mbit_s": rate})
+            found.append(
+                {**about, "split_is_faster": faster, "mbit_s": rate, "within_noise": _alike(split, other, rtt_ms)}
+            )
     return found
+
+
+def _alike(split: Mapping[str, Any], other: Mapping[str, Any], rtt_ms: float) -> bool:
+    """Whether the medians, without the bytes, may be the same: then a rate, or its absence, is not to be relied on."""
+    (low, high), (other_low, other_high) = (
+        [bound + _away(each, rtt_ms) for bound in each["median_interval_ms"]] for each in (split, other)
+    )
+    return low <= other_high and other_low <= high

@@ -1,5 +1,6 @@
 """How long one request takes from edge to cloud, part by part, from durations and never from two machines' clocks."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -95,6 +96,7 @@ def _cell(runner: Runner, samples: Sequence[Sample], rates: Sequence[float]) -> 
         "requests": len(samples),
         "bytes_per_image": sent / runner.setting.batch,
         "parts": summarise(samples),
+        "median_interval_ms": median_interval([each["total_ms"] for each in samples]),
         "images_per_s": float(np.median(rates)),
     }
 
@@ -109,6 +111,18 @@ def summarise(samples: Sequence[Mapping[str, float]]) -> dict[str, dict[str, flo
     parts["wire_ms"] = parts["network_ms"]
     parts["cloud_ms"] = parts["queue_ms"] + parts["compute_ms"]
     return {part: {name: _quantile(parts[part], share) for name, share in QUANTILES.items()} for part in PARTS}
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median lies with a confidence of 95 %, by the ranks of a binomial; all of ``values`` if they are few.
+
+    >>> median_interval(list(range(100)))
+    (39, 60)
+    """
+    ranked, count = sorted(values), len(values)
+    reach = 0.98 * math.sqrt(count)
+    low, high = math.floor((count - 1) / 2 - reach), math.ceil((count - 1) / 2 + reach)
+    return ranked[max(low, 0)], ranked[min(high, count - 1)]
 
 
 def _quantile(values: np.typing.NDArray[np.float64], share: float) -> float | None:

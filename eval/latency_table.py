@@ -60,8 +60,9 @@ def break_even_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]
 def verdict_text(each: Mapping[str, Any]) -> str:
     """When a split is the faster, in words.
 
-    >>> verdict_text({"split_is_faster": "below", "mbit_s": 12.34})
-    'below 12.3 Mbit/s'
+    >>> verdict_text({"split_is_faster": "below", "mbit_s": 12.34, "within_noise": True})
+    '~ below 12.3 Mbit/s'
     """
     rate = each["mbit_s"]
-    return str(each["split_is_faster"]) if rate is None else f"{each['split_is_faster']} {rate:.3g} Mbit/s"
+    told = each["split_is_faster"] if rate is None else f"{each['split_is_faster']} {rate:.3g} Mbit/s"
+    return f"~ {told}" if each["within_noise"] else str(told)

@@ -1371,7 +1371,9 @@ def _print_latency(found: Mapping[str, Any]) -> None:
     console = console if console.is_terminal else Console(width=180)
     columns, rows, same = cell_rows(found["cells"])
     heading = f"Medians in ms over {found['samples']} requests a setting; {same}; {found['provenance']['hardware']}"
-    faster = f"Break-even link speeds, with a round trip of {found['rtt_ms']:g} ms"
+    if found["emulated_device"]:
+        heading = f"{heading}; emulated device {found['emulated_device']['name']}"
+    faster = f"Break-even link speeds, with a round trip of {found['rtt_ms']:g} ms; ~ marks what noise may turn over"
     tables = [(heading, columns, rows), (faster, BREAK_EVEN, break_even_rows(found["break_even"]))]
     for title, names, lines in tables:
         if lines:

@@ -26,7 +26,13 @@ def test_the_verdict_is_what_the_times_say_on_both_sides_of_the_rate(split, othe
 
 def cell(way, total_ms, sent, **more):
     base = {"target": "t", "batch": 1, "engine": "auto", "way": way, "codec": "fp32", "link": "loopback", "window": 1}
-    return {**base, "bytes_per_image": sent, "parts": {"total_ms": {"p50": total_ms}}, **more}
+    return {
+        **base,
+        "bytes_per_image": sent,
+        "parts": {"total_ms": {"p50": total_ms}},
+        "median_interval_ms": (total_ms, total_ms),
+        **more,
+    }
 
 
 def test_only_what_is_sent_waits_for_the_round_trip():
@@ -53,3 +59,12 @@ def test_a_split_is_compared_within_its_target_batch_and_engine_over_loopback():
     ]
     assert found[0]["mbit_s"] == pytest.approx(8 * 900 / 1000)
     assert found[1]["mbit_s"] == pytest.approx(8 * 100 / 1000 / 25)
+
+
+def test_a_verdict_is_within_noise_where_the_medians_cannot_be_told_apart():
+    split = cell("split", 5.0, 100, median_interval_ms=(4.8, 5.2))
+    near = cell("image", 5.1, 1000, codec="uint8", median_interval_ms=(5.0, 5.3))
+    far = cell("image", 6.0, 1000, codec="fp32", median_interval_ms=(5.9, 6.1))
+    device = cell("device", 5.0, 0, codec=None, link=None, window=None, median_interval_ms=(4.9, 5.1))
+    assert [each["within_noise"] for each in break_evens([split, near, far, device], 20.0)] == [True, False, False]
+    assert [each["within_noise"] for each in break_evens([split, near, far, device], 0.0)] == [True, False, True]

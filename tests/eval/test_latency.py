@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from eval.latency import PARTS, QUANTILES, measure, summarise
+from eval.latency import PARTS, QUANTILES, measure, median_interval, summarise
 from eval.latency_plan import SweepConfig
 from splitleak.fit import silent
 
@@ -56,6 +56,16 @@ def test_quantiles_of_a_sum_are_not_sums_of_quantiles():
 def test_a_quantile_is_not_told_where_too_few_samples_lie_beyond_it(count, told):
     total = summarise(samples(count))["total_ms"]
     assert {name for name, value in total.items() if value is not None} == told
+
+
+def test_the_interval_of_a_median_holds_it_and_narrows_with_more_samples():
+    totals = [each["total_ms"] for each in samples(400)]
+    widths = []
+    for count in (4, 40, 400):
+        low, high = median_interval(totals[:count])
+        assert low <= np.median(totals[:count]) <= high
+        widths.append(high - low)
+    assert widths[0] > widths[1] > widths[2]
 
 
 def test_a_real_sweep_measures_every_part_of_whole_rounds(found):

@@ -34,7 +34,14 @@ def test_the_engine_is_the_one_that_computed():
 
 
 def test_a_break_even_is_a_rate_or_a_word():
-    about = {"target": "t", "batch": 1, "engine": "auto", "codec": "fp32", "beside": "all on the device"}
+    about = {
+        "target": "t",
+        "batch": 1,
+        "engine": "auto",
+        "codec": "fp32",
+        "beside": "all on the device",
+        "within_noise": False,
+    }
     found = [
         {**about, "split_is_faster": "above", "mbit_s": 1.234},
         {**about, "split_is_faster": "never", "mbit_s": None},
