@@ -71,6 +71,23 @@ def class_figures(
     }
 
 
+def prior_figures(evaluator: Evaluator, samples: Tensor) -> dict[str, Any]:
+    """What the evaluator makes of a generator's own images ``(N, C, H, W)``, before any attack; a JSON document.
+
+    ``shares`` of them that it puts in each class: one that a generator never draws is hard to rebuild with it, whatever
+    the defense. ``confidence`` is the mean of its highest probability, ``histogram`` counts that in tenths of [0, 1].
+    """
+    highest, answers = whole_features(evaluator.model, samples)[1].softmax(1).max(1)
+    counts = torch.bincount(answers, minlength=evaluator.model.classes)
+    return {
+        "samples": len(samples),
+        "shares": (counts / len(samples)).tolist(),
+        "classes_drawn": int((counts > 0).sum()),
+        "confidence": float(highest.mean()),
+        "histogram": torch.histc(highest, 10, 0, 1).int().tolist(),
+    }
+
+
 @torch.inference_mode()
 def whole_features(model: WholeModel, images: Tensor) -> tuple[Tensor, Tensor]:
     """A model's penultimate features ``(N, d)`` and logits ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1]."""

@@ -78,7 +78,7 @@ def squared_gradients(
         features, logits = functional_call(whole, weights, (image[None],))
         return loss(features[0], logits[0], label)
 
-    gradients = vmap(grad(of_one), (None, 0, 0))
+    gradients = vmap(grad(of_one), (None, 0, 0), randomness="different")  # a layer that draws, draws for each image
     sums = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     for batch, of in zip(images.split(chunk), labels.split(chunk), strict=True):
         for name, each in gradients(weights, batch, of).items():

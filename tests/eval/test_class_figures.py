@@ -5,7 +5,7 @@ import torch
 
 from defenses.artifact import load_whole, save
 from defenses.training import TargetConfig, train
-from eval.class_figures import class_figures, whole_features
+from eval.class_figures import class_figures, prior_figures, whole_features
 from eval.evaluator import Evaluator
 from splitleak.artifacts import write_json
 from splitleak.measures.frechet import frechet_distance
@@ -110,6 +110,19 @@ def test_the_first_five_of_five_classes_are_no_figure(tmp_path, small_splits):
     found = class_figures(load_whole(target, CPU, seed=0), judge, torch.rand(5, 2, 1, 16, 16), splits.train)
     assert found["top5"] is None
     assert found["top1"]["mean"] <= 1
+
+
+def test_a_generator_that_never_draws_a_class_is_found_out(judge, small_splits):
+    logits = whole_features(judge.model, small_splits.train.floats())[1]
+    kept = small_splits.train.floats()[logits.argmax(1) != 3]
+    found = prior_figures(judge, kept)
+    assert found["shares"][3] == 0
+    assert found["classes_drawn"] == len(set(logits.argmax(1).tolist()) - {3})
+    assert sum(found["shares"]) == pytest.approx(1)
+    assert sum(found["histogram"]) == found["samples"] == len(kept)
+    highest = logits.softmax(1).amax(1)[logits.argmax(1) != 3]
+    assert found["confidence"] == pytest.approx(float(highest.mean()), abs=1e-5)
+    assert found["histogram"][9] == pytest.approx(int((highest >= 0.9).sum()), abs=1)
 
 
 @pytest.mark.parametrize("shape", [(9, 2, 1, 16, 16), (10, 2, 1, 20, 20), (10, 0, 1, 16, 16)])

@@ -73,6 +73,22 @@ def test_an_image_at_the_centroid_has_nothing_to_move():
     assert found == {"1": 0, "2": 0}
 
 
+class Noisy(nn.Module):
+    def forward(self, images):
+        return images + torch.empty_like(images).normal_()
+
+
+def test_a_layer_that_draws_draws_for_each_image():
+    network = nn.Sequential(nn.Flatten(), Noisy(), nn.Linear(2, 2)).eval()
+    nn.init.zeros_(network[2].weight)
+    nn.init.zeros_(network[2].bias)
+    torch.manual_seed(0)
+    many = IMAGE.expand(4000, 1, 1, 2)
+    found = squared_gradients(network, many, torch.zeros(4000, dtype=torch.int64), classification_loss, chunk=500)
+    expected = torch.tensor([2.0, 5.0]).double() / 4  # E[(x + n)^2] = x^2 + 1, times (1 - p)^2
+    torch.testing.assert_close(found["2.weight"], expected.expand(2, 2), rtol=0.1, atol=0)
+
+
 def test_a_network_that_mixes_its_samples_is_refused(regression):
     with pytest.raises(ValueError, match="got training mode"):
         layer_fisher(regression.train(), IMAGE, torch.tensor([0]), classification_loss)
