@@ -23,6 +23,7 @@ from splitleak.artifacts import load_tensors, provenance, save_tensors, write_js
 from splitleak.config import Config, read_document
 from splitleak.models.engine import Engine, EngineChoice, choose_engine, feature_probes, image_probes, torch_engine
 from splitleak.models.split import SplitModel
+from splitleak.seeding import generator
 
 FORMAT = 1
 
@@ -203,8 +204,13 @@ def load_edge(
     return EdgeHalf(config, encoder, stack, device, chosen)
 
 
-def load_cloud(folder: Path, device: torch.device, *, engine: EngineChoice = "torch") -> CloudHalf:
+def load_cloud(
+    folder: Path, device: torch.device, *, seed: int | None = None, engine: EngineChoice = "torch"
+) -> CloudHalf:
     """Loads a cloud half, the folder ``<artifact>/cloud``, to be computed by ``engine`` (see `choose_engine`).
+
+    Layers of the head that draw at random (they have a ``generator``) do so under ``seed``, or, without one, from
+    system entropy.
 
     Raises:
         FileNotFoundError: There is no half at ``folder``.
@@ -214,6 +220,9 @@ def load_cloud(folder: Path, device: torch.device, *, engine: EngineChoice = "to
     config, model, weights = _load(folder, "cloud")
     _assign(folder, model.head, weights)
     head = model.head.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    for name, layer in head.named_modules():
+        if hasattr(layer, "generator"):
+            layer.generator = generator(seed, "head", name, device=device)
     chosen = choose_engine(engine, head, device, feature_probes(config.feature_shape))
     return CloudHalf(config, head, device, chosen)
 
@@ -229,7 +238,7 @@ def load_whole(
         RuntimeError: The engine cannot compute a half.
     """
     edge = load_edge(folder / "edge", device, seed=seed, engine=engine)
-    cloud = load_cloud(folder / "cloud", device, engine=engine)
+    cloud = load_cloud(folder / "cloud", device, seed=seed, engine=engine)
     if edge.config.model_copy(update={"half": "cloud"}) != cloud.config:
         raise ValueError(f"{folder}: expected two halves of one artifact, got {edge.name!r} and {cloud.name!r}")
     return WholeModel(edge, cloud)

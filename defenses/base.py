@@ -1,6 +1,6 @@
 """What a defense is: a module on the wire, with hooks that all default to nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +23,16 @@ class Step:
     logits: Tensor  # (N, classes)
     epoch: int  # from 0
     learning_rate: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a defense learns when a training begins."""
+
+    model: SplitModel
+    dataset: str
+    classes: tuple[str, ...]  # names, in the order of the labels
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,11 @@ class Defense(nn.Module):
         self.generator: torch.Generator | None = None
         self.noise_variance_on_wire = 0.0
 
+    @classmethod
+    def pinned(cls, config: Config) -> Config:
+        """``config`` with what it names on disk told by contents too, so that its digest tells them apart."""
+        return config
+
     @property
     def noise_variance(self) -> float:
         """Variance of the noise that `forward` adds to each value; 0 where it adds none."""
@@ -62,12 +77,31 @@ class Defense(nn.Module):
     def prepare(self, model: SplitModel, classes: int) -> None:
         """Rebuilds parts of the model before training, or makes room for statistics of its features."""
 
+    def begin(self, start: Start) -> None:
+        """Called once before training, interrupted or not, and never when a trained half is loaded."""
+
+    def batches(self, labels: Tensor, batch_size: int, draw: torch.Generator) -> Sequence[Tensor] | None:
+        """The indices of each batch of an epoch, in place of a plain shuffle's, or nothing.
+
+        ``labels`` ``(M,)`` are those of all training images, on the CPU as ``draw`` is.
+        """
+        return None
+
     def forward(self, features: Tensor) -> Tensor:
         """What crosses the wire in place of ``features``, of the same shape."""
         return features
 
+    def task_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor | None:
+        """A scalar in place of the cross-entropy of ``(N, classes)`` and ``(N,)``, or nothing."""
+        return None
+
     def penalty(self, step: Step) -> Tensor | None:
         """A scalar added to the task loss, or nothing."""
+        return None
+
+    @property
+    def gradient_limit(self) -> float | None:
+        """The length that the gradient of all trained weights is cut to, or nothing."""
         return None
 
     def on_epoch(self, end: EpochEnd) -> None:
@@ -79,6 +113,10 @@ class Defense(nn.Module):
         What it changes of the model's structure must not depend on weights; what the model computes must not change.
         """
 
+    def findings(self, model: SplitModel) -> dict[str, Any]:
+        """What it has to say of the training, as plain JSON values; ``model`` is trained and finished."""
+        return {}
+
     def task_parameters(self) -> Iterator[nn.Parameter]:
         """Its weights that the target's optimiser trains: all, save those of an adversary, which has its own."""
         return self.parameters()
@@ -86,6 +124,11 @@ class Defense(nn.Module):
     def optimizers(self) -> dict[str, Optimizer]:
         """The optimisers that it steps itself, by name, for a checkpoint."""
         return {}
+
+    @classmethod
+    def replaces_task_loss(cls) -> bool:
+        """Whether it has a task loss of its own, of which a stack can follow one alone."""
+        return cls.task_loss is not Defense.task_loss
 
     @classmethod
     def acts_on_wire(cls) -> bool:

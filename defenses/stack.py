@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 
 from defenses import DEFENSES
-from defenses.base import Defense, EpochEnd, Step
+from defenses.base import Defense, EpochEnd, Start, Step
 from splitleak.config import Config
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
@@ -37,6 +38,12 @@ class DefenseConfig(Config):
         """The defense itself, not yet prepared."""
         kind = DEFENSES[self.name]
         return kind(kind.config_type.model_validate(self.config))
+
+    def pinned(self) -> "DefenseConfig":
+        """This element with what it names on disk told by contents too (see `Defense.pinned`)."""
+        kind = DEFENSES[self.name]
+        config = kind.pinned(kind.config_type.model_validate(self.config))
+        return self.model_copy(update={"config": config.document()})
 
 
 class Stack(nn.Module):
@@ -68,9 +75,29 @@ class Stack(nn.Module):
         return {str(position): defense.generator for position, defense in enumerate(self)}
 
     def prepare(self, model: SplitModel, classes: int) -> None:
-        """Lets each defense rebuild its parts of the model, in order."""
+        """Lets each defense rebuild its parts of the model, in order.
+
+        Raises:
+            ValueError: Several have a task loss of their own, or the model does not suit one.
+        """
+        rivals = [defense.name for defense in self if defense.replaces_task_loss()]
+        if len(rivals) > 1:
+            raise ValueError(f"expected one defense with a task loss of its own, got {', '.join(rivals)}")
         for defense in self:
             defense.prepare(model, classes)
+
+    def begin(self, start: Start) -> None:
+        """Tells each defense that training begins."""
+        for defense in self:
+            defense.begin(start)
+
+    def batches(self, labels: Tensor, batch_size: int, draw: torch.Generator) -> Sequence[Tensor]:
+        """The indices of each batch of an epoch: the first defense's that asks for its own, or a shuffle's."""
+        for defense in self:
+            planned: Sequence[Tensor] | None = defense.batches(labels, batch_size, draw)
+            if planned is not None:
+                return planned
+        return list(torch.randperm(len(labels), generator=draw).split(batch_size))
 
     def forward(self, features: Tensor) -> Tensor:
         """What crosses the wire: ``(N, *cut)`` in, ``(N, *cut)`` out."""
@@ -78,10 +105,22 @@ class Stack(nn.Module):
             features = defense(features)
         return features
 
+    def task_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
+        """The task loss of the one defense that has one for now, or cross-entropy."""
+        given = (defense.task_loss(logits, labels, epoch) for defense in self)
+        loss: Tensor | None = next((loss for loss in given if loss is not None), None)
+        return functional.cross_entropy(logits, labels) if loss is None else loss
+
     def penalty(self, step: Step) -> Tensor | None:
         """The sum of what the defenses add to the task loss, or nothing."""
         terms = [term for defense in self if (term := defense.penalty(step)) is not None]
         return torch.stack(terms).sum() if terms else None
+
+    @property
+    def gradient_limit(self) -> float | None:
+        """The shortest length that a defense cuts gradients to, or nothing."""
+        limits = [limit for defense in self if (limit := defense.gradient_limit) is not None]
+        return min(limits) if limits else None
 
     def on_epoch(self, end: EpochEnd) -> None:
         """Passes the end of an epoch on."""
@@ -92,6 +131,10 @@ class Stack(nn.Module):
         """Lets each defense take down what only training needed, in order."""
         for defense in self:
             defense.finish(model)
+
+    def findings(self, model: SplitModel) -> dict[str, dict[str, Any]]:
+        """What the defenses have to say of the training, by name; silent ones are left out."""
+        return {defense.name: found for defense in self if (found := defense.findings(model))}
 
     def task_parameters(self) -> Iterator[nn.Parameter]:
         """The weights of the defenses that the target's optimiser trains."""

@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Optimizer
 
-from defenses.base import EpochEnd, Step
+from defenses.base import EpochEnd, Start, Step
 from defenses.stack import DefenseConfig, Stack
 from splitleak.config import Config, digest
 from splitleak.datasets.images import Images
@@ -75,6 +76,10 @@ class TargetConfig(Config):
     training: TrainingConfig = TrainingConfig()
     seed: int = Field(default=0, ge=0)
 
+    def pinned(self) -> "TargetConfig":
+        """This target with what its defenses name on disk told by contents too (see `Defense.pinned`)."""
+        return self.model_copy(update={"defenses": tuple(defense.pinned() for defense in self.defenses)})
+
 
 @dataclass(frozen=True)
 class Target:
@@ -108,17 +113,18 @@ def train(
 ) -> Target:
     """Trains a target on ``splits.train`` and measures it on ``splits.test``, which chooses nothing.
 
-    The last epoch's weights are kept.
+    The last epoch's weights are kept. The target's config is ``config``, pinned.
     An interrupted run with the same config, data and ``checkpoint`` goes on.
 
     Raises:
+        FileNotFoundError: What a defense names is not there.
         ValueError: The images do not fit the model, or a defense not the stack.
         FloatingPointError: The loss is no longer finite.
     """
     _check_fit(config.model, splits.train)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(config.seed, "dropout"))  # layers of the network draw from the global stream
-        return _train(config, splits, device, checkpoint, report)
+        return _train(config.pinned(), splits, device, checkpoint, report)
 
 
 def _train(
@@ -129,6 +135,7 @@ def _train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     stack.to(device)
     stack.seed(config.seed, device)
+    stack.begin(Start(model, dataset, splits.train.classes, config.training.epochs))
     optimizer = SGD(
         [*model.parameters(), *stack.task_parameters()],
         lr=config.training.learning_rate,
@@ -150,9 +157,9 @@ def _train(
     labels = splits.train.labels.to(device)
 
     def batches(order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        permuted = torch.randperm(len(images), generator=order).to(device)
-        for indices in permuted.split(config.training.batch_size):
-            if len(indices) > 1:  # batch norm needs two
+        for drawn in stack.batches(splits.train.labels, config.training.batch_size, order):
+            if len(drawn) > 1:  # batch norm needs two
+                indices = drawn.to(device)
                 yield _augmented(images[indices].float() / 255, config.training.augment, augment), labels[indices]
 
     @torch.no_grad()
@@ -189,6 +196,8 @@ def _train(
         "accuracy": accuracy(model, stack, splits.test, device),
         "history": state.history,
     }
+    if findings := stack.findings(model):
+        record["defenses"] = findings
     return Target(config, splits.train.classes, dataset, model, stack, record)
 
 
@@ -206,11 +215,13 @@ def training_step(
         features = model.encoder(_laid_out(images))
         sent = stack(features)
         logits = model.head(sent)
-        task = functional.cross_entropy(logits, labels)
+        task = stack.task_loss(logits, labels, epoch)
     penalty = stack.penalty(Step(images, labels, features, sent, logits, epoch, rate))
     loss = task if penalty is None else task + penalty
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if (limit := stack.gradient_limit) is not None:
+        clip_grad_norm_([each for group in optimizer.param_groups for each in group["params"]], limit)
     optimizer.step()
     added = torch.zeros_like(task) if penalty is None else penalty.detach()
     return task.detach(), added, (logits.argmax(1) == labels).float().mean()

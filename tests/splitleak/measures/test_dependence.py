@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitleak.measures import dependence as module
-from splitleak.measures.dependence import distance_correlation
+from splitleak.measures.dependence import (
+    coco,
+    distance_correlation,
+    gaussian_kernel,
+    hsic,
+    label_kernel,
+    normalised_hsic,
+)
 
 LINE = torch.tensor([[0.0], [1.0], [2.0], [3.0]]).double()
 ALTERNATING = torch.tensor([[0.0], [1.0], [0.0], [1.0]]).double()
@@ -94,3 +101,86 @@ def test_a_constant_batch_depends_on_nothing_and_has_no_gradient(count):
 def test_batches_of_different_length_are_refused():
     with pytest.raises(ValueError, match="expected batches of equal length, got 4 and 3"):
         distance_correlation(LINE, LINE[:3])
+
+
+PAIRED, CROSSED = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+UNITS = {n: torch.eye(n, dtype=torch.float64) for n in (2, 3, 4, 10)}
+RAMP = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
+APART = gaussian_kernel(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+
+
+def frobenius(a, b):
+    return coco(a, b, "frobenius")
+
+
+MEASURES = (hsic, normalised_hsic, coco, frobenius)
+
+
+@pytest.mark.parametrize(
+    ("measure", "a", "b", "expected"),
+    [
+        *((hsic, UNITS[n], UNITS[n], 1 / (n - 1)) for n in (2, 3, 4)),
+        (hsic, label_kernel(PAIRED), label_kernel(PAIRED), 4 / 9),
+        (hsic, label_kernel(PAIRED), label_kernel(CROSSED), 0),
+        (hsic, RAMP @ RAMP.T, RAMP @ RAMP.T, 1),
+        (hsic, APART, UNITS[2], 0.2211992),
+        (normalised_hsic, UNITS[2], UNITS[2], 0.99996),
+        (normalised_hsic, UNITS[4], UNITS[4], 2.99976),
+        (normalised_hsic, UNITS[10], UNITS[10], 8.99820027),
+        (normalised_hsic, label_kernel(PAIRED), label_kernel(PAIRED), 0.99996),
+        *((coco, UNITS[n], UNITS[n], 1 / n) for n in (2, 3, 4)),
+        (coco, label_kernel(PAIRED), label_kernel(PAIRED), 0.5),
+        (coco, RAMP @ RAMP.T, RAMP @ RAMP.T, 2 / 3),
+        (coco, APART, UNITS[2], 0.2351591),
+        (frobenius, UNITS[3], UNITS[3], 0.3964024),
+        (frobenius, UNITS[4], UNITS[4], 0.3290185),
+    ],
+)
+def test_measures_of_kernels_have_the_values_worked_out_by_hand(measure, a, b, expected):
+    assert float(measure(a, b)) == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_constant_kernel_depends_on_nothing_and_its_gradient_is_finite(measure):
+    same = torch.ones(5, 3, requires_grad=True)
+    found = measure(gaussian_kernel(same), label_kernel(torch.tensor([0, 0, 1, 1, 2])))
+    found.backward()
+    assert float(found.detach()) == pytest.approx(0, abs=1e-9)
+    assert bool(same.grad.isfinite().all())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(3, 9))
+def test_measures_of_kernels_agree_with_their_definitions(seed, count):
+    x, y = drawn(seed, count, 2, 3), drawn(seed + 1, count, 4)
+    kernels = []
+    for rows in (x.flatten(1), y):
+        spread = 2 * 25 * rows.shape[1]
+        kernels.append(np.array([[math.exp(-(math.dist(a, b) ** 2) / spread) for b in rows] for a in rows]))
+    h = np.eye(count) - 1 / count
+    a, b = (h @ kernel @ h for kernel in kernels)
+    ridge = 1e-5 * count * np.eye(count)
+    one_sided = [kernel @ h @ np.linalg.inv(kernel @ h + ridge) for kernel in kernels]
+    expected = {
+        hsic: np.trace(kernels[0] @ h @ kernels[1] @ h) / (count - 1) ** 2,
+        normalised_hsic: np.trace(one_sided[0] @ one_sided[1]),
+        coco: math.sqrt(np.linalg.svd(a @ b).S[0]) / count,
+        frobenius: math.sqrt(np.linalg.norm(a @ b)) / count,
+    }
+    for measure, value in expected.items():
+        found = measure(gaussian_kernel(x), gaussian_kernel(y))
+        assert float(found) == pytest.approx(value, rel=1e-6, abs=1e-12), measure
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_gradient_of_a_measure_of_kernels_is_that_of_its_value(measure):
+    x, labels = drawn(0, 6, 4).requires_grad_(), label_kernel(torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert torch.autograd.gradcheck(lambda rows: measure(gaussian_kernel(rows, 0.5), labels), (x,))
+
+
+def test_single_precision_images_lose_no_digits_in_the_centring():
+    images = drawn(0, 16, 1, 28, 28)
+    labels = label_kernel(torch.arange(16) % 4)
+    for measure in (hsic, normalised_hsic):
+        exact = float(measure(gaussian_kernel(images), labels))
+        assert float(measure(gaussian_kernel(images.float()), labels)) == pytest.approx(exact, rel=1e-4)
