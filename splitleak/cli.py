@@ -185,7 +185,7 @@ def train(
         "training": training.document(),
         "seed": seed,
     }
-    target = TargetConfig.parse(_designed(document, config, defense, settings), source=str(config or "train"))
+    target = TargetConfig.parse(_designed(document, config, defense, settings), source=str(config or "train")).pinned()
     if not force and out.exists():
         record = read_record(out)
         if record["target"] == target.document() and record["dataset"] == splits.record:
@@ -374,7 +374,7 @@ def cloud(
     loaded = (
         load_whole(folder, found, seed=noise_seed, engine=engine)
         if whole
-        else load_cloud(_half(folder, "cloud"), found, engine=engine)
+        else load_cloud(_half(folder, "cloud"), found, seed=noise_seed, engine=engine)
     )
     config = CloudConfig(server=serving, capture=capture, policy=asked, noise_seed=noise_seed)
     _serve(cloud_service(config, loaded), listen, as_json, f"cloud serves {loaded.name!r}")
