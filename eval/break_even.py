@@ -92,4 +92,4 @@ def _alike(split: Mapping[str, Any], other: Mapping[str, Any], rtt_ms: float) ->
     (low, high), (other_low, other_high) = (
         [bound + _away(each, rtt_ms) for bound in each["median_interval_ms"]] for each in (split, other)
     )
-    return low <= other_high and other_low <= high
+    return bool(low <= other_high and other_low <= high)
