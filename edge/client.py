@@ -45,7 +45,7 @@ class EdgeConfig(Config):
     input_name: str | None = Field(default=None, description="of the model; none: its only one, as announced")
     output_name: str | None = Field(default=None, description="of the logits; none: its only one")
     streams: bool = Field(default=True, description="one long-lived stream, where the server has it; else single calls")
-    window: int = Field(default=4, ge=1, le=1024, description="requests sent and not answered yet, at most")
+    window: int = Field(default=8, ge=1, le=1024, description="requests sent and not answered yet, at most")
     max_queue: int = Field(default=128, ge=1, description="requests that wait to be encoded, at most")
     grace_s: float = Field(default=5.0, ge=0, description="time for what is under way when the client is closed")
     patience_s: float = Field(

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -395,7 +395,14 @@ def edge(
         Literal["fp32", "fp16", "uint8", "fp16+deflate", "uint8+deflate"],
         typer.Option(help="How features travel; uint8 is quantised, deflate packs without loss."),
     ] = "fp32",
-    window: Annotated[int, typer.Option(min=1, help="Unanswered requests at most.")] = 4,
+    window: Annotated[int, typer.Option(min=1, help="Unanswered requests at most.")] = 8,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds an outage may last; meanwhile nothing is lost.")
+    ] = 60.0,
+    input_name: Annotated[
+        str | None, typer.Option(help="The model's input, if its server does not announce it, or several.")
+    ] = None,
+    output_name: Annotated[str | None, typer.Option(help="The output with the logits, likewise.")] = None,
     channel: ChannelFile = None,
     server: ServerFile = None,
     repeat: Annotated[int, typer.Option(min=1, help="Send each of --images so many times in a row.")] = 1,
@@ -425,7 +432,16 @@ def edge(
     keep_big_buffers()
     profile = _use_device(device_profile, threads)
     loaded = load_edge(_half(half, "edge"), resolve_device(device), seed=noise_seed, engine=engine)
-    config = EdgeConfig(cloud=cloud, model=loaded.name, codec=codec, window=window, channel=_channel(channel))
+    config = EdgeConfig(
+        cloud=cloud,
+        model=loaded.name,
+        codec=codec,
+        window=window,
+        patience_s=patience,
+        input_name=input_name,
+        output_name=output_name,
+        channel=_channel(channel),
+    )
     serving = None if listen is None else _server(listen, server)
     computed = loaded if profile is None else EmulatedHalf(loaded, profile)
     emulation = {} if profile is None else {"emulated_device": profile.name}
@@ -482,6 +498,43 @@ def tap(
         serving, reached = _server(listen, server), _channel(channel)
         service = tap_service(TapConfig(server=serving, upstream=upstream, capture=path, channel=reached))
     _serve(service, listen, as_json, f"{'blind ' * blind}tap in front of {upstream}, writing {path}")
+
+
+@app.command()
+def link(
+    upstream: Annotated[str, typer.Option(help="HOST:PORT that connections are carried on to.")],
+    profile: Annotated[
+        Literal["ethernet", "wifi", "5g", "lte", "3g", "leo", "geo"] | None,
+        typer.Option(help="A kind of network; leo and geo are satellites. Default: no limit and no delay."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. up.rate_mbps=5 or down.delay_ms=20."),
+    ] = None,
+    listen: Listen = "127.0.0.1:8003",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Stand between edge and cloud as a slow link: rate, delay, jitter and stalls each way, until SIGINT or SIGTERM.
+
+    It carries bytes unread, TLS included, and needs no rights. What a profile holds, and where its figures are from,
+    is said in splitleak/wire/link.py.
+    """
+    from contextlib import contextmanager
+
+    from splitleak.wire.link import LinkConfig
+    from splitleak.wire.link import link as carry
+    from splitleak.wire.link import profile as profile_of
+
+    chosen = profile_of(profile) if profile else LinkConfig()
+    asked = LinkConfig.parse(_with_settings({**chosen.document(), "seed": seed}, settings or []), source="link")
+
+    @contextmanager
+    def carrying() -> Iterator[int]:
+        with carry(asked, upstream, listen) as handle:
+            yield handle.port
+
+    _serve(carrying(), listen, as_json, f"link ({profile or 'no profile'}) to {upstream}")
 
 
 @app.command()

@@ -23,6 +23,7 @@ COMMANDS = (
     "cloud",
     "edge",
     "tap",
+    "link",
     "token",
     "predict",
     "query",

@@ -1,4 +1,7 @@
+import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -178,6 +181,17 @@ def test_an_address_that_is_taken_is_named(echo):
 def test_an_address_without_a_port_is_refused(address):
     with pytest.raises(ValueError, match="expected host:port"), link(LinkConfig(), address):
         pass
+
+
+def test_as_a_command_it_carries_until_sigterm_and_a_setting_is_laid_over_its_profile(echo):
+    command = [sys.executable, "-m", "splitleak.cli", "link", "--upstream", echo, "--listen", "127.0.0.1:0", "--json"]
+    command += ["--profile", "geo", "--set", "up.delay_ms=0", "--set", "down.delay_ms=40"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        address = json.loads(process.stdout.readline())["address"]
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), PATIENCE_S) as client:
+            assert round_trip_s(client, b"hello") >= 0.04
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_every_profile_is_a_link_and_an_unknown_one_is_named():
