@@ -20,18 +20,25 @@ class Query:
     """
 
     def __init__(
-        self, send: Callable[[Tensor], Tensor], budget: int | None = None, *, draws: int = 1, views: int = 1
+        self,
+        send: Callable[[Tensor], Tensor],
+        budget: int | None = None,
+        *,
+        draws: int = 1,
+        views: int = 1,
+        answers: Literal["scores", "labels"] = "scores",
     ) -> None:
         """``send`` takes images ``(N, C, H, W)`` in [0, 1] to features ``(N, *cut)`` or scores ``(N, K)``.
 
         ``budget`` caps the queries.
         ``draws`` is how often an attack that learns from noise should ask for the same image. What ``send`` gives is
-        the mean of ``views`` answers, and costs as many queries.
+        the mean of ``views`` answers, and costs as many queries. ``answers`` of labels are rows with one 1 each.
         """
         self._send = send
         self.budget = budget
         self.draws = draws
         self.views = views
+        self.answers = answers
         self.made = 0
 
     def __call__(self, images: Tensor) -> Tensor:

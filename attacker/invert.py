@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from attacker.base import Query, Run, build
 from attacker.class_inversion import CLASS_ATTACKS
 from attacker.class_inversion.base import ClassInversion, ClassKnowledge
+from attacker.prior import Prior
 from attacker.queries import ServiceProbe, live_query, recorded_query
 from attacker.reconstruction.descent import frozen
 from attacker.results import Reconstructions, write_result
@@ -44,16 +46,23 @@ class InversionConfig(Config):
 
 @dataclass(frozen=True)
 class InversionAccess:
-    """What the attacker can reach; None is withheld. Queries go to ``service``, or are on record in ``pairs``."""
+    """What the attacker can reach; None is withheld.
+
+    Queries go to ``service``, or to the model of ``oracle`` without a service, or are on record in ``pairs``. With
+    ``labels_only``, all that is heard of an answer is which class it puts first.
+    """
 
     public: Path | None = None  # images of its own
     service: str | None = None  # HOST:PORT of the prediction service
     pairs: Path | None = None  # what `splitleak query` wrote
+    oracle: Path | None = None  # an artifact that is asked like a service, in this process, defenses and all
+    prior: Path | None = None  # what `splitleak prior` wrote
     artifact: Path | None = None  # the whole model's weights
     model: str | None = None  # as the service calls it; None where it has only one
     scores: Scores = "auto"  # what the service gives, see `ClassifierClient`
     output: str | None = None  # which of its outputs
     channel: ChannelConfig | None = None  # how the service is reached
+    labels_only: bool = False
 
     def knowledge(self, config: InversionConfig, public: Images | None, device: torch.device) -> ClassKnowledge:
         """All that an attack may know.
@@ -65,24 +74,32 @@ class InversionAccess:
             ValueError: What the attacker has does not fit together.
         """
         whole = None if self.artifact is None else load_whole(self.artifact, device)
+        prior = None if self.prior is None else Prior.load(self.prior, device)
         return ClassKnowledge(
-            image_shape=_image_shape(public, whole),
+            image_shape=_image_shape(public, prior, whole),
             classes=whole.classes if config.classes is None and whole is not None else config.classes,
             public=None if public is None else public.floats(),
-            query=self._query(config, public),
+            query=self._query(config, public, device),
             labels=None if public is None else public.labels,
             model=None if whole is None else frozen(nn.Sequential(whole.edge.encoder, whole.cloud.head), device),
+            prior=prior,
         )
 
-    def _query(self, config: InversionConfig, public: Images | None) -> Query | None:
+    def _query(self, config: InversionConfig, public: Images | None, device: torch.device) -> Query | None:
         if self.service is not None and self.pairs is not None:
             raise ValueError("expected a live service to query or recorded pairs, got both")
+        if self.oracle is not None and (self.service is not None or self.pairs is not None):
+            raise ValueError("expected one way to query: a service, an oracle or recorded pairs, got an oracle beside")
         if self.service is not None:
             probe = ServiceProbe(self.service, self.model, scores=self.scores, output=self.output, channel=self.channel)
-            return live_query(probe, config.max_queries)
-        if self.pairs is None:
+            found = live_query(probe, config.max_queries)
+        elif self.oracle is not None:
+            found = artifact_query(load_whole(self.oracle, device, seed=config.seed), config.max_queries)
+        elif self.pairs is not None:
+            found = recorded_query(self.pairs, public, self.public, config.max_queries)
+        else:
             return None
-        return recorded_query(self.pairs, public, self.public, config.max_queries)
+        return labels_of(found) if self.labels_only else found
 
 
 def run_inversion(
@@ -90,8 +107,9 @@ def run_inversion(
 ) -> dict[str, Any]:
     """Runs an attack and writes ``out``: ``reconstructions.npz``, ``attack.json``, weights if it trained any.
 
-    The id of a picture is the number of its class. ``ignores_output_policy`` in ``attack.json`` says of an attack that
-    no policy of the service can change what it finds.
+    The id of a picture is the number of its class, and, where there are several, its place among them, best first.
+    ``ignores_output_policy`` in ``attack.json`` says of an attack that no policy of the service can change what it
+    finds, ``access`` what it must be let to see of the model.
 
     Raises:
         FileNotFoundError: There are no public images, no pairs, or no artifact.
@@ -107,18 +125,40 @@ def run_inversion(
     return write_result(
         out,
         attack,
-        Reconstructions(tuple(map(str, range(len(rebuilt)))), rebuilt),
+        Reconstructions.of_classes(rebuilt),
         known,
         public,
         seed=config.seed,
         views=1 if known.query is None else known.query.views,
         ignores_output_policy=attack.ignores_output_policy(),
+        access=attack.access,
     )
 
 
-def _image_shape(public: Images | None, whole: WholeModel | None) -> tuple[int, int, int]:
+def artifact_query(whole: WholeModel, budget: int | None) -> Query:
+    """The model ``whole`` asked as a service would be, defenses and all, but in this process: images to scores."""
+
+    def send(images: Tensor) -> Tensor:
+        return torch.from_numpy(whole.predict(images.cpu().numpy())).softmax(1)
+
+    return Query(send, budget)
+
+
+def labels_of(query: Query) -> Query:
+    """``query`` through a service that tells no more than the label: rows with one 1 each, at the same price."""
+
+    def send(images: Tensor) -> Tensor:
+        answers = query(images)
+        return functional.one_hot(answers.argmax(1), answers.shape[1]).float()
+
+    return Query(send, query.budget, draws=query.draws, views=query.views, answers="labels")
+
+
+def _image_shape(public: Images | None, prior: Prior | None, whole: WholeModel | None) -> tuple[int, int, int]:
     if public is not None:
         return public.pixels.shape[1], public.pixels.shape[2], public.pixels.shape[3]
+    if prior is not None:
+        return prior.image_shape
     if whole is None:
         raise ValueError("expected images of the attacker's own or a model, to know the shape of what to rebuild")
     return whole.input_shape

@@ -1,4 +1,4 @@
-"""A cell's record where one picture a class was rebuilt: does it show that class, and to whom."""
+"""A cell's record where pictures of each class were rebuilt: do they show that class, and to whom."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +19,7 @@ from splitleak.datasets.images import Images
 from splitleak.measures.pixel import mse
 
 _IDENTIFYING = ("attack", "config", "seed", "queries", "draws", "knowledge")
+_LATER = ("prior",)  # identifies too, where there is one; came after the first recorded results
 
 
 def make_class_record(
@@ -33,6 +34,8 @@ def make_class_record(
 
     ``train_images`` are those that ``artifact`` was trained on; ``evaluator`` is another artifact for the same classes.
     For each measure of ``score``: mean and standard deviation over classes, and the value of every class in order.
+    Where there are several pictures of each, a class's value is their mean, and ``images`` holds the value of every
+    picture ``[class][picture]``, so that any published "±" can be formed; ``n`` counts pictures.
 
     - ``recognised``: 1 where the evaluator's first answer is the class. Chance is ``chance``, one over the classes.
       An evaluator that is a convolutional network calls images whose pixels are nothing like its own chance, however
@@ -45,7 +48,7 @@ def make_class_record(
     Raises:
         FileNotFoundError: One of the inputs is not there.
         ValueError: They do not belong together: other training images than the artifact's, an attacker who owned one of
-            them, not one picture a class, or an evaluator that is the target itself.
+            them, not as many pictures of each class, or an evaluator that is the target itself.
     """
     made, attacked = read_record(artifact), read_document(attack / "attack.json")
     judge, target = Evaluator.load(evaluator, artifact), load_whole(artifact, torch.device("cpu"), seed=0)
@@ -53,46 +56,40 @@ def make_class_record(
     if digest(sorted(private.hashes())) != made["dataset"]["images"]["train"]["digest"]:
         raise ValueError(f"{train_images}: expected the images that {made['name']!r} was trained on, got others")
     check_disjoint(public, private)
-    rebuilt = one_a_class(Reconstructions.load(attack / "reconstructions.npz"), target.classes)
-    means, labels = class_means(private, target.classes), torch.arange(target.classes)
+    by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(target.classes)
+    each, rebuilt = by_class.shape[1], by_class.flatten(0, 1)
+    means, classes = class_means(private, target.classes), torch.arange(target.classes)
+    labels = classes.repeat_interleave(each)
     values = {
         "recognised": judge.recognised(rebuilt, labels),
         "nearest_mean": (nearest_mean(rebuilt, means) == labels).float(),
-        "mse": mse(rebuilt, means),
-        "target_confidence": probabilities(target, rebuilt)[labels, labels],
+        "mse": mse(rebuilt, means[labels]),
+        "target_confidence": probabilities(target, rebuilt)[torch.arange(len(labels)), labels],
     }
     judged_by = {"target": judge.made["target"], "dataset": judge.made["dataset"]}
-    produced = [made["target"], made["dataset"], public, *(attacked[key] for key in _IDENTIFYING), judged_by]
+    given = [attacked[key] for key in (*_IDENTIFYING, *(key for key in _LATER if key in attacked))]
+    produced = [made["target"], made["dataset"], public, *given, judged_by]
     record = {
         "id": digest(produced),
         **({} if cell is None else {"cell": dict(cell)}),
         "target": {key: made[key] for key in ("name", "target", "dataset", "accuracy", "provenance")},
         "attack": attacked,
         "score": {
-            "n": target.classes,
+            "n": len(rebuilt),
             "chance": 1 / target.classes,
-            **{name: spread(found.double().numpy()) for name, found in values.items()},
+            **{name: _by_class(found.unflatten(0, (-1, each))) for name, found in values.items()},
         },
-        "evaluator": {**judge.document(), "on_truth": float(judge.recognised(means, labels).mean())},
+        "evaluator": {**judge.document(), "on_truth": float(judge.recognised(means, classes).mean())},
         "provenance": provenance(),
     }
     with written_folder(out) as partial:
         with (partial / "pictures.npz").open("wb") as file:
-            np.savez_compressed(file, classes=labels.numpy(), truth=_pixels(means), rebuilt=_pixels(rebuilt))
+            pictures: dict[str, Any] = {"truth": _pixels(means), "rebuilt": _pixels(by_class[:, 0])}
+            if each > 1:
+                pictures["all"] = _pixels(by_class)
+            np.savez_compressed(file, classes=classes.numpy(), **pictures)
         write_json(partial / "record.json", record)
     return record
-
-
-def one_a_class(made: Reconstructions, classes: int) -> Tensor:
-    """The pictures ``(K, C, H, W)`` in the order of the classes, whose numbers are their ids.
-
-    Raises:
-        ValueError: There is not exactly one for each.
-    """
-    expected = tuple(map(str, range(classes)))
-    if sorted(made.ids) != sorted(expected):
-        raise ValueError(f"expected one picture for each of {classes} classes, got {len(made.ids)}: {made.ids[:3]}...")
-    return made.images[[made.ids.index(name) for name in expected]]
 
 
 def class_means(images: Images, classes: int) -> Tensor:
@@ -117,6 +114,13 @@ def nearest_mean(images: Tensor, means: Tensor) -> Tensor:
     own, theirs = _standardised(images), _standardised(means)
     nearest = torch.cdist(own, theirs).argmin(1)
     return nearest.where(own.any(1), torch.tensor(-1))
+
+
+def _by_class(values: Tensor) -> dict[str, Any]:
+    """The spread over classes of values ``(K, R)``, and the values themselves where R is more than 1."""
+    found = spread(values.double().mean(1).numpy())
+    images = {} if values.shape[1] == 1 else {"images": [[round(float(each), 6) for each in row] for row in values]}
+    return {**found, **images}
 
 
 def _standardised(images: Tensor) -> Tensor:

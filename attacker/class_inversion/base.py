@@ -2,11 +2,12 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, Literal, final
 
 from torch import Tensor, nn
 
 from attacker.base import Method, Query, Run
+from attacker.prior import Prior
 
 
 @dataclass(frozen=True)
@@ -19,36 +20,48 @@ class ClassKnowledge:
     query: Query | None = None  # the prediction service as a black box: images to scores (N, K), after its policy
     labels: Tensor | None = None  # (M,) int64, the classes of the public images, which need not be the target's
     model: nn.Module | None = None  # the whole target's weights, images to logits (N, K): a white box
+    prior: Prior | None = None  # a generator of images like the attacker's own
 
 
 class ClassInversion(Method):
-    """Rebuilds one image of each class that a model was trained on. A subclass writes `invert`; the entry is final.
+    """Rebuilds images of each class that a model was trained on. A subclass writes `invert`; the entry is final.
 
-    Its needs are fields of `ClassKnowledge`, beside ``image_shape``.
+    Its needs are fields of `ClassKnowledge`, beside ``image_shape``. ``access`` is the least that it must be let to see
+    of the model: its weights (``white``), its answers' scores, or only the labels of its answers.
     """
+
+    access: ClassVar[Literal["white", "score", "label"]]
 
     @final
     def __call__(self, known: ClassKnowledge, run: Run | None = None) -> Tensor:
-        """One rebuilt image a class ``(K, C, H, W)`` in [0, 1], in the order of the model's outputs.
+        """R rebuilt images a class ``(K, R, C, H, W)`` in [0, 1], classes in the order of the model's outputs.
+
+        R is the attack's. Its images of a class come best first, by what the attack itself can see.
 
         Raises:
-            PermissionError: The threat model withholds what the attack needs.
+            PermissionError: The threat model withholds what the attack needs, or gives labels where it needs scores.
             ValueError: What is known does not fit together.
-            RuntimeError: The attack gave something else than one finite image of the right shape for each class.
+            RuntimeError: The attack gave something else than finite images of the right shape for each class.
         """
         self._check_needs(known)
+        if self.access == "score" and known.query is not None and known.query.answers == "labels":
+            raise PermissionError(f"attack {self.name!r} needs scores, but this threat model answers with labels alone")
         self._check_public(known.public, known.image_shape)
+        if known.prior is not None and known.prior.image_shape != known.image_shape:
+            got = known.prior.image_shape
+            raise ValueError(f"attack {self.name!r}: expected a prior of images {known.image_shape}, got {got}")
         images = self.invert(known, run or Run()).detach().float().cpu()
-        return self._checked(images, (known.classes or max(1, len(images)), *known.image_shape))
+        each = images.shape[1] if images.ndim == 5 else 1
+        return self._checked(images, (known.classes or max(1, len(images)), max(1, each), *known.image_shape))
 
     @classmethod
     def ignores_output_policy(cls) -> bool:
         """Whether what the service does to its scores is nothing to this attack, as it runs the model itself."""
-        return "model" in cls.needs
+        return cls.access == "white"
 
     @abstractmethod
     def invert(self, known: ClassKnowledge, run: Run) -> Tensor:
-        """The attack itself; what it needs is there."""
+        """The attack itself; what it needs is there. Gives ``(K, R, C, H, W)``."""
 
 
 def check_width(name: str, known: ClassKnowledge, width: int) -> None:

@@ -32,14 +32,15 @@ class ClassInference(ClassInversion):
     Yang et al., "Neural network inversion in adversarial setting via background knowledge alignment", CCS 2019
     (arXiv:1902.08552), training class inference. Of an answer the highest score is kept and nothing else; vectors are
     as long as there are different classes at the top of the answers, the only ones the attacker hears of. Pictures
-    ``(K, C, H, W)``, one for each of the service's classes: a class that was never at the top, of which nothing can be
-    learnt, gets the mean of the public images (see the findings ``classes_unseen``).
+    ``(K, 1, C, H, W)``, one for each of the service's classes: a class that was never at the top, of which nothing can
+    be learnt, gets the mean of the public images (see the findings ``classes_unseen``).
 
     Deviations: those of `PredictionInversionAttack`.
     """
 
     name = "class-inference"
     config_type = ClassInferenceConfig
+    access = "label"
     needs = frozenset({"public", "query"})
 
     def __init__(self, config: ClassInferenceConfig) -> None:
@@ -79,4 +80,4 @@ class ClassInference(ClassInversion):
             "unseen_picture": "mean of the public images",
             "confidence": float(tops.amax(1).mean()),
         }
-        return images
+        return images[:, None]

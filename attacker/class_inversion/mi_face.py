@@ -38,7 +38,7 @@ class MIFace(ClassInversion):
     Fredrikson, Jha and Ristenpart, "Model inversion attacks that exploit confidence information and basic
     countermeasures", CCS 2015, algorithm 1, without an auxiliary term, as it has none for faces. A class stops after
     ``steps``, when its cost is no lower than the highest of the last ``patience``, or at the ``confidence``; its answer
-    is the image of the least cost on the way. Images ``(K, C, H, W)`` in [0, 1]; the model's output logits ``(K, K)``.
+    is the image of the least cost on the way. Images ``(K, 1, C, H, W)`` in [0, 1]; logits ``(K, K)``.
 
     Deviations of the paper's preset: images stay in [0, 1]; costs are compared in float64. It stalls on convolutional
     networks, whose :math:`p_y` and slope :math:`p_y (1 - p_y)` at a black image are near 0, so the defaults descend on
@@ -47,6 +47,7 @@ class MIFace(ClassInversion):
 
     name = "mi-face"
     config_type = MIFaceConfig
+    access = "white"
     needs = frozenset({"model"})
 
     def __init__(self, config: MIFaceConfig) -> None:
@@ -86,7 +87,7 @@ class MIFace(ClassInversion):
             "confidence": sum(confidences) / len(confidences),
             "steps": search.taken.tolist(),
         }
-        return search.best_images
+        return search.best_images[:, None]
 
 
 class _Search(nn.Module):

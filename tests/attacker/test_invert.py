@@ -33,11 +33,13 @@ class MeanOfEach(ClassInversion):
 
     name = "mean-of-each"
     config_type = Config
+    access = "label"
     needs = frozenset({"public", "query"})
 
     def invert(self, known, run):
         tops = known.query(known.public).argmax(1)
-        return torch.stack([known.public[tops == label].sum(0) / max(1, (tops == label).sum()) for label in range(10)])
+        mean = [known.public[tops == label].sum(0) / max(1, (tops == label).sum()) for label in range(10)]
+        return torch.stack(mean)[:, None]
 
 
 @pytest.fixture

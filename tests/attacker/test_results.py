@@ -29,3 +29,20 @@ def test_pickled_objects_are_not_loaded(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="none"):
         Reconstructions.load(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(("each", "ids"), [(1, ("0", "1", "2")), (2, ("0/0", "0/1", "1/0", "1/1", "2/0", "2/1"))])
+def test_pictures_of_classes_are_found_again_in_any_order(each, ids):
+    images = torch.rand(3, each, 1, 2, 2)
+    made = Reconstructions.of_classes(images)
+    assert made.ids == ids
+    assert torch.equal(Reconstructions(made.ids[::-1], made.images.flip(0)).by_class(3), images)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [("0", "1"), ("0", "1", "1"), ("0", "1", "3"), ("0", "1", "2", "3"), ("a", "b", "c"), ("0/0", "1/0", "2/0"), ()],
+)
+def test_anything_but_as_many_pictures_of_each_class_is_refused(ids):
+    with pytest.raises(ValueError, match=r"expected one picture, or as many, for each of 3 classes"):
+        Reconstructions(ids, torch.zeros(len(ids), 1, 2, 2)).by_class(3)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from attacker.results import Reconstructions
 from defenses.artifact import load_whole, read_record, save
 from defenses.training import TargetConfig, train
-from eval.class_record import class_means, make_class_record, nearest_mean, one_a_class
+from eval.class_record import class_means, make_class_record, nearest_mean
 from splitleak.artifacts import write_json
 from splitleak.cli import app
 from splitleak.datasets.images import Images
@@ -140,10 +140,38 @@ def test_other_images_than_those_of_the_training_are_refused(artifact, evaluator
         make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
 
 
-@pytest.mark.parametrize("ids", [("0", "1"), ("0", "1", "1"), ("0", "1", "3"), ("0", "1", "2", "3"), ("a", "b", "c")])
-def test_anything_but_one_picture_a_class_is_refused(ids):
-    with pytest.raises(ValueError, match=r"expected one picture for each of 3 classes"):
-        one_a_class(Reconstructions(ids, torch.zeros(len(ids), 1, 2, 2)), 3)
+def test_several_pictures_of_a_class_are_judged_one_by_one(artifact, evaluator, given):
+    folder = given(torch.rand(10, 1, 16, 16))
+    pictures = torch.rand(10, 3, 1, 16, 16)
+    made = Reconstructions.of_classes(pictures)
+    Reconstructions(made.ids[::-1], made.images.flip(0)).save(folder / "attack" / "reconstructions.npz")
+    record = make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
+    score, model = record["score"], load_whole(evaluator, torch.device("cpu"), seed=0)
+    hits = torch.from_numpy(model.predict(pictures.flatten(0, 1).numpy())).argmax(1).view(10, 3)
+    hits = (hits == torch.arange(10)[:, None]).double()
+    assert score["n"] == 30
+    assert score["recognised"]["images"] == hits.tolist()
+    assert score["recognised"]["values"] == pytest.approx(hits.mean(1).tolist(), abs=1e-6)
+    assert score["recognised"]["mean"] == pytest.approx(float(hits.mean()))
+    with np.load(folder / "score" / "pictures.npz") as shown:
+        assert shown["rebuilt"].shape == (10, 1, 16, 16)
+        assert np.array_equal(shown["all"][:, 0], shown["rebuilt"])
+
+
+def test_a_record_of_one_picture_a_class_reads_as_it_always_did(artifact, evaluator, given):
+    folder = given(torch.rand(10, 1, 16, 16))
+    record = make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
+    assert record["score"]["recognised"].keys() == {"mean", "std", "values"}
+    with np.load(folder / "score" / "pictures.npz") as shown:
+        assert set(shown) == {"classes", "truth", "rebuilt"}
+
+
+def test_another_prior_is_another_cell(artifact, evaluator, given):
+    def judged(**changes):
+        folder = given(torch.rand(10, 1, 16, 16, generator=torch.Generator().manual_seed(0)), **changes)
+        return make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")["id"]
+
+    assert len({judged(), judged(prior="one"), judged(prior="two")}) == 3
 
 
 def test_a_class_without_an_image_has_no_mean():

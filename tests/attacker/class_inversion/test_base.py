@@ -15,6 +15,7 @@ class Fixed(ClassInversion):
 
     name = "fixed"
     config_type = Config
+    access = "score"
     needs: ClassVar[frozenset[str]] = frozenset({"query", "public"})
 
     def __init__(self, images):
@@ -30,8 +31,8 @@ def known(**given):
 
 
 def test_images_are_clamped_and_all_classes_are_there():
-    found = Fixed(torch.tensor([-1.0, 0.25, 7.0]).view(3, 1, 1, 1).expand(3, *SHAPE))(known())
-    assert found[:, 0, 0, 0].tolist() == [0, 0.25, 1]
+    found = Fixed(torch.tensor([-1.0, 0.25, 7.0]).view(3, 1, 1, 1, 1).expand(3, 2, *SHAPE))(known())
+    assert found[:, 1, 0, 0, 0].tolist() == [0, 0.25, 1]
 
 
 @pytest.mark.parametrize("missing", ["public", "query"])
@@ -42,21 +43,39 @@ def test_what_the_threat_model_withholds_is_refused_by_name(missing):
 
 @pytest.mark.parametrize(
     "images",
-    [torch.zeros(0, *SHAPE), torch.zeros(3, 1, 4, 5), torch.zeros(2, *SHAPE), torch.full((3, *SHAPE), torch.nan)],
+    [
+        torch.zeros(0, 1, *SHAPE),
+        torch.zeros(3, 0, *SHAPE),
+        torch.zeros(3, *SHAPE),
+        torch.zeros(3, 1, 1, 4, 5),
+        torch.zeros(2, 1, *SHAPE),
+        torch.full((3, 1, *SHAPE), torch.nan),
+    ],
 )
-def test_anything_but_one_finite_image_a_class_is_refused(images):
-    with pytest.raises(RuntimeError, match=r"'fixed': expected finite images \(3, 1, 4, 4\)"):
+def test_anything_but_finite_images_of_every_class_is_refused(images):
+    with pytest.raises(RuntimeError, match=r"'fixed': expected finite images \(3, 1, 1, 4, 4\)"):
         Fixed(images)(known(classes=3))
 
 
 def test_no_image_at_all_is_refused_where_the_number_of_classes_is_unknown():
-    with pytest.raises(RuntimeError, match=r"expected finite images \(1, 1, 4, 4\)"):
-        Fixed(torch.zeros(0, *SHAPE))(known())
+    with pytest.raises(RuntimeError, match=r"expected finite images \(1, 1, 1, 4, 4\)"):
+        Fixed(torch.zeros(0, 1, *SHAPE))(known())
 
 
 def test_public_images_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"'fixed': expected public images \(1, 4, 4\), got \(1, 8, 8\)"):
         Fixed(torch.zeros(3, *SHAPE))(known(public=torch.zeros(2, 1, 8, 8)))
+
+
+def test_an_attack_on_scores_is_refused_a_service_that_gives_labels_alone():
+    labels = Query(lambda images: images, answers="labels")
+    with pytest.raises(PermissionError, match="'fixed' needs scores, but this threat model answers with labels alone"):
+        Fixed(torch.zeros(3, 1, *SHAPE))(known(query=labels))
+
+
+def test_a_prior_of_images_of_another_shape_is_refused(tiny_prior):
+    with pytest.raises(ValueError, match=r"'fixed': expected a prior of images \(1, 4, 4\), got \(1, 16, 16\)"):
+        Fixed(torch.zeros(3, 1, *SHAPE))(known(prior=tiny_prior))
 
 
 def test_answers_of_another_number_of_classes_are_refused():
@@ -68,7 +87,7 @@ def test_answers_of_another_number_of_classes_are_refused():
 
 def test_an_attack_that_runs_the_model_itself_ignores_what_the_service_does_to_its_scores():
     class White(Fixed):
-        needs: ClassVar[frozenset[str]] = frozenset({"model"})
+        access = "white"
 
     assert White.ignores_output_policy()
     assert not Fixed.ignores_output_policy()

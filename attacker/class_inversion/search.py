@@ -1,0 +1,247 @@
+"""The loop that attacks with a generator share: sample latents, select, optimise, and select again."""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from attacker.base import Query, Run
+from attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
+from attacker.reconstruction.descent import beside, frozen
+from splitleak.config import Config, digest
+from splitleak.fit import Resumable, epochs
+from splitleak.measures.identity import IDENTITY_LOSSES
+from splitleak.models.generator import Critic, Generator
+from splitleak.seeding import generator
+
+_CHUNK = 25  # steps between two looks at the clock
+_BATCH = 256
+
+Identity = Literal["cross-entropy", "logit", "max-margin", "poincare"]
+
+
+class SearchConfig(Config):
+    """What all searches have. A class has ``restarts`` latents on their way, of which the best are given."""
+
+    identity: Identity = Field(default="cross-entropy", description="the loss that says how far from a class it is")
+    candidates: int = Field(
+        default=0, ge=0, description="latents scored for every class, the best of which are its starts; 0: no selection"
+    )
+    restarts: int = Field(default=5, ge=1, description="latents optimised for each class")
+    images: int | None = Field(default=None, ge=1, description="given of each class, at most; default: all")
+    optimizer: Literal["adam", "nesterov"] = "adam"
+    learning_rate: float = Field(default=0.05, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="of Adam; Nesterov's momentum")
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    steps: int = Field(default=150, ge=0)
+
+
+@dataclass
+class Search:
+    """What a search works with: the generator, and the model as far as it may be seen. Counts what the model sees."""
+
+    name: str
+    generator: Generator
+    critic: Critic | None
+    model: nn.Module | None
+    query: Query | None
+    known: ClassKnowledge
+    run: Run
+    classes: int = 0
+    evaluations: int = 0  # images that went through the attacker's own copy of the model
+
+    def draw(self, use: str) -> torch.Generator:
+        """A stream of randomness for one use."""
+        return generator(self.run.seed, self.name, use)
+
+    def images(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What latents ``(B, d)`` look like ``(B, C, H, W)``, as images of classes ``(B,)`` if it has some."""
+        drawn: Tensor = self.generator(latents, labels if self.generator.config.classes else None)
+        return drawn
+
+    def logits(self, images: Tensor) -> Tensor:
+        """What the model, which is a white box, says of images: ``(B, K)``."""
+        assert self.model is not None
+        self.evaluations += len(images)
+        answers: Tensor = self.model(images)
+        check_width(self.name, self.known, answers.shape[1])
+        return answers
+
+    @torch.no_grad()
+    def scores(self, images: Tensor) -> Tensor:
+        """The model's probabilities of images ``(B, K)``, by its weights or by queries."""
+        if self.model is not None:
+            return self.logits(images).softmax(1)
+        assert self.query is not None
+        answers = self.query(images.cpu())
+        if answers.ndim != 2 or len(answers) != len(images):
+            expected = f"({len(images)}, K)"
+            raise ValueError(f"attack {self.name!r}: expected scores {expected}, got {tuple(answers.shape)}")
+        check_width(self.name, self.known, answers.shape[1])
+        return answers.to(images.device)
+
+    def labels(self, each: int) -> Tensor:
+        """The classes of ``each`` latents a class ``(K * each,)``."""
+        return torch.arange(self.classes, device=self.run.device).repeat_interleave(each)
+
+
+class LatentSearch(ClassInversion):
+    """An attack that looks for latents whose images the model puts in a class. Subclasses override what they change.
+
+    After a run, ``findings`` holds ``scores``, the target's confidence in every image given, ``[class][image]``, and
+    `weights` the ``latents`` ``(K, R, d)`` behind them. Whatever is selected is selected by the attacked model.
+    """
+
+    access = "white"
+    needs = frozenset({"model", "prior"})
+
+    def __init__(self, config: SearchConfig) -> None:
+        super().__init__(config)
+        self.config: SearchConfig = config
+        self.kept: dict[str, Tensor] = {}
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.kept
+
+    def invert(self, known: ClassKnowledge, run: Run) -> Tensor:
+        search = self.prepare(known, run)
+        starts = self.select(search, self.sample(search))
+        latents = self.optimise(search, starts)
+        images, scores, latents = self.choose(search, latents)
+        self.kept = {**self.kept, "latents": latents.cpu()}
+        self.findings |= {
+            "scores": [[round(float(score), 6) for score in row] for row in scores],
+            "confidence": float(scores.mean()),
+            "evaluations": search.evaluations,
+        }
+        return images
+
+    def prepare(self, known: ClassKnowledge, run: Run) -> Search:
+        """Copies of what is known, on the run's device, and how many classes there are."""
+        model = (
+            None if known.model is None or self.access != "white" else frozen(copy.deepcopy(known.model), run.device)
+        )
+        drawing, critic = self.networks(known, run, model)
+        search = Search(self.name, drawing, critic, model, known.query, known, run)
+        with torch.no_grad():
+            blank = torch.zeros(1, *known.image_shape, device=run.device)
+            search.classes = known.classes if model is None and known.classes else search.scores(blank).shape[1]
+        return search
+
+    def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Generator, Critic | None]:
+        """The generator, and its critic if there is one: those of the prior, unless the attack trains its own."""
+        assert known.prior is not None
+        drawing, critic = copy.deepcopy((known.prior.generator, known.prior.critic))
+        frozen(drawing, run.device)
+        if critic is not None:
+            frozen(critic, run.device)
+        return drawing, critic
+
+    def sample(self, search: Search) -> Tensor:
+        """Latents to start from: candidates ``(S, d)``, the same for all classes, or the starts ``(K, N, d)``."""
+        config, wide = self.config, search.generator.config.latent
+        shape = (config.candidates, wide) if config.candidates else (search.classes, config.restarts, wide)
+        return torch.randn(shape, generator=search.draw("sample")).to(search.run.device)
+
+    def select(self, search: Search, pool: Tensor) -> Tensor:
+        """The starts ``(K, N, d)``: of candidates, those whose images the model is surest of, for each class."""
+        if pool.ndim == 3:
+            return pool
+        best = self.rate(search, pool).topk(min(self.config.restarts, len(pool)), dim=1).indices
+        starts: Tensor = pool[best]
+        return starts
+
+    @torch.no_grad()
+    def rate(self, search: Search, pool: Tensor) -> Tensor:
+        """The model's confidence in each class ``(K, S)`` of candidates ``(S, d)``."""
+        if search.generator.config.classes is None:
+            return torch.cat([search.scores(search.images(part)) for part in pool.split(_BATCH)]).T
+        told = self.confidence(search, pool.repeat(search.classes, 1), search.labels(len(pool)))
+        return told.reshape(search.classes, len(pool))
+
+    def optimise(self, search: Search, starts: Tensor) -> Tensor:
+        """Moves latents ``(K, N, d)`` down the loss; no latent's way depends on another's."""
+        each, config = starts.shape[1], self.config
+        values, labels = nn.Parameter(starts.flatten(0, 1).clone()), search.labels(each)
+        optimizer, draw = self.optimizer(values), search.draw("steps")
+        state = Resumable(
+            identity=self.fingerprint(search, values.detach(), labels),
+            modules={"latents": nn.ParameterDict({"latents": values})},
+            optimizers={"steps": optimizer},
+            generators={"steps": draw},
+        )
+        checkpoint, started = beside(search.run.checkpoint, "search"), search.evaluations
+        for chunk in epochs(self.name, -(-config.steps // _CHUNK), state, checkpoint, search.run.report):
+            losses, before = torch.zeros(len(values), device=values.device), search.evaluations
+            for _ in range(min(_CHUNK, config.steps - chunk * _CHUNK)):
+                values.grad, losses = self.slope(search, values.detach(), labels, draw)
+                optimizer.step()
+                with torch.no_grad():
+                    self.constrain(values)
+            state.history.append({"loss": float(losses.mean()), "evaluations": search.evaluations - before})
+        self.findings["history"] = state.history
+        search.evaluations = started + int(sum(figures["evaluations"] for figures in state.history))
+        moved: Tensor = values.detach().unflatten(0, (-1, each))
+        return moved
+
+    def slope(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Each latent's gradient of its own loss ``(B, d)``, and the losses ``(B,)``."""
+        gradients, losses = [], []
+        for part, own in zip(values.split(_BATCH), labels.split(_BATCH), strict=True):
+            part = part.requires_grad_()
+            found = self.loss(search, part, own, draw)
+            gradients += torch.autograd.grad(found.sum(), part)
+            losses.append(found.detach())
+        return torch.cat(gradients), torch.cat(losses)
+
+    def loss(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
+        """What a latent is to make small ``(B,)``."""
+        return self.identity(search.logits(search.images(values, labels)), labels)
+
+    def identity(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """How far logits ``(B, K)`` are from their class ``(B,)``."""
+        return IDENTITY_LOSSES[self.config.identity](logits, labels)
+
+    def optimizer(self, values: nn.Parameter) -> Optimizer:
+        """What moves the latents."""
+        config = self.config
+        if config.optimizer == "nesterov":
+            return SGD([values], lr=config.learning_rate, momentum=config.beta1, nesterov=True)
+        return Adam([values], lr=config.learning_rate, betas=(config.beta1, config.beta2))
+
+    def constrain(self, values: Tensor) -> None:
+        """Brings latents back, in place, to where they may be, after each step."""
+
+    @torch.no_grad()
+    def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The images given ``(K, R, C, H, W)``, best first, the model's confidence in them, and their latents."""
+        each, flat = latents.shape[1], latents.flatten(0, 1)
+        labels = search.labels(each)
+        scores = self.confidence(search, flat, labels).unflatten(0, (-1, each))
+        order = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.config.images]
+        chosen = latents[torch.arange(len(latents), device=latents.device)[:, None], order]
+        flat, labels = chosen.flatten(0, 1), search.labels(order.shape[1])
+        parts = zip(flat.split(_BATCH), labels.split(_BATCH), strict=True)
+        images = torch.cat([search.images(*part) for part in parts]).unflatten(0, order.shape)
+        return images, scores.gather(1, order), chosen
+
+    @torch.no_grad()
+    def confidence(self, search: Search, latents: Tensor, labels: Tensor) -> Tensor:
+        """The model's confidence ``(B,)`` that images of latents ``(B, d)`` show classes ``(B,)``."""
+        parts = zip(latents.split(_BATCH), labels.split(_BATCH), strict=True)
+        return torch.cat([self.judge(search, search.images(*part), part[1]) for part in parts])
+
+    def judge(self, search: Search, images: Tensor, labels: Tensor) -> Tensor:
+        """The model's confidence ``(B,)`` that images ``(B, C, H, W)`` show classes ``(B,)``."""
+        return search.scores(images).gather(1, labels[:, None]).squeeze(1)
+
+    @torch.no_grad()
+    def fingerprint(self, search: Search, values: Tensor, labels: Tensor) -> str:
+        """Whose checkpoint it is: that of one config, seed, generator and model."""
+        told = [self.config.document(), search.run.seed, search.classes, float(values.double().sum())]
+        scores = self.confidence(search, values[:_BATCH, : search.generator.config.latent], labels[:_BATCH])
+        return digest([self.name, *told, float(scores.double().sum())])

@@ -1,0 +1,156 @@
+"""Generators of images from Gaussian latents, and the critics that they are trained against."""
+
+from itertools import pairwise
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from splitleak.config import Config
+
+_LEAK = 0.2
+_LEAST_SIDE = 4
+
+
+class GeneratorConfig(Config):
+    """A generator's layers; `Critic` mirrors them."""
+
+    channels: Literal[1, 3]
+    size: int = Field(ge=8, description="height and width of the images: 4 to 7 times a power of two")
+    latent: int = Field(default=64, ge=1, description="values of a latent, independent and standard normal")
+    width: int = Field(default=32, ge=1, description="channels before the image; doubled at each halving of the side")
+    kernel: Literal[4, 5] = Field(default=4, description="side of the convolutions; GMI's is 5")
+    classes: int | None = Field(default=None, ge=2, description="what it is told to draw one of; default: nothing")
+    embedding: int = Field(default=32, ge=1, description="values that a class becomes beside the latent")
+
+    @model_validator(mode="after")
+    def _doubles(self) -> Self:
+        if self.size % (1 << self.doublings):
+            raise ValueError(f"expected a side of 4 to 7 times a power of two, got {self.size}")
+        return self
+
+    @property
+    def doublings(self) -> int:
+        """How often the side doubles on the way to the image."""
+        return (self.size // _LEAST_SIDE).bit_length() - 1
+
+    @property
+    def start(self) -> int:
+        """The side at which it starts."""
+        return self.size >> self.doublings
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        return self.channels, self.size, self.size
+
+    def widths(self) -> list[int]:
+        """Channels at each side but the image's own, from the smallest side on."""
+        return [self.width << (self.doublings - 1 - level) for level in range(self.doublings)]
+
+
+class Generator(nn.Module):
+    """Latents ``(N, latent)``, and labels ``(N,)`` if it has classes, to images ``(N, C, size, size)`` in (0, 1).
+
+    A linear layer to the first side, then a transposed convolution of stride 2 for each doubling, batch normalisation
+    and ReLU between them, a sigmoid last. With ``width`` 64, ``kernel`` 5 and 100 latents it is that of GMI (Zhang et
+    al., "The secret revealer", CVPR 2020, in its published code): 5,142,083 parameters for colour at 64 pixels,
+    1,443,777 for grey at 32. Where there are classes, a learnt vector of the class is appended to the latent.
+    ``blocks`` are its stages: what lies between two of them are the features that intermediate attacks move.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, side = config.widths(), config.start
+        inputs = config.latent + (config.embedding if config.classes else 0)
+        self.embedding = nn.Embedding(config.classes, config.embedding) if config.classes else None
+        first, values = widths[0], widths[0] * side * side
+        blocks: list[nn.Module] = [
+            nn.Sequential(
+                nn.Linear(inputs, values, bias=False),
+                nn.BatchNorm1d(values),
+                nn.ReLU(),
+                nn.Unflatten(1, (first, side, side)),
+            )
+        ]
+        for narrow, wide in pairwise(widths):
+            blocks.append(
+                nn.Sequential(_doubling(narrow, wide, config.kernel, bias=False), nn.BatchNorm2d(wide), nn.ReLU())
+            )
+        blocks.append(nn.Sequential(_doubling(widths[-1], config.channels, config.kernel, bias=True), nn.Sigmoid()))
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.resume(self.told(latents, labels), 0)
+
+    def told(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """What the first block takes: the latents, and what the labels become, if it has classes.
+
+        Raises:
+            ValueError: It has classes, and there are no labels.
+        """
+        if self.embedding is None:
+            return latents
+        if labels is None:
+            raise ValueError(f"expected labels of {self.config.classes} classes, got none")
+        return torch.cat([latents, self.embedding(labels)], 1)
+
+    def resume(self, features: Tensor, block: int) -> Tensor:
+        """The images that come of what block number ``block``, counted from 0, is given."""
+        for layers in list(self.blocks)[block:]:
+            features = layers(features)
+        return features
+
+
+class Critic(nn.Module):
+    """Images ``(N, C, size, size)`` to how real they look ``(N,)``, or to ``outputs`` values each ``(N, outputs)``.
+
+    Convolutions of stride 2 that mirror the generator's, leaky ReLU of 0.2, and one over all that is left. ``norm`` is
+    ``instance``, GMI's critic for a Wasserstein loss (affine, not before the first; 1,030,913 parameters for grey at 32
+    pixels), or ``spectral`` on every layer, for a hinge loss, with a 3×3 convolution after each halving. Where
+    the generator has classes, the inner product of the summed features with a learnt vector of the class is added
+    (Miyato and Koyama, "cGANs with projection discriminator", ICLR 2018).
+    """
+
+    def __init__(
+        self, config: GeneratorConfig, norm: Literal["instance", "spectral"] = "spectral", outputs: int | None = None
+    ) -> None:
+        super().__init__()
+        self.outputs = outputs
+        spectral = norm == "spectral"
+        channels: int = config.channels
+        layers: list[nn.Module] = []
+        for level, wide in enumerate(reversed(config.widths())):
+            convolution = nn.Conv2d(channels, wide, config.kernel, stride=2, padding=(config.kernel - 1) // 2)
+            layers.append(spectral_norm(convolution) if spectral else convolution)
+            if level and not spectral:
+                layers.append(nn.InstanceNorm2d(wide, affine=True))
+            layers.append(nn.LeakyReLU(_LEAK))
+            if spectral:
+                layers += [spectral_norm(nn.Conv2d(wide, wide, 3, padding=1)), nn.LeakyReLU(_LEAK)]
+            channels = wide
+        self.layers = nn.Sequential(*layers)
+        last = nn.Conv2d(channels, outputs or 1, config.start)
+        self.last = spectral_norm(last) if spectral else last
+        table = nn.Embedding(config.classes, channels) if config.classes else None
+        self.classes = spectral_norm(table) if spectral and table is not None else table
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the last layer judges by ``(N, channels, start, start)``."""
+        features: Tensor = self.layers(images)
+        return features
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        features = self.features(images)
+        scores: Tensor = self.last(features).flatten(1)
+        if self.classes is not None:
+            scores = scores + (self.classes(labels) * features.sum((2, 3))).sum(1, keepdim=True)
+        return scores if self.outputs else scores.squeeze(1)
+
+
+def _doubling(narrow: int, wide: int, kernel: int, *, bias: bool) -> nn.ConvTranspose2d:
+    padding, extra = (kernel - 1) // 2, kernel % 2
+    return nn.ConvTranspose2d(narrow, wide, kernel, stride=2, padding=padding, output_padding=extra, bias=bias)

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+import torch
+
+from attacker.base import Run
+from attacker.prior import Prior, PriorConfig, train_prior
+from splitleak.artifacts import load_tensors, save_tensors
+
+CPU = torch.device("cpu")
+QUICK = {"width": 2, "batch_size": 8, "iterations": 30}
+
+
+def test_a_prior_draws_images_more_like_the_public_ones_than_untrained(tiny_prior, small_splits):
+    public = small_splits.public.floats().mean(0)
+    latents = torch.randn(64, tiny_prior.document.generator.latent, generator=torch.Generator().manual_seed(0))
+    untrained = train_prior(PriorConfig(width=8, iterations=1), small_splits.public, Run())
+
+    def error(prior):
+        return float((prior.generator(latents).mean(0) - public).square().mean())
+
+    assert error(tiny_prior) < 0.3 * error(untrained)
+
+
+@pytest.mark.parametrize("changes", [{}, {"loss": "wasserstein", "critic_steps": 2}, {"conditional": True}])
+def test_what_was_saved_is_loaded_frozen_and_knows_its_public_images(changes, small_splits, tmp_path):
+    prior = train_prior(PriorConfig(**QUICK, **changes), small_splits.public, Run(seed=2))
+    prior.save(tmp_path / "prior")
+    loaded = Prior.load(tmp_path / "prior", CPU)
+    labels = torch.tensor([1, 9]) if changes.get("conditional") else None
+    latents = torch.randn(2, 64)
+    assert torch.equal(loaded.generator(latents, labels), prior.generator(latents, labels))
+    images = loaded.generator(latents, labels)
+    assert torch.equal(loaded.critic(images, labels), prior.critic(images, labels))
+    assert loaded.document.public_hashes == tuple(small_splits.public.hashes())
+    assert loaded.digest == prior.digest
+    assert loaded.image_shape == (1, 16, 16)
+    assert not loaded.generator.training
+    assert loaded.document.about["config"]["iterations"] == 30
+    assert loaded.document.about["seed"] == 2
+
+
+def test_one_seed_gives_the_same_prior(small_splits):
+    first, second, other = (
+        train_prior(PriorConfig(**QUICK), small_splits.public, Run(seed=s)).digest for s in (0, 0, 1)
+    )
+    assert first == second != other
+
+
+def test_a_generator_of_ones_own_needs_no_critic_and_no_public_images(tiny_prior, tmp_path):
+    document = {"format": 1, "generator": tiny_prior.document.generator.document()}
+    (tmp_path / "prior.json").write_text(json.dumps(document))
+    save_tensors(tmp_path / "generator.safetensors", tiny_prior.generator.state_dict())
+    loaded = Prior.load(tmp_path, CPU)
+    assert loaded.critic is None
+    assert loaded.document.public_hashes == ()
+
+
+def test_weights_of_another_generator_are_refused_by_file(tiny_prior, tmp_path):
+    tiny_prior.save(tmp_path / "prior")
+    path = tmp_path / "prior" / "generator.safetensors"
+    tensors, _ = load_tensors(path)
+    save_tensors(path, {name: value for name, value in tensors.items() if "blocks.0" not in name})
+    with pytest.raises(ValueError, match=r"generator\.safetensors: expected the weights of a Generator"):
+        Prior.load(tmp_path / "prior", CPU)
+
+
+def test_a_folder_that_holds_no_prior_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a prior"):
+        Prior.load(tmp_path, CPU)
+    (tmp_path / "prior.json").write_text('{"format": 2}')
+    with pytest.raises(ValueError, match=r"prior\.json: expected a PriorDocument"):
+        Prior.load(tmp_path, CPU)
+
+
+def test_no_images_make_no_prior(small_splits):
+    with pytest.raises(ValueError, match="expected at least one public image, got none"):
+        train_prior(PriorConfig(**QUICK), small_splits.public.select(torch.zeros(0, dtype=torch.int64)), Run())
+
+
+def test_the_published_settings_are_gmis():
+    published = PriorConfig.paper()
+    assert (published.loss, published.penalty, published.critic_steps) == ("wasserstein", 10, 5)
+    assert (published.latent, published.width, published.kernel, published.learning_rate) == (100, 64, 5, 2e-4)
