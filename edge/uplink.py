@@ -20,7 +20,8 @@ from splitleak.wire.status import error_of, named_error
 _LOGGER = logging.getLogger(__name__)
 _SERVICE = "/inference.GRPCInferenceService"
 _CANCEL_S = 5.0  # far more than a cancelled call needs to end
-_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+_PAUSE_S = 0.05  # before the first attempt that follows; it doubles each time
+_LONGEST_BREAK_S, _LONGEST_REFUSAL_S = 0.4, 2.0
 _PASSING = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"})  # of a request: it may be taken later
 _BREAKS = _PASSING | {"OK"}  # of a stream: what it left without an answer may be answered on another
 
@@ -209,7 +210,7 @@ class Uplink(Generic[P]):
             alone = [each for each in orphans if absent and not each.resting]
         if again:
             self._interrupted(reason)
-            self._closed.wait(_pause_s(self._breaks))
+            self._closed.wait(_pause_s(self._breaks, _LONGEST_BREAK_S))
             return self._reopened(reason)
         if not absent:
             if owed:
@@ -290,7 +291,7 @@ class Uplink(Generic[P]):
             if again:
                 parcel.resting, parcel.call, parcel.refusal = True, None, error
                 parcel.refusals += 1
-                timer = threading.Timer(_pause_s(parcel.refusals), self._again, (parcel,))
+                timer = threading.Timer(_pause_s(parcel.refusals, _LONGEST_REFUSAL_S), self._again, (parcel,))
                 timer.name, timer.daemon = "edge-retry", True
                 self._timers = {each for each in self._timers if each.is_alive()} | {timer}
                 timer.start()
@@ -315,6 +316,6 @@ class Uplink(Generic[P]):
                 self._unanswered.remove(parcel)
 
 
-def _pause_s(turn: int) -> float:
+def _pause_s(turn: int, longest_s: float) -> float:
     """How long to wait before the ``turn``-th try after the first; drawn, so that many clients do not come at once."""
-    return min(_PAUSE_S * 2.0 ** min(turn, 10), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)
+    return min(_PAUSE_S * 2.0 ** min(turn - 1, 10), longest_s) * random.uniform(0.5, 1)

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edge.uplink import Parcel, Uplink
 from splitleak.errors import WireError
@@ -13,6 +15,12 @@ from splitleak.wire.pb import open_inference_pb2 as pb
 
 PATIENCE_S = 20.0
 GARBAGE = b"\xff\xff\xff"
+PASSING = [
+    grpc.StatusCode.OK,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+]
 
 
 class Rude(grpc.GenericRpcHandler):
@@ -31,6 +39,30 @@ class Rude(grpc.GenericRpcHandler):
         )
 
 
+class Moody(grpc.GenericRpcHandler):
+    """Answers messages by their ids, each ``copies`` times; stream k ends after ``plan[k]``, answers and status."""
+
+    def __init__(self, plan=(), copies=1):
+        self.plan, self.copies = iter(plan), copies
+        self.streams = []
+
+    def service(self, handler_call_details):
+        return grpc.stream_stream_rpc_method_handler(self._answer)
+
+    def _answer(self, messages, context):
+        left, status = next(self.plan, (None, None))
+        self.streams.append([])
+        for message in messages:
+            if left == 0:
+                if status is not grpc.StatusCode.OK:
+                    context.abort(status, "not now")
+                return
+            left = None if left is None else left - 1
+            self.streams[-1].append(message)
+            response = pb.ModelInferResponse(id=message.decode())
+            yield from [pb.ModelStreamInferResponse(infer_response=response).SerializeToString()] * self.copies
+
+
 @pytest.fixture
 def uplink_to():
     """``uplink_to(handler)``: an uplink to a server of that handler, and the queue of what it reports."""
@@ -42,7 +74,7 @@ def uplink_to():
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         servers.append(server)
-        channels.append(grpc.insecure_channel(f"127.0.0.1:{port}"))
+        channels.append(grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_retries", 0)]))
         told = queue.Queue()
         uplink = Uplink(
             channels[-1],
@@ -62,6 +94,66 @@ def uplink_to():
 
 def parcel(name):
     return Parcel(name, time.monotonic() + PATIENCE_S, b"message")
+
+
+@given(
+    count=st.integers(1, 12),
+    plan=st.lists(st.tuples(st.integers(0, 4), st.sampled_from(PASSING)), max_size=4),
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_however_streams_break_each_parcel_is_answered_once_in_order_from_the_same_bytes(uplink_to, count, plan):
+    server = Moody(plan)
+    uplink, told = uplink_to(server)
+    parcels = [Parcel(f"p{index}", time.monotonic() + PATIENCE_S, b"p%d" % index) for index in range(count)]
+    for each in parcels:
+        uplink.send(each)
+    answered = []
+    while len(answered) < count:
+        kind, each, _ = told.get(timeout=PATIENCE_S)
+        assert kind in ("answered", "interrupted")
+        answered += [each] if kind == "answered" else []
+    assert answered == parcels
+    assert len(uplink) == 0
+    uplink.close(PATIENCE_S)
+    assert [kind for kind, *_ in told.queue if kind != "interrupted"] == []
+    for messages in server.streams:
+        assert messages == sorted(messages, key=lambda message: int(message[1:]))
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.PERMISSION_DENIED])
+def test_a_stream_that_ends_for_good_is_not_tried_again(uplink_to, code):
+    server = Moody([(1, code)])
+    uplink, told = uplink_to(server)
+    parcels = [parcel("a"), parcel("b")]
+    for each in parcels:
+        each.message = each.request_id.encode()
+        uplink.send(each)
+    assert told.get(timeout=PATIENCE_S)[:2] == ("answered", parcels[0])
+    assert told.get(timeout=PATIENCE_S) == ("broken", [parcels[1]], f"{code.name}: not now")
+    assert len(server.streams) == 1
+    uplink.close(PATIENCE_S)
+
+
+def test_an_answer_that_comes_twice_is_dropped_the_second_time(uplink_to):
+    uplink, told = uplink_to(Moody(copies=2))
+    for name in "ab":
+        uplink.send(Parcel(name, time.monotonic() + PATIENCE_S, name.encode()))
+    assert [told.get(timeout=PATIENCE_S)[1].request_id for _ in range(2)] == ["a", "b"]
+    uplink.close(PATIENCE_S)
+    assert told.empty()
+
+
+def test_what_nobody_waits_for_is_not_sent_again(uplink_to):
+    server = Moody([(1, grpc.StatusCode.UNAVAILABLE)])
+    uplink, told = uplink_to(server)
+    for name in ("a", "regretted", "c"):
+        each = Parcel(name, time.monotonic() + PATIENCE_S, name.encode())
+        each.abandoned = lambda name=name: name == "regretted"
+        uplink.send(each)
+    kinds = [told.get(timeout=PATIENCE_S)[0] for _ in range(3)]
+    assert kinds == ["answered", "interrupted", "answered"]
+    assert server.streams[-1] == [b"c"]
+    uplink.close(PATIENCE_S)
 
 
 def test_a_stream_of_bytes_that_are_no_answer_is_cut_with_the_reason(uplink_to):
