@@ -150,5 +150,5 @@ def _latency(out: Path, artifacts: Sequence[Path], say: Say) -> None:
     if path.exists() and done.exists() and read_document(done) == names:
         return
     say("measure latency, the three targets in turn")
-    run(["latency", *map(str, artifacts), "--out", str(path)])
+    run(["latency", *map(str, artifacts), "--no-alternatives", "--out", str(path)])
     write_json(done, names)

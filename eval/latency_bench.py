@@ -221,7 +221,11 @@ def _images(size: int, channels: int) -> Floats:
 
 
 def _send(client: EdgeClient, batches: Sequence[Floats]) -> list[Sample]:
-    return [sample(each) for each in client.stream((str(place), batch) for place, batch in enumerate(batches))]
+    """One after the other, or, with several in flight, the next encoded while others travel."""
+    named = ((str(place), batch) for place, batch in enumerate(batches))
+    if client.config.window == 1:
+        return [sample(client.submit(batch, name).result()) for name, batch in named]
+    return [sample(each) for each in client.stream(named)]
 
 
 def sample(answer: Prediction) -> Sample:

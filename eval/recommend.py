@@ -35,7 +35,8 @@ class Budgets(Config):
 def recommend(candidates: Sequence[Candidate], budgets: Budgets, latency: Mapping[str, Any] | None) -> dict[str, Any]:
     """The candidate that leaks least within ``budgets``: the highest MSE of the strongest attack on it.
 
-    Of equals what was measured comes before what is assumed, then accuracy, latency and bytes decide.
+    Two whose MSE agrees in two digits leak as much: of these, what was measured comes before what is assumed, and then
+    accuracy, latency and bytes decide, in this order.
 
     Returns:
         ``{recommended, nearest, binding, candidates, not_measured, notes, budgets}``; labels, or None, in the first
@@ -68,7 +69,12 @@ def recommend(candidates: Sequence[Candidate], budgets: Budgets, latency: Mappin
 
 def _preference(candidate: Candidate) -> tuple[float, ...]:
     latency = _INFINITE if candidate.latency_ms is None else candidate.latency_ms
-    return (-candidate.mse, candidate.assumed, -candidate.accuracy, latency, candidate.bytes_per_image)
+    rest = (candidate.assumed, -candidate.accuracy, latency, candidate.bytes_per_image)
+    return (-_protection(candidate), *rest, -candidate.mse)
+
+
+def _protection(candidate: Candidate) -> float:
+    return float(f"{candidate.mse:.2g}")
 
 
 def _distance(budgets: Budgets, over: Mapping[str, float]) -> float:
@@ -103,8 +109,11 @@ def _why(candidate: Candidate, over: Mapping[str, float], chosen: Candidate | No
     if candidate is chosen:
         return "leaks least of all that fit"
     assert chosen is not None  # as this one fits
-    if candidate.mse == chosen.mse:
-        return "leaks as much by assumption, not by measurement" if candidate.assumed else "leaks as much"
+    if _protection(candidate) == _protection(chosen):
+        words = ("is assumed, not measured", "is less accurate", "is slower", "sends more", "has a lower MSE")
+        pairs = zip(_preference(candidate)[1:], _preference(chosen)[1:], strict=True)
+        reasons = (word for word, (own, best) in zip(words, pairs, strict=True) if own != best)
+        return f"fits and leaks as much, but {next(reasons, 'stands behind it in the results')}"
     return f"fits, but leaks more: MSE {candidate.mse:.4f} against {chosen.mse:.4f}"
 
 
@@ -114,7 +123,7 @@ def _binding(
     """The budgets each of which alone keeps out something that leaks less."""
     for name in type(budgets).model_fields:
         kept_out = [each for each, found in zip(candidates, over, strict=True) if set(found) == {name}]
-        better = [each for each in kept_out if each.mse > chosen.mse]
+        better = [each for each in kept_out if _protection(each) > _protection(chosen)]
         if better:
             best = min(better, key=_preference)
             by = budgets.overshoot(best)[name]

@@ -98,7 +98,7 @@ def test_latency_is_measured_once_for_the_same_artifacts(tmp_path, commands):
     for _ in range(2):
         demo._latency(tmp_path, artifacts, lambda text: None)
         write_json(Path(commands[0][-1]), {})
-    assert [command[:3] for command in commands] == [["latency", str(tmp_path / "a"), "--out"]]
+    assert [command[:2] for command in commands] == [["latency", str(tmp_path / "a")]]
     write_json(tmp_path / "a" / "artifact.json", {"provenance": {"time": "later"}})
     demo._latency(tmp_path, artifacts, lambda text: None)
     assert len(commands) == 2

@@ -54,6 +54,25 @@ def test_the_budget_that_binds_is_named_with_what_it_keeps_out():
     ]
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"assumed": True}, "is assumed, not measured"),
+        ({"accuracy": 86.0}, "is less accurate"),
+        ({"latency_ms": 5.0}, "is slower"),
+        ({"bytes_per_image": 9000.0}, "sends more"),
+        ({}, "has a lower MSE"),
+    ],
+)
+def test_leaks_that_agree_in_two_digits_are_equal_and_the_rest_decides(change, why):
+    other = replace(CEM, design="other", mse=0.00799, **change)
+    found = recommend([other, CEM], Budgets(), None)
+    assert found["recommended"] == "cem, cut 4, fp32"
+    assert found["candidates"][0]["why"] == f"fits and leaks as much, but {why}"
+    found = recommend([replace(CEM, mse=0.00799, latency_ms=3.0), replace(CEM, design="slower")], Budgets(), None)
+    assert found["recommended"] == "cem, cut 4, fp32"
+
+
 def test_where_nothing_fits_the_nearest_is_named():
     found = recommend(THREE, Budgets(max_latency_ms=1.5, max_bytes=7000), None)
     assert (found["recommended"], found["nearest"]) == (None, "none, cut 4, fp32")
