@@ -31,7 +31,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     def Check(self, request: pb.HealthCheckRequest, context: grpc.ServicerContext) -> pb.HealthCheckResponse:
         if request.service not in self._names:
             context.abort(
-                grpc.StatusCode.NOT_FOUND, f"expected a name of {sorted(self._names)}, got {request.service!r}"
+                grpc.StatusCode.NOT_FOUND, f"expected a name of {sorted(self._names)}, got {request.service!r:.80}"
             )
         return pb.HealthCheckResponse(status=self._status(request.service))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+_MOST_CHARACTERS = 500  # a client's own words come back in messages, which travel in headers of 8 KiB
 _LOGGER = logging.getLogger(__name__)
 
 _CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
@@ -46,6 +47,8 @@ def named_error(code: str, message: str) -> Exception:
 def status(error: BaseException) -> tuple[grpc.StatusCode, str]:
     """The code and the message for a client; an error that is not the client's is logged, with its trace."""
     message = str(error.args[0]) if error.args else type(error).__name__
+    if len(message) > _MOST_CHARACTERS:
+        message = f"{message[:_MOST_CHARACTERS]} ..."
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code, message

@@ -52,3 +52,9 @@ def test_what_no_client_can_act_on_is_a_runtime_error():
 
 def test_a_client_that_showed_no_token_raises_a_permission_error():
     assert type(named_error("UNAUTHENTICATED", "who are you")) is PermissionError
+
+
+def test_a_message_fits_the_header_that_it_travels_in():
+    _, message = status(ValueError("expected less, got " + 100_000 * "ü"))
+    assert message.startswith("expected less, got ü")
+    assert len(message) < 600
