@@ -1,5 +1,6 @@
 """The one thread that computes: it batches whatever waits, and never waits for more."""
 
+import itertools
 import logging
 import queue
 import threading
@@ -122,7 +123,7 @@ class ComputeWorker:
     def _compute(self, jobs: list[_Job]) -> None:
         started = time.monotonic()
         try:
-            batch = np.concatenate([job.batch for job in jobs])
+            batch = np.concatenate([job.batch for job in jobs]) if len(jobs) > 1 else jobs[0].batch.copy()
             joined = time.monotonic()
             outputs = self._predict(batch)
             predicted = time.monotonic()
@@ -136,7 +137,8 @@ class ComputeWorker:
             for job in jobs:
                 self._compute([job])
             return
-        parts = np.split(outputs, np.cumsum(rows)[:-1])
+        ends = itertools.accumulate(rows)
+        parts = [outputs[end - count : end] for end, count in zip(ends, rows, strict=True)]
         ended = time.monotonic()
         waited = [started - job.submitted for job in jobs]
         self.statistics.computed(

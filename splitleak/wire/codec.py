@@ -195,7 +195,9 @@ def response_array(response: pb.ModelInferResponse, name: str) -> FloatArray:
 
 def _tensor(entry: Any, raw: Any) -> WireTensor:  # noqa: ANN401  # an input or output message, at most one buffer
     """What a message says of a tensor, with its typed contents, if it has those, packed into bytes."""
-    typed = {field.name: values for field, values in entry.contents.ListFields()}
+    typed: dict[str, Any] = {}
+    if entry.HasField("contents"):
+        typed = {field.name: values for field, values in entry.contents.ListFields()}
     if raw and typed:
         raise WireError(f"expected raw or typed contents for {entry.name!r}, got both")
     packed = raw[0] if raw else _pack(entry, typed)
