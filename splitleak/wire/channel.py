@@ -53,6 +53,8 @@ class ChannelConfig(Config):
             *message_limits(self.max_message_bytes),
             ("grpc.keepalive_time_ms", round(self.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
+            # Any ping's, gRPC's own too, which else hides a dead connection for a minute.
+            ("grpc.http2.ping_timeout_ms", round((self.keepalive_s + self.keepalive_timeout_s) * 1000)),
             ("grpc.initial_reconnect_backoff_ms", self.reconnect_min_ms),
             ("grpc.min_reconnect_backoff_ms", round(self.handshake_s * 1000)),  # what gRPC means by that name
             ("grpc.max_reconnect_backoff_ms", self.reconnect_max_ms),
