@@ -20,7 +20,14 @@ def found(artifact):
         reports.append((done, total))
 
     config = SweepConfig(
-        artifacts=(artifact,), cuts=(1,), codecs=("fp32", "uint8"), windows=(1, 4), samples=25, device="cpu", threads=1
+        artifacts=(artifact,),
+        cuts=(1,),
+        codecs=("fp32", "uint8"),
+        windows=(1, 4),
+        samples=25,
+        device="cpu",
+        threads=1,
+        device_profile="phone",
     )
     return measure(config, report), reports
 
@@ -103,9 +110,10 @@ def test_the_engines_told_are_those_that_computed(found):
     assert {cell["cloud_engine"] for cell in cells if cell["way"] != "device"} == {"onnx"}
 
 
-def test_what_a_reader_must_know_of_fresh_weights_and_windows_is_noted(found):
+def test_what_a_reader_must_know_of_emulation_fresh_weights_and_windows_is_noted(found):
     notes = found[0]["notes"]
-    assert len(notes) == 3
+    assert len(notes) == 4
+    assert any("emulated, phone: 1.5 times" in note for note in notes)
     assert any("fresh" in note for note in notes)
     assert any("slot" in note for note in notes)
 
