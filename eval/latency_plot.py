@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.break_even import break_even, comparable, line, way_label
+from eval.latency_table import engine_text
 from splitleak.artifacts import written_file
 
 _RATES = np.geomspace(0.1, 1000, 200)
@@ -35,8 +36,7 @@ def draw_latency(found: Mapping[str, Any], path: Path) -> None:
         for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
             own = [cell for cell in cells if (cell["target"], cell["batch"], cell["engine"]) == panel]
             _panel(own, found["rtt_ms"], axes)
-            target, batch, engine = panel
-            axes.set(title=f"{target}, batch {batch}, engine {engine}")
+            axes.set(title=f"{own[0]['target']}, batch {own[0]['batch']}, engines {engine_text(own[0])}")
         emulated = found["emulated_device"]
         device = f"; the device is an emulated {emulated['name']}" if emulated else ""
         figure.suptitle(f"From measured medians, with a round trip of {found['rtt_ms']:g} ms{device}", fontsize=9)

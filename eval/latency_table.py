@@ -50,11 +50,13 @@ def _only(swept: Sequence[Mapping[str, str]], name: str) -> str:
 
 
 def break_even_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """In the columns of `BREAK_EVEN`."""
-    return [
-        (each["target"], str(each["batch"]), f"{each['engine']}, {each['codec']}", each["beside"], verdict_text(each))
-        for each in found
-    ]
+    """In the columns of `BREAK_EVEN`; the engine that was asked for is told where there are several."""
+    several = len({each["engine"] for each in found}) > 1
+
+    def split(each: Mapping[str, Any]) -> str:
+        return f"{each['codec']}, {each['engine']}" if several else str(each["codec"])
+
+    return [(each["target"], str(each["batch"]), split(each), each["beside"], verdict_text(each)) for each in found]
 
 
 def verdict_text(each: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from eval.latency_plot import draw_latency
 
 def cell(way, total_ms, sent, **more):
     base = {"target": "toy", "batch": 1, "engine": "auto", "way": way, "codec": "fp32"}
+    base |= {"edge_engine": "onnx", "cloud_engine": "onnx"}
     return {
         **base,
         "link": "loopback",
@@ -33,7 +34,13 @@ def test_the_same_figures_give_the_same_plot_which_names_the_ways_and_the_emulat
         draw_latency(SWEEP, tmp_path / name)
     first = (tmp_path / "a.svg").read_text()
     assert first == (tmp_path / "b.svg").read_text()
-    for words in ("all on the device", "image to the cloud, uint8", "an emulated phone", "<!-- 7.2 -->"):
+    for words in (
+        "engines onnx → onnx",
+        "all on the device",
+        "image to the cloud, uint8",
+        "an emulated phone",
+        "<!-- 7.2 -->",
+    ):
         assert words in first
     assert (tmp_path / "a.png").stat().st_size > 5000
 

@@ -46,4 +46,9 @@ def test_a_break_even_is_a_rate_or_a_word():
         {**about, "split_is_faster": "above", "mbit_s": 1.234},
         {**about, "split_is_faster": "never", "mbit_s": None},
     ]
+    assert [row[2] for row in break_even_rows([*found, {**found[0], "engine": "torch"}])][1:] == [
+        "fp32, auto",
+        "fp32, torch",
+    ]
+    assert {row[2] for row in break_even_rows(found)} == {"fp32"}
     assert [row[-1] for row in break_even_rows(found)] == ["above 1.23 Mbit/s", "never"]
