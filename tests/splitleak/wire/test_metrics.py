@@ -87,3 +87,10 @@ def test_an_address_without_host_or_port_is_refused(address):
 def test_a_service_that_counts_nothing_has_no_metrics():
     with pytest.raises(ValueError, match="this service has none"):
         serve(lambda server: None, ServerConfig(metrics="127.0.0.1:0")).__enter__()
+
+
+def test_metrics_that_other_machines_reach_are_warned_of(caplog):
+    for address, warnings in (("127.0.0.1:0", 0), ("0.0.0.0:0", 1)):
+        with serve(lambda server: None, ServerConfig(metrics=address), statistics={}):
+            pass
+        assert caplog.text.count(f"metrics on {address} have no access control") == warnings
