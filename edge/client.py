@@ -53,7 +53,7 @@ class EdgeConfig(Config):
     )
     channel: ChannelConfig = Field(
         default_factory=ChannelConfig,
-        description="its timeout_s is a request's time from submission to answer, outages not counted",
+        description="its timeout_s is how long the cloud may say nothing to what waits, outages not counted",
     )
 
 
@@ -86,7 +86,7 @@ class _Request(Parcel):
     submitted: float = field(kw_only=True)
     timeout_s: float = field(kw_only=True)
     limit: float = field(kw_only=True)  # when an answer is late, on the monotonic clock
-    patient: bool = field(kw_only=True)  # an outage moves the limit
+    patient: bool = field(kw_only=True)  # not late while others are answered, nor in an outage
     future: "Future[Prediction]" = field(default_factory=Future)
     encode_ns: int = 0
     serialise_ns: int = 0
@@ -117,8 +117,9 @@ class EdgeClient:
     One worker thread encodes and sends, so the next image is encoded while the last one travels; at most ``window``
     requests travel at a time, over one long-lived stream (see `edge.uplink` for servers without one, and for what is
     sent again). An outage lasts from the connection's break to the next answer. Meanwhile nothing is lost: a request
-    is sent again as the bytes it was, for a defense that drew anew would tell more, and its time stands still, unless
-    the caller gave it a limit. Every future settles once, within its time:
+    is sent again as the bytes it was, for a defense that drew anew would tell more, and its time stands still. Unless
+    the caller gave it a limit, a request is late once no answer came to any for ``timeout_s``, so that a link that is
+    slow but alive is no fault. Every future settles once, within its time:
 
     - ValueError, LookupError or RuntimeError: the encoder or the cloud refused this one request;
     - queue.Full: the cloud had no room for it, as often as it was sent in its time;
@@ -137,6 +138,7 @@ class EdgeClient:
         self.output_name = ""  # the cloud's, known once connected, as is the shape of one output
         self.output_shape: tuple[int, ...] = ()  # empty: not announced, and no answer yet
         self.outages = 0
+        self._heard = -math.inf  # when the last answer came, on the monotonic clock
         self._outage: tuple[float, str] | None = None  # since when (monotonic clock), and why
         self._encoder = encoder
         self._changed = threading.Condition()
@@ -292,7 +294,8 @@ class EdgeClient:
         features = encode_images(self._encoder, request.images)
         encoded = time.monotonic_ns()
         tensor = codec.encode(features, self.config.codec)
-        left_us = max(int((request.limit - time.monotonic()) * 1e6), 1)
+        left_s = request.timeout_s if request.patient else request.limit - time.monotonic()
+        left_us = max(int(left_s * 1e6), 1)
         request.message = self._requests.message(tensor, request_id=request.request_id, timeout_us=left_us)
         request.encode_ns, request.serialise_ns = encoded - started, time.monotonic_ns() - encoded
         request.payload_bytes = len(tensor.raw)
@@ -328,9 +331,11 @@ class EdgeClient:
 
     def _limit(self, request: _Request) -> float:
         """When its time is over; during an outage, when the patience is, and no caller's own limit comes earlier."""
+        if not request.patient:
+            return min(request.limit, self._patience_ends(request))
         if self._outage is None:
-            return request.limit
-        return min(self._patience_ends(request), math.inf if request.patient else request.limit)
+            return max(request.limit, self._heard + request.timeout_s)
+        return self._patience_ends(request)
 
     def _patience_ends(self, request: _Request) -> float:
         if self._outage is None:
@@ -346,15 +351,13 @@ class EdgeClient:
             self._changed.notify_all()
 
     def _restored(self) -> None:
-        """There was an answer: the time of requests goes on."""
+        """There was an answer: an outage is over, and whoever is patient waits for the next."""
         with self._changed:
+            now = self._heard = time.monotonic()
             if self._outage is None:
                 return
-            now, (since, _) = time.monotonic(), self._outage
+            since, _ = self._outage
             self._outage = None
-            for each in self._open():
-                if each.patient:
-                    each.limit += now - max(since, each.submitted)
         _LOGGER.warning("%s: answers again after %.1f s", self.config.cloud, now - since)
 
     def _answered(self, request: _Request, response: pb.ModelInferResponse) -> None:

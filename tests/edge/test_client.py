@@ -193,6 +193,17 @@ def test_an_outage_stops_the_clock_of_a_request_unless_its_caller_set_it(encoder
         assert patient.result(patience_s).request_id == "patient"
 
 
+def test_a_request_is_not_late_while_others_are_answered_unless_its_caller_said_when(encoder, start_cloud, batches):
+    cloud = start_cloud(hold=lambda request: threading.Event().wait(0.15))
+    with EdgeClient(encoder, config(cloud, channel=ChannelConfig(timeout_s=0.6))) as client:
+        futures = [client.submit(images, name) for name, images in batches(8)]
+        hasty = client.submit(IMAGE, "hasty", timeout_s=0.6)
+        with pytest.raises(TimeoutError, match="'hasty'"):
+            hasty.result()
+        assert [each.result().request_id for each in futures] == [f"image-{index}" for index in range(8)]
+    assert {each.parameters["timeout"].int64_param for each in cloud.arrived if each.id != "hasty"} == {600_000}
+
+
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "UNAVAILABLE"])
 def test_a_request_that_is_refused_for_now_is_sent_again_and_holds_up_no_other(encoder, start_cloud, streams, code):
