@@ -66,5 +66,6 @@ def verdict_text(each: Mapping[str, Any]) -> str:
     '~ below 12.3 Mbit/s'
     """
     rate = each["mbit_s"]
-    told = each["split_is_faster"] if rate is None else f"{each['split_is_faster']} {rate:.3g} Mbit/s"
-    return f"~ {told}" if each["within_noise"] else str(told)
+    shown = "" if rate is None else f" {rate:.3g} Mbit/s" if rate < 1000 else f" {rate:.0f} Mbit/s"
+    told = f"{each['split_is_faster']}{shown}"
+    return f"~ {told}" if each["within_noise"] else told
