@@ -67,7 +67,7 @@ class Server:
 
     def cpu_s(self) -> float:
         """Seconds of the processor that the threads and children which it has now have used."""
-        return sum(map(_cpu_s, _family(self.process.pid)))
+        return sum(map(cpu_s, _family(self.process.pid)))
 
 
 @contextlib.contextmanager
@@ -153,7 +153,8 @@ def _family(pid: int) -> list[int]:
     return [pid, *(each for child in children for each in _family(child))]
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """Seconds of the processor that the threads which a process has now have used."""
     spent = 0
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():

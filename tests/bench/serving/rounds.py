@@ -28,6 +28,10 @@ class Turn:
     server_ms: float
     client_ms: float
 
+    @property
+    def processor_ms(self) -> float:
+        return self.server_ms + self.client_ms
+
 
 def interleave(ways: Sequence[Way], rounds: int, calls: int, draw: random.Random) -> dict[str, list[Turn]]:
     """By way, its turn of ``calls`` requests in each of ``rounds``."""
@@ -43,11 +47,11 @@ def interleave(ways: Sequence[Way], rounds: int, calls: int, draw: random.Random
     return turns
 
 
-def ratio(turns: Mapping[str, list[Turn]], one: str, other: str) -> float | None:
+def ratio(turns: Mapping[str, list[Turn]], one: str, other: str, part: str = "ms") -> float | None:
     """How often ``other``'s time ``one`` took: the median over rounds of each one's ratio; None if one is absent."""
     if not turns.get(one) or not turns.get(other):
         return None
-    return statistics.median(a.ms / b.ms for a, b in zip(turns[one], turns[other], strict=True))
+    return statistics.median(getattr(a, part) / getattr(b, part) for a, b in zip(turns[one], turns[other], strict=True))
 
 
 def medians(turns: Mapping[str, list[Turn]]) -> dict[str, dict[str, float]]:

@@ -14,6 +14,8 @@ import numpy as np
 from common import end_with_parent
 from models import models
 
+from splitleak.wire.malloc import keep_big_buffers
+
 HEAD = struct.Struct("<III")
 
 
@@ -44,6 +46,7 @@ def answer(connection, served, turn):
 
 if __name__ == "__main__":
     end_with_parent()
+    keep_big_buffers()  # as our server does: the limit is to be one
     made, lock = list(models(Path(sys.argv[2])).values()), threading.Lock()
     with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as listening:
         while True:
