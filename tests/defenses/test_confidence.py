@@ -28,6 +28,7 @@ def test_the_loss_has_the_minimum_and_slopes_worked_out_by_hand():
         assert of(p) > of(0.8824969)
     assert slope(of, 0.5) == pytest.approx(-0.0355092, abs=1e-3)
     assert slope(of, 0.8) == pytest.approx(-0.1646576, abs=1e-3)
+    assert slope(lambda p: slope(of, p, 1e-2), 0.8824969, 1e-2) == pytest.approx(3.7789324, abs=0.05)
     assert slope(of, 0.99, 1e-3) == pytest.approx(0.8571248, abs=1e-2)
 
 

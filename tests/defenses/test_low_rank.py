@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional
 
+from defenses.artifact import load_cloud, save
 from defenses.base import EpochEnd, Start
 from defenses.low_rank import LowRankHead
 from defenses.training import assemble, train
@@ -68,6 +70,13 @@ def test_the_ordinary_head_learns_until_then_and_is_gone_in_the_end(small_target
     assert target.record["history"][2]["loss"] > plain.record["history"][1]["loss"]
     assert isinstance(target.model.head[-1][-1], LowRankHead)
     assert target.record["defenses"]["low-rank"] == {"head_parameters": 32 * 6 + 6 + 6 * 10 + 10}
+
+
+def test_onnx_computes_the_head_as_torch_does(small_target, small_splits, tmp_path):
+    save(tmp_path / "a", "a", train(small_target({"name": "low-rank", "rank": 6}, epochs=1), small_splits, device=CPU))
+    plain, exported = (load_cloud(tmp_path / "a" / "cloud", CPU, engine=engine) for engine in ("torch", "onnx"))
+    features = drawn(0, 7, *plain.feature_shape).numpy()
+    np.testing.assert_allclose(exported.predict(features), plain.predict(features), rtol=1e-4, atol=1e-5)
 
 
 def test_a_rank_that_is_not_low_is_refused(small_target):
