@@ -38,3 +38,14 @@ def test_two_targets_of_one_name_are_refused(artifact):
 def test_an_unknown_profile_is_refused_before_anything_starts(artifact, unknown):
     with pytest.raises(ValueError, match=r"carrier-pigeon|abacus"), bench(config(artifact, **unknown)):
         pass
+
+
+def test_over_a_link_the_network_takes_its_round_trip_and_the_rest_is_unchanged(artifact):
+    asked = config(artifact, engines=("torch",), links=("lte",), alternatives=False)
+    with bench(asked) as (runner,):
+        samples, _ = runner.round(0)
+        assert (runner.facts["link"], runner.facts["cloud_engine"]) == ("lte", "torch")
+    assert all(each["network_ms"] > 50 for each in samples)  # 70 both ways, but for jitter
+    for each in samples:
+        parts = sum(each[f"{part}_ms"] for part in ("encode", "serialise", "network", "queue", "compute"))
+        assert parts == pytest.approx(each["total_ms"], abs=0.01)
