@@ -12,27 +12,24 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from edge.agreement import Agreement, agree
 from edge.encoder import Encoder, check_images, encode_images
 from edge.uplink import Parcel, Uplink
 from splitleak.config import Config
-from splitleak.errors import WireError
 from splitleak.wire import codec
 from splitleak.wire.channel import ChannelConfig, connect
 from splitleak.wire.codec import Codec
 from splitleak.wire.pb import open_inference_pb2 as pb
 from splitleak.wire.request import RequestEncoder
 from splitleak.wire.served import Answer
-from splitleak.wire.status import error_of
 
 _LOGGER = logging.getLogger(__name__)
-_METADATA = "/inference.GRPCInferenceService/ModelMetadata"
 Images = npt.NDArray[np.float32]
 
 
@@ -135,8 +132,7 @@ class EdgeClient:
 
     def __init__(self, encoder: Encoder, config: EdgeConfig) -> None:
         self.config = config
-        self.output_name = ""  # the cloud's, known once connected, as is the shape of one output
-        self.output_shape: tuple[int, ...] = ()  # empty: not announced, and no answer yet
+        self._agreement = Agreement("", "", ())
         self.outages = 0
         self._heard = -math.inf  # when the last answer came, on the monotonic clock
         self._outage: tuple[float, str] | None = None  # since when (monotonic clock), and why
@@ -150,7 +146,17 @@ class EdgeClient:
         with contextlib.ExitStack() as stack:
             once = self.config.channel.model_copy(update={"attempts": 1})  # what is sent again is our own affair
             channel = stack.enter_context(connect(self.config.cloud, once))
-            self._requests = RequestEncoder(self.config.model, self._agree(channel))
+            self._agreement = agree(
+                channel,
+                self.config.model,
+                tuple(self._encoder.feature_shape),
+                input_name=self.config.input_name,
+                output_name=self.config.output_name,
+                what=f"metadata of model {self.config.model!r} at {self.config.cloud}",
+                timeout_s=self.config.channel.timeout_s,
+            )
+            self._requests = RequestEncoder(self.config.model, self._agreement.input_name)
+            self._outage = None
             self._uplink: Uplink[_Request] = Uplink(
                 channel,
                 answered=self._answered,
@@ -182,6 +188,16 @@ class EdgeClient:
                 self._broken(left, "the edge client was closed")
             self._worker.join(self.config.channel.timeout_s)
             self._uplink.close(0.0 if self._outage else grace_s)
+
+    @property
+    def output_name(self) -> str:
+        """Of the cloud's output; empty until connected, or until the first answer where it is not announced."""
+        return self._agreement.output_name
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the output for one image; empty as long as the name may be."""
+        return self._agreement.output_shape
 
     def submit(self, images: Images, request_id: str, timeout_s: float | None = None) -> "Future[Prediction]":
         """Queues ``(N, C, H, W)`` images in [0, 1], to be sent as one request under ``request_id``; never blocks.
@@ -233,29 +249,6 @@ class EdgeClient:
         finally:
             for future in under_way:
                 future.cancel()
-
-    def _agree(self, channel: grpc.Channel) -> str:
-        """Reads the model's metadata, checks it against the encoder and returns the name of the input.
-
-        What a server does not announce is taken from the config, and shapes on trust.
-        """
-        call = channel.unary_unary(
-            _METADATA, pb.ModelMetadataRequest.SerializeToString, pb.ModelMetadataResponse.FromString
-        )
-        what = f"metadata of model {self.config.model!r} at {self.config.cloud}"
-        try:
-            model = call(pb.ModelMetadataRequest(name=self.config.model), timeout=self.config.channel.timeout_s)
-        except grpc.RpcError as error:
-            raise error_of(error, what) from error
-        name, shape = _tensor(model.inputs, self.config.input_name, f"{what}: expected one input")
-        if not name:
-            raise ValueError(f"{what}: expected the name of the input, there or as input_name, got none")
-        if shape and not _fits(tuple(self._encoder.feature_shape), shape):
-            raise ValueError(f"{what}: expected the encoder's features {self._encoder.feature_shape}, got {shape}")
-        self.output_name, self.output_shape = _tensor(
-            model.outputs, self.config.output_name, f"{what}: expected one output"
-        )
-        return name
 
     def _open(self) -> list[_Request]:
         return [each for each in (*self._uplink.unanswered(), *self._waiting) if not each.future.done()]
@@ -389,14 +382,7 @@ class EdgeClient:
             self._settle(each, ConnectionError(f"{self.config.cloud}: {reason}; without an answer: {names}"))
 
     def _prediction(self, request: _Request, response: pb.ModelInferResponse) -> Prediction:
-        if not self.output_name and len(response.outputs) == 1:
-            self.output_name = response.outputs[0].name
-        output = codec.response_array(response, self.output_name)
-        rows = len(request.images)
-        if output.ndim < 2 or len(output) != rows or not _fits(output.shape[1:], self.output_shape or output.shape[1:]):
-            expected = (rows, *(self.output_shape or ("...",)))
-            raise WireError(f"request {request.request_id!r}: expected logits of shape {expected}, got {output.shape}")
-        self.output_shape = output.shape[1:]
+        output = self._agreement.logits(response, len(request.images))
         queued, computed = (max(response.parameters[key].int64_param, 0) for key in ("queue_us", "compute_us"))
         encode, serialise = request.encode_ns // 1000, request.serialise_ns // 1000
         round_trip = (request.answered_ns - request.sent_ns) // 1000
@@ -413,17 +399,3 @@ class EdgeClient:
             payload_sha256=request.payload_sha256 or request.hash_payload(),
             sends=request.sends,
         )
-
-
-def _tensor(announced: Iterable[Any], wanted: str | None, expected: str) -> tuple[str, tuple[int, ...]]:
-    """Name and shape, without the batch axis, of the tensor ``wanted``, or the only one; empty if not announced."""
-    found = {each.name: tuple(each.shape[1:]) for each in announced}
-    name = next(iter(found)) if wanted is None and len(found) == 1 else wanted or ""
-    if found and name not in found:
-        raise ValueError(f"{expected}{f' {name!r}' if name else ''}, got {sorted(found)}")
-    return name, found.get(name, ())
-
-
-def _fits(shape: tuple[int, ...], announced: tuple[int, ...]) -> bool:
-    """Whether a shape is as announced, where -1 stands for any size."""
-    return len(shape) == len(announced) and all(size in (-1, own) for own, size in zip(shape, announced, strict=True))

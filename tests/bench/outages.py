@@ -153,7 +153,7 @@ def kills(images: int, times: int, *, service: bool) -> dict[str, Any]:
 
 def cut(seconds: float, how: Literal["refused", "blackholed"]) -> dict[str, Any]:
     """Cuts a link for ``seconds`` under a stream; how long after its return the next answer comes."""
-    shape, before, after = (2, 4, 4), 200, 200
+    shape, before, after = (2, 4, 4), 100, 100
     encoder, direction = Noisy(shape), LinkDirection(rate_mbps=50, delay_ms=20)
     times: list[float] = []
     reached = threading.Event()
