@@ -1,14 +1,42 @@
 """The two faults of the network that a stream of images must survive, in short; the long forms are the bench's own."""
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from attacker.queries import victims
+from attacker.tap import TapConfig, tap
+from cloud.batching import BatchingConfig, ComputeWorker
+from edge.client import EdgeClient, EdgeConfig
+from splitleak.wire import captures
+from splitleak.wire.channel import ChannelConfig
+from splitleak.wire.link import LinkConfig, link
+from splitleak.wire.relay import LinkDirection
+from splitleak.wire.security import TlsClientConfig, TlsServerConfig, make_token
+from splitleak.wire.served import ServedModel
+from splitleak.wire.service import ServerConfig, serve
+from splitleak.wire.servicer import OpenInferenceServicer
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60
+
+
+class Pixels:
+    """An encoder that sends the image itself."""
+
+    input_shape = feature_shape = (1, 4, 4)
+
+    def encode(self, images):
+        return images
+
+    def images(self, count):
+        return ((str(index), np.full((1, 1, 4, 4), index / count, np.float32)) for index in range(count))
 
 
 def outages(*arguments):
@@ -34,3 +62,49 @@ def test_after_the_link_was_cut_answers_come_within_a_second_and_a_half(how):
     assert found["answered_once_in_order"]
     assert found["right"]
     assert found["first_answer_s"] < 1.5
+
+
+@contextlib.contextmanager
+def distant_pixels(server=None):
+    """A cloud that answers with the pixels it is sent, behind a link; yields the link."""
+    with ComputeWorker(lambda features: features.reshape(len(features), -1), BatchingConfig()) as worker:
+        model = ServedModel("pixels", "numpy", "features", (1, 4, 4), "logits", (16,), 64, worker.submit)
+        servicer = OpenInferenceServicer([model], server_name="test")
+        with (
+            serve(servicer.add_to, server or ServerConfig(), drain=servicer.stop) as port,
+            link(LinkConfig(up=LinkDirection(delay_ms=5)), f"127.0.0.1:{port}") as way,
+        ):
+            yield way
+
+
+def stream_over(way, config, count):
+    """The answers to ``count`` images, after half of which the link is cut for a moment."""
+    answers, encoder = [], Pixels()
+    with EdgeClient(encoder, config) as client:
+        for answer in client.stream(encoder.images(count)):
+            answers.append(answer)
+            if len(answers) == count // 2:
+                way.cut("refused")
+                threading.Timer(0.2, way.restore).start()
+    assert client.outages >= 1
+    assert [each.request_id for each in answers] == [str(index) for index in range(count)]
+    assert [each.output[0, 0] for each in answers] == pytest.approx([index / count for index in range(count)])
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_over_tls_and_with_a_token_a_cut_link_costs_no_image_either(tmp_path, certificates, streams):
+    make_token("camera", tmp_path / "tokens.json", tmp_path / "camera.token")
+    shown = TlsServerConfig(certificate=certificates / "server.pem", key=certificates / "server.key")
+    channel = ChannelConfig(tls=TlsClientConfig(ca=certificates / "ca.pem"), token_file=tmp_path / "camera.token")
+    with distant_pixels(ServerConfig(tls=shown, tokens_file=tmp_path / "tokens.json")) as way:
+        stream_over(way, EdgeConfig(cloud=way.address, model="pixels", channel=channel, streams=streams), 60)
+
+
+def test_who_taps_a_broken_stream_sees_some_requests_twice_and_counts_each_victim_once(tmp_path):
+    capture = tmp_path / "wire.capture"
+    with distant_pixels() as way, tap(TapConfig(upstream=way.address, capture=capture)) as port:
+        stream_over(way, EdgeConfig(cloud=f"127.0.0.1:{port}", model="pixels"), 60)
+    ids, features = victims(capture)
+    assert ids == tuple(str(index) for index in range(60))
+    assert features[:, 0, 0, 0].tolist() == pytest.approx([index / 60 for index in range(60)])
+    assert len(list(captures.inference_requests(captures.read(capture)))) > 60
