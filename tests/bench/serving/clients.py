@@ -144,10 +144,10 @@ def by_our_unary(task: Task) -> Iterator[Sender]:
 
 
 @contextlib.contextmanager
-def by_our_client(task: Task) -> Iterator[Sender]:
+def by_our_client(task: Task, *, streams: bool = True) -> Iterator[Sender]:
     """The edge's client as it is, with all its checks: one stream where the server has it, else calls."""
     numbers, values = itertools.count(), task.features
-    config = EdgeConfig(cloud=task.address, model=task.model, window=task.in_flight, channel=CHANNEL)
+    config = EdgeConfig(cloud=task.address, model=task.model, window=task.in_flight, channel=CHANNEL, streams=streams)
     with EdgeClient(Plain(task.shape), config) as client:
 
         def call() -> Floats:

@@ -89,10 +89,11 @@ class Bench:
         makers: list[tuple[str, str, Callable[[Task], Any]]] = [
             ("socket", "socket", clients.by_socket),
             ("ours, our stream", "ours", clients.by_our_client),
+            ("ours, our calls", "ours", partial(clients.by_our_client, streams=False)),
             ("ours, tritonclient", "ours", self.triton),
         ]
         if task.get("in_flight", 1) == 1:
-            makers.append(("ours, our unary", "ours", clients.by_our_unary))
+            makers.append(("ours, bare unary", "ours", clients.by_our_unary))
         if task["model"] != "eager":
             makers += [(f"{peer}, tritonclient", peer, self.triton) for peer in PEERS]
             makers += [(f"{peer}, our client", peer, clients.by_our_client) for peer in ("kserve", "triton")]
@@ -129,8 +130,13 @@ def rpc(bench: Bench) -> Found:
         if size == "64 KB":
             found.targets.append(unary(f"unary, {size}, of MLServer's", other="mlserver, tritonclient", limit=1 / 3))
         found.targets.append(unary(f"unary, {size}, of Triton's", other="triton, tritonclient", limit=1.25))
-        for other, whose in (("ours, our unary", "our"), ("ours, tritonclient", "tritonclient's")):
-            found.targets.append(compared(f"our stream, {size}, of {whose} unary", turns[size], stream, other, 0.7))
+        for other, whose in (
+            ("our calls", "our client's"),
+            ("bare unary", "a bare"),
+            ("tritonclient", "tritonclient's"),
+        ):
+            name = f"our stream, {size}, of {whose} unary"
+            found.targets.append(compared(name, turns[size], stream, f"ours, {other}", 0.7))
     found.targets.append(compared("our stream, 2 MB, of the socket", turns["2 MB"], "ours, our stream", "socket", 6))
     return found
 
