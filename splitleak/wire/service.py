@@ -129,7 +129,8 @@ def _serve(
         # The longer grace only refuses new calls; ours ends first, so that nothing is cut off before it is counted.
         stopped = server.stop(config.grace_s + _CANCEL_S)
         if not stopped.wait(config.grace_s):
-            _LOGGER.warning("stopped after %g s of grace, cutting off %d calls", config.grace_s, pool.running)
+            if pool.running:  # else what is left is connections whose other end is silent
+                _LOGGER.warning("stopped after %g s of grace, cutting off %d calls", config.grace_s, pool.running)
             server.stop(0).wait(_CANCEL_S)
         pool.shutdown(wait=False, cancel_futures=True)
 

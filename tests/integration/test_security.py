@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import socket
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,24 +161,31 @@ class Half:
 def recorded(address):
     """A relay of one connection that keeps all bytes: what anybody on the way can have."""
     host, _, port = address.rpartition(":")
-    passed = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    passed, sockets = [], []
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(3) as pool:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.settimeout(PATIENCE_S)
 
         def carry():
             near, _ = listener.accept()
             far = socket.create_connection((host, int(port)))
-            threads = [threading.Thread(target=pump, args=pair, daemon=True) for pair in ((near, far), (far, near))]
-            for thread in threads:
-                thread.start()
+            for each in (near, far):
+                sockets.append(stack.enter_context(each))
+            pool.submit(pump, near, far)
+            pool.submit(pump, far, near)
 
         def pump(source, sink):
-            with contextlib.suppress(OSError), source, sink:
+            with contextlib.suppress(OSError):
                 while piece := source.recv(65536):
                     passed.append(piece)
                     sink.sendall(piece)
+                sink.shutdown(socket.SHUT_WR)
 
-        threading.Thread(target=carry, daemon=True).start()
+        pool.submit(carry)
         yield f"127.0.0.1:{listener.getsockname()[1]}", passed
+        for each in sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("over_tls", [True, False])
