@@ -133,7 +133,7 @@ class EdgeClient:
     def __init__(self, encoder: Encoder, config: EdgeConfig) -> None:
         self.config = config
         self._agreement = Agreement("", "", ())
-        self.outages = 0
+        self.outages = 0  # how often the connection broke while answers were owed
         self._heard = -math.inf  # when the last answer came, on the monotonic clock
         self._outage: tuple[float, str] | None = None  # since when (monotonic clock), and why
         self._encoder = encoder

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -23,6 +23,7 @@ _CANCEL_S = 5.0  # far more than a cancelled call needs to end
 _PAUSE_S = 0.05  # before the first attempt that follows; it doubles each time
 _LONGEST_BREAK_S, _LONGEST_REFUSAL_S = 0.4, 2.0
 _PASSING = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"})  # of a request: it may be taken later
+_TOO_LARGE = "larger than max"  # gRPC's words for what is RESOURCE_EXHAUSTED too, but will be refused for ever
 _BREAKS = _PASSING | {"OK"}  # of a stream: what it left without an answer may be answered on another
 
 
@@ -65,7 +66,6 @@ class _Stream:
     answers: int = 0
     cut: str = ""  # why we ended it ourselves
     garbled: bool = False
-    reader: threading.Thread | None = field(default=None, repr=False)
 
 
 class Uplink(Generic[P]):
@@ -193,8 +193,8 @@ class Uplink(Generic[P]):
         """What follows a stream that ended: the next one, with what is unanswered, or none."""
         code = ended.call.code()
         absent = code is grpc.StatusCode.UNIMPLEMENTED and ended.answers == 0
-        passing = not ended.garbled and (bool(ended.cut) or code.name in _BREAKS)
         reason = ended.cut or f"{code.name}: {ended.call.details() or 'the server ended the stream'}"
+        passing = not ended.garbled and (bool(ended.cut) or (code.name in _BREAKS and _TOO_LARGE not in reason))
         with self._lock:
             self._stream = None
             owed = bool(self._unanswered)
@@ -218,6 +218,7 @@ class Uplink(Generic[P]):
             return None
         _LOGGER.info("the server has no ModelStreamInfer; going on with one call for each request")
         for parcel in alone:
+            parcel.sends = 0  # none of them was taken
             self._send_alone(parcel)
         return None
 
@@ -287,7 +288,8 @@ class Uplink(Generic[P]):
     def _refused(self, parcel: P, code: str, error: Exception) -> None:
         """Sends the parcel again later if it may be taken then, as long as somebody waits for its answer."""
         with self._lock:
-            again = code in _PASSING and not parcel.abandoned() and not self._closed.is_set()
+            passing = code in _PASSING and _TOO_LARGE not in str(error)
+            again = passing and not parcel.abandoned() and not self._closed.is_set()
             if again:
                 parcel.resting, parcel.call, parcel.refusal = True, None, error
                 parcel.refusals += 1

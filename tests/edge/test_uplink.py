@@ -68,8 +68,8 @@ def uplink_to():
     """``uplink_to(handler)``: an uplink to a server of that handler, and the queue of what it reports."""
     servers, channels = [], []
 
-    def start(handler):
-        server = grpc.server(ThreadPoolExecutor(4))
+    def start(handler, options=()):
+        server = grpc.server(ThreadPoolExecutor(4), options=options)
         server.add_generic_rpc_handlers((handler,))
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
@@ -131,6 +131,19 @@ def test_a_stream_that_ends_for_good_is_not_tried_again(uplink_to, code):
     assert told.get(timeout=PATIENCE_S)[:2] == ("answered", parcels[0])
     assert told.get(timeout=PATIENCE_S) == ("broken", [parcels[1]], f"{code.name}: not now")
     assert len(server.streams) == 1
+    uplink.close(PATIENCE_S)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_message_larger_than_the_server_takes_is_not_sent_again(uplink_to, streams):
+    server = Moody() if streams else Rude(b"", unary=True)
+    uplink, told = uplink_to(server, [("grpc.max_receive_message_length", 100)])
+    large = Parcel("a", time.monotonic() + PATIENCE_S, bytes(101))
+    uplink.send(large)
+    kind, _, why = told.get(timeout=PATIENCE_S)
+    assert kind == ("broken" if streams else "failed")
+    assert "larger than max (101 vs. 100)" in str(why)
+    assert large.sends == 1
     uplink.close(PATIENCE_S)
 
 
