@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.campaign import CampaignConfig
 from eval.campaign_report import write_campaign_report
+from eval.class_campaign import ClassCampaign
 from eval.plan import Plan, make_plan
 from eval.prediction_campaign import PredictionCampaign
 from eval.prediction_plan import make_prediction_plan
@@ -30,9 +31,14 @@ def _predictions(values: object, source: str) -> Plan:
     return make_prediction_plan(PredictionCampaign.load(values, source=source))
 
 
+def _classes(values: object, source: str) -> Plan:
+    return make_prediction_plan(ClassCampaign.load(values, source=source))
+
+
 KINDS: Mapping[str, CampaignKind] = {
     "features": CampaignKind(_features, write_campaign_report),
     "predictions": CampaignKind(_predictions, write_prediction_report),
+    "classes": CampaignKind(_classes, write_prediction_report),
 }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attacker.results import Reconstructions
 from defenses.artifact import load_whole, read_record
+from eval.class_figures import class_figures
 from eval.evaluator import Evaluator, probabilities
 from eval.scoring import check_disjoint, spread
 from splitleak.artifacts import provenance, write_json, written_folder
@@ -45,6 +46,8 @@ def make_class_record(
     - ``mse`` to the mean training image of the class, in [0, 1].
     - ``target_confidence``: the attacked model's own, undefended by any policy, in the class.
 
+    ``figures`` are those of the literature, see `class_figures`.
+
     Raises:
         FileNotFoundError: One of the inputs is not there.
         ValueError: They do not belong together: other training images than the artifact's, an attacker who owned one of
@@ -79,6 +82,7 @@ def make_class_record(
             "chance": 1 / target.classes,
             **{name: _by_class(found.unflatten(0, (-1, each))) for name, found in values.items()},
         },
+        "figures": class_figures(target, judge, by_class, private),
         "evaluator": {**judge.document(), "on_truth": float(judge.recognised(means, classes).mean())},
         "provenance": provenance(),
     }

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from attacker.base import Attack
 from attacker.class_inversion import CLASS_ATTACKS
 from attacker.class_inversion.base import ClassInversion
+from attacker.prior import PriorConfig
 from attacker.reconstruction import ATTACKS
 from cloud.policy import PolicyConfig
 from defenses.purification import PurifierConfig
@@ -53,6 +54,15 @@ class RowEntry(Config):
     attack: str = "prediction-inversion"
     settings: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's for this attack")
     draws: int = Field(default=1, ge=1, description="how often the attacker sends each of its own images")
+    adaptive: bool = Field(default=False, description="attack the model without what hides its gradients")
+
+
+class PretrainingEntry(Config):
+    """The public images behind targets with a `transfer` defense that names no artifact, and how these are learned."""
+
+    data: str = "photographs"
+    split: dict[str, Any] = Field(default_factory=dict, description="how many images go where")
+    training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `TrainingConfig`")
 
 
 class FigureEntry(Config):
@@ -64,10 +74,9 @@ class FigureEntry(Config):
     rows: tuple[RowEntry, ...] = Field(min_length=1)
 
 
-class PredictionCampaign(Config):
+class FigureCampaign(Config):
     """Figures × seeds on one data set, with one evaluator for each set of classes."""
 
-    kind: Literal["predictions"]
     name: Name
     title: str = ""
     preset: Literal["cpu", "paper"] = "cpu"
@@ -80,6 +89,8 @@ class PredictionCampaign(Config):
     evaluator: ModelEntry = Field(description="the judge's own classifier, trained on the target's images")
     evaluator_training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's")
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of attacks, by their names")
+    prior: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `PriorConfig`")
+    pretraining: PretrainingEntry | None = None
     figures: tuple[FigureEntry, ...] = Field(min_length=1)
     claims: tuple[ClaimEntry, ...] = ()
 
@@ -94,9 +105,8 @@ class PredictionCampaign(Config):
                 raise ValueError(f"expected every row of {figure.name!r} to have a name of its own, got {rows}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"expected each seed once, got {list(self.seeds)}")
-        rows_of = {figure.name: [row.name for row in figure.rows] for figure in self.figures}
         for claim in self.claims:
-            claim.check_names(rows_of)
+            claim.check_names(self.claimable())
         if self.evaluator.architecture == self.model.architecture:
             raise ValueError(
                 f"expected an evaluator of another architecture, got {self.evaluator.architecture!r} twice"
@@ -111,6 +121,7 @@ class PredictionCampaign(Config):
             ValueError: Something does not fit; the message names ``source``, the row and what was expected.
         """
         config = cls.parse(values, source=source)
+        config.prior_settings()
         check_target(partial(config.evaluator_target, 0), config.dataset.data, f"{source}: evaluator")
         for figure, row in config.rows():
             where = f"{source}: figure {figure.name!r}, row {row.name!r}"
@@ -125,6 +136,10 @@ class PredictionCampaign(Config):
             if row.auxiliary == "generic" and row.classes is None:
                 raise ValueError(f"{where}: expected `classes` for a generic auxiliary set, whose classes are others")
         return config
+
+    def claimable(self) -> dict[str, list[str]]:
+        """What a claim can be about: figures, each with its rows."""
+        return {figure.name: [row.name for row in figure.rows] for figure in self.figures}
 
     @property
     def dataset(self) -> DatasetEntry:
@@ -181,6 +196,30 @@ class PredictionCampaign(Config):
         settings = merged(merged(base.document(), self.settings.get(row.attack, {})), row.settings)
         return kind(kind.config_type.parse(settings, source=f"attack {row.attack!r}"))
 
+    def prior_settings(self) -> dict[str, Any]:
+        """The settings of ``splitleak prior``, every default in them.
+
+        Raises:
+            ValueError: One does not fit.
+        """
+        base = PriorConfig.paper() if self.preset == "paper" else PriorConfig()
+        return PriorConfig.parse(merged(base.document(), self.prior), source="prior").document()
+
+    def pretrained_target(self, seed: int) -> dict[str, Any]:
+        """The settings of ``splitleak train`` for the network that `transfer` starts from."""
+        assert self.pretraining is not None
+        return target_document(self.preset, self.dataset, self.model, self.pretraining.training, (), seed)
+
+    def transfers(self, row: RowEntry) -> bool:
+        """Whether a row's target starts from the campaign's own pre-trained network."""
+        started = (each.config["pretrained"] for each in row.defenses if each.name == "transfer")
+        return self.pretraining is not None and any(source is None for source in started)
+
+    def asks(self, row: RowEntry) -> Literal["recorded", "live", "nothing"]:
+        """How a row's attack questions the service: with its public images, once for all; or as it goes on."""
+        needs = self.attack(row).needs
+        return "nothing" if "query" not in needs else "live" if "prior" in needs else "recorded"
+
     def policy(self, row: RowEntry) -> dict[str, Any]:
         """What the row's service lets out, every default in it; a purifier's place is not in it yet.
 
@@ -191,3 +230,9 @@ class PredictionCampaign(Config):
         if policy.purifier is not None:
             raise ValueError("expected `purify` with a purifier's settings, got a policy with a purifier of its own")
         return policy.document()
+
+
+class PredictionCampaign(FigureCampaign):
+    """A campaign whose figures are written out in its file."""
+
+    kind: Literal["predictions"]

@@ -1,7 +1,9 @@
 """The jobs of a campaign against predictions: a purifier, a service with its clients, an attack and its judge."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from eval.bench import Bench, Figures
@@ -25,26 +27,45 @@ def do_purify(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     return {}
 
 
+def do_prior(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
+    """Trains the attacker's generator on public images."""
+    out = bench.store.path(job)
+    document = out.with_name(f"{out.name}.json")
+    write_json(document, settings["prior"])
+    given = ("prior", bench.below(settings["public"]), "--out", out, "--config", document)
+    bench.run(job, *given, "--seed", job.seed, *bench.computing())
+    return {}
+
+
 def do_predict(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     """A prediction service; the victims classify their images and publish; the attacker sends images of its own."""
     artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
     purifier = None if settings["purifier"] is None else str(bench.below(settings["purifier"]))
     policy = {**settings["policy"], "purifier": purifier}
     out = bench.store.path(job)
-    document = out.with_name(f"{out.name}.json")
-    write_json(document, policy)
-    noise = derive_seed(job.seed, "policy")
-    computing = ("--engine", "torch", *bench.computing())
-    given = ("cloud", artifact, "--whole", "--policy", document, "--noise-seed", noise, *computing)
-    with written_folder(out) as partial, bench.serving(job, *given) as address:
+    with written_folder(out) as partial, _service(bench, job, artifact, policy) as address:
         shares = chain.from_iterable(("--share", share) for share in settings["shares"])
         bench.run(job, "predict", "--service", address, "--images", images / "victims.npz", *shares, "--out", partial)
         for kind, auxiliary in settings["auxiliaries"].items():
             own = ("--public", bench.below(auxiliary), "--draws", settings["draws"])
             bench.run(job, "query", "--service", address, *own, "--out", partial / f"pairs-{kind}.npz")
-        quality = measure_service(artifact, policy, images / "test.npz", resolve_device(bench.device), seed=noise)
+        noise, device = derive_seed(job.seed, "policy"), resolve_device(bench.device)
+        quality = measure_service(artifact, policy, images / "test.npz", device, seed=noise)
         write_json(partial / "service.json", {**quality, "policy": settings["policy"]})
     return {"accuracy": quality["accuracy"]}
+
+
+@contextmanager
+def _service(bench: Bench, job: Job, artifact: Path, policy: Mapping[str, Any]) -> Iterator[str]:
+    """The address of a prediction service that lets out what ``policy`` says."""
+    out = bench.store.path(job)
+    document = out.with_name(f"{out.name}.json")
+    document.parent.mkdir(parents=True, exist_ok=True)
+    write_json(document, policy)
+    noise = derive_seed(job.seed, "policy")
+    given = ("--policy", document, "--noise-seed", noise, "--engine", "torch", *bench.computing())
+    with bench.serving(job, "cloud", artifact, "--whole", *given) as address:
+        yield address
 
 
 def do_prediction_cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
@@ -66,10 +87,17 @@ def do_prediction_cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> F
             given += ["--shared", predictions / f"shared-{share}.npz"]
         if "model" in settings["needs"]:
             given += ["--artifact", artifact]
-        bench.run(
-            *(job, "invert" if of_classes else "attack", "--attack", settings["attack"], "--config", config),
-            *("--preset", settings["preset"], "--out", attacked, "--seed", job.seed, *bench.computing(), *given),
-        )
+        if "prior" in settings:
+            given += ["--prior", bench.below(settings["prior"])]
+        if "adaptive" in settings:
+            given += ["--adaptive"]
+        command = (job, "invert" if of_classes else "attack", "--attack", settings["attack"], "--config", config)
+        common = ("--preset", settings["preset"], "--out", attacked, "--seed", job.seed, *bench.computing())
+        if predictions is None and "query" in settings["needs"]:
+            with _service(bench, job, artifact, settings["policy"]) as address:
+                bench.run(*command, *common, *given, "--service", address)
+        else:
+            bench.run(*command, *common, *given)
     service = read_document(predictions / "service.json") if predictions is not None else None
     cell = {**settings["cell"], "service": service}
     if of_classes:

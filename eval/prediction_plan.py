@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attacker.class_inversion import CLASS_ATTACKS
-from eval.campaign import fingerprint
+from attacker.class_inversion.base import ClassInversion
+from eval.campaign import SplitCounts, fingerprint
 from eval.plan import Job, Plan
-from eval.prediction_campaign import FigureEntry, PredictionCampaign, RowEntry
-from splitleak.config import digest
+from eval.prediction_campaign import FigureCampaign, FigureEntry, RowEntry
+from splitleak.config import digest, merged
 
 
-def make_prediction_plan(config: PredictionCampaign) -> Plan:
+def make_prediction_plan(config: FigureCampaign) -> Plan:
     """The jobs of ``config``, each once however many rows share it.
 
     Raises:
@@ -33,14 +34,14 @@ def make_prediction_plan(config: PredictionCampaign) -> Plan:
 class _Seed:
     """The jobs of one seed; equal rows get equal jobs."""
 
-    def __init__(self, config: PredictionCampaign, seed: int) -> None:
+    def __init__(self, config: FigureCampaign, seed: int) -> None:
         self._config, self._seed = config, seed
         self._print = fingerprint(config.dataset.data)
         self._distinct_print = fingerprint(config.distinct.data)
         self._shares: dict[str, set[int]] = {}
         self._auxiliaries: dict[str, set[str]] = {}
         for _, row in config.rows():
-            if "query" in config.attack(row).needs:
+            if config.asks(row) == "recorded":
                 name = self._service_key(row)
                 self._shares.setdefault(name, set()).add(row.share)
                 self._auxiliaries.setdefault(name, set()).add(row.auxiliary)
@@ -48,9 +49,14 @@ class _Seed:
     def of_row(self, row: RowEntry) -> Iterator[Job]:
         """All that a row's cell needs, in an order in which needs come first, and the cell."""
         yield self._split(row)
+        if self._config.transfers(row):
+            yield self._public()
+            yield self._pretrain()
         yield self._train(row)
         yield self._evaluator(row)
-        if "query" in self._config.attack(row).needs:
+        if "prior" in self._config.attack(row).needs:
+            yield self._prior(row)
+        if self._config.asks(row) == "recorded":
             if "distinct" in self._auxiliaries[self._service_key(row)]:
                 yield self._distinct(row)
             if row.purify is not None:
@@ -77,12 +83,22 @@ class _Seed:
             "policy": config.policy(row),
             "purify": row.purify,
         }
-        if "query" not in attack.needs:  # what the service lets out is nothing to it
+        if config.asks(row) != "recorded":  # what the service lets out is nothing to it
             for name in ("auxiliary", "share", "draws", "policy", "purify"):
                 given[name] = None
+        if "prior" in attack.needs:
+            prior = self._prior(row)
+            needs.append(prior)
+            given["prior"] = prior.output
+        if config.asks(row) == "live" and isinstance(attack, ClassInversion):
+            given["policy"] = {**config.policy(row), "label_only": attack.access == "label"}
+        if row.adaptive:
+            given["adaptive"] = True
+        if "public" in attack.needs:
+            given["auxiliary"] = row.auxiliary
         key = digest([given, self._seed])
         settings = {**given, "auxiliary_images": self._auxiliary(row.auxiliary, row), "predictions": None}
-        if "query" in attack.needs:
+        if config.asks(row) == "recorded":
             predict = self._predict(row)
             needs.append(predict)
             settings["predictions"] = predict.output
@@ -131,20 +147,42 @@ class _Seed:
         settings = {**dataset, "folder": folder, "split": split}
         return Job(f"split-{key}", "split", label, self._seed, f"{folder}/splits.json", (), 1.0, settings)
 
+    def _public(self) -> Job:
+        """The images of the pre-training, all of them public."""
+        config = self._config
+        assert config.pretraining is not None
+        counts = SplitCounts.parse(merged({"public": 1, "victims": 1}, config.pretraining.split), source="pretraining")
+        dataset = {**config.dataset.document(), "data": config.pretraining.data}
+        split = {"seed": self._seed, **counts.document()}
+        return self._split_job("pretraining", fingerprint(config.pretraining.data), dataset, split)
+
+    def _pretrain(self) -> Job:
+        return self._train_job(self._public(), self._config.pretrained_target(self._seed), "pre-trained")
+
     def _train(self, row: RowEntry) -> Job:
         names = ", ".join(defense.name for defense in row.defenses) or "target"
-        return self._train_job(row, self._config.target(row, self._seed), names)
+        name = f"{names}{f', {row.classes} classes' if row.classes else ''}"
+        before = self._pretrain() if self._config.transfers(row) else None
+        return self._train_job(self._split(row), self._config.target(row, self._seed), name, before)
 
     def _evaluator(self, row: RowEntry) -> Job:
-        return self._train_job(row, self._config.evaluator_target(self._seed), "evaluator")
+        name = f"evaluator{f', {row.classes} classes' if row.classes else ''}"
+        return self._train_job(self._split(row), self._config.evaluator_target(self._seed), name)
 
-    def _train_job(self, row: RowEntry, target: Mapping[str, Any], name: str) -> Job:
-        split = self._split(row)
+    def _train_job(self, split: Job, target: Mapping[str, Any], name: str, before: Job | None = None) -> Job:
         settings = {"images": split.settings["folder"], "target": target}
+        settings |= {} if before is None else {"pretrained": before.output}
         key = digest(settings)
-        label = f"{name}{f', {row.classes} classes' if row.classes else ''}, seed {self._seed}"
-        cost = float(target["training"]["epochs"])
-        return Job(f"train-{key}", "train", label, self._seed, f"targets/{key}", (split.id,), cost, settings)
+        label, cost = f"{name}, seed {self._seed}", float(target["training"]["epochs"])
+        needs = (split.id, *([] if before is None else [before.id]))
+        return Job(f"train-{key}", "train", label, self._seed, f"targets/{key}", needs, cost, settings)
+
+    def _prior(self, row: RowEntry) -> Job:
+        prior = self._config.prior_settings()
+        settings = {"public": self._auxiliary(row.auxiliary, row), "prior": prior}
+        key = digest([settings, self._seed])
+        label, cost = f"{row.auxiliary} images, seed {self._seed}", float(prior["iterations"])
+        return Job(f"prior-{key}", "prior", label, self._seed, f"priors/{key}", (self._split(row).id,), cost, settings)
 
     def _purify(self, row: RowEntry) -> Job:
         train = self._train(row)
@@ -197,7 +235,7 @@ class _Seed:
         return f"{self._split(row).settings['folder']}/{part}.npz"
 
 
-def _title(config: PredictionCampaign, row: RowEntry) -> str:
+def _title(config: FigureCampaign, row: RowEntry) -> str:
     """The first figure that has the row, and its name."""
     figure: FigureEntry = next(figure for figure, each in config.rows() if each == row)
     return f"{figure.name}: {row.name}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.claims import Checked, ClaimEntry, check
+from eval.class_tables import summary
 from eval.pages import (
     PICTURES_BUDGET,
     Sheet,
@@ -47,6 +48,7 @@ def write_prediction_report(folder: Path, out: Path) -> Path:
     claims = [ClaimEntry.parse(each, source=str(folder)) for each in results.config.get("claims", ())]
     checked, records = check(results, claims), list(_records(results))
     origin = facts(results.provenance, len({cell.id for cell in results.cells}), records, results.seeds)
+    overview = summary(results)
     doubts, tables = _doubts(results, checked), {figure.name: sheets(results, figure) for figure in results.figures}
     out.mkdir(parents=True, exist_ok=True)
     for figure in results.figures:
@@ -54,10 +56,11 @@ def write_prediction_report(folder: Path, out: Path) -> Path:
     write_lines(out / "records.jsonl", map(brief, records))
     write_csv(out / "table.csv", list(csv_rows(results)))
     galleries = figure_galleries(results, _PICTURES, PICTURES_BUDGET)
-    write_text(out / "report.md", _markdown(results, tables, set(galleries), checked, origin, doubts))
+    write_text(out / "report.md", _markdown(results, overview, tables, set(galleries), checked, origin, doubts))
     html = render(
         "predictions.html.jinja",
         campaign=results,
+        overview=overview,
         tables=tables,
         galleries=galleries,
         checked=[_judged(each) for each in checked],
@@ -103,6 +106,7 @@ def _gallery_file(figure: PredictionFigure) -> str:
 
 def _markdown(
     results: PredictionResults,
+    overview: list[Sheet],
     tables: dict[str, list[Sheet]],
     pictured: set[str],
     checked: Sequence[Checked],
@@ -116,6 +120,9 @@ def _markdown(
             yield "\n## Claims\n\n| claim | | figures |\n|---|---|---|"
             judged = map(_judged, checked)
             yield from (f"| {plain(c['statement'])} | {c['verdict']} | {plain(c['figures'])} |" for c in judged)
+        for table in overview:
+            yield ""
+            yield from markdown_table(table)
         for figure in results.figures:
             yield f"\n## {figure.title}\n"
             yield from [f"{figure.note}\n"] if figure.note else []

@@ -26,10 +26,18 @@ Metric = Literal[
     "psnr_image",
     "reclassified",
     "recognised",
+    "recognised_error",
+    "top5",
     "nearest_mean",
+    "delta_eval",
+    "frechet_eval",
+    "coverage",
     "target_confidence",
 ]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+
+STRONGEST = "strongest"
+"""The figure that no file writes: of each target of a campaign against classes, the attack that did most in a seed."""
 
 
 def _share(name: str) -> Callable[[Record], float | None]:
@@ -65,13 +73,37 @@ OF_VICTIMS: dict[str, Callable[[Record], float | None]] = {
 }
 """Of victims rebuilt, as in the report of features; the share that an independent classifier puts in its true class."""
 
+
+def _error(record: Record) -> float | None:
+    """Standard error of the share recognised over a target's pictures, in percent; None of one picture a class."""
+    hits = np.array(record["score"]["recognised"].get("images", []))
+    return 100 * float(hits.std(ddof=1) / np.sqrt(hits.size)) if hits.size > 1 else None
+
+
+def _figure_of(*path: str, scale: float = 1.0) -> Callable[[Record], float | None]:
+    """A figure of `class_figures` by its place; None where it is not defined, or the record is older."""
+
+    def figure(record: Record) -> float | None:
+        found: Any = record.get("figures")
+        for name in path:
+            found = found.get(name) if found else None
+        return None if found is None else scale * float(found)
+
+    return figure
+
+
 OF_CLASSES: dict[str, Callable[[Record], float | None]] = {
     "recognised": _share("recognised"),
+    "recognised_error": _error,
+    "top5": _figure_of("top5", "mean", scale=100),
     "nearest_mean": _share("nearest_mean"),
+    "delta_eval": _figure_of("delta_eval", "mean"),
+    "frechet_eval": _figure_of("frechet_eval", "distance"),
+    "coverage": _figure_of("diversity_eval", "coverage"),
     "mse": OF_ATTACK["mse"],
     "target_confidence": lambda record: float(record["score"]["target_confidence"]["mean"]),
 }
-"""Of one picture a class: shares that are taken for it, the error to its mean image, the target's own belief."""
+"""Of pictures of classes: shares that are taken for their own, how near they are, and the target's own belief."""
 
 OF_REFERENCE: dict[str, Callable[[Record], float | None]] = {
     "chance": lambda record: 100 * float(record["score"]["chance"]) if "chance" in record["score"] else None,
@@ -176,8 +208,34 @@ class PredictionResults:
         """The cells of a row, by seed in the order of the file."""
         return [cell for cell in self.cells if (cell.figure, cell.row) == (figure, row)]
 
+    @cached_property
+    def together(self) -> tuple[str, ...]:
+        """The figures of a campaign's attacks on its first setting, among which the strongest is looked for."""
+        attacks = [entry["name"] for entry in self.config.get("attacks", ())]
+        return tuple(figure.name for figure in self.figures if figure.name in attacks)
+
+    @cached_property
+    def targets(self) -> tuple[str, ...]:
+        """The rows of these figures."""
+        return tuple(
+            dict.fromkeys(row for figure in self.figures if figure.name in self.together for row in figure.rows)
+        )
+
+    def strongest(self, row: str) -> dict[int, PredictionCell]:
+        """By seed the cell with the most pictures recognised, where all attacks on the target are measured."""
+        cells = [cell for figure in self.together for cell in self.of(figure, row)]
+        found: dict[int, PredictionCell] = {}
+        for seed in self.seeds:
+            rated = [(cell.measure("recognised"), cell) for cell in cells if cell.seed == seed]
+            if rated and all(share is not None for share, _ in rated):
+                found[seed] = max(rated, key=lambda each: each[0] or 0.0)[1]
+        return found
+
     def by_seed(self, figure: str, row: str, metric: str) -> dict[int, float]:
         """A metric of a row by seed, where measured."""
+        if figure == STRONGEST:
+            best = ((seed, cell.measure(metric)) for seed, cell in self.strongest(row).items())
+            return {seed: value for seed, value in best if value is not None}
         found = ((cell.seed, cell.measure(metric)) for cell in self.of(figure, row))
         return {seed: value for seed, value in found if value is not None}
 

@@ -49,12 +49,17 @@ _COLUMNS: dict[Kind, tuple[_Column, ...]] = {
     ),
     "classes": (
         *_TARGET,
-        _Column("one picture a class", "recognised %", "recognised", 1),
-        _Column("one picture a class", "nearest mean %", "nearest_mean", 1),
-        _Column("one picture a class", "chance %", "chance", 1),
-        _Column("one picture a class", "MSE to the mean", "mse", 4),
-        _Column("one picture a class", "constant", "constant_mse", 4, needed=False),
-        _Column("one picture a class", "target's confidence", "target_confidence", 3),
+        _Column("pictures of classes", "recognised %", "recognised", 1),
+        _Column("pictures of classes", "standard error", "recognised_error", 1, needed=False),
+        _Column("pictures of classes", "top-5 %", "top5", 1, needed=False),
+        _Column("pictures of classes", "nearest mean %", "nearest_mean", 1),
+        _Column("pictures of classes", "chance %", "chance", 1),
+        _Column("pictures of classes", "MSE to the mean", "mse", 4),
+        _Column("pictures of classes", "constant", "constant_mse", 4, needed=False),
+        _Column("pictures of classes", "target's confidence", "target_confidence", 3),
+        _Column("evaluator's features", "δ", "delta_eval", 2, needed=False),
+        _Column("evaluator's features", "Fréchet", "frechet_eval", 1, needed=False),
+        _Column("evaluator's features", "coverage", "coverage", 2, needed=False),
         _Column("evaluator %", "class means", "evaluator_on_truth", 1, needed=False),
         _Column("evaluator %", "test images", "evaluator_accuracy", 1, needed=False),
     ),
@@ -68,7 +73,9 @@ _NOTES: dict[Kind, str] = {
     "classes": (
         "Recognised: the evaluator puts the picture in its class. Nearest mean: of all standardised mean images of the "
         "private classes, that of its class is the closest. Constant: the MSE of one and the same picture for all, "
-        "the mean of the class means."
+        "the mean of the class means. Standard error over the pictures of one target. δ: the distance (L2) to the "
+        "nearest private image of the class; Fréchet: of all pictures, recognised or not, to all private images; "
+        "coverage: the share of private images that have a picture near by."
     ),
 }
 _DISTORTION = "Distortion: mean L1 distance of what the policy lets out from what the model says, from 0 to 2."

@@ -182,7 +182,9 @@ def fake_predictions(tmp_path):
     record in place, or return False to leave it out. Cells of one ``id`` are one.
     """
 
-    def make(figures=None, change=lambda record: None, *, seeds=(0, 1), claims=(), size=8, channels=1, count=4):
+    def make(
+        figures=None, change=lambda record: None, *, seeds=(0, 1), claims=(), size=8, channels=1, count=4, config=()
+    ):
         folder, made = tmp_path / "predictions", {"commit": "abc123", "hardware": "abacus", "torch": "2"}
         figures = figures or {"truncation": {"m = 1": {"share": 1}, "m = 3": {"share": 3}}}
         cells = [
@@ -249,6 +251,7 @@ def fake_predictions(tmp_path):
                     for name, rows in figures.items()
                 ],
                 "claims": list(claims),
+                **dict(config),
             },
             "cells": cells,
             "jobs": [{"id": f"cell-{place['id']}", "kind": "cell"} for place in cells],

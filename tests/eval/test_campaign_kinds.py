@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,15 @@ def test_a_file_is_planned_as_what_it_says_it_is(file, kind):
 
 
 def test_another_kind_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"expected a campaign of kind features, predictions, got 'labels'"):
+    with pytest.raises(ValueError, match=r"expected a campaign of kind features, predictions, classes, got 'labels'"):
         plan_campaign({"kind": "labels"}, "some.toml")
 
 
 def test_a_run_is_reported_as_the_kind_that_it_was(fake_campaign, fake_predictions, tmp_path):
-    pages = {
-        kind: report_campaign(made(), tmp_path / kind).read_text()
-        for kind, made in (("features", fake_campaign), ("predictions", fake_predictions))
-    }
+    rows = {"none": {"kind": "classes", "attack": "gmi"}}
+    of_classes = partial(fake_predictions, {"GMI": rows}, config={"kind": "classes", "attacks": [{"name": "GMI"}]})
+    made = {"features": fake_campaign, "predictions": fake_predictions, "classes": of_classes}
+    pages = {kind: report_campaign(make(), tmp_path / kind).read_text() for kind, make in made.items()}
     assert set(pages) == set(KINDS)
-    assert pages["features"] != pages["predictions"]
+    assert len(set(pages.values())) == len(KINDS)
+    assert "Targets and attacks" in pages["classes"]

@@ -58,10 +58,10 @@ def test_pictures_of_classes_stand_in_a_table_of_their_own_with_the_chance(fake_
     victims, classes = tables(fake_predictions({"f": {"a": {}, "b": {**CLASSES, "classes": 5}}}))
     assert (list(cells(victims)), list(cells(classes))) == (["a"], ["b"])
     row = cells(classes)["b"]
-    assert row["one picture a class recognised %"] == "40.0 ± 0.0"
-    assert row["one picture a class nearest mean %"] == "90.0 ± 0.0"
-    assert row["one picture a class chance %"] == "20.0 ± 0.0"
-    assert row["one picture a class target's confidence"] == "0.999 ± 0.000"
+    assert row["pictures of classes recognised %"] == "40.0 ± 0.0"
+    assert row["pictures of classes nearest mean %"] == "90.0 ± 0.0"
+    assert row["pictures of classes chance %"] == "20.0 ± 0.0"
+    assert row["pictures of classes target's confidence"] == "0.999 ± 0.000"
 
 
 def test_a_white_box_under_a_policy_has_the_figures_without_and_says_so(fake_predictions):

@@ -1,0 +1,113 @@
+"""A campaign against what a model remembers of its classes: targets × attacks, spelled out as figures of rows."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from defenses.stack import DefenseConfig
+from eval.auxiliary import Auxiliary
+from eval.campaign import Name
+from eval.prediction_campaign import FigureCampaign
+from eval.prediction_results import STRONGEST
+from splitleak.config import Config
+
+
+class ClassTargetEntry(Config):
+    """A target: a stack of defenses, and what differs in its training."""
+
+    name: str = Field(min_length=1, max_length=80)
+    defenses: tuple[DefenseConfig, ...] = ()
+    training: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's")
+
+
+class ClassAttackEntry(Config):
+    """An attack on every target, or on some."""
+
+    name: Name
+    attack: str
+    settings: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's for this attack")
+    adaptive: bool = Field(default=False, description="on the model without what hides its gradients; white boxes only")
+    targets: tuple[str, ...] | None = Field(default=None, description="names; default: all")
+
+
+class SettingEntry(Config):
+    """Whose images are private and whose public; without an entry, the same classes and no image of both."""
+
+    name: Name
+    note: str = ""
+    classes: int | None = Field(default=None, ge=2, description="classes of the target, drawn by seed; default: all")
+    split: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's")
+    auxiliary: Auxiliary = Field(default="same", description="the attacker's images; generic: of all other classes")
+    targets: tuple[str, ...] | None = Field(default=None, description="names; default: all")
+    attacks: tuple[str, ...] | None = Field(default=None, description="names; default: all")
+
+
+class _Grid(Config):
+    """What figures are made of."""
+
+    targets: tuple[ClassTargetEntry, ...] = Field(min_length=1)
+    attacks: tuple[ClassAttackEntry, ...] = Field(min_length=1)
+    private: tuple[SettingEntry, ...] = Field(default=(SettingEntry(name="same classes"),), min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        targets, attacks = ([entry.name for entry in entries] for entries in (self.targets, self.attacks))
+        named = [(entry.targets, targets) for entry in self.attacks]
+        named += [(entry.targets, targets) for entry in self.private]
+        named += [(entry.attacks, attacks) for entry in self.private]
+        for names, known in named:
+            if strange := set(names or ()) - set(known):
+                raise ValueError(f"expected names of {', '.join(known)}, got {', '.join(sorted(strange))}")
+        return self
+
+    def spelled_out(self) -> list[dict[str, Any]]:
+        """One for each setting and attack, in this order."""
+        found = []
+        for place, setting in enumerate(self.private):
+            for attack in self.attacks:
+                if setting.attacks is not None and attack.name not in setting.attacks:
+                    continue
+                name = f"{attack.name} - {setting.name}" if place else attack.name
+                rows = [
+                    self._row(setting, attack, target)
+                    for target in self.targets
+                    if (attack.targets is None or target.name in attack.targets)
+                    and (setting.targets is None or target.name in setting.targets)
+                ]
+                if rows:
+                    found.append({"name": name, "title": name, "note": setting.note, "rows": rows})
+        return found
+
+    @staticmethod
+    def _row(setting: SettingEntry, attack: ClassAttackEntry, target: ClassTargetEntry) -> dict[str, Any]:
+        return {
+            "name": target.name,
+            "classes": setting.classes,
+            "split": setting.split,
+            "defenses": [defense.document() for defense in target.defenses],
+            "training": target.training,
+            "auxiliary": setting.auxiliary,
+            "attack": attack.attack,
+            "settings": attack.settings,
+            "adaptive": attack.adaptive,
+        }
+
+
+class ClassCampaign(FigureCampaign, _Grid):
+    """Settings × attacks × targets × seeds; each setting and attack is a figure, and each target a row of it."""
+
+    kind: Literal["classes"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_figures(cls, values: object) -> object:
+        """Writes the figures, in place of those of a former reading."""
+        if not isinstance(values, dict):
+            return values
+        grid = {name: values[name] for name in _Grid.model_fields if name in values}
+        return {**values, "figures": _Grid.parse(grid, source="the campaign").spelled_out()}
+
+    def claimable(self) -> dict[str, list[str]]:
+        found = super().claimable()
+        names = [attack.name for attack in self.attacks if attack.name in found]
+        return {**found, STRONGEST: list(dict.fromkeys(row for name in names for row in found[name]))}
