@@ -147,6 +147,22 @@ def train_prior(config: PriorConfig, public: Images, run: Run) -> Prior:
     return Prior(document, game.generator, game.critic)
 
 
+def prior_of(config: PriorConfig, public: Images, folder: Path, run: Run, *, force: bool = False) -> tuple[Prior, bool]:
+    """The prior kept in ``folder``, if it is of this config, seed and images; else one that is trained and put there.
+
+    The second value tells whether it was there. Raises what `train_prior` and `Prior.load` raise.
+    """
+    if not force and (folder / "prior.json").is_file():
+        found = Prior.load(folder, run.device)
+        about = found.document.about
+        same = (about.get("config"), about.get("seed")) == (config.document(), run.seed)
+        if same and found.document.public_hashes == tuple(public.hashes()):
+            return found, True
+    made = train_prior(config, public, run)
+    made.save(folder)
+    return made, False
+
+
 class _PriorGame(Game):
     """Real images are all alike, or, told their class, those of a class."""
 

@@ -121,6 +121,9 @@ def split(
     stratified: Annotated[
         bool, typer.Option("--stratified", help="Draw each set class by class, so that none lacks one.")
     ] = False,
+    generic: Annotated[
+        int | None, typer.Option(min=1, help="Images of the other classes; default: as many as public.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -135,14 +138,13 @@ def split(
 
     loaded = load(data, data_root=data_root, download=download)
     fitted = loaded.fitted(size, channels or loaded.train.pixels.shape[1])
-    config = SplitConfig(
-        seed=seed, public=public, victims=victims, train=train_, test=test, classes=classes, stratified=stratified
-    )
-    splits = split_images(fitted, config)
+    counts = {"public": public, "victims": victims, "train": train_, "test": test, "generic": generic}
+    asked = {"seed": seed, "classes": classes, "stratified": stratified, **counts}
+    splits = split_images(fitted, SplitConfig.parse(asked, source="split"))
     splits.save(out)
-    counts = {part: found["count"] for part, found in splits.record["images"].items()}
-    text = ", ".join(f"{part} {count}" for part, count in counts.items())
-    _result(as_json, {"folder": str(out), "images": counts}, f"{out}: {text}")
+    found = {part: made["count"] for part, made in splits.record["images"].items()}
+    text = ", ".join(f"{part} {count}" for part, count in found.items())
+    _result(as_json, {"folder": str(out), "images": found}, f"{out}: {text}")
 
 
 @app.command()
@@ -667,6 +669,43 @@ def attack(
 
 
 @app.command()
+def prior(
+    public: Annotated[Path, typer.Argument(help="The attacker's own images: .npz, folder or zip.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/prior"),
+    config: Annotated[Path | None, typer.Option(help="TOML or JSON with the settings.")] = None,
+    settings: Settings = None,
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Annotated[bool, typer.Option("--force", help="Train again what is already trained.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a generator on public images, which attacks on a model's classes then search.
+
+    An interrupted training goes on where it was; one that is done, with the same settings and images, is reused.
+    """
+    from attacker.base import Run
+    from attacker.prior import PriorConfig, prior_of
+    from splitleak.config import read_document
+    from splitleak.datasets.files import load_file
+    from splitleak.logs import progress
+    from splitleak.seeding import resolve_device
+
+    _use_threads(threads)
+    base = PriorConfig.paper() if preset == "paper" else PriorConfig()
+    given = _with_settings(read_document(config) if config else {}, settings or [])
+    asked = PriorConfig.parse({**base.document(), **given}, source=str(config or "prior"))
+    images, checkpoint = load_file(public).train, out.with_name(f".{out.name}.checkpoint")
+    with progress(out.name) as report:
+        run = Run(seed=seed, device=resolve_device(device), report=report, checkpoint=checkpoint)
+        made, reused = prior_of(asked, images, out, run, force=force)
+    document = {"prior": str(out), "digest": made.digest, "images": len(images), "reused": reused}
+    shown = "already trained" if reused else "trained"
+    _result(as_json, document, f"{out}: {shown} on {len(images)} images of {made.image_shape}")
+
+
+@app.command()
 def invert(
     attack: Annotated[str, typer.Option(help="The attack, by name.")] = "class-inference",
     public: Annotated[Path | None, typer.Option(help="The attacker's own images: .npz, folder or zip.")] = None,
@@ -675,7 +714,14 @@ def invert(
     scores: ServedScores = "auto",
     output: ServedOutput = None,
     pairs: Annotated[Path | None, typer.Option(help="Queries on record (`splitleak query`), instead.")] = None,
+    oracle: Annotated[
+        Path | None, typer.Option(help="An artifact to query in this process, defenses and all, instead.")
+    ] = None,
+    labels_only: Annotated[
+        bool, typer.Option("--labels-only", help="Hear no more of an answer than its label.")
+    ] = False,
     artifact: Annotated[Path | None, typer.Option(help="White box: the artifact with both halves.")] = None,
+    prior: Annotated[Path | None, typer.Option(help="Generator to search (`splitleak prior`), or one's own.")] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="How many; default: as many as are answered.")] = None,
     channel: ChannelFile = None,
     out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/classes"),
@@ -688,10 +734,11 @@ def invert(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Rebuild one picture of each class that a model was trained on.
+    """Rebuild pictures of each class that a model was trained on.
 
-    What an attack may know is what it is given here: images of its own, queries to a prediction service, live or on
-    record, or the model's weights. Who has the weights runs the model alone, and no output policy of a service matters.
+    What an attack may know is what it is given here: images of its own or a generator of such, queries to a prediction
+    service, live or on record, or the model's weights. Who has the weights runs the model alone, and no output policy
+    of a service matters.
     """
     from attacker.invert import InversionAccess, InversionConfig, run_inversion
     from splitleak.config import read_document
@@ -706,15 +753,18 @@ def invert(
         public=public,
         service=service,
         pairs=pairs,
+        oracle=oracle,
         artifact=artifact,
+        prior=prior,
         model=model,
+        labels_only=labels_only,
         scores=scores,
         output=output,
         channel=_channel(channel),
     )
     with progress(attack) as report:
         made = run_inversion(asked, access, out, resolve_device(device), report)
-    _result(as_json, made, f"{out}: {made['rebuilt']} classes rebuilt after {made['queries']} queries")
+    _result(as_json, made, f"{out}: {made['rebuilt']} pictures rebuilt after {made['queries']} queries")
 
 
 @app.command()

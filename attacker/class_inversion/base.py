@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from attacker.base import Method, Query, Run
 from attacker.prior import Prior
 
+Access = Literal["white", "score", "label"]
+"""What an attack sees of a model: its weights, the scores of its answers, or only their labels."""
+
 
 @dataclass(frozen=True)
 class ClassKnowledge:
@@ -30,7 +33,7 @@ class ClassInversion(Method):
     of the model: its weights (``white``), its answers' scores, or only the labels of its answers.
     """
 
-    access: ClassVar[Literal["white", "score", "label"]]
+    access: ClassVar[Access]
 
     @final
     def __call__(self, known: ClassKnowledge, run: Run | None = None) -> Tensor:

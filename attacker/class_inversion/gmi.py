@@ -1,5 +1,6 @@
 """GMI: search the latents of a generator for images that the critic finds real and the model puts in the class."""
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -46,9 +47,9 @@ class GMI(LatentSearch):
             raise ValueError(f"attack {self.name!r}: expected a prior with a critic, or a prior_weight of 0")
         return drawing, critic
 
-    def loss(self, search: Search, values: Tensor, labels: Tensor, draw: object) -> Tensor:
+    def loss(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         images = search.images(values, labels)
-        loss = self.config.identity_weight * self.identity(search.logits(images), labels)
+        loss = self.config.identity_weight * self.identity(search, images, labels)
         if self.config.prior_weight:
             assert search.critic is not None
             own = labels if search.generator.config.classes else None

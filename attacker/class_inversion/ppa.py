@@ -66,7 +66,7 @@ class PPA(LatentSearch):
 
     def loss(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         images = search.images(values, labels)
-        losses = [self.identity(search.logits(view), labels) for view in self.seen(images, self.config.views, draw)]
+        losses = [self.identity(search, view, labels) for view in self.seen(images, self.config.views, draw)]
         return torch.stack(losses).mean(0)
 
     def judge(self, search: Search, images: Tensor, labels: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """The loop that attacks with a generator share: sample latents, select, optimise, and select again."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from attacker.base import Query, Run
-from attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
+from attacker.class_inversion.base import Access, ClassInversion, ClassKnowledge, check_width
 from attacker.reconstruction.descent import beside, frozen
 from splitleak.config import Config, digest
 from splitleak.fit import Resumable, epochs
@@ -89,6 +90,10 @@ class Search:
         return torch.arange(self.classes, device=self.run.device).repeat_interleave(each)
 
 
+Loss = Callable[[Search, Tensor, Tensor, torch.Generator], Tensor]
+"""What rows ``(B, ...)`` for classes ``(B,)`` are to make small ``(B,)``; randomness comes from the generator."""
+
+
 class LatentSearch(ClassInversion):
     """An attack that looks for latents whose images the model puts in a class. Subclasses override what they change.
 
@@ -96,7 +101,7 @@ class LatentSearch(ClassInversion):
     `weights` the ``latents`` ``(K, R, d)`` behind them. Whatever is selected is selected by the attacked model.
     """
 
-    access = "white"
+    access: ClassVar[Access] = "white"
     needs = frozenset({"model", "prior"})
 
     def __init__(self, config: SearchConfig) -> None:
@@ -165,53 +170,60 @@ class LatentSearch(ClassInversion):
 
     def optimise(self, search: Search, starts: Tensor) -> Tensor:
         """Moves latents ``(K, N, d)`` down the loss; no latent's way depends on another's."""
-        each, config = starts.shape[1], self.config
-        values, labels = nn.Parameter(starts.flatten(0, 1).clone()), search.labels(each)
-        optimizer, draw = self.optimizer(values), search.draw("steps")
+        each = starts.shape[1]
+        moved = self.descend(search, starts.flatten(0, 1), search.labels(each), self.loss, self.constrain)
+        found: Tensor = moved.unflatten(0, (-1, each))
+        return found
+
+    def descend(
+        self,
+        search: Search,
+        start: Tensor,
+        labels: Tensor,
+        loss: Loss,
+        constrain: Callable[[Tensor], None],
+        *,
+        steps: int | None = None,
+        rate: float | None = None,
+        stage: str = "search",
+    ) -> Tensor:
+        """Moves the rows of ``start`` ``(B, ...)`` down the loss of each; resumable, under the stage's name."""
+        total = self.config.steps if steps is None else steps
+        values = nn.Parameter(start.clone())
+        optimizer, draw = self.optimizer(values, rate), search.draw(stage)
         state = Resumable(
-            identity=self.fingerprint(search, values.detach(), labels),
+            identity=self.fingerprint(search, start, stage),
             modules={"latents": nn.ParameterDict({"latents": values})},
             optimizers={"steps": optimizer},
             generators={"steps": draw},
         )
-        checkpoint, started = beside(search.run.checkpoint, "search"), search.evaluations
-        for chunk in epochs(self.name, -(-config.steps // _CHUNK), state, checkpoint, search.run.report):
+        checkpoint, started = beside(search.run.checkpoint, stage), search.evaluations
+        for chunk in epochs(self.name, -(-total // _CHUNK), state, checkpoint, search.run.report):
             losses, before = torch.zeros(len(values), device=values.device), search.evaluations
-            for _ in range(min(_CHUNK, config.steps - chunk * _CHUNK)):
-                values.grad, losses = self.slope(search, values.detach(), labels, draw)
+            for _ in range(min(_CHUNK, total - chunk * _CHUNK)):
+                values.grad, losses = _slope(search, values.detach(), labels, loss, draw)
                 optimizer.step()
                 with torch.no_grad():
-                    self.constrain(values)
+                    constrain(values)
             state.history.append({"loss": float(losses.mean()), "evaluations": search.evaluations - before})
-        self.findings["history"] = state.history
+        self.findings["history" if stage == "search" else f"history_{stage}"] = state.history
         search.evaluations = started + int(sum(figures["evaluations"] for figures in state.history))
-        moved: Tensor = values.detach().unflatten(0, (-1, each))
-        return moved
-
-    def slope(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Each latent's gradient of its own loss ``(B, d)``, and the losses ``(B,)``."""
-        gradients, losses = [], []
-        for part, own in zip(values.split(_BATCH), labels.split(_BATCH), strict=True):
-            part = part.requires_grad_()
-            found = self.loss(search, part, own, draw)
-            gradients += torch.autograd.grad(found.sum(), part)
-            losses.append(found.detach())
-        return torch.cat(gradients), torch.cat(losses)
+        return values.detach()
 
     def loss(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         """What a latent is to make small ``(B,)``."""
-        return self.identity(search.logits(search.images(values, labels)), labels)
+        return self.identity(search, search.images(values, labels), labels)
 
-    def identity(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """How far logits ``(B, K)`` are from their class ``(B,)``."""
-        return IDENTITY_LOSSES[self.config.identity](logits, labels)
+    def identity(self, search: Search, images: Tensor, labels: Tensor) -> Tensor:
+        """How far the model is from putting images in classes ``(B,)``: the identity loss."""
+        return IDENTITY_LOSSES[self.config.identity](search.logits(images), labels)
 
-    def optimizer(self, values: nn.Parameter) -> Optimizer:
-        """What moves the latents."""
-        config = self.config
+    def optimizer(self, values: nn.Parameter, rate: float | None = None) -> Optimizer:
+        """What moves the latents, or other values at a ``rate`` of their own."""
+        config, chosen = self.config, self.config.learning_rate if rate is None else rate
         if config.optimizer == "nesterov":
-            return SGD([values], lr=config.learning_rate, momentum=config.beta1, nesterov=True)
-        return Adam([values], lr=config.learning_rate, betas=(config.beta1, config.beta2))
+            return SGD([values], lr=chosen, momentum=config.beta1, nesterov=True)
+        return Adam([values], lr=chosen, betas=(config.beta1, config.beta2))
 
     def constrain(self, values: Tensor) -> None:
         """Brings latents back, in place, to where they may be, after each step."""
@@ -240,8 +252,27 @@ class LatentSearch(ClassInversion):
         return search.scores(images).gather(1, labels[:, None]).squeeze(1)
 
     @torch.no_grad()
-    def fingerprint(self, search: Search, values: Tensor, labels: Tensor) -> str:
-        """Whose checkpoint it is: that of one config, seed, generator and model."""
-        told = [self.config.document(), search.run.seed, search.classes, float(values.double().sum())]
-        scores = self.confidence(search, values[:_BATCH, : search.generator.config.latent], labels[:_BATCH])
-        return digest([self.name, *told, float(scores.double().sum())])
+    def fingerprint(self, search: Search, start: Tensor, stage: str) -> str:
+        """Whose checkpoint it is: that of one config, seed, start, generator and model."""
+        wide = search.generator.config.latent
+        latents = torch.zeros(search.classes, wide, device=search.run.device)
+        scores = self.confidence(search, latents, search.labels(1))
+        sums = [float(each.double().sum()) for each in (start, start.square(), scores)]
+        return digest([self.name, stage, self.config.document(), search.run.seed, search.classes, sums])
+
+
+def _slope(search: Search, values: Tensor, labels: Tensor, loss: Loss, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each row's gradient of its own loss ``(B, ...)``, and the losses ``(B,)``."""
+    gradients, losses = [], []
+    for part, own in zip(values.split(_BATCH), labels.split(_BATCH), strict=True):
+        part = part.requires_grad_()
+        found = loss(search, part, own, draw)
+        gradients += torch.autograd.grad(found.sum(), part)
+        losses.append(found.detach())
+    return torch.cat(gradients), torch.cat(losses)
+
+
+@torch.no_grad()
+def answers_to(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """What a white-box model says of images ``(M, C, H, W)``: logits ``(M, K)``, on ``device``."""
+    return torch.cat([model(batch.to(device)) for batch in images.split(_BATCH)])

@@ -1,6 +1,7 @@
 """Class inversion as the command runs it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from attacker.results import Reconstructions
 from cloud.policy import PolicyConfig
 from cloud.service import CloudConfig, cloud
 from defenses.artifact import load_whole
+from splitleak.artifacts import load_tensors
 from splitleak.cli import app
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
@@ -153,3 +155,35 @@ def test_the_command_passes_on_what_it_is_given(trained, tmp_path):
     assert found["seed"] == 4
     assert (found["config"]["steps"], found["config"]["learning_rate"]) == (1, 0.5)
     assert found["config"]["optimizer"] == "gradient-descent"
+
+
+def test_a_model_is_asked_without_a_service_and_its_labels_may_be_all_there_is(trained, tmp_path, mean_of_each):
+    access = InversionAccess(public=trained / "public.npz", oracle=trained / "toy")
+    public = load_file(trained / "public.npz").train
+    plain = invert(tmp_path / "plain", access, attack="mean-of-each", settings={})
+    labels = invert(tmp_path / "labels", replace(access, labels_only=True), attack="mean-of-each", settings={})
+    assert plain["queries"] == labels["queries"] == 300
+    query = replace(access, labels_only=True).knowledge(InversionConfig(attack="mi-face"), public, CPU).query
+    answers = query(torch.rand(5, 1, 16, 16))
+    assert query.answers == "labels"
+    assert ((answers == 1).sum(1) == 1).all()
+    assert (answers.sum(1) == 1).all()
+    with pytest.raises(ValueError, match="expected one way to query"):
+        invert(tmp_path / "both", replace(access, service="127.0.0.1:1"))
+
+
+def test_a_prior_tells_the_shape_and_its_images_are_on_record(trained, tiny_prior, tmp_path, small_splits):
+    tiny_prior.save(tmp_path / "prior")
+    access = InversionAccess(artifact=trained / "toy", prior=tmp_path / "prior")
+    made = invert(tmp_path / "out", access, attack="gmi", settings={"steps": 1, "restarts": 2})
+    assert made["rebuilt"] == 20
+    rebuilt = Reconstructions.load(tmp_path / "out" / "reconstructions.npz")
+    assert rebuilt.ids[:3] == ("0/0", "0/1", "1/0")
+    found = json.loads((tmp_path / "out" / "attack.json").read_text())
+    assert found["access"] == "white"
+    assert found["knowledge"] == ["classes", "model", "prior"]
+    assert found["prior"] == tiny_prior.digest
+    assert set(found["public_hashes"]) == set(small_splits.public.hashes())
+    assert load_tensors(tmp_path / "out" / "weights.safetensors")[0]["latents"].shape[:2] == (10, 2)
+    only = InversionAccess(prior=tmp_path / "prior").knowledge(InversionConfig(attack="gmi"), None, CPU)
+    assert only.image_shape == (1, 16, 16)

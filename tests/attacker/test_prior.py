@@ -2,10 +2,12 @@ import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from attacker.base import Run
 from attacker.prior import Prior, PriorConfig, train_prior
 from splitleak.artifacts import load_tensors, save_tensors
+from splitleak.cli import app
 
 CPU = torch.device("cpu")
 QUICK = {"width": 2, "batch_size": 8, "iterations": 30}
@@ -82,3 +84,24 @@ def test_the_published_settings_are_gmis():
     published = PriorConfig.paper()
     assert (published.loss, published.penalty, published.critic_steps) == ("wasserstein", 10, 5)
     assert (published.latent, published.width, published.kernel, published.learning_rate) == (100, 64, 5, 2e-4)
+
+
+def test_the_command_trains_once_and_reuses_what_fits(small_splits, tmp_path):
+    small_splits.public.save(tmp_path / "public.npz")
+    out = tmp_path / "prior"
+
+    def told(*more):
+        asked = ("prior", tmp_path / "public.npz", "--out", out, "--set", "iterations=2", "--set", "width=2", "--json")
+        result = CliRunner().invoke(app, [*map(str, (*asked, *more))], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    first = told()
+    assert (first["images"], first["reused"]) == (300, False)
+    assert told() == {**first, "reused": True}
+    assert told("--force")["reused"] is False
+    other = told("--seed", 1)
+    assert other["reused"] is False
+    assert other["digest"] != first["digest"]
+    assert Prior.load(out, CPU).digest == other["digest"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prior", "public.npz"]

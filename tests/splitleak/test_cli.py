@@ -20,6 +20,7 @@ COMMANDS = (
     "inspect",
     "export",
     "purify",
+    "prior",
     "cloud",
     "edge",
     "tap",

@@ -1,0 +1,161 @@
+"""BREP-MI: with nothing but labels, grow a sphere of latents that are all of the class, away from its boundary."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attacker.class_inversion.search import LatentSearch, Search, SearchConfig
+from attacker.reconstruction.descent import beside
+from splitleak.fit import Resumable, epochs
+
+_CHUNK = 10  # iterations between two looks at the clock
+_BATCH = 512
+
+
+class BREPConfig(SearchConfig):
+    """The walk. The defaults stop sooner than the paper's, with some 20,000 queries for ten classes."""
+
+    restarts: int = Field(default=1, ge=1, description="walks for each class, from different starts")
+    candidates: int = Field(
+        default=2000, ge=1, description="random latents that are asked for, at most, for the starts"
+    )
+    bound: float = Field(default=1.5, gt=0, description="largest value of a latent, either way")
+    points: int = Field(default=32, ge=1, description="on the sphere, asked for in every iteration")
+    radius: float = Field(default=2.0, gt=0, description="of the first sphere")
+    growth: float = Field(default=1.3, gt=1, description="of the radius, where the sphere is of the class")
+    surplus: float = Field(
+        default=0.75, ge=0, lt=1, description="share of points by which those of the class must outnumber the others"
+    )
+    longest: float = Field(default=3.0, gt=0, description="longest step; a third of the radius, if that is less")
+    steps: int = Field(default=80, ge=0, description="iterations of a walk, at most")
+    patience: int = Field(default=30, ge=1, description="iterations without growth that end a walk")
+
+
+class BREPMI(LatentSearch):
+    r"""Walks away from points on a sphere that are not labelled as the class, and grows the sphere when hardly any is.
+
+    .. math:: z \leftarrow z + \min(R/3, 3) \cdot \frac1N \sum_i -[f(z + R u_i) \ne y]\; u_i
+
+    Kahla et al., "Label-only model inversion attacks via boundary repulsion", CVPR 2022, and its published code. The
+    u are uniform on the unit sphere; a step that would leave the class is not made. Of a class no candidate is
+    labelled as, the first candidate is given (findings: ``classes_unseen``). Each of the others is shown where its
+    sphere last grew. Images ``(K, restarts, C, H, W)``, the widest sphere first. What a query answers beside its label
+    is never looked at. Deviations: a cap on the iterations, as the code's walk need not end; a walk stops where the
+    next iteration would exceed the budget of queries.
+    """
+
+    name = "brep-mi"
+    config_type = BREPConfig
+    access = "label"
+    needs = frozenset({"prior", "query"})
+
+    def __init__(self, config: BREPConfig) -> None:
+        super().__init__(config)
+        self.config: BREPConfig = config
+        self.radii = torch.zeros(0)
+
+    @classmethod
+    def paper_config(cls) -> BREPConfig:
+        """Walks of any length, ended by 1000 iterations without growth (the code's)."""
+        return BREPConfig(steps=100_000, patience=1000, candidates=100_000)
+
+    @torch.no_grad()
+    def labelled(self, search: Search, latents: Tensor) -> Tensor:
+        """What the service calls images of latents ``(B, d)``: ``(B,)``."""
+        return torch.cat([search.scores(search.images(part)).argmax(1) for part in latents.split(_BATCH)])
+
+    def affordable(self, search: Search, queries: int) -> bool:
+        """Whether so many more queries are within the budget."""
+        assert search.query is not None
+        return search.query.budget is None or search.query.made + queries * search.query.views <= search.query.budget
+
+    def select(self, search: Search, pool: Tensor) -> Tensor:
+        """The first candidates that are labelled as each class; asks no more of them than it must."""
+        each = self.config.restarts
+        pool = pool.clamp(-self.config.bound, self.config.bound)
+        found: list[list[int]] = [[] for _ in range(search.classes)]
+        for start in range(0, len(pool), 64):
+            part = pool[start : start + 64]
+            if all(len(places) >= each for places in found) or not self.affordable(search, len(part)):
+                break
+            for place, label in enumerate(self.labelled(search, part).tolist(), start=start):
+                found[label].append(place)
+        self.findings["classes_unseen"] = [label for label, places in enumerate(found) if not places]
+        chosen = [[(places or [0])[turn % len(places or [0])] for turn in range(each)] for places in found]
+        return pool[torch.tensor(chosen)]
+
+    def optimise(self, search: Search, starts: Tensor) -> Tensor:
+        config, each = self.config, starts.shape[1]
+        labels, draw = search.labels(each), search.draw("steps")
+        walks = _Walks(starts.flatten(0, 1), config.radius)
+        walks.going &= ~torch.isin(labels, torch.tensor(self.findings["classes_unseen"], device=labels.device))
+        state = Resumable(
+            identity=self.fingerprint_of(search, starts),
+            modules={"walks": walks},
+            optimizers={},
+            generators={"steps": draw},
+        )
+        checkpoint = beside(search.run.checkpoint, "search")
+        for chunk in epochs(self.name, -(-config.steps // _CHUNK), state, checkpoint, search.run.report):
+            for _ in range(min(_CHUNK, config.steps - chunk * _CHUNK)):
+                self.step(search, walks, labels, draw)
+            state.history.append({"radius": float(walks.radius.mean()), "going": float(walks.going.sum())})
+        self.findings["history"] = state.history
+        self.radii = torch.where(walks.grown, walks.radius, 0).unflatten(0, (-1, each))
+        ends: Tensor = torch.where(walks.grown[:, None], walks.best, walks.centres).unflatten(0, (-1, each))
+        return ends
+
+    def step(self, search: Search, walks: "_Walks", labels: Tensor, draw: torch.Generator) -> None:
+        """One iteration of every walk that still goes."""
+        config, rows = self.config, walks.going.nonzero().flatten()
+        if not len(rows) or not self.affordable(search, len(rows) * (config.points + 1)):
+            return
+        centres, radius, own = walks.centres[rows], walks.radius[rows, None, None], labels[rows]
+        units = torch.randn(len(rows), config.points, centres.shape[1], generator=draw).to(centres.device)
+        units = units / units.norm(dim=2, keepdim=True)
+        asked = (centres[:, None] + radius * units).flatten(0, 1)
+        inside = self.labelled(search, asked).view(len(rows), -1) == own[:, None]
+        grows = 2 * inside.sum(1) - config.points > config.surplus * config.points
+        walks.best[rows[grows]] = centres[grows]
+        walks.radius[rows[grows]] *= config.growth
+        walks.grown[rows[grows]] = True
+        walks.idle[rows] = torch.where(grows, 0, walks.idle[rows] + 1)
+        push = -(units * (~inside)[:, :, None]).mean(1)
+        moved = centres + (radius[:, :, 0] / 3).clamp_max(config.longest) * push
+        moved = moved.clamp(-config.bound, config.bound)[~grows]
+        if len(moved):
+            stays = self.labelled(search, moved) == own[~grows]
+            walks.centres[rows[~grows][stays]] = moved[stays]
+        walks.going[rows] = walks.idle[rows] < config.patience
+
+    def fingerprint_of(self, search: Search, starts: Tensor) -> str:
+        """Whose checkpoint it is; asks nothing."""
+        return f"{self.config.digest}/{search.run.seed}/{float(starts.double().sum())!r}"
+
+    @torch.no_grad()
+    def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As by confidence, but by the radius of the sphere, which is all that labels tell of it."""
+        order = self.radii.sort(dim=1, descending=True, stable=True).indices[:, : self.config.images]
+        chosen = latents[torch.arange(len(latents))[:, None], order]
+        images = search.images(chosen.flatten(0, 1), search.labels(order.shape[1])).unflatten(0, order.shape)
+        return images, self.radii.gather(1, order), chosen
+
+
+class _Walks(nn.Module):
+    """Where every walk is."""
+
+    centres: Tensor  # (B, d)
+    best: Tensor  # (B, d), where the sphere last grew
+    radius: Tensor  # (B,)
+    idle: Tensor  # (B,) int64, iterations since it grew
+    grown: Tensor  # (B,) bool, whether it ever did
+    going: Tensor  # (B,) bool
+
+    def __init__(self, starts: Tensor, radius: float) -> None:
+        super().__init__()
+        self.register_buffer("centres", starts.clone())
+        self.register_buffer("best", starts.clone())
+        self.register_buffer("radius", torch.full((len(starts),), radius, device=starts.device))
+        self.register_buffer("idle", torch.zeros(len(starts), dtype=torch.int64, device=starts.device))
+        self.register_buffer("grown", torch.zeros(len(starts), dtype=torch.bool, device=starts.device))
+        self.register_buffer("going", torch.ones(len(starts), dtype=torch.bool, device=starts.device))

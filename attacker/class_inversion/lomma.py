@@ -1,0 +1,166 @@
+"""LOMMA: a logit loss held to likely features, over the model and its students; on top of GMI and of KED-MI."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Adam
+
+from attacker.base import Run
+from attacker.class_inversion.base import ClassKnowledge
+from attacker.class_inversion.gmi import GMI, GMIConfig
+from attacker.class_inversion.ked import KEDMI, KEDConfig
+from attacker.class_inversion.search import Identity, LatentSearch, Search, answers_to
+from attacker.reconstruction.descent import beside, frozen
+from attacker.reconstruction.fitting import step
+from splitleak.config import Config, digest
+from splitleak.fit import Resumable, epochs
+from splitleak.measures.identity import IDENTITY_LOSSES
+from splitleak.models.generator import Critic, Generator
+from splitleak.models.split import ModelConfig, build
+from splitleak.seeding import derive_seed, generator
+
+_BATCH = 64
+
+
+class LommaConfig(Config):
+    """What LOMMA adds to another attack."""
+
+    identity: Identity = "logit"
+    regulariser: float = Field(default=1, ge=0, description="weight of the distance from the mean public feature")
+    students: int = Field(
+        default=2, ge=0, description="networks taught by the model on public images; 0: the model alone"
+    )
+    student_epochs: int = Field(default=5, ge=1)
+    student_rate: float = Field(default=3e-3, gt=0, description="of Adam")
+
+
+class LommaGMIConfig(LommaConfig, GMIConfig):
+    """GMI's settings, and LOMMA's."""
+
+
+class LommaKEDConfig(LommaConfig, KEDConfig):
+    """KED-MI's settings, and LOMMA's."""
+
+
+class Lomma(LatentSearch):
+    r"""Replaces the identity loss of another attack.
+
+    .. math:: \frac1M \sum_{i=1}^M -f^{(i)}_y(x) + \lambda \|h(x) - \bar h\|_2^2
+
+    Nguyen et al., "Re-thinking model inversion attacks against deep neural networks", CVPR 2023: h is the input of the
+    target's last linear layer, h-bar its mean on public images (the published code's; the paper draws around it), and
+    the f are the target and students that learnt its answers on public images. The logit loss pulls as hard where the
+    model is sure already. Deviations: the squared norm is a mean over the features; students are two small networks,
+    not three EfficientNets.
+    """
+
+    needs = frozenset({"model", "public", "prior"})
+    students: list[nn.Module]
+    layer: nn.Linear  # the target's last
+    mean: Tensor  # of what that is given for public images
+
+    def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Generator, Critic | None]:
+        """Those of the attack below, after the students are taught."""
+        assert known.public is not None
+        assert model is not None
+        config = self.config
+        assert isinstance(config, LommaConfig)
+        self.students = [teach(model, known.public, config, run, turn) for turn in range(config.students)]
+        self.layer = last_linear(model)
+        self.mean = features_of(model, self.layer, known.public.to(run.device)).mean(0)
+        return super().networks(known, run, model)
+
+    def identity(self, search: Search, images: Tensor, labels: Tensor) -> Tensor:
+        config, seen = self.config, []
+        assert isinstance(config, LommaConfig)
+        assert search.model is not None
+        hook = self.layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        logits = [search.logits(images)]
+        hook.remove()
+        logits += [student(images) for student in self.students]
+        losses = torch.stack([IDENTITY_LOSSES[config.identity](each, labels) for each in logits]).mean(0)
+        unlikely: Tensor = (seen[0] - self.mean).square().mean(1)
+        return losses + config.regulariser * unlikely
+
+
+class LommaGMI(Lomma, GMI):
+    __doc__ = f"GMI with the identity loss of LOMMA. {Lomma.__doc__}"
+
+    name = "lomma-gmi"
+    config_type = LommaGMIConfig
+
+    @classmethod
+    def paper_config(cls) -> LommaGMIConfig:
+        """2400 steps at 0.02 with Nesterov's momentum, three students taught for 20 epochs."""
+        below = GMI.paper_config().document() | {"identity": "logit", "steps": 2400}
+        return LommaGMIConfig.parse({**below, "students": 3, "student_epochs": 20}, source="paper")
+
+
+class LommaKED(Lomma, KEDMI):
+    __doc__ = f"KED-MI with the identity loss of LOMMA. {Lomma.__doc__}"
+
+    name = "lomma-ked"
+    config_type = LommaKEDConfig
+    needs = KEDMI.needs
+
+    @classmethod
+    def paper_config(cls) -> LommaKEDConfig:
+        """KED-MI's, with three students taught for 20 epochs."""
+        below = KEDMI.paper_config().document() | {"identity": "logit"}
+        return LommaKEDConfig.parse({**below, "students": 3, "student_epochs": 20}, source="paper")
+
+
+def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn: int) -> nn.Module:
+    """A small network that learnt the model's answers on ``public`` ``(M, C, H, W)``, by their divergence; frozen.
+
+    Raises:
+        ValueError: The images are not square, or too small for it.
+    """
+    name, answers = f"student-{turn}", answers_to(model, public, run.device).softmax(1)
+    sizes = {"channels": public.shape[1], "size": public.shape[2], "classes": answers.shape[1]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(run.seed, "lomma", name))
+        student = build(ModelConfig.parse({"architecture": "cnn", **sizes}, source="student")).to(run.device)
+    order, optimizer = generator(run.seed, "lomma", name), Adam(student.parameters(), lr=config.student_rate)
+    state = Resumable(
+        identity=digest([config.document(), run.seed, name, float(answers.double().square().sum())]),
+        modules={"student": student},
+        optimizers={"adam": optimizer},
+        generators={"order": order},
+    )
+    for _ in epochs(name, config.student_epochs, state, beside(run.checkpoint, name), run.report):
+        student.train()
+        rows = torch.randperm(len(public), generator=order)
+        losses = [
+            step(
+                optimizer,
+                functional.cross_entropy(student(public[batch].to(run.device)), answers[batch.to(run.device)]),
+            )
+            for batch in rows.split(_BATCH)
+            if len(batch) > 1
+        ]
+        state.history.append({"loss": float(torch.stack(losses).mean()) if losses else 0.0})
+    return frozen(student, run.device)
+
+
+def last_linear(model: nn.Module) -> nn.Linear:
+    """The last linear layer of a model.
+
+    Raises:
+        ValueError: It has none.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise ValueError("expected a model with a linear layer, whose input are its features, got none")
+    return layers[-1]
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, layer: nn.Linear, images: Tensor) -> Tensor:
+    """What ``layer`` of ``model`` is given for images: ``(M, d)``."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    answers_to(model, images, images.device)
+    hook.remove()
+    return torch.cat(seen)

@@ -1,0 +1,137 @@
+"""MIRROR: search a box in which the generator's inputs are likely; by gradients, or with scores alone by evolution."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attacker.class_inversion.search import LatentSearch, Search, SearchConfig
+from attacker.reconstruction.descent import beside
+from splitleak.config import digest
+from splitleak.fit import Resumable, epochs
+
+
+class MirrorConfig(SearchConfig):
+    """The box, and the descent in it."""
+
+    candidates: int = Field(default=500, ge=0)
+    deviations: float = Field(default=1.0, gt=0, description="half the side of the box, in deviations of the latents")
+    learning_rate: float = Field(default=0.25, gt=0)
+    steps: int = Field(default=100, ge=0)
+
+
+class Mirror(LatentSearch):
+    """Descends on the cross-entropy from the most confident candidates, with every latent value kept in a box.
+
+    An et al., "MIRROR: model inversion for deep learning network with high fidelity", NDSS 2022, the white-box form.
+    The box is in P space, StyleGAN's w before its last leaky ReLU, where it is about Gaussian; a DCGAN's latent is
+    Gaussian itself, so the box is around it. Images ``(K, restarts, C, H, W)``, best first. Deviations: that; no
+    mirrored views; the loss is not scaled by 10, to which Adam is blind.
+    """
+
+    name = "mirror"
+    config_type = MirrorConfig
+
+    def __init__(self, config: MirrorConfig) -> None:
+        super().__init__(config)
+        self.config: MirrorConfig = config
+
+    @classmethod
+    def paper_config(cls) -> MirrorConfig:
+        """500 steps of Adam at 0.25 from eight starts, within a deviation of the mean."""
+        return MirrorConfig(steps=500, restarts=8, candidates=100_000)
+
+    def sample(self, search: Search) -> Tensor:
+        latents = super().sample(search)
+        self.constrain(latents)
+        return latents
+
+    def constrain(self, values: Tensor) -> None:
+        values.clamp_(-self.config.deviations, self.config.deviations)
+
+
+class MirrorGeneticConfig(SearchConfig):
+    """The evolution. The defaults make some 20,000 queries for ten classes."""
+
+    candidates: int = Field(default=500, ge=1)
+    restarts: int = Field(default=100, ge=2, description="the population of a class")
+    images: int | None = Field(default=5, ge=1)
+    steps: int = Field(default=20, ge=0, description="generations, at most")
+    deviations: float = Field(default=1.0, gt=0, description="half the side of the box, in deviations of the latents")
+    mutation: float = Field(default=0.1, ge=0, le=1, description="probability that a child's value is changed")
+    enough: float = Field(default=0.95, gt=0, le=1, description="confidence at which a class is done")
+
+
+class MirrorGenetic(LatentSearch):
+    """Breeds latents by the scores of their images: the likelier a parent's image, the more of it is handed on.
+
+    An et al., NDSS 2022, the black-box form. In each generation the best stays; the others are children of two parents,
+    drawn in proportion to the confidence in their images. A child takes each value from one of them, in proportion
+    again; some values then move by up to one deviation, within the box of `Mirror`. Images ``(K, images, C, H, W)``,
+    best first. Deviations: those of `Mirror`; the published code weighs parents by log-probabilities, which hands on
+    more of the worse one: here they are probabilities. Evolution stops where a generation would exceed the budget.
+    """
+
+    name = "mirror-genetic"
+    config_type = MirrorGeneticConfig
+    access = "score"
+    needs = frozenset({"prior", "query"})
+
+    def __init__(self, config: MirrorGeneticConfig) -> None:
+        super().__init__(config)
+        self.config: MirrorGeneticConfig = config
+        self.last = torch.zeros(0)
+
+    @classmethod
+    def paper_config(cls) -> MirrorGeneticConfig:
+        """Populations of 1000 for 100 generations."""
+        return MirrorGeneticConfig(candidates=1000, restarts=1000, images=1, steps=100)
+
+    def sample(self, search: Search) -> Tensor:
+        return super().sample(search).clamp(-self.config.deviations, self.config.deviations)
+
+    def optimise(self, search: Search, starts: Tensor) -> Tensor:
+        assert search.query is not None
+        config, draw, each = self.config, search.draw("steps"), starts.shape[1]
+        scores = self.confidence(search, starts.flatten(0, 1), search.labels(each)).unflatten(0, (-1, each))
+        population = {"latents": starts.clone(), "scores": scores}
+        told = [config.document(), search.run.seed, float(starts.double().sum()), float(scores.double().sum())]
+        state = Resumable(digest(told), {}, {}, {"steps": draw}, kept=population)
+        for _ in epochs(self.name, config.steps, state, beside(search.run.checkpoint, "search"), search.run.report):
+            rows = (state.kept["scores"].amax(1) < config.enough).nonzero().flatten()
+            budget, views = search.query.budget, search.query.views
+            if budget is None or search.query.made + len(rows) * (each - 1) * views <= budget:
+                self.breed(search, state.kept, rows, draw)
+            state.history.append({"confidence": float(state.kept["scores"].amax(1).mean()), "going": float(len(rows))})
+        self.findings["history"] = state.history
+        self.last = state.kept["scores"]
+        return state.kept["latents"]
+
+    def breed(self, search: Search, population: dict[str, Tensor], rows: Tensor, draw: torch.Generator) -> None:
+        """One generation of the classes ``rows``; the best of each stays."""
+        if not len(rows):
+            return
+        latents, scores = population["latents"][rows], population["scores"][rows]
+        classes, each, wide = latents.shape
+        drawn = torch.multinomial(scores.cpu().clamp_min(1e-12), 2 * (each - 1), replacement=True, generator=draw)
+        parents = drawn.to(latents.device).view(classes, each - 1, 2)
+        place = torch.arange(classes, device=latents.device)[:, None]
+        first, second = latents[place, parents[:, :, 0]], latents[place, parents[:, :, 1]]
+        weights = scores.clamp_min(1e-12).gather(1, parents.flatten(1)).view_as(parents)
+        share = (weights[:, :, 0] / weights.sum(2))[:, :, None]
+        chance, moved, how_far = torch.rand(3, classes, each - 1, wide, generator=draw).to(latents.device)
+        children = torch.where(chance < share, first, second)
+        children = children + (moved < self.config.mutation) * (2 * how_far - 1)
+        children = children.clamp(-self.config.deviations, self.config.deviations)
+        labels = rows.repeat_interleave(each - 1)
+        told = self.confidence(search, children.flatten(0, 1), labels).view(classes, each - 1)
+        best = scores.argmax(1, keepdim=True)
+        population["latents"][rows] = torch.cat([latents[place, best], children], 1)
+        population["scores"][rows] = torch.cat([scores.gather(1, best), told], 1)
+
+    @torch.no_grad()
+    def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By the scores that are known; asks nothing more."""
+        order = self.last.sort(dim=1, descending=True, stable=True).indices[:, : self.config.images]
+        chosen = latents[torch.arange(len(latents), device=latents.device)[:, None], order]
+        images = search.images(chosen.flatten(0, 1), search.labels(order.shape[1])).unflatten(0, order.shape)
+        return images, self.last.gather(1, order), chosen

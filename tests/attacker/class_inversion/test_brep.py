@@ -1,0 +1,85 @@
+import dataclasses
+
+import pytest
+import torch
+
+from attacker.base import Query, Run
+from attacker.class_inversion.brep import BREPMI, BREPConfig, _Walks
+from attacker.class_inversion.search import Search
+
+QUICK = {"steps": 6, "candidates": 400}
+
+
+class Ball:
+    """A generator that draws the latents themselves."""
+
+    class config:
+        classes = None
+        latent = 2
+
+    def __call__(self, latents, labels):
+        return latents
+
+
+def walking(inside, **settings):
+    """One walk from the origin, in a plane where ``inside(points)`` is class 1, and its one step."""
+    attack = BREPMI(BREPConfig(**settings))
+    query = Query(lambda points: torch.nn.functional.one_hot(inside(points).long(), 2).float(), answers="labels")
+    known = type("Known", (), {"classes": 2})()
+    search = Search("brep-mi", Ball(), None, None, query, known, Run(), classes=2)
+    walks = _Walks(torch.zeros(1, 2), attack.config.radius)
+    attack.step(search, walks, torch.tensor([1]), torch.Generator().manual_seed(0))
+    return walks, query
+
+
+@pytest.mark.parametrize(("outside", "grows"), [(3, True), (4, False)])
+def test_a_sphere_grows_when_29_of_32_points_are_of_the_class_and_not_at_28(outside, grows):
+    turns = iter([torch.arange(32) >= outside, torch.tensor([True])])
+    walks, _ = walking(lambda points: next(turns))
+    assert bool(walks.grown) is grows
+    assert float(walks.radius) == pytest.approx(2 * 1.3 if grows else 2)
+    assert int(walks.idle) == (0 if grows else 1)
+
+
+def test_a_step_leads_away_from_what_is_not_of_the_class():
+    walks, query = walking(lambda points: points[:, 0] < 0.5, bound=10)
+    assert float(walks.centres[0, 0]) < -0.1
+    assert query.made == 33
+
+
+def test_a_step_that_would_leave_the_class_is_not_made():
+    turns = iter([torch.arange(32) < 10, torch.tensor([False])])
+    walks, _ = walking(lambda points: next(turns))
+    assert torch.equal(walks.centres, torch.zeros(1, 2))
+
+
+def labels_only(known, budget=None):
+    def send(images):
+        answers = known.query(images)
+        return torch.nn.functional.one_hot(answers.argmax(1), answers.shape[1]).float()
+
+    return dataclasses.replace(known, query=Query(send, budget, answers="labels"), model=None)
+
+
+def test_labels_are_enough_and_scores_are_not_looked_at(searched):
+    told = labels_only(searched)
+    attack = BREPMI(BREPConfig(**QUICK))
+    rebuilt = attack(told)
+    assert torch.equal(BREPMI(BREPConfig(**QUICK))(searched), rebuilt)
+    unseen = attack.findings["classes_unseen"]
+    named = searched.model(rebuilt[:, 0]).argmax(1)
+    assert all(int(named[label]) == label for label in range(10) if label not in unseen)
+    assert told.query.made > 0
+
+
+def test_it_stops_within_the_budget_with_what_it_has(searched):
+    told = labels_only(searched, budget=700)
+    attack = BREPMI(BREPConfig(**QUICK))
+    assert attack(told).shape == (10, 1, *searched.image_shape)
+    assert 300 < told.query.made <= 700
+
+
+def test_the_published_walk_ends_after_a_thousand_idle_iterations():
+    published = BREPMI.paper_config()
+    assert (published.points, published.radius, published.growth, published.patience) == (32, 2, 1.3, 1000)
+    assert (published.bound, published.longest) == (1.5, 3)

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch import nn
+
+from attacker.base import Run
+from attacker.class_inversion.gmi import GMIConfig
+from attacker.class_inversion.lomma import (
+    LommaConfig,
+    LommaGMI,
+    LommaGMIConfig,
+    LommaKED,
+    features_of,
+    last_linear,
+    teach,
+)
+
+QUICK = {"students": 1, "student_epochs": 2, "steps": 2}
+
+
+def test_a_student_learns_the_models_answers(searched):
+    student = teach(searched.model, searched.public, LommaConfig(student_epochs=20, student_rate=0.01), Run(), 0)
+    agreed = student(searched.public).argmax(1) == searched.model(searched.public).argmax(1)
+    assert agreed.float().mean() > 0.5
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+    other = teach(searched.model, searched.public, LommaConfig(student_epochs=1), Run(), 1)
+    assert not torch.allclose(other(searched.public[:4]), student(searched.public[:4]))
+
+
+def test_features_are_the_input_of_the_last_linear_layer(searched):
+    layer = last_linear(searched.model)
+    assert layer is searched.model[-1]
+    features = features_of(searched.model, layer, searched.public)
+    assert torch.allclose(layer(features), searched.model(searched.public), atol=1e-5)
+    with pytest.raises(ValueError, match="expected a model with a linear layer"):
+        last_linear(nn.Flatten())
+
+
+def test_the_loss_is_the_mean_of_minus_the_logits_and_the_distance_from_the_mean_feature(searched):
+    attack = LommaGMI(LommaGMIConfig(**QUICK, regulariser=2.0))
+    search, labels = attack.prepare(searched, Run()), torch.tensor([3, 1])
+    images = searched.public[:2]
+    with torch.no_grad():
+        logits = torch.stack([searched.model(images), attack.students[0](images)])
+        features = features_of(searched.model, last_linear(searched.model), searched.public)
+        apart = features[:2] - features.mean(0)
+        expected = -logits.mean(0)[torch.arange(2), labels] + 2 * apart.square().mean(1)
+        assert torch.allclose(attack.identity(search, images, labels), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("students", [0, 2])
+def test_it_runs_on_top_of_gmi_with_any_number_of_students(searched, students):
+    attack = LommaGMI(LommaGMIConfig(**{**QUICK, "students": students}))
+    assert attack(searched).shape == (10, 5, *searched.image_shape)
+    assert len(attack.students) == students
+
+
+def test_on_top_of_ked_it_needs_no_prior():
+    assert LommaKED.needs == {"model", "public"}
+    assert LommaGMI.needs == {"model", "public", "prior"}
+
+
+def test_it_keeps_the_published_settings_of_what_it_stands_on():
+    published = LommaGMI.paper_config()
+    assert published.identity == "logit"
+    assert published.regulariser == 1
+    assert published.steps == 2400
+    assert published.bound == GMIConfig().bound
+    assert LommaKED.paper_config().gan.iterations == 50_000
