@@ -42,7 +42,12 @@ def prepare(folder: Path, *, triton: bool) -> Path:
 def show(name: str, found: parts.Found) -> None:
     for group, rows in found.figures.items():
         if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
-            _LOGGER.info("%-10s %s: %s", name, group, rows)
+            told = (
+                [f"{key} {value:.3f}" for key, value in rows.items()]
+                if isinstance(rows, dict)
+                else map("{:.3f}".format, rows)
+            )
+            _LOGGER.info("%-10s %s: %s", name, group, ", ".join(told))
             continue
         _LOGGER.info("%-10s %s: ms a request; of the processor, server and client", name, group)
         for way, row in sorted(rows.items(), key=lambda each: each[1]["ms"]):
