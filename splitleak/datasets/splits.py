@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from splitleak.artifacts import write_json
@@ -15,14 +15,14 @@ from splitleak.datasets.images import Dataset, Images
 from splitleak.seeding import generator
 
 PARTS = ("train", "public", "victims", "test")
-_LATER = {"classes": None, "stratified": False}
+_LATER = {"classes": None, "stratified": False, "generic": None}
 
 
 class SplitConfig(Config):
     """How many images go where; the same data, seed and counts always give the same sets.
 
-    A document of it leaves `classes` and `stratified` out where they are not used, as they came after the first
-    recorded results, whose hashes hold the rest.
+    A document of it leaves `classes`, `stratified` and `generic` out where they are not used, as they came after the
+    first recorded results, whose hashes hold the rest.
     """
 
     seed: int = Field(default=0, ge=0, description="seed of the shuffle")
@@ -32,6 +32,15 @@ class SplitConfig(Config):
     test: int | None = Field(default=None, ge=1, description="images its accuracy is measured on; default: all")
     classes: int | None = Field(default=None, ge=2, description="classes the target knows, by seed; default: all")
     stratified: bool = Field(default=False, description="draw each set class by class, none without a class")
+    generic: int | None = Field(
+        default=None, ge=1, description="images of the other classes; default: as many as public"
+    )
+
+    @model_validator(mode="after")
+    def _has_others(self) -> Self:
+        if self.generic is not None and self.classes is None:
+            raise ValueError("expected `classes` with `generic`, which is of the other classes")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -92,9 +101,9 @@ def split(dataset: Dataset, config: SplitConfig) -> Splits:
 
     With ``config.classes`` these sets hold that many classes, chosen by seed and labelled anew in the order they have
     in the data set. ``generic`` then holds images of all the others, from both pools, with labels and names of their
-    own: as many as ``public``, or as many as there are. With ``config.stratified`` each set is drawn class by class,
-    each class in proportion to what is left of it: rounded down, and what then lacks goes one by one to the largest
-    remainders, equal ones by the order of the classes.
+    own: ``config.generic``, by default as many as ``public``, or as many as there are. With ``config.stratified`` each
+    set is drawn class by class, each class in proportion to what is left of it: rounded down, and what then lacks goes
+    one by one to the largest remainders, equal ones by the order of the classes.
 
     Raises:
         ValueError: There are too few images for the counts, or too few classes; or a stratified set is too small to
@@ -173,7 +182,7 @@ def _generic(others: Dataset, config: SplitConfig, seen: set[str]) -> Images:
     joined = Images(torch.cat([p.pixels for p in pools]), torch.cat([p.labels for p in pools]), others.classes)
     fresh = _first_occurrences(joined, seen)
     order = fresh[torch.randperm(len(fresh), generator=generator(config.seed, "splits", "generic"))]
-    count = min(config.public, len(order))
+    count = min(config.public if config.generic is None else config.generic, len(order))
     return joined.select(_class_by_class(joined, order, count)[0] if config.stratified else order[:count])
 
 

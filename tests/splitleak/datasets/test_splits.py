@@ -114,6 +114,22 @@ def test_other_classes_images_are_as_many_as_public_or_all_there_are():
     assert counts == [20, 30]
 
 
+def test_other_classes_images_can_be_counted_apart_which_changes_no_other_set():
+    data = Dataset("numbers", grey(90), None)
+    asked = {"public": 20, "victims": 2, "classes": 2}
+    plain = split(data, SplitConfig(**asked))
+    for wanted, found in ((25, 25), (99, 30)):
+        counted = split(data, SplitConfig(**asked, generic=wanted))
+        assert len(counted.generic) == found
+        assert counted.generic.hashes()[:20] == plain.generic.hashes()
+        assert {part: counted.record["images"][part] for part in PARTS} == {
+            part: plain.record["images"][part] for part in PARTS
+        }
+    assert "generic" not in plain.record["config"]
+    with pytest.raises(ValueError, match="expected `classes` with `generic`"):
+        SplitConfig.parse({"generic": 5}, source="test")
+
+
 def test_a_picture_of_two_classes_is_not_given_away_by_the_other_one():
     twice = grey(100).select(torch.arange(100).repeat(2))
     data = Dataset("twice", Images(twice.pixels, torch.arange(200) // 50, ("a", "b", "c", "d")), None)
