@@ -170,25 +170,23 @@ def test_a_cloud_that_dies_and_comes_back_costs_no_image_and_no_second_encoding(
         np.testing.assert_allclose(prediction.output, first.logits(sent), atol=1e-5)
     before = {each.id: each for each in first.arrived}
     again = {each.id: each for each in second.arrived}
-    assert predictions[2].sends > 1
+    assert {each.request_id for each in predictions if each.sends > 1} & again.keys()
     assert len(again) == len(second.arrived)
-    assert "image-2" in before.keys() & again.keys()
     assert all(before[name] == again[name] for name in before.keys() & again.keys())
 
 
 @pytest.mark.parametrize("streams", [True, False])
 def test_an_outage_stops_the_clock_of_a_request_unless_its_caller_set_it(encoder, start_cloud, patience_s, streams):
-    first, channel = start_cloud(hold=lambda request: stuck.wait(patience_s)), ChannelConfig(timeout_s=0.4)
+    first, channel = start_cloud(hold=lambda request: stuck.wait(patience_s)), ChannelConfig(timeout_s=1)
     stuck = threading.Event()
     with EdgeClient(encoder, config(first, channel=channel, streams=streams)) as client:
-        patient, hasty = client.submit(IMAGE, "patient"), client.submit(IMAGE, "hasty", timeout_s=0.4)
+        patient, hasty = client.submit(IMAGE, "patient"), client.submit(IMAGE, "hasty", timeout_s=1)
         assert first.came[1].wait(patience_s)
         stopped = first.server.stop(0)
-        _wait_until(lambda: client.outages)
+        with pytest.raises(TimeoutError, match=r"'hasty'.*within 1 s, got none; (UNAVAILABLE|CANCELLED)"):
+            hasty.result(patience_s)
         stuck.set()
         assert stopped.wait(patience_s)
-        with pytest.raises(TimeoutError, match=r"'hasty'.*within 0\.4 s, got none; (UNAVAILABLE|CANCELLED)"):
-            hasty.result(patience_s)
         start_cloud(address=first.address)
         assert patient.result(patience_s).request_id == "patient"
 
