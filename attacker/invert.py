@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from attacker.base import Query, Run, build
@@ -16,6 +16,7 @@ from attacker.prior import Prior
 from attacker.queries import ServiceProbe, live_query, recorded_query
 from attacker.reconstruction.descent import frozen
 from attacker.results import Reconstructions, write_result
+from defenses.adaptive import adaptive_model, white_box
 from defenses.artifact import WholeModel, load_whole
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
@@ -63,6 +64,7 @@ class InversionAccess:
     output: str | None = None  # which of its outputs
     channel: ChannelConfig | None = None  # how the service is reached
     labels_only: bool = False
+    adaptive: bool = False  # the weights without what hides gradients, see `adaptive_model`
 
     def knowledge(self, config: InversionConfig, public: Images | None, device: torch.device) -> ClassKnowledge:
         """All that an attack may know.
@@ -73,6 +75,8 @@ class InversionAccess:
             FileNotFoundError: A file is not there.
             ValueError: What the attacker has does not fit together.
         """
+        if self.adaptive and self.artifact is None:
+            raise ValueError("expected the weights of what is attacked adaptively, got no artifact")
         whole = None if self.artifact is None else load_whole(self.artifact, device)
         prior = None if self.prior is None else Prior.load(self.prior, device)
         return ClassKnowledge(
@@ -81,7 +85,7 @@ class InversionAccess:
             public=None if public is None else public.floats(),
             query=self._query(config, public, device),
             labels=None if public is None else public.labels,
-            model=None if whole is None else frozen(nn.Sequential(whole.edge.encoder, whole.cloud.head), device),
+            model=None if whole is None else frozen((adaptive_model if self.adaptive else white_box)(whole), device),
             prior=prior,
         )
 
@@ -122,6 +126,7 @@ def run_inversion(
     known = access.knowledge(config, public, device)
     checkpoint = out.with_name(f".{out.name}.checkpoint")
     rebuilt = attack(known, Run(seed=config.seed, device=device, report=report, checkpoint=checkpoint))
+    adaptive: dict[str, object] = {"adaptive": True} if access.adaptive else {}
     return write_result(
         out,
         attack,
@@ -132,6 +137,7 @@ def run_inversion(
         views=1 if known.query is None else known.query.views,
         ignores_output_policy=attack.ignores_output_policy(),
         access=attack.access,
+        **adaptive,
     )
 
 

@@ -20,7 +20,7 @@ from splitleak.datasets.images import Images
 from splitleak.measures.pixel import mse
 
 _IDENTIFYING = ("attack", "config", "seed", "queries", "draws", "knowledge")
-_LATER = ("prior",)  # identifies too, where there is one; came after the first recorded results
+_LATER = ("prior", "adaptive")  # identify too, where there; came after the first recorded results
 
 
 def make_class_record(

@@ -721,6 +721,9 @@ def invert(
         bool, typer.Option("--labels-only", help="Hear no more of an answer than its label.")
     ] = False,
     artifact: Annotated[Path | None, typer.Option(help="White box: the artifact with both halves.")] = None,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Bypass what in the white box hides gradients, a low-rank head's Tanh.")
+    ] = False,
     prior: Annotated[Path | None, typer.Option(help="Generator to search (`splitleak prior`), or one's own.")] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="How many; default: as many as are answered.")] = None,
     channel: ChannelFile = None,
@@ -758,6 +761,7 @@ def invert(
         prior=prior,
         model=model,
         labels_only=labels_only,
+        adaptive=adaptive,
         scores=scores,
         output=output,
         channel=_channel(channel),

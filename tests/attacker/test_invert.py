@@ -14,10 +14,11 @@ from attacker.queries import Pairs, ServiceProbe
 from attacker.results import Reconstructions
 from cloud.policy import PolicyConfig
 from cloud.service import CloudConfig, cloud
-from defenses.artifact import load_whole
+from defenses.artifact import load_whole, save
+from defenses.training import TargetConfig, train
 from splitleak.artifacts import load_tensors
 from splitleak.cli import app
-from splitleak.config import Config
+from splitleak.config import Config, read_document
 from splitleak.datasets.files import load_file
 from splitleak.fit import silent
 
@@ -187,3 +188,24 @@ def test_a_prior_tells_the_shape_and_its_images_are_on_record(trained, tiny_prio
     assert load_tensors(tmp_path / "out" / "weights.safetensors")[0]["latents"].shape[:2] == (10, 2)
     only = InversionAccess(prior=tmp_path / "prior").knowledge(InversionConfig(attack="gmi"), None, CPU)
     assert only.image_shape == (1, 16, 16)
+
+
+def test_an_adaptive_attacker_bypasses_the_tanh_and_the_file_says_so(small_splits, tmp_path):
+    document = {
+        "model": {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10},
+        "defenses": [{"name": "low-rank", "rank": 2}],
+        "training": {"epochs": 1},
+    }
+    made = train(TargetConfig.parse(document, source="test"), small_splits, device=CPU)
+    save(tmp_path / "target", "target", made)
+    config = InversionConfig(attack="mi-face", settings=QUICK)
+    plain, adaptive = (
+        InversionAccess(artifact=tmp_path / "target", adaptive=told).knowledge(config, None, CPU).model
+        for told in (False, True)
+    )
+    images = small_splits.test.floats()[:4]
+    assert not torch.allclose(plain(images), adaptive(images))
+    invert(tmp_path / "out", InversionAccess(artifact=tmp_path / "target", adaptive=True))
+    assert read_document(tmp_path / "out" / "attack.json")["adaptive"] is True
+    with pytest.raises(ValueError, match="expected the weights"):
+        InversionAccess(adaptive=True).knowledge(config, None, CPU)
