@@ -17,7 +17,7 @@ class ConfidenceAdaptationConfig(Config):
     b: float = Field(default=8.0, gt=0, description="exponent; confidence settles at exp(-1 / b)")
     start: float = Field(default=0.75, ge=0, lt=1, description="share of the epochs before the second stage")
     wait_for: float = Field(
-        default=0.8, ge=0, lt=1, description="mean confidence of an epoch of training that it waits for; 0: none"
+        default=0.7, ge=0, lt=1, description="mean confidence of an epoch of training that it waits for; 0: none"
     )
 
 
@@ -36,9 +36,10 @@ class ConfidenceAdaptation(Defense):
     .. math:: a\,p_y^b \log p_y, \qquad \text{least at } p_y = e^{-1/b}
 
     Yu et al., "CALoR: towards comprehensive model inversion defense", 2024 (arXiv:2410.05814), where `low-rank` comes
-    with it. The loss has next to no gradient where p is small, so it cannot train from scratch, and does harm where
-    confidence is still low: the second stage waits for both its epoch and a mean confidence, and then stays. Where
-    that never comes, the target is trained by cross-entropy alone: ``adapted_epochs`` in the findings tells.
+    with it. The loss has next to no gradient where p is small (it is steepest at 0.765), so it cannot train from
+    scratch, and does harm where confidence is still low: the second stage waits for both its epoch and a mean
+    confidence, and then stays. Where that never comes, the target is trained by cross-entropy alone:
+    ``adapted_epochs`` in the findings tells.
     Deviations: the paper prints neither the length nor the learning rate of the second stage; ours is the last quarter,
     where the default schedule's rate has fallen to a seventh and less.
     """
