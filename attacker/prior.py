@@ -3,6 +3,7 @@
 <prior>/prior.json               how it was made: config, seed, the public images by hash, losses, commit, hardware
 <prior>/generator.safetensors    the generator's weights
 <prior>/critic.safetensors       the critic's; a generator of one's own may come without
+<prior>/generator.onnx           instead of generator.safetensors, a generator of any architecture, of one's own
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from splitleak.artifacts import load_tensors, provenance, save_tensors, write_js
 from splitleak.config import Config, digest, read_document
 from splitleak.datasets.images import Images
 from splitleak.models.generator import Critic, Generator, GeneratorConfig
+from splitleak.models.imported import ImportedGenerator
 from splitleak.seeding import generator
 
 FORMAT: Literal[1] = 1
@@ -64,6 +66,7 @@ class PriorDocument(Config):
     format: Literal[1]
     generator: GeneratorConfig
     norm: Literal["instance", "spectral"] = "spectral"
+    signed: bool = Field(default=False, description="whether the images of generator.onnx are in [-1, 1]")
     public_hashes: tuple[str, ...] = ()
     about: dict[str, Any] = Field(default_factory=dict)
 
@@ -76,7 +79,7 @@ class Prior:
     """
 
     document: PriorDocument
-    generator: Generator
+    generator: Generator | ImportedGenerator
     critic: Critic | None
 
     @property
@@ -91,7 +94,13 @@ class Prior:
         return digest([self.document.generator.document(), told])
 
     def save(self, folder: Path) -> None:
-        """Writes ``folder``, whole or not at all."""
+        """Writes ``folder``, whole or not at all.
+
+        Raises:
+            ValueError: The generator is of an ONNX file, which is its own record.
+        """
+        if not isinstance(self.generator, Generator):
+            raise ValueError(f"expected a generator that was trained here to write to {folder}, got an imported one")
         with written_folder(folder) as partial:
             save_tensors(partial / "generator.safetensors", self.generator.state_dict())
             if self.critic is not None:
@@ -103,7 +112,7 @@ class Prior:
         """Reads what `save` wrote, or what others wrote in its place; no code is run.
 
         A generator of one's own needs ``prior.json`` with ``format`` and ``generator`` (`GeneratorConfig`), and
-        ``generator.safetensors`` with the names of `Generator`.
+        ``generator.safetensors`` with the names of `Generator`, or ``generator.onnx``, see `ImportedGenerator`.
 
         Raises:
             FileNotFoundError: ``folder`` holds no prior.
@@ -113,8 +122,12 @@ class Prior:
         if not path.is_file():
             raise FileNotFoundError(f"expected a prior (a folder that `splitleak prior` wrote) at {folder}")
         document = PriorDocument.parse(read_document(path), source=str(path))
-        drawing: Generator = Generator(document.generator)
-        _restore(drawing, folder / "generator.safetensors")
+        drawing: Generator | ImportedGenerator
+        if (folder / "generator.onnx").is_file():
+            drawing = ImportedGenerator(folder / "generator.onnx", document.generator, signed=document.signed)
+        else:
+            drawing = Generator(document.generator)
+            _restore(drawing, folder / "generator.safetensors")
         critic: Critic | None = None
         if (folder / "critic.safetensors").is_file():
             critic = Critic(document.generator, document.norm)

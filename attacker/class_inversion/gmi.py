@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from attacker.base import Run
 from attacker.class_inversion.base import ClassKnowledge
-from attacker.class_inversion.search import LatentSearch, Search, SearchConfig
-from splitleak.models.generator import Critic, Generator
+from attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig
+from splitleak.models.generator import Critic
 
 
 class GMIConfig(SearchConfig):
@@ -41,7 +41,7 @@ class GMI(LatentSearch):
         """1500 steps of Nesterov's momentum at 0.02, 5 restarts, latents in [-1, 1] (the code's; 0.01 for MNIST)."""
         return GMIConfig(optimizer="nesterov", learning_rate=0.02, steps=1500)
 
-    def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Generator, Critic | None]:
+    def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Drawing, Critic | None]:
         drawing, critic = super().networks(known, run, model)
         if critic is None and self.config.prior_weight:
             raise ValueError(f"attack {self.name!r}: expected a prior with a critic, or a prior_weight of 0")

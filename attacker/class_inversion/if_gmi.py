@@ -6,6 +6,7 @@ from torch import Tensor
 
 from attacker.class_inversion.ppa import PPA, PPAConfig
 from attacker.class_inversion.search import Search
+from splitleak.models.generator import Generator
 
 
 class IFGMIConfig(PPAConfig):
@@ -42,7 +43,7 @@ class IFGMI(PPA):
 
     def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         each, flat = latents.shape[1], latents.flatten(0, 1)
-        labels, drawing = search.labels(each), search.generator
+        labels, drawing = search.labels(each), blocks_of(search)
         with torch.no_grad():
             features = drawing.told(flat, labels)
             images = drawing.resume(features, 0)
@@ -73,7 +74,7 @@ class IFGMI(PPA):
         radii = self.config.radius * features.abs().flatten(1).sum(1)
 
         def loss(search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-            views = self.seen(search.generator.resume(values, place), self.config.views, draw)
+            views = self.seen(blocks_of(search).resume(values, place), self.config.views, draw)
             return torch.stack([self.identity(search, view, labels) for view in views]).mean(0)
 
         def within(values: Tensor) -> None:
@@ -82,6 +83,17 @@ class IFGMI(PPA):
 
         steps, rate = self.config.block_steps, self.config.block_learning_rate
         return self.descend(search, features, labels, loss, within, steps=steps, rate=rate, stage=f"block-{place}")
+
+
+def blocks_of(search: Search) -> Generator:
+    """The generator, which must have blocks.
+
+    Raises:
+        ValueError: It is an imported one.
+    """
+    if not isinstance(search.generator, Generator):
+        raise ValueError(f"attack {search.name!r}: expected a generator with blocks, got an imported one")
+    return search.generator
 
 
 def into_l1_ball(points: Tensor, radii: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn import functional
 from attacker.adversarial import Game, GanTraining, networks, play
 from attacker.base import Run
 from attacker.class_inversion.base import ClassKnowledge
-from attacker.class_inversion.search import LatentSearch, Search, SearchConfig, answers_to
+from attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig, answers_to
 from splitleak.config import digest
 from splitleak.models.generator import Critic, Generator
 
@@ -58,7 +58,7 @@ class KEDMI(LatentSearch):
         )
         return KEDConfig(gan=gan, steps=2400, learning_rate=0.02)
 
-    def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Generator, Critic | None]:
+    def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Drawing, Critic | None]:
         assert known.public is not None
         assert model is not None
         answers = answers_to(model, known.public, run.device).softmax(1)

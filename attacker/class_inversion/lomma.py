@@ -10,13 +10,13 @@ from attacker.base import Run
 from attacker.class_inversion.base import ClassKnowledge
 from attacker.class_inversion.gmi import GMI, GMIConfig
 from attacker.class_inversion.ked import KEDMI, KEDConfig
-from attacker.class_inversion.search import Identity, LatentSearch, Search, answers_to
+from attacker.class_inversion.search import Drawing, Identity, LatentSearch, Search, answers_to
 from attacker.reconstruction.descent import beside, frozen
 from attacker.reconstruction.fitting import step
 from splitleak.config import Config, digest
 from splitleak.fit import Resumable, epochs
 from splitleak.measures.identity import IDENTITY_LOSSES
-from splitleak.models.generator import Critic, Generator
+from splitleak.models.generator import Critic
 from splitleak.models.split import ModelConfig, build
 from splitleak.seeding import derive_seed, generator
 
@@ -60,7 +60,7 @@ class Lomma(LatentSearch):
     layer: nn.Linear  # the target's last
     mean: Tensor  # of what that is given for public images
 
-    def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Generator, Critic | None]:
+    def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Drawing, Critic | None]:
         """Those of the attack below, after the students are taught."""
         assert known.public is not None
         assert model is not None

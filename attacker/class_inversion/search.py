@@ -17,11 +17,13 @@ from splitleak.config import Config, digest
 from splitleak.fit import Resumable, epochs
 from splitleak.measures.identity import IDENTITY_LOSSES
 from splitleak.models.generator import Critic, Generator
+from splitleak.models.imported import ImportedGenerator
 from splitleak.seeding import generator
 
 _CHUNK = 25  # steps between two looks at the clock
 _BATCH = 256
 
+Drawing = Generator | ImportedGenerator
 Identity = Literal["cross-entropy", "logit", "max-margin", "poincare"]
 
 
@@ -46,7 +48,7 @@ class Search:
     """What a search works with: the generator, and the model as far as it may be seen. Counts what the model sees."""
 
     name: str
-    generator: Generator
+    generator: Drawing
     critic: Critic | None
     model: nn.Module | None
     query: Query | None
@@ -137,7 +139,7 @@ class LatentSearch(ClassInversion):
             search.classes = known.classes if model is None and known.classes else search.scores(blank).shape[1]
         return search
 
-    def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Generator, Critic | None]:
+    def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Drawing, Critic | None]:
         """The generator, and its critic if there is one: those of the prior, unless the attack trains its own."""
         assert known.prior is not None
         drawing, critic = copy.deepcopy((known.prior.generator, known.prior.critic))

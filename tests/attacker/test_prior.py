@@ -2,12 +2,17 @@ import json
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from attacker.base import Run
+from attacker.class_inversion.base import ClassKnowledge
+from attacker.class_inversion.if_gmi import IFGMI, IFGMIConfig
+from attacker.class_inversion.ppa import PPA, PPAConfig
 from attacker.prior import Prior, PriorConfig, train_prior
 from splitleak.artifacts import load_tensors, save_tensors
 from splitleak.cli import app
+from splitleak.models.export import export_onnx
 
 CPU = torch.device("cpu")
 QUICK = {"width": 2, "batch_size": 8, "iterations": 30}
@@ -56,6 +61,28 @@ def test_a_generator_of_ones_own_needs_no_critic_and_no_public_images(tiny_prior
     loaded = Prior.load(tmp_path, CPU)
     assert loaded.critic is None
     assert loaded.document.public_hashes == ()
+
+
+def test_a_generator_of_any_architecture_comes_as_onnx(tmp_path):
+    layers = (
+        nn.Linear(6, 4 * 64),
+        nn.Unflatten(1, (4, 8, 8)),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(4, 1, 3, padding=1),
+    )
+    own = nn.Sequential(*layers, nn.Tanh()).eval()
+    document = {"format": 1, "generator": {"channels": 1, "size": 16, "latent": 6}, "signed": True}
+    (tmp_path / "prior.json").write_text(json.dumps(document))
+    export_onnx(own, (6,), tmp_path / "generator.onnx")
+    loaded, latents = Prior.load(tmp_path, CPU), torch.randn(3, 6)
+    assert torch.allclose(loaded.generator(latents), (own(latents) + 1) / 2, atol=1e-6)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 3)).requires_grad_(False)
+    known = ClassKnowledge((1, 16, 16), model=model, prior=loaded)
+    assert PPA(PPAConfig(candidates=8, restarts=2, images=1, steps=1))(known).shape == (3, 1, 1, 16, 16)
+    with pytest.raises(ValueError, match="'if-gmi': expected a generator with blocks"):
+        IFGMI(IFGMIConfig(candidates=8, restarts=2, images=1, steps=1))(known)
+    with pytest.raises(ValueError, match="got an imported one"):
+        loaded.save(tmp_path / "copy")
 
 
 def test_weights_of_another_generator_are_refused_by_file(tiny_prior, tmp_path):
