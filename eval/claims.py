@@ -22,12 +22,13 @@ class ClaimEntry(Config):
     metric: Metric
     lower: str = Field(description="name of a row")
     higher: str = Field(description="name of another row")
+    against: str | None = Field(default=None, description="the figure that higher stands in, where it is another")
     factor: float = Field(default=1.0, gt=0, description="lower times this is claimed to be at most higher")
     within: float | None = Field(default=None, ge=0, description="instead: both differ by at most this, either way")
 
     @model_validator(mode="after")
     def _is_one_claim(self) -> Self:
-        if self.lower == self.higher:
+        if self.lower == self.higher and self.against in (None, self.figure):
             raise ValueError(f"expected two different rows, got {self.lower!r} twice")
         if self.within is not None and self.factor != 1:
             raise ValueError(f"expected either factor or within, got {self.factor} and {self.within}")
@@ -39,12 +40,16 @@ class ClaimEntry(Config):
         Raises:
             ValueError: No figure has the claim's name, or the figure has no row of one of its names.
         """
-        if self.figure not in figures:
-            raise ValueError(f"claim {self.text!r}: expected a figure of {', '.join(figures)}, got {self.figure!r}")
-        rows = figures[self.figure]
-        for row in (self.lower, self.higher):
-            if row not in rows:
-                raise ValueError(f"claim {self.text!r}: expected a row of {', '.join(rows)}, got {row!r}")
+        for figure, row in self.places:
+            if figure not in figures:
+                raise ValueError(f"claim {self.text!r}: expected a figure of {', '.join(figures)}, got {figure!r}")
+            if row not in figures[figure]:
+                raise ValueError(f"claim {self.text!r}: expected a row of {', '.join(figures[figure])}, got {row!r}")
+
+    @property
+    def places(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Figure and row of the lower and of the higher."""
+        return (self.figure, self.lower), (self.against or self.figure, self.higher)
 
     def holds(self, lower: float, higher: float) -> bool:
         """Whether the two figures are as claimed."""
@@ -53,10 +58,11 @@ class ClaimEntry(Config):
     @property
     def statement(self) -> str:
         """The claim as it is checked."""
+        higher = f"{self.higher!r}{f' of {self.against}' if self.against else ''}"
         if self.within is not None:
-            return f"{self.metric}: |{self.lower!r} - {self.higher!r}| ≤ {self.within:g}"
+            return f"{self.metric}: |{self.lower!r} - {higher}| ≤ {self.within:g}"
         factor = "" if self.factor == 1 else f"{self.factor:g} x "
-        return f"{self.metric}: {factor}{self.lower!r} ≤ {self.higher!r}"
+        return f"{self.metric}: {factor}{self.lower!r} ≤ {higher}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,10 @@ class Checked:
         """The means, and in how many seeds it held."""
         if self.lower is None or self.higher is None:
             return ""
-        means = f"{self.claim.lower}: {self.lower:.4g}, {self.claim.higher}: {self.higher:.4g}"
+        names = [row for _, row in self.claim.places]
+        if self.claim.against:
+            names = [f"{row} ({figure})" for figure, row in self.claim.places]
+        means = f"{names[0]}: {self.lower:.4g}, {names[1]}: {self.higher:.4g}"
         return f"{means}; in {len(self.held)} of {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
 
 
@@ -91,7 +100,7 @@ def check(results: PredictionResults, claims: Sequence[ClaimEntry]) -> list[Chec
 
 
 def _checked(results: PredictionResults, claim: ClaimEntry) -> Checked:
-    lower, higher = (results.by_seed(claim.figure, row, claim.metric) for row in (claim.lower, claim.higher))
+    lower, higher = (results.by_seed(*place, claim.metric) for place in claim.places)
     seeds = tuple(seed for seed in lower if seed in higher)
     if not seeds:
         return Checked(claim, None, None, None, (), ())

@@ -1,6 +1,6 @@
 """A campaign against what a model remembers of its classes: targets × attacks, spelled out as figures of rows."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -97,6 +97,10 @@ class ClassCampaign(FigureCampaign, _Grid):
     """Settings × attacks × targets × seeds; each setting and attack is a figure, and each target a row of it."""
 
     kind: Literal["classes"]
+    strongest: dict[Name, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="by a name of one's own, attacks among which the strongest is looked for too; beside that of all",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -107,7 +111,17 @@ class ClassCampaign(FigureCampaign, _Grid):
         grid = {name: values[name] for name in _Grid.model_fields if name in values}
         return {**values, "figures": _Grid.parse(grid, source="the campaign").spelled_out()}
 
+    @model_validator(mode="after")
+    def _strongest_of_attacks(self) -> Self:
+        known = [attack.name for attack in self.attacks]
+        for name, attacks in self.strongest.items():
+            if strange := set(attacks) - set(known):
+                raise ValueError(f"expected names of {', '.join(known)} in {name!r}, got {', '.join(sorted(strange))}")
+            if name == STRONGEST or name in super().claimable():
+                raise ValueError(f"expected another name than that of a figure, got {name!r}")
+        return self
+
     def claimable(self) -> dict[str, list[str]]:
         found = super().claimable()
-        names = [attack.name for attack in self.attacks if attack.name in found]
-        return {**found, STRONGEST: list(dict.fromkeys(row for name in names for row in found[name]))}
+        targets = [target.name for target in self.targets]
+        return {**found, **{name: targets for name in (STRONGEST, *self.strongest)}}

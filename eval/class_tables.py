@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from eval.pages import NOTHING, Sheet, Text, seeds_note, spread_text
-from eval.prediction_results import STRONGEST, PredictionResults
+from eval.prediction_results import PredictionResults
 
 _NOTE = (
     "Share of the pictures that the evaluator puts in the attacked class, in percent. ± over seeds is over targets "
@@ -22,8 +22,7 @@ def summary(results: PredictionResults) -> list[Sheet]:
         ("", "target"),
         ("classifier", "accuracy %"),
         *(("recognised %", name) for name in results.together),
-        ("recognised %", STRONGEST),
-        ("", "which"),
+        *(column for name in results.groups for column in (("recognised %", name), ("recognised %", "which"))),
     )
     rows = tuple(tuple(map(Text, _row(results, target))) for target in results.targets)
     return [Sheet("Targets and attacks", columns, rows, (f"{seeds_note(results.seeds)} {_NOTE}",))]
@@ -34,10 +33,12 @@ def _row(results: PredictionResults, target: str) -> Iterator[str]:
     figures = [figure.name for figure in results.figures if figure.name in results.together and target in figure.rows]
     accuracy = results.spread(figures[0], target, "accuracy")
     yield spread_text(accuracy, lambda value: f"{value:.1f}", len(results.seeds))
-    for name in (*results.together, STRONGEST):
+    for name in results.together:
         yield _share(results, name, target)
-    which = Counter(cell.figure for cell in results.strongest(target).values())
-    yield ", ".join(f"{name} {count}" for name, count in which.most_common()) or NOTHING
+    for name in results.groups:
+        yield _share(results, name, target)
+        which = Counter(cell.figure for cell in results.strongest(target, name).values())
+        yield ", ".join(f"{figure} {count}" for figure, count in which.most_common()) or NOTHING
 
 
 def _share(results: PredictionResults, figure: str, target: str) -> str:

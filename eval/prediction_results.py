@@ -221,9 +221,15 @@ class PredictionResults:
             dict.fromkeys(row for figure in self.figures if figure.name in self.together for row in figure.rows)
         )
 
-    def strongest(self, row: str) -> dict[int, PredictionCell]:
-        """By seed the cell with the most pictures recognised, where all attacks on the target are measured."""
-        cells = [cell for figure in self.together for cell in self.of(figure, row)]
+    @cached_property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """By name the figures among which the strongest attack is looked for."""
+        given = {name: tuple(attacks) for name, attacks in self.config.get("strongest", {}).items()}
+        return {STRONGEST: self.together, **given} if self.together else {}
+
+    def strongest(self, row: str, group: str = STRONGEST) -> dict[int, PredictionCell]:
+        """By seed the cell with most pictures recognised, where all attacks of the group on the target are measured."""
+        cells = [cell for figure in self.groups[group] for cell in self.of(figure, row)]
         found: dict[int, PredictionCell] = {}
         for seed in self.seeds:
             rated = [(cell.measure("recognised"), cell) for cell in cells if cell.seed == seed]
@@ -233,8 +239,8 @@ class PredictionResults:
 
     def by_seed(self, figure: str, row: str, metric: str) -> dict[int, float]:
         """A metric of a row by seed, where measured."""
-        if figure == STRONGEST:
-            best = ((seed, cell.measure(metric)) for seed, cell in self.strongest(row).items())
+        if figure in self.groups:
+            best = ((seed, cell.measure(metric)) for seed, cell in self.strongest(row, figure).items())
             return {seed: value for seed, value in best if value is not None}
         found = ((cell.seed, cell.measure(metric)) for cell in self.of(figure, row))
         return {seed: value for seed, value in found if value is not None}

@@ -9,7 +9,9 @@ from splitleak.config import read_document
 CAMPAIGNS = Path(__file__).parents[2] / "eval" / "campaigns"
 
 
-@pytest.mark.parametrize(("file", "kind"), [("cem_small", "features"), ("truncation_small", "predictions")])
+@pytest.mark.parametrize(
+    ("file", "kind"), [("cem_small", "features"), ("truncation_small", "predictions"), ("classes_small", "classes")]
+)
 def test_a_file_is_planned_as_what_it_says_it_is(file, kind):
     made = plan_campaign(read_document(CAMPAIGNS / f"{file}.toml"), file)
     assert made.config.document()["kind"] == kind

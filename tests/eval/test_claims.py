@@ -77,3 +77,19 @@ def test_the_statement_says_what_is_checked():
     assert ClaimEntry.parse(CLAIM, source="test").statement == "mse: 'm = 3' ≤ 'm = 1'"
     assert ClaimEntry.parse({**CLAIM, "factor": 1.3}, source="test").statement == "mse: 1.3 x 'm = 3' ≤ 'm = 1'"
     assert ClaimEntry.parse({**CLAIM, "within": 2.0}, source="test").statement == "mse: |'m = 3' - 'm = 1'| ≤ 2"
+
+
+def test_a_row_may_be_held_against_the_same_row_of_another_figure(fake_predictions):
+    rows = {"none": {"kind": "classes", "attack": "gmi"}}
+    figures = {"weak": {"none": rows["none"] | {"id": "a"}}, "strong": {"none": rows["none"] | {"id": "b"}}}
+
+    def change(record):
+        record["score"]["recognised"]["mean"] = {"weak": 0.3, "strong": 0.6}[record["cell"]["figure"]]
+
+    results = PredictionResults.load(fake_predictions(figures, change))
+    document = {"text": "t", "metric": "recognised", "lower": "none", "higher": "none"}
+    [found] = check(results, [ClaimEntry.parse({**document, "figure": "weak", "against": "strong"}, source="test")])
+    assert (found.holds, found.lower, found.higher) == (True, 30, 60)
+    assert found.figures == "none (weak): 30, none (strong): 60; in 2 of 2 seeds"
+    with pytest.raises(ValueError, match="two different rows"):
+        ClaimEntry.parse({**document, "figure": "weak"}, source="test")

@@ -56,6 +56,7 @@ def test_what_it_writes_of_itself_reads_as_the_same_campaign():
         ({"attacks": [{"name": "GMI", "attack": "gmi", "targets": ["nobody"]}]}, "expected names of none, frozen"),
         ({"private": [{"name": "x", "attacks": ["GAN"]}]}, "expected names of GMI, BREP"),
         ({"prior": {"iteration": 3}}, "iteration"),
+        ({"strongest": {"losses": ["GAN"]}}, "expected names of GMI, BREP in 'losses'"),
         ({"targets": [{"name": "none", "defenses": [{"name": "transfre"}]}]}, "expected a defense of"),
     ],
 )
@@ -69,6 +70,9 @@ def test_a_claim_may_be_about_the_strongest_attack_on_a_target():
     assert load(claims=[claim]).claims[0].figure == "strongest"
     with pytest.raises(ValueError, match="expected a row of none, frozen"):
         load(claims=[{**claim, "lower": "nobody"}])
+    assert load(strongest={"losses": ["GMI"]}, claims=[{**claim, "figure": "losses"}]).claims[0].figure == "losses"
+    with pytest.raises(ValueError, match="expected another name"):
+        load(strongest={"GMI": ["GMI"]})
 
 
 def test_attacks_share_one_prior_and_targets_one_pre_trained_network():
