@@ -16,13 +16,13 @@ from attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from attacker.invert import InversionConfig
 from attacker.prior import PriorConfig, train_prior
 
-GAN = {"width": 8, "batch_size": 16, "iterations": 150, "average": 0.9}
+GAN = {"width": 8, "batch_size": 16, "iterations": 100, "average": 0.9}
 BRIEF_GAN = {"width": 2, "batch_size": 8, "iterations": 2}
 QUICK_OF = {
     "brep-mi": {"steps": 10},
     "class-inference": {"epochs": 12, "width": 0.125},
     "if-gmi": {"block_steps": 10, "final_views": {"count": 5}},
-    "ked-mi": {"gan": GAN},
+    "ked-mi": {"gan": {**GAN, "iterations": 150}},
     "lomma-gmi": {"students": 1, "student_epochs": 2},
     "lomma-ked": {"gan": GAN, "students": 1, "student_epochs": 2},
     "mirror-genetic": {"restarts": 30, "steps": 15},
