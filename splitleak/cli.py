@@ -838,7 +838,7 @@ def score_classes(
     judge = {f"evaluator_{name}": made["evaluator"][name] for name in ("accuracy", "on_truth")}
     means = {name: value["mean"] if isinstance(value, dict) else value for name, value in made["score"].items()}
     text = (
-        f"{out}: of {means['n']} classes {means['recognised']:.1%} recognised by an evaluator that is right in "
+        f"{out}: of {means['n']} pictures {means['recognised']:.1%} recognised by an evaluator that is right in "
         f"{judge['evaluator_accuracy']:.1%}, {means['nearest_mean']:.1%} nearest to their own mean image (chance "
         f"{means['chance']:.1%}); MSE to that {means['mse']:.4f}, confidence of the target "
         f"{means['target_confidence']:.3f}"
