@@ -1,10 +1,10 @@
-# The four words of this project: make demo, make test, make lint, make bench.
+# The words of this project: make demo, make test, make lint, make bench, make bench-serving, make fuzz.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench stubs
+.PHONY: demo test lint bench bench-serving fuzz stubs
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -28,6 +28,12 @@ bench: $(STAMP)  ## timings, apart from the tests: interleaved, medians and rati
 	$(BIN)/python -m tests.bench.step
 	$(BIN)/python -m tests.bench.attack_step
 	$(BIN)/python -m tests.bench.serving_engine
+
+bench-serving: $(STAMP)  ## our service beside a socket, KServe, MLServer and Triton; the first time it installs these, 1.4 GB
+	$(BIN)/python -m tests.bench.serving
+
+fuzz: $(STAMP)  ## 100,000 malformed messages against a running server
+	$(BIN)/python -m tests.bench.fuzz
 
 stubs: $(STAMP)  ## regenerate splitleak/wire/pb from proto/
 	$(BIN)/python proto/generate.py
