@@ -12,6 +12,7 @@ import itertools
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -158,14 +159,14 @@ class OpenInferenceServicer:
             deadline = self._deadline(request, context)
             answer = self._submit(request, deadline)
             context.add_callback(functools.partial(_cancel, answer))
-            response = self._response(request, _await(answer, deadline))
+            response = self._response(request, _await(answer, arrived, deadline))
             observe("response", response)
             return response
 
     def ModelStreamInfer(
         self, requests: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.ModelStreamInferResponse]:
-        stream = _Stream(self._in_flight)
+        stream = _Stream(self._in_flight, self._timeout_s)
         observe = self._observe(_STREAM)
         with self._lock:
             self._streams.add(stream)
@@ -178,7 +179,7 @@ class OpenInferenceServicer:
         )
         reader.start()
         try:
-            while not stream.ended.is_set() and (accepted := stream.accepted.get()) is not None:
+            while (accepted := stream.answered()) is not None:
                 response = self._stream_response(accepted)
                 observe("response", response)
                 yield response
@@ -218,17 +219,17 @@ class OpenInferenceServicer:
             context.set_code(code)
             context.set_details(message)
         finally:
-            stream.accepted.put(None)
+            stream.finish()
             if stream.left.is_set():
                 self._drop(stream)
 
     def _drop(self, stream: "_Stream") -> None:
         """Counts what was accepted and will not be answered any more."""
-        with contextlib.suppress(queue.Empty):
+        with contextlib.suppress(IndexError):
             while True:
-                if (accepted := stream.accepted.get_nowait()) is not None:
-                    _cancel(accepted.answer)
-                    self._count(_STREAM, accepted.request, accepted.arrived, grpc.StatusCode.CANCELLED.name)
+                accepted = stream.accepted.popleft()
+                _cancel(accepted.answer)
+                self._count(_STREAM, accepted.request, accepted.arrived, grpc.StatusCode.CANCELLED.name)
 
     def _submit(
         self, request: pb.ModelInferRequest, deadline: float, room: Callable[[], bool] = lambda: False
@@ -248,7 +249,7 @@ class OpenInferenceServicer:
     def _stream_response(self, accepted: _Accepted) -> pb.ModelStreamInferResponse:
         request = accepted.request
         try:
-            answer = self._response(request, _await(accepted.answer, accepted.deadline))
+            answer = self._response(request, _await(accepted.answer, accepted.arrived, accepted.deadline))
             response, ended = pb.ModelStreamInferResponse(infer_response=answer), OK
         except Exception as error:
             code, message = status(error)
@@ -309,14 +310,21 @@ class OpenInferenceServicer:
 
 
 class _Stream:
-    """What the reader of a stream hands to its answering side: accepted requests in order; None is the end."""
+    """What the reader of a stream hands to its answering side: accepted requests, to be answered in order.
 
-    def __init__(self, in_flight: int) -> None:
-        self.accepted: queue.SimpleQueue[_Accepted | None] = queue.SimpleQueue()
+    The answering side sleeps until the oldest is answered, and no new request wakes it: that would be a switch of
+    threads for each. It does wake it for a deadline that comes before the time until which it meant to sleep.
+    """
+
+    def __init__(self, in_flight: int, idle_s: float) -> None:
+        self.accepted: deque[_Accepted] = deque()
         self.slots = threading.Semaphore(in_flight)
         self.ended = threading.Event()  # the call is over
         self.left = threading.Event()  # nobody answers any more
-        self._answers: list[Future[Answer]] = []
+        self._idle_s = idle_s
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asleep_until = 0.0  # on the monotonic clock; 0 while the answering side is awake
+        self._last = False  # nothing is accepted any more
         self._lock = threading.Lock()
         self._begun = False  # a request is being handed over
         self._closing = False
@@ -328,21 +336,47 @@ class _Stream:
             return self._begun
 
     def accept(self, accepted: _Accepted) -> None:
-        self._answers = [other for other in self._answers if not other.done()] + [accepted.answer]
+        self.accepted.append(accepted)
         with self._lock:
             self._begun = False
-            self.accepted.put(accepted)
-            if self._closing:
-                self.accepted.put(None)
+            self._last = self._closing
+        accepted.answer.add_done_callback(self._look)
+        if accepted.deadline < self._asleep_until:
+            self._look()
         if self.ended.is_set():
             _cancel(accepted.answer)
+
+    def answered(self) -> _Accepted | None:
+        """The oldest request, once it has its answer or its time is over; None at the end of the stream."""
+        while not self.ended.is_set():
+            last = self._last  # read before what is accepted, so that the last one is not missed
+            oldest = self.accepted[0] if self.accepted else None
+            now = time.monotonic()
+            if oldest is None and last:
+                break
+            if oldest is not None and (oldest.answer.done() or oldest.deadline <= now):
+                return self.accepted.popleft()
+            until = now + self._idle_s if oldest is None else oldest.deadline
+            asleep_until = self._asleep_until
+            if not 0 < asleep_until <= until:
+                self._asleep_until = until
+                continue  # looks once more, now that whoever changes something sees that it is to be told
+            with contextlib.suppress(queue.Empty):
+                self._news.get(timeout=asleep_until - now)
+            self._asleep_until = 0.0
+        return None
 
     def close(self) -> None:
         """Takes nothing on any more, and ends after what it has taken on."""
         with self._lock:
             self._closing = True
-            if not self._begun:
-                self.accepted.put(None)
+            self._last = not self._begun
+        self._look()
+
+    def finish(self) -> None:
+        """Nothing more will come."""
+        self._last = True
+        self._look()
 
     def waits_for_room(self, deadline: float) -> bool:
         """Holds the stream up for a moment; False once it is over or the request's time is."""
@@ -351,20 +385,26 @@ class _Stream:
     def end(self) -> None:
         """The call is over, however it came: nothing waits any longer and nothing is computed in vain."""
         self.ended.set()
-        for answer in self._answers:
-            _cancel(answer)
+        for accepted in self.accepted.copy():
+            _cancel(accepted.answer)
         self.slots.release()
-        self.accepted.put(None)
+        self._look()
+
+    def _look(self, _: Future[Answer] | None = None) -> None:
+        """Wakes the answering side if it sleeps."""
+        if self._asleep_until:
+            self._asleep_until = 0.0
+            self._news.put(None)
 
 
 def _cancel(answer: Future[Answer]) -> None:
     answer.cancel()
 
 
-def _await(answer: Future[Answer], deadline: float) -> Answer:
-    left = max(deadline - time.monotonic(), 0.0)
+def _await(answer: Future[Answer], arrived: float, deadline: float) -> Answer:
     try:
-        return answer.result(left)
+        return answer.result(max(deadline - time.monotonic(), 0.0))
     except TimeoutError as error:
         answer.cancel()
-        raise TimeoutError(str(error) or f"expected an answer within {left:.3f} s, got none") from None
+        within = f"expected an answer within {deadline - arrived:.3f} s, got none"
+        raise TimeoutError(str(error) or within) from None
