@@ -103,7 +103,7 @@ def decode(tensor: WireTensor) -> FloatArray:
         raise WireError(f"expected datatype {', '.join(DATATYPES)}, got {tensor.datatype!r}")
     if len(tensor.shape) > MAX_AXES:
         raise WireError(f"expected at most {MAX_AXES} axes, got {len(tensor.shape)}")
-    if any(size < 0 for size in tensor.shape):
+    if min(tensor.shape, default=0) < 0:
         raise WireError(f"expected no negative size, got shape {list(tensor.shape)}")
     expected = math.prod(tensor.shape) * dtype.itemsize
     raw = tensor.raw if tensor.encoding is None else _inflated(tensor, expected)
@@ -186,15 +186,16 @@ def response_array(response: pb.ModelInferResponse, name: str) -> FloatArray:
     Raises:
         WireError: No such output, or contents that do not fit it.
     """
-    names = [entry.name for entry in response.outputs]
-    if name not in names:
-        raise WireError(f"expected output {name!r}, got {names}")
-    index = names.index(name)
-    return decode(_tensor(response.outputs[index], response.raw_output_contents[index : index + 1]))
+    for index, entry in enumerate(response.outputs):
+        if entry.name == name:
+            return decode(_tensor(entry, response.raw_output_contents[index : index + 1]))
+    raise WireError(f"expected output {name!r}, got {[entry.name for entry in response.outputs]}")
 
 
 def _tensor(entry: Any, raw: Any) -> WireTensor:  # noqa: ANN401  # an input or output message, at most one buffer
     """What a message says of a tensor, with its typed contents, if it has those, packed into bytes."""
+    if raw and not entry.parameters and not entry.HasField("contents"):  # nearly all messages are so
+        return WireTensor(entry.datatype, tuple(entry.shape), raw[0])
     typed: dict[str, Any] = {}
     if entry.HasField("contents"):
         typed = {field.name: values for field, values in entry.contents.ListFields()}

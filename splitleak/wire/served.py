@@ -49,16 +49,16 @@ class ServedModel:
         Raises:
             ValueError: Not this model's one input, its shape, or its only output.
         """
-        names = [entry.name for entry in request.inputs]
-        if names != [self.input_name]:
-            raise ValueError(f"expected one input {self.input_name!r}, got {names}")
+        inputs = request.inputs
+        if len(inputs) != 1 or inputs[0].name != self.input_name:
+            raise ValueError(f"expected one input {self.input_name!r}, got {[entry.name for entry in inputs]}")
         for asked in request.outputs:
             if asked.name != self.output_name or asked.parameters:
                 raise ValueError(
                     f"expected output {self.output_name!r} without parameters, "
                     f"got {asked.name!r} with {sorted(asked.parameters)}"
                 )
-        shape = tuple(request.inputs[0].shape)
+        shape = tuple(inputs[0].shape)
         if not shape or shape[1:] != self.input_shape or not 1 <= shape[0] <= self.max_batch_size:
             sizes = ", ".join(map(str, ("N", *self.input_shape)))
             raise ValueError(

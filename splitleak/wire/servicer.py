@@ -18,7 +18,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import grpc
-import numpy as np
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
@@ -79,6 +78,7 @@ class OpenInferenceServicer:
         self._in_flight = in_flight
         self._timeout_s = timeout_s
         self._observer = observe
+        self._shared: dict[tuple[str, tuple[int, ...]], pb.ModelInferResponse] = {}
         self._calls = itertools.count()
         self._lock = threading.Lock()
         self._streams: set[_Stream] = set()
@@ -159,7 +159,8 @@ class OpenInferenceServicer:
             deadline = self._deadline(request, context)
             answer = self._submit(request, deadline)
             context.add_callback(functools.partial(_cancel, answer))
-            response = self._response(request, _await(answer, arrived, deadline))
+            response = pb.ModelInferResponse()
+            self._respond(request, _await(answer, arrived, deadline), response)
             observe("response", response)
             return response
 
@@ -249,8 +250,9 @@ class OpenInferenceServicer:
     def _stream_response(self, accepted: _Accepted) -> pb.ModelStreamInferResponse:
         request = accepted.request
         try:
-            answer = self._response(request, _await(accepted.answer, accepted.arrived, accepted.deadline))
-            response, ended = pb.ModelStreamInferResponse(infer_response=answer), OK
+            answer = _await(accepted.answer, accepted.arrived, accepted.deadline)
+            response, ended = pb.ModelStreamInferResponse(), OK
+            self._respond(request, answer, response.infer_response)
         except Exception as error:
             code, message = status(error)
             ended = code.name
@@ -261,20 +263,24 @@ class OpenInferenceServicer:
         response.infer_response.parameters["triton_final_response"].bool_param = True
         return response
 
-    def _response(self, request: pb.ModelInferRequest, answer: Answer) -> pb.ModelInferResponse:
-        model = self._models[request.model_name]
-        output = np.ascontiguousarray(answer.output, "<f4")
-        model.statistics.sent(output.nbytes)
-        response = pb.ModelInferResponse(
-            model_name=model.name,
-            model_version=model.version,
-            id=request.id,
-            outputs=[{"name": model.output_name, "datatype": "FP32", "shape": output.shape}],
-            raw_output_contents=[output.tobytes()],
-        )
-        response.parameters["queue_us"].int64_param = answer.queue_us
-        response.parameters["compute_us"].int64_param = answer.compute_us
-        return response
+    def _respond(self, request: pb.ModelInferRequest, answer: Answer, response: pb.ModelInferResponse) -> None:
+        """Fills an empty response; what all answers of a shape share is a copy."""
+        model, shape = self._models[request.model_name], answer.output.shape
+        shared = self._shared.get((model.name, shape))
+        if shared is None:
+            shared = self._shared[model.name, shape] = pb.ModelInferResponse(
+                model_name=model.name,
+                model_version=model.version,
+                outputs=[{"name": model.output_name, "datatype": "FP32", "shape": shape}],
+            )
+        raw = answer.output.astype("<f4", copy=False).tobytes()
+        model.statistics.sent(len(raw))
+        response.CopyFrom(shared)
+        response.id = request.id
+        response.raw_output_contents.append(raw)
+        parameters = response.parameters
+        parameters["queue_us"].int64_param = answer.queue_us
+        parameters["compute_us"].int64_param = answer.compute_us
 
     def _model(self, name: str, version: str) -> ServedModel:
         model = self._models.get(name)
@@ -295,7 +301,8 @@ class OpenInferenceServicer:
         left = context.time_remaining()
         if left is not None:
             limits.append(left)
-        if "timeout" in request.parameters and (asked := request.parameters["timeout"].int64_param) > 0:
+        parameters = request.parameters
+        if "timeout" in parameters and (asked := parameters["timeout"].int64_param) > 0:
             limits.append(asked / 1e6)
         return time.monotonic() + min(limits)
 
