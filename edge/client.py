@@ -137,7 +137,9 @@ class EdgeClient:
         self._heard = -math.inf  # when the last answer came, on the monotonic clock
         self._outage: tuple[float, str] | None = None  # since when (monotonic clock), and why
         self._encoder = encoder
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._submitted = threading.Condition(self._lock)  # the worker has nothing to do until then
+        self._settled = threading.Condition(self._lock)  # it is held up, or the client waits for the end
         self._waiting: deque[_Request] = deque()  # the head is the one being encoded
         self._closed = True
         self._stack = contextlib.ExitStack()
@@ -176,13 +178,13 @@ class EdgeClient:
     ) -> None:
         grace_s = self.config.grace_s if kind is None else 0.0
         with self._stack:
-            with self._changed:
+            with self._lock:
                 self._closed = True
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: not self._open(), grace_s)
+                self._wake()
+                self._settled.wait_for(lambda: not self._open(), grace_s)
                 left = self._open()
                 self._waiting.clear()
-                self._changed.notify_all()
+                self._wake()
             if left:
                 _LOGGER.warning("closed the edge client with %d requests unanswered", len(left))
                 self._broken(left, "the edge client was closed")
@@ -223,13 +225,13 @@ class EdgeClient:
             limit=limit,
             patient=patient,
         )
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise RuntimeError("expected an edge client that is open, got one that is closed")
             if len(self._waiting) >= self.config.max_queue:
                 raise queue.Full(f"expected at most {self.config.max_queue} requests to wait for the encoder")
             self._waiting.append(request)
-            self._changed.notify_all()
+            self._wake()
         return request.future
 
     def stream(self, batches: Iterable[tuple[str, Images]]) -> Iterator[Prediction]:
@@ -250,13 +252,18 @@ class EdgeClient:
             for future in under_way:
                 future.cancel()
 
+    def _wake(self) -> None:
+        """Has the worker, whatever it waits for, look again; called with the lock held."""
+        self._submitted.notify_all()
+        self._settled.notify_all()
+
     def _open(self) -> list[_Request]:
         return [each for each in (*self._uplink.unanswered(), *self._waiting) if not each.future.done()]
 
     def _work(self) -> None:
         while True:
-            self._wait_until(lambda: bool(self._waiting) or self._closed)
-            with self._changed:
+            self._wait_until(lambda: bool(self._waiting) or self._closed, self._submitted)
+            with self._lock:
                 request = self._waiting[0] if self._waiting else None
                 if request is None and self._closed:
                     return
@@ -272,13 +279,13 @@ class EdgeClient:
         except Exception as error:
             _LOGGER.exception("request %r could not be encoded", request.request_id)
             request.settle(error)
-        self._wait_until(lambda: request.future.done() or len(self._uplink) < self.config.window)
-        with self._changed:
+        self._wait_until(lambda: request.future.done() or len(self._uplink) < self.config.window, self._settled)
+        with self._lock:
             if request in self._waiting:  # else a broken connection or the end of the client has settled it
                 self._waiting.remove(request)
                 if not request.future.done():
                     self._uplink.send(request)
-            self._changed.notify_all()
+            self._settled.notify_all()
         if request.message:
             request.hash_payload()  # while it travels
 
@@ -296,10 +303,10 @@ class EdgeClient:
         if len(request.message) > limit:
             raise ValueError(f"expected a message of at most {limit} bytes, got {len(request.message)}")
 
-    def _wait_until(self, ready: Callable[[], bool]) -> None:
-        """Blocks the worker until ``ready()``, and lets requests expire meanwhile."""
+    def _wait_until(self, ready: Callable[[], bool], told: threading.Condition) -> None:
+        """Blocks the worker until ``ready()``, of which it is told, and lets requests expire meanwhile."""
         while True:
-            with self._changed:
+            with self._lock:
                 alive, now = self._open(), time.monotonic()
                 late = [each for each in alive if self._limit(each) <= now]
                 given_up = any(self._patience_ends(each) <= now for each in late)
@@ -307,7 +314,7 @@ class EdgeClient:
                     if ready():
                         return
                     soonest = min(map(self._limit, alive), default=None)
-                    self._changed.wait(None if soonest is None else soonest - now)
+                    told.wait(None if soonest is None else soonest - now)
                     continue
                 reason = self._outage[1] if self._outage else ""
                 for each in late:
@@ -336,16 +343,16 @@ class EdgeClient:
         return max(self._outage[0], request.submitted) + self.config.patience_s
 
     def _interrupted(self, reason: str) -> None:
-        with self._changed:
+        with self._lock:
             if self._outage is None:
                 self.outages += 1
                 self._outage = time.monotonic(), reason
                 _LOGGER.warning("%s: %s; what is unanswered will be sent again", self.config.cloud, reason)
-            self._changed.notify_all()
+            self._wake()
 
     def _restored(self) -> None:
         """There was an answer: an outage is over, and whoever is patient waits for the next."""
-        with self._changed:
+        with self._lock:
             now = self._heard = time.monotonic()
             if self._outage is None:
                 return
@@ -367,16 +374,16 @@ class EdgeClient:
 
     def _settle(self, request: _Request, outcome: Prediction | Exception) -> None:
         request.settle(outcome)
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            self._settled.notify_all()
 
     def _broken(self, requests: list[_Request], reason: str) -> None:
-        with self._changed:
+        with self._lock:
             lost = [each for each in requests if not each.future.done()]
             if lost:
                 lost += self._waiting
                 self._waiting.clear()
-            self._changed.notify_all()  # slots are free, even if nobody waits for an answer any more
+            self._wake()  # slots are free, even if nobody waits for an answer any more
         names = ", ".join(repr(each.request_id) for each in lost)
         for each in lost:
             self._settle(each, ConnectionError(f"{self.config.cloud}: {reason}; without an answer: {names}"))
