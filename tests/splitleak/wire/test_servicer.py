@@ -347,6 +347,32 @@ def test_the_timeout_parameter_ends_a_request_unary_and_on_a_stream(server):
     assert all(was_cancelled(server.work.taken()) for _ in range(2))
 
 
+def test_a_stream_that_slept_keeps_the_shorter_deadline_of_what_comes_next():
+    with Server(timeout_s=100 * WAIT_S).run() as server:
+        sending = queue.SimpleQueue()
+        call = server.stub.ModelStreamInfer(iter(sending.get, None), timeout=WAIT_S)
+        sending.put(good("1"))
+        assert logits(next(call).infer_response) == FEATURES.sum()
+        server.work.at_once = False
+        sending.put(good("2", parameters={"timeout": pb.InferParameter(int64_param=20_000)}))
+        late = next(call)
+        sending.put(None)
+    assert late.error_message.startswith("DEADLINE_EXCEEDED: expected an answer within 0.020 s")
+    assert late.infer_response.id == "2"
+
+
+def test_an_answer_that_came_before_its_turn_follows_the_request_that_timed_out(server):
+    server.work.at_once = False
+    late = good("1", parameters={"timeout": pb.InferParameter(int64_param=200_000)})
+    call = server.stub.ModelStreamInfer(iter([late, good("2")]), timeout=WAIT_S)
+    server.work.taken()
+    answer(server.work.taken(), 4)
+    first, second = call
+    assert first.error_message.startswith("DEADLINE_EXCEEDED")
+    assert first.infer_response.id == "1"
+    assert logits(second.infer_response) == 4
+
+
 def test_the_earliest_limit_is_what_the_worker_is_told(server):
     server.stub.ModelInfer(good(), timeout=2)
     server.stub.ModelInfer(good(), timeout=100)

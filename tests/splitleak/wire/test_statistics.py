@@ -1,5 +1,6 @@
 """Counts are Triton's sums, whoever adds to them at once, and a snapshot does not move."""
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -59,3 +60,24 @@ def test_a_snapshot_does_not_move():
     statistics.ended("ModelInfer", "OK", 2)
     statistics.computed(1, [1], 1)
     assert (before.succeeded, before.rows, sum(before.queue_s.counts)) == (0, 0, 0)
+
+
+def test_a_snapshot_has_all_that_was_counted_before_it_however_little_or_much():
+    statistics = Statistics()
+    for number in range(1, 200):
+        statistics.received(1)
+        statistics.sent(2)
+        counts = statistics.snapshot()
+        assert (counts.bytes_in, counts.bytes_out) == (number, 2 * number)
+
+
+def test_what_is_counted_does_not_pile_up_while_nobody_asks():
+    statistics = Statistics()
+    tracemalloc.start()
+    try:
+        for _ in range(20_000):
+            statistics.received(1)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 100_000
