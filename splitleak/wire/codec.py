@@ -120,7 +120,7 @@ def decode(tensor: WireTensor) -> FloatArray:
     if tensor.datatype == "FP16":
         with np.errstate(invalid="ignore"):  # NaN stays NaN
             return stored.astype(np.float32)
-    stored.flags.writeable = False
+    stored.setflags(write=False)
     return stored
 
 
@@ -175,9 +175,10 @@ def request_tensor(request: pb.ModelInferRequest) -> WireTensor:
     Raises:
         WireError: No input, raw and typed contents together, or contents that do not fit the datatype.
     """
-    if not request.inputs:
+    inputs = request.inputs
+    if not inputs:
         raise WireError("expected at least one input, got none")
-    return _tensor(request.inputs[0], request.raw_input_contents[:1])
+    return _tensor(inputs[0], request.raw_input_contents[:1])
 
 
 def response_array(response: pb.ModelInferResponse, name: str) -> FloatArray:

@@ -52,20 +52,21 @@ class ServedModel:
         inputs = request.inputs
         if len(inputs) != 1 or inputs[0].name != self.input_name:
             raise ValueError(f"expected one input {self.input_name!r}, got {[entry.name for entry in inputs]}")
-        for asked in request.outputs:
+        for asked in request.outputs or ():
             if asked.name != self.output_name or asked.parameters:
                 raise ValueError(
                     f"expected output {self.output_name!r} without parameters, "
                     f"got {asked.name!r} with {sorted(asked.parameters)}"
                 )
-        shape = tuple(inputs[0].shape)
+        tensor = codec.request_tensor(request)
+        shape = tensor.shape
         if not shape or shape[1:] != self.input_shape or not 1 <= shape[0] <= self.max_batch_size:
             sizes = ", ".join(map(str, ("N", *self.input_shape)))
             raise ValueError(
                 f"expected shape ({sizes}) with N from 1 to {self.max_batch_size} for {self.input_name!r}, "
                 f"got {shape[: codec.MAX_AXES]}"
             )
-        return codec.request_tensor(request)
+        return tensor
 
     def metadata(self) -> pb.ModelMetadataResponse:
         """The protocol's description, with the batch axis, and the facts about the split."""

@@ -184,7 +184,7 @@ class OpenInferenceServicer:
                 response = self._stream_response(accepted)
                 observe("response", response)
                 yield response
-                stream.slots.release()
+                stream.slots.put(None)
         finally:
             with self._lock:
                 self._streams.discard(stream)
@@ -200,7 +200,7 @@ class OpenInferenceServicer:
     ) -> None:
         """Submits a stream's requests as they come, never more than have a slot; runs until the call is over."""
         try:
-            while stream.slots.acquire() and not stream.ended.is_set():
+            while stream.slots.get() is None and not stream.ended.is_set():
                 request = next(requests, None)
                 if request is None or not stream.begin():
                     break
@@ -325,7 +325,9 @@ class _Stream:
 
     def __init__(self, in_flight: int, idle_s: float) -> None:
         self.accepted: deque[_Accepted] = deque()
-        self.slots = threading.Semaphore(in_flight)
+        self.slots: queue.SimpleQueue[None] = queue.SimpleQueue()  # a semaphore that takes a fifth of the time
+        for _ in range(in_flight):
+            self.slots.put(None)
         self.ended = threading.Event()  # the call is over
         self.left = threading.Event()  # nobody answers any more
         self._idle_s = idle_s
@@ -394,7 +396,7 @@ class _Stream:
         self.ended.set()
         for accepted in self.accepted.copy():
             _cancel(accepted.answer)
-        self.slots.release()
+        self.slots.put(None)
         self._look()
 
     def _look(self, _: Future[Answer] | None = None) -> None:
