@@ -85,13 +85,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def provenance() -> dict[str, Any]:
     """What a number needs beside its config and seed: command, commit, hardware, versions, and when (UTC)."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "commit": _commit(),
         "hardware": hardware(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _program() -> list[str]:
+    """The program's name, or, of a package that was started by ``python -m``, all that starts it."""
+    path = Path(sys.argv[0])
+    return ["python", "-m", str(sys.modules["__main__"].__package__)] if path.stem == "__main__" else [path.name]
 
 
 @cache

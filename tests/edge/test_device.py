@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge.device import DEVICES, DeviceProfile, EmulatedHalf, device_profile, stretched
-from splitleak import cli
+from splitleak.cli.options import EmulatedDevice
 
 WORK_S = 0.05
 
@@ -43,5 +43,5 @@ def test_every_profile_is_found_by_its_name_and_says_what_it_rests_on():
 
 
 def test_the_command_line_offers_every_profile():
-    choices, _ = get_args(get_args(cli.EmulatedDevice)[0])
+    choices, _ = get_args(get_args(EmulatedDevice)[0])
     assert set(get_args(choices)) == set(DEVICES)

@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -110,6 +111,12 @@ def test_any_bytes_give_tensors_or_a_value_error(tmp_path_factory, content):
         load_tensors(path)
     except ValueError as error:
         assert "expected a safetensors file" in str(error)  # noqa: PT017  # most bytes fail, a few may not
+
+
+def test_a_package_that_python_started_is_named_as_it_was_started(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/splitleak/cli/__main__.py", "train"])
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", "splitleak.cli")
+    assert provenance()["command"] == "python -m splitleak.cli train"
 
 
 def test_provenance_says_where_a_number_came_from():

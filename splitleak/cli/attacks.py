@@ -1,0 +1,247 @@
+"""The commands of the attacker, and of the victims who publish what he starts from."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from splitleak.cli.documents import channel_config, half_of, read_settings
+from splitleak.cli.options import Again, ChannelFile, Device, Json, Preset, Seed, Settings, Threads, use_threads
+from splitleak.cli.output import result
+
+PublicImages = Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")]
+Pairs = Annotated[Path | None, typer.Option(help="Queries on record (`splitleak query`), instead.")]
+AttackFile = Annotated[Path | None, typer.Option(help="TOML or JSON with the attack's settings.")]
+MaxQueries = Annotated[int | None, typer.Option(min=1, help="Images sent at most; default: no limit.")]
+ServedName = Annotated[
+    str | None, typer.Option("--model", help="The service's name for its model; default: its only one.")
+]
+ServedScores = Annotated[
+    Literal["auto", "probabilities", "logits"],
+    typer.Option("--scores", help="What the service answers; auto: logits if the output is called so."),
+]
+ServedOutput = Annotated[str | None, typer.Option("--output", help="Which of several outputs holds the scores.")]
+
+
+def predict(
+    service: Annotated[str, typer.Option(help="HOST:PORT of a prediction service, ours or any other's.")],
+    images: Annotated[Path, typer.Option(help="The victims' images: .npz, folder or zip.")],
+    share: Annotated[
+        list[int] | None, typer.Option(min=0, help="Highest scores that are published, 0 for all; repeatable.")
+    ] = None,
+    model: ServedName = None,
+    scores: ServedScores = "auto",
+    output: ServedOutput = None,
+    channel: ChannelFile = None,
+    out: Annotated[Path, typer.Option(help="Folder for what is published, and the ledger.")] = Path("runs/predictions"),
+    as_json: Json = False,
+) -> None:
+    """Be the victims: have a service classify their images, and publish the highest scores of each.
+
+    Writes shared-M.npz for each --share, and ledger.json, the victims' own record of which id was which image.
+    """
+    from edge.sharing import SharingConfig, share_predictions
+
+    asked = {"service": service, "model": model, "share": tuple(share or (0,)), "scores": scores, "output": output}
+    config = SharingConfig.parse({**asked, "channel": channel_config(channel)}, source="predict")
+    made = share_predictions(config, images, out)
+    right = "" if made["accuracy"] is None else f", {made['accuracy']:.1%} right"
+    text = f"{out}: {made['images']} images by {made['model']!r}{right}; {', '.join(made['shared'])}"
+    result(as_json, made, text)
+
+
+def query(
+    public: PublicImages,
+    capture: Annotated[Path | None, typer.Option(help="Capture that the edge's traffic goes to.")] = None,
+    edge: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the edge's service; its features are captured.")
+    ] = None,
+    service: Annotated[str | None, typer.Option(help="HOST:PORT of a prediction service, instead.")] = None,
+    model: ServedName = None,
+    scores: ServedScores = "auto",
+    output: ServedOutput = None,
+    channel: ChannelFile = None,
+    out: Annotated[Path, typer.Option(help="File for what the images became.")] = Path("runs/pairs.npz"),
+    draws: Annotated[int, typer.Option(min=1, help="Answers an image: who knows the noise trains with it.")] = 1,
+    views: Annotated[int, typer.Option(min=1, help="Queries an answer: it is their mean.")] = 1,
+    max_queries: MaxQueries = None,
+    as_json: Json = False,
+) -> None:
+    """Send public images through the edge, or to a prediction service, and record what they became, for any attack.
+
+    An attack on such a record can be interrupted and repeated to the bit, which one on a live, noisy edge cannot.
+    """
+    from attacker.queries import EdgeProbe, Probe, ServiceProbe, served_model
+    from attacker.run import record_queries
+
+    if service is not None and capture is None and edge is None:
+        probe: Probe = ServiceProbe(service, model, scores=scores, output=output, channel=channel_config(channel))
+    elif service is None and capture is not None and edge is not None:
+        probe = EdgeProbe(edge, capture, served_model(capture), channel=channel_config(channel))
+    else:
+        raise typer.BadParameter("expected --service, or --capture with --edge")
+    made = record_queries(probe, public, out, draws=draws, views=views, budget=max_queries)
+    result(as_json, made, f"{out}: {made['images']} images after {made['queries']} queries")
+
+
+def attack(
+    public: PublicImages,
+    capture: Annotated[
+        Path | None, typer.Option(help="Capture of the victims' traffic; live queries are read from it too.")
+    ] = None,
+    edge: Annotated[str | None, typer.Option(help="HOST:PORT of the edge's service, to be queried live.")] = None,
+    shared: Annotated[
+        Path | None, typer.Option(help="Scores that victims share (`splitleak predict`), instead of a capture.")
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(help="HOST:PORT of their prediction service, to be queried live.")
+    ] = None,
+    scores: ServedScores = "auto",
+    output: ServedOutput = None,
+    pairs: Pairs = None,
+    encoder: Annotated[Path | None, typer.Option(help="White box: the edge half of the artifact.")] = None,
+    head: Annotated[Path | None, typer.Option(help="The cloud half, as a curious cloud has it.")] = None,
+    views: Annotated[int, typer.Option(min=1, help="Requests in a row that show one victim; averaged.")] = 1,
+    channel: ChannelFile = None,
+    out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/attack"),
+    attack: Annotated[
+        str | None, typer.Option(help="The attack, by name; default: decoder, or prediction-inversion with --shared.")
+    ] = None,
+    config: AttackFile = None,
+    settings: Settings = None,
+    preset: Preset = "cpu",
+    max_queries: MaxQueries = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild the images behind captured features, or behind shared scores.
+
+    What an attack may know is what it is given here: queries to the edge or the service, live or on record, the
+    encoder, the head. Everything captured that is not an attacker's query, or everything shared, is rebuilt. It is
+    given no victim's image, and no path to one.
+    """
+    from attacker.run import Access, AttackConfig, run_attack
+    from splitleak.logs import progress
+    from splitleak.seeding import resolve_device
+
+    use_threads(threads)
+    given = read_settings(config, settings)
+    name = attack or ("decoder" if shared is None else "prediction-inversion")
+    asked = AttackConfig(attack=name, preset=preset, settings=given, seed=seed, max_queries=max_queries, views=views)
+    access = Access(
+        capture,
+        public,
+        edge=edge,
+        pairs=pairs,
+        encoder=encoder and half_of(encoder, "edge"),
+        head=head and half_of(head, "cloud"),
+        shared=shared,
+        service=service,
+        scores=scores,
+        output=output,
+        channel=channel_config(channel),
+    )
+    with progress(name) as report:
+        made = run_attack(asked, access, out, resolve_device(device), report)
+    result(as_json, made, f"{out}: {made['rebuilt']} images rebuilt after {made['queries']} queries")
+
+
+def prior(
+    public: Annotated[Path, typer.Argument(help="The attacker's own images: .npz, folder or zip.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/prior"),
+    config: Annotated[Path | None, typer.Option(help="TOML or JSON with the settings.")] = None,
+    settings: Settings = None,
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Again = False,
+    as_json: Json = False,
+) -> None:
+    """Train a generator on public images, which attacks on a model's classes then search.
+
+    An interrupted training goes on where it was; one that is done, with the same settings and images, is reused.
+    """
+    from attacker.base import Run
+    from attacker.prior import PriorConfig, prior_of
+    from splitleak.datasets.files import load_file
+    from splitleak.logs import progress
+    from splitleak.seeding import resolve_device
+
+    use_threads(threads)
+    base = PriorConfig.paper() if preset == "paper" else PriorConfig()
+    given = read_settings(config, settings)
+    asked = PriorConfig.parse({**base.document(), **given}, source=str(config or "prior"))
+    images, checkpoint = load_file(public).train, out.with_name(f".{out.name}.checkpoint")
+    with progress(out.name) as report:
+        run = Run(seed=seed, device=resolve_device(device), report=report, checkpoint=checkpoint)
+        made, reused = prior_of(asked, images, out, run, force=force)
+    document = {"prior": str(out), "digest": made.digest, "images": len(images), "reused": reused}
+    shown = "already trained" if reused else "trained"
+    result(as_json, document, f"{out}: {shown} on {len(images)} images of {made.image_shape}")
+
+
+def invert(
+    attack: Annotated[str, typer.Option(help="The attack, by name.")] = "class-inference",
+    public: Annotated[Path | None, typer.Option(help="The attacker's own images: .npz, folder or zip.")] = None,
+    service: Annotated[str | None, typer.Option(help="HOST:PORT of a prediction service, to be queried live.")] = None,
+    model: ServedName = None,
+    scores: ServedScores = "auto",
+    output: ServedOutput = None,
+    pairs: Pairs = None,
+    oracle: Annotated[
+        Path | None, typer.Option(help="An artifact to query in this process, defenses and all, instead.")
+    ] = None,
+    labels_only: Annotated[
+        bool, typer.Option("--labels-only", help="Hear no more of an answer than its label.")
+    ] = False,
+    artifact: Annotated[Path | None, typer.Option(help="White box: the artifact with both halves.")] = None,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Bypass what in the white box hides gradients, a low-rank head's Tanh.")
+    ] = False,
+    prior: Annotated[Path | None, typer.Option(help="Generator to search (`splitleak prior`), or one's own.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="How many; default: as many as are answered.")] = None,
+    channel: ChannelFile = None,
+    out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/classes"),
+    config: AttackFile = None,
+    settings: Settings = None,
+    preset: Preset = "cpu",
+    max_queries: MaxQueries = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild pictures of each class that a model was trained on.
+
+    What an attack may know is what it is given here: images of its own or a generator of such, queries to a prediction
+    service, live or on record, or the model's weights. Who has the weights runs the model alone, and no output policy
+    of a service matters.
+    """
+    from attacker.invert import InversionAccess, InversionConfig, run_inversion
+    from splitleak.logs import progress
+    from splitleak.seeding import resolve_device
+
+    use_threads(threads)
+    given = read_settings(config, settings)
+    about = {"preset": preset, "settings": given, "seed": seed, "classes": classes, "max_queries": max_queries}
+    asked = InversionConfig.parse({"attack": attack, **about}, source="invert")
+    access = InversionAccess(
+        public=public,
+        service=service,
+        pairs=pairs,
+        oracle=oracle,
+        artifact=artifact,
+        prior=prior,
+        model=model,
+        labels_only=labels_only,
+        adaptive=adaptive,
+        scores=scores,
+        output=output,
+        channel=channel_config(channel),
+    )
+    with progress(attack) as report:
+        made = run_inversion(asked, access, out, resolve_device(device), report)
+    result(as_json, made, f"{out}: {made['rebuilt']} pictures rebuilt after {made['queries']} queries")

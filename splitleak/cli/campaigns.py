@@ -1,0 +1,153 @@
+"""The commands of a campaign: its plan, its run, how far it is, and its report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from splitleak.cli.documents import read_settings
+from splitleak.cli.options import DataRoot, Device, Json, Settings
+from splitleak.cli.output import console, print_json, result, table
+
+if TYPE_CHECKING:
+    from eval.plan import Plan
+
+campaign = typer.Typer(no_args_is_help=True, help="Run a grid of targets and attacks from one file; resumable.")
+CampaignFile = Annotated[Path, typer.Argument(help="TOML file: data sets, models, methods, attacks, seeds.")]
+CampaignSeeds = Annotated[list[int] | None, typer.Option("--seed", help="Only this seed of the file's; repeatable.")]
+CampaignData = Annotated[str | None, typer.Option(help="What the file's data set is made from, as `split --data`.")]
+CampaignOut = Annotated[Path | None, typer.Option(help="Folder of the campaign; default: runs/<its name>.")]
+
+
+@campaign.command("plan")
+def plan(
+    file: CampaignFile,
+    out: CampaignOut = None,
+    seed: CampaignSeeds = None,
+    data: CampaignData = None,
+    data_root: DataRoot = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Check a campaign's file, build every target and attack of it, and show its grid and what is left to do."""
+    from eval.plan import KINDS
+    from eval.store import Store
+
+    made = _campaign(file, data, data_root, settings)
+    folder = out or Path("runs") / made.config.name
+    store = Store(folder)
+    counts = {kind: {"jobs": 0, "done": 0} for kind in KINDS}
+    for job in made.of_seeds(seed):
+        counts[job.kind]["jobs"] += 1
+        counts[job.kind]["done"] += store.is_done(job)
+    counts = {kind: found for kind, found in counts.items() if found["jobs"]}
+    if as_json:
+        print_json({"folder": str(folder), "jobs": counts, "cells": made.document()["cells"]})
+        return
+    shown = console()
+    columns, *rows = made.config.overview()
+    seeds = ", ".join(map(str, seed or made.config.seeds))
+    used = [index for index in range(len(columns)) if any(row[index] for row in rows)]
+    titles, lines = [columns[index] for index in used], [[row[index] for index in used] for row in rows]
+    shown.print(table(titles, lines, title=f"{made.config.name}: seeds {seeds}", left=titles))
+    for kind, found in counts.items():
+        shown.print(f"{kind:8} {found['jobs']:4} jobs, {found['done']:4} done", highlight=False)
+    shown.print(f"Folder: {folder}")
+
+
+@campaign.command("run")
+def run(
+    file: CampaignFile,
+    out: CampaignOut = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at a time; default: one for each core.")] = None,
+    seed: CampaignSeeds = None,
+    data: CampaignData = None,
+    data_root: DataRoot = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Run what is not done yet of a campaign: train, capture, attack, score, each in processes of its own.
+
+    May be killed at any moment and run again: what is done stays done, and trainings go on where they were. A job that
+    fails is recorded, and tried again by the next run.
+    """
+    from eval.campaign_kinds import report_campaign
+    from eval.runner import run_campaign
+
+    made = _campaign(file, data, data_root, settings)
+    folder = out or Path("runs") / made.config.name
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    try:
+        outcome = run_campaign(made, folder, seeds=seed, workers=workers, device=device, say=say)
+    except KeyboardInterrupt:
+        say(f"Stopped. The same command goes on from here; `splitleak campaign status {folder}` shows how far it is.")
+        raise
+    written = report_campaign(folder, folder / "report")
+    for job in outcome.failed:
+        say(f"failed: {job.kind} {job.label}; why is in {folder / 'failures' / job.id}.json")
+    for skipped, needed in outcome.skipped.items():
+        say(f"skipped: {skipped}, which needs {needed}")
+    ended = {
+        "folder": str(folder),
+        "done": len(outcome.done),
+        "failed": [job.id for job in outcome.failed],
+        "skipped": len(outcome.skipped),
+        "report": str(written),
+    }
+    text = f"{len(outcome.done)} jobs done, {len(outcome.failed)} failed, {len(outcome.skipped)} skipped; {written}"
+    result(as_json, ended, text)
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@campaign.command("status")
+def status(
+    folder: Annotated[Path, typer.Argument(help="Folder of a campaign.")],
+    as_json: Json = False,
+) -> None:
+    """Show how far a campaign is: jobs done, failed and to do, the last scores, and why jobs failed."""
+    from eval.store import Store
+
+    found = Store(folder).status()
+    if as_json:
+        print_json(found)
+        return
+    states = ("done", "failed", "to do")
+    rows = [(kind, *(str(counts[state]) for state in states)) for kind, counts in found["jobs"].items()]
+    shown = console()
+    shown.print(table(("jobs", *states), rows, title=found["name"], left=("jobs",)))
+    for score in found["scores"]:
+        figures = f"accuracy {score['accuracy']:.1%}, MSE {score['mse']:.4f}, SSIM {score['ssim']:.3f}"
+        shown.print(f"{score['cell']}: {figures}", highlight=False, soft_wrap=True)
+    for failure in found["failures"]:
+        shown.print(f"failed: {failure['job']} ({failure['label']}): {failure['error']}", markup=False, soft_wrap=True)
+
+
+@campaign.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a campaign, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; default: report in the campaign's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a campaign as it stands: the table beside the published one, relations, flags, gallery."""
+    from eval.campaign_kinds import report_campaign
+
+    path = report_campaign(folder, out or folder / "report")
+    result(as_json, {"report": str(path)}, f"Report: {path}")
+
+
+def _campaign(file: Path, data: str | None, data_root: Path | None, settings: list[str] | None) -> "Plan":
+    from eval.campaign_kinds import plan_campaign
+
+    document = read_settings(file, settings)
+    for key, value in (("data", data), ("data_root", data_root and str(data_root))):
+        if value is not None:
+            datasets = document.get("datasets", [])
+            if len(datasets) != 1:
+                raise ValueError(f"expected one data set in {file} for --{key.replace('_', '-')}, got {len(datasets)}")
+            datasets[0][key] = value
+    return plan_campaign(document, str(file))

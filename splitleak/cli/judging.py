@@ -1,0 +1,133 @@
+"""The commands that judge what an attack rebuilt, by figures and by people."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from splitleak.cli.options import Json, Seed
+from splitleak.cli.output import result
+
+Attacked = Annotated[Path, typer.Option(help="Artifact that was attacked.")]
+Cell = Annotated[Path | None, typer.Option(help="TOML or JSON to keep in the record, as its place in a grid.")]
+
+
+def score(
+    artifact: Attacked,
+    attack: Annotated[Path, typer.Option(help="Folder that `splitleak attack` wrote.")],
+    truth: Annotated[Path, typer.Option(help="The victims' images.")],
+    ledger: Annotated[Path, typer.Option(help="The edge's record of the stream.")],
+    out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
+    order: Annotated[int, typer.Option(help="Place of this record in a report.")] = 0,
+    cell: Cell = None,
+    evaluator: Annotated[
+        Path | None, typer.Option(help="Another artifact for the same classes: does it take an image for its class?")
+    ] = None,
+    auxiliary: Annotated[
+        Literal["same", "generic", "distinct", "training"] | None,
+        typer.Option(help="What the attacker's images are; checked, and kept in the record."),
+    ] = None,
+    auxiliary_images: Annotated[Path | None, typer.Option(help="The attacker's images, for --auxiliary.")] = None,
+    auxiliary_data: Annotated[
+        str | None, typer.Option(help="Data set they are of, where no splits.json beside them tells.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge what an attack rebuilt: MSE, SSIM and PSNR of every victim, with their spread.
+
+    --auxiliary is held against the attacker's images and the target's training images (train.npz beside --truth).
+    """
+    from eval.record import make_record
+    from splitleak.config import read_document
+
+    place = None if cell is None else read_document(cell)
+    made = make_record(
+        *(artifact, attack, truth, ledger, out, order, place),
+        evaluator=evaluator,
+        auxiliary=auxiliary,
+        auxiliary_images=auxiliary_images,
+        auxiliary_dataset=auxiliary_data,
+    )
+    scores = made["score"]
+    shown = ("mse", "ssim", "psnr", *("reclassified",) * (evaluator is not None))
+    text = ", ".join(f"{name} {scores[name]['mean']:.4f} ± {scores[name]['std']:.4f}" for name in shown)
+    means = {name: value["mean"] if isinstance(value, Mapping) else value for name, value in scores.items()}
+    result(as_json, {"record": str(out / "record.json"), **means}, f"{out}: {text} over {scores['n']} images")
+
+
+def score_classes(
+    artifact: Attacked,
+    attack: Annotated[Path, typer.Option(help="Folder that `splitleak invert` wrote.")],
+    train_images: Annotated[Path, typer.Option(help="The images that the artifact was trained on.")],
+    evaluator: Annotated[Path, typer.Option(help="Another artifact for the same classes, as judge.")],
+    out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
+    cell: Cell = None,
+    as_json: Json = False,
+) -> None:
+    """Judge one picture a class: is it taken for the class by an independent classifier, and by its pixels."""
+    from eval.class_record import make_class_record
+    from splitleak.config import read_document
+
+    place = None if cell is None else read_document(cell)
+    made = make_class_record(artifact, attack, train_images, evaluator, out, place)
+    judge = {f"evaluator_{name}": made["evaluator"][name] for name in ("accuracy", "on_truth")}
+    means = {name: value["mean"] if isinstance(value, dict) else value for name, value in made["score"].items()}
+    text = (
+        f"{out}: of {means['n']} pictures {means['recognised']:.1%} recognised by an evaluator that is right in "
+        f"{judge['evaluator_accuracy']:.1%}, {means['nearest_mean']:.1%} nearest to their own mean image (chance "
+        f"{means['chance']:.1%}); MSE to that {means['mse']:.4f}, confidence of the target "
+        f"{means['target_confidence']:.3f}"
+    )
+    result(as_json, {"record": str(out / "record.json"), **means, **judge}, text)
+
+
+def study(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Folder that `splitleak invert` wrote.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same classes.")],
+    train_images: Annotated[Path, typer.Option(help="The images that the target was trained on.")],
+    out: Annotated[Path, typer.Option(help="The page, an HTML file that needs no other.")] = Path("runs/study.html"),
+    key: Annotated[Path | None, typer.Option(help="File for which side is whose; default: beside --out.")] = None,
+    each: Annotated[int, typer.Option(min=1, help="Pairs of each class, at most.")] = 1,
+    seconds: Annotated[int, typer.Option(min=0, help="To answer a pair; 0: no limit.")] = 60,
+    chooser: Annotated[
+        Path | None, typer.Option(help="An artifact that answers in a person's place; not the judge of other figures.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Make the page of a blind study: a real image of a class, two reconstructions. Which comes closer?
+
+    Who looks at it saves a file of votes for `splitleak study-score`. The page does not tell which side is whose.
+    """
+    from eval.study import StudyConfig, choose, make_study, write_study
+    from splitleak.artifacts import write_json
+
+    config = StudyConfig(each=each, seconds=seconds, seed=seed)
+    made = make_study(first, second, train_images, config)
+    secret = key or out.with_suffix(".key.json")
+    write_study(made, out, secret, config)
+    document: dict[str, Any] = {"page": str(out), "key": str(secret), "pairs": len(made.key.pairs)}
+    if chooser is not None:
+        votes = out.with_suffix(".votes.json")
+        write_json(votes, choose(made, chooser).document())
+        document["votes"] = str(votes)
+    result(as_json, document, f"{out}: {document['pairs']} pairs; which side is whose is in {secret}")
+
+
+def study_score(
+    votes: Annotated[list[Path], typer.Argument(help="Files that a study's page saved, or its --chooser.")],
+    key: Annotated[Path, typer.Option(help="The key that `splitleak study` wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Count the votes of a blind study: how often A and B were chosen, with Wilson's 95 % interval."""
+    from eval.votes import score_votes
+
+    found = score_votes(votes, key)
+    shown = "; ".join(
+        f"{side.upper()} ({found[side].get('attack', '?')}) {found[side]['share']:.1%}, "
+        f"{found[side]['low']:.1%} to {found[side]['high']:.1%}"
+        for side in ("a", "b")
+    )
+    text = f"{shown}; {found['answers']} answers of {len(found['voters'])}, {found['unanswered']} unanswered"
+    result(as_json, found, text)

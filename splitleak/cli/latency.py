@@ -1,0 +1,132 @@
+"""The commands that weigh latency: its measurement, and the choice of a design under budgets."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from splitleak.cli.options import Device, EmulatedDevice, Json, ResultFile, Threads, use_device
+from splitleak.cli.output import console, print_json, table
+
+Swept = Annotated[list[str] | None, typer.Option(metavar="N,N", help="Comma-separated or repeated; default: 1.")]
+
+
+def latency(
+    artifacts: Annotated[
+        list[Path], typer.Argument(help="Artifact folders; rounds over all settings are interleaved.")
+    ],
+    cut: Annotated[
+        list[str] | None, typer.Option(help="Further cuts of each artifact, with fresh weights; 2,6 or repeated.")
+    ] = None,
+    batch: Swept = None,
+    engine: Annotated[list[str] | None, typer.Option(help="auto, onnx, fused, torch; default: auto.")] = None,
+    codec: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16, uint8, fp16+deflate, uint8+deflate; default: fp32.")
+    ] = None,
+    link: Annotated[
+        list[str] | None, typer.Option(help="loopback, or a profile of `splitleak link`; default: loopback.")
+    ] = None,
+    window: Swept = None,
+    samples: Annotated[int, typer.Option(min=10, help="Requests a setting, at least; p99 is told from 500 on.")] = 200,
+    alternatives: Annotated[
+        bool, typer.Option(help="Also measure all on the device, and the image itself to the cloud.")
+    ] = True,
+    rtt_ms: Annotated[float, typer.Option(min=0, help="Round trip that break-even speeds are told for.")] = 20.0,
+    out: ResultFile = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw latency against the link's speed: .png or .svg.")] = None,
+    device_profile: EmulatedDevice = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a request's way, part by part, for every combination of what is given; options take lists: 1,8.
+
+    Starts a cloud process for each target and takes all settings in turn, so that a noisy machine is noisy for all.
+    Beside the split: all on the device, and the image itself to the cloud; and the link speed at which they break even.
+    """
+    from eval.latency import measure
+    from eval.latency_plan import SweepConfig
+    from eval.latency_plot import check_suffix, draw_latency
+    from splitleak.artifacts import write_json
+    from splitleak.logs import progress
+
+    lists = {"cuts": cut, "batches": batch, "engines": engine, "codecs": codec, "links": link, "windows": window}
+    given = {key: [part for each in found for part in each.split(",")] for key, found in lists.items() if found}
+    about = {"artifacts": artifacts, "samples": samples, "alternatives": alternatives, "rtt_ms": rtt_ms}
+    about |= {"device": device, "threads": threads, "device_profile": device_profile}
+    config = SweepConfig.parse({**given, **about}, source="latency")
+    if plot is not None:
+        check_suffix(plot)
+    use_device(device_profile, threads)
+    with progress("latency") as report:
+        found = measure(config, report)
+    if out is not None:
+        write_json(out, found)
+    if plot is not None:
+        draw_latency(found, plot)
+    if as_json:
+        print_json(found)
+    else:
+        _print_latency(found)
+
+
+def recommend(
+    results: Annotated[list[Path], typer.Argument(help="Folders of campaigns, or of runs such as the demo's.")],
+    latency: Annotated[
+        Path | None, typer.Option(help="What `splitleak latency --out` wrote of the same targets; default: none.")
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None, typer.Option(min=0, help="Points of accuracy below the undefended design, at most.")
+    ] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Median of one request, at most.")] = None,
+    max_bytes: Annotated[float | None, typer.Option(help="Bytes of one image's message, at most.")] = None,
+    link: Annotated[str | None, typer.Option(help="Which link of the latency record; default: its only one.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Which data set of the results; default: the only one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Name the cut, defense and codec that leak least within the budgets, under the strongest attack on record.
+
+    Says what rules the others out, which budget binds, and what was not measured. Exits with 1 where nothing fits.
+    """
+    from eval.candidates import candidates, read_results
+    from eval.recommend import Budgets
+    from eval.recommend import recommend as choose
+    from splitleak.config import read_document
+
+    asked = {"max_accuracy_drop": max_accuracy_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
+    budgets = Budgets.parse(asked, source="recommend")
+    timed = read_document(latency) if latency else None
+    found = choose(candidates(read_results(results, dataset), timed, link), budgets, timed)
+    if as_json:
+        print_json(found)
+    else:
+        _print_recommendation(found)
+    if found["recommended"] is None:
+        raise typer.Exit(1)
+
+
+def _print_latency(found: Mapping[str, Any]) -> None:
+    from eval.latency_table import BREAK_EVEN, break_even_rows, cell_rows
+
+    shown = console(width=180)
+    columns, rows, same = cell_rows(found["cells"])
+    heading = f"Medians in ms over {found['samples']} requests a setting; {same}; {found['provenance']['hardware']}"
+    if found["emulated_device"]:
+        heading = f"{heading}; emulated device {found['emulated_device']['name']}"
+    faster = f"Break-even link speeds, with a round trip of {found['rtt_ms']:g} ms; ~ marks what noise may turn over"
+    tables = [(heading, columns, rows), (faster, BREAK_EVEN, break_even_rows(found["break_even"]))]
+    for title, names, lines in tables:
+        if lines:
+            shown.print(table(names, lines, title=title, left=("target", "way", "split", "beside"), framed=False))
+    for note in found["notes"]:
+        shown.print(note, highlight=False, soft_wrap=True)
+
+
+def _print_recommendation(found: Mapping[str, Any]) -> None:
+    from eval.recommend_table import COLUMNS, rows, verdict
+
+    shown, left = console(width=160), ("design", "codec", "strongest attack", "why")
+    shown.print(table(COLUMNS, rows(found), left=left, wrap=("why",), framed=False))
+    for line in verdict(found):
+        shown.print(line, highlight=False, markup=False, soft_wrap=True)

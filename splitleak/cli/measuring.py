@@ -1,0 +1,137 @@
+"""The commands that measure a target itself: bounds, robustness and cost."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from splitleak.cli.documents import designed, with_settings
+from splitleak.cli.options import (
+    Artifact,
+    Defenses,
+    Device,
+    Json,
+    ResultFile,
+    Seed,
+    Settings,
+    Threads,
+    TrainedOn,
+    use_threads,
+)
+from splitleak.cli.output import console, print_json, result, table
+
+
+def leakage(
+    artifact: Artifact,
+    images: TrainedOn,
+    out: ResultFile = None,
+    samples: Annotated[int, typer.Option(min=2, help="Training images that densities are fitted to, at most.")] = 2000,
+    n_images: Annotated[int, typer.Option(min=1, help="Training images at which the Jacobian is taken.")] = 12,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Bound what any attack can do, and measure the Fisher information of what is sent, without an attack."""
+    from eval.leakage import LeakageConfig, measure
+    from splitleak.artifacts import write_json
+    from splitleak.seeding import resolve_device
+
+    use_threads(threads)
+    config = LeakageConfig(samples=samples, n_images=n_images, seed=seed)
+    found = measure(artifact, images, config, resolve_device(device))
+    if out is not None:
+        write_json(out, found)
+    fisher = found["fsinfo_nats_per_pixel"]
+    told = "unbounded, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
+    spread = f"{found['effective_dimensions']:.1f} effective dimensions of {found['image_dimensions']}"
+    result(as_json, found, f"{artifact}: MSE of any attack at least {found['mse_bound']:.3g}; FSInfo {told}; {spread}")
+
+
+def robustness(
+    artifact: Artifact,
+    images: Annotated[Path, typer.Option(help="Folder from `splitleak split` (or `poison`) that it was trained on.")],
+    out: ResultFile = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Attack a target with FGSM, BIM, PGD and one pixel, untargeted and targeted, and open its backdoor if it has one.
+
+    What is shown are shares of test images on which an attack succeeds, with their 95 % intervals.
+    """
+    from eval.robustness import COLUMNS, RobustnessConfig, backdoor_line, measure_robustness, rows
+    from splitleak.artifacts import write_json
+    from splitleak.seeding import resolve_device
+
+    use_threads(threads)
+    config = RobustnessConfig.parse(with_settings({"seed": seed}, settings), source="robustness")
+    found = measure_robustness(artifact, images, config, resolve_device(device))
+    if out is not None:
+        write_json(out, found)
+    if as_json:
+        print_json(found)
+        return
+    shown = console()
+    title = f"{found['name']}: {found['images']} test images, success rates"
+    shown.print(table(COLUMNS, rows(found), title=title, left=COLUMNS[:1]))
+    if line := backdoor_line(found):
+        shown.print(line, highlight=False)
+
+
+def cost(
+    artifact: Annotated[
+        Path | None, typer.Argument(help="Artifact folder; without one, an untrained design is measured.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The design: TOML or JSON as for train; CIFAR-10's shapes by default.")
+    ] = None,
+    defense: Defenses = None,
+    settings: Settings = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images a batch.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds over torch and ONNX Runtime, in turn.")] = 20,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Count both halves and the decoder that attacks them, and time the halves in torch and ONNX Runtime, on the CPU.
+
+    Shows table S6 of the CEM paper beside it, whose network is `splitleak cost --defense bottleneck`.
+    """
+    from eval.cost import from_artifact, from_config, measure
+    from splitleak.logs import progress
+
+    if artifact is not None and (config or defense or settings):
+        raise typer.BadParameter("expected an artifact, or a design by --config, --defense and --set, got both")
+    if artifact is not None:
+        design = from_artifact(artifact)
+    else:
+        from defenses.training import TargetConfig
+
+        document = {"model": {"channels": 3, "size": 32, "classes": 10}}
+        target = TargetConfig.parse(designed(document, config, defense, settings), source=str(config or "cost"))
+        design = from_config(target, config.stem if config else "untrained")
+    use_threads(threads)
+    with progress("cost") as report:
+        found = measure(design, batch=batch, repeats=repeats, report=report)
+    if as_json:
+        print_json(found)
+    else:
+        _print_cost(found)
+
+
+def _print_cost(found: dict[str, Any]) -> None:
+    from eval.cost import COLUMNS, PUBLISHED_COLUMNS, published, rows
+
+    shown = console(width=120)
+    printed, notes = published()
+    timed = f"ms a batch of {found['batch']}, median of {found['repeats']}, {found['provenance']['hardware']}"
+    for title, columns, lines, below in (
+        (f"{found['name']}; {timed}", COLUMNS, rows(found), found["rules"].values()),
+        ("Published, table S6: vgg11, cut 4, bottleneck C8S1", PUBLISHED_COLUMNS, printed, notes),
+    ):
+        shown.print(table(columns, lines, title=title, left=columns[:1], wrap=False, framed=False))
+        for note in below:
+            shown.print(note, highlight=False)
+        shown.print()

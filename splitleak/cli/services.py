@@ -1,0 +1,255 @@
+"""The commands that run until they are stopped, cloud, edge, tap and link, and the one that makes a client's token."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from splitleak.cli.documents import channel_config, half_of, read_settings, server_config, with_settings
+from splitleak.cli.options import (
+    ChannelFile,
+    CloudHalf,
+    Device,
+    EmulatedDevice,
+    Engine,
+    Json,
+    Seed,
+    Threads,
+    use_device,
+    use_threads,
+)
+from splitleak.cli.output import result
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+ServerFile = Annotated[
+    Path | None, typer.Option("--server", help="TOML or JSON of what is served here: TLS, tokens, limits.")
+]
+NoiseSeed = Annotated[
+    int | None, typer.Option(min=0, help="Repeatable noise, for experiments; default: fresh from the system.")
+]
+Listen = Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 picks one and prints it.")]
+
+
+def cloud(
+    folder: CloudHalf,
+    listen: Listen = "127.0.0.1:8001",
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Serve both halves as one: images in, probabilities out, for everybody.")
+    ] = False,
+    policy: Annotated[
+        Path | None, typer.Option(help="TOML or JSON: what is let out of a prediction; default: all of it.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting of the policy, e.g. top=3; repeatable."),
+    ] = None,
+    noise_seed: NoiseSeed = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="HOST:PORT for Prometheus to read metrics from, over plain HTTP; default: none.")
+    ] = None,
+    capture: Annotated[
+        Path | None, typer.Option(help="Be a curious cloud: write all that comes and goes to this capture.")
+    ] = None,
+    server: ServerFile = None,
+    engine: Engine = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Serve the cloud half, or with --whole all of a model, over the Open Inference Protocol until SIGINT or SIGTERM.
+
+    A policy turns the logits of a half into probabilities; it acts on everybody's answers and is announced.
+    """
+    from cloud.policy import PolicyConfig
+    from cloud.service import CloudConfig
+    from cloud.service import cloud as cloud_service
+    from defenses.artifact import load_cloud, load_whole
+    from splitleak.seeding import resolve_device
+    from splitleak.wire.malloc import keep_big_buffers
+
+    keep_big_buffers()
+    serving = server_config(listen, server, metrics=metrics)
+    use_threads(threads)
+    asked = None
+    if policy is not None or settings:
+        given = read_settings(policy, settings)
+        asked = PolicyConfig.parse(given, source=str(policy or "policy"))
+    found = resolve_device(device)
+    loaded = (
+        load_whole(folder, found, seed=noise_seed, engine=engine)
+        if whole
+        else load_cloud(half_of(folder, "cloud"), found, seed=noise_seed, engine=engine)
+    )
+    config = CloudConfig(server=serving, capture=capture, policy=asked, noise_seed=noise_seed)
+    _serve(cloud_service(config, loaded), listen, as_json, f"cloud serves {loaded.name!r}")
+
+
+def edge(
+    half: Annotated[Path, typer.Argument(help="Artifact folder, or its edge half alone.")],
+    cloud: Annotated[str, typer.Option(help="HOST:PORT of the cloud (or of whoever stands in front of it).")],
+    images: Annotated[Path | None, typer.Option(help="Images to stream: .npz, folder or zip.")] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT: then serve images to callers, until SIGINT or SIGTERM.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="File for the edge's own record of the stream (which image had which id).")
+    ] = None,
+    codec: Annotated[
+        Literal["fp32", "fp16", "uint8", "fp16+deflate", "uint8+deflate"],
+        typer.Option(help="How features travel; uint8 is quantised, deflate packs without loss."),
+    ] = "fp32",
+    window: Annotated[int, typer.Option(min=1, help="Unanswered requests at most.")] = 8,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds an outage may last; meanwhile nothing is lost.")
+    ] = 60.0,
+    input_name: Annotated[
+        str | None, typer.Option(help="The model's input, if its server does not announce it, or several.")
+    ] = None,
+    output_name: Annotated[str | None, typer.Option(help="The output with the logits, likewise.")] = None,
+    channel: ChannelFile = None,
+    server: ServerFile = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Send each of --images so many times in a row.")] = 1,
+    noise_seed: NoiseSeed = None,
+    device_profile: EmulatedDevice = None,
+    engine: Engine = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Run the encoder and the defense on images, and stream features to the cloud.
+
+    With --images it streams them and says how it went; with --listen it then takes images from others, as an app on a
+    device does, and answers with the cloud's logits.
+    """
+    from defenses.artifact import load_edge
+    from edge.client import EdgeConfig
+    from edge.device import EmulatedHalf
+    from edge.run import run_edge
+    from splitleak.seeding import resolve_device
+    from splitleak.wire.malloc import keep_big_buffers
+
+    if images is None and listen is None:
+        raise typer.BadParameter("expected --images to stream, --listen to serve, or both")
+    keep_big_buffers()
+    profile = use_device(device_profile, threads)
+    loaded = load_edge(half_of(half, "edge"), resolve_device(device), seed=noise_seed, engine=engine)
+    config = EdgeConfig(
+        cloud=cloud,
+        model=loaded.name,
+        codec=codec,
+        window=window,
+        patience_s=patience,
+        input_name=input_name,
+        output_name=output_name,
+        channel=channel_config(channel),
+    )
+    serving = None if listen is None else server_config(listen, server)
+    computed = loaded if profile is None else EmulatedHalf(loaded, profile)
+    emulation = {} if profile is None else {"emulated_device": profile.name}
+
+    def say(event: dict[str, Any]) -> None:
+        _event(as_json, {**event, **emulation})
+
+    run_edge(config, computed, images=images, ledger=ledger, server=serving, report=say, repeat=repeat)
+
+
+def token(
+    client: Annotated[str, typer.Argument(help="The client's name, which its limits are counted under.")],
+    tokens: Annotated[Path, typer.Option(help="The server's file; it learns the token's SHA-256 alone.")],
+    out: Annotated[Path, typer.Option(help="The client's file, which only its owner may read.")],
+    as_json: Json = False,
+) -> None:
+    """Make a token for a client of a service; a server that runs knows it after its next start."""
+    from splitleak.wire.security import make_token
+
+    make_token(client, tokens, out)
+    result(as_json, {"client": client, "token_file": str(out)}, f"{out}: a token for {client!r}; known by {tokens}")
+
+
+def tap(
+    upstream: Annotated[str, typer.Option(help="HOST:PORT of the cloud.")],
+    capture: Annotated[
+        Path | None, typer.Option(help="File to write; default: runs/tap.capture, or runs/tap.jsonl with --blind.")
+    ] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Pass bytes on unread, and write down sizes and times: all that TLS leaves.")
+    ] = False,
+    listen: Listen = "127.0.0.1:8002",
+    channel: ChannelFile = None,
+    server: ServerFile = None,
+    as_json: Json = False,
+) -> None:
+    """Stand between edge and cloud, pass everything on, and write it to a capture file until SIGINT or SIGTERM.
+
+    Over TLS it reads what it carries only if the edge trusts the certificate in --server; with --blind it needs none.
+    """
+    from attacker.blind_tap import BlindTapConfig, blind_tap
+    from attacker.tap import TapConfig
+    from attacker.tap import tap as tap_service
+
+    if blind and (channel is not None or server is not None):
+        raise typer.BadParameter("expected --blind, or --channel and --server for a tap that reads, got both")
+    path = capture or Path("runs/tap.jsonl" if blind else "runs/tap.capture")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if blind:
+        service = blind_tap(BlindTapConfig(listen=listen, upstream=upstream, record=path))
+    else:
+        serving, reached = server_config(listen, server), channel_config(channel)
+        service = tap_service(TapConfig(server=serving, upstream=upstream, capture=path, channel=reached))
+    _serve(service, listen, as_json, f"{'blind ' * blind}tap in front of {upstream}, writing {path}")
+
+
+def link(
+    upstream: Annotated[str, typer.Option(help="HOST:PORT that connections are carried on to.")],
+    profile: Annotated[
+        Literal["ethernet", "wifi", "5g", "lte", "3g", "leo", "geo"] | None,
+        typer.Option(help="A kind of network; leo and geo are satellites. Default: no limit and no delay."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. up.rate_mbps=5 or down.delay_ms=20."),
+    ] = None,
+    listen: Listen = "127.0.0.1:8003",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Stand between edge and cloud as a slow link: rate, delay, jitter and stalls each way, until SIGINT or SIGTERM.
+
+    It carries bytes unread, TLS included, and needs no rights. What a profile holds, and where its figures are from,
+    is said in splitleak/wire/link.py.
+    """
+    from contextlib import contextmanager
+
+    from splitleak.wire.link import LinkConfig
+    from splitleak.wire.link import link as carry
+    from splitleak.wire.link import profile as profile_of
+
+    chosen = profile_of(profile) if profile else LinkConfig()
+    asked = LinkConfig.parse(with_settings({**chosen.document(), "seed": seed}, settings), source="link")
+
+    @contextmanager
+    def carrying() -> Iterator[int]:
+        with carry(asked, upstream, listen) as handle:
+            yield handle.port
+
+    _serve(carrying(), listen, as_json, f"link ({profile or 'no profile'}) to {upstream}")
+
+
+def _serve(service: "AbstractContextManager[int]", listen: str, as_json: bool, what: str) -> None:
+    from splitleak.wire.service import run_until_stopped
+
+    host = listen.rpartition(":")[0]
+
+    def announce(port: int) -> None:
+        address = f"{host}:{port}"
+        result(as_json, {"event": "listening", "address": address}, f"{what} on {address} (Ctrl-C stops it)")
+
+    run_until_stopped(service, announce)
+
+
+def _event(as_json: bool, event: dict[str, Any]) -> None:
+    rest = ", ".join(f"{key} {value}" for key, value in event.items() if key != "event")
+    result(as_json, event, f"{event['event']}: {rest}")

@@ -1,0 +1,276 @@
+"""The commands that make a target: its images, its training, what its halves look like and where they go."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from splitleak.cli.documents import designed, half_of, read_settings, with_settings
+from splitleak.cli.options import (
+    Again,
+    Artifact,
+    CloudHalf,
+    DataRoot,
+    Defenses,
+    Device,
+    Json,
+    Preset,
+    Seed,
+    Settings,
+    Threads,
+    TrainedOn,
+    use_threads,
+)
+from splitleak.cli.output import console, print_json, result, table
+
+if TYPE_CHECKING:
+    from splitleak.datasets.splits import Splits
+
+MILLION = 1e6
+
+
+def split(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/images"),
+    data: Annotated[
+        str,
+        typer.Option(
+            help="builtin, photographs, a torchvision set by name, an .npz file, or a folder or zip of images."
+        ),
+    ] = "builtin",
+    data_root: DataRoot = None,
+    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch a set it lacks.")] = False,
+    size: Annotated[int, typer.Option(min=8, help="Height and width the images are resized to.")] = 32,
+    channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 or 3; default: as they are.")] = None,
+    public: Annotated[int, typer.Option(min=1, help="Images the attacker owns.")] = 2000,
+    victims: Annotated[int, typer.Option(min=1, help="Images that cross the wire and are attacked.")] = 200,
+    train_: Annotated[int | None, typer.Option("--train", min=1, help="Training images; default: the rest.")] = None,
+    test: Annotated[int | None, typer.Option(min=1, help="Test images; default: all.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Classes the target knows, drawn by seed; default: all.")
+    ] = None,
+    stratified: Annotated[
+        bool, typer.Option("--stratified", help="Draw each set class by class, so that none lacks one.")
+    ] = False,
+    generic: Annotated[
+        int | None, typer.Option(min=1, help="Images of the other classes; default: as many as public.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Split a data set into the four sets that share no image, one file each.
+
+    With --classes they hold those alone, and generic.npz holds images of the others. The attacker is given public.npz
+    (or generic.npz), the edge victims.npz, and neither of them anything else.
+    """
+    from splitleak.datasets import load
+    from splitleak.datasets.splits import SplitConfig
+    from splitleak.datasets.splits import split as split_images
+
+    loaded = load(data, data_root=data_root, download=download)
+    fitted = loaded.fitted(size, channels or loaded.train.pixels.shape[1])
+    counts = {"public": public, "victims": victims, "train": train_, "test": test, "generic": generic}
+    asked = {"seed": seed, "classes": classes, "stratified": stratified, **counts}
+    splits = split_images(fitted, SplitConfig.parse(asked, source="split"))
+    splits.save(out)
+    found = {part: made["count"] for part, made in splits.record["images"].items()}
+    text = ", ".join(f"{part} {count}" for part, count in found.items())
+    result(as_json, {"folder": str(out), "images": found}, f"{out}: {text}")
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Artifact folder to write.")] = Path("runs/target"),
+    name: Annotated[str | None, typer.Option(help="Name the services give the model; default: the folder's.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder from `splitleak split`; default: the built-in images, split by seed 0.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML or JSON with tables model, defenses, training.")] = None,
+    defense: Defenses = None,
+    settings: Settings = None,
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Again = False,
+    as_json: Json = False,
+) -> None:
+    """Train a split model under a stack of defenses, and write it as an artifact with an edge and a cloud half.
+
+    An interrupted training goes on where it was; one that is done, with the same settings and images, is reused.
+    `--set gaussian-noise.sigma=0.1` sets a defense's own setting.
+    """
+    from defenses.artifact import read_record, save
+    from defenses.training import TargetConfig, TrainingConfig
+    from defenses.training import train as train_target
+    from splitleak.logs import progress
+    from splitleak.seeding import resolve_device
+
+    splits = _splits(images)
+    training = TrainingConfig.paper() if preset == "paper" else TrainingConfig()
+    document: dict[str, Any] = {
+        "model": {
+            "width": 1.0 if preset == "paper" else 0.25,
+            "channels": splits.train.pixels.shape[1],
+            "size": splits.train.pixels.shape[2],
+            "classes": len(splits.train.classes),
+        },
+        "training": training.document(),
+        "seed": seed,
+    }
+    target = TargetConfig.parse(designed(document, config, defense, settings), source=str(config or "train")).pinned()
+    if not force and out.exists():
+        record = read_record(out)
+        if record["target"] == target.document() and record["dataset"] == splits.record:
+            shown = f"{out}: accuracy {100 * record['accuracy']:.2f} % (already trained)"
+            result(as_json, {"artifact": str(out), "accuracy": record["accuracy"], "reused": True}, shown)
+            return
+    use_threads(threads)
+    label = name or out.name
+    with progress(label) as report:
+        trained = train_target(
+            target,
+            splits,
+            device=resolve_device(device),
+            checkpoint=out.with_name(f".{out.name}.checkpoint"),
+            report=report,
+        )
+    save(out, label, trained)
+    accuracy = trained.record["accuracy"]
+    result(
+        as_json,
+        {"artifact": str(out), "accuracy": accuracy, "reused": False},
+        f"{out}: accuracy {100 * accuracy:.2f} %",
+    )
+
+
+def inspect(
+    artifact: Artifact,
+    as_json: Json = False,
+) -> None:
+    """Show the layers, shapes, parameters and multiply-accumulates of both halves of an artifact."""
+    from defenses.artifact import load_cloud, load_edge
+    from splitleak.models.counting import COUNTING_RULE, count
+    from splitleak.seeding import resolve_device
+
+    cpu = resolve_device("cpu")
+    edge_half, cloud_half = load_edge(artifact / "edge", cpu), load_cloud(artifact / "cloud", cpu)
+    counted = {
+        "edge": count(edge_half.encoder, edge_half.input_shape),
+        "cloud": count(cloud_half.head, cloud_half.feature_shape),
+    }
+    if as_json:
+        halves = {half: found.document() for half, found in counted.items()}
+        print_json({"artifact": str(artifact), "rule": COUNTING_RULE, **halves})
+        return
+    shown = console()
+    for half, found in counted.items():
+        shape = edge_half.input_shape if half == "edge" else cloud_half.feature_shape
+        heading = f"{half}: {found.parameters:,} parameters, {found.macs / MILLION:.3f} M MACs, from {shape}"
+        columns = ("layer", "kind", "output", "parameters", "MACs")
+        rows = [
+            (row.name, row.kind, str(row.output_shape), f"{row.parameters:,}", f"{row.macs:,}") for row in found.rows
+        ]
+        shown.print(table(columns, rows, title=heading, left=("layer", "kind")))
+    acting = ", ".join(each.name for each in edge_half.stack) or "nothing"
+    shown.print(f"On the wire: {cloud_half.feature_shape} after {acting}. {COUNTING_RULE}")
+
+
+def export(
+    artifact: CloudHalf,
+    triton: Annotated[Path, typer.Option(help="Triton's model repository, to be made if need be.")],
+    backend: Annotated[
+        Literal["onnxruntime", "python"],
+        typer.Option(help="python: for a Triton without the other; its Python needs numpy and onnxruntime."),
+    ] = "onnxruntime",
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Rows that Triton computes together at most.")] = 64,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the cloud half as a model for a Triton Inference Server, which our edge can then use unchanged.
+
+    Clients see what they see of `splitleak cloud` without a policy: features in, logits out, under the same names.
+    """
+    from defenses.artifact import load_cloud
+    from splitleak.models.triton import write_triton_model
+    from splitleak.seeding import resolve_device
+
+    half = load_cloud(half_of(artifact, "cloud"), resolve_device("cpu"))
+    written = write_triton_model(
+        triton,
+        half.name,
+        half.head,
+        half.feature_shape,
+        half.classes,
+        backend=backend,
+        max_batch_size=max_batch_size,
+        replace=force,
+    )
+    result(as_json, {"model": half.name, "folder": str(written), "backend": backend}, f"{written}: for Triton")
+
+
+def purify(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder of the target.")],
+    images: TrainedOn,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/purifier"),
+    config: Annotated[Path | None, typer.Option(help="TOML or JSON with the purifier's settings.")] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Train a purifier of a target's score vectors, and measure what it costs in accuracy and in confidence.
+
+    `splitleak cloud --set purifier=FOLDER` puts it before the service's answers. It learns from training images, or,
+    with `--set reference=test`, from half of the test images, and never from the attacker's or the victims'.
+    """
+    from defenses.purification import PurifierConfig, save_purifier
+    from defenses.purifying import purify as purify_target
+    from splitleak.artifacts import provenance
+    from splitleak.datasets.splits import Splits
+    from splitleak.logs import progress
+    from splitleak.seeding import resolve_device
+
+    given = read_settings(config, settings)
+    asked = PurifierConfig.parse(given, source=str(config or "purify"))
+    use_threads(threads)
+    splits, checkpoint = Splits.load(images), out.with_name(f".{out.name}.checkpoint")
+    with progress(out.name) as report:
+        purifier, record = purify_target(
+            artifact, splits, asked, seed, device=resolve_device(device), report=report, checkpoint=checkpoint
+        )
+    save_purifier(out, purifier, {**record, "provenance": provenance()})
+    cost = record["cost"]
+    shown = f"accuracy {cost['accuracy']['before']:.2%} to {cost['accuracy']['after']:.2%}"
+    shown = f"{shown}, confidence distortion {cost['confidence_distortion']:.4f}"
+    result(as_json, {"purifier": str(out), **cost}, f"{out}: {shown} over {cost['images']} {cost['set']} images")
+
+
+def poison(
+    images: Annotated[Path, typer.Argument(help="Folder from `splitleak split`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the same images with a backdoor in the training set.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="E.g. trigger=blended, fraction=0.05; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put a backdoor's trigger on some training images, and its class; `train` and `robustness` then take --out."""
+    from eval.backdoor import PoisonConfig
+    from eval.backdoor import poison as poison_splits
+    from splitleak.datasets.splits import Splits
+
+    config = PoisonConfig.parse(with_settings({}, settings), source="poison")
+    before = Splits.load(images)
+    made = poison_splits(before, config)
+    made.save(out)
+    count = max(1, round(config.fraction * len(before.train)))
+    document = {"folder": str(out), "poisoned": count, "poison": config.document()}
+    result(as_json, document, f"{out}: {count} of {len(before.train)} training images poisoned by {config.trigger}")
+
+
+def _splits(folder: Path | None) -> "Splits":
+    from splitleak.datasets import load
+    from splitleak.datasets.splits import SplitConfig, Splits
+    from splitleak.datasets.splits import split as split_images
+
+    return Splits.load(folder) if folder is not None else split_images(load("builtin").fitted(32, 1), SplitConfig())

@@ -1,0 +1,55 @@
+import json
+import sys
+
+import pytest
+
+from splitleak.cli import main
+
+QUICK = ("--set", "model.architecture=cnn", "--set", "model.width=0.5", "--set", "training.epochs=1")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory, small_splits):
+    folder = tmp_path_factory.mktemp("images")
+    small_splits.save(folder)
+    return folder
+
+
+def called(capsys, monkeypatch, *arguments):
+    """Exit status, standard output and standard error of a command run in this process."""
+    monkeypatch.setattr(sys, "argv", ["splitleak", *map(str, arguments)])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    found = capsys.readouterr()
+    return stopped.value.code or 0, found.out, found.err
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    return lambda *arguments: called(capsys, monkeypatch, *arguments)
+
+
+@pytest.fixture
+def train(call, images, tmp_path):
+    def run(*arguments):
+        code, out, err = call("train", "--images", images, "--out", tmp_path / "toy", "--json", *QUICK, *arguments)
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def refusal(call, tmp_path, monkeypatch):
+    """The one line on standard error that a command ends with when its input is bad."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        code, out, err = call(*arguments)
+        assert (code, out) == (1, "")
+        assert err.startswith("splitleak: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run

@@ -1,0 +1,84 @@
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from splitleak.cli import app, main
+from splitleak.cli.campaigns import campaign
+
+COMMANDS = (
+    "split",
+    "train",
+    "inspect",
+    "export",
+    "purify",
+    "prior",
+    "cloud",
+    "edge",
+    "tap",
+    "link",
+    "token",
+    "predict",
+    "query",
+    "attack",
+    "invert",
+    "score",
+    "score-classes",
+    "latency",
+    "recommend",
+    "cost",
+    "leakage",
+    "poison",
+    "robustness",
+    "study",
+    "study-score",
+    "report",
+    "demo",
+)
+
+OF_CAMPAIGNS = ("plan", "run", "status", "report")
+
+HELP = """
+import sys
+from splitleak.cli import app
+for arguments in [["--help"], *([*name.split(), "--help"] for name in sys.argv[1:])]:
+    try:
+        app(arguments)
+    except SystemExit as stopped:
+        assert stopped.code == 0, (arguments, stopped.code)
+heavy = {"torch", "torchvision", "grpc", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_every_command_explains_itself_without_loading_what_computes():
+    commands = (*COMMANDS, *(f"campaign {name}" for name in OF_CAMPAIGNS))
+    subprocess.run([sys.executable, "-c", HELP, *commands], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
+def test_the_commands_are_these():
+    assert {command.name or command.callback.__name__ for command in app.registered_commands} == set(COMMANDS)
+    assert {command.name for command in campaign.registered_commands} == set(OF_CAMPAIGNS)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"campaign {name}" for name in OF_CAMPAIGNS)])
+def test_help_ends_well_and_names_every_option(command):
+    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "--json" in result.output
+    assert "[]" not in result.output  # brackets in a help text are taken for markup, and vanish
+
+
+def test_options_that_cannot_be_are_usage_errors(call):
+    assert call("tap", "--upstream", "h:1", "--blind", "--server", "server.toml")[0] == 2
+    assert call("edge", "half", "--cloud", "h:1")[0] == 2
+    assert call("train", "--seed", "-1")[0] == 2
+    assert call("levitate")[0] == 2
+
+
+def test_the_cause_is_shown_when_asked(call, monkeypatch):
+    monkeypatch.setenv("SPLITLEAK_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["splitleak", "inspect", "nothing"])
+    with pytest.raises(FileNotFoundError):
+        main()

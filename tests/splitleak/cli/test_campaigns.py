@@ -1,0 +1,76 @@
+import json
+import re
+
+import pytest
+
+TINY = """
+name = "tiny"
+seeds = [0, 1]
+datasets = [{ name = "builtin", channels = 1, size = 16 }]
+models = [{ name = "cnn", architecture = "cnn" }]
+methods = [{ name = "Noise", defenses = [{ name = "gaussian-noise" }] }]
+attacks = [{ name = "decoder", attack = "decoder" }]
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def test_a_campaigns_plan_counts_jobs_and_what_is_done(call, tiny, tmp_path):
+    asked = ("campaign", "plan", tiny, "--out", tmp_path / "run", "--json")
+    found = json.loads(call(*asked)[1])
+    assert {kind: jobs["jobs"] for kind, jobs in found["jobs"].items()} == {
+        "split": 2,
+        "train": 2,
+        "capture": 2,
+        "cell": 2,
+        "leakage": 2,
+    }
+    assert [cell["seed"] for cell in found["cells"]] == [0, 1]
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run" / "targets" / found["cells"][0]["target"]).mkdir(parents=True)
+    one = json.loads(call(*asked, "--seed", 0)[1])
+    assert one["jobs"]["train"] == {"jobs": 1, "done": 1}
+    code, out, _ = call("campaign", "plan", tiny, "--out", tmp_path / "run")
+    assert code == 0
+    assert "Noise" in out
+
+
+def test_settings_reach_into_a_campaign_by_name(call, tiny):
+    def targets(*settings):
+        return {cell["target"] for cell in json.loads(call("campaign", "plan", tiny, "--json", *settings)[1])["cells"]}
+
+    changed = targets("--set", "methods.Noise.training.epochs=3")
+    assert not changed & targets()
+    assert targets("--set", "attacks.decoder.settings.epochs=3") == targets()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--set", "methods.Noise.training.epoch=3"), "tiny.toml: method 'Noise', model 'cnn': .*training.epoch"),
+        (("--set", "methods.Nose.training.epochs=3"), "expected a table 'Nose'"),
+        (("--data", "nowhere.npz"), "expected data of builtin, .*got 'nowhere.npz'"),
+        (("--seed", 5), r"expected seeds of \[0, 1\], got \[5\]"),
+    ],
+)
+def test_a_campaigns_mistakes_are_one_line(call, tiny, options, said):
+    code, _, err = call("campaign", "plan", tiny, *options)
+    assert code == 1
+    assert re.search(said, err)
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_data_for_one_data_set_of_several_are_refused(call, tiny):
+    tiny.write_text(TINY.replace("datasets = [", "datasets = [{ name = 'other', channels = 1 }, "))
+    code, _, err = call("campaign", "plan", tiny, "--data", "builtin")
+    assert (code, "expected one data set in" in err) == (1, True)
+
+
+def test_the_status_of_what_is_no_campaign_is_refused(call, tmp_path):
+    code, _, err = call("campaign", "status", tmp_path)
+    assert (code, "expected a folder that `splitleak campaign run` wrote" in err) == (1, True)

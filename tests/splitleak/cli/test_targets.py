@@ -1,0 +1,114 @@
+import json
+
+import pytest
+
+from defenses.purification import load_purifier
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--defense", "magic"), "magic"),
+        (("--set", "model.architecture=cnn", "--set", "training.epochs=1", "--device", "abacus"), "abacus"),
+    ],
+)
+def test_a_target_that_cannot_be_trained_is_one_line_on_standard_error(refusal, images, arguments, said):
+    assert said in refusal("train", *arguments, "--images", images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("inspect", "nothing"), "nothing"),
+        (("export", "nothing", "--triton", "models"), "nothing"),
+        (("split", "--data", "nothing.npz"), "nothing.npz"),
+        (("split", "--victims", "1000000"), "victims 1000000"),
+    ],
+)
+def test_what_is_not_there_is_one_line_on_standard_error(refusal, arguments, said):
+    assert said in refusal(*arguments)
+
+
+def test_training_the_same_target_again_reuses_it(train, tmp_path):
+    first = train()
+    assert first["reused"] is False
+    stamp = (tmp_path / "toy" / "artifact.json").stat().st_mtime_ns
+    again = train()
+    assert again == {**first, "reused": True}
+    assert (tmp_path / "toy" / "artifact.json").stat().st_mtime_ns == stamp
+
+
+def test_another_setting_another_seed_or_force_trains_again(train, tmp_path):
+    train()
+    assert train("--seed", "1")["reused"] is False
+    assert train("--seed", "1", "--set", "training.momentum=0.8")["reused"] is False
+    assert train("--seed", "1", "--set", "training.momentum=0.8", "--force")["reused"] is False
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]
+
+
+def test_purify_writes_a_purifier_that_loads_and_says_what_it_costs(train, images, call, tmp_path):
+    train()
+    asked = ("purify", tmp_path / "toy", "--images", images, "--out", tmp_path / "p", "--set", "epochs=2")
+    code, out, _ = call(*asked, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert load_purifier(tmp_path / "p").config.epochs == 2
+    record = json.loads((tmp_path / "p" / "record.json").read_text())
+    assert record["cost"].items() <= found.items()
+    assert record["provenance"]["command"].startswith("splitleak purify")
+    assert call(*asked, "--set", "epoch=2")[0] == 1
+    code, out, _ = call(*asked)
+    assert "confidence distortion" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "toy"]
+
+
+def test_inspect_shows_both_halves_and_counts_all_parameters(train, call, tmp_path):
+    train()
+    code, out, _ = call("inspect", tmp_path / "toy", "--json")
+    found = json.loads(out)
+    assert code == 0
+    for half in ("edge", "cloud"):
+        assert found[half]["parameters"] > 0
+        assert found[half]["macs"] > 0
+    code, out, _ = call("inspect", tmp_path / "toy")
+    assert code == 0
+    assert "edge: " in out
+    assert "cloud: " in out
+    assert "after nothing" in out
+
+
+def test_export_writes_a_model_for_triton_once_and_again_only_by_force(train, call, tmp_path):
+    train()
+    command = ("export", tmp_path / "toy", "--triton", tmp_path / "models", "--backend", "python")
+    code, out, _ = call(*command, "--json")
+    assert (code, json.loads(out)["folder"]) == (0, str(tmp_path / "models" / "toy"))
+    assert (tmp_path / "models" / "toy" / "1" / "model.py").is_file()
+    code, out, err = call(*command)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "--force" in err
+    assert call(*command, "--force")[0] == 0
+
+
+def test_split_writes_four_files_that_share_no_image(call, tmp_path):
+    code, out, _ = call(
+        *("split", "--out", tmp_path / "s", "--size", "16", "--json"),
+        *("--train", "30", "--public", "20", "--victims", "10", "--test", "5"),
+    )
+    assert code == 0
+    assert json.loads(out)["images"] == {"train": 30, "public": 20, "victims": 10, "test": 5}
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {
+        *("train.npz", "public.npz", "victims.npz", "test.npz"),
+        "splits.json",
+    }
+
+
+def test_split_of_some_classes_writes_the_others_beside_them(call, tmp_path):
+    code, out, err = call(
+        *("split", "--out", tmp_path / "s", "--size", "16", "--json", "--classes", 3, "--stratified"),
+        *("--train", "30", "--public", "20", "--victims", "10", "--test", "6"),
+    )
+    assert code == 0, err
+    assert json.loads(out)["images"] == {"train": 30, "public": 20, "victims": 10, "test": 6, "generic": 20}
+    record = json.loads((tmp_path / "s" / "splits.json").read_text())
+    assert (len(record["classes"]), record["config"]["stratified"]) == (3, True)
+    assert (tmp_path / "s" / "generic.npz").is_file()
