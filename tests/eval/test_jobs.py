@@ -79,7 +79,7 @@ def test_a_campaign_killed_at_random_moments_ends_with_the_records_of_one_left_a
     assert found["differ"] == []
     assert found["exits"][0] == found["exits"][-1] == 0
     assert found["compared"] == 2 * 2 + 1  # record and pictures of each cell, and the target's leakage
-    assert found["kills"] == KILLS
+    assert 1 <= found["kills"] <= KILLS  # fewer where a faster moment of the machine finished it before the last
     assert not list(alone.glob("failures/*"))
 
 
