@@ -94,19 +94,30 @@ class ReportEntry(Config):
     pictures: int = Field(default=8, ge=1, description="victims in the gallery")
 
 
-class CampaignConfig(Config):
-    """The grid: every data set × model × method (alone, and with what is stacked on top) × attack × seed."""
+class CampaignHead(Config):
+    """What every campaign's file begins with."""
 
-    kind: Literal["features"] = "features"
     name: Name
     title: str = ""
     preset: Literal["cpu", "paper"] = "cpu"
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `TrainingConfig`")
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"expected each seed once, got {list(self.seeds)}")
+        return self
+
+
+class CampaignConfig(CampaignHead):
+    """The grid: every data set × model × method (alone, and with what is stacked on top) × attack × seed."""
+
+    kind: Literal["features"] = "features"
     published: str | None = Field(default=None, description="the published table that the report sets beside ours")
     split: SplitCounts = SplitCounts()
     datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
     models: tuple[ModelEntry, ...] = Field(min_length=1)
-    training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `TrainingConfig`")
     plus: PlusEntry | None = None
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     attacks: tuple[AttackEntry, ...] = Field(min_length=1)
@@ -118,8 +129,6 @@ class CampaignConfig(Config):
             names = [entry.name for entry in getattr(self, table)]
             if len(set(names)) != len(names):
                 raise ValueError(f"expected every one of {table} to have a name of its own, got {names}")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"expected each seed once, got {list(self.seeds)}")
         if self.plus is None and any(method.plus for method in self.methods):
             raise ValueError("expected a table [plus] with a name, as a method has a plus of its own")
         if self.published is not None and self.published not in published.names():

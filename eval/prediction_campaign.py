@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,7 +15,15 @@ from cloud.policy import PolicyConfig
 from defenses.purification import PurifierConfig
 from defenses.stack import DefenseConfig
 from eval.auxiliary import Auxiliary
-from eval.campaign import DatasetEntry, ModelEntry, Name, check_target, target_document
+from eval.campaign import (
+    CampaignHead,
+    DatasetEntry,
+    ModelEntry,
+    Name,
+    SplitCounts,
+    check_target,
+    target_document,
+)
 from eval.claims import ClaimEntry
 from splitleak.config import Config, merged
 
@@ -23,13 +31,9 @@ _OTHER_SEED = 1000
 """Added to a seed for the evaluator's: a network that shares nothing with the target but its training images."""
 
 
-class PredictionSplit(Config):
-    """How many images go where, see `SplitConfig`; ``public`` is also the size of the other auxiliary sets."""
+class PredictionSplit(SplitCounts):
+    """Of which ``public`` is also the size of the other auxiliary sets."""
 
-    public: int = Field(default=2000, ge=1)
-    victims: int = Field(default=200, ge=1)
-    train: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
     stratified: bool = False
 
 
@@ -74,18 +78,13 @@ class FigureEntry(Config):
     rows: tuple[RowEntry, ...] = Field(min_length=1)
 
 
-class FigureCampaign(Config):
+class FigureCampaign(CampaignHead):
     """Figures × seeds on one data set, with one evaluator for each set of classes."""
 
-    name: Name
-    title: str = ""
-    preset: Literal["cpu", "paper"] = "cpu"
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     split: PredictionSplit = PredictionSplit()
     datasets: tuple[DatasetEntry] = Field(description="exactly one; --data puts another in its place")
     distinct: DistinctEntry = DistinctEntry()
     model: ModelEntry
-    training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `TrainingConfig`")
     evaluator: ModelEntry = Field(description="the judge's own classifier, trained on the target's images")
     evaluator_training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's")
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of attacks, by their names")
@@ -103,8 +102,6 @@ class FigureCampaign(Config):
             rows = [row.name for row in figure.rows]
             if len(set(rows)) != len(rows):
                 raise ValueError(f"expected every row of {figure.name!r} to have a name of its own, got {rows}")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"expected each seed once, got {list(self.seeds)}")
         for claim in self.claims:
             claim.check_names(self.claimable())
         if self.evaluator.architecture == self.model.architecture:
