@@ -142,6 +142,7 @@ def test_data_that_is_not_there_is_named():
         ("cem_small", 7, ["decoder", "gan"]),
         ("cem_cifar10", 7, ["decoder", "gan"]),
         ("cem_cifar10_5k", 3, ["decoder"]),
+        ("cem_small_adaptive", 7, ["decoder 8 views"]),
     ],
 )
 def test_the_campaigns_that_ship_can_be_built_and_have_a_published_row_for_every_one_of_theirs(name, methods, attacks):
