@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from defenses.adaptive import white_box
 from defenses.artifact import WholeModel
 from splitleak.datasets.images import Images
 from splitleak.measures.layer_fisher import classification_loss, inversion_loss, layer_fisher
@@ -26,7 +27,7 @@ def layer_information(
     Raises:
         ValueError: A class has no private image, or there are no rebuilt ones.
     """
-    network = nn.Sequential(target.edge.encoder, target.cloud.head).eval()
+    network = white_box(target)
     classes = by_class.shape[0]
     each = max(1, min(by_class.shape[1], images // classes))
     labels = torch.arange(classes).repeat_interleave(each)

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from defenses.adaptive import white_box
 from defenses.artifact import WholeModel, load_whole, read_record
 from eval.backdoor import PoisonConfig, backdoor_success
 from eval.evaluator import probabilities
@@ -55,7 +56,7 @@ def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, d
     test = splits.test.select(torch.arange(min(config.images, len(splits.test))))
     pixels, labels = test.floats(), test.labels
     wanted = (labels + 1) % whole.classes
-    network = nn.Sequential(whole.edge.encoder, whole.cloud.head).requires_grad_(False)
+    network = white_box(whole).requires_grad_(False)
     attacks: dict[str, dict[str, Any]] = {}
     for name, attack in _attacks(config).items():
         attacks[name] = {}
