@@ -1,5 +1,6 @@
 """What the edge runs on an image before anything leaves the device: the encoder and its defense, seen from outside."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,20 @@ class Encoder(Protocol):
 
     def encode(self, images: npt.NDArray[np.float32], /) -> npt.NDArray[np.float32]:
         """Images ``(N, C, H, W)`` in [0, 1] to features ``(N, *feature_shape)``; called from one thread at a time."""
+
+
+@dataclass(frozen=True)
+class PassThrough:
+    """The encoder of a device that sends what it is given."""
+
+    input_shape: tuple[int, ...]
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        return self.input_shape
+
+    def encode(self, images: npt.NDArray[np.float32], /) -> npt.NDArray[np.float32]:
+        return images
 
 
 def check_images(images: npt.NDArray[np.float32], input_shape: tuple[int, ...]) -> None:

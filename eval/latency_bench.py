@@ -17,7 +17,7 @@ from defenses.artifact import EdgeHalf, HalfConfig, WholeModel, load_cloud, load
 from defenses.training import Target, assemble
 from edge.client import EdgeClient, EdgeConfig, Prediction
 from edge.device import DeviceProfile, EmulatedHalf, device_profile, stretched
-from edge.encoder import Encoder
+from edge.encoder import Encoder, PassThrough
 from eval.latency_plan import NO_LINK, Setting, SweepConfig
 from eval.processes import Service, service
 from splitleak.datasets import load
@@ -62,20 +62,6 @@ class Runner:
         started = time.monotonic()
         samples = self.run(batches)
         return samples, batch * count / (time.monotonic() - started)
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """The encoder of a device that sends the image itself."""
-
-    input_shape: tuple[int, ...]
-
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        return self.input_shape
-
-    def encode(self, images: Floats) -> Floats:
-        return images
 
 
 @contextmanager
@@ -197,7 +183,7 @@ def _runner(
     images = _images(model.size, model.channels)
     factor = emulated.factor if emulated else 1.0
     if setting.way == "image":
-        encoder: Encoder = _Pixels(model.image_shape)
+        encoder: Encoder = PassThrough(model.image_shape)
     else:
         half: EdgeHalf = load_edge(subject.folder / "edge", device, engine=setting.engine)
         facts["edge_engine"] = half.engine.name

@@ -19,6 +19,7 @@ import grpc
 import numpy as np
 
 from edge.client import EdgeClient, EdgeConfig
+from edge.encoder import PassThrough
 from splitleak.wire import codec
 from splitleak.wire.channel import ChannelConfig, connect
 from splitleak.wire.pb import open_inference_pb2 as pb
@@ -60,20 +61,6 @@ class Task:
     @property
     def features(self) -> Floats:
         return np.random.default_rng(0).random((self.rows, *self.shape), dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class Plain:
-    """An encoder that sends what it is given."""
-
-    input_shape: tuple[int, ...]
-
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        return self.input_shape
-
-    def encode(self, images: Floats) -> Floats:
-        return images
 
 
 def one_by_one(call: Callable[[], Floats], count: int) -> Sent:
@@ -148,7 +135,7 @@ def by_our_client(task: Task, *, streams: bool = True) -> Iterator[Sender]:
     """The edge's client as it is, with all its checks: one stream where the server has it, else calls."""
     numbers, values = itertools.count(), task.features
     config = EdgeConfig(cloud=task.address, model=task.model, window=task.in_flight, channel=CHANNEL, streams=streams)
-    with EdgeClient(Plain(task.shape), config) as client:
+    with EdgeClient(PassThrough(task.shape), config) as client:
 
         def call() -> Floats:
             return client.submit(values, str(next(numbers))).result(TIMEOUT_S).output
