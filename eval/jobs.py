@@ -50,14 +50,15 @@ def _train(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
 
 def _started(bench: Bench, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The target's settings, in which a transfer that names no artifact has the campaign's own."""
-    target = dict(settings["target"])
-    if "pretrained" in settings:
-        own = {"name": "transfer", "config": {"pretrained": None}}
-        source = {"config": {"pretrained": str(bench.below(settings["pretrained"]))}}
-        target["defenses"] = [
-            merged(each, source) if merged(each, own) == each else each for each in target["defenses"]
-        ]
-    return target
+    if "pretrained" not in settings:
+        return dict(settings["target"])
+    source = {"config": {"pretrained": str(bench.below(settings["pretrained"]))}}
+
+    def started(defense: Mapping[str, Any]) -> Mapping[str, Any]:
+        own = defense["name"] == "transfer" and defense["config"]["pretrained"] is None
+        return merged(defense, source) if own else defense
+
+    return {**settings["target"], "defenses": [started(each) for each in settings["target"]["defenses"]]}
 
 
 def _capture(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:

@@ -38,6 +38,7 @@ class _Seed:
         self._config, self._seed = config, seed
         self._print = fingerprint(config.dataset.data)
         self._distinct_print = fingerprint(config.distinct.data)
+        self._public_print = None if config.pretraining is None else fingerprint(config.pretraining.data)
         self._shares: dict[str, set[int]] = {}
         self._auxiliaries: dict[str, set[str]] = {}
         for _, row in config.rows():
@@ -142,8 +143,7 @@ class _Seed:
     def _split_job(self, name: str, found: str, dataset: Mapping[str, Any], split: Mapping[str, Any]) -> Job:
         key = digest([found, dataset["size"], dataset["channels"], split])
         folder = f"images/{name}-s{self._seed}-{key}"
-        classes = f", {split['classes']} classes" if split.get("classes") else ""
-        label = f"{name}{classes}, seed {self._seed}"
+        label = f"{name}{_of_classes(split.get('classes'))}, seed {self._seed}"
         settings = {**dataset, "folder": folder, "split": split}
         return Job(f"split-{key}", "split", label, self._seed, f"{folder}/splits.json", (), 1.0, settings)
 
@@ -151,22 +151,23 @@ class _Seed:
         """The images of the pre-training, all of them public."""
         config = self._config
         assert config.pretraining is not None
+        assert self._public_print is not None
         counts = SplitCounts.parse(merged({"public": 1, "victims": 1}, config.pretraining.split), source="pretraining")
         dataset = {**config.dataset.document(), "data": config.pretraining.data}
         split = {"seed": self._seed, **counts.document()}
-        return self._split_job("pretraining", fingerprint(config.pretraining.data), dataset, split)
+        return self._split_job("pretraining", self._public_print, dataset, split)
 
     def _pretrain(self) -> Job:
         return self._train_job(self._public(), self._config.pretrained_target(self._seed), "pre-trained")
 
     def _train(self, row: RowEntry) -> Job:
         names = ", ".join(defense.name for defense in row.defenses) or "target"
-        name = f"{names}{f', {row.classes} classes' if row.classes else ''}"
+        name = f"{names}{_of_classes(row.classes)}"
         before = self._pretrain() if self._config.transfers(row) else None
         return self._train_job(self._split(row), self._config.target(row, self._seed), name, before)
 
     def _evaluator(self, row: RowEntry) -> Job:
-        name = f"evaluator{f', {row.classes} classes' if row.classes else ''}"
+        name = f"evaluator{_of_classes(row.classes)}"
         return self._train_job(self._split(row), self._config.evaluator_target(self._seed), name)
 
     def _train_job(self, split: Job, target: Mapping[str, Any], name: str, before: Job | None = None) -> Job:
@@ -233,6 +234,11 @@ class _Seed:
             return f"{self._distinct(row).settings['folder']}/public.npz"
         part = {"same": "public", "generic": "generic", "training": "train"}[kind]
         return f"{self._split(row).settings['folder']}/{part}.npz"
+
+
+def _of_classes(classes: int | None) -> str:
+    """What a label says of a target that does not know all classes."""
+    return f", {classes} classes" if classes else ""
 
 
 def _title(config: FigureCampaign, row: RowEntry) -> str:

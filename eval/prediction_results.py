@@ -239,10 +239,8 @@ class PredictionResults:
 
     def by_seed(self, figure: str, row: str, metric: str) -> dict[int, float]:
         """A metric of a row by seed, where measured."""
-        if figure in self.groups:
-            best = ((seed, cell.measure(metric)) for seed, cell in self.strongest(row, figure).items())
-            return {seed: value for seed, value in best if value is not None}
-        found = ((cell.seed, cell.measure(metric)) for cell in self.of(figure, row))
+        cells = self.strongest(row, figure).values() if figure in self.groups else self.of(figure, row)
+        found = ((cell.seed, cell.measure(metric)) for cell in cells)
         return {seed: value for seed, value in found if value is not None}
 
     def spread(self, figure: str, row: str, metric: str) -> Spread | None:
