@@ -74,7 +74,10 @@ def networks(
     """An untrained generator and its critic on the run's device, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(run.seed, name, "init"))
-        return Generator(config).to(run.device), Critic(config, norm, outputs).to(run.device)
+        sides = Generator(config), Critic(config, norm, outputs)
+    for network in sides:
+        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return sides
 
 
 def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str) -> list[dict[str, float]]:

@@ -121,7 +121,8 @@ class _Game(Game):
         return learnt + (unreal(real) + functional.softplus(fake.logsumexp(1))).mean() / 2
 
     def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        real, fake = (self.critic.features(images).flatten(1).mean(0) for images in (self.images[rows], fakes))
-        logs = self.critic(fakes).log_softmax(1)
-        loss: Tensor = (real - fake).abs().mean() - self.config.entropy_weight * (logs.exp() * logs).sum()
+        real, fake = self.critic.features(self.images[rows]), self.critic.features(fakes)
+        apart = real.flatten(1).mean(0) - fake.flatten(1).mean(0)
+        logs = self.critic.judge(fake).log_softmax(1)
+        loss: Tensor = apart.abs().mean() - self.config.entropy_weight * (logs.exp() * logs).sum()
         return loss

@@ -144,7 +144,10 @@ class Critic(nn.Module):
         return features
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        features = self.features(images)
+        return self.judge(self.features(images), labels)
+
+    def judge(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What is said of images that have these `features`."""
         scores: Tensor = self.last(features).flatten(1)
         if self.classes is not None:
             scores = scores + (self.classes(labels) * features.sum((2, 3))).sum(1, keepdim=True)
