@@ -32,9 +32,12 @@ _OTHER_SEED = 1000
 
 
 class PredictionSplit(SplitCounts):
-    """Of which ``public`` is also the size of the other auxiliary sets."""
+    """Of which ``public`` is also the size of the other auxiliary sets, unless ``generic`` says otherwise."""
 
     stratified: bool = False
+    generic: int | None = Field(
+        default=None, ge=1, description="images of the other classes; default: as many as public"
+    )
 
 
 class DistinctEntry(Config):
@@ -154,7 +157,10 @@ class FigureCampaign(CampaignHead):
             ValueError: A count does not fit.
         """
         split = PredictionSplit.parse(merged(self.split.document(), row.split), source="split")
-        return {**split.document(), "classes": row.classes}
+        given = {**split.document(), "classes": row.classes}
+        if split.generic is None:  # it came after the first recorded results
+            del given["generic"]
+        return given
 
     def overview(self) -> list[tuple[str, ...]]:
         """The figures' rows: target, what is let out of it and shared, and who attacks with what."""
