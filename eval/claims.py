@@ -1,8 +1,9 @@
 """What a campaign of predictions is said to show: each claim typed in its file, then held against the records."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -53,7 +54,11 @@ class ClaimEntry(Config):
 
     def holds(self, lower: float, higher: float) -> bool:
         """Whether the two figures are as claimed."""
-        return abs(higher - lower) <= self.within if self.within is not None else self.factor * lower <= higher
+        return self.margin(lower, higher) >= 0
+
+    def margin(self, lower: float, higher: float) -> float:
+        """By how much the two figures are as claimed; negative where they are not."""
+        return self.within - abs(higher - lower) if self.within is not None else higher - self.factor * lower
 
     @property
     def statement(self) -> str:
@@ -76,6 +81,18 @@ class Checked:
     held: tuple[int, ...]
     """The seeds in which it holds taken alone."""
     seeds: tuple[int, ...]
+    margins: tuple[float, ...] = ()
+    """By how much it holds in each seed, see `ClaimEntry.margin`."""
+
+    @property
+    def error(self) -> float | None:
+        """Standard error over seeds of the mean margin; None of fewer than two."""
+        return stdev(self.margins) / math.sqrt(len(self.margins)) if len(self.margins) > 1 else None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether two standard errors would turn the verdict; with few seeds that is not much to ask."""
+        return self.error is not None and abs(fmean(self.margins)) < 2 * self.error
 
     @property
     def verdict(self) -> Literal["holds", "does not hold", "not measured"]:
@@ -84,14 +101,15 @@ class Checked:
 
     @property
     def figures(self) -> str:
-        """The means, and in how many seeds it held."""
+        """The means, by how much it holds, with the standard error over seeds, and in how many of these it held."""
         if self.lower is None or self.higher is None:
             return ""
         names = [row for _, row in self.claim.places]
         if self.claim.against:
             names = [f"{row} ({figure})" for figure, row in self.claim.places]
-        means = f"{names[0]}: {self.lower:.4g}, {names[1]}: {self.higher:.4g}"
-        return f"{means}; in {len(self.held)} of {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
+        told = f"{names[0]}: {self.lower:.4g}, {names[1]}: {self.higher:.4g}"
+        told += "" if self.error is None else f"; margin {fmean(self.margins):.3g} ± {self.error:.2g}"
+        return f"{told}; in {len(self.held)} of {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
 
 
 def check(results: PredictionResults, claims: Sequence[ClaimEntry]) -> list[Checked]:
@@ -105,5 +123,6 @@ def _checked(results: PredictionResults, claim: ClaimEntry) -> Checked:
     if not seeds:
         return Checked(claim, None, None, None, (), ())
     means = fmean(lower[seed] for seed in seeds), fmean(higher[seed] for seed in seeds)
-    held = tuple(seed for seed in seeds if claim.holds(lower[seed], higher[seed]))
-    return Checked(claim, claim.holds(*means), *means, held, seeds)
+    margins = tuple(claim.margin(lower[seed], higher[seed]) for seed in seeds)
+    held = tuple(seed for seed, margin in zip(seeds, margins, strict=True) if margin >= 0)
+    return Checked(claim, claim.holds(*means), *means, held, seeds, margins)

@@ -91,6 +91,12 @@ def _doubts(results: PredictionResults, checked: Sequence[Checked]) -> list[tupl
         for each in checked
         if len(each.seeds) == 1
     ]
+    found += [
+        (each.claim.text, seed, "its margin is less than two standard errors over seeds: luck is not excluded")
+        for each in checked
+        for seed in each.seeds
+        if each.doubtful
+    ]
     return gathered(found)
 
 

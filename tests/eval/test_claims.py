@@ -1,6 +1,6 @@
 import pytest
 
-from eval.claims import ClaimEntry, check
+from eval.claims import Checked, ClaimEntry, check
 from eval.prediction_results import PredictionResults
 
 CLAIM = {"text": "more is better", "figure": "truncation", "metric": "mse", "lower": "m = 3", "higher": "m = 1"}
@@ -56,7 +56,8 @@ def test_a_mean_may_hold_where_a_seed_does_not(fake_predictions):
 
     found = checked(fake_predictions(change=worse_once))
     assert (found.holds, found.held, found.seeds) == (True, (0,), (0, 1))
-    assert found.figures == "m = 3: 0.02555, m = 1: 0.0305; in 1 of 2 seeds"
+    assert found.figures == "m = 3: 0.02555, m = 1: 0.0305; margin 0.00495 ± 0.005; in 1 of 2 seeds"
+    assert found.doubtful
 
 
 def test_a_seed_that_lacks_a_row_does_not_count(fake_predictions):
@@ -90,6 +91,24 @@ def test_a_row_may_be_held_against_the_same_row_of_another_figure(fake_predictio
     document = {"text": "t", "metric": "recognised", "lower": "none", "higher": "none"}
     [found] = check(results, [ClaimEntry.parse({**document, "figure": "weak", "against": "strong"}, source="test")])
     assert (found.holds, found.lower, found.higher) == (True, 30, 60)
-    assert found.figures == "none (weak): 30, none (strong): 60; in 2 of 2 seeds"
+    assert found.figures == "none (weak): 30, none (strong): 60; margin 30 ± 0; in 2 of 2 seeds"
     with pytest.raises(ValueError, match="two different rows"):
         ClaimEntry.parse({**document, "figure": "weak"}, source="test")
+
+
+def test_the_margin_is_paired_by_seed_and_twice_its_error_is_no_doubt(fake_predictions):
+    def shift(record):
+        record["score"]["mse"]["mean"] += 0.1 * record["cell"]["seed"]
+
+    alone, moved = checked(fake_predictions()), checked(fake_predictions(change=shift))
+    assert moved.margins == pytest.approx(alone.margins) == (pytest.approx(0.01), pytest.approx(0.01))
+    assert moved.error == pytest.approx(0, abs=1e-12)
+    assert not moved.doubtful
+    assert checked(fake_predictions(), within=0.003).margins == pytest.approx((-0.007, -0.007))
+
+
+def test_a_margin_of_the_size_of_its_error_is_doubtful():
+    claim = ClaimEntry.parse(CLAIM, source="test")
+    surely, hardly = (Checked(claim, True, 1, 2, (0,), (0, 1), margins) for margins in ((3.0, 1.0), (4.0, 0.0)))
+    assert (surely.error, hardly.error) == (1.0, 2.0)
+    assert (surely.doubtful, hardly.doubtful) == (False, True)

@@ -40,9 +40,9 @@ def test_the_page_holds_all_that_a_reader_needs_and_loads_no_other_file(fake_pre
 def test_every_claim_is_judged_with_its_figures(fake_predictions, report):
     html, out = report(fake_predictions(claims=[CLAIM, REFUTED, {**CLAIM, "text": "Seen", "metric": "recognised"}]))
     markdown = (out / "report.md").read_text()
-    judged = "[truncation; mse: 'm = 3' ≤ 'm = 1'] | holds | m = 3: 0.0205, m = 1: 0.0305; in 2 of 2 seeds |"
-    assert judged in markdown
-    assert "| does not hold | m = 1: 0.0305, m = 3: 0.0205; in 0 of 2 seeds |" in markdown
+    assert "[truncation; mse: 'm = 3' ≤ 'm = 1'] | holds | m = 3: 0.0205, m = 1: 0.0305" in markdown
+    assert "m = 1: 0.0305; margin 0.01 ± 0; in 2 of 2 seeds |" in markdown
+    assert "| does not hold | m = 1: 0.0305, m = 3: 0.0205; margin -0.01 ± 0; in 0 of 2 seeds |" in markdown
     assert "| not measured |  |" in markdown
     assert [html.count(f'class="{kind}"') for kind in ("holds", "not", "open")] == [1, 1, 1]
 
