@@ -1,6 +1,7 @@
 """The published tables as data: what was printed, and beside each known misprint what it must have been.
 
-``eval/published/<name>.toml`` holds one table. No number in them was measured here.
+``eval/published/<name>.toml`` holds one: ``cem_*`` of features, ``bido_*``, ``tldmi_*``, ``calor_*`` of classes.
+No number in them was measured here. What a published "±" is, and the set-up of an attack, is in a table's remarks.
 """
 
 import tomllib
@@ -9,35 +10,80 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from splitleak.config import Config
 
+Metric = Literal[
+    "accuracy",
+    "ssim",
+    "psnr",
+    "mse",
+    "parameters",
+    "macs",
+    "time",
+    "attack_accuracy",
+    "attack_accuracy_top5",
+    "knn_distance",
+    "delta_eval",
+    "delta_face",
+    "feature_distance",
+    "fid",
+    "knowledge_extraction",
+    "attack_success",
+    "attack_success_targeted",
+    "parameters_trained",
+    "seconds",
+]
+
+UNDEFENDED = "none"
+"""The method of a row without any defense."""
+
+ABSENT = "-"
+"""A figure that is not printed, or not legible in the copy at hand: the remarks say which."""
+
 
 class Column(Config):
-    """What a column holds: a metric of an attack's reconstructions, of a half of the network, or of the target."""
+    """What a column holds: a metric of an attack's reconstructions, of a half of the network, or of the target.
+
+    Where a table prints the accuracy again beside an attack, that column has the attack too.
+    """
 
     key: str
-    metric: Literal["accuracy", "ssim", "psnr", "mse", "parameters", "macs", "time"]
+    metric: Metric
     unit: str = ""
     attack: str | None = None
     half: Literal["edge", "cloud"] | None = None
     images: Literal["validation", "training"] = "validation"
 
 
-class Row(Config):
-    """One row: a method, and what was stacked on top of it."""
+class Place(Config):
+    """Which row: a method, what was stacked on top of it, and of several rows of that which."""
 
     method: str
     plus: str | None = None
-    values: tuple[float, ...]
+    setting: str | None = Field(default=None, description="of the defense, where a table has several")
+    setup: str | None = Field(default=None, description="what defended and undefended rows share: network or images")
+
+    @property
+    def place(self) -> tuple[str, str | None, str | None, str | None]:
+        return self.method, self.plus, self.setting, self.setup
+
+    @property
+    def name(self) -> str:
+        """The method with what is on top of it: "TL-DMI + BiDO-HSIC"."""
+        return f"{self.method} + {self.plus}" if self.plus else self.method
 
 
-class Correction(Config):
+class Row(Place):
+    """One row of a table."""
+
+    values: tuple[float | Literal["-"], ...]
+
+
+class Correction(Place):
     """A misprint: where it stands, what it must have been, and how that is known."""
 
-    method: str
-    plus: str | None = None
     column: str
     printed: float
     corrected: float
@@ -75,26 +121,32 @@ class PublishedTable(Config):
         for row in (*self.rows, *self.averages):
             if len(row.values) != len(self.columns):
                 raise ValueError(f"expected {len(self.columns)} values in row {row.method!r}, got {len(row.values)}")
+        places = [row.place for row in (*self.rows, *self.averages)]
+        if twice := [place for place in places if places.count(place) > 1]:
+            raise ValueError(f"expected each row once, got {twice[0]} again")
         for each in self.corrections:
-            figure = self.figure(each.method, each.plus, each.column)
+            figure = self.figure(each.method, each.plus, each.column, setting=each.setting, setup=each.setup)
             if figure is None or figure.printed != each.printed:
                 raise ValueError(f"expected a correction of a printed figure, got {each.document()}")
         return self
 
-    def figure(self, method: str, plus: str | None, column: str) -> Figure | None:
+    def figure(
+        self, method: str, plus: str | None, column: str, *, setting: str | None = None, setup: str | None = None
+    ) -> Figure | None:
         """The figure of ``method`` (with ``plus`` on top) in the column of that key; None if not in the table.
 
         The averages are the rows of the method "average".
         """
-        place = next((index for index, each in enumerate(self.columns) if each.key == column), None)
-        row = next((row for row in (*self.rows, *self.averages) if (row.method, row.plus) == (method, plus)), None)
-        if place is None or row is None:
+        where = (method, plus, setting, setup)
+        index = next((index for index, each in enumerate(self.columns) if each.key == column), None)
+        row = next((row for row in (*self.rows, *self.averages) if row.place == where), None)
+        value = ABSENT if index is None or row is None else row.values[index]
+        if isinstance(value, str):
             return None
-        where = (method, plus, column)
         for each in self.corrections:
-            if (each.method, each.plus, each.column) == where:
-                return Figure(row.values[place], each.corrected, each.reason)
-        return Figure(row.values[place])
+            if (each.place, each.column) == (where, column):
+                return Figure(value, each.corrected, each.reason)
+        return Figure(value)
 
     def key(self, attack: str | None, metric: str) -> str | None:
         """The key of the column with ``metric`` of ``attack`` on validation images; None if the table has none."""
@@ -111,7 +163,7 @@ def names() -> tuple[str, ...]:
 
 @cache
 def load(name: str) -> PublishedTable:
-    """The table ``name``, "cem_s1" to "cem_s6".
+    """The table ``name``, one of `names`: "cem_s1", "bido_t2", "calor_t1".
 
     Raises:
         ValueError: There is no such table.
