@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from defenses.stack import DefenseConfig
 from eval.auxiliary import Auxiliary
 from eval.campaign import Name
 from eval.prediction_campaign import FigureCampaign
 from eval.prediction_results import STRONGEST
+from eval.published import defenses as published_defenses
 from splitleak.config import Config
 
 
@@ -18,6 +19,14 @@ class ClassTargetEntry(Config):
     name: str = Field(min_length=1, max_length=80)
     defenses: tuple[DefenseConfig, ...] = ()
     training: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's")
+    published: str | None = Field(default=None, description="the defense of published tables that ours is set beside")
+
+    @field_validator("published")
+    @classmethod
+    def _is_published(cls, published: str | None) -> str | None:
+        if published is not None and published not in published_defenses():
+            raise ValueError(f"expected a published defense of {', '.join(published_defenses())}, got {published!r}")
+        return published
 
 
 class ClassAttackEntry(Config):

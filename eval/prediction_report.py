@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.claims import Checked, ClaimEntry, check
+from eval.class_published import beside_the_papers
 from eval.class_tables import summary
 from eval.pages import (
     PICTURES_BUDGET,
@@ -48,7 +49,7 @@ def write_prediction_report(folder: Path, out: Path) -> Path:
     claims = [ClaimEntry.parse(each, source=str(folder)) for each in results.config.get("claims", ())]
     checked, records = check(results, claims), list(_records(results))
     origin = facts(results.provenance, len({cell.id for cell in results.cells}), records, results.seeds)
-    overview = summary(results)
+    overview = [*summary(results), *beside_the_papers(results)]
     doubts, tables = _doubts(results, checked), {figure.name: sheets(results, figure) for figure in results.figures}
     out.mkdir(parents=True, exist_ok=True)
     for figure in results.figures:

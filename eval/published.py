@@ -162,6 +162,14 @@ def names() -> tuple[str, ...]:
 
 
 @cache
+def defenses() -> tuple[str, ...]:
+    """The defenses, `Place.name`, that a table gives an attack accuracy of."""
+    tables = [load(name) for name in names()]
+    rated = [table for table in tables if any(column.metric == "attack_accuracy" for column in table.columns)]
+    return tuple(sorted({row.name for table in rated for row in table.rows if row.method != UNDEFENDED}))
+
+
+@cache
 def load(name: str) -> PublishedTable:
     """The table ``name``, one of `names`: "cem_s1", "bido_t2", "calor_t1".
 

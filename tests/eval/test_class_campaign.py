@@ -58,11 +58,18 @@ def test_what_it_writes_of_itself_reads_as_the_same_campaign():
         ({"prior": {"iteration": 3}}, "iteration"),
         ({"strongest": {"losses": ["GAN"]}}, "expected names of GMI, BREP in 'losses'"),
         ({"targets": [{"name": "none", "defenses": [{"name": "transfre"}]}]}, "expected a defense of"),
+        ({"targets": [{"name": "none", "published": "BiDO"}]}, "expected a published defense of BiDO-COCO, .*TL-DMI"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_was_expected(changes, said):
     with pytest.raises(ValueError, match=said):
         load(**changes)
+
+
+def test_the_published_defense_beside_a_target_changes_no_job():
+    named = [DOCUMENT["targets"][0], {**DOCUMENT["targets"][1], "published": "TL-DMI"}]
+    before, after = (make_prediction_plan(config).jobs for config in (load(), load(targets=named)))
+    assert [job.id for job in before] == [job.id for job in after]
 
 
 def test_a_claim_may_be_about_the_strongest_attack_on_a_target():
