@@ -88,7 +88,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
-    needs: ClassVar[frozenset[str]]  # fields of what it is given to know that must be there
+    needs: frozenset[str]  # fields of what it is given to know that must be there; a config may add to its class's
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -8,11 +8,14 @@ from torch.optim import Adam
 
 from attacker.base import Run
 from attacker.class_inversion.base import ClassKnowledge
+from attacker.class_inversion.features import MatchedFeatures
 from attacker.class_inversion.gmi import GMI, GMIConfig
 from attacker.class_inversion.ked import KEDMI, KEDConfig
 from attacker.class_inversion.search import Drawing, Identity, LatentSearch, Search, answers_to
 from attacker.reconstruction.descent import beside, frozen
 from attacker.reconstruction.fitting import step
+from defenses.adaptive import before_head
+from defenses.layers import last_layer
 from splitleak.config import Config, digest
 from splitleak.fit import Resumable, epochs
 from splitleak.measures.identity import IDENTITY_LOSSES
@@ -24,7 +27,7 @@ _BATCH = 64
 
 
 class LommaConfig(Config):
-    """What LOMMA adds to another attack."""
+    """What LOMMA adds to another attack. Students have a say in logits alone: to match features, none is taught."""
 
     identity: Identity = "logit"
     regulariser: float = Field(default=1, ge=0, description="weight of the distance from the mean public feature")
@@ -49,15 +52,16 @@ class Lomma(LatentSearch):
     .. math:: \frac1M \sum_{i=1}^M -f^{(i)}_y(x) + \lambda \|h(x) - \bar h\|_2^2
 
     Nguyen et al., "Re-thinking model inversion attacks against deep neural networks", CVPR 2023: h is the input of the
-    target's last linear layer, h-bar its mean on public images (the published code's; the paper draws around it), and
-    the f are the target and students that learnt its answers on public images. The logit loss pulls as hard where the
-    model is sure already. Deviations: the squared norm is a mean over the features; students are two small networks,
-    not three EfficientNets.
+    target's last layer, a low-rank head being one, h-bar its mean on public images (the published code's; the paper
+    draws around it), and the f are the target and students that learnt its answers on public images. The logit loss
+    pulls as hard where the model is sure already. Deviations: the squared norm is a mean over the features; students
+    are two small networks, not three EfficientNets.
     """
 
     needs = frozenset({"model", "public", "prior"})
     students: list[nn.Module]
-    layer: nn.Linear  # the target's last
+    body: nn.Module  # the target up to its last layer
+    layer: nn.Module  # the target's last
     mean: Tensor  # of what that is given for public images
 
     def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Drawing, Critic | None]:
@@ -66,21 +70,23 @@ class Lomma(LatentSearch):
         assert model is not None
         config = self.config
         assert isinstance(config, LommaConfig)
-        self.students = [teach(model, known.public, config, run, turn) for turn in range(config.students)]
-        self.layer = last_linear(model)
-        self.mean = features_of(model, self.layer, known.public.to(run.device)).mean(0)
+        taught = 0 if isinstance(config.identity, MatchedFeatures) else config.students
+        self.students = [teach(model, known.public, config, run, turn) for turn in range(taught)]
+        self.body, self.layer = before_head(model), last_layer(model).layer
+        self.mean = answers_to(self.body, known.public, run.device).mean(0)
         return super().networks(known, run, model)
 
     def identity(self, search: Search, images: Tensor, labels: Tensor) -> Tensor:
-        config, seen = self.config, []
+        config, features = self.config, self.body(images)
         assert isinstance(config, LommaConfig)
-        assert search.model is not None
-        hook = self.layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        logits = [search.logits(images)]
-        hook.remove()
-        logits += [student(images) for student in self.students]
-        losses = torch.stack([IDENTITY_LOSSES[config.identity](each, labels) for each in logits]).mean(0)
-        unlikely: Tensor = (seen[0] - self.mean).square().mean(1)
+        search.evaluations += len(images)
+        if isinstance(config.identity, MatchedFeatures):
+            assert search.goal is not None
+            losses = search.goal.distance(features, labels)
+        else:
+            logits = [self.layer(features), *(student(images) for student in self.students)]
+            losses = torch.stack([IDENTITY_LOSSES[config.identity](each, labels) for each in logits]).mean(0)
+        unlikely: Tensor = (features - self.mean).square().mean(1)
         return losses + config.regulariser * unlikely
 
 
@@ -142,25 +148,3 @@ def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn:
         ]
         state.history.append({"loss": float(torch.stack(losses).mean()) if losses else 0.0})
     return frozen(student, run.device)
-
-
-def last_linear(model: nn.Module) -> nn.Linear:
-    """The last linear layer of a model.
-
-    Raises:
-        ValueError: It has none.
-    """
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    if not layers:
-        raise ValueError("expected a model with a linear layer, whose input are its features, got none")
-    return layers[-1]
-
-
-@torch.no_grad()
-def features_of(model: nn.Module, layer: nn.Linear, images: Tensor) -> Tensor:
-    """What ``layer`` of ``model`` is given for images: ``(M, d)``."""
-    seen: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    answers_to(model, images, images.device)
-    hook.remove()
-    return torch.cat(seen)

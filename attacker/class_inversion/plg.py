@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from attacker.adversarial import Game, GanTraining, hinge, networks, play
 from attacker.base import Run
 from attacker.class_inversion.base import ClassKnowledge
+from attacker.class_inversion.features import standing_for
 from attacker.class_inversion.search import Identity, LatentSearch, Search, SearchConfig, answers_to
 from attacker.views import ViewsConfig, random_views
 from splitleak.config import digest
@@ -69,7 +70,7 @@ class PLGMI(LatentSearch):
         assert known.public is not None
         assert model is not None
         scores = answers_to(model, known.public, run.device).softmax(1)
-        rows = scores.topk(min(self.config.each, len(scores)), dim=0).indices.T
+        rows = standing_for(scores, self.config.each)
         labels = torch.arange(len(rows), device=run.device).repeat_interleave(rows.shape[1])
         shape = self.config.gan.generator(known.image_shape, len(rows))
         game = _Game(

@@ -12,7 +12,9 @@ from torch.optim import SGD, Adam, Optimizer
 
 from attacker.base import Query, Run
 from attacker.class_inversion.base import Access, ClassInversion, ClassKnowledge, check_width
+from attacker.class_inversion.features import FeatureGoal, MatchedFeatures
 from attacker.reconstruction.descent import beside, frozen
+from defenses.adaptive import before_head
 from splitleak.config import Config, digest
 from splitleak.fit import Resumable, epochs
 from splitleak.measures.identity import IDENTITY_LOSSES
@@ -24,7 +26,7 @@ _CHUNK = 25  # steps between two looks at the clock
 _BATCH = 256
 
 Drawing = Generator | ImportedGenerator
-Identity = Literal["cross-entropy", "logit", "max-margin", "poincare"]
+Identity = Literal["cross-entropy", "logit", "max-margin", "poincare"] | MatchedFeatures
 
 
 class SearchConfig(Config):
@@ -56,6 +58,7 @@ class Search:
     run: Run
     classes: int = 0
     evaluations: int = 0  # images that went through the attacker's own copy of the model
+    goal: FeatureGoal | None = None  # if features are to be matched
 
     def draw(self, use: str) -> torch.Generator:
         """A stream of randomness for one use."""
@@ -101,6 +104,10 @@ class LatentSearch(ClassInversion):
 
     After a run, ``findings`` holds ``scores``, the target's confidence in every image given, ``[class][image]``, and
     `weights` the ``latents`` ``(K, R, d)`` behind them. Whatever is selected is selected by the attacked model.
+    To match features it needs public images besides.
+
+    Raises:
+        ValueError: Features are to be matched by an attack that does not see the weights.
     """
 
     access: ClassVar[Access] = "white"
@@ -109,6 +116,10 @@ class LatentSearch(ClassInversion):
     def __init__(self, config: SearchConfig) -> None:
         super().__init__(config)
         self.config: SearchConfig = config
+        if isinstance(config.identity, MatchedFeatures):
+            if self.access != "white":
+                raise ValueError(f"attack {self.name!r}: expected a white box to match features, got {self.access}s")
+            self.needs = self.needs | {"public"}
         self.kept: dict[str, Tensor] = {}
 
     def weights(self) -> dict[str, Tensor]:
@@ -137,7 +148,25 @@ class LatentSearch(ClassInversion):
         with torch.no_grad():
             blank = torch.zeros(1, *known.image_shape, device=run.device)
             search.classes = known.classes if model is None and known.classes else search.scores(blank).shape[1]
+        if isinstance(self.config.identity, MatchedFeatures):
+            search.goal = self.goal(search, self.config.identity)
         return search
+
+    def goal(self, search: Search, identity: MatchedFeatures) -> FeatureGoal:
+        """What the features of each class are to match.
+
+        Raises:
+            ValueError: The model has no head that is known, or cannot tell public images apart.
+        """
+        assert search.model is not None
+        assert search.known.public is not None
+        public, device = search.known.public, search.run.device
+        try:
+            body = before_head(search.model)
+            scores = answers_to(search.model, public, device).softmax(1)
+            return FeatureGoal.of(body, answers_to(body, public, device), scores, identity.each)
+        except ValueError as error:
+            raise ValueError(f"attack {self.name!r}: {error}") from None
 
     def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Drawing, Critic | None]:
         """The generator, and its critic if there is one: those of the prior, unless the attack trains its own."""
@@ -218,6 +247,10 @@ class LatentSearch(ClassInversion):
 
     def identity(self, search: Search, images: Tensor, labels: Tensor) -> Tensor:
         """How far the model is from putting images in classes ``(B,)``: the identity loss."""
+        if isinstance(self.config.identity, MatchedFeatures):
+            assert search.goal is not None
+            search.evaluations += len(images)
+            return search.goal.distance(search.goal.body(images), labels)
         return IDENTITY_LOSSES[self.config.identity](search.logits(images), labels)
 
     def optimizer(self, values: nn.Parameter, rate: float | None = None) -> Optimizer:
@@ -259,7 +292,8 @@ class LatentSearch(ClassInversion):
         wide = search.generator.config.latent
         latents = torch.zeros(search.classes, wide, device=search.run.device)
         scores = self.confidence(search, latents, search.labels(1))
-        sums = [float(each.double().sum()) for each in (start, start.square(), scores)]
+        goal = [] if search.goal is None else [search.goal.means / search.goal.spread]
+        sums = [float(each.double().sum()) for each in (start, start.square(), scores, *goal)]
         return digest([self.name, stage, self.config.document(), search.run.seed, search.classes, sums])
 
 

@@ -1,4 +1,4 @@
-"""Identity losses: how far logits are from saying that an image shows a class. One value an image; lower is closer."""
+"""Identity losses: how far a model is from saying that an image shows a class. One value an image; lower is closer."""
 
 from collections.abc import Callable
 
@@ -54,6 +54,20 @@ def poincare(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tensor:
     corner = (functional.one_hot(labels, logits.shape[1]).to(logits) - xi).clamp(0, 1)
     room = (1 - scaled.square().sum(1)).clamp_min(1e-7) * (1 - corner.square().sum(1))
     return torch.acosh(1 + 2 * (scaled - corner).square().sum(1) / room)
+
+
+def feature_distance(features: Tensor, labels: Tensor, means: Tensor, spread: float) -> Tensor:
+    r"""The squared distance between an image's feature and its class's mean feature, in units of ``spread``.
+
+    .. math:: \|h - \bar h_y\|^2 / s
+
+    Features ``(N, d)``, labels ``(N,)`` and means ``(K, d)`` to ``(N,)``. With s the mean squared distance of many
+    images' features from their own mean, an image drawn at random has a value of about 1 to the mean of all.
+
+    >>> feature_distance(torch.tensor([[3.0, 4.0]]), torch.tensor([1]), torch.tensor([[9.0, 9.0], [0.0, 0.0]]), 5.0)
+    tensor([5.])
+    """
+    return (features - means[labels]).square().sum(1) / spread
 
 
 IDENTITY_LOSSES: dict[str, IdentityLoss] = {

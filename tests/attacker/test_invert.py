@@ -203,8 +203,12 @@ def test_an_adaptive_attacker_bypasses_the_tanh_and_the_file_says_so(small_split
         InversionAccess(artifact=tmp_path / "target", adaptive=told).knowledge(config, None, CPU).model
         for told in (False, True)
     )
-    images = small_splits.test.floats()[:4]
-    assert not torch.allclose(plain(images), adaptive(images))
+    slopes = []
+    for model in (plain, adaptive):
+        images = small_splits.test.floats()[:4].requires_grad_()
+        slopes += torch.autograd.grad(model(images).sum(), images)
+    assert not torch.allclose(*slopes)
+    assert torch.equal(plain(images), adaptive(images))
     invert(tmp_path / "out", InversionAccess(artifact=tmp_path / "target", adaptive=True))
     assert read_document(tmp_path / "out" / "attack.json")["adaptive"] is True
     with pytest.raises(ValueError, match="expected the weights"):

@@ -13,8 +13,12 @@ import attacker.class_inversion
 from attacker.base import Query, Run
 from attacker.class_inversion import CLASS_ATTACKS
 from attacker.class_inversion.base import ClassInversion, ClassKnowledge
+from attacker.class_inversion.search import LatentSearch
 from attacker.invert import InversionConfig
 from attacker.prior import PriorConfig, train_prior
+from defenses.adaptive import adaptive_model
+from defenses.artifact import load_whole, save
+from defenses.training import TargetConfig, train
 
 GAN = {"width": 8, "batch_size": 16, "iterations": 100, "average": 0.9}
 BRIEF_GAN = {"width": 2, "batch_size": 8, "iterations": 2}
@@ -31,7 +35,13 @@ QUICK_OF = {
 BRIEF = {"epochs": 1, "width": 0.0625, "steps": 2, "gan": BRIEF_GAN, "final_views": {"count": 2}, "candidates": 64}
 BRIEF |= {"block_steps": 1, "students": 1, "student_epochs": 1}
 
+FEATURES = {"loss": "features", "each": 5}
+
 every_attack = pytest.mark.parametrize("name", sorted(CLASS_ATTACKS))
+every_search = pytest.mark.parametrize(
+    "name",
+    sorted(name for name, kind in CLASS_ATTACKS.items() if issubclass(kind, LatentSearch) and kind.access == "white"),
+)
 
 
 def made(name, **settings):
@@ -55,6 +65,20 @@ def model(small_splits):
         functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
     return model.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def low_rank(small_splits, tmp_path_factory):
+    """A deployed model whose head hides gradients behind a Tanh."""
+    folder = tmp_path_factory.mktemp("low-rank") / "target"
+    document = {
+        "model": {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10},
+        "defenses": [{"name": "low-rank", "rank": 4}],
+        "training": {"epochs": 1},
+    }
+    target = TargetConfig.parse(document, source="test")
+    save(folder, "target", train(target, small_splits, device=torch.device("cpu")))
+    return load_whole(folder, torch.device("cpu"), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +135,26 @@ def test_it_uses_nothing_that_it_does_not_need(name, known):
     optional = {"public", "query", "labels", "model", "prior"} - attack.needs
     least = dataclasses.replace(known, **dict.fromkeys(optional))
     assert torch.equal(attack(least), made(name, **brief(name))(known))
+
+
+@every_search
+def test_every_search_of_a_white_box_can_match_features_and_then_needs_public_images(name, known):
+    attack = made(name, **brief(name), identity=FEATURES)
+    assert attack.needs == CLASS_ATTACKS[name].needs | {"public"}
+    assert attack(known).shape[0] == 10
+    with pytest.raises(PermissionError, match=f"{name}.*'public'"):
+        attack(dataclasses.replace(known, public=None))
+
+
+@every_search
+@pytest.mark.parametrize("settings", [{}, {"identity": FEATURES}], ids=["its own loss", "features"])
+def test_every_search_of_a_white_box_attacks_a_low_rank_head_adaptively(name, settings, known, low_rank):
+    attack, given = made(name, **brief(name), **settings), dataclasses.replace(known, model=adaptive_model(low_rank))
+    first = attack(given)[:, 0]
+    if type(attack).judge is LatentSearch.judge:
+        told = torch.from_numpy(low_rank.predict(first.numpy())).softmax(1).diagonal()
+        found = torch.tensor([scores[0] for scores in attack.findings["scores"]])
+        assert torch.allclose(found, told, atol=1e-4), "selected by other scores than the deployed model's"
 
 
 @every_attack

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from defenses.adaptive import adaptive_model, bypasses_a_defense, features_before_head, white_box
+from defenses.adaptive import adaptive_model, before_head, bypasses_a_defense, white_box
 from defenses.artifact import load_whole, save
 from defenses.low_rank import LowRankHead
 from defenses.training import train
@@ -31,16 +31,37 @@ def images(small_splits):
 
 
 @torch.no_grad()
-def test_a_low_rank_head_loses_its_tanh_and_keeps_its_weights(deployed, images):
+def test_a_low_rank_head_is_passed_by_whole_on_the_way_to_features(deployed, images):
     whole = deployed({"name": "low-rank", "rank": 4})
-    head = whole.cloud.head[-1][-1]
+    head, features = whole.cloud.head[-1][-1], before_head(white_box(whole))(images)
     assert isinstance(head, LowRankHead)
-    adaptive, features = adaptive_model(whole), features_before_head(whole)(images)
     assert features.shape == (len(images), 32)
-    torch.testing.assert_close(adaptive(images), head.up(head.down(features)))
-    torch.testing.assert_close(white_box(whole)(images), head.up(head.down(features).tanh()))
+    torch.testing.assert_close(white_box(whole)(images), head(features))
+
+
+def test_gradients_bypass_the_tanh_of_a_low_rank_head_and_logits_do_not(deployed, images):
+    whole = deployed({"name": "low-rank", "rank": 4})
+    head, model = whole.cloud.head[-1][-1], white_box(whole)
+    through, without = (pixels.clone().requires_grad_() for pixels in (images, images))
+    found = adaptive_model(whole)(through)
+    assert torch.equal(found, model(images))
+    found.sum().backward()
+    head.up(head.down(before_head(model)(without))).sum().backward()
+    torch.testing.assert_close(through.grad, without.grad)
     assert isinstance(head.activation, nn.Tanh), "the deployed model was changed"
     assert bypasses_a_defense(whole)
+
+
+@torch.no_grad()
+def test_only_the_input_of_what_gives_logits_is_a_feature(images):
+    pixels, layer = nn.Flatten(), nn.Linear(256, 3)
+    model = nn.Sequential(pixels, nn.Sequential(layer))
+    torch.testing.assert_close(before_head(model)(images), pixels(images))
+    assert model[1][0] is layer, "the model was changed"
+    with pytest.raises(ValueError, match=r"expected a model that ends in a linear, .* layer, got Softmax"):
+        before_head(nn.Sequential(model, nn.Softmax(1)))
+    with pytest.raises(ValueError, match="expected a head of several layers, got Linear"):
+        before_head(layer)
 
 
 @torch.no_grad()
@@ -50,7 +71,7 @@ def test_a_variational_head_takes_the_mean_of_its_code(deployed, images):
     adaptive = adaptive_model(whole)
     assert torch.equal(adaptive(images), adaptive(images))
     assert not np.array_equal(whole.predict(images.numpy()), whole.predict(images.numpy()))
-    mean = head.posterior(features_before_head(whole)(images)).chunk(2, 1)[0]
+    mean = head.posterior(before_head(white_box(whole))(images)).chunk(2, 1)[0]
     torch.testing.assert_close(adaptive(images), head.classifier(mean))
     assert bypasses_a_defense(whole)
 
@@ -61,7 +82,7 @@ def test_where_nothing_is_to_be_bypassed_the_model_comes_as_it_is(deployed, imag
     whole = deployed(defense)
     assert not bypasses_a_defense(whole)
     torch.testing.assert_close(adaptive_model(whole)(images), torch.from_numpy(whole.predict(images.numpy())))
-    assert features_before_head(whole)(images).shape == (len(images), 32)
+    assert before_head(white_box(whole))(images).shape == (len(images), 32)
 
 
 def test_gradients_reach_the_image(deployed, images):

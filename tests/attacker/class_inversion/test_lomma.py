@@ -1,18 +1,9 @@
 import pytest
 import torch
-from torch import nn
 
 from attacker.base import Run
 from attacker.class_inversion.gmi import GMIConfig
-from attacker.class_inversion.lomma import (
-    LommaConfig,
-    LommaGMI,
-    LommaGMIConfig,
-    LommaKED,
-    features_of,
-    last_linear,
-    teach,
-)
+from attacker.class_inversion.lomma import LommaConfig, LommaGMI, LommaGMIConfig, LommaKED, teach
 
 QUICK = {"students": 1, "student_epochs": 2, "steps": 2}
 
@@ -26,25 +17,27 @@ def test_a_student_learns_the_models_answers(searched):
     assert not torch.allclose(other(searched.public[:4]), student(searched.public[:4]))
 
 
-def test_features_are_the_input_of_the_last_linear_layer(searched):
-    layer = last_linear(searched.model)
-    assert layer is searched.model[-1]
-    features = features_of(searched.model, layer, searched.public)
-    assert torch.allclose(layer(features), searched.model(searched.public), atol=1e-5)
-    with pytest.raises(ValueError, match="expected a model with a linear layer"):
-        last_linear(nn.Flatten())
-
-
 def test_the_loss_is_the_mean_of_minus_the_logits_and_the_distance_from_the_mean_feature(searched):
     attack = LommaGMI(LommaGMIConfig(**QUICK, regulariser=2.0))
     search, labels = attack.prepare(searched, Run()), torch.tensor([3, 1])
     images = searched.public[:2]
     with torch.no_grad():
         logits = torch.stack([searched.model(images), attack.students[0](images)])
-        features = features_of(searched.model, last_linear(searched.model), searched.public)
+        features = searched.model[:-1](searched.public)
         apart = features[:2] - features.mean(0)
         expected = -logits.mean(0)[torch.arange(2), labels] + 2 * apart.square().mean(1)
         assert torch.allclose(attack.identity(search, images, labels), expected, atol=1e-4)
+
+
+def test_where_features_are_matched_they_take_the_place_of_the_logits_and_of_the_students(searched):
+    attack = LommaGMI(LommaGMIConfig(**QUICK, identity={"loss": "features", "each": 3}, regulariser=2.0))
+    search, labels = attack.prepare(searched, Run()), torch.tensor([3, 1])
+    with torch.no_grad():
+        features = searched.model[:-1](searched.public)
+        expected = search.goal.distance(features[:2], labels)
+        expected += 2 * (features[:2] - features.mean(0)).square().mean(1)
+        assert torch.allclose(attack.identity(search, searched.public[:2], labels), expected, atol=1e-4)
+    assert attack.students == []
 
 
 @pytest.mark.parametrize("students", [0, 2])
