@@ -8,6 +8,7 @@ from typing import Any
 from eval.campaign import CampaignConfig
 from eval.campaign_report import write_campaign_report
 from eval.class_campaign import ClassCampaign
+from eval.class_plan import make_class_plan
 from eval.plan import Plan, make_plan
 from eval.prediction_campaign import PredictionCampaign
 from eval.prediction_plan import make_prediction_plan
@@ -32,7 +33,7 @@ def _predictions(values: object, source: str) -> Plan:
 
 
 def _classes(values: object, source: str) -> Plan:
-    return make_prediction_plan(ClassCampaign.load(values, source=source))
+    return make_class_plan(ClassCampaign.load(values, source=source))
 
 
 KINDS: Mapping[str, CampaignKind] = {

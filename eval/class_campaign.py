@@ -1,13 +1,15 @@
 """A campaign against what a model remembers of its classes: targets × attacks, spelled out as figures of rows."""
 
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from defenses.stack import DefenseConfig
 from eval.auxiliary import Auxiliary
-from eval.campaign import Name
-from eval.prediction_campaign import FigureCampaign
+from eval.campaign import Name, check_target
+from eval.class_besides import BesidesEntry
+from eval.prediction_campaign import FigureCampaign, RowEntry
 from eval.prediction_results import STRONGEST
 from eval.published import defenses as published_defenses
 from splitleak.config import Config
@@ -55,7 +57,7 @@ class _Grid(Config):
     """What figures are made of."""
 
     targets: tuple[ClassTargetEntry, ...] = Field(min_length=1)
-    attacks: tuple[ClassAttackEntry, ...] = Field(min_length=1)
+    attacks: tuple[ClassAttackEntry, ...] = Field(default=(), description="may be none where there is [besides]")
     private: tuple[SettingEntry, ...] = Field(default=(SettingEntry(name="same classes"),), min_length=1)
 
     @model_validator(mode="after")
@@ -106,6 +108,9 @@ class ClassCampaign(FigureCampaign, _Grid):
     """Settings × attacks × targets × seeds; each setting and attack is a figure, and each target a row of it."""
 
     kind: Literal["classes"]
+    besides: BesidesEntry | None = Field(
+        default=None, description="what else is measured; of targets on the first setting"
+    )
     strongest: dict[Name, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="by a name of one's own, attacks among which the strongest is looked for too; beside that of all",
@@ -129,6 +134,57 @@ class ClassCampaign(FigureCampaign, _Grid):
             if name == STRONGEST or name in super().claimable():
                 raise ValueError(f"expected another name than that of a figure, got {name!r}")
         return self
+
+    @model_validator(mode="after")
+    def _measures_something(self) -> Self:
+        if self.besides is None:
+            if not self.figures:
+                raise ValueError("expected attacks, or a table [besides], got neither")
+            return self
+        known = [attack.name for attack in self.attacks]
+        asked = self.besides.extraction.attacks if self.besides.extraction else ()
+        if strange := set(asked) - set(known):
+            raise ValueError(f"expected names of {', '.join(known)} in extraction, got {', '.join(sorted(strange))}")
+        if self.besides.training_time is not None:
+            self.undefended()
+        return self
+
+    @classmethod
+    def load(cls, values: object, *, source: str) -> Self:
+        config = super().load(values, source=source)
+        for row in config.bare_rows():
+            check_target(partial(config.target, row, 0), config.dataset.data, f"{source}: target {row.name!r}")
+        return config
+
+    def bare_rows(self) -> list[RowEntry]:
+        """The targets on the first setting, without an attack: rows of no figure."""
+        setting = self.private[0]
+        return [
+            RowEntry(
+                name=target.name,
+                classes=setting.classes,
+                split=setting.split,
+                defenses=target.defenses,
+                training=target.training,
+            )
+            for target in self.targets
+            if setting.targets is None or target.name in setting.targets
+        ]
+
+    def undefended(self) -> str:
+        """The first target without a defense, which others are measured by.
+
+        Raises:
+            ValueError: There is none.
+        """
+        names = [row.name for row in self.bare_rows() if not row.defenses]
+        if not names:
+            raise ValueError("expected a target without defenses, by which training times are measured, got none")
+        return names[0]
+
+    def overview(self) -> list[tuple[str, ...]]:
+        told = [] if self.besides is None else [("besides", "every target", "", "", "", "", self.besides.told())]
+        return [*super().overview(), *told]
 
     def claimable(self) -> dict[str, list[str]]:
         found = super().claimable()

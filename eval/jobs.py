@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any
 
 from eval.bench import Bench, Figures
+from eval.class_besides_jobs import do_besides, do_poison
 from eval.plan import Job, Kind
 from eval.prediction_jobs import do_predict, do_prediction_cell, do_prior, do_purify
 from eval.record import make_record
@@ -123,4 +124,6 @@ _DO: dict[Kind, Callable[[Bench, Job, Mapping[str, Any]], Figures]] = {
     "predict": do_predict,
     "cell": _cell,
     "leakage": _leakage,
+    "poison": do_poison,
+    "besides": do_besides,
 }

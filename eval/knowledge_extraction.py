@@ -1,13 +1,18 @@
 """The Knowledge Extraction Score: what a student learns of a target's training images from what was rebuilt of them."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from attacker.results import Reconstructions
+from defenses.artifact import read_record
 from defenses.training import AugmentConfig, TargetConfig, TrainingConfig, train
-from splitleak.config import Config
+from splitleak.artifacts import provenance
+from splitleak.config import Config, digest
+from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.fit import Report, silent
@@ -26,6 +31,30 @@ class ExtractionConfig(Config):
     crop_padding: int = Field(default=2, ge=0, description="pixels around an image before a random crop")
     flip: bool = Field(default=False, description="mirror every other image; not for digits")
     seed: int = Field(default=0, ge=0)
+
+
+def measure_extraction(
+    artifact: Path,
+    attack: Path,
+    train_images: Path,
+    config: ExtractionConfig,
+    device: torch.device,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """`knowledge_extraction` from what ``attack``, a folder of ``splitleak invert``, rebuilt of ``artifact``.
+
+    Raises:
+        FileNotFoundError: One of the inputs is not there.
+        ValueError: They do not belong together: other training images than the artifact's, or not as many pictures of
+            each class.
+    """
+    made, private = read_record(artifact), load_file(train_images).train
+    if digest(sorted(private.hashes())) != made["dataset"]["images"]["train"]["digest"]:
+        raise ValueError(f"{train_images}: expected the images that {made['name']!r} was trained on, got others")
+    by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(len(private.classes))
+    dataset = str(made["dataset"]["dataset"])
+    found = knowledge_extraction(by_class, private, dataset, config, device=device, report=report)
+    return {"name": made["name"], **found, "provenance": provenance()}
 
 
 def knowledge_extraction(

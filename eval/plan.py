@@ -10,6 +10,7 @@ Below the campaign's folder::
     priors/<key>/                       what `splitleak prior` wrote for a set of public images
     predictions/<key>/                  shared-<m>.npz, ledger.json, pairs-<auxiliary>.npz: a target behind a policy
     leakage/<target>.json               attack-free measures of a target
+    besides/<measure>-<key>.json        what else is measured of a target, beside the attacks on its classes
     cells/<id>/attack/, cells/<id>/score/{record.json,pictures.npz}
     failures/<job>.json, logs/<job>.log
 """
@@ -22,7 +23,7 @@ from defenses.stack import DefenseConfig
 from eval.campaign import AttackEntry, CampaignConfig, DatasetEntry, fingerprint
 from splitleak.config import digest
 
-Kind = Literal["split", "train", "purify", "prior", "capture", "predict", "cell", "leakage"]
+Kind = Literal["split", "train", "purify", "prior", "capture", "predict", "cell", "leakage", "poison", "besides"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -66,7 +67,7 @@ class Job:
     @property
     def group(self) -> str:
         """Jobs of one group take times in proportion to their costs."""
-        return f"{self.kind} {self.settings.get('attack', '')}".strip()
+        return f"{self.kind} {self.settings.get('attack') or self.settings.get('measure', '')}".strip()
 
     def document(self) -> dict[str, Any]:
         """What ``campaign.json`` says of it."""
@@ -81,6 +82,8 @@ class Plan:
     jobs: tuple[Job, ...]
     cells_in_order: tuple[dict[str, Any], ...]
     """Every planned cell as the report sees it, its id and its labels, in the order of the file."""
+    besides_in_order: tuple[dict[str, Any], ...] = ()
+    """What is measured beside the cells, where there is anything: of which target and seed, and where it goes."""
 
     @property
     def cells(self) -> tuple[Job, ...]:
@@ -106,6 +109,7 @@ class Plan:
             "title": self.config.title,
             "config": self.config.document(),
             "cells": list(self.cells_in_order),
+            **({"besides": list(self.besides_in_order)} if self.besides_in_order else {}),
             "jobs": [job.document() for job in self.jobs],
         }
 

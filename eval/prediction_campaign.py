@@ -93,7 +93,7 @@ class FigureCampaign(CampaignHead):
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of attacks, by their names")
     prior: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `PriorConfig`")
     pretraining: PretrainingEntry | None = None
-    figures: tuple[FigureEntry, ...] = Field(min_length=1)
+    figures: tuple[FigureEntry, ...]
     claims: tuple[ClaimEntry, ...] = ()
 
     @model_validator(mode="after")
@@ -239,3 +239,4 @@ class PredictionCampaign(FigureCampaign):
     """A campaign whose figures are written out in its file."""
 
     kind: Literal["predictions"]
+    figures: tuple[FigureEntry, ...] = Field(min_length=1)

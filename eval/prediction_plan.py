@@ -17,7 +17,7 @@ def make_prediction_plan(config: FigureCampaign) -> Plan:
     Raises:
         FileNotFoundError: The images are not there.
     """
-    made = [_Seed(config, seed) for seed in config.seeds]
+    made = [SeedJobs(config, seed) for seed in config.seeds]
     jobs: dict[str, Job] = {}
     for seed in made:
         for _, row in config.rows():
@@ -31,7 +31,7 @@ def make_prediction_plan(config: FigureCampaign) -> Plan:
     return Plan(config, tuple(jobs.values()), planned)
 
 
-class _Seed:
+class SeedJobs:
     """The jobs of one seed; equal rows get equal jobs."""
 
     def __init__(self, config: FigureCampaign, seed: int) -> None:
@@ -47,13 +47,17 @@ class _Seed:
                 self._shares.setdefault(name, set()).add(row.share)
                 self._auxiliaries.setdefault(name, set()).add(row.auxiliary)
 
-    def of_row(self, row: RowEntry) -> Iterator[Job]:
-        """All that a row's cell needs, in an order in which needs come first, and the cell."""
-        yield self._split(row)
+    def of_target(self, row: RowEntry) -> Iterator[Job]:
+        """All that a row's target needs, in an order in which needs come first, and the target."""
+        yield self.split(row)
         if self._config.transfers(row):
             yield self._public()
             yield self._pretrain()
-        yield self._train(row)
+        yield self.train(row)
+
+    def of_row(self, row: RowEntry) -> Iterator[Job]:
+        """All that a row's cell needs, in an order in which needs come first, and the cell."""
+        yield from self.of_target(row)
         yield self._evaluator(row)
         if "prior" in self._config.attack(row).needs:
             yield self._prior(row)
@@ -68,7 +72,7 @@ class _Seed:
     def cell(self, row: RowEntry) -> Job:
         """The job whose output is the row's record."""
         config, attack = self._config, self._config.attack(row)
-        split, train, evaluator = self._split(row), self._train(row), self._evaluator(row)
+        split, train, evaluator = self.split(row), self.train(row), self._evaluator(row)
         needs = [split, train, evaluator]
         given: dict[str, Any] = {
             "images": split.settings["folder"],
@@ -128,7 +132,8 @@ class _Seed:
             settings,
         )
 
-    def _split(self, row: RowEntry) -> Job:
+    def split(self, row: RowEntry) -> Job:
+        """The images of a row."""
         config = self._config
         split = {"seed": self._seed, **config.split_of(row)}
         return self._split_job(config.dataset.name, self._print, config.dataset.document(), split)
@@ -160,15 +165,16 @@ class _Seed:
     def _pretrain(self) -> Job:
         return self._train_job(self._public(), self._config.pretrained_target(self._seed), "pre-trained")
 
-    def _train(self, row: RowEntry) -> Job:
+    def train(self, row: RowEntry, images: Job | None = None) -> Job:
+        """The target of a row, on its own images or on others, which ``images`` makes."""
         names = ", ".join(defense.name for defense in row.defenses) or "target"
-        name = f"{names}{_of_classes(row.classes)}"
+        name = f"{names}{_of_classes(row.classes)}{'' if images is None else ', poisoned'}"
         before = self._pretrain() if self._config.transfers(row) else None
-        return self._train_job(self._split(row), self._config.target(row, self._seed), name, before)
+        return self._train_job(images or self.split(row), self._config.target(row, self._seed), name, before)
 
     def _evaluator(self, row: RowEntry) -> Job:
         name = f"evaluator{_of_classes(row.classes)}"
-        return self._train_job(self._split(row), self._config.evaluator_target(self._seed), name)
+        return self._train_job(self.split(row), self._config.evaluator_target(self._seed), name)
 
     def _train_job(self, split: Job, target: Mapping[str, Any], name: str, before: Job | None = None) -> Job:
         settings = {"images": split.settings["folder"], "target": target}
@@ -183,10 +189,10 @@ class _Seed:
         settings = {"public": self._auxiliary(row.auxiliary, row), "prior": prior}
         key = digest([settings, self._seed])
         label, cost = f"{row.auxiliary} images, seed {self._seed}", float(prior["iterations"])
-        return Job(f"prior-{key}", "prior", label, self._seed, f"priors/{key}", (self._split(row).id,), cost, settings)
+        return Job(f"prior-{key}", "prior", label, self._seed, f"priors/{key}", (self.split(row).id,), cost, settings)
 
     def _purify(self, row: RowEntry) -> Job:
-        train = self._train(row)
+        train = self.train(row)
         settings = {"images": train.settings["images"], "artifact": train.output, "purify": row.purify}
         key = digest([settings, self._seed])
         return Job(f"purify-{key}", "purify", train.label, self._seed, f"purifiers/{key}", (train.id,), 1.0, settings)
@@ -194,11 +200,11 @@ class _Seed:
     def _service_key(self, row: RowEntry) -> str:
         """Rows of one service share their queries."""
         return digest(
-            [self._split(row).id, self._config.target(row, self._seed), self._config.policy(row), row.purify, row.draws]
+            [self.split(row).id, self._config.target(row, self._seed), self._config.policy(row), row.purify, row.draws]
         )
 
     def _predict(self, row: RowEntry) -> Job:
-        split, train, service = self._split(row), self._train(row), self._service_key(row)
+        split, train, service = self.split(row), self.train(row), self._service_key(row)
         needs = [split, train]
         settings: dict[str, Any] = {
             "images": split.settings["folder"],
@@ -233,7 +239,7 @@ class _Seed:
         if kind == "distinct":
             return f"{self._distinct(row).settings['folder']}/public.npz"
         part = {"same": "public", "generic": "generic", "training": "train"}[kind]
-        return f"{self._split(row).settings['folder']}/{part}.npz"
+        return f"{self.split(row).settings['folder']}/{part}.npz"
 
 
 def _of_classes(classes: int | None) -> str:

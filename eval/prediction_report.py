@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.claims import Checked, ClaimEntry, check
+from eval.class_besides_tables import Besides, besides_csv, besides_sheets
 from eval.class_published import beside_the_papers
 from eval.class_tables import summary
 from eval.pages import (
@@ -36,7 +37,8 @@ def write_prediction_report(folder: Path, out: Path) -> Path:
 
     ``report.html`` needs no other file; ``report.md`` has the same, with the galleries of ``gallery-<figure>.png``;
     ``table.csv`` has one row a planned cell and place in a figure; ``records.jsonl`` one line a measured cell, with its
-    places and without the values of single images.
+    places and without the values of single images. ``besides.csv`` and ``besides.jsonl``, where the campaign measures
+    its targets beside the attacks, hold that: a row a target and seed, and a line a measure.
 
     Returns:
         The path of ``report.html``.
@@ -50,12 +52,18 @@ def write_prediction_report(folder: Path, out: Path) -> Path:
     checked, records = check(results, claims), list(_records(results))
     origin = facts(results.provenance, len({cell.id for cell in results.cells}), records, results.seeds)
     overview = [*summary(results), *beside_the_papers(results)]
+    besides = Besides.load(folder)
+    overview += besides_sheets(besides)
     doubts, tables = _doubts(results, checked), {figure.name: sheets(results, figure) for figure in results.figures}
     out.mkdir(parents=True, exist_ok=True)
     for figure in results.figures:
         draw_gallery(results, figure, _PICTURES, out / _gallery_file(figure))
     write_lines(out / "records.jsonl", map(brief, records))
     write_csv(out / "table.csv", list(csv_rows(results)))
+    if besides.places:
+        origin.append(("beside the attacks", besides.counted()))
+        write_lines(out / "besides.jsonl", map(brief, besides.lines()))
+        write_csv(out / "besides.csv", list(besides_csv(besides)))
     galleries = figure_galleries(results, _PICTURES, PICTURES_BUDGET)
     write_text(out / "report.md", _markdown(results, overview, tables, set(galleries), checked, origin, doubts))
     html = render(

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from splitleak.cli.options import Json, Seed
+from splitleak.cli.documents import with_settings
+from splitleak.cli.options import Device, Json, ResultFile, Seed, Settings, Threads, use_threads
 from splitleak.cli.output import result
 
 Attacked = Annotated[Path, typer.Option(help="Artifact that was attacked.")]
@@ -80,6 +81,36 @@ def score_classes(
         f"{means['target_confidence']:.3f}"
     )
     result(as_json, {"record": str(out / "record.json"), **means, **judge}, text)
+
+
+def extraction(
+    attack: Annotated[Path, typer.Argument(help="Folder that `splitleak invert` wrote.")],
+    artifact: Attacked,
+    train_images: Annotated[Path, typer.Option(help="The images that the artifact was trained on.")],
+    out: ResultFile = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Train a student on the rebuilt pictures: how much of the target's training images does it know (KES)?"""
+    from eval.knowledge_extraction import ExtractionConfig, measure_extraction
+    from splitleak.artifacts import write_json
+    from splitleak.logs import progress
+    from splitleak.seeding import resolve_device
+
+    use_threads(threads)
+    config = ExtractionConfig.parse(with_settings({"seed": seed}, settings), source="extraction")
+    with progress("extraction") as report:
+        found = measure_extraction(artifact, attack, train_images, config, resolve_device(device), report)
+    if out is not None:
+        write_json(out, found)
+    text = (
+        f"{attack}: a student of {found['images_per_class']} pictures a class knows {found['share']:.1%} of the "
+        f"private images ({found['low']:.1%} to {found['high']:.1%}; chance {found['chance']:.1%})"
+    )
+    result(as_json, found, text)
 
 
 def study(

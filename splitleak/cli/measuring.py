@@ -81,6 +81,40 @@ def robustness(
         shown.print(line, highlight=False)
 
 
+def training_time(
+    designs: Annotated[Path, typer.Argument(help="TOML or JSON: by name targets, each as for train --config.")],
+    images: Annotated[Path, typer.Option(help="Folder from `splitleak split`.")],
+    baseline: Annotated[str, typer.Option(help="The target that the others are measured by.")] = "none",
+    out: ResultFile = None,
+    settings: Settings = None,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time short trainings of several targets in turn, in seconds of the processor, as ratios to one of them."""
+    from defenses.training import TargetConfig
+    from eval.training_time import TimeConfig, training_times
+    from splitleak.artifacts import write_json
+    from splitleak.config import merged, read_document
+    from splitleak.datasets.splits import Splits
+    from splitleak.logs import progress
+
+    use_threads(threads)
+    splits = Splits.load(images)
+    channels, size = splits.train.pixels.shape[1:3]
+    shape = {"model": {"channels": channels, "size": size, "classes": len(splits.train.classes)}}
+    targets = {
+        name: TargetConfig.parse(merged(shape, document), source=f"{designs}: {name}")
+        for name, document in read_document(designs).items()
+    }
+    config = TimeConfig.parse(with_settings({}, settings), source="training-time")
+    with progress("training time") as report:
+        found = training_times(targets, baseline, splits, config, report)
+    if out is not None:
+        write_json(out, found)
+    ratios = ", ".join(f"{name} {each['ratio']:.2f}" for name, each in found["targets"].items())
+    result(as_json, found, f"times the training of {baseline!r}: {ratios}")
+
+
 def cost(
     artifact: Annotated[
         Path | None, typer.Argument(help="Artifact folder; without one, an untrained design is measured.")
