@@ -213,3 +213,16 @@ def test_an_adaptive_attacker_bypasses_the_tanh_and_the_file_says_so(small_split
     assert read_document(tmp_path / "out" / "attack.json")["adaptive"] is True
     with pytest.raises(ValueError, match="expected the weights"):
         InversionAccess(adaptive=True).knowledge(config, None, CPU)
+
+
+def test_features_are_matched_with_public_images_and_refused_without(trained, tiny_prior, tmp_path, small_splits):
+    tiny_prior.save(tmp_path / "prior")
+    access = InversionAccess(artifact=trained / "toy", prior=tmp_path / "prior", adaptive=True)
+    asked = {"attack": "gmi", "settings": {**QUICK, "identity": {"loss": "features"}}}
+    with pytest.raises(PermissionError, match="'gmi' needs 'public'"):
+        invert(tmp_path / "out", access, **asked)
+    invert(tmp_path / "out", replace(access, public=trained / "public.npz"), **asked)
+    found = read_document(tmp_path / "out" / "attack.json")
+    assert found["config"]["identity"] == {"loss": "features", "each": 30}
+    assert found["knowledge"] == ["classes", "labels", "model", "prior", "public"]
+    assert set(found["public_hashes"]) == set(small_splits.public.hashes())
