@@ -12,18 +12,27 @@ from splitleak.measures.diversity import diversity
 from splitleak.measures.feature_distance import feature_distances
 from splitleak.measures.frechet import frechet_distance
 from splitleak.measures.hits import attack_accuracy, top_k_hits
+from splitleak.measures.identification import identification_ranks, match_scores, true_match_rate
 from splitleak.models.penultimate import penultimate
 
 _BATCH = 256
 _TOP = (1, 5)
+_FALSE_MATCHES = 0.01
 
 
 def class_figures(
-    target: WholeModel, evaluator: Evaluator, by_class: Tensor, private: Images, *, k: int = 3
+    target: WholeModel,
+    evaluator: Evaluator,
+    by_class: Tensor,
+    private: Images,
+    *,
+    others: Images | None = None,
+    k: int = 3,
 ) -> dict[str, Any]:
     """The figures of images ``by_class`` ``(K, R, C, H, W)`` in [0, 1], rebuilt of ``target``; a JSON document.
 
-    ``private`` are the images that the target was trained on. Values of single images are lists of K lists of R.
+    ``private`` are the images that the target was trained on, ``others`` some of other classes, as distractors. Values
+    of single images are lists of K lists of R.
     Features are those of the evaluator before its last linear layer; figures of different evaluators do not compare.
 
     - ``chance`` (one over K), ``classes``, ``images_per_class``, ``evaluator_on_private``: how often it is right there.
@@ -37,6 +46,11 @@ def class_figures(
       fewer than two images.
     - ``diversity_eval``: `diversity` with neighbour ``k``, the mean over classes; ``k`` falls to what the smallest
       class allows, and is null where that is less than 1.
+    - ``identification``, re-identification where classes are people: a picture is looked up in a gallery of all
+      ``private`` images and ``others``, of ``people`` classes in all, by the cosine of features. ``ranks``: at which
+      place its own is, from 1; ``rank1`` and ``rank5``: the share of ranks up to 1 and 5, null where there are no more
+      people; ``chance`` is that of rank 1. ``to_others``: the share whose first is a distractor: rather somebody whom
+      the attacker may have known. ``verification``: see `true_match_rate`.
 
     Raises:
         ValueError: There are not images of every class, or not of the target's shape.
@@ -68,6 +82,7 @@ def class_figures(
         "frechet_eval": apart
         and {"distance": apart, "rebuilt": len(rebuilt), "private": len(own), "dimensions": own.shape[1]},
         "diversity_eval": _diversity(rebuilt, labels, own, private.labels, k),
+        "identification": _identification(evaluator, rebuilt, labels, own, private.labels, others, each),
     }
 
 
@@ -115,3 +130,35 @@ def _diversity(rebuilt: Tensor, labels: Tensor, own: Tensor, private_labels: Ten
         return None
     found = [diversity(rebuilt[labels == of], own[private_labels == of], k).document() for of in labels.unique()]
     return {"k": k, **{name: sum(each[name] for each in found) / len(found) for name in found[0]}}
+
+
+def _identification(
+    evaluator: Evaluator,
+    rebuilt: Tensor,
+    labels: Tensor,
+    own: Tensor,
+    private_labels: Tensor,
+    others: Images | None,
+    each: int,
+) -> dict[str, Any]:
+    classes, gallery, people = int(labels.max()) + 1, own, private_labels
+    if others is not None:
+        further = others.labels.unique(return_inverse=True)[1]
+        gallery = torch.cat([own, whole_features(evaluator.model, others.floats())[0]])
+        people = torch.cat([private_labels, classes + further])
+    scores = match_scores(rebuilt, gallery, people)
+    ranks, count = identification_ranks(scores, labels), scores.shape[1]
+    return {
+        "people": count,
+        "distractors": count - classes,
+        "gallery": len(gallery),
+        "chance": 1 / count,
+        **{f"rank{k}": float((ranks <= k).double().mean()) if k < count else None for k in _TOP},
+        "to_others": float((scores.argmax(1) >= classes).double().mean()) if count > classes else None,
+        "verification": {
+            "false_match_rate": _FALSE_MATCHES,
+            "true_match_rate": true_match_rate(scores, labels, _FALSE_MATCHES),
+            "comparisons": scores.numel() - len(labels),
+        },
+        "ranks": ranks.unflatten(0, (-1, each)).tolist(),
+    }

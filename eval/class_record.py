@@ -30,6 +30,7 @@ def make_class_record(
     evaluator: Path,
     out: Path,
     cell: Mapping[str, Any] | None = None,
+    others: Path | None = None,
 ) -> dict[str, Any]:
     """Judges what ``attack`` rebuilt of each class, writes ``record.json`` and ``pictures.npz``, returns the record.
 
@@ -46,7 +47,7 @@ def make_class_record(
     - ``mse`` to the mean training image of the class, in [0, 1].
     - ``target_confidence``: the attacked model's own, undefended by any policy, in the class.
 
-    ``figures`` are those of the literature, see `class_figures`.
+    ``figures`` are those of the literature, see `class_figures`; ``others`` are images of other classes, distractors.
 
     Raises:
         FileNotFoundError: One of the inputs is not there.
@@ -59,6 +60,7 @@ def make_class_record(
     if digest(sorted(private.hashes())) != made["dataset"]["images"]["train"]["digest"]:
         raise ValueError(f"{train_images}: expected the images that {made['name']!r} was trained on, got others")
     check_disjoint(public, private)
+    distractors = None if others is None else load_file(others).train
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(target.classes)
     each, rebuilt = by_class.shape[1], by_class.flatten(0, 1)
     means, classes = class_means(private, target.classes), torch.arange(target.classes)
@@ -82,7 +84,7 @@ def make_class_record(
             "chance": 1 / target.classes,
             **{name: _by_class(found.unflatten(0, (-1, each))) for name, found in values.items()},
         },
-        "figures": class_figures(target, judge, by_class, private),
+        "figures": class_figures(target, judge, by_class, private, others=distractors),
         "evaluator": {**judge.document(), "on_truth": float(judge.recognised(means, classes).mean())},
         "provenance": provenance(),
     }

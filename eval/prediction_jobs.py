@@ -101,7 +101,9 @@ def do_prediction_cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> F
     service = read_document(predictions / "service.json") if predictions is not None else None
     cell = {**settings["cell"], "service": service}
     if of_classes:
-        record = make_class_record(artifact, attacked, images / "train.npz", evaluator, out, cell=cell)
+        others = images / "generic.npz"
+        distractors = others if others.is_file() else None
+        record = make_class_record(artifact, attacked, images / "train.npz", evaluator, out, cell, distractors)
         return {"mse": record["score"]["mse"]["mean"]}
     assert predictions is not None
     record = make_record(

@@ -32,6 +32,9 @@ Metric = Literal[
     "delta_eval",
     "frechet_eval",
     "coverage",
+    "rank1",
+    "rank5",
+    "verified",
     "target_confidence",
 ]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -100,6 +103,9 @@ OF_CLASSES: dict[str, Callable[[Record], float | None]] = {
     "delta_eval": _figure_of("delta_eval", "mean"),
     "frechet_eval": _figure_of("frechet_eval", "distance"),
     "coverage": _figure_of("diversity_eval", "coverage"),
+    "rank1": _figure_of("identification", "rank1", scale=100),
+    "rank5": _figure_of("identification", "rank5", scale=100),
+    "verified": _figure_of("identification", "verification", "true_match_rate", scale=100),
     "mse": OF_ATTACK["mse"],
     "target_confidence": lambda record: float(record["score"]["target_confidence"]["mean"]),
 }

@@ -52,6 +52,7 @@ _COLUMNS: dict[Kind, tuple[_Column, ...]] = {
         _Column("pictures of classes", "recognised %", "recognised", 1),
         _Column("pictures of classes", "standard error", "recognised_error", 1, needed=False),
         _Column("pictures of classes", "top-5 %", "top5", 1, needed=False),
+        _Column("pictures of classes", "re-identified %", "rank1", 1, needed=False),
         _Column("pictures of classes", "nearest mean %", "nearest_mean", 1),
         _Column("pictures of classes", "chance %", "chance", 1),
         _Column("pictures of classes", "MSE to the mean", "mse", 4),
@@ -71,10 +72,12 @@ _NOTES: dict[Kind, str] = {
         "beside the mean of those it did."
     ),
     "classes": (
-        "Recognised: the evaluator puts the picture in its class. Nearest mean: of all standardised mean images of the "
-        "private classes, that of its class is the closest. Constant: the MSE of one and the same picture for all, "
-        "the mean of the class means. Standard error over the pictures of one target. δ: the distance (L2) to the "
-        "nearest private image of the class; Fréchet: of all pictures, recognised or not, to all private images; "
+        "Recognised: the evaluator puts the picture in its class. Re-identified: in a gallery of all private images, "
+        "and of others' if there are any, the likest by the evaluator's features is of its class (rank 1, closed set). "
+        "Nearest mean: of all standardised mean images of the private classes, that of its class is the closest. "
+        "Constant: the MSE of one and the same picture for all, the mean of the class means. Standard error over the "
+        "pictures of one target. δ: the distance (L2) to the nearest private image of the class; Fréchet: of all "
+        "pictures, recognised or not, to all private images; "
         "coverage: the share of private images that have a picture near by."
     ),
 }

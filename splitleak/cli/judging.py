@@ -62,6 +62,9 @@ def score_classes(
     attack: Annotated[Path, typer.Option(help="Folder that `splitleak invert` wrote.")],
     train_images: Annotated[Path, typer.Option(help="The images that the artifact was trained on.")],
     evaluator: Annotated[Path, typer.Option(help="Another artifact for the same classes, as judge.")],
+    others: Annotated[
+        Path | None, typer.Option(help="Images of other classes, among which a picture's own must be found too.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
     cell: Cell = None,
     as_json: Json = False,
@@ -71,7 +74,7 @@ def score_classes(
     from splitleak.config import read_document
 
     place = None if cell is None else read_document(cell)
-    made = make_class_record(artifact, attack, train_images, evaluator, out, place)
+    made = make_class_record(artifact, attack, train_images, evaluator, out, place, others)
     judge = {f"evaluator_{name}": made["evaluator"][name] for name in ("accuracy", "on_truth")}
     means = {name: value["mean"] if isinstance(value, dict) else value for name, value in made["score"].items()}
     text = (

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn import functional
 
 from defenses.artifact import load_whole, save
 from defenses.training import TargetConfig, train
@@ -89,10 +90,39 @@ def test_distances_are_between_the_evaluators_features(target, judge, small_spli
     assert found["frechet_eval"]["dimensions"] == own.shape[1]
 
 
+def test_a_picture_is_looked_up_in_a_gallery_of_private_images_and_distractors(target, judge, small_splits):
+    private = small_splits.train
+    copies = class_figures(target, judge, of_every_class(private, 3), private)["identification"]
+    assert (copies["rank1"], copies["rank5"], copies["ranks"]) == (1, 1, [[1] * 3] * 10)
+    assert (copies["people"], copies["distractors"], copies["gallery"], copies["chance"]) == (10, 0, 600, 0.1)
+    assert copies["to_others"] is None
+    by_class, others = of_every_class(small_splits.public, 3), small_splits.victims
+    others = others.select(
+        (others.labels % 2 == 1).nonzero().flatten()
+    )  # five of their classes, as if they were others
+    found = class_figures(target, judge, by_class, private, others=others)["identification"]
+    assert (found["people"], found["distractors"], found["gallery"]) == (15, 5, 600 + len(others))
+    probes, own, far = (
+        functional.normalize(whole_features(judge.model, images)[0].double(), dim=1)
+        for images in (by_class.flatten(0, 1), private.floats(), others.floats())
+    )
+    near = torch.stack([(probes @ own[private.labels == label].T).amax(1) for label in range(10)], 1)
+    away = torch.stack([(probes @ far[others.labels == label].T).amax(1) for label in range(1, 10, 2)], 1)
+    ranks = (torch.cat([near, away], 1) >= near[torch.arange(30), torch.arange(30) // 3][:, None]).sum(1)
+    assert found["ranks"] == ranks.view(10, 3).tolist()
+    assert found["rank1"] == pytest.approx(float((ranks == 1).float().mean()))
+    assert found["rank5"] == pytest.approx(float((ranks <= 5).float().mean()))
+    assert found["to_others"] == pytest.approx(float((away.amax(1) > near.amax(1)).float().mean()))
+    verified = found["verification"]
+    assert (verified["false_match_rate"], verified["comparisons"]) == (0.01, 30 * 14)
+    assert 0 <= verified["true_match_rate"] <= 1
+
+
 def test_what_few_images_cannot_tell_is_null(target, judge, small_splits, tmp_path):
     one = class_figures(target, judge, of_every_class(small_splits.public, 1), small_splits.train)
     assert one["diversity_eval"] is None
     assert one["top1"]["std_image_index"] is None
+    assert one["identification"]["verification"]["true_match_rate"] is None  # 90 comparisons, and one of a hundred
     two = class_figures(target, judge, of_every_class(small_splits.public, 2), small_splits.train)
     assert two["diversity_eval"]["k"] == 1
     write_json(tmp_path / "score.json", {"one": one, "two": two})  # which refuses what is not a number
@@ -108,7 +138,7 @@ def test_the_first_five_of_five_classes_are_no_figure(tmp_path, small_splits):
     target = trained(tmp_path / "target", splits, classes=5)
     judge = Evaluator.load(trained(tmp_path / "judge", splits, classes=5, seed=2), target)
     found = class_figures(load_whole(target, CPU, seed=0), judge, torch.rand(5, 2, 1, 16, 16), splits.train)
-    assert found["top5"] is None
+    assert found["top5"] is found["identification"]["rank5"] is None
     assert found["top1"]["mean"] <= 1
 
 

@@ -158,6 +158,16 @@ def test_several_pictures_of_a_class_are_judged_one_by_one(artifact, evaluator, 
         assert np.array_equal(shown["all"][:, 0], shown["rebuilt"])
 
 
+def test_other_peoples_images_are_distractors(artifact, evaluator, given, small_splits):
+    folder = given(torch.rand(10, 1, 16, 16))
+    small_splits.victims.save(folder / "others.npz")
+    inputs = (artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
+    records = [make_class_record(*inputs, others=each) for each in (None, folder / "others.npz")]
+    alone, among = (record["figures"]["identification"] for record in records)
+    assert (alone["distractors"], among["distractors"]) == (0, 10)
+    assert records[0]["id"] == records[1]["id"]
+
+
 def test_a_record_of_one_picture_a_class_reads_as_it_always_did(artifact, evaluator, given):
     folder = given(torch.rand(10, 1, 16, 16))
     record = make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
@@ -191,10 +201,12 @@ def test_the_command_passes_on_what_it_is_given(artifact, evaluator, given):
     (folder / "cell.json").write_text('{"figure": "10"}')
     asked = ("--artifact", artifact, "--attack", folder / "attack", "--train-images", folder / "train.npz")
     place = ("--evaluator", evaluator, "--cell", folder / "cell.json", "--out", folder / "score", "--json")
+    place += ("--others", folder / "train.npz")
     told = CliRunner().invoke(app, ["score-classes", *map(str, (*asked, *place))], catch_exceptions=False)
     assert told.exit_code == 0, told.output
     record = json.loads((folder / "score" / "record.json").read_text())
     assert record["cell"] == {"figure": "10"}
+    assert record["figures"]["identification"]["distractors"] == 10
     found = json.loads(told.stdout)
     assert found["recognised"] == record["score"]["recognised"]["mean"]
     assert (found["evaluator_accuracy"], found["chance"]) == (record["evaluator"]["accuracy"], 0.1)
