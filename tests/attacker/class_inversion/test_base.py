@@ -1,3 +1,4 @@
+import dataclasses
 from typing import ClassVar
 
 import pytest
@@ -28,6 +29,13 @@ class Fixed(ClassInversion):
 
 def known(**given):
     return ClassKnowledge(SHAPE, **{"public": torch.zeros(2, *SHAPE), "query": Query(lambda images: images), **given})
+
+
+def test_knowledge_has_no_place_for_the_training_images_nor_for_the_judge():
+    fields = {field.name for field in dataclasses.fields(ClassKnowledge)}
+    assert fields == {"image_shape", "classes", "public", "query", "labels", "model", "prior"}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        known().model = None
 
 
 def test_images_are_clamped_and_all_classes_are_there():

@@ -27,6 +27,11 @@ def test_the_search_raises_the_models_confidence(searched):
     assert after.findings["confidence"] > before.findings["confidence"] + 0.3
 
 
+def test_every_class_and_restart_starts_somewhere_else(searched):
+    attack, _ = attacked(searched, steps=0)
+    assert len(attack.weights()["latents"].flatten(0, 1).unique(dim=0)) == 20
+
+
 def test_selection_alone_raises_it_too(searched):
     plain, selected = attacked(searched, steps=0)[0], attacked(searched, steps=0, candidates=100)[0]
     assert selected.findings["confidence"] > plain.findings["confidence"] + 0.1

@@ -172,6 +172,14 @@ def test_measures_of_kernels_agree_with_their_definitions(seed, count):
         assert float(found) == pytest.approx(value, rel=1e-6, abs=1e-12), measure
 
 
+def test_centring_a_kernel_on_one_side_as_published_code_does_gives_the_same_trace():
+    kernels = [gaussian_kernel(drawn(0, 9, 4), 0.5), label_kernel(torch.arange(9) % 3)]
+    one_sided = [kernel - kernel.mean(1, keepdim=True) for kernel in kernels]
+    ridge = 9e-5 * torch.eye(9, dtype=torch.float64)
+    first, second = (kernel @ torch.linalg.inv(kernel + ridge) for kernel in one_sided)
+    assert float(normalised_hsic(*kernels)) == pytest.approx(float((first @ second).trace()), abs=1e-9)
+
+
 @pytest.mark.parametrize("measure", MEASURES)
 def test_the_gradient_of_a_measure_of_kernels_is_that_of_its_value(measure):
     x, labels = drawn(0, 6, 4).requires_grad_(), label_kernel(torch.tensor([0, 0, 1, 1, 2, 2]))

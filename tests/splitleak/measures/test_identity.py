@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from splitleak.measures.identity import IDENTITY_LOSSES, cross_entropy, logit, max_margin, poincare
+from splitleak.measures.identity import (
+    IDENTITY_LOSSES,
+    cross_entropy,
+    feature_distance,
+    logit,
+    max_margin,
+    poincare,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,8 +24,9 @@ from splitleak.measures.identity import IDENTITY_LOSSES, cross_entropy, logit, m
     ],
 )
 def test_the_poincare_distance_has_the_values_worked_out_by_hand(logits, label, expected):
-    found = poincare(torch.tensor([logits], dtype=torch.float64), torch.tensor([label]))
-    assert float(found) == pytest.approx(expected, abs=1e-6)
+    for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 3e-4)):  # float32 holds 1 - |v|^2 to 3e-4
+        found = poincare(torch.tensor([logits], dtype=dtype), torch.tensor([label]))
+        assert float(found) == pytest.approx(expected, abs=tolerance)
 
 
 def test_the_poincare_distance_of_one_hot_logits_is_finite():
@@ -51,3 +59,9 @@ def test_a_higher_logit_of_the_class_is_never_further_from_it(name, values, labe
     logits[1, label] += more
     found = IDENTITY_LOSSES[name](logits, torch.tensor([label, label]))
     assert found[1] <= found[0] + 1e-9
+
+
+def test_a_features_distance_is_squared_and_in_units_of_the_spread():
+    means = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    found = feature_distance(torch.tensor([[3.0, 4.0], [3.0, 4.0], [1.0, 1.0]]), torch.tensor([0, 1, 1]), means, 2.5)
+    assert found.tolist() == pytest.approx([10, 5.2, 0])
