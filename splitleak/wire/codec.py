@@ -45,6 +45,30 @@ class WireTensor:
     encoding: str | None = None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A plain FP32 tensor as a peer described it, checked once: ``entry`` is its input or output message."""
+
+    entry: Any
+    shape: tuple[int, ...]
+    size: int  # bytes
+
+    @classmethod
+    def of(cls, entry: Any, values: FloatArray) -> "Layout | None":  # noqa: ANN401
+        """Of what `decode` gave for ``entry``; None if its bytes are no plain FP32."""
+        if entry.datatype != "FP32" or entry.parameters or entry.HasField("contents"):
+            return None
+        kept = type(entry)()
+        kept.CopyFrom(entry)  # the entry itself would keep its whole message in memory
+        return cls(kept, values.shape, values.nbytes)
+
+    def read(self, entry: Any, raw: bytes) -> FloatArray | None:  # noqa: ANN401
+        """What `decode` gives for ``entry`` and ``raw`` if it is the same description; None: look at it in full."""
+        if entry != self.entry or len(raw) != self.size:
+            return None
+        return np.frombuffer(raw, DATATYPES["FP32"]).reshape(self.shape)
+
+
 def encode(values: FloatArray, codec: Codec) -> WireTensor:
     """Packs ``values``, of any shape with at least one element, for the wire.
 

@@ -2,8 +2,14 @@
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 
+from edge.agreement import Agreement
 from edge.client import EdgeClient, EdgeConfig
+from splitleak.errors import WireError
+from splitleak.wire.pb import open_inference_pb2 as pb
 
 IMAGE = np.full((1, 1, 4, 4), 0.5, np.float32)
 
@@ -41,3 +47,27 @@ def test_of_several_tensors_the_named_ones_are_used_and_a_size_may_be_open(encod
         EdgeClient(encoder, config(cloud, input_name="features", output_name="scores")),
     ):
         pass
+
+
+def verdict(agreement, response):
+    try:
+        output = agreement.logits(response, 2)
+    except WireError as error:
+        return str(error)
+    return output.shape, output.tobytes()
+
+
+@given(st.data())
+def test_what_an_earlier_answer_has_taught_changes_no_verdict_on_a_later_one(data):
+    output = {"name": "logits", "datatype": "FP32", "shape": (2, 3)}
+    good = pb.ModelInferResponse(id="a", outputs=[output], raw_output_contents=[bytes(range(24))])
+    taught = Agreement("features", "logits", (3,))
+    assert verdict(taught, good) == verdict(taught, good) == ((2, 3), bytes(range(24)))
+    sent = good.SerializeToString()
+    position = data.draw(st.integers(0, len(sent)))
+    bad = sent[:position] + data.draw(st.binary(max_size=8)) + sent[position + data.draw(st.integers(0, 8)) :]
+    try:
+        response = pb.ModelInferResponse.FromString(bad)
+    except DecodeError:
+        return
+    assert verdict(taught, response) == verdict(Agreement("features", "logits", (3,)), response)

@@ -211,6 +211,53 @@ def test_bytes_of_the_right_length_always_decode(raw, datatype):
     assert codec.decode(WireTensor(datatype, (len(raw) // size,), raw)).size == len(raw) // size
 
 
+def plain(shape=(2, 3)):
+    return codec.request("m", codec.encode(np.ones(shape, np.float32), "fp32"), request_id="1")
+
+
+@given(st.data())
+def test_a_known_layout_reads_what_decode_reads_and_leaves_all_else_to_it(data):
+    good = plain()
+    known = codec.Layout.of(good.inputs[0], codec.decode(codec.request_tensor(good)))
+    sent = good.SerializeToString()
+    position = data.draw(st.integers(0, len(sent)))
+    bad = sent[:position] + data.draw(st.binary(max_size=8)) + sent[position + data.draw(st.integers(0, 8)) :]
+    try:
+        message = pb.ModelInferRequest.FromString(bad)
+    except DecodeError:
+        return
+    if message.inputs and message.raw_input_contents:
+        found = known.read(message.inputs[0], message.raw_input_contents[0])
+        if found is not None:
+            np.testing.assert_array_equal(found, codec.decode(codec.request_tensor(message)))
+            assert not found.flags.writeable
+
+
+def test_another_shape_name_parameter_length_or_typed_contents_is_no_known_layout():
+    good = plain()
+    known = codec.Layout.of(good.inputs[0], codec.decode(codec.request_tensor(good)))
+    raw = good.raw_input_contents[0]
+    assert known.read(good.inputs[0], raw).tolist() == np.ones((2, 3)).tolist()
+    assert known.read(plain((3, 2)).inputs[0], raw) is None
+    assert known.read(good.inputs[0], raw[:-4]) is None
+    for change in (
+        lambda entry: setattr(entry, "name", "b"),
+        lambda entry: setattr(entry, "datatype", "UINT8"),
+        lambda entry: entry.parameters["encoding"].__setattr__("string_param", "deflate"),
+        lambda entry: entry.contents.fp32_contents.append(1),
+        lambda entry: entry.contents.SetInParent(),
+    ):
+        other = plain().inputs[0]
+        change(other)
+        assert known.read(other, raw) is None
+
+
+def test_only_plain_fp32_has_a_layout():
+    for how in codec.CODECS[1:]:
+        message = codec.request("m", codec.encode(np.zeros((2, 30), np.float32), how), request_id="")
+        assert codec.Layout.of(message.inputs[0], codec.decode(codec.request_tensor(message))) is None
+
+
 @given(st.data())
 def test_any_message_gives_a_tensor_or_a_wire_error(data):
     good = codec.request(
