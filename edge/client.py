@@ -93,11 +93,11 @@ class _Request(Parcel):
     def abandoned(self) -> bool:
         return self.future.done()
 
-    def hash_payload(self) -> str:
-        """The payload, which ends the message, by its hash."""
-        payload = memoryview(self.message)[len(self.message) - self.payload_bytes :]
-        self.payload_sha256 = hashlib.sha256(payload).hexdigest()
-        return self.payload_sha256
+    def left(self) -> None:
+        """Hashes the payload, which ends the message, while it travels; earlier it would hold the message up."""
+        if not self.payload_sha256:
+            payload = memoryview(self.message)[len(self.message) - self.payload_bytes :]
+            self.payload_sha256 = hashlib.sha256(payload).hexdigest()
 
     def settle(self, outcome: Prediction | Exception) -> None:
         """The first outcome counts: the answer to a request that was cancelled or timed out is dropped."""
@@ -286,8 +286,8 @@ class EdgeClient:
                 if not request.future.done():
                     self._uplink.send(request)
             self._settled.notify_all()
-        if request.message:
-            request.hash_payload()  # while it travels
+        if request.call is not None:
+            request.left()
 
     def _prepare(self, request: _Request) -> None:
         started = time.monotonic_ns()
@@ -390,6 +390,7 @@ class EdgeClient:
 
     def _prediction(self, request: _Request, response: pb.ModelInferResponse) -> Prediction:
         output = self._agreement.logits(response, len(request.images))
+        request.left()  # its answer may be here before gRPC says so
         queued, computed = (max(response.parameters[key].int64_param, 0) for key in ("queue_us", "compute_us"))
         encode, serialise = request.encode_ns // 1000, request.serialise_ns // 1000
         round_trip = (request.answered_ns - request.sent_ns) // 1000
@@ -403,6 +404,6 @@ class EdgeClient:
             network_us=max(round_trip - queued - computed, 0),
             total_us=encode + serialise + round_trip,
             sent_bytes=len(request.message),
-            payload_sha256=request.payload_sha256 or request.hash_payload(),
+            payload_sha256=request.payload_sha256,
             sends=request.sends,
         )

@@ -6,7 +6,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -55,6 +55,9 @@ class Parcel:
         self.sent_ns = time.monotonic_ns()
         return self.message
 
+    def left(self) -> None:
+        """A stream has sent the message: what can wait until then is done here."""
+
 
 P = TypeVar("P", bound=Parcel)
 
@@ -62,7 +65,7 @@ P = TypeVar("P", bound=Parcel)
 @dataclass(eq=False)
 class _Stream:
     call: Any  # grpc's rendezvous: a call, and an iterator over raw answers
-    outbox: "queue.SimpleQueue[bytes | None]"
+    outbox: "queue.SimpleQueue[Parcel | None]"
     answers: int = 0
     cut: str = ""  # why we ended it ourselves
     garbled: bool = False
@@ -162,16 +165,18 @@ class Uplink(Generic[P]):
             self._carrier = threading.Thread(target=self._carry, args=(stream,), name="edge-answers", daemon=True)
             self._carrier.start()
         elif self._stream is not None:
-            self._stream.outbox.put(parcel.leaves())
+            parcel.leaves()
+            self._stream.outbox.put(parcel)
         return False
 
     def _open(self, *, patiently: bool = False) -> _Stream:
         """A new stream with all that is unanswered on it; ``patiently`` it waits until there is a server."""
-        outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        outbox: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
         for parcel in self._unanswered:
             if not parcel.resting:
-                outbox.put(parcel.leaves())
-        call = self._stream_infer(iter(outbox.get, None), wait_for_ready=patiently)
+                parcel.leaves()
+                outbox.put(parcel)
+        call = self._stream_infer(_messages(outbox), wait_for_ready=patiently)
         self._stream = _Stream(call, outbox)
         return self._stream
 
@@ -316,6 +321,13 @@ class Uplink(Generic[P]):
         with self._lock:
             if parcel in self._unanswered:
                 self._unanswered.remove(parcel)
+
+
+def _messages(outbox: "queue.SimpleQueue[Parcel | None]") -> Iterator[bytes]:
+    """What a stream sends; gRPC asks for the next message once it has sent one."""
+    while (parcel := outbox.get()) is not None:
+        yield parcel.message
+        parcel.left()
 
 
 def _pause_s(turn: int, longest_s: float) -> float:
