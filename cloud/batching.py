@@ -36,8 +36,8 @@ class BatchingConfig(Config):
 class _Job:
     batch: NDArray[np.float32]
     request_id: str
-    submitted: float  # monotonic seconds, like the deadline
-    deadline: float
+    submitted_ns: int  # on the monotonic clock
+    deadline: float  # seconds on the same clock
     future: Future[Answer] = field(default_factory=Future)
 
 
@@ -92,8 +92,8 @@ class ComputeWorker:
             queue.Full: ``max_queue`` requests wait already.
             ConnectionError: The worker has been stopped.
         """
-        now = time.monotonic()
-        job = _Job(batch, request_id, now, now + timeout_s)
+        now_ns = time.monotonic_ns()
+        job = _Job(batch, request_id, now_ns, now_ns / 1e9 + timeout_s)
         with self._changed:
             if self._closed:
                 raise ConnectionError("expected a running server, got one that is stopping")
@@ -121,12 +121,12 @@ class ComputeWorker:
             return jobs
 
     def _compute(self, jobs: list[_Job]) -> None:
-        started = time.monotonic()
+        started = time.monotonic_ns()
         try:
             batch = np.concatenate([job.batch for job in jobs]) if len(jobs) > 1 else jobs[0].batch.copy()
-            joined = time.monotonic()
+            joined = time.monotonic_ns()
             outputs = self._predict(batch)
-            predicted = time.monotonic()
+            predicted = time.monotonic_ns()
             rows = [len(job.batch) for job in jobs]
             if len(outputs) != sum(rows):
                 raise ValueError(f"expected {sum(rows)} rows from the model, got {len(outputs)}")
@@ -139,18 +139,14 @@ class ComputeWorker:
             return
         ends = itertools.accumulate(rows)
         parts = [outputs[end - count : end] for end, count in zip(ends, rows, strict=True)]
-        ended = time.monotonic()
-        waited = [started - job.submitted for job in jobs]
+        ended = time.monotonic_ns()
+        waited = [started - job.submitted_ns for job in jobs]
         self.statistics.computed(
-            sum(rows),
-            [_ns(each) for each in waited],
-            _ns(predicted - joined),
-            input_ns=_ns(joined - started),
-            output_ns=_ns(ended - predicted),
+            sum(rows), waited, predicted - joined, input_ns=joined - started, output_ns=ended - predicted
         )
-        compute_us = round((ended - started) * 1e6)
-        for job, output, waited_s in zip(jobs, parts, waited, strict=True):
-            job.future.set_result(Answer(output, round(waited_s * 1e6), compute_us))
+        compute_us = round((ended - started) / 1000)
+        for job, output, waited_ns in zip(jobs, parts, waited, strict=True):
+            job.future.set_result(Answer(output, round(waited_ns / 1000), compute_us))
 
 
 def _failure(error: Exception) -> Exception:
@@ -162,17 +158,13 @@ def _failure(error: Exception) -> Exception:
     return failure
 
 
-def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)
-
-
 def _claim(job: _Job) -> bool:
     """Takes a job on, unless its client is gone or its time is over."""
     if not job.future.set_running_or_notify_cancel():
         return False
     now = time.monotonic()
     if job.deadline <= now:
-        waited = now - job.submitted
+        waited = now - job.submitted_ns / 1e9
         job.future.set_exception(TimeoutError(f"expected an answer in time, but the request waited {waited:.3f} s"))
         return False
     return True
