@@ -139,11 +139,9 @@ class CloudHalf:
             "engine": self._running.name,
         }
 
-    @torch.inference_mode()
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features ``(N, *feature_shape)`` to logits ``(N, classes)``."""
-        logits: NDArray[np.float32] = self._running(features).float().cpu().numpy()
-        return logits
+        return self._running.values(features)
 
     @property
     def _running(self) -> Engine:

@@ -28,9 +28,18 @@ class Engine:
 
     name: EngineName
     run: Callable[[_Floats], Tensor]
+    direct: Callable[[_Floats], _Floats] | None = None  # the same without torch, where the engine needs none
 
     def __call__(self, rows: _Floats) -> Tensor:
         return self.run(rows)
+
+    def values(self, rows: _Floats) -> _Floats:
+        """What `run` gives, as numpy in float32."""
+        if self.direct is not None:
+            return self.direct(rows)
+        with torch.inference_mode():
+            found: _Floats = self.run(rows).float().cpu().numpy()
+        return found
 
 
 def torch_engine(
@@ -118,7 +127,7 @@ def _onnx_engine(module: nn.Module, device: torch.device, rows: _Floats, plain: 
     def run(rows: _Floats) -> Tensor:
         return torch.from_numpy(session(rows)).contiguous(memory_format=layout)
 
-    return Engine("onnx", run)
+    return Engine("onnx", run, session)
 
 
 def _layout(tensor: Tensor) -> torch.memory_format:
@@ -129,11 +138,6 @@ def _layout(tensor: Tensor) -> torch.memory_format:
 def _checked(engine: Engine, module: nn.Module, probes: Sequence[_Floats]) -> Engine:
     from splitleak.models.export import check_parity
 
-    def values(rows: _Floats) -> _Floats:
-        with torch.inference_mode():
-            found: _Floats = engine(rows).float().cpu().numpy()
-        return found
-
     for rows in probes:
-        check_parity(module, values, rows)
+        check_parity(module, engine.values, rows)
     return engine
