@@ -105,7 +105,8 @@ def test_in_the_plane_a_low_rank_head_with_tanh_ends_farthest_from_the_data():
     """The toy case of CALoR's appendix: from samples of the other classes, downhill, towards the samples of one.
 
     Means over twelve networks were 0.69 (plain), 0.76 (tanh), 0.81 (low rank) and 2.68 (both): in the order of the
-    paper's 1.67, 1.76, 3.39 and 19.33, but the first three differ by little more than their errors.
+    paper's 1.67, 1.76, 3.39 and 19.33, but the first three differ by little more than their errors. An adaptive
+    optimiser undoes much of it: with Adam 70 % of the starts reach the class of the last, by plain descent 20 %.
     """
     corner = torch.arange(3) * 2 * torch.pi / 3
     centres = 2 * torch.stack([corner.cos(), corner.sin()], 1)
@@ -131,7 +132,10 @@ def test_in_the_plane_a_low_rank_head_with_tanh_ends_farthest_from_the_data():
         nearest = [torch.cdist(end[:, aims == label], samples[labels == label]).min(2).values for label in range(3)]
         away[kind] = float(torch.stack(nearest).mean())
         reached[kind] = float((run(weights, end).argmax(2) == aims).float().mean())
+    again = start.repeat(4, 1, 1).requires_grad_()  # the last of them once more, by an attacker who scales small slopes
+    descend(torch.optim.Adam([again], lr=0.05), 400, lambda: run(weights, again), aims.repeat(4))
     assert away["plain"] < min(away["tanh"], away["lor"])
     assert away["lor + tanh"] > 2 * max(away["tanh"], away["lor"])
     assert min(reached["plain"], reached["lor"]) > 0.95
     assert reached["lor + tanh"] < 0.5
+    assert float((run(weights, again.detach()).argmax(2) == aims).float().mean()) > 0.5
