@@ -88,7 +88,9 @@ class FigureCampaign(CampaignHead):
     datasets: tuple[DatasetEntry] = Field(description="exactly one; --data puts another in its place")
     distinct: DistinctEntry = DistinctEntry()
     model: ModelEntry
-    evaluator: ModelEntry = Field(description="the judge's own classifier, trained on the target's images")
+    evaluator: ModelEntry | None = Field(
+        default=None, description="the judge's own classifier, trained on the target's images; for all that has figures"
+    )
     evaluator_training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's")
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of attacks, by their names")
     prior: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `PriorConfig`")
@@ -107,7 +109,9 @@ class FigureCampaign(CampaignHead):
                 raise ValueError(f"expected every row of {figure.name!r} to have a name of its own, got {rows}")
         for claim in self.claims:
             claim.check_names(self.claimable())
-        if self.evaluator.architecture == self.model.architecture:
+        if self.figures and self.evaluator is None:
+            raise ValueError("expected an evaluator, which judges what attacks rebuild, got none")
+        if self.evaluator is not None and self.evaluator.architecture == self.model.architecture:
             raise ValueError(
                 f"expected an evaluator of another architecture, got {self.evaluator.architecture!r} twice"
             )
@@ -122,7 +126,8 @@ class FigureCampaign(CampaignHead):
         """
         config = cls.parse(values, source=source)
         config.prior_settings()
-        check_target(partial(config.evaluator_target, 0), config.dataset.data, f"{source}: evaluator")
+        if config.evaluator is not None:
+            check_target(partial(config.evaluator_target, 0), config.dataset.data, f"{source}: evaluator")
         for figure, row in config.rows():
             where = f"{source}: figure {figure.name!r}, row {row.name!r}"
             check_target(partial(config.target, row, 0), config.dataset.data, where)
@@ -182,6 +187,7 @@ class FigureCampaign(CampaignHead):
 
     def evaluator_target(self, seed: int) -> dict[str, Any]:
         """The settings of ``splitleak train`` for the evaluator."""
+        assert self.evaluator is not None
         training = self.evaluator_training
         return target_document(self.preset, self.dataset, self.evaluator, training, (), seed + _OTHER_SEED)
 

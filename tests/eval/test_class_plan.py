@@ -1,10 +1,13 @@
 import copy
+from pathlib import Path
 
 import pytest
 
 from eval.class_campaign import ClassCampaign
 from eval.class_plan import make_class_plan
+from splitleak.config import read_document
 
+CAMPAIGNS = Path(__file__).parents[2] / "eval" / "campaigns"
 DOCUMENT = {
     "kind": "classes",
     "name": "tiny",
@@ -93,11 +96,14 @@ def test_a_student_waits_for_the_pictures_of_its_cell():
 
 
 def test_a_campaign_may_have_no_attacks_where_it_measures_its_targets():
-    made = plan(attacks=[], private=[{"name": "same"}], besides={"backdoors": [{}]})
+    alone = {"attacks": [], "private": [{"name": "same"}], "evaluator": None}
+    made = plan(**alone, besides={"backdoors": [{}]})
     assert {job.kind for job in made.jobs} == {"split", "train", "poison", "besides"}
     assert made.document()["cells"] == []
     with pytest.raises(ValueError, match="expected attacks, or a table"):
-        load(attacks=[], private=[{"name": "same"}])
+        load(**alone)
+    with pytest.raises(ValueError, match="expected an evaluator"):
+        load(evaluator=None)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +133,13 @@ def test_what_cannot_be_measured_is_refused(changes, said):
 def test_what_it_writes_of_itself_reads_as_the_same_campaign():
     config = load(besides=ALL)
     assert ClassCampaign.load(config.document(), source="again") == config
+
+
+def test_the_campaign_of_backdoors_has_the_targets_of_that_of_attacks():
+    small, besides = (read_document(CAMPAIGNS / f"{name}.toml") for name in ("classes_small", "classes_besides"))
+    for key in ("split", "datasets", "model", "training", "pretraining"):
+        assert besides[key] == small[key]
+    wanted, made = ([(each["name"], each.get("defenses")) for each in file["targets"]] for file in (small, besides))
+    assert made == wanted
+    kinds = {job.kind for job in make_class_plan(ClassCampaign.load(besides, source="classes_besides.toml")).jobs}
+    assert kinds == {"split", "train", "poison", "besides"}
