@@ -49,8 +49,9 @@ def class_figures(
     - ``identification``, re-identification where classes are people: a picture is looked up in a gallery of all
       ``private`` images and ``others``, of ``people`` classes in all, by the cosine of features. ``ranks``: at which
       place its own is, from 1; ``rank1`` and ``rank5``: the share of ranks up to 1 and 5, null where there are no more
-      people; ``chance`` is that of rank 1. ``to_others``: the share whose first is a distractor: rather somebody whom
-      the attacker may have known. ``verification``: see `true_match_rate`.
+      people; ``chance`` is that of rank 1. ``private_alone``: the same without distractors. ``to_others``: the share
+      whose first is a distractor: where a prior was trained on these, somebody whom the attacker had at hand.
+      ``verification``: see `true_match_rate`.
 
     Raises:
         ValueError: There are not images of every class, or not of the target's shape.
@@ -152,8 +153,8 @@ def _identification(
         "people": count,
         "distractors": count - classes,
         "gallery": len(gallery),
-        "chance": 1 / count,
-        **{f"rank{k}": float((ranks <= k).double().mean()) if k < count else None for k in _TOP},
+        **_rates(ranks, count),
+        "private_alone": _rates(identification_ranks(scores[:, :classes], labels), classes),
         "to_others": float((scores.argmax(1) >= classes).double().mean()) if count > classes else None,
         "verification": {
             "false_match_rate": _FALSE_MATCHES,
@@ -162,3 +163,8 @@ def _identification(
         },
         "ranks": ranks.unflatten(0, (-1, each)).tolist(),
     }
+
+
+def _rates(ranks: Tensor, people: int) -> dict[str, float | None]:
+    rates = {f"rank{k}": float((ranks <= k).double().mean()) if k < people else None for k in _TOP}
+    return {"chance": 1 / people, **rates}

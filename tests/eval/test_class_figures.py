@@ -96,6 +96,7 @@ def test_a_picture_is_looked_up_in_a_gallery_of_private_images_and_distractors(t
     assert (copies["rank1"], copies["rank5"], copies["ranks"]) == (1, 1, [[1] * 3] * 10)
     assert (copies["people"], copies["distractors"], copies["gallery"], copies["chance"]) == (10, 0, 600, 0.1)
     assert copies["to_others"] is None
+    assert copies["private_alone"] == {"chance": 0.1, "rank1": 1, "rank5": 1}
     by_class, others = of_every_class(small_splits.public, 3), small_splits.victims
     others = others.select(
         (others.labels % 2 == 1).nonzero().flatten()
@@ -112,6 +113,8 @@ def test_a_picture_is_looked_up_in_a_gallery_of_private_images_and_distractors(t
     assert found["ranks"] == ranks.view(10, 3).tolist()
     assert found["rank1"] == pytest.approx(float((ranks == 1).float().mean()))
     assert found["rank5"] == pytest.approx(float((ranks <= 5).float().mean()))
+    first = near.argmax(1) == torch.arange(30) // 3
+    assert found["private_alone"]["rank1"] == pytest.approx(float(first.float().mean()))
     assert found["to_others"] == pytest.approx(float((away.amax(1) > near.amax(1)).float().mean()))
     verified = found["verification"]
     assert (verified["false_match_rate"], verified["comparisons"]) == (0.01, 30 * 14)
