@@ -69,7 +69,8 @@ class Store:
         scores = []
         for _, label, path in sorted(records)[-_LAST:]:
             record = read_document(path)
-            means = {metric: record["score"][metric]["mean"] for metric in ("mse", "ssim")}
+            score = record["score"]
+            means = {metric: score[metric]["mean"] for metric in ("mse", "ssim", "recognised") if metric in score}
             scores.append({"cell": label, "accuracy": record["target"]["accuracy"], **means})
         planned = {kind: counts for kind, counts in kinds.items() if any(counts.values())}
         return {"name": plan["name"], "jobs": planned, "scores": scores, "failures": failures}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from eval.plan import Plan
 
 campaign = typer.Typer(no_args_is_help=True, help="Run a grid of targets and attacks from one file; resumable.")
+_SHOWN = {"accuracy": "accuracy {:.1%}", "mse": "MSE {:.4f}", "ssim": "SSIM {:.3f}", "recognised": "recognised {:.1%}"}
 CampaignFile = Annotated[Path, typer.Argument(help="TOML file: data sets, models, methods, attacks, seeds.")]
 CampaignSeeds = Annotated[list[int] | None, typer.Option("--seed", help="Only this seed of the file's; repeatable.")]
 CampaignData = Annotated[str | None, typer.Option(help="What the file's data set is made from, as `split --data`.")]
@@ -121,7 +122,7 @@ def status(
     shown = console()
     shown.print(table(("jobs", *states), rows, title=found["name"], left=("jobs",)))
     for score in found["scores"]:
-        figures = f"accuracy {score['accuracy']:.1%}, MSE {score['mse']:.4f}, SSIM {score['ssim']:.3f}"
+        figures = ", ".join(made.format(score[name]) for name, made in _SHOWN.items() if name in score)
         shown.print(f"{score['cell']}: {figures}", highlight=False, soft_wrap=True)
     for failure in found["failures"]:
         shown.print(f"failed: {failure['job']} ({failure['label']}): {failure['error']}", markup=False, soft_wrap=True)

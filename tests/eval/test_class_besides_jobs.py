@@ -86,6 +86,14 @@ def test_the_report_shows_them_and_its_table_has_them(folder):
     assert all(value for value in row.values())
 
 
+def test_the_status_counts_them_beside_the_cell_and_its_score(folder):
+    asked = ("campaign", "status", str(folder))
+    told = subprocess.run([sys.executable, "-m", "splitleak.cli", *asked], capture_output=True, text=True, timeout=100)
+    assert told.returncode == 0, told.stderr
+    assert "besides" in told.stdout
+    assert "recognised" in told.stdout
+
+
 def test_a_second_run_finds_nothing_to_do(folder):
     plan = ("campaign", "plan", str(folder.parent / "tiny.toml"), "--out", str(folder), "--json")
     told = subprocess.run([sys.executable, "-m", "splitleak.cli", *plan], capture_output=True, text=True, timeout=100)
