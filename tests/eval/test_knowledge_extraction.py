@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from eval.knowledge_extraction import ExtractionConfig, knowledge_extraction
+from attacker.results import Reconstructions
+from eval.knowledge_extraction import ExtractionConfig, knowledge_extraction, measure_extraction
 
 CPU = torch.device("cpu")
 QUICK = ExtractionConfig(epochs=20, width=0.5)
@@ -40,3 +41,16 @@ def test_the_score_repeats_under_one_seed(small_splits):
 def test_anything_but_images_of_every_class_is_refused(small_splits, shape):
     with pytest.raises(ValueError, match=r"expected images \(10, R, \*\(1, 16, 16\)\) of every class"):
         extracted(torch.rand(shape), small_splits.train)
+
+
+def test_from_an_attacks_folder_it_is_of_the_images_that_the_target_was_trained_on(tmp_path, artifact, small_splits):
+    brief = ExtractionConfig(epochs=1, width=0.25)
+    rebuilt = of_every_class(small_splits.public, 2)
+    Reconstructions.of_classes(rebuilt).save(tmp_path / "attack" / "reconstructions.npz")
+    small_splits.save(tmp_path / "images")
+    given = (artifact, tmp_path / "attack")
+    found = measure_extraction(*given, tmp_path / "images" / "train.npz", brief, CPU)
+    plain = extracted(rebuilt, small_splits.train, brief)
+    assert {name: found[name] for name in plain} == plain
+    with pytest.raises(ValueError, match="expected the images that 'toy' was trained on, got others"):
+        measure_extraction(*given, tmp_path / "images" / "test.npz", brief, CPU)
