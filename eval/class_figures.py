@@ -97,7 +97,7 @@ def prior_figures(evaluator: Evaluator, samples: Tensor) -> dict[str, Any]:
     counts = torch.bincount(answers, minlength=evaluator.model.classes)
     return {
         "samples": len(samples),
-        "shares": (counts / len(samples)).tolist(),
+        "shares": (counts.double() / len(samples)).tolist(),
         "classes_drawn": int((counts > 0).sum()),
         "confidence": float(highest.mean()),
         "histogram": torch.histc(highest, 10, 0, 1).int().tolist(),

@@ -1,6 +1,6 @@
 """A cell's record where pictures of each class were rebuilt: do they show that class, and to whom."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacker.prior import Prior
 from attacker.results import Reconstructions
 from defenses.artifact import load_whole, read_record
-from eval.class_figures import class_figures
+from eval.class_figures import class_figures, prior_figures
 from eval.evaluator import Evaluator, probabilities
 from eval.scoring import check_disjoint, spread
 from splitleak.artifacts import provenance, write_json, written_folder
@@ -18,8 +19,10 @@ from splitleak.config import digest, read_document
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.measures.pixel import mse
+from splitleak.seeding import generator
 
 _IDENTIFYING = ("attack", "config", "seed", "queries", "draws", "knowledge")
+_SAMPLES = 500
 _LATER = ("prior", "adaptive")  # identify too, where there; came after the first recorded results
 
 
@@ -31,6 +34,7 @@ def make_class_record(
     out: Path,
     cell: Mapping[str, Any] | None = None,
     others: Path | None = None,
+    prior: Path | None = None,
 ) -> dict[str, Any]:
     """Judges what ``attack`` rebuilt of each class, writes ``record.json`` and ``pictures.npz``, returns the record.
 
@@ -48,11 +52,13 @@ def make_class_record(
     - ``target_confidence``: the attacked model's own, undefended by any policy, in the class.
 
     ``figures`` are those of the literature, see `class_figures`; ``others`` are images of other classes, distractors.
+    With the folder of the ``prior`` that was searched, they hold ``prior`` too: what the evaluator makes of 500 of its
+    own images, see `prior_figures`.
 
     Raises:
         FileNotFoundError: One of the inputs is not there.
         ValueError: They do not belong together: other training images than the artifact's, an attacker who owned one of
-            them, not as many pictures of each class, or an evaluator that is the target itself.
+            them, not as many pictures of each class, an evaluator that is the target, or a prior of other images.
     """
     made, attacked = read_record(artifact), read_document(attack / "attack.json")
     judge, target = Evaluator.load(evaluator, artifact), load_whole(artifact, torch.device("cpu"), seed=0)
@@ -74,6 +80,9 @@ def make_class_record(
     judged_by = {"target": judge.made["target"], "dataset": judge.made["dataset"]}
     given = [attacked[key] for key in (*_IDENTIFYING, *(key for key in _LATER if key in attacked))]
     produced = [made["target"], made["dataset"], public, *given, judged_by]
+    figures = class_figures(target, judge, by_class, private, others=distractors)
+    if prior is not None:
+        figures["prior"] = _of_prior(judge, prior, public)
     record = {
         "id": digest(produced),
         **({} if cell is None else {"cell": dict(cell)}),
@@ -84,7 +93,7 @@ def make_class_record(
             "chance": 1 / target.classes,
             **{name: _by_class(found.unflatten(0, (-1, each))) for name, found in values.items()},
         },
-        "figures": class_figures(target, judge, by_class, private, others=distractors),
+        "figures": figures,
         "evaluator": {**judge.document(), "on_truth": float(judge.recognised(means, classes).mean())},
         "provenance": provenance(),
     }
@@ -96,6 +105,17 @@ def make_class_record(
             np.savez_compressed(file, classes=classes.numpy(), **pictures)
         write_json(partial / "record.json", record)
     return record
+
+
+@torch.no_grad()
+def _of_prior(judge: Evaluator, folder: Path, public: Sequence[str]) -> dict[str, Any]:
+    prior = Prior.load(folder, torch.device("cpu"))
+    if strange := set(prior.document.public_hashes) - set(public):
+        raise ValueError(f"{folder}: expected the prior that was searched, got one of {len(strange)} other images")
+    shape, classes = prior.document.generator, prior.document.generator.classes
+    latents = torch.randn(_SAMPLES, shape.latent, generator=generator(0, "score", "prior"))
+    labels = None if classes is None else torch.arange(_SAMPLES) % classes
+    return prior_figures(judge, prior.generator(latents, labels))
 
 
 def class_means(images: Images, classes: int) -> Tensor:

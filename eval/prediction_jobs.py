@@ -103,7 +103,9 @@ def do_prediction_cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> F
     if of_classes:
         others = images / "generic.npz"
         distractors = others if others.is_file() else None
-        record = make_class_record(artifact, attacked, images / "train.npz", evaluator, out, cell, distractors)
+        prior = bench.below(settings["prior"]) if "prior" in settings else None
+        inputs = (artifact, attacked, images / "train.npz", evaluator)
+        record = make_class_record(*inputs, out, cell=cell, others=distractors, prior=prior)
         return {"mse": record["score"]["mse"]["mean"]}
     assert predictions is not None
     record = make_record(

@@ -65,6 +65,9 @@ def score_classes(
     others: Annotated[
         Path | None, typer.Option(help="Images of other classes, among which a picture's own must be found too.")
     ] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="The generator that was searched: what does the judge make of its images?")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
     cell: Cell = None,
     as_json: Json = False,
@@ -74,7 +77,7 @@ def score_classes(
     from splitleak.config import read_document
 
     place = None if cell is None else read_document(cell)
-    made = make_class_record(artifact, attack, train_images, evaluator, out, place, others)
+    made = make_class_record(artifact, attack, train_images, evaluator, out, place, others, prior)
     judge = {f"evaluator_{name}": made["evaluator"][name] for name in ("accuracy", "on_truth")}
     means = {name: value["mean"] if isinstance(value, dict) else value for name, value in made["score"].items()}
     text = (

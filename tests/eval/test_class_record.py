@@ -5,6 +5,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from attacker.base import Run
+from attacker.prior import PriorConfig, train_prior
 from attacker.results import Reconstructions
 from defenses.artifact import load_whole, read_record, save
 from defenses.training import TargetConfig, train
@@ -166,6 +168,24 @@ def test_other_peoples_images_are_distractors(artifact, evaluator, given, small_
     alone, among = (record["figures"]["identification"] for record in records)
     assert (alone["distractors"], among["distractors"]) == (0, 10)
     assert records[0]["id"] == records[1]["id"]
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_images_of_the_prior_that_was_searched_are_judged_and_no_others(
+    artifact, evaluator, given, small_splits, conditional
+):
+    config = PriorConfig(width=2, batch_size=8, iterations=2, conditional=conditional)
+    prior = train_prior(config, small_splits.public, Run())
+    folder = given(torch.rand(10, 1, 16, 16))
+    prior.save(folder / "prior")
+    inputs = (artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
+    figures = make_class_record(*inputs, prior=folder / "prior")["figures"]
+    assert figures["prior"]["samples"] == sum(figures["prior"]["histogram"]) == 500
+    assert sum(figures["prior"]["shares"]) == pytest.approx(1)
+    assert "prior" not in make_class_record(*inputs)["figures"]
+    given(torch.rand(10, 1, 16, 16), public=small_splits.test)
+    with pytest.raises(ValueError, match="expected the prior that was searched, got one of 300 other images"):
+        make_class_record(*inputs, prior=folder / "prior")
 
 
 def test_a_record_of_one_picture_a_class_reads_as_it_always_did(artifact, evaluator, given):
