@@ -1,8 +1,12 @@
+import dataclasses
+
+import pytest
 import torch
 
 from attacker.base import Run
 from attacker.class_inversion.ppa import PPA, PPAConfig
 from attacker.class_inversion.search import Search
+from attacker.prior import PriorConfig, train_prior
 from attacker.views import ViewsConfig, random_views
 
 PUBLISHED = PPA.paper_config()
@@ -25,6 +29,22 @@ def test_a_mirrored_start_scores_both_images(searched):
     images = searched.prior.generator(pool)
     expected = (searched.model(images).softmax(1) + searched.model(images.flip(3)).softmax(1)) / 2
     assert torch.allclose(attack.rate(search, pool), expected.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_candidates_of_a_conditional_generator_are_drawn_for_each_class_and_scored_as_they_are(
+    searched, small_splits, mirrored
+):
+    config = PriorConfig(width=2, batch_size=8, iterations=2, conditional=True)
+    known = dataclasses.replace(searched, prior=train_prior(config, small_splits.public, Run()))
+    attack = PPA(PPAConfig(**QUICK, mirrored_start=mirrored))
+    search = attack.prepare(known, Run())
+    pool = attack.sample(search)
+    for label, found in enumerate(attack.rate(search, pool)):
+        images = search.generator(pool, torch.full((40,), label))
+        sides = (images, images.flip(3)) if mirrored else (images,)
+        expected = torch.stack([searched.model(side).softmax(1)[:, label] for side in sides]).mean(0)
+        assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_the_last_are_chosen_by_what_survives_random_views(searched):
