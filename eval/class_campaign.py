@@ -63,6 +63,8 @@ class _Grid(Config):
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
         targets, attacks = ([entry.name for entry in entries] for entries in (self.targets, self.attacks))
+        if len(set(targets)) != len(targets):
+            raise ValueError(f"expected every target to have a name of its own, got {targets}")
         named = [(entry.targets, targets) for entry in self.attacks]
         named += [(entry.targets, targets) for entry in self.private]
         named += [(entry.attacks, attacks) for entry in self.private]

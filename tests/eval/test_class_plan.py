@@ -109,6 +109,7 @@ def test_a_campaign_may_have_no_attacks_where_it_measures_its_targets():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"targets": 2 * DOCUMENT["targets"], "besides": {}}, "expected every target to have a name of its own"),
         ({"besides": {"extraction": {"attacks": ["GAN"]}}}, "expected names of GMI, PPA in extraction, got GAN"),
         ({"targets": DOCUMENT["targets"][1:], "besides": {"training_time": {}}}, "expected a target without defenses"),
         (
