@@ -3,6 +3,7 @@ import torch
 
 from attacker.base import Run
 from attacker.class_inversion.gmi import GMIConfig
+from attacker.class_inversion.ked import KEDMI
 from attacker.class_inversion.lomma import LommaConfig, LommaGMI, LommaGMIConfig, LommaKED, teach
 
 QUICK = {"students": 1, "student_epochs": 2, "steps": 2}
@@ -58,4 +59,4 @@ def test_it_keeps_the_published_settings_of_what_it_stands_on():
     assert published.regulariser == 1
     assert published.steps == 2400
     assert published.bound == GMIConfig().bound
-    assert LommaKED.paper_config().gan.iterations == 50_000
+    assert LommaKED.paper_config().gan == KEDMI.paper_config().gan
