@@ -1,17 +1,39 @@
 """Where a target keeps what it knows: Fisher information by layer, for classifying and for being inverted."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attacker.results import Reconstructions
 from defenses.adaptive import white_box
-from defenses.artifact import WholeModel
+from defenses.artifact import WholeModel, load_whole, read_record
+from splitleak.artifacts import provenance
 from splitleak.datasets.images import Images
+from splitleak.datasets.splits import Splits
 from splitleak.measures.layer_fisher import classification_loss, inversion_loss, layer_fisher
 from splitleak.models.penultimate import penultimate
 
 _BATCH = 256
+
+
+def measure_layers(artifact: Path, attack: Path, images: Path, *, count: int = 200) -> dict[str, Any]:
+    """`layer_information` of ``artifact``, from what ``attack``, a folder of ``splitleak invert``, rebuilt of it.
+
+    ``images`` is the split that it was trained on; ``held_out`` are its test images.
+
+    Raises:
+        FileNotFoundError: One of the inputs is not there.
+        ValueError: The target was not trained on this split, or there are not as many pictures of each class.
+    """
+    made, splits = read_record(artifact), Splits.load(images)
+    if made["dataset"] != splits.record:
+        raise ValueError(f"{images}: expected the images that {artifact} was trained on, got others")
+    target = load_whole(artifact, torch.device("cpu"), seed=0)
+    by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(target.classes)
+    found = layer_information(target, splits.test, splits.train, by_class, images=count)
+    return {"name": made["name"], **found, "provenance": provenance()}
 
 
 def layer_information(

@@ -15,7 +15,7 @@ COMMANDS = (
     *(targets.split, targets.train, targets.inspect, targets.export, targets.purify),
     *(services.cloud, services.edge, services.token, services.tap, services.link),
     *(attacks.predict, attacks.query, attacks.attack, attacks.prior, attacks.invert),
-    *(judging.score, judging.score_classes, judging.extraction),
+    *(judging.score, judging.score_classes, judging.extraction, judging.layers),
     *(latency.latency, latency.recommend),
     *(measuring.cost, measuring.training_time, measuring.leakage, targets.poison, measuring.robustness),
     *(judging.study, judging.study_score),

@@ -119,6 +119,31 @@ def extraction(
     result(as_json, found, text)
 
 
+def layers(
+    attack: Annotated[Path, typer.Argument(help="Folder that `splitleak invert` wrote.")],
+    artifact: Attacked,
+    images: Annotated[Path, typer.Option(help="Folder that `splitleak split` wrote, which it was trained on.")],
+    out: ResultFile = None,
+    count: Annotated[int, typer.Option(min=1, help="Images of either kind, at most.")] = 200,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Tell in which layers a target keeps what it classifies by, and what inverts it, by Fisher information."""
+    from eval.layer_information import measure_layers
+    from splitleak.artifacts import write_json
+
+    use_threads(threads)
+    found = measure_layers(artifact, attack, images, count=count)
+    if out is not None:
+        write_json(out, found)
+    share = found["share"]
+    lines = [
+        f"{name}: classification {share['classification'][name]:.1%}, inversion {share['inversion'][name]:.1%}"
+        for name in share["classification"]
+    ]
+    result(as_json, found, "\n".join([f"{artifact}: shares of the information by layer", *lines]))
+
+
 def study(
     first: Annotated[Path, typer.Argument(metavar="A", help="Folder that `splitleak invert` wrote.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same classes.")],

@@ -26,6 +26,7 @@ COMMANDS = (
     "score",
     "score-classes",
     "extraction",
+    "layers",
     "latency",
     "recommend",
     "cost",
