@@ -13,11 +13,15 @@ from eval.store import Store
 from splitleak.config import read_document
 
 _TARGETS_NOTE = (
-    "Confidence: the mean of the highest probability, right or wrong. Parameters: those trained on private images. "
-    "Training time: processor seconds of short trainings in turn, as a multiple of those without a defense, without "
-    "what a defense needs before (networks trained on public images); medians over rounds. Knowledge extraction: the "
-    "share of the private training images that a student of the rebuilt pictures puts in their class; chance is one "
-    "over the classes."
+    "Confidence: the mean of the highest probability, right or wrong. Parameters: those trained on private images."
+)
+_TIME_NOTE = (
+    "Training time: processor seconds of short trainings in turn, as a multiple of those without a defense; medians "
+    "over rounds. What a defense needs before, such as a network trained on public images, is not in it."
+)
+_EXTRACTION_NOTE = (
+    "Knowledge extraction: the share of the private training images that a student of the rebuilt pictures puts in "
+    "their class; chance is one over the classes."
 )
 _ATTACKS_NOTE = (
     "Shares of test images in percent: untargeted, that are not put in their own class, and targeted, that are put in "
@@ -129,7 +133,13 @@ def besides_sheets(besides: Besides) -> list[Sheet]:
     """The tables of what was measured beside the attacks; none where nothing was planned."""
     if not besides.places:
         return []
-    notes = {"Targets": _TARGETS_NOTE, "Adversarial images": _ATTACKS_NOTE, "Backdoors": _BACKDOORS_NOTE}
+    measured = {place["measure"] for place in besides.places}
+    told = [
+        _TARGETS_NOTE,
+        *[_TIME_NOTE] * ("training time" in measured),
+        *[_EXTRACTION_NOTE] * ("extraction" in measured),
+    ]
+    notes = {"Targets": " ".join(told), "Adversarial images": _ATTACKS_NOTE, "Backdoors": _BACKDOORS_NOTE}
     return [
         Sheet(
             f"Beside the attacks: {title[0].lower()}{title[1:]}",

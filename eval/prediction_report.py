@@ -50,10 +50,10 @@ def write_prediction_report(folder: Path, out: Path) -> Path:
     results = PredictionResults.load(folder)
     claims = [ClaimEntry.parse(each, source=str(folder)) for each in results.config.get("claims", ())]
     checked, records = check(results, claims), list(_records(results))
-    origin = facts(results.provenance, len({cell.id for cell in results.cells}), records, results.seeds)
-    overview = [*summary(results), *beside_the_papers(results)]
     besides = Besides.load(folder)
-    overview += besides_sheets(besides)
+    planned, seeds = len({cell.id for cell in results.cells}), results.seeds or besides.seeds
+    origin = facts(results.provenance, planned, records, seeds)
+    overview = [*summary(results), *beside_the_papers(results), *besides_sheets(besides)]
     doubts, tables = _doubts(results, checked), {figure.name: sheets(results, figure) for figure in results.figures}
     out.mkdir(parents=True, exist_ok=True)
     for figure in results.figures:
