@@ -27,6 +27,7 @@ lint: $(STAMP)
 bench: $(STAMP)  ## timings, apart from the tests: interleaved, medians and ratios
 	$(BIN)/python -m tests.bench.step
 	$(BIN)/python -m tests.bench.attack_step
+	$(BIN)/python -m tests.bench.class_step
 	$(BIN)/python -m tests.bench.serving_engine
 
 bench-serving: $(STAMP)  ## our service beside a socket, KServe, MLServer and Triton; the first time it installs these, 1.4 GB
