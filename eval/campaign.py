@@ -17,6 +17,7 @@ from eval import published
 from splitleak.config import Config, digest, merged
 from splitleak.datasets import SHIPPED
 from splitleak.datasets.splits import SplitConfig
+from splitleak.models.split import ArchitectureName
 from splitleak.wire.codec import Codec
 
 GIVEN = frozenset({"public", "query", "labels", "encoder", "head", "fresh_encoder"})
@@ -54,7 +55,7 @@ class ModelEntry(Config):
     """A network and where it is cut; the rest of `ModelConfig` follows from the images."""
 
     name: Name
-    architecture: Literal["vgg11", "resnet20", "cnn", "conv3", "conv4"] = "vgg11"
+    architecture: ArchitectureName = "vgg11"
     cut: int | None = None
     width: float | None = Field(default=None, gt=0, description="default: the preset's, 0.25 or 1")
 

@@ -1,7 +1,7 @@
 """The Knowledge Extraction Score: what a student learns of a target's training images from what was rebuilt of them."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -17,13 +17,13 @@ from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.fit import Report, silent
 from splitleak.measures.proportion import wilson
-from splitleak.models.split import ModelConfig
+from splitleak.models.split import ArchitectureName, ModelConfig
 
 
 class ExtractionConfig(Config):
     """The student, and how it is trained."""
 
-    architecture: Literal["cnn", "vgg11", "resnet20", "conv3", "conv4"] = "cnn"
+    architecture: ArchitectureName = "cnn"
     width: float = Field(default=1.0, gt=0, description="factor on every layer's width")
     epochs: int = Field(default=40, ge=1)
     batch_size: int = Field(default=32, ge=2)

@@ -12,25 +12,32 @@ from splitleak.datasets.statistics import Normalisation
 from splitleak.models.architecture import Architecture
 from splitleak.models.cnn import CNN
 from splitleak.models.conv import CONV3, CONV4
+from splitleak.models.digits import MCNN, SCNN
 from splitleak.models.normalise import Normalise
 from splitleak.models.resnet import RESNET20
-from splitleak.models.vgg import VGG11
+from splitleak.models.vgg import VGG11, VGG16
 
-ARCHITECTURES: dict[str, Architecture] = {
+ArchitectureName = Literal["vgg11", "resnet20", "cnn", "conv3", "conv4", "mcnn", "scnn", "vgg16"]
+
+ARCHITECTURES: dict[ArchitectureName, Architecture] = {
     "vgg11": VGG11,
     "resnet20": RESNET20,
     "cnn": CNN,
     "conv3": CONV3,
     "conv4": CONV4,
+    "mcnn": MCNN,
+    "scnn": SCNN,
+    "vgg16": VGG16,
 }
 
 
 class ModelConfig(Config):
     """Which network, how wide, for which images, and where it is cut."""
 
-    architecture: Literal["vgg11", "resnet20", "cnn", "conv3", "conv4"] = "vgg11"
+    architecture: ArchitectureName = "vgg11"
     cut: int | None = Field(
-        default=None, description="leading positions on the edge; by default vgg11 4, resnet20 5, the others 2"
+        default=None,
+        description="leading positions on the edge; by default vgg11 4, resnet20 5, vgg16 6, the others 2",
     )
     width: float = Field(
         default=1.0,

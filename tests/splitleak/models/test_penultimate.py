@@ -5,7 +5,16 @@ from torch import nn
 from splitleak.models.penultimate import penultimate
 from splitleak.models.split import ARCHITECTURES, ModelConfig, build
 
-DIMENSIONS = {"vgg11": 128, "resnet20": 32, "cnn": 16, "conv3": 35, "conv4": 35}
+DIMENSIONS = {
+    "vgg11": 128,
+    "resnet20": 32,
+    "cnn": 16,
+    "conv3": 35,
+    "conv4": 35,
+    "mcnn": 64,
+    "scnn": 128,
+    "vgg16": 128,
+}
 
 
 def last_linear(model):

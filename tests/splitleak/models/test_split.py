@@ -102,6 +102,7 @@ def test_any_size_and_width_gives_logits(architecture, width, channels, size, cl
         ({"cut": 0}, "expected cnn to be cut at 1..3, got 0"),
         ({"cut": 4}, "expected cnn to be cut at 1..3, got 4"),
         ({"architecture": "vgg11", "cut": 14}, "expected vgg11 to be cut at 1..13, got 14"),
+        ({"architecture": "vgg16", "cut": 19}, "expected vgg16 to be cut at 1..18, got 19"),
         ({"architecture": "vgg11", "size": 28}, "expected images of at least 32 pixels for vgg11"),
         ({"width": 0.0}, "greater than 0"),
         ({"channels": 2}, "1 or 3"),

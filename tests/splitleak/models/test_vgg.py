@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from splitleak.models.split import ModelConfig, build
+from splitleak.models.split import ModelConfig, build, output_shape
 
 
 def vgg(**changes):
@@ -47,3 +47,45 @@ def test_only_edge_convolutions_start_from_xavier_with_zero_bias():
 def test_width_scales_classifiers_too_but_not_classes():
     shapes = [p.shape for p in vgg(width=0.5).head.classifier.parameters()]
     assert shapes == [(256, 256), (256,), (256, 256), (256,), (10, 256), (10,)]
+
+
+def faces(**changes):
+    return vgg(**{"architecture": "vgg16", "size": 64, "classes": 1000, **changes})
+
+
+def test_the_vgg16_of_a_thousand_faces_has_the_published_count_and_head():
+    with torch.device("meta"):
+        model = faces()
+    assert sum(each.numel() for each in model.parameters()) == 16_776_232
+    assert [type(layer) for layer in model.head.classifier] == [nn.Flatten, nn.BatchNorm1d, nn.Linear]
+    assert [each.numel() for each in model.head.classifier.parameters()] == [2048, 2048, 2_048_000, 1000]
+    assert output_shape(model, (3, 64, 64)) == (1000,)
+
+
+@pytest.mark.parametrize(
+    ("cut", "size", "feature"),
+    [(None, 64, (128, 16, 16)), (10, 64, (256, 8, 8)), (18, 64, (512, 2, 2)), (18, 32, (512, 1, 1))],
+)
+def test_each_pool_of_vgg16_halves_the_side(cut, size, feature):
+    with torch.device("meta"):
+        assert faces(cut=cut, size=size).feature_shape == feature
+
+
+@pytest.mark.parametrize(("size", "left"), [(32, 1), (64, 4), (70, 4), (96, 9)])
+def test_vgg16_takes_all_that_the_pools_leave(size, left):
+    model = faces(size=size, width=1 / 64, classes=7).eval()
+    assert model.head.classifier[1].num_features == 8 * left
+    assert model(torch.rand(2, 3, size, size)).shape == (2, 7)
+
+
+def test_images_that_five_pools_leave_nothing_of_are_refused():
+    with pytest.raises(ValueError, match="expected images of at least 32 pixels for vgg16, which pools them, got 31"):
+        faces(size=31)
+
+
+def test_the_edge_of_vgg16_draws_as_its_cloud_does():
+    states = []
+    for cut in (1, 18):
+        torch.manual_seed(0)
+        states.append([p.detach() for p in faces(cut=cut, width=1 / 64, classes=7).parameters()])
+    assert all(map(torch.equal, *states))
