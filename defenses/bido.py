@@ -51,9 +51,9 @@ class BiDO(Defense):
     to 2.5 on CelebA, 2, 20 on MNIST; COCO 5 to 15, 50 on CelebA, 1, 50 on MNIST. Either may be 0.
     Shapes: images X ``(N, C, H, W)`` in [0, 1] as augmented; Z_j ``(N, ...)``, the outputs of positions.
     Deviations: layers are the pools of a VGG, the blocks of the small networks, the first blocks of a ResNet's stages
-    (published: these, and for a ResNet the embedding too). Batches have ``batch_size // images_per_class`` classes at
-    most, drawn in turn, with equally many images of each, and an epoch as many batches as plainly; who has fewer
-    images is seen more often.
+    (published: these, a VGG's last one normalised, and for a ResNet the embedding too). Batches have
+    ``batch_size // images_per_class`` classes at most, drawn in turn, with equally many images of each, and an epoch as
+    many batches as plainly; who has fewer images is seen more often.
 
     Raises:
         ValueError: The model has no such position.

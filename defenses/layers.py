@@ -46,5 +46,12 @@ def last_linear(head: nn.Module, who: str) -> tuple[Place, nn.Linear]:
 
 
 def shrinks(position: nn.Module) -> bool:
-    """Whether a position makes images smaller: it pools, or convolves in strides."""
-    return any(getattr(layer, "stride", 1) not in (1, (1, 1)) for layer in position.modules())
+    """Whether a position makes images smaller: it pools, or convolves in strides or without a border wide enough."""
+    return any(getattr(layer, "stride", 1) not in (1, (1, 1)) or _narrows(layer) for layer in position.modules())
+
+
+def _narrows(layer: nn.Module) -> bool:
+    """Whether it convolves so that fewer pixels come out than went in, at stride 1 too."""
+    if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):
+        return False
+    return any(kernel > 2 * border + 1 for kernel, border in zip(layer.kernel_size, layer.padding, strict=True))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-_ZERO_STAYS_ZERO = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
+_ZERO_STAYS_ZERO = (nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
 
 
 @dataclass(frozen=True)

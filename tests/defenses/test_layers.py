@@ -23,6 +23,12 @@ def test_the_positions_that_shrink_images_are_pools_blocks_and_the_starts_of_sta
     assert shrinking("vgg11", 32) == [2, 4, 7, 10, 13]
     assert shrinking("cnn", 16) == shrinking("conv3", 16) == [1, 2, 3]
     assert shrinking("resnet20", 16) == [2, 5, 8]
+    assert shrinking("vgg16", 32) == [3, 6, 10, 14, 18]
+
+
+def test_a_convolution_without_a_border_shrinks_images_too():
+    assert shrinking("mcnn", 32) == shrinking("scnn", 32) == [1, 2, 3]
+    assert not shrinks(nn.Conv2d(1, 1, 4, padding="same"))
 
 
 def test_the_last_layer_is_found_behind_a_bottleneck_and_replaced_once(small_target):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from defenses.pruning import GatedNorm, chain, prunable
+from splitleak.models.digits import MCNN
 from splitleak.models.resnet import RESNET20
 from splitleak.models.vgg import VGG11
 
@@ -47,6 +48,10 @@ def test_of_a_residual_network_the_inner_channels_of_its_blocks_can_be_pruned():
 def test_a_layer_that_does_not_keep_zeros_apart_protects_what_is_before_it(between):
     encoder = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), between, nn.Conv2d(4, 2, 1))
     assert prunable(encoder) == []
+
+
+def test_leaky_layers_keep_zeros_apart():
+    assert [layer.channels for layer in prunable(edge(MCNN, 2))] == [16]
 
 
 def gradients(gate, images, probe):
