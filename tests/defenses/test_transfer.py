@@ -7,10 +7,11 @@ from torch import nn
 from defenses.artifact import load_cloud, load_edge, read_record, save
 from defenses.bido import BiDO
 from defenses.training import TargetConfig, train
-from defenses.transfer import Frozen, weights_digest
+from defenses.transfer import Frozen, Transfer, TransferConfig, weights_digest
 from splitleak.datasets import load
 from splitleak.datasets.images import Dataset
 from splitleak.datasets.splits import SplitConfig, split
+from splitleak.models.split import ModelConfig, build
 
 CPU = torch.device("cpu")
 
@@ -75,6 +76,30 @@ def test_what_still_trains_is_counted(halves, small_target, pretrained, frozen, 
     everything = count(target.model)
     assert target.record["defenses"]["transfer"] == {"trainable_parameters": trainable, "parameters": everything}
     assert not any(isinstance(module, Frozen) for module in target.model.modules())
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "frozen", "trainable", "printed"),
+    [
+        (7, 9, 15_038_440, "15.04"),
+        (8, 11, 13_857_256, "13.857"),
+        (9, 12, 11_496_424, "11.496"),
+        (10, 13, 9_135_592, "9.136"),
+        (13, 17, 2_053_096, "2.053"),
+    ],
+)
+def test_of_the_published_vgg16_as_much_still_trains_as_was_published(convolutions, frozen, trainable, printed):
+    with torch.device("meta"):
+        model = build(ModelConfig(architecture="vgg16", channels=3, size=64, classes=1000))
+    defense = Transfer(TransferConfig(frozen=frozen))
+    defense.prepare(model, 1000)
+    still = [layer for each in model.modules() if isinstance(each, Frozen) for layer in each.modules()]
+    assert sum(isinstance(layer, nn.Conv2d) for layer in still) == convolutions
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in still) == convolutions
+    assert sum(each.numel() for each in model.parameters() if each.requires_grad) == trainable
+    defense.finish(model)
+    assert defense.findings(model) == {"trainable_parameters": trainable, "parameters": 16_776_232}
+    assert f"{trainable / 1e6:.{len(printed.partition('.')[2])}f}" == printed
 
 
 def test_a_frozen_layer_is_in_eval_mode_whatever_the_network_is_in():
