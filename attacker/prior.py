@@ -134,7 +134,8 @@ class Prior:
             _restore(critic, folder / "critic.safetensors")
         for network in (drawing, critic):
             if network is not None:
-                network.requires_grad_(False).eval().to(device)
+                network.requires_grad_(False).eval()
+                network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(document, drawing, critic)
 
 
