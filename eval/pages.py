@@ -17,6 +17,7 @@ PICTURES_BUDGET = 4_000_000
 """Characters that the pictures of a page may take, so that it stays under 5 MB."""
 
 _LONG_LIST = 16
+_OF_IMAGES = ("images", "scores")  # [class][picture]
 _ERROR_LINES = 8
 
 
@@ -102,10 +103,12 @@ def gathered(doubts: Iterable[tuple[str, int | None, str]]) -> list[tuple[str, s
 
 
 def brief(document: Any) -> Any:  # noqa: ANN401  # any JSON
-    """``document`` without values of single images, histories and other long lists."""
+    """``document`` without values of single images, histories and other long lists; who was recognised (hits) stays."""
     if isinstance(document, Mapping):
         kept = {key: value for key, value in document.items() if key not in ("values", "history")}
-        return {key: brief(v) for key, v in kept.items() if not (isinstance(v, list) and len(v) > _LONG_LIST)}
+        lists = {key: v for key, v in kept.items() if isinstance(v, list) and key != "hits"}
+        dropped = {key for key, v in lists.items() if key in _OF_IMAGES or len(v) > _LONG_LIST}
+        return {key: brief(v) for key, v in kept.items() if key not in dropped}
     return [brief(each) for each in document] if isinstance(document, list) else document
 
 

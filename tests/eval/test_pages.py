@@ -68,6 +68,12 @@ def test_a_brief_record_has_no_values_histories_or_long_lists():
     assert brief(document) == {"a": {"mean": 2}, "few": [{"b": [0] * 16}]}
 
 
+def test_a_brief_record_keeps_who_was_recognised_and_no_other_value_of_a_picture():
+    hits = [[1, 0]] * 20
+    record = {"top1": {"hits": hits, "images": 40}, "mse": {"mean": 0.1, "images": [[0.1, 0.1]] * 2}, "scores": [[0.9]]}
+    assert brief(record) == {"top1": {"hits": hits, "images": 40}, "mse": {"mean": 0.1}}
+
+
 def test_a_table_reads_the_same_in_markdown():
     table = Sheet("T", (("", "row"), ("g", "a")), ((Text("x|y"), Text("1", "2")),), ("a note",))
     assert list(markdown_table(table)) == [
