@@ -8,8 +8,6 @@ from attacker.class_inversion.search import Identity, LatentSearch, Search, Sear
 from attacker.views import ViewsConfig, random_views
 from splitleak.seeding import generator
 
-_BATCH = 256
-
 
 class PPAConfig(SearchConfig):
     """Three stages. The defaults keep half of what they optimise, as the paper a quarter."""
@@ -58,19 +56,9 @@ class PPA(LatentSearch):
             final_views=ViewsConfig(count=100, least=0.5, most=0.9, ratio=1.25, mirror=True),
         )
 
-    @torch.no_grad()
-    def rate(self, search: Search, pool: Tensor) -> Tensor:
-        turns = (False, True) if self.config.mirrored_start else (False,)
-        if search.generator.config.classes is None:
-            parts: list[tuple[Tensor, Tensor | None]] = [(part, None) for part in pool.split(_BATCH)]
-        else:
-            labels = search.labels(len(pool)).split(_BATCH)
-            parts = list(zip(pool.repeat(search.classes, 1).split(_BATCH), labels, strict=True))
-        told = [torch.cat([_scores(search, *part, mirrored) for part in parts]) for mirrored in turns]
-        rated = torch.stack(told).mean(0)
-        if search.generator.config.classes is None:
-            return rated.T
-        return rated.gather(1, search.labels(len(pool))[:, None]).view(search.classes, len(pool))
+    def first_scores(self, search: Search, images: Tensor) -> Tensor:
+        plain = super().first_scores(search, images)
+        return (plain + search.scores(images.flip(3))) / 2 if self.config.mirrored_start else plain
 
     def loss(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         images = search.images(values, labels)
@@ -85,8 +73,3 @@ class PPA(LatentSearch):
     def seen(self, images: Tensor, config: ViewsConfig, draw: torch.Generator) -> list[Tensor]:
         """As many views of the images as ``config`` says."""
         return [random_views(images, config, draw) for _ in range(config.count)]
-
-
-def _scores(search: Search, latents: Tensor, labels: Tensor | None, mirrored: bool) -> Tensor:
-    images = search.images(latents, labels)
-    return search.scores(images.flip(3) if mirrored else images)

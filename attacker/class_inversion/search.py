@@ -195,9 +195,15 @@ class LatentSearch(ClassInversion):
     def rate(self, search: Search, pool: Tensor) -> Tensor:
         """The model's confidence in each class ``(K, S)`` of candidates ``(S, d)``."""
         if search.generator.config.classes is None:
-            return torch.cat([search.scores(search.images(part)) for part in pool.split(_BATCH)]).T
-        told = self.confidence(search, pool.repeat(search.classes, 1), search.labels(len(pool)))
-        return told.reshape(search.classes, len(pool))
+            return torch.cat([self.first_scores(search, search.images(part)) for part in pool.split(_BATCH)]).T
+        labels = search.labels(len(pool))
+        pairs = zip(pool.repeat(search.classes, 1).split(_BATCH), labels.split(_BATCH), strict=True)
+        told = torch.cat([self.first_scores(search, search.images(*pair)) for pair in pairs])
+        return told.gather(1, labels[:, None]).view(search.classes, len(pool))
+
+    def first_scores(self, search: Search, images: Tensor) -> Tensor:
+        """The probabilities ``(B, K)`` by which images of candidates are selected."""
+        return search.scores(images)
 
     def optimise(self, search: Search, starts: Tensor) -> Tensor:
         """Moves latents ``(K, N, d)`` down the loss; no latent's way depends on another's."""
