@@ -91,5 +91,12 @@ def backdoor_success(model: WholeModel, test: Images, config: PoisonConfig) -> d
     }
 
 
+def recorded_backdoor(model: WholeModel, splits: Splits) -> dict[str, Any] | None:
+    """`backdoor_success` on the test images of a split, of the poison that its record names; None if it names none."""
+    if "poison" not in splits.record:
+        return None
+    return backdoor_success(model, splits.test, PoisonConfig.parse(splits.record["poison"], source="splits.json"))
+
+
 def _answers(model: WholeModel, images: Images) -> Tensor:
     return probabilities(model, images.floats()).argmax(1)

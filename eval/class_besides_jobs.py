@@ -1,11 +1,11 @@
 """The jobs beside the attacks of a campaign against classes: poisoned images, and one measure of a target each."""
 
+import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from defenses.artifact import load_whole
-from eval.backdoor import PoisonConfig, backdoor_success
+from eval.backdoor import recorded_backdoor
 from eval.bench import Bench, Figures
 from eval.plan import Job
 from eval.target_figures import target_figures
@@ -50,14 +50,15 @@ def _extraction(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
 def _backdoor(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     splits = Splits.load(bench.below(settings["images"]))
     whole = load_whole(bench.below(settings["artifact"]), resolve_device(bench.device), seed=0)
-    found = backdoor_success(whole, splits.test, PoisonConfig.parse(splits.record["poison"], source="splits.json"))
+    found = recorded_backdoor(whole, splits)
+    assert found is not None
     write_json(bench.store.path(job), {**found, "provenance": provenance()})
     return {}
 
 
 def _training_time(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     out = bench.store.path(job)
-    designs = _beside(out, "targets")
+    designs = out.with_name(f"{out.stem}.targets.json")
     write_json(designs, settings["targets"])
     given = (designs, "--images", bench.below(settings["images"]), "--baseline", settings["baseline"], "--out", out)
     bench.run(job, "training-time", *given, *_set(settings["config"]), "--threads", bench.threads)
@@ -80,12 +81,4 @@ def _asked(bench: Bench, job: Job, config: Mapping[str, Any]) -> tuple[object, .
 
 
 def _set(config: Mapping[str, Any]) -> tuple[object, ...]:
-    return tuple(part for name, value in config.items() for part in ("--set", f"{name}={_toml(value)}"))
-
-
-def _toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _beside(path: Path, name: str) -> Path:
-    return path.with_name(f"{path.stem}.{name}.json")
+    return tuple(part for name, value in config.items() for part in ("--set", f"{name}={json.dumps(value)}"))

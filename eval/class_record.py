@@ -10,10 +10,11 @@ from torch import Tensor
 
 from attacker.prior import Prior
 from attacker.results import Reconstructions
-from defenses.artifact import load_whole, read_record
+from defenses.artifact import load_whole
 from eval.class_figures import class_figures, prior_figures
 from eval.evaluator import Evaluator, probabilities
 from eval.scoring import check_disjoint, spread
+from eval.trained_on import trained_images
 from splitleak.artifacts import provenance, write_json, written_folder
 from splitleak.config import digest, read_document
 from splitleak.datasets.files import load_file
@@ -60,11 +61,10 @@ def make_class_record(
         ValueError: They do not belong together: other training images than the artifact's, an attacker who owned one of
             them, not as many pictures of each class, an evaluator that is the target, or a prior of other images.
     """
-    made, attacked = read_record(artifact), read_document(attack / "attack.json")
+    made, private = trained_images(artifact, train_images)
     judge, target = Evaluator.load(evaluator, artifact), load_whole(artifact, torch.device("cpu"), seed=0)
-    private, public = load_file(train_images).train, attacked.pop("public_hashes")
-    if digest(sorted(private.hashes())) != made["dataset"]["images"]["train"]["digest"]:
-        raise ValueError(f"{train_images}: expected the images that {made['name']!r} was trained on, got others")
+    attacked = read_document(attack / "attack.json")
+    public = attacked.pop("public_hashes")
     check_disjoint(public, private)
     distractors = None if others is None else load_file(others).train
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(target.classes)

@@ -8,11 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from attacker.results import Reconstructions
-from defenses.artifact import read_record
 from defenses.training import AugmentConfig, TargetConfig, TrainingConfig, train
+from eval.trained_on import trained_images
 from splitleak.artifacts import provenance
-from splitleak.config import Config, digest
-from splitleak.datasets.files import load_file
+from splitleak.config import Config
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.fit import Report, silent
@@ -48,9 +47,7 @@ def measure_extraction(
         ValueError: They do not belong together: other training images than the artifact's, or not as many pictures of
             each class.
     """
-    made, private = read_record(artifact), load_file(train_images).train
-    if digest(sorted(private.hashes())) != made["dataset"]["images"]["train"]["digest"]:
-        raise ValueError(f"{train_images}: expected the images that {made['name']!r} was trained on, got others")
+    made, private = trained_images(artifact, train_images)
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(len(private.classes))
     dataset = str(made["dataset"]["dataset"])
     found = knowledge_extraction(by_class, private, dataset, config, device=device, report=report)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from attacker.results import Reconstructions
 from defenses.adaptive import white_box
-from defenses.artifact import WholeModel, load_whole, read_record
+from defenses.artifact import WholeModel, load_whole
+from eval.trained_on import trained_splits
 from splitleak.artifacts import provenance
 from splitleak.datasets.images import Images
-from splitleak.datasets.splits import Splits
 from splitleak.measures.layer_fisher import classification_loss, inversion_loss, layer_fisher
 from splitleak.models.penultimate import penultimate
 
@@ -27,9 +27,7 @@ def measure_layers(artifact: Path, attack: Path, images: Path, *, count: int = 2
         FileNotFoundError: One of the inputs is not there.
         ValueError: The target was not trained on this split, or there are not as many pictures of each class.
     """
-    made, splits = read_record(artifact), Splits.load(images)
-    if made["dataset"] != splits.record:
-        raise ValueError(f"{images}: expected the images that {artifact} was trained on, got others")
+    made, splits = trained_splits(artifact, images)
     target = load_whole(artifact, torch.device("cpu"), seed=0)
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(target.classes)
     found = layer_information(target, splits.test, splits.train, by_class, images=count)

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from defenses.artifact import EdgeHalf, load_edge, read_record
+from defenses.artifact import EdgeHalf, load_edge
+from eval.trained_on import trained_splits
 from splitleak.artifacts import provenance
 from splitleak.config import Config
-from splitleak.datasets.splits import Splits
 from splitleak.measures.clusters import moments, within_classes
 from splitleak.measures.entropy import mixture_entropy, mixture_information, mse_lower_bound
 from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
@@ -55,9 +55,7 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
         FileNotFoundError: There is no artifact, or no split.
         ValueError: The images are not those that the target was trained on.
     """
-    made, splits = read_record(artifact), Splits.load(images)
-    if made["dataset"] != splits.record:
-        raise ValueError(f"{images}: expected the images that {artifact} was trained on, got others")
+    splits = trained_splits(artifact, images)[1]
     half = load_edge(artifact / "edge", device, seed=config.seed)
     half.encoder.requires_grad_(False)
     chosen = torch.randperm(len(splits.train), generator=generator(config.seed, "leakage", "sample"))[: config.samples]

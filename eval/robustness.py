@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from defenses.adaptive import white_box
-from defenses.artifact import WholeModel, load_whole, read_record
-from eval.backdoor import PoisonConfig, backdoor_success
+from defenses.artifact import load_whole
+from eval.backdoor import recorded_backdoor
 from eval.evaluator import probabilities
+from eval.trained_on import trained_splits
 from splitleak.artifacts import provenance
 from splitleak.config import Config
-from splitleak.datasets.splits import Splits
 from splitleak.measures.perturbation import bim, fgsm, one_pixel, pgd
 from splitleak.measures.proportion import wilson
 from splitleak.seeding import generator
@@ -49,9 +49,7 @@ def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, d
         FileNotFoundError: There is no artifact, or no split.
         ValueError: The target was not trained on these splits.
     """
-    made, splits = read_record(artifact), Splits.load(images)
-    if made["dataset"] != splits.record:
-        raise ValueError(f"{images}: expected the images that {artifact} was trained on, got others")
+    made, splits = trained_splits(artifact, images)
     whole = load_whole(artifact, device, seed=config.seed)
     test = splits.test.select(torch.arange(min(config.images, len(splits.test))))
     pixels, labels = test.floats(), test.labels
@@ -72,7 +70,7 @@ def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, d
         "config": config.document(),
         "images": len(test),
         "attacks": attacks,
-        "backdoor": _backdoor(whole, splits),
+        "backdoor": recorded_backdoor(whole, splits),
         "provenance": provenance(),
     }
 
@@ -88,13 +86,6 @@ def _attacks(config: RobustnessConfig) -> dict[str, _Attack]:
         "pgd": lambda model, x, y, targeted, draw: pgd(model, x, y, targeted=targeted, draw=draw, **path),
         "one-pixel": lambda model, x, y, targeted, draw: one_pixel(model, x, y, targeted=targeted, draw=draw, **search),
     }
-
-
-def _backdoor(whole: WholeModel, splits: Splits) -> dict[str, Any] | None:
-    if "poison" not in splits.record:
-        return None
-    config = PoisonConfig.parse(splits.record["poison"], source="splits.json")
-    return backdoor_success(whole, splits.test, config)
 
 
 def rows(found: dict[str, Any]) -> Sequence[tuple[str, ...]]:

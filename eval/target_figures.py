@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from defenses.artifact import load_whole, read_record
+from defenses.artifact import load_whole
 from eval.evaluator import probabilities
+from eval.trained_on import trained_splits
 from splitleak.artifacts import provenance
-from splitleak.datasets.splits import Splits
 
 
 def target_figures(artifact: Path, images: Path, device: torch.device) -> dict[str, Any]:
@@ -23,9 +23,7 @@ def target_figures(artifact: Path, images: Path, device: torch.device) -> dict[s
         FileNotFoundError: There is no artifact, or no split.
         ValueError: The target was not trained on these splits.
     """
-    made, splits = read_record(artifact), Splits.load(images)
-    if made["dataset"] != splits.record:
-        raise ValueError(f"{images}: expected the images that {artifact} was trained on, got others")
+    made, splits = trained_splits(artifact, images)
     whole = load_whole(artifact, device, seed=0)
     found: dict[str, Any] = {"name": made["name"]}
     for part, shown in (("train", splits.train), ("test", splits.test)):
