@@ -8,7 +8,7 @@ from eval.class_besides import BesidesEntry, backdoor_name
 from eval.class_campaign import ClassCampaign
 from eval.plan import Job, Plan
 from eval.prediction_campaign import RowEntry
-from eval.prediction_plan import SeedJobs, make_prediction_plan
+from eval.prediction_plan import SeedJobs, plan_of_seeds
 from splitleak.config import digest
 
 Measure = Literal["target", "robustness", "training time", "extraction", "backdoor"]
@@ -20,12 +20,13 @@ def make_class_plan(config: ClassCampaign) -> Plan:
     Raises:
         FileNotFoundError: The images are not there.
     """
-    plan = make_prediction_plan(config)
+    made = [SeedJobs(config, seed) for seed in config.seeds]
+    plan = plan_of_seeds(config, made)
     if config.besides is None:
         return plan
     jobs, planned = {job.id: job for job in plan.jobs}, []
-    for seed in config.seeds:
-        for place, job in _of_seed(config, config.besides, seed):
+    for seed, seeds in zip(config.seeds, made, strict=True):
+        for place, job in _of_seed(config, config.besides, seeds, seed):
             jobs.setdefault(job.id, job)
             if place:
                 planned.append({**place, "seed": seed, "output": job.output})
@@ -33,9 +34,11 @@ def make_class_plan(config: ClassCampaign) -> Plan:
     return replace(plan, jobs=tuple(in_order), besides_in_order=tuple(planned))
 
 
-def _of_seed(config: ClassCampaign, asked: BesidesEntry, seed: int) -> Iterator[tuple[dict[str, Any], Job]]:
+def _of_seed(
+    config: ClassCampaign, asked: BesidesEntry, seeds: SeedJobs, seed: int
+) -> Iterator[tuple[dict[str, Any], Job]]:
     """Each job and what it measures of which target; what a job needs comes before it, and measures nothing."""
-    seeds, rows = SeedJobs(config, seed), config.bare_rows()
+    rows = config.bare_rows()
     for row in rows:
         yield from (({}, job) for job in seeds.of_target(row))
         yield from _of_target(asked, seeds, row, seed)

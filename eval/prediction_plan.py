@@ -1,6 +1,6 @@
 """The jobs of a campaign against predictions; see `eval.plan` for the folder they share."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attacker.class_inversion import CLASS_ATTACKS
@@ -17,7 +17,11 @@ def make_prediction_plan(config: FigureCampaign) -> Plan:
     Raises:
         FileNotFoundError: The images are not there.
     """
-    made = [SeedJobs(config, seed) for seed in config.seeds]
+    return plan_of_seeds(config, [SeedJobs(config, seed) for seed in config.seeds])
+
+
+def plan_of_seeds(config: FigureCampaign, made: "Sequence[SeedJobs]") -> Plan:
+    """`make_prediction_plan` from the jobs of each seed of ``config``, in order."""
     jobs: dict[str, Job] = {}
     for seed in made:
         for _, row in config.rows():
