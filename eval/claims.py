@@ -78,11 +78,14 @@ class Checked:
     holds: bool | None
     lower: float | None
     higher: float | None
-    held: tuple[int, ...]
-    """The seeds in which it holds taken alone."""
     seeds: tuple[int, ...]
-    margins: tuple[float, ...] = ()
+    margins: tuple[float, ...]
     """By how much it holds in each seed, see `ClaimEntry.margin`."""
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The seeds in which it holds taken alone."""
+        return tuple(seed for seed, margin in zip(self.seeds, self.margins, strict=True) if margin >= 0)
 
     @property
     def error(self) -> float | None:
@@ -124,5 +127,4 @@ def _checked(results: PredictionResults, claim: ClaimEntry) -> Checked:
         return Checked(claim, None, None, None, (), ())
     means = fmean(lower[seed] for seed in seeds), fmean(higher[seed] for seed in seeds)
     margins = tuple(claim.margin(lower[seed], higher[seed]) for seed in seeds)
-    held = tuple(seed for seed, margin in zip(seeds, margins, strict=True) if margin >= 0)
-    return Checked(claim, claim.holds(*means), *means, held, seeds, margins)
+    return Checked(claim, claim.holds(*means), *means, seeds, margins)

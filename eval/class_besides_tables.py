@@ -1,6 +1,6 @@
 """What a campaign against classes has measured of its targets beside the attacks, and its tables."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.campaign_results import Record, Spread
 from eval.class_plan import Measure
-from eval.pages import Sheet, Text, seeds_note, spread_text
+from eval.pages import Sheet, Text, decimals, seeds_note, spread_text
 from eval.store import Store
 from splitleak.config import read_document
 
@@ -168,7 +168,7 @@ def _row(besides: Besides, target: str, shown: Sequence[Column]) -> tuple[Text, 
         *(
             Text(
                 spread_text(
-                    Spread.of(besides.by_seed(target, column).values()), _number(column.digits), len(besides.seeds)
+                    Spread.of(besides.by_seed(target, column).values()), decimals(column.digits), len(besides.seeds)
                 )
             )
             for column in shown
@@ -193,7 +193,3 @@ def _of_backdoor(of: str) -> Iterator[Column]:
         ("without %", "others_without_trigger"),
     ):
         yield Column(heading, name, "backdoor", (key, "share"), of, 100)
-
-
-def _number(digits: int) -> Callable[[float], str]:
-    return lambda value: f"{value:.{digits}f}"

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from eval.campaign_results import Spread
-from eval.pages import NOTHING, Sheet, Text, seeds_note, spread_text
+from eval.pages import NOTHING, Sheet, Text, decimals, seeds_note, spread_text
 from eval.prediction_results import STRONGEST, PredictionResults
 from eval.published import UNDEFENDED, Figure, PublishedTable, Row, load
 from eval.published import names as tables
@@ -136,7 +136,7 @@ def _accuracy(results: PredictionResults, target: str) -> dict[int, float]:
 
 
 def _spread(results: PredictionResults, values: Collection[float]) -> str:
-    return spread_text(Spread.of(values), lambda value: f"{value:.1f}", len(results.seeds))
+    return spread_text(Spread.of(values), decimals(1), len(results.seeds))
 
 
 def _theirs(each: Published) -> Iterator[str]:

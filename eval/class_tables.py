@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from eval.pages import NOTHING, Sheet, Text, seeds_note, spread_text
+from eval.pages import NOTHING, Sheet, Text, decimals, seeds_note, spread_text
 from eval.prediction_results import PredictionResults
 
 _NOTE = (
@@ -32,7 +32,7 @@ def _row(results: PredictionResults, target: str) -> Iterator[str]:
     yield target
     figures = [figure.name for figure in results.figures if figure.name in results.together and target in figure.rows]
     accuracy = results.spread(figures[0], target, "accuracy")
-    yield spread_text(accuracy, lambda value: f"{value:.1f}", len(results.seeds))
+    yield spread_text(accuracy, decimals(1), len(results.seeds))
     for name in results.together:
         yield _share(results, name, target)
     for name in results.groups:
@@ -42,6 +42,6 @@ def _row(results: PredictionResults, target: str) -> Iterator[str]:
 
 
 def _share(results: PredictionResults, figure: str, target: str) -> str:
-    shown = spread_text(results.spread(figure, target, "recognised"), lambda value: f"{value:.1f}", len(results.seeds))
+    shown = spread_text(results.spread(figure, target, "recognised"), decimals(1), len(results.seeds))
     error = results.spread(figure, target, "recognised_error")
     return shown if error is None else f"{shown} (±{error.mean:.1f})"

@@ -61,6 +61,11 @@ def spread_text(spread: Spread | None, number: Callable[[float], str], seeds: in
     return f"{number(spread.mean)}{deviation}{'' if spread.n == seeds else f' [{spread.n}]'}"
 
 
+def decimals(digits: int) -> Callable[[float], str]:
+    """What writes a number with that many."""
+    return lambda value: f"{value:.{digits}f}"
+
+
 def seeds_note(seeds: Sequence[int]) -> str:
     """What a figure of `spread_text` is."""
     listed = ", ".join(map(str, seeds))

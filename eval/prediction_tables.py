@@ -1,11 +1,11 @@
 """The tables of a campaign of predictions: one a figure and kind, rows as in its file."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.pages import Sheet, Text, seeds_note, spread_text
+from eval.pages import Sheet, Text, decimals, seeds_note, spread_text
 from eval.prediction_results import (
     METRICS,
     OF_REFERENCE,
@@ -108,7 +108,7 @@ def _sheet(results: PredictionResults, figure: PredictionFigure, kind: Kind, row
         (
             Text(f"{row} {_IGNORES}" if row in ignoring else row),
             *(
-                Text(spread_text(spreads[column][index], _number(column.digits), len(results.seeds)))
+                Text(spread_text(spreads[column][index], decimals(column.digits), len(results.seeds)))
                 for column in shown
             ),
         )
@@ -131,7 +131,3 @@ def csv_rows(results: PredictionResults) -> Iterator[dict[str, Any]]:
 
 def _flat(value: object) -> object:
     return json.dumps(value) if isinstance(value, dict) else value
-
-
-def _number(digits: int) -> Callable[[float], str]:
-    return lambda value: f"{value:.{digits}f}"

@@ -109,6 +109,6 @@ def test_the_margin_is_paired_by_seed_and_twice_its_error_is_no_doubt(fake_predi
 
 def test_a_margin_of_the_size_of_its_error_is_doubtful():
     claim = ClaimEntry.parse(CLAIM, source="test")
-    surely, hardly = (Checked(claim, True, 1, 2, (0,), (0, 1), margins) for margins in ((3.0, 1.0), (4.0, 0.0)))
+    surely, hardly = (Checked(claim, True, 1, 2, (0, 1), margins) for margins in ((3.0, 1.0), (4.0, 0.0)))
     assert (surely.error, hardly.error) == (1.0, 2.0)
     assert (surely.doubtful, hardly.doubtful) == (False, True)
