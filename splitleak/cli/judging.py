@@ -8,7 +8,7 @@ import typer
 
 from splitleak.cli.documents import with_settings
 from splitleak.cli.options import Device, Json, ResultFile, Seed, Settings, Threads, use_threads
-from splitleak.cli.output import result
+from splitleak.cli.output import keep, result
 
 Attacked = Annotated[Path, typer.Option(help="Artifact that was attacked.")]
 Cell = Annotated[Path | None, typer.Option(help="TOML or JSON to keep in the record, as its place in a grid.")]
@@ -102,7 +102,6 @@ def extraction(
 ) -> None:
     """Train a student on the rebuilt pictures: how much of the target's training images does it know (KES)?"""
     from eval.knowledge_extraction import ExtractionConfig, measure_extraction
-    from splitleak.artifacts import write_json
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 
@@ -110,8 +109,7 @@ def extraction(
     config = ExtractionConfig.parse(with_settings({"seed": seed}, settings), source="extraction")
     with progress("extraction") as report:
         found = measure_extraction(artifact, attack, train_images, config, resolve_device(device), report)
-    if out is not None:
-        write_json(out, found)
+    keep(out, found)
     text = (
         f"{attack}: a student of {found['images_per_class']} pictures a class knows {found['share']:.1%} of the "
         f"private images ({found['low']:.1%} to {found['high']:.1%}; chance {found['chance']:.1%})"
@@ -130,12 +128,10 @@ def layers(
 ) -> None:
     """Tell in which layers a target keeps what it classifies by, and what inverts it, by Fisher information."""
     from eval.layer_information import measure_layers
-    from splitleak.artifacts import write_json
 
     use_threads(threads)
     found = measure_layers(artifact, attack, images, count=count)
-    if out is not None:
-        write_json(out, found)
+    keep(out, found)
     share = found["share"]
     lines = [
         f"{name}: classification {share['classification'][name]:.1%}, inversion {share['inversion'][name]:.1%}"

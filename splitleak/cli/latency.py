@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from splitleak.cli.options import Device, EmulatedDevice, Json, ResultFile, Threads, use_device
-from splitleak.cli.output import console, print_json, table
+from splitleak.cli.output import console, keep, print_json, table
 
 Swept = Annotated[list[str] | None, typer.Option(metavar="N,N", help="Comma-separated or repeated; default: 1.")]
 
@@ -48,7 +48,6 @@ def latency(
     from eval.latency import measure
     from eval.latency_plan import SweepConfig
     from eval.latency_plot import check_suffix, draw_latency
-    from splitleak.artifacts import write_json
     from splitleak.logs import progress
 
     lists = {"cuts": cut, "batches": batch, "engines": engine, "codecs": codec, "links": link, "windows": window}
@@ -61,8 +60,7 @@ def latency(
     use_device(device_profile, threads)
     with progress("latency") as report:
         found = measure(config, report)
-    if out is not None:
-        write_json(out, found)
+    keep(out, found)
     if plot is not None:
         draw_latency(found, plot)
     if as_json:

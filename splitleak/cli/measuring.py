@@ -18,7 +18,7 @@ from splitleak.cli.options import (
     TrainedOn,
     use_threads,
 )
-from splitleak.cli.output import console, print_json, result, table
+from splitleak.cli.output import console, keep, print_json, result, table
 
 
 def leakage(
@@ -34,14 +34,12 @@ def leakage(
 ) -> None:
     """Bound what any attack can do, and measure the Fisher information of what is sent, without an attack."""
     from eval.leakage import LeakageConfig, measure
-    from splitleak.artifacts import write_json
     from splitleak.seeding import resolve_device
 
     use_threads(threads)
     config = LeakageConfig(samples=samples, n_images=n_images, seed=seed)
     found = measure(artifact, images, config, resolve_device(device))
-    if out is not None:
-        write_json(out, found)
+    keep(out, found)
     fisher = found["fsinfo_nats_per_pixel"]
     told = "unbounded, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
     spread = f"{found['effective_dimensions']:.1f} effective dimensions of {found['image_dimensions']}"
@@ -63,14 +61,12 @@ def robustness(
     What is shown are shares of test images on which an attack succeeds, with their 95 % intervals.
     """
     from eval.robustness import COLUMNS, RobustnessConfig, backdoor_line, measure_robustness, rows
-    from splitleak.artifacts import write_json
     from splitleak.seeding import resolve_device
 
     use_threads(threads)
     config = RobustnessConfig.parse(with_settings({"seed": seed}, settings), source="robustness")
     found = measure_robustness(artifact, images, config, resolve_device(device))
-    if out is not None:
-        write_json(out, found)
+    keep(out, found)
     if as_json:
         print_json(found)
         return
@@ -93,7 +89,6 @@ def training_time(
     """Time short trainings of several targets in turn, in seconds of the processor, as ratios to one of them."""
     from defenses.training import TargetConfig
     from eval.training_time import TimeConfig, training_times
-    from splitleak.artifacts import write_json
     from splitleak.config import merged, read_document
     from splitleak.datasets.splits import Splits
     from splitleak.logs import progress
@@ -109,8 +104,7 @@ def training_time(
     config = TimeConfig.parse(with_settings({}, settings), source="training-time")
     with progress("training time") as report:
         found = training_times(targets, baseline, splits, config, report)
-    if out is not None:
-        write_json(out, found)
+    keep(out, found)
     ratios = ", ".join(f"{name} {each['ratio']:.2f}" for name, each in found["targets"].items())
     result(as_json, found, f"times the training of {baseline!r}: {ratios}")
 

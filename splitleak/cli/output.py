@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -19,6 +20,14 @@ def result(as_json: bool, document: dict[str, Any], text: str) -> None:
     else:
         typer.echo(text)
     sys.stdout.flush()
+
+
+def keep(out: Path | None, document: Mapping[str, Any]) -> None:
+    """Writes ``document`` to the file that a command was given for it, if it was."""
+    if out is not None:
+        from splitleak.artifacts import write_json
+
+        write_json(out, document)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
