@@ -4,6 +4,8 @@ And a campaign on disk whose records are made up: the report is a function of re
 """
 
 import math
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -335,3 +337,19 @@ def record(artifact, materials):
         return make_record(artifact, given / "attack", given / "victims.npz", given / "ledger.json", out, order)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def campaign_run(tmp_path_factory):
+    """Runs a campaign, by the text of its file, to its end by the command, and gives its folder."""
+
+    def run(name, text):
+        where = tmp_path_factory.mktemp(name)
+        (where / "tiny.toml").write_text(text)
+        asked = ("campaign", "run", str(where / "tiny.toml"), "--out", str(where / "run"), "--workers", "2")
+        command = [sys.executable, "-m", "splitleak.cli", *asked]
+        made = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert made.returncode == 0, made.stderr
+        return where / "run"
+
+    return run

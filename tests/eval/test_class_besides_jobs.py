@@ -31,14 +31,9 @@ backdoors = [{ trigger = "blended", fraction = 0.1, weight = 0.2 }]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(campaign_run):
     """The folder of the campaign, run to its end."""
-    where = tmp_path_factory.mktemp("besides")
-    (where / "tiny.toml").write_text(CAMPAIGN)
-    run = ("campaign", "run", str(where / "tiny.toml"), "--out", str(where / "run"), "--workers", "2")
-    made = subprocess.run([sys.executable, "-m", "splitleak.cli", *run], capture_output=True, text=True, timeout=300)
-    assert made.returncode == 0, made.stderr
-    return where / "run"
+    return campaign_run("besides", CAMPAIGN)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """A tiny campaign against a prediction service. Every process of it is real."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -48,14 +46,9 @@ rows = [{ name = "inferred", attack = "class-inference", policy = { top = 5 } },
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(campaign_run):
     """The folder of the campaign, run to its end."""
-    where = tmp_path_factory.mktemp("predictions")
-    (where / "tiny.toml").write_text(CAMPAIGN)
-    run = ("campaign", "run", str(where / "tiny.toml"), "--out", str(where / "run"), "--workers", "2")
-    made = subprocess.run([sys.executable, "-m", "splitleak.cli", *run], capture_output=True, text=True, timeout=300)
-    assert made.returncode == 0, made.stderr
-    return where / "run"
+    return campaign_run("predictions", CAMPAIGN)
 
 
 @pytest.fixture(scope="module")

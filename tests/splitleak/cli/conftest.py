@@ -53,3 +53,17 @@ def refusal(call, tmp_path, monkeypatch):
         return err
 
     return run
+
+
+class Whole:
+    """A classifier whose logits are an image's first values."""
+
+    name, input_shape, classes, properties = "whole", (1, 16, 16), 10, {}
+
+    def predict(self, pictures):
+        return pictures.reshape(len(pictures), -1)[:, :10]
+
+
+@pytest.fixture
+def whole():
+    return Whole()

@@ -3,13 +3,6 @@ import pytest
 from cloud.service import CloudConfig, cloud
 
 
-class Whole:
-    name, input_shape, classes, properties = "whole", (1, 16, 16), 10, {}
-
-    def predict(self, pictures):
-        return pictures.reshape(len(pictures), -1)[:, :10]
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -22,8 +15,8 @@ def test_an_attack_that_cannot_be_is_one_line_on_standard_error(refusal, argumen
     assert said in refusal("attack", "--capture", "c", "--public", "p", "--edge", "e:1", *arguments)
 
 
-def test_a_model_that_a_service_does_not_have_is_one_line(call, images, tmp_path):
-    with cloud(CloudConfig(), Whole()) as port:
+def test_a_model_that_a_service_does_not_have_is_one_line(call, whole, images, tmp_path):
+    with cloud(CloudConfig(), whole) as port:
         where = ("--service", f"127.0.0.1:{port}", "--images", images / "victims.npz", "--out", tmp_path)
         code, out, err = call("predict", *where, "--model", "nobody")
     assert (code, out, err.count("\n")) == (1, "", 1)

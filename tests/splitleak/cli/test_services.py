@@ -6,13 +6,6 @@ from cloud.service import CloudConfig, cloud
 from splitleak.wire.service import ServerConfig, serve
 
 
-class Whole:
-    name, input_shape, classes, properties = "whole", (1, 16, 16), 10, {}
-
-    def predict(self, pictures):
-        return pictures.reshape(len(pictures), -1)[:, :10]
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -32,12 +25,12 @@ def test_a_taken_port_is_one_line_and_exit_status_1(call, tmp_path):
     assert f"expected a free address to listen on, got 127.0.0.1:{port}" in err
 
 
-def test_with_a_token_a_client_is_served_and_without_one_it_is_told_why_in_one_line(call, images, tmp_path):
+def test_with_a_token_a_client_is_served_and_without_one_it_is_told_why_in_one_line(call, whole, images, tmp_path):
     made = call("token", "victims", "--tokens", tmp_path / "tokens.json", "--out", tmp_path / "victims.token", "--json")
     assert (made[0], json.loads(made[1])["client"]) == (0, "victims")
     (tmp_path / "channel.toml").write_text('token_file = "victims.token"')
     server = ServerConfig(tokens_file=tmp_path / "tokens.json")
-    with cloud(CloudConfig(server=server), Whole()) as port:
+    with cloud(CloudConfig(server=server), whole) as port:
         asked = ("predict", "--service", f"127.0.0.1:{port}", "--images", images / "victims.npz", "--out", tmp_path)
         served = call(*asked, "--channel", tmp_path / "channel.toml", "--json")
         refused = call(*asked)
