@@ -155,9 +155,11 @@ class _Record:
 async def _start(config: BlindTapConfig, record: _Record) -> asyncio.Server:
     numbers = itertools.count()
     upstream, port = _endpoint(config.upstream)
+    carried: set[asyncio.Task[Any] | None] = set()  # asyncio itself forgets a connection of which one way has ended
 
     async def carry(near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
-        number = next(numbers)
+        number, task = next(numbers), asyncio.current_task()
+        carried.add(task)
         with contextlib.suppress(OSError):  # one side is gone: so is the connection
             try:
                 far_in, far_out = await asyncio.open_connection(upstream, port)
@@ -170,6 +172,7 @@ async def _start(config: BlindTapConfig, record: _Record) -> asyncio.Server:
                     far_out.close()
             finally:
                 near_out.close()
+                carried.discard(task)
 
     return await asyncio.start_server(carry, *_endpoint(config.listen))
 

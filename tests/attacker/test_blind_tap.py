@@ -1,8 +1,10 @@
 """A blind tap passes every byte on and knows sizes and times alone; whatever its file holds, a reader survives it."""
 
 import contextlib
+import gc
 import socket
 import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -72,6 +74,25 @@ def test_questions_that_wait_for_their_answers_can_be_counted(tmp_path):
     for connection in {each.connection for each in found}:
         up = [each.size for each in found if (each.connection, each.direction) == (connection, "request")]
         assert (up[0], up[-1], sum(up)) == (10, 30, 70_040)
+
+
+def test_an_answer_that_comes_after_the_question_s_end_passes(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        address = f"127.0.0.1:{upstream.getsockname()[1]}"
+        with (
+            blind_tap(BlindTapConfig(upstream=address, record=tmp_path / "sizes.jsonl")) as port,
+            socket.create_connection(("127.0.0.1", port), WAIT_S) as peer,
+            upstream.accept()[0] as far,
+        ):
+            peer.sendall(b"question")
+            peer.shutdown(socket.SHUT_WR)
+            while far.recv(16):
+                pass
+            for _ in range(10):  # until the tap has seen the end; what its own tasks alone know is gone then
+                time.sleep(0.02)
+                gc.collect()
+            far.sendall(b"answer")
+            assert peer.recv(16) == b"answer"
 
 
 def test_with_nobody_upstream_a_connection_ends(tmp_path):
