@@ -59,6 +59,11 @@ class Game(ABC):
         self.name, self.generator, self.critic = name, generator, critic
         self.streams: dict[str, torch.Generator] = {}  # of randomness of its own
 
+    def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """The generator's images ``(B, C, H, W)``."""
+        images: Tensor = self.generator(latents, labels)
+        return images
+
     @abstractmethod
     def critic_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
         """What the critic wants small, of real images ``rows`` ``(B,)`` and of ``fakes``, drawn for ``labels``."""
@@ -113,11 +118,11 @@ def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str
             for _ in range(config.critic_steps):
                 rows, latents, labels = dealt()
                 with torch.no_grad():
-                    fakes = game.generator(latents, labels)
+                    fakes = game.draw(latents, labels)
                 judged = step(sides["critic"], game.critic_loss(rows, fakes, labels))
             rows, latents, labels = dealt()
             game.critic.requires_grad_(False)
-            made = step(sides["generator"], game.generator_loss(rows, game.generator(latents, labels), labels))
+            made = step(sides["generator"], game.generator_loss(rows, game.draw(latents, labels), labels))
             game.critic.requires_grad_(True)
             _follow(averaged, game.generator, config.average)
             losses.append(torch.stack([judged, made]))

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from eval.plan import Job
 from eval.processes import Children, service
@@ -25,6 +27,7 @@ class Bench:
     children: Children
     device: str = "auto"
     threads: int = 1
+    known: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # for judges, see `class_figures`
 
     def run(self, job: Job, *arguments: object) -> dict[str, Any]:
         """Runs a command to its end, its errors in the job's log."""

@@ -1,5 +1,6 @@
 """All that a judge says of images rebuilt of every class: the figures of the literature, and what each is made of."""
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from defenses.artifact import WholeModel
 from eval.evaluator import Evaluator, probabilities
+from splitleak.config import digest
 from splitleak.datasets.images import Images
 from splitleak.measures.diversity import diversity
 from splitleak.measures.feature_distance import feature_distances
@@ -28,11 +30,12 @@ def class_figures(
     *,
     others: Images | None = None,
     k: int = 3,
+    known: MutableMapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> dict[str, Any]:
     """The figures of images ``by_class`` ``(K, R, C, H, W)`` in [0, 1], rebuilt of ``target``; a JSON document.
 
     ``private`` are the images that the target was trained on, ``others`` some of other classes, as distractors. Values
-    of single images are lists of K lists of R.
+    of single images are lists of K lists of R. ``known`` keeps what the evaluator makes of ``private`` for the next.
     Features are those of the evaluator before its last linear layer; figures of different evaluators do not compare.
 
     - ``chance`` (one over K), ``classes``, ``images_per_class``, ``evaluator_on_private``: how often it is right there.
@@ -62,7 +65,10 @@ def class_figures(
         raise ValueError(f"expected images ({target.classes}, R, *{target.input_shape}) of every class, got {got}")
     labels = torch.arange(classes).repeat_interleave(each)
     rebuilt, logits = whole_features(evaluator.model, by_class.flatten(0, 1))
-    own, own_logits = whole_features(evaluator.model, private.floats())
+    known, key = {} if known is None else known, digest([evaluator.made, private.hashes()])
+    if key not in known:
+        known[key] = whole_features(evaluator.model, private.floats())
+    own, own_logits = known[key]
     confidence = probabilities(target, by_class.flatten(0, 1)).gather(1, labels[:, None])[:, 0]
     distances = feature_distances(rebuilt, labels, own, private.labels)
     top = {f"top{first}": _top(logits, labels, first, each) for first in _TOP}

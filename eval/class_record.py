@@ -1,6 +1,6 @@
 """A cell's record where pictures of each class were rebuilt: do they show that class, and to whom."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def make_class_record(
     cell: Mapping[str, Any] | None = None,
     others: Path | None = None,
     prior: Path | None = None,
+    known: MutableMapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> dict[str, Any]:
     """Judges what ``attack`` rebuilt of each class, writes ``record.json`` and ``pictures.npz``, returns the record.
 
@@ -52,7 +53,8 @@ def make_class_record(
     - ``mse`` to the mean training image of the class, in [0, 1].
     - ``target_confidence``: the attacked model's own, undefended by any policy, in the class.
 
-    ``figures`` are those of the literature, see `class_figures`; ``others`` are images of other classes, distractors.
+    ``figures`` are those of the literature, see `class_figures`, which ``known`` is for too; ``others`` are images of
+    other classes, distractors.
     With the folder of the ``prior`` that was searched, they hold ``prior`` too: what the evaluator makes of 500 of its
     own images, see `prior_figures`.
 
@@ -80,7 +82,7 @@ def make_class_record(
     judged_by = {"target": judge.made["target"], "dataset": judge.made["dataset"]}
     given = [attacked[key] for key in (*_IDENTIFYING, *(key for key in _LATER if key in attacked))]
     produced = [made["target"], made["dataset"], public, *given, judged_by]
-    figures = class_figures(target, judge, by_class, private, others=distractors)
+    figures = class_figures(target, judge, by_class, private, others=distractors, known=known)
     if prior is not None:
         figures["prior"] = _of_prior(judge, prior, public)
     record = {

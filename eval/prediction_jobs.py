@@ -105,7 +105,7 @@ def do_prediction_cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> F
         distractors = others if others.is_file() else None
         prior = bench.below(settings["prior"]) if "prior" in settings else None
         inputs = (artifact, attacked, images / "train.npz", evaluator)
-        record = make_class_record(*inputs, out, cell=cell, others=distractors, prior=prior)
+        record = make_class_record(*inputs, out, cell=cell, others=distractors, prior=prior, known=bench.known)
         return {"mse": record["score"]["mse"]["mean"]}
     assert predictions is not None
     record = make_record(

@@ -13,6 +13,7 @@ from attacker.views import ViewsConfig, random_views
 from splitleak.config import digest
 from splitleak.measures.identity import max_margin
 from splitleak.models.generator import Critic, Generator
+from splitleak.precision import mixed_precision
 from splitleak.seeding import generator
 
 
@@ -39,7 +40,7 @@ class PLGMI(LatentSearch):
     2023: the ``each`` public images that the model is surest of stand for a class, be they of it or not; hinge losses,
     a projection critic; the same max-margin loss then moves the latents, over random views. Images
     ``(K, restarts, C, H, W)``, best first. Deviations: a small DCGAN that is told the class beside the latent, in place
-    of a residual one with conditional normalisation; views are crops alone.
+    of a residual one with conditional normalisation; views are crops alone; `mixed_precision`.
     """
 
     name = "plg-mi"
@@ -94,7 +95,7 @@ class PLGMI(LatentSearch):
 
 
 class _Game(Game):
-    """Real images are those that stand for a class, told which."""
+    """Real images are those that stand for a class, told which. Both networks run in `mixed_precision`."""
 
     def __init__(
         self,
@@ -109,12 +110,25 @@ class _Game(Game):
         self.images, self.labels, self.model, self.config = images, labels, model, config
         self.streams["views"] = generator(run.seed, self.name, "training views")
 
+    def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        with mixed_precision(latents.device):
+            images = super().draw(latents, labels)
+        return images.float()
+
+    def judge(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What the critic says of images of these classes."""
+        with mixed_precision(images.device):
+            said: Tensor = self.critic(images, labels)
+        return said.float()
+
     def critic_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        return hinge(self.critic(self.images[rows], self.labels[rows]), self.critic(fakes, labels))
+        assert labels is not None
+        both = self.judge(torch.cat([self.images[rows], fakes]), torch.cat([self.labels[rows], labels]))
+        return hinge(*both.chunk(2))
 
     def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
         view = random_views(fakes, self.config.views, self.streams["views"])
         margin = max_margin(self.model(view), labels).mean()
-        loss: Tensor = self.config.margin_weight * margin - self.critic(fakes, labels).mean()
+        loss: Tensor = self.config.margin_weight * margin - self.judge(fakes, labels).mean()
         return loss

@@ -56,6 +56,22 @@ def test_private_images_themselves_are_as_good_as_it_gets(target, judge, small_s
     assert found["frechet_eval"]["private"] == len(private) == 600
 
 
+def test_what_is_known_of_the_private_images_is_not_asked_again(target, judge, small_splits, monkeypatch):
+    by_class, asked = of_every_class(small_splits.public, 2), []
+
+    def counted(model, images):
+        asked.append(len(images))
+        return whole_features(model, images)
+
+    monkeypatch.setattr("eval.class_figures.whole_features", counted)
+    known = {}
+    found = [class_figures(target, judge, by_class, small_splits.train, known=known) for _ in range(2)]
+    assert found[0] == found[1]
+    assert asked == [20, 600, 20]
+    class_figures(target, judge, by_class, small_splits.public, known=known)
+    assert asked[-1] == len(small_splits.public)
+
+
 def test_hits_are_the_evaluators_and_confidence_the_targets(target, judge, small_splits):
     by_class = of_every_class(small_splits.public, 4)
     found = class_figures(target, judge, by_class, small_splits.train)

@@ -1,5 +1,6 @@
 import torch
 
+from attacker.adversarial import play
 from attacker.base import Run
 from attacker.class_inversion.plg import PLGMI, PLGConfig
 
@@ -42,3 +43,19 @@ def test_the_published_settings_are_plgs():
     assert (published.steps, published.learning_rate, published.restarts) == (600, 0.1, 5)
     assert (published.each, published.margin_weight, published.identity) == (30, 0.2, "max-margin")
     assert (published.gan.iterations, published.gan.critic_steps, published.gan.beta1) == (30_000, 5, 0)
+
+
+def test_half_the_bits_where_a_device_is_built_for_them_leave_the_rest_in_single_precision(searched, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    seen = []
+
+    def watched(game, count, config, run, *, identity):
+        images = game.draw(torch.randn(4, config.latent), torch.arange(4))
+        seen.append(images)
+        assert game.critic_loss(torch.arange(4), images, torch.arange(4)).dtype == torch.float32
+        assert game.generator_loss(torch.arange(4), images, torch.arange(4)).dtype == torch.float32
+        return play(game, count, config, run, identity=identity)
+
+    monkeypatch.setattr("attacker.class_inversion.plg.play", watched)
+    rebuilt = PLGMI(PLGConfig(**QUICK))(searched)
+    assert {images.dtype for images in (*seen, rebuilt)} == {torch.float32}
