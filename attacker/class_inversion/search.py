@@ -18,6 +18,7 @@ from defenses.adaptive import before_head
 from splitleak.config import Config, digest
 from splitleak.fit import Resumable, epochs
 from splitleak.measures.identity import IDENTITY_LOSSES
+from splitleak.models.engine import fused
 from splitleak.models.generator import Critic, Generator
 from splitleak.models.imported import ImportedGenerator
 from splitleak.seeding import generator
@@ -140,11 +141,9 @@ class LatentSearch(ClassInversion):
 
     def prepare(self, known: ClassKnowledge, run: Run) -> Search:
         """Copies of what is known, on the run's device, and how many classes there are."""
-        model = (
-            None if known.model is None or self.access != "white" else frozen(copy.deepcopy(known.model), run.device)
-        )
+        model = None if known.model is None or self.access != "white" else frozen(fused(known.model), run.device)
         drawing, critic = self.networks(known, run, model)
-        search = Search(self.name, drawing, critic, model, known.query, known, run)
+        search = Search(self.name, fused(drawing), critic, model, known.query, known, run)
         with torch.no_grad():
             blank = torch.zeros(1, *known.image_shape, device=run.device)
             search.classes = known.classes if model is None and known.classes else search.scores(blank).shape[1]

@@ -4,16 +4,18 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 EngineName = Literal["torch", "fused", "onnx"]
 EngineChoice = Literal["auto", "torch", "fused", "onnx"]
+
+M = TypeVar("M", bound=nn.Module)
 
 _LOGGER = logging.getLogger(__name__)
 _Floats = NDArray[np.float32]
@@ -90,16 +92,24 @@ def choose_engine(
     return plain
 
 
-def fused(module: nn.Module) -> nn.Module:
-    """A copy of ``module``, in eval mode, in which a convolution does the work of the normalisation right behind it."""
+def fused(module: M) -> M:
+    """A copy of ``module``, in eval mode, in which a layer does the work of the normalisation right behind it."""
     copied = copy.deepcopy(module).eval()
     for inner in list(copied.modules()):
         if isinstance(inner, nn.Sequential):
             for index in range(len(inner) - 1):
-                first, second = inner[index], inner[index + 1]
-                if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                    inner[index], inner[index + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
+                joined = _joined(inner[index], inner[index + 1])
+                if joined is not None:
+                    inner[index], inner[index + 1] = joined, nn.Identity()
     return copied.to(memory_format=torch.channels_last)
+
+
+def _joined(first: nn.Module, second: nn.Module) -> nn.Module | None:
+    if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) and isinstance(second, nn.BatchNorm2d):
+        return fuse_conv_bn_eval(first, second, transpose=isinstance(first, nn.ConvTranspose2d))
+    if isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d):
+        return fuse_linear_bn_eval(first, second)
+    return None
 
 
 def image_probes(shape: tuple[int, ...]) -> list[_Floats]:

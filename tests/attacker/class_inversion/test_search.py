@@ -1,8 +1,6 @@
 """The common loop, by the plainest attack that there is."""
 
 import dataclasses
-import itertools
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,21 +61,15 @@ def test_the_images_that_the_model_saw_are_counted(searched):
 def test_a_restarts_way_does_not_depend_on_how_many_there_are(searched, monkeypatch):
     whole = attacked(searched)[1]
     monkeypatch.setattr("attacker.class_inversion.search._BATCH", 3)
-    assert torch.allclose(attacked(searched)[1], whole, atol=1e-4)
+    alone = attacked(searched)[1]
+    torch.testing.assert_close(alone, whole, atol=5e-3, rtol=0)  # steps of Adam enlarge what rounding leaves
 
 
-def test_an_interrupted_search_goes_on_to_the_bit(searched, tmp_path, monkeypatch):
+def test_an_interrupted_search_goes_on_to_the_bit(searched, tmp_path, killed):
     whole, expected = attacked(searched, steps=80)
-    ticks = itertools.count(step=60)  # seconds: a save after every epoch
-    monkeypatch.setattr("splitleak.fit.time", SimpleNamespace(monotonic=lambda: next(ticks)))
-
-    def killed(what, done, total, figures):
-        if done == 2:
-            raise KeyboardInterrupt
-
     checkpoint = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        attacked(searched, Run(report=killed, checkpoint=checkpoint), steps=80)
+        attacked(searched, Run(report=killed(2), checkpoint=checkpoint), steps=80)
     heard = []
     run = Run(report=lambda what, done, total, figures: heard.append(done), checkpoint=checkpoint)
     again, found = attacked(searched, run, steps=80)

@@ -10,6 +10,7 @@ from defenses.noise import GaussianNoise, GaussianNoiseConfig, LaplaceNoise, Lap
 from defenses.stack import Stack
 from splitleak.models.engine import choose_engine, feature_probes, fused, image_probes, torch_engine
 from splitleak.models.export import TOLERANCE
+from splitleak.models.generator import Generator, GeneratorConfig
 from splitleak.models.split import ARCHITECTURES, ModelConfig, build
 
 CPU, LAST = torch.device("cpu"), torch.channels_last
@@ -143,3 +144,12 @@ def test_probes_are_one_row_and_three_in_the_range_of_the_half_and_always_the_sa
     assert all(rows.min() < 0 < rows.max() for rows in features[:2])
     assert not any(rows.any() for rows in features[2:])
     np.testing.assert_array_equal(images[1], image_probes((3, 4, 4))[1])
+
+
+def test_a_fused_generator_draws_the_same_images():
+    generator = Generator(GeneratorConfig(channels=1, size=16, width=4, classes=3)).train()
+    latents, labels = torch.randn(6, generator.config.latent), torch.arange(6) % 3
+    generator(latents, labels)  # moves the statistics away from where they start
+    lighter = fused(generator)
+    assert not any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in lighter.modules())
+    torch.testing.assert_close(lighter(latents, labels), generator.eval()(latents, labels))
