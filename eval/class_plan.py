@@ -41,10 +41,7 @@ def _of_seed(
     rows = config.bare_rows()
     for row in rows:
         yield from (({}, job) for job in seeds.of_target(row))
-        yield from _of_target(asked, seeds, row, seed)
-        if asked.extraction is not None:
-            yield from _extractions(config, asked, seeds, row, seed)
-    if asked.training_time is not None:
+    if asked.training_time is not None:  # the longest first, so that no worker waits for it at the end
         split = seeds.split(rows[0])
         settings = {
             "images": split.settings["folder"],
@@ -54,6 +51,10 @@ def _of_seed(
         }
         job = _measure("training time", "all targets", seed, [split], settings)
         yield from (({"measure": "training time", "target": row.name}, job) for row in rows)
+    for row in rows:
+        yield from _of_target(asked, seeds, row, seed)
+        if asked.extraction is not None:
+            yield from _extractions(config, asked, seeds, row, seed)
 
 
 def _of_target(asked: BesidesEntry, seeds: SeedJobs, row: RowEntry, seed: int) -> Iterator[tuple[dict[str, Any], Job]]:

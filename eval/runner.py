@@ -79,10 +79,11 @@ def run_jobs(
 ) -> Outcome:
     """Does ``jobs`` that are not done, the first that is ready first; a failure is recorded, and the others go on.
 
+    Images are split before all else: what cannot be had of them is told at the beginning, not after hours.
     However this function is left, by Ctrl-C too, ``stop`` has ended what ran.
     """
     outcome = Outcome()
-    waiting = [job for job in jobs if not store.is_done(job)]
+    waiting = sorted((job for job in jobs if not store.is_done(job)), key=lambda job: job.kind != "split")
     progress = _Progress(jobs, waiting, workers)
     running: dict[Future[Figures], Job] = {}
     stopping = threading.Event()

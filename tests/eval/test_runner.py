@@ -75,6 +75,11 @@ def test_with_one_worker_jobs_are_done_in_their_order(store, work):
     assert work.at_once == 1
 
 
+def test_images_are_split_before_all_else(store, work):
+    run(store, work, [job("a", kind="split"), job("b", "a"), job("c", kind="split"), job("d", "c")], workers=1)
+    assert work.tried == ["a", "c", "b", "d"]
+
+
 def test_as_many_jobs_as_workers_run_at_once(store):
     meeting = threading.Barrier(3, timeout=20)
 
