@@ -6,6 +6,7 @@ import torch
 
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, Splits, split
+from splitleak.fit import epochs
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,6 +18,24 @@ def _one_thread():
 def small_splits() -> Splits:
     """Built-in images at 16 × 16, few enough to train on in a second."""
     return split(load("builtin").fitted(16, 1), SplitConfig(train=600, public=300, victims=40, test=300))
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """``killed(epoch)``: a report that ends a training there, by default in its last, as Ctrl-C does.
+
+    Every epoch is saved, after it is reported: the checkpoint that is left is one epoch old.
+    """
+    monkeypatch.setitem(epochs.__kwdefaults__, "every_s", 0.0)
+
+    def at(epoch=None, of=None):
+        def report(what, done, total, figures):
+            if done == (epoch or total) and of in (None, what):
+                raise KeyboardInterrupt
+
+        return report
+
+    return at
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,3 @@
-import itertools
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -49,17 +46,10 @@ def test_one_seed_gives_the_same_generator_and_another_another():
     assert not torch.equal(weights(played()[0]), weights(played(run=Run(seed=1))[0]))
 
 
-def test_an_interrupted_training_goes_on_to_the_bit(tmp_path, monkeypatch):
-    ticks = itertools.count(step=60)  # seconds: a save after every epoch
-    monkeypatch.setattr("splitleak.fit.time", SimpleNamespace(monotonic=lambda: next(ticks)))
-
-    def killed(what, done, total, figures):
-        if done == 2:
-            raise KeyboardInterrupt
-
+def test_an_interrupted_training_goes_on_to_the_bit(tmp_path, killed):
     checkpoint = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        played(run=Run(report=killed, checkpoint=checkpoint))
+        played(run=Run(report=killed(2), checkpoint=checkpoint))
     heard = []
     again, _ = played(run=Run(report=lambda what, done, total, figures: heard.append(done), checkpoint=checkpoint))
     assert heard[0] == 1

@@ -11,7 +11,6 @@ from defenses.artifact import load_cloud, load_edge, save
 from defenses.base import Defense, EpochEnd, Start
 from defenses.stack import DefenseConfig, Stack
 from defenses.training import TargetConfig, TrainingConfig, assemble, train, training_step
-from splitleak.fit import epochs
 from splitleak.models.split import ModelConfig
 
 CPU = torch.device("cpu")
@@ -119,17 +118,11 @@ def same(some, others):
 
 
 @EVERY
-def test_an_interrupted_training_ends_with_the_same_bits(name, small_splits, tmp_path, monkeypatch):
-    monkeypatch.setitem(epochs.__kwdefaults__, "every_s", 0.0)
+def test_an_interrupted_training_ends_with_the_same_bits(name, small_splits, tmp_path, killed):
     config = config_of(*stack_of(name), classes=10, epochs=2)
     whole = train(config, small_splits, device=CPU)
-
-    def interrupt(what, done, total, figures):
-        if done == 2:  # the checkpoint is one epoch old
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(config, small_splits, device=CPU, checkpoint=tmp_path / "c", report=interrupt)
+        train(config, small_splits, device=CPU, checkpoint=tmp_path / "c", report=killed(2))
     resumed = train(config, small_splits, device=CPU, checkpoint=tmp_path / "c")
     assert same(weights(resumed), weights(whole))
     assert resumed.record == whole.record

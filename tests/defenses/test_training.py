@@ -6,7 +6,6 @@ from defenses.cem import reference_weight
 from defenses.training import AugmentConfig, TargetConfig, TrainingConfig, _augmented, assemble, train
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
-from splitleak.fit import epochs
 from splitleak.models.split import ModelConfig
 
 CPU = torch.device("cpu")
@@ -44,23 +43,14 @@ def test_a_training_leaves_torchs_own_randomness_alone(small_target, small_split
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def interrupt_at(epoch):
-    def report(what, done, total, figures):
-        if done == epoch:
-            raise KeyboardInterrupt
-
-    return report
-
-
 def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(
-    small_target, small_splits, tmp_path, monkeypatch
+    small_target, small_splits, tmp_path, killed
 ):
-    monkeypatch.setitem(epochs.__kwdefaults__, "every_s", 0.0)
     config = small_target(*WHOLE_STACK, "dropout", epochs=4)
     checkpoint = tmp_path / "checkpoint"
     for epoch in (2, 4):
         with pytest.raises(KeyboardInterrupt):
-            train(config, small_splits, device=CPU, checkpoint=checkpoint, report=interrupt_at(epoch))
+            train(config, small_splits, device=CPU, checkpoint=checkpoint, report=killed(epoch))
     heard = []
     resumed = train(config, small_splits, device=CPU, checkpoint=checkpoint, report=lambda *said: heard.append(said[1]))
     assert heard == [3, 4]
@@ -70,23 +60,21 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(
     assert resumed.record == whole.record
 
 
-def test_a_network_that_draws_random_numbers_itself_goes_on_exactly(tmp_path, monkeypatch):
-    monkeypatch.setitem(epochs.__kwdefaults__, "every_s", 0.0)
+def test_a_network_that_draws_random_numbers_itself_goes_on_exactly(tmp_path, killed):
     counts = SplitConfig(train=96, public=10, victims=10, test=20)
     splits = split(load("builtin").fitted(32, 1), counts)
     model = ModelConfig(architecture="vgg11", width=1 / 16, channels=1, size=32, classes=10)  # it has dropout
     config = TargetConfig(model=model, training=TrainingConfig(epochs=2, batch_size=32))
     with pytest.raises(KeyboardInterrupt):
-        train(config, splits, device=CPU, checkpoint=tmp_path / "c", report=interrupt_at(2))
+        train(config, splits, device=CPU, checkpoint=tmp_path / "c", report=killed(2))
     torch.rand(7)
     resumed = train(config, splits, device=CPU, checkpoint=tmp_path / "c")
     assert same(weights(resumed), weights(train(config, splits, device=CPU)))
 
 
-def test_the_checkpoint_of_another_config_is_not_taken_up(small_target, small_splits, tmp_path, monkeypatch):
-    monkeypatch.setitem(epochs.__kwdefaults__, "every_s", 0.0)
+def test_the_checkpoint_of_another_config_is_not_taken_up(small_target, small_splits, tmp_path, killed):
     with pytest.raises(KeyboardInterrupt):
-        train(small_target(), small_splits, device=CPU, checkpoint=tmp_path / "c", report=interrupt_at(2))
+        train(small_target(), small_splits, device=CPU, checkpoint=tmp_path / "c", report=killed(2))
     other = small_target(seed=1)
     resumed = train(other, small_splits, device=CPU, checkpoint=tmp_path / "c")
     assert same(weights(resumed), weights(train(other, small_splits, device=CPU)))

@@ -1,6 +1,4 @@
 import dataclasses
-import itertools
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -116,26 +114,19 @@ def test_it_draws_images_nearer_to_the_class_before_a_head_that_hides_its_gradie
 
 
 def test_an_interrupted_search_goes_on_to_the_bit_and_with_other_public_images_from_the_start(
-    searched, tmp_path, monkeypatch
+    searched, tmp_path, killed
 ):
     expected = attacked(searched, steps=80)[1]
-    ticks = itertools.count(step=60)  # seconds: a save after every epoch
-    monkeypatch.setattr("splitleak.fit.time", SimpleNamespace(monotonic=lambda: next(ticks)))
-
-    def killed(what, done, total, figures):
-        if done == 3:
-            raise KeyboardInterrupt
-
     checkpoint = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        attacked(searched, Run(report=killed, checkpoint=checkpoint), steps=80)
+        attacked(searched, Run(report=killed(3), checkpoint=checkpoint), steps=80)
     heard = []
     run = Run(report=lambda what, done, total, figures: heard.append(done), checkpoint=checkpoint)
     found = attacked(searched, run, steps=80)[1]
     assert heard[0] == 2
     assert torch.equal(found, expected)
     with pytest.raises(KeyboardInterrupt):
-        attacked(searched, Run(report=killed, checkpoint=checkpoint), steps=80)
+        attacked(searched, Run(report=killed(3), checkpoint=checkpoint), steps=80)
     heard.clear()
     attacked(dataclasses.replace(searched, public=searched.public[100:]), run, steps=80)
     assert heard[0] == 1

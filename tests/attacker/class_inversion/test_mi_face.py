@@ -1,8 +1,5 @@
 """MI-Face on models small enough that what it must find is known."""
 
-import itertools
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -156,18 +153,11 @@ def test_cross_entropy_moves_where_the_probability_has_no_slope(regression):
 
 
 @pytest.mark.parametrize("config", [MIFaceConfig(steps=60), PUBLISHED.model_copy(update={"steps": 60})])
-def test_an_interrupted_descent_goes_on_to_the_bit(regression, config, tmp_path, monkeypatch):
+def test_an_interrupted_descent_goes_on_to_the_bit(regression, config, tmp_path, killed):
     whole, expected = attacked(regression, config)
-    ticks = itertools.count(step=60)  # seconds: a save after every epoch
-    monkeypatch.setattr("splitleak.fit.time", SimpleNamespace(monotonic=lambda: next(ticks)))
-
-    def killed(what, done, total, figures):
-        if done == 2:
-            raise KeyboardInterrupt
-
     checkpoint = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        MIFace(config)(ClassKnowledge(SHAPE, model=regression), Run(report=killed, checkpoint=checkpoint))
+        MIFace(config)(ClassKnowledge(SHAPE, model=regression), Run(report=killed(2), checkpoint=checkpoint))
     again, heard = MIFace(config), []
     found = again(
         ClassKnowledge(SHAPE, model=regression),

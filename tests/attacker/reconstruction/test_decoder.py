@@ -1,6 +1,4 @@
 import dataclasses
-import itertools
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +13,6 @@ from splitleak.seeding import generator
 QUICK = DecoderConfig(blocks=1, channels=8, epochs=4, batch_size=16, learning_rate=0.05)
 
 
-class Interrupted(Exception):
-    """The process was killed here."""
-
-
 @pytest.fixture
 def known(small_splits):
     """Features are the images at half their size, so that decoding them is easy and quick."""
@@ -28,12 +22,6 @@ def known(small_splits):
         return functional.avg_pool2d(images, 2)
 
     return Knowledge(captured=send(victims), image_shape=(1, 16, 16), public=public, query=Query(send))
-
-
-def save_after_each_epoch(monkeypatch):
-    """Lets the clock of `splitleak.fit` alone run a hundred seconds at each look."""
-    ticks = itertools.count(0, 100)
-    monkeypatch.setattr("splitleak.fit.time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
 
 def decoded(weights, features):
@@ -69,18 +57,12 @@ def test_the_held_out_pairs_are_not_trained_on(known):
     assert other.findings["held_out_mse"] != once.findings["held_out_mse"]
 
 
-def test_interrupted_and_taken_up_again_it_gives_the_same(known, tmp_path, monkeypatch):
+def test_interrupted_and_taken_up_again_it_gives_the_same(known, tmp_path, killed):
     whole = DecoderAttack(QUICK)
     expected = whole(known, Run(seed=2))
-    save_after_each_epoch(monkeypatch)
     checkpoint = tmp_path / "checkpoint"
-
-    def kill(what, done, total, figures):
-        if done == 3:
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        DecoderAttack(QUICK)(known, Run(seed=2, checkpoint=checkpoint, report=kill))
+    with pytest.raises(KeyboardInterrupt):
+        DecoderAttack(QUICK)(known, Run(seed=2, checkpoint=checkpoint, report=killed(3)))
     assert checkpoint.exists()
     done = []
     again = DecoderAttack(QUICK)
@@ -91,16 +73,10 @@ def test_interrupted_and_taken_up_again_it_gives_the_same(known, tmp_path, monke
     assert not checkpoint.exists()
 
 
-def test_a_checkpoint_of_other_features_is_not_taken_up(known, tmp_path, monkeypatch):
-    save_after_each_epoch(monkeypatch)
+def test_a_checkpoint_of_other_features_is_not_taken_up(known, tmp_path, killed):
     checkpoint, done = tmp_path / "checkpoint", []
-
-    def kill(what, at, total, figures):
-        if at == 2:
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        DecoderAttack(QUICK)(known, Run(checkpoint=checkpoint, report=kill))
+    with pytest.raises(KeyboardInterrupt):
+        DecoderAttack(QUICK)(known, Run(checkpoint=checkpoint, report=killed(2)))
     assert checkpoint.exists()
     moved = dataclasses.replace(known, query=Query(lambda images: functional.avg_pool2d(images, 2) + 0.5))
     DecoderAttack(QUICK)(moved, Run(checkpoint=checkpoint, report=lambda what, at, total, figures: done.append(at)))

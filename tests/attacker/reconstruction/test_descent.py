@@ -1,6 +1,3 @@
-import itertools
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -13,10 +10,6 @@ from splitleak.measures.pixel import total_variation
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 4)
 CONFIG = DescentConfig(start="mean", iterations=300, learning_rate=0.1, box=False)
-
-
-class Interrupted(Exception):
-    """The process was killed here."""
 
 
 class Linear(nn.Module):
@@ -138,18 +131,11 @@ def test_an_encoder_without_a_gradient_is_told_by_its_norm():
     assert result.feature_losses[0] == result.feature_losses[-1] > 0
 
 
-def test_interrupted_and_taken_up_again_it_gives_the_same(tmp_path, monkeypatch):
-    ticks = itertools.count(0, 100)
-    monkeypatch.setattr("splitleak.fit.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+def test_interrupted_and_taken_up_again_it_gives_the_same(tmp_path, killed):
     encoder, features, checkpoint = Linear(), Linear()(pictures(3)), tmp_path / "checkpoint"
     whole = found(encoder, features, l2=0.01)
-
-    def kill(what, done, total, figures):
-        if done == 5:
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        found(encoder, features, l2=0.01, run=Run(checkpoint=checkpoint, report=kill))
+    with pytest.raises(KeyboardInterrupt):
+        found(encoder, features, l2=0.01, run=Run(checkpoint=checkpoint, report=killed(5)))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.descent"]
     done = []
     run = Run(checkpoint=checkpoint, report=lambda what, at, total, figures: done.append(at))

@@ -1,6 +1,4 @@
 import dataclasses
-import itertools
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +9,6 @@ from attacker.reconstruction.gan import Critic, Game, GanAttack, GanConfig
 from splitleak.models.decoder import ResNormDecoder
 
 QUICK = GanConfig(blocks=0, channels=8, critic_width=4, epochs=2, batch_size=16, held_out=0.1)
-
-
-class Interrupted(Exception):
-    """The process was killed here."""
 
 
 @pytest.fixture
@@ -119,20 +113,13 @@ def test_a_weightless_critic_leaves_the_generator_to_its_pairs():
 
 
 @pytest.mark.parametrize("start", ["scratch", "decoder"])
-def test_interrupted_and_taken_up_again_it_gives_the_same(known, tmp_path, monkeypatch, start):
+def test_interrupted_and_taken_up_again_it_gives_the_same(known, tmp_path, killed, start):
     config = QUICK.model_copy(update={"start": start, "decoder_epochs": 1, "critic_steps": 3})
     whole = GanAttack(config)
     expected = whole(known, Run(seed=2))
-    ticks = itertools.count(0, 100)
-    monkeypatch.setattr("splitleak.fit.time", SimpleNamespace(monotonic=lambda: next(ticks)))
     checkpoint = tmp_path / "checkpoint"
-
-    def kill(what, done, total, figures):
-        if done == total:
-            raise Interrupted
-
-    with pytest.raises(Interrupted):
-        GanAttack(config)(known, Run(seed=2, checkpoint=checkpoint, report=kill))
+    with pytest.raises(KeyboardInterrupt):
+        GanAttack(config)(known, Run(seed=2, checkpoint=checkpoint, report=killed()))
     assert checkpoint.exists()
     again = GanAttack(config)
     assert torch.equal(again(known, Run(seed=2, checkpoint=checkpoint)), expected)

@@ -176,17 +176,11 @@ def test_the_findings_tell_the_constant_where_there_is_one():
     assert told["learned"] != 9
 
 
-def test_an_interrupted_training_goes_on_to_the_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr("splitleak.fit.time.monotonic", iter(range(0, 10_000, 11)).__next__)
+def test_an_interrupted_training_goes_on_to_the_bit(tmp_path, killed):
     known, checkpoint = world(share=2), tmp_path / "checkpoint"
     straight = attack(rescale="learned")(known, Run(seed=2))
-
-    def kill(what, done, total, figures):
-        if done == 4:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        attack(rescale="learned")(known, Run(seed=2, checkpoint=checkpoint, report=kill))
+        attack(rescale="learned")(known, Run(seed=2, checkpoint=checkpoint, report=killed(4)))
     assert checkpoint.exists()
     assert torch.equal(attack(rescale="learned")(known, Run(seed=2, checkpoint=checkpoint)), straight)
     assert not checkpoint.exists()

@@ -73,18 +73,11 @@ def test_an_encoder_to_other_features_than_the_captured_is_refused(known, target
         QueryFreeAttack(QUICK.model_copy(update={"epochs": 1}))(dataclasses.replace(known, captured=captured))
 
 
-def test_interrupted_in_the_shadows_training_and_taken_up_again_it_gives_the_same(known, tmp_path, monkeypatch):
-    ticks = iter(range(0, 100_000, 100))
-    monkeypatch.setattr("splitleak.fit.time.monotonic", lambda: next(ticks))
+def test_interrupted_in_the_shadows_training_and_taken_up_again_it_gives_the_same(known, tmp_path, killed):
     config = QUICK.model_copy(update={"epochs": 3, "shadow_batch_size": 64, "decoder_epochs": 1})
     whole = QueryFreeAttack(config)(known, Run(seed=2))
-
-    def kill(what, done, total, figures):
-        if (what, done) == ("shadow", 2):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        QueryFreeAttack(config)(known, Run(seed=2, checkpoint=tmp_path / "checkpoint", report=kill))
+        QueryFreeAttack(config)(known, Run(seed=2, checkpoint=tmp_path / "checkpoint", report=killed(2, "shadow")))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.shadow"]
     again = QueryFreeAttack(config)(known, Run(seed=2, checkpoint=tmp_path / "checkpoint"))
     assert torch.equal(again, whole)
