@@ -78,8 +78,9 @@ OF_VICTIMS: dict[str, Callable[[Record], float | None]] = {
 
 
 def _error(record: Record) -> float | None:
-    """Standard error of the share recognised over a target's pictures, in percent; None of one picture a class."""
-    hits = np.array(record["score"]["recognised"].get("images", []))
+    """Standard error of the share recognised over a target's pictures, in percent; None of one picture."""
+    found = record["score"]["recognised"]
+    hits = np.array(found.get("images", found.get("values", [])))
     return 100 * float(hits.std(ddof=1) / np.sqrt(hits.size)) if hits.size > 1 else None
 
 

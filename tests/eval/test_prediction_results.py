@@ -92,3 +92,15 @@ def test_cells_and_failures_of_another_plan_are_not_looked_at(fake_predictions):
 def test_a_folder_that_is_no_campaigns_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="campaign run"):
         PredictionResults.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("hits", "expected"),
+    [
+        ({"values": [1, 0, 0, 1]}, 28.87),
+        ({"values": [1, 0.5], "images": [[1, 1], [0, 1]]}, 25),
+        ({"values": [1]}, None),
+    ],
+)
+def test_a_share_has_its_standard_error_with_one_picture_a_class_too(hits, expected):
+    assert OF_CLASSES["recognised_error"]({"score": {"recognised": hits}}) == pytest.approx(expected, abs=0.01)
