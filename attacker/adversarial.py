@@ -16,6 +16,7 @@ from attacker.reconstruction.fitting import step
 from splitleak.config import Config, digest
 from splitleak.fit import Resumable, epochs
 from splitleak.models.generator import Critic, Generator, GeneratorConfig
+from splitleak.precision import mixed_precision
 from splitleak.seeding import derive_seed, generator
 
 _CHUNK = 25  # iterations between two looks at the clock
@@ -71,6 +72,24 @@ class Game(ABC):
     @abstractmethod
     def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
         """What the generator wants small; the critic's weights stay."""
+
+
+class MixedGame(Game):
+    """A game whose networks run in `mixed_precision`; losses, and the model, in single precision.
+
+    Not for a gradient penalty, whose second derivatives bfloat16 does not bear.
+    """
+
+    def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        with mixed_precision(latents.device):
+            images = super().draw(latents, labels)
+        return images.float()
+
+    def judge(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the critic says of images."""
+        with mixed_precision(images.device):
+            said: Tensor = self.critic(images, labels)
+        return said.float()
 
 
 def networks(

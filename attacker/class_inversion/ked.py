@@ -5,12 +5,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacker.adversarial import Game, GanTraining, networks, play
+from attacker.adversarial import GanTraining, MixedGame, networks, play
 from attacker.base import Run
 from attacker.class_inversion.base import ClassKnowledge
 from attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig, answers_to
 from splitleak.config import digest
 from splitleak.models.generator import Critic, Generator
+from splitleak.precision import mixed_precision
 
 
 class KEDConfig(SearchConfig):
@@ -35,7 +36,7 @@ class KEDMI(LatentSearch):
     them; the generator matches its mean features and lowers the entropy of its answers. Images
     ``(K, restarts, C, H, W)``, samples of each class's Gaussian, best first. Deviations: no minibatch discrimination;
     the critic is spectrally normalised, which bounds how sure of a class it can be; by default it moves once, not five
-    times, to a step of the generator, of whose weights a running mean is kept.
+    times, to a step of the generator, of whose weights a running mean is kept; `mixed_precision`.
     """
 
     name = "ked-mi"
@@ -114,7 +115,7 @@ def unreal(logits: Tensor) -> Tensor:
     return functional.softplus(total) - total
 
 
-class _Game(Game):
+class _Game(MixedGame):
     def __init__(
         self, images: Tensor, answers: Tensor, config: KEDConfig, generator: Generator, critic: Critic
     ) -> None:
@@ -122,13 +123,15 @@ class _Game(Game):
         self.images, self.answers, self.config = images, answers, config
 
     def critic_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        real, fake = self.critic(self.images[rows]), self.critic(fakes)
+        real, fake = self.judge(torch.cat([self.images[rows], fakes])).chunk(2)
         learnt = functional.cross_entropy(real, self.answers[rows])
         return learnt + (unreal(real) + functional.softplus(fake.logsumexp(1))).mean() / 2
 
     def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        real, fake = self.critic.features(self.images[rows]), self.critic.features(fakes)
-        apart = real.flatten(1).mean(0) - fake.flatten(1).mean(0)
-        logs = self.critic.judge(fake).log_softmax(1)
+        with mixed_precision(fakes.device):
+            real, fake = self.critic.features(self.images[rows]), self.critic.features(fakes)
+            logits = self.critic.judge(fake)
+        apart = real.float().flatten(1).mean(0) - fake.float().flatten(1).mean(0)
+        logs = logits.float().log_softmax(1)
         loss: Tensor = apart.abs().mean() - self.config.entropy_weight * (logs.exp() * logs).sum()
         return loss

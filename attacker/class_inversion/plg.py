@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.adversarial import Game, GanTraining, hinge, networks, play
+from attacker.adversarial import GanTraining, MixedGame, hinge, networks, play
 from attacker.base import Run
 from attacker.class_inversion.base import ClassKnowledge
 from attacker.class_inversion.features import standing_for
@@ -13,7 +13,6 @@ from attacker.views import ViewsConfig, random_views
 from splitleak.config import digest
 from splitleak.measures.identity import max_margin
 from splitleak.models.generator import Critic, Generator
-from splitleak.precision import mixed_precision
 from splitleak.seeding import generator
 
 
@@ -94,8 +93,8 @@ class PLGMI(LatentSearch):
         return torch.stack([self.identity(search, view, labels) for view in seen]).mean(0)
 
 
-class _Game(Game):
-    """Real images are those that stand for a class, told which. Both networks run in `mixed_precision`."""
+class _Game(MixedGame):
+    """Real images are those that stand for a class, told which."""
 
     def __init__(
         self,
@@ -109,17 +108,6 @@ class _Game(Game):
         super().__init__("plg-mi", *sides)
         self.images, self.labels, self.model, self.config = images, labels, model, config
         self.streams["views"] = generator(run.seed, self.name, "training views")
-
-    def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        with mixed_precision(latents.device):
-            images = super().draw(latents, labels)
-        return images.float()
-
-    def judge(self, images: Tensor, labels: Tensor) -> Tensor:
-        """What the critic says of images of these classes."""
-        with mixed_precision(images.device):
-            said: Tensor = self.critic(images, labels)
-        return said.float()
 
     def critic_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from attacker.adversarial import Game, GanTraining, gradient_penalty, hinge, networks, play
+from attacker.adversarial import Game, GanTraining, MixedGame, gradient_penalty, hinge, networks, play
 from attacker.base import Run
 from splitleak.models.generator import Critic, GeneratorConfig
 
@@ -22,6 +22,18 @@ class Plain(Game):
         return -self.critic(fakes).mean()
 
 
+class Mixed(MixedGame, Plain):
+    """The same, where a device is built for it, in half the bits; what it learns by was seen in single precision."""
+
+    def critic_loss(self, rows, fakes, labels):
+        real, fake = self.judge(torch.cat([self.images[rows], fakes])).chunk(2)
+        assert {fakes.dtype, real.dtype, fake.dtype} == {torch.float32}
+        return hinge(real, fake)
+
+    def generator_loss(self, rows, fakes, labels):
+        return -self.judge(fakes).mean()
+
+
 def played(config=QUICK, run=None):
     game = Plain(config, run or Run())
     return game, play(game, 20, config, run or Run(), identity="test")
@@ -39,6 +51,17 @@ def test_the_generator_learns_what_the_critic_calls_real():
     assert len(history) == 8
     assert not game.generator.training
     assert not any(each.requires_grad for network in (game.generator, game.critic) for each in network.parameters())
+
+
+def test_a_game_in_half_the_bits_is_learnt_too(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    config, latents = GanTraining(width=4, batch_size=8, iterations=200, average=0), torch.randn(32, 64)
+    game = Mixed(config, Run())
+    assert not torch.equal(game.draw(latents, None), Plain(config, Run()).draw(latents, None))
+    before = game.generator.eval()(latents).mean()
+    play(game, 20, config, Run(), identity="test")
+    assert game.generator(latents).mean() > before + 0.1
+    assert {each.dtype for each in game.generator.parameters()} == {torch.float32}
 
 
 def test_one_seed_gives_the_same_generator_and_another_another():

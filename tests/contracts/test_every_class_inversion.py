@@ -28,7 +28,7 @@ QUICK_OF = {
     "if-gmi": {"block_steps": 10, "final_views": {"count": 5}},
     "ked-mi": {"gan": {**GAN, "iterations": 150}},
     "lomma-gmi": {"students": 1, "student_epochs": 2},
-    "lomma-ked": {"gan": GAN, "students": 1, "student_epochs": 2},
+    "lomma-ked": {"gan": {**GAN, "iterations": 200}, "students": 1, "student_epochs": 2},
     "mirror-genetic": {"restarts": 30, "steps": 15},
     "plg-mi": {"gan": GAN},
 }
