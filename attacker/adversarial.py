@@ -75,19 +75,19 @@ class Game(ABC):
 
 
 class MixedGame(Game):
-    """A game whose networks run in `mixed_precision`; losses, and the model, in single precision.
+    """A game whose networks run in `mixed_precision`, on a CPU too; losses, and the model, in single precision.
 
     Not for a gradient penalty, whose second derivatives bfloat16 does not bear.
     """
 
     def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        with mixed_precision(latents.device):
+        with mixed_precision(latents.device, on_cpu=True):
             images = super().draw(latents, labels)
         return images.float()
 
     def judge(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """What the critic says of images."""
-        with mixed_precision(images.device):
+        with mixed_precision(images.device, on_cpu=True):
             said: Tensor = self.critic(images, labels)
         return said.float()
 

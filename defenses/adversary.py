@@ -15,6 +15,7 @@ from splitleak.measures.ssim import ssim_zero_padded
 from splitleak.models.architecture import xavier_uniform
 from splitleak.models.decoder import ResNormDecoder
 from splitleak.models.split import SplitModel
+from splitleak.precision import mixed_precision
 
 
 class AdversaryConfig(Config):
@@ -104,7 +105,7 @@ class AdversarialDefense(Defense):
 
     def _success(self, seen: Tensor, images: Tensor) -> Tensor:
         """How well the surrogate rebuilds the batch, higher is better: the mean SSIM, or the MSE below zero."""
-        with torch.autocast("cuda", torch.bfloat16, enabled=seen.device.type == "cuda"):
+        with mixed_precision(seen.device):
             rebuilt = self.surrogate(seen)
         if self.adversary.measure == "mse":
             return -functional.mse_loss(rebuilt.float(), images)

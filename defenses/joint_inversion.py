@@ -12,6 +12,7 @@ from defenses.base import Defense, EpochEnd, Step
 from splitleak.config import Config
 from splitleak.models.inverter import PredictionInverter
 from splitleak.models.split import SplitModel
+from splitleak.precision import mixed_precision
 
 
 class JointInversionConfig(Config):
@@ -79,7 +80,7 @@ class JointInversion(Defense):
         if self.config.m is not None:
             kept = scores.topk(self.config.m, 1).indices
             scores = torch.zeros_like(scores).scatter(1, kept, scores.gather(1, kept))
-        with torch.autocast("cuda", torch.bfloat16, enabled=scores.device.type == "cuda"):
+        with mixed_precision(scores.device):
             images: Tensor = self.inverter(scores)
         return images.float()
 

@@ -22,6 +22,7 @@ from splitleak.datasets.splits import Splits
 from splitleak.datasets.statistics import normalisation
 from splitleak.fit import Report, Resumable, epochs, silent
 from splitleak.models.split import ModelConfig, SplitModel, build
+from splitleak.precision import mixed_precision
 from splitleak.seeding import derive_seed, generator
 
 
@@ -211,7 +212,7 @@ def training_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with torch.autocast("cuda", torch.bfloat16, enabled=images.device.type == "cuda"):
+    with mixed_precision(images.device):
         features = model.encoder(_laid_out(images))
         sent = stack(features)
         logits = model.head(sent)

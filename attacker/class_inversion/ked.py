@@ -128,7 +128,7 @@ class _Game(MixedGame):
         return learnt + (unreal(real) + functional.softplus(fake.logsumexp(1))).mean() / 2
 
     def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        with mixed_precision(fakes.device):
+        with mixed_precision(fakes.device, on_cpu=True):
             real, fake = self.critic.features(self.images[rows]), self.critic.features(fakes)
             logits = self.critic.judge(fake)
         apart = real.float().flatten(1).mean(0) - fake.float().flatten(1).mean(0)

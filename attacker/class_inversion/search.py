@@ -143,7 +143,8 @@ class LatentSearch(ClassInversion):
         """Copies of what is known, on the run's device, and how many classes there are."""
         model = None if known.model is None or self.access != "white" else frozen(fused(known.model), run.device)
         drawing, critic = self.networks(known, run, model)
-        search = Search(self.name, fused(drawing), critic, model, known.query, known, run)
+        drawing = frozen(fused(drawing), run.device)
+        search = Search(self.name, drawing, critic, model, known.query, known, run)
         with torch.no_grad():
             blank = torch.zeros(1, *known.image_shape, device=run.device)
             search.classes = known.classes if model is None and known.classes else search.scores(blank).shape[1]
@@ -168,13 +169,13 @@ class LatentSearch(ClassInversion):
             raise ValueError(f"attack {self.name!r}: {error}") from None
 
     def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Drawing, Critic | None]:
-        """The generator, and its critic if there is one: those of the prior, unless the attack trains its own."""
+        """The generator, of which a copy is used, and its critic if there is one, on the run's device and frozen.
+
+        They are those of the prior, unless the attack trains its own.
+        """
         assert known.prior is not None
-        drawing, critic = copy.deepcopy((known.prior.generator, known.prior.critic))
-        frozen(drawing, run.device)
-        if critic is not None:
-            frozen(critic, run.device)
-        return drawing, critic
+        critic = known.prior.critic
+        return known.prior.generator, critic and frozen(copy.deepcopy(critic), run.device)
 
     def sample(self, search: Search) -> Tensor:
         """Latents to start from: candidates ``(S, d)``, the same for all classes, or the starts ``(K, N, d)``."""

@@ -10,6 +10,7 @@ from attacker.reconstruction.fitting import cosine, fit, gather, identity, predi
 from splitleak.config import Config
 from splitleak.fit import Resumable
 from splitleak.models.decoder import ResNormDecoder
+from splitleak.precision import mixed_precision
 from splitleak.seeding import derive_seed, generator
 
 
@@ -96,6 +97,6 @@ class DecoderTraining:
     def descend(self, features: Tensor, images: Tensor, progress: float) -> Tensor:
         """A step on features ``(B, c, h, w)`` and images ``(B, C, H, W)``; see `fitting.Descend`."""
         set_rate(self.optimizer, self.config.learning_rate * cosine(progress))
-        with torch.autocast("cuda", torch.bfloat16, enabled=features.device.type == "cuda"):
+        with mixed_precision(features.device):
             rebuilt = self.decoder(features)
         return step(self.optimizer, rebuilding_loss(rebuilt.float(), images, self.config.ssim_weight))

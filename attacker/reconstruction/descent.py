@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -16,6 +16,8 @@ from attacker.reconstruction.fitting import cosine, predict, set_rate
 from splitleak.config import Config, digest
 from splitleak.fit import Resumable, epochs
 from splitleak.measures.pixel import total_variation
+
+M = TypeVar("M", bound=nn.Module)
 
 _CHUNK = 25  # iterations between two looks at the clock
 _DIRECTIONS = 2000  # errors on public images that directions are taken from, at most
@@ -64,7 +66,7 @@ class Descended:
         }
 
 
-def frozen(module: nn.Module, device: torch.device) -> nn.Module:
+def frozen(module: M, device: torch.device) -> M:
     """``module`` in eval mode without gradients of its own, on ``device``; changed in place."""
     return module.requires_grad_(False).eval().to(device)
 

@@ -12,6 +12,7 @@ from attacker.reconstruction.fitting import cosine, fit, gather, identity, predi
 from splitleak.config import Config
 from splitleak.fit import Resumable
 from splitleak.models.decoder import ResNormDecoder
+from splitleak.precision import mixed_precision
 from splitleak.seeding import derive_seed, generator
 
 _BETAS = (0.5, 0.999)
@@ -188,7 +189,7 @@ class Game:
         return loss.detach()
 
     def _rebuilt(self, features: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=features.device.type == "cuda"):
+        with mixed_precision(features.device):
             rebuilt: Tensor = self.network(features)
         return rebuilt.float()
 
