@@ -22,7 +22,7 @@ class KEDConfig(SearchConfig):
     identity_weight: float = Field(default=100, ge=0, description="lambda of the paper")
     prior_weight: float = Field(default=1, ge=0, description="weight of the critic's doubt that an image is real")
     log_variance: float = Field(default=1.0, description="at which every value of a latent starts")
-    steps: int = Field(default=200, ge=0)
+    steps: int = Field(default=1000, ge=0, description="a way as long as the published 2400 steps at 0.02")
 
 
 class KEDMI(LatentSearch):
