@@ -1,6 +1,7 @@
 """Flags: machine-made doubts about a number that may flatter a defense."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from attacker.class_inversion import CLASS_ATTACKS
@@ -10,6 +11,7 @@ from defenses import DEFENSES
 
 _CHANCE = 2  # times the accuracy of chance, and less
 _STILL_FALLING = 0.02  # relative fall of the held-out error over the last tenth of the epochs
+_STILL_RISING = 0.03  # of the target's mean confidence over the last quarter of a search
 _WORSE = 1.02  # times the MSE of the start: less is chance
 _CONSTANT = 0.95  # times the error of a constant picture: more is hardly better
 _UNSEEN = 0.01  # share of all that the victims' scores sum to
@@ -23,7 +25,8 @@ def flags(record: Mapping[str, Any]) -> list[str]:
 
     ``target``: the classifier itself is hardly better than chance, so that its answers tell nothing.
     ``mean image``: the attack is hardly better than always answering the mean of its public images.
-    ``not converged``: its held-out error was still falling when training ended.
+    ``not converged``: its held-out error was still falling when training ended, or the attacked model still getting
+    surer of its pictures when a search did.
     ``zero gradient``: it descends on the pixels, and no gradient came back to them.
     ``start``: it trained on from a decoder and never did better than that.
     """
@@ -38,6 +41,10 @@ def flags(record: Mapping[str, Any]) -> list[str]:
     tenth = max(1, len(errors) // 10)
     if len(errors) > tenth and min(errors[-tenth:]) < (1 - _STILL_FALLING) * min(errors[:-tenth]):
         found.append("not converged: the attack was still getting better when it ended; train it longer")
+    surer = [figures["confidence"] for figures in findings.get("history", ()) if "confidence" in figures]
+    quarter = len(surer) // 4
+    if quarter and fmean(surer[-quarter:]) > fmean(surer[-2 * quarter : -quarter]) + _STILL_RISING:
+        found.append("not converged: the target was still getting surer of the pictures; give the search more steps")
     gradient = findings.get("gradient_norm_start")
     if gradient is not None and not gradient > _NO_GRADIENT:
         found.append(

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -60,6 +60,7 @@ class Search:
     classes: int = 0
     evaluations: int = 0  # images that went through the attacker's own copy of the model
     goal: FeatureGoal | None = None  # if features are to be matched
+    confidences: list[Tensor] = field(default_factory=list)  # in the classes that were asked for, since the last look
 
     def draw(self, use: str) -> torch.Generator:
         """A stream of randomness for one use."""
@@ -77,6 +78,16 @@ class Search:
         answers: Tensor = self.model(images)
         check_width(self.name, self.known, answers.shape[1])
         return answers
+
+    @torch.no_grad()
+    def notice(self, logits: Tensor, labels: Tensor) -> None:
+        """Keeps how sure the model is that images of logits ``(B, K)`` show classes ``(B,)``."""
+        self.confidences.append(logits.softmax(1).gather(1, labels[:, None]))
+
+    def confidence(self) -> dict[str, float]:
+        """The mean of what was noticed since the last time; nothing where no logits were."""
+        noticed, self.confidences = self.confidences, []
+        return {"confidence": float(torch.cat(noticed).mean())} if noticed else {}
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
@@ -242,7 +253,8 @@ class LatentSearch(ClassInversion):
                 optimizer.step()
                 with torch.no_grad():
                     constrain(values)
-            state.history.append({"loss": float(losses.mean()), "evaluations": search.evaluations - before})
+            counted = {"evaluations": search.evaluations - before}
+            state.history.append({"loss": float(losses.mean()), **counted, **search.confidence()})
         self.findings["history" if stage == "search" else f"history_{stage}"] = state.history
         search.evaluations = started + int(sum(figures["evaluations"] for figures in state.history))
         return values.detach()
@@ -257,7 +269,9 @@ class LatentSearch(ClassInversion):
             assert search.goal is not None
             search.evaluations += len(images)
             return search.goal.distance(search.goal.body(images), labels)
-        return IDENTITY_LOSSES[self.config.identity](search.logits(images), labels)
+        logits = search.logits(images)
+        search.notice(logits, labels)
+        return IDENTITY_LOSSES[self.config.identity](logits, labels)
 
     def optimizer(self, values: nn.Parameter, rate: float | None = None) -> Optimizer:
         """What moves the latents, or other values at a ``rate`` of their own."""

@@ -13,7 +13,7 @@ class VMIConfig(SearchConfig):
     divergence_weight: float = Field(default=1e-3, ge=0, description="of the divergence from the prior")
     samples: int = Field(default=8, ge=1, description="drawn of each class in every step")
     learning_rate: float = Field(default=0.02, gt=0)
-    steps: int = Field(default=600, ge=0)
+    steps: int = Field(default=1000, ge=0)
 
 
 class VMI(LatentSearch):

@@ -24,6 +24,20 @@ def test_an_attack_still_getting_better_at_its_end_is_doubted(last, doubted):
     assert [flag.split(":")[0] for flag in found] == (["not converged"] if doubted else [])
 
 
+@pytest.mark.parametrize(
+    ("surer", "doubted"),
+    [([0.1, 0.4, 0.7, 0.8], True), ([0.1, 0.6, 0.8, 0.82], False), ([0.1, 0.2, 0.3], False), ([], False)],
+)
+def test_a_search_that_ends_while_the_target_gets_surer_is_doubted(surer, doubted):
+    search = {"attack": {"findings": {"history": [{"loss": 1.0, "confidence": each} for each in surer]}}}
+    assert [flag.split(":")[0] for flag in flags(search)] == (["not converged"] if doubted else [])
+
+
+def test_the_last_quarter_of_a_search_is_what_counts():
+    history = [{"confidence": each} for each in (0.0, 0.1, 0.6, 0.6, 0.79, 0.8, 0.8, 0.81)]
+    assert flags({"attack": {"findings": {"history": history}}}) == []
+
+
 def test_the_last_tenth_of_the_epochs_is_what_counts():
     falling = [0.5 - 0.01 * epoch for epoch in range(20)]
     assert flags(record(falling))

@@ -25,6 +25,14 @@ def test_the_search_raises_the_models_confidence(searched):
     assert after.findings["confidence"] > before.findings["confidence"] + 0.3
 
 
+def test_the_history_tells_how_sure_the_model_was_on_the_way(searched):
+    attack, _ = attacked(searched, steps=75)
+    first, second, last = (figures["confidence"] for figures in attack.findings["history"])
+    assert 0 < first < second < last <= attack.findings["confidence"] + 0.05
+    matched = attacked(searched, steps=25, identity={"loss": "features", "each": 5})[0]
+    assert "confidence" not in matched.findings["history"][0]
+
+
 def test_every_class_and_restart_starts_somewhere_else(searched):
     attack, _ = attacked(searched, steps=0)
     assert len(attack.weights()["latents"].flatten(0, 1).unique(dim=0)) == 20
