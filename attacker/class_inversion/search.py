@@ -60,7 +60,7 @@ class Search:
     classes: int = 0
     evaluations: int = 0  # images that went through the attacker's own copy of the model
     goal: FeatureGoal | None = None  # if features are to be matched
-    confidences: list[Tensor] = field(default_factory=list)  # in the classes that were asked for, since the last look
+    unread: list[Tensor] = field(default_factory=list)  # confidences that `notice` has kept
 
     def draw(self, use: str) -> torch.Generator:
         """A stream of randomness for one use."""
@@ -82,12 +82,12 @@ class Search:
     @torch.no_grad()
     def notice(self, logits: Tensor, labels: Tensor) -> None:
         """Keeps how sure the model is that images of logits ``(B, K)`` show classes ``(B,)``."""
-        self.confidences.append(logits.softmax(1).gather(1, labels[:, None]))
+        self.unread.append(logits.softmax(1).gather(1, labels[:, None]))
 
-    def confidence(self) -> dict[str, float]:
-        """The mean of what was noticed since the last time; nothing where no logits were."""
-        noticed, self.confidences = self.confidences, []
-        return {"confidence": float(torch.cat(noticed).mean())} if noticed else {}
+    def noticed(self) -> dict[str, float]:
+        """The mean ``confidence`` of what was noticed since the last time; nothing where no logits were."""
+        unread, self.unread = self.unread, []
+        return {"confidence": float(torch.cat(unread).mean())} if unread else {}
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
@@ -253,8 +253,8 @@ class LatentSearch(ClassInversion):
                 optimizer.step()
                 with torch.no_grad():
                     constrain(values)
-            counted = {"evaluations": search.evaluations - before}
-            state.history.append({"loss": float(losses.mean()), **counted, **search.confidence()})
+            figures = {"loss": float(losses.mean()), "evaluations": search.evaluations - before}
+            state.history.append(figures | search.noticed())
         self.findings["history" if stage == "search" else f"history_{stage}"] = state.history
         search.evaluations = started + int(sum(figures["evaluations"] for figures in state.history))
         return values.detach()
