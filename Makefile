@@ -36,5 +36,5 @@ bench-serving: $(STAMP)  ## our service beside a socket, KServe, MLServer and Tr
 fuzz: $(STAMP)  ## 100,000 malformed messages against a running server
 	$(BIN)/python -m tests.bench.fuzz
 
-stubs: $(STAMP)  ## regenerate splitleak/wire/pb from proto/
+stubs: $(STAMP)  ## regenerate splitleak/wire/protocol/pb from proto/
 	$(BIN)/python proto/generate.py

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from splitleak.config import Config
-from splitleak.fit import Report, silent
+from splitleak.logs import Report, silent
 
 
 class Query:

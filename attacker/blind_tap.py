@@ -17,7 +17,7 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.errors import WireError
-from splitleak.wire.captures import Direction
+from splitleak.wire.files.captures import Direction
 
 _T = TypeVar("_T")
 _FORMAT = {"format": "splitleak-sizes", "version": 1}

@@ -9,21 +9,21 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from attacker.base import Query, Run, build
-from attacker.class_inversion import CLASS_ATTACKS
-from attacker.class_inversion.base import ClassInversion, ClassKnowledge
-from attacker.prior import Prior
-from attacker.queries import ServiceProbe, live_query, recorded_query
-from attacker.reconstruction.descent import frozen
-from attacker.results import Reconstructions, write_result
-from defenses.adaptive import adaptive_model, white_box
-from defenses.artifact import WholeModel, load_whole
+from splitleak.attacker.base import Query, Run, build
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
+from splitleak.attacker.outputs import Reconstructions, write_result
+from splitleak.attacker.prior import Prior
+from splitleak.attacker.queries import ServiceProbe, live_query, recorded_query
+from splitleak.attacker.reconstruction.descent import frozen
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.fit import Report
-from splitleak.wire.channel import ChannelConfig
-from splitleak.wire.classifier import Scores
+from splitleak.defenses.artifact import WholeModel, load_whole
+from splitleak.defenses.classes.adaptive import adaptive_model, white_box
+from splitleak.logs import Report
+from splitleak.wire.client.channel import ChannelConfig
+from splitleak.wire.client.classifier import Scores
 
 
 class InversionConfig(Config):

@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacker.adversarial import Game, GanTraining, gradient_penalty, hinge, networks, play
-from attacker.base import Run
 from splitleak.artifacts import load_tensors, provenance, save_tensors, write_json, written_folder
+from splitleak.attacker.base import Run
+from splitleak.attacker.training.adversarial import Game, GanTraining, gradient_penalty, hinge, networks, play
 from splitleak.config import Config, digest, read_document
 from splitleak.datasets.images import Images
 from splitleak.models.generator import Critic, Generator, GeneratorConfig

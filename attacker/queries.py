@@ -17,16 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacker.base import Query
 from splitleak.artifacts import written_file
+from splitleak.attacker.base import Query
 from splitleak.datasets.images import Images
 from splitleak.errors import WireError
-from splitleak.wire import captures, codec
-from splitleak.wire.channel import ChannelConfig, connect
-from splitleak.wire.classifier import ClassifierClient, Scores
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from splitleak.wire.status import error_of
+from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.client.classifier import ClassifierClient, Scores
+from splitleak.wire.files import captures
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from splitleak.wire.protocol.status import error_of
 
 _QUERY_BATCH = 32
 _OWN = re.compile(r"probe-[0-9a-f]{12}-\d+")

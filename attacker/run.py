@@ -9,20 +9,29 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.base import Attack, Knowledge, Query, Run, build
-from attacker.queries import EdgeProbe, Pairs, Probe, ServiceProbe, live_query, recorded_query, served_model, victims
-from attacker.reconstruction import ATTACKS
-from attacker.reconstruction.descent import frozen
-from attacker.results import Reconstructions, write_result
-from defenses.artifact import HalfConfig, load_cloud, load_edge
-from defenses.training import assemble
+from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
+from splitleak.attacker.outputs import Reconstructions, write_result
+from splitleak.attacker.queries import (
+    EdgeProbe,
+    Pairs,
+    Probe,
+    ServiceProbe,
+    live_query,
+    recorded_query,
+    served_model,
+    victims,
+)
+from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.attacker.reconstruction.descent import frozen
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.fit import Report
-from splitleak.wire.channel import ChannelConfig
-from splitleak.wire.classifier import Scores
-from splitleak.wire.shared import SharedScores
+from splitleak.defenses.artifact import HalfConfig, load_cloud, load_edge
+from splitleak.defenses.training import assemble
+from splitleak.logs import Report
+from splitleak.wire.client.channel import ChannelConfig
+from splitleak.wire.client.classifier import Scores
+from splitleak.wire.files.shared import SharedScores
 
 _SEEDS = 2**62
 

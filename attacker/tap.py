@@ -11,9 +11,9 @@ import grpc
 from pydantic import Field
 
 from splitleak.config import Config
-from splitleak.wire.captures import CaptureWriter, Direction
-from splitleak.wire.channel import ChannelConfig, open_channel
-from splitleak.wire.service import ServerConfig, serve
+from splitleak.wire.client.channel import ChannelConfig, open_channel
+from splitleak.wire.files.captures import CaptureWriter, Direction
+from splitleak.wire.server.server import ServerConfig, serve
 
 _LOGGER = logging.getLogger(__name__)
 _CENTURY_S = 100 * 365.25 * 24 * 3600
@@ -40,7 +40,8 @@ def tap(config: TapConfig) -> Iterator[int]:
     retries none. Each message is in the capture before it is passed on; metadata, and with it a client's token, is not.
 
     Over TLS it is the other end of both connections: the edge must trust the certificate that the tap shows, and the
-    cloud, where it asks for one, what the tap has as a client. Where neither is so, there is `attacker.blind_tap`.
+    cloud, where it asks for one, what the tap has as a client. Where neither is so, there is
+    `splitleak.attacker.blind_tap`.
 
     Raises:
         OSError: The address is taken, or the capture cannot be opened (or another process holds it).

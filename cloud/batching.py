@@ -18,8 +18,8 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.errors import WireError
-from splitleak.wire.served import Answer
-from splitleak.wire.statistics import Statistics
+from splitleak.wire.server.model import Answer
+from splitleak.wire.server.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
 

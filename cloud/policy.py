@@ -54,7 +54,7 @@ class Policy:
 
     1. ``temperature``: softmax(logits / T). It keeps the order; log p changes by a factor only.
     2. ``purifier``: Yang et al., "Defending model inversion and membership inference attacks via prediction
-       purification", arXiv:2005.03915, see `defenses.purification`.
+       purification", arXiv:2005.03915, see `splitleak.defenses.predictions.purifier`.
     3. noise: p + sigma * N(0, 1) in each score, brought back onto the simplex: negative scores become zero, the row is
        divided by its sum, and a row without a positive score becomes uniform. Fresh noise can be averaged away by
        asking again. Fixed noise follows from the input's bytes and a secret, so it cannot; an input that is changed in
@@ -125,7 +125,7 @@ def _on_simplex(scores: Tensor) -> Tensor:
 
 
 def _purifier(folder: Path, classes: int) -> nn.Module:
-    from defenses.purification import load_purifier
+    from splitleak.defenses.predictions.purifier import load_purifier
 
     purifier: nn.Module = load_purifier(folder).eval()
     uniform = torch.full((1, classes), 1 / classes)

@@ -8,17 +8,17 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.batching import ComputeWorker
-from cloud.policy import Policy
+from splitleak.cloud.batching import ComputeWorker
+from splitleak.cloud.policy import Policy
 from splitleak.errors import WireError
-from splitleak.wire.served import Answer, ServedModel
+from splitleak.wire.server.model import Answer, ServedModel
 
 Floats = NDArray[np.float32]
 _Submit = Callable[[Floats, str, float], Future[Answer]]
 
 
 class Half(Protocol):
-    """The cloud's part of a split network; `defenses.artifact.CloudHalf` is one."""
+    """The cloud's part of a split network; `splitleak.defenses.artifact.CloudHalf` is one."""
 
     @property
     def name(self) -> str: ...
@@ -39,7 +39,7 @@ class Half(Protocol):
 
 @runtime_checkable
 class Whole(Protocol):
-    """A network from the image to the logits; `defenses.artifact.WholeModel` is one."""
+    """A network from the image to the logits; `splitleak.defenses.artifact.WholeModel` is one."""
 
     @property
     def name(self) -> str: ...

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cloud.batching import BatchingConfig, ComputeWorker
-from cloud.policy import Policy, PolicyConfig
-from cloud.repository import Half, Whole, predictor, served_model
+from splitleak.cloud.batching import BatchingConfig, ComputeWorker
+from splitleak.cloud.policy import Policy, PolicyConfig
+from splitleak.cloud.repository import Half, Whole, predictor, served_model
 from splitleak.config import Config
-from splitleak.wire.captures import CaptureWriter
-from splitleak.wire.service import ServerConfig, serve
-from splitleak.wire.servicer import OpenInferenceServicer
+from splitleak.wire.files.captures import CaptureWriter
+from splitleak.wire.server.server import ServerConfig, serve
+from splitleak.wire.server.servicer import OpenInferenceServicer
 
 _LOGGER = logging.getLogger(__name__)
 

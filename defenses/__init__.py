@@ -1,21 +1,21 @@
 """Defenses, and one opposite of a defense, one a file. This table is all that knows them by name."""
 
-from defenses.base import Defense
-from defenses.bido import BiDO
-from defenses.bottleneck import Bottleneck
-from defenses.cem import CEM
-from defenses.confidence import ConfidenceAdaptation
-from defenses.dropout import Dropout
-from defenses.joint_inversion import JointInversion
-from defenses.label_smoothing import LabelSmoothing
-from defenses.low_rank import LowRank
-from defenses.mid import MID
-from defenses.noise import GaussianNoise, LaplaceNoise
-from defenses.noise_arl import NoiseARL
-from defenses.nopeek import NoPeek
-from defenses.patrol import Patrol
-from defenses.ressfl import ResSFL
-from defenses.transfer import Transfer
+from splitleak.defenses.base import Defense
+from splitleak.defenses.classes.bido import BiDO
+from splitleak.defenses.classes.confidence import ConfidenceAdaptation
+from splitleak.defenses.classes.label_smoothing import LabelSmoothing
+from splitleak.defenses.classes.low_rank import LowRank
+from splitleak.defenses.classes.mid import MID
+from splitleak.defenses.classes.transfer import Transfer
+from splitleak.defenses.features.bottleneck import Bottleneck
+from splitleak.defenses.features.cem import CEM
+from splitleak.defenses.features.dropout import Dropout
+from splitleak.defenses.features.noise import GaussianNoise, LaplaceNoise
+from splitleak.defenses.features.noise_arl import NoiseARL
+from splitleak.defenses.features.nopeek import NoPeek
+from splitleak.defenses.features.patrol import Patrol
+from splitleak.defenses.features.ressfl import ResSFL
+from splitleak.defenses.predictions.joint_inversion import JointInversion
 
 DEFENSES: dict[str, type[Defense]] = {
     kind.name: kind

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from defenses.stack import Stack
-from defenses.training import Target, TargetConfig, assemble
 from splitleak.artifacts import load_tensors, provenance, save_tensors, write_json, written_folder
 from splitleak.config import Config, read_document
+from splitleak.defenses.stack import Stack
+from splitleak.defenses.training import Target, TargetConfig, assemble
 from splitleak.models.engine import Engine, EngineChoice, choose_engine, feature_probes, image_probes, torch_engine
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from defenses import DEFENSES
-from defenses.base import Defense, EpochEnd, Start, Step
 from splitleak.config import Config
+from splitleak.defenses import DEFENSES
+from splitleak.defenses.base import Defense, EpochEnd, Start, Step
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
 

@@ -14,16 +14,17 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Optimizer
 
-from defenses.base import EpochEnd, Start, Step
-from defenses.stack import DefenseConfig, Stack
 from splitleak.config import Config, digest
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.datasets.statistics import normalisation
-from splitleak.fit import Report, Resumable, epochs, silent
+from splitleak.defenses.base import EpochEnd, Start, Step
+from splitleak.defenses.stack import DefenseConfig, Stack
+from splitleak.logs import Report, silent
 from splitleak.models.split import ModelConfig, SplitModel, build
-from splitleak.precision import mixed_precision
 from splitleak.seeding import derive_seed, generator
+from splitleak.training.fit import Resumable, epochs
+from splitleak.training.precision import mixed_precision
 
 
 class AugmentConfig(Config):

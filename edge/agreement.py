@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from splitleak.errors import WireError
-from splitleak.wire import codec
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.status import error_of
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.status import error_of
 
 _METADATA = "/inference.GRPCInferenceService/ModelMetadata"
 

@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from edge.agreement import Agreement, agree
-from edge.encoder import Encoder, check_images, encode_images
-from edge.uplink import Parcel, Uplink
 from splitleak.config import Config
-from splitleak.wire import codec
-from splitleak.wire.channel import ChannelConfig, connect
-from splitleak.wire.codec import Codec
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.request import RequestEncoder
-from splitleak.wire.served import Answer
+from splitleak.edge.agreement import Agreement, agree
+from splitleak.edge.encoder import Encoder, check_images, encode_images
+from splitleak.edge.uplink import Parcel, Uplink
+from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.codec import Codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.request import RequestEncoder
+from splitleak.wire.server.model import Answer
 
 _LOGGER = logging.getLogger(__name__)
 Images = npt.NDArray[np.float32]
@@ -112,7 +112,7 @@ class EdgeClient:
     """A context manager; connects on the way in, drains for ``grace_s`` on the way out.
 
     One worker thread encodes and sends, so the next image is encoded while the last one travels; at most ``window``
-    requests travel at a time, over one long-lived stream (see `edge.uplink` for servers without one, and for what is
+    requests travel at a time, over one long-lived stream (see `edge/uplink.py` for servers without one, and for what is
     sent again). An outage lasts from the connection's break to the next answer. Meanwhile nothing is lost: a request
     is sent again as the bytes it was, for a defense that drew anew would tell more, and its time stands still. Unless
     the caller gave it a limit, a request is late once no answer came to any for ``timeout_s``, so that a link that is

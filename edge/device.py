@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from edge.encoder import Encoder
 from splitleak.config import Config
+from splitleak.edge.encoder import Encoder
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

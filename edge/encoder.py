@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 
 class Encoder(Protocol):
-    """The device's half of a split model, defense included; ``defenses.artifact.EdgeHalf`` is one."""
+    """The device's half of a split model, defense included; ``splitleak.defenses.artifact.EdgeHalf`` is one."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -8,9 +8,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from edge.client import Prediction
 from splitleak.artifacts import write_json
 from splitleak.config import Config
+from splitleak.edge.client import Prediction
 
 
 class Entry(Config):

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edge.client import EdgeClient, EdgeConfig, Images
-from edge.encoder import Encoder
-from edge.ledger import Entry, Ledger
-from edge.service import EdgeServiceConfig, edge
 from splitleak.datasets.files import load_file
-from splitleak.wire.service import ServerConfig, run_until_stopped
+from splitleak.edge.client import EdgeClient, EdgeConfig, Images
+from splitleak.edge.encoder import Encoder
+from splitleak.edge.ledger import Entry, Ledger
+from splitleak.edge.service import EdgeServiceConfig, edge
+from splitleak.wire.server.server import ServerConfig, run_until_stopped
 
 
 class Half(Encoder, Protocol):

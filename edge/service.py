@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from edge.client import EdgeClient, EdgeConfig
-from edge.encoder import Encoder
 from splitleak.config import Config
-from splitleak.wire.served import Answer, ServedModel
-from splitleak.wire.service import ServerConfig, serve
-from splitleak.wire.servicer import OpenInferenceServicer
-from splitleak.wire.statistics import Statistics
+from splitleak.edge.client import EdgeClient, EdgeConfig
+from splitleak.edge.encoder import Encoder
+from splitleak.wire.server.model import Answer, ServedModel
+from splitleak.wire.server.server import ServerConfig, serve
+from splitleak.wire.server.servicer import OpenInferenceServicer
+from splitleak.wire.server.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
 

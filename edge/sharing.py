@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt
 
-from edge.client import Prediction
-from edge.ledger import Entry, Ledger
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
+from splitleak.edge.client import Prediction
+from splitleak.edge.ledger import Entry, Ledger
 from splitleak.measures.scores import truncate
-from splitleak.wire.channel import ChannelConfig
-from splitleak.wire.classifier import ClassifierClient, Scores
-from splitleak.wire.shared import SharedScores
+from splitleak.wire.client.channel import ChannelConfig
+from splitleak.wire.client.classifier import ClassifierClient, Scores
+from splitleak.wire.files.shared import SharedScores
 
 
 class SharingConfig(Config):

@@ -14,8 +14,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from splitleak.errors import WireError
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.status import error_of, named_error
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.status import error_of, named_error
 
 _LOGGER = logging.getLogger(__name__)
 _SERVICE = "/inference.GRPCInferenceService"

@@ -1,4 +1,4 @@
-"""Writes the Python stubs of ``open_inference.proto`` into ``splitleak/wire/pb``.
+"""Writes the Python stubs of ``open_inference.proto`` into ``splitleak/wire/protocol/pb``.
 
 ``python proto/generate.py [ROOT]``; ROOT is where ``splitleak/`` lies (default: this repository). The proto folder is
 mapped onto the package's path, so the stubs import each other by their full package name and need no editing.
@@ -11,7 +11,7 @@ import grpc_tools  # type: ignore[import-untyped]
 from grpc_tools import protoc
 
 SOURCES = Path(__file__).resolve().parent
-PACKAGE = "splitleak/wire/pb"
+PACKAGE = "splitleak/wire/protocol/pb"
 
 
 def generate(root: Path) -> None:

@@ -3,15 +3,19 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:  # it imports torch, and `configure` runs before each command's --help
-    from splitleak.fit import Report
+Report = Callable[[str, int, int, Mapping[str, float]], None]
+"""Hears of progress: what is being done, steps done, steps in all, and the latest figures."""
+
+
+def silent(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+    """A `Report` for those who do not listen."""
+
 
 _EVERY_S = 5.0
 
@@ -24,7 +28,7 @@ def configure(level: str = "warning") -> None:
 
 
 @contextmanager
-def progress(label: str) -> "Iterator[Report]":
+def progress(label: str) -> Iterator[Report]:
     """A `Report` that draws a bar on a terminal, and prints a line every few seconds elsewhere."""
     console = Console(stderr=True)
     if console.is_terminal:

@@ -6,7 +6,7 @@ import torch
 
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, Splits, split
-from splitleak.fit import epochs
+from splitleak.training.fit import epochs
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal, final
 
 from torch import Tensor, nn
 
-from attacker.base import Method, Query, Run
-from attacker.prior import Prior
+from splitleak.attacker.base import Method, Query, Run
+from splitleak.attacker.prior import Prior
 
 Access = Literal["white", "score", "label"]
 """What an attack sees of a model: its weights, the scores of its answers, or only their labels."""

@@ -4,9 +4,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.class_inversion.search import LatentSearch, Search, SearchConfig
-from attacker.reconstruction.descent import beside
-from splitleak.fit import Resumable, epochs
+from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig
+from splitleak.attacker.reconstruction.descent import beside
+from splitleak.training.fit import Resumable, epochs
 
 _CHUNK = 10  # iterations between two looks at the clock
 _BATCH = 512

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.base import Run
-from attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
-from attacker.reconstruction.fitting import predict
-from attacker.reconstruction.prediction import InverterConfig, PredictionInversionAttack, train_inverter
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
+from splitleak.attacker.reconstruction.prediction import InverterConfig, PredictionInversionAttack, train_inverter
+from splitleak.attacker.training.fitting import predict
 from splitleak.measures.scores import truncate
 from splitleak.models.inverter import Rescaling
 

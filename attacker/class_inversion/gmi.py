@@ -4,9 +4,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.base import Run
-from attacker.class_inversion.base import ClassKnowledge
-from attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.base import ClassKnowledge
+from splitleak.attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig
 from splitleak.models.generator import Critic
 
 

@@ -4,8 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacker.class_inversion.ppa import PPA, PPAConfig
-from attacker.class_inversion.search import Search
+from splitleak.attacker.class_inversion.ppa import PPA, PPAConfig
+from splitleak.attacker.class_inversion.search import Search
 from splitleak.models.generator import Generator
 
 

@@ -5,13 +5,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacker.adversarial import GanTraining, MixedGame, networks, play
-from attacker.base import Run
-from attacker.class_inversion.base import ClassKnowledge
-from attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig, answers_to
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.base import ClassKnowledge
+from splitleak.attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig, answers_to
+from splitleak.attacker.training.adversarial import GanTraining, MixedGame, networks, play
 from splitleak.config import digest
 from splitleak.models.generator import Critic, Generator
-from splitleak.precision import mixed_precision
+from splitleak.training.precision import mixed_precision
 
 
 class KEDConfig(SearchConfig):

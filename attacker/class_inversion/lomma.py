@@ -6,22 +6,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
-from attacker.base import Run
-from attacker.class_inversion.base import ClassKnowledge
-from attacker.class_inversion.features import MatchedFeatures
-from attacker.class_inversion.gmi import GMI, GMIConfig
-from attacker.class_inversion.ked import KEDMI, KEDConfig
-from attacker.class_inversion.search import Drawing, Identity, LatentSearch, Search, answers_to
-from attacker.reconstruction.descent import beside, frozen
-from attacker.reconstruction.fitting import step
-from defenses.adaptive import before_head
-from defenses.layers import last_layer
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.base import ClassKnowledge
+from splitleak.attacker.class_inversion.features import MatchedFeatures
+from splitleak.attacker.class_inversion.gmi import GMI, GMIConfig
+from splitleak.attacker.class_inversion.ked import KEDMI, KEDConfig
+from splitleak.attacker.class_inversion.search import Drawing, Identity, LatentSearch, Search, answers_to
+from splitleak.attacker.reconstruction.descent import beside, frozen
+from splitleak.attacker.training.fitting import step
 from splitleak.config import Config, digest
-from splitleak.fit import Resumable, epochs
+from splitleak.defenses.classes.adaptive import before_head
+from splitleak.defenses.features.layers import last_layer
 from splitleak.measures.identity import IDENTITY_LOSSES
 from splitleak.models.generator import Critic
 from splitleak.models.split import ModelConfig, build
 from splitleak.seeding import derive_seed, generator
+from splitleak.training.fit import Resumable, epochs
 
 _BATCH = 64
 

@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
-from attacker.base import Run
-from attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
-from attacker.reconstruction.descent import frozen
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
+from splitleak.attacker.reconstruction.descent import frozen
 from splitleak.config import Config, digest
-from splitleak.fit import Resumable, epochs
+from splitleak.training.fit import Resumable, epochs
 
 _CHUNK = 25  # steps between two looks at the clock
 

@@ -4,10 +4,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacker.class_inversion.search import LatentSearch, Search, SearchConfig
-from attacker.reconstruction.descent import beside
+from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig
+from splitleak.attacker.reconstruction.descent import beside
 from splitleak.config import digest
-from splitleak.fit import Resumable, epochs
+from splitleak.training.fit import Resumable, epochs
 
 
 class MirrorConfig(SearchConfig):

@@ -4,12 +4,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.adversarial import GanTraining, MixedGame, hinge, networks, play
-from attacker.base import Run
-from attacker.class_inversion.base import ClassKnowledge
-from attacker.class_inversion.features import standing_for
-from attacker.class_inversion.search import Identity, LatentSearch, Search, SearchConfig, answers_to
-from attacker.views import ViewsConfig, random_views
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.base import ClassKnowledge
+from splitleak.attacker.class_inversion.features import standing_for
+from splitleak.attacker.class_inversion.search import Identity, LatentSearch, Search, SearchConfig, answers_to
+from splitleak.attacker.training.adversarial import GanTraining, MixedGame, hinge, networks, play
+from splitleak.attacker.training.augmentation import ViewsConfig, random_views
 from splitleak.config import digest
 from splitleak.measures.identity import max_margin
 from splitleak.models.generator import Critic, Generator

@@ -4,8 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacker.class_inversion.search import Identity, LatentSearch, Search, SearchConfig
-from attacker.views import ViewsConfig, random_views
+from splitleak.attacker.class_inversion.search import Identity, LatentSearch, Search, SearchConfig
+from splitleak.attacker.training.augmentation import ViewsConfig, random_views
 from splitleak.seeding import generator
 
 

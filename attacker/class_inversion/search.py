@@ -10,18 +10,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from attacker.base import Query, Run
-from attacker.class_inversion.base import Access, ClassInversion, ClassKnowledge, check_width
-from attacker.class_inversion.features import FeatureGoal, MatchedFeatures
-from attacker.reconstruction.descent import beside, frozen
-from defenses.adaptive import before_head
+from splitleak.attacker.base import Query, Run
+from splitleak.attacker.class_inversion.base import Access, ClassInversion, ClassKnowledge, check_width
+from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeatures
+from splitleak.attacker.reconstruction.descent import beside, frozen
 from splitleak.config import Config, digest
-from splitleak.fit import Resumable, epochs
+from splitleak.defenses.classes.adaptive import before_head
 from splitleak.measures.identity import IDENTITY_LOSSES
 from splitleak.models.engine import fused
 from splitleak.models.generator import Critic, Generator
 from splitleak.models.imported import ImportedGenerator
 from splitleak.seeding import generator
+from splitleak.training.fit import Resumable, epochs
 
 _CHUNK = 25  # steps between two looks at the clock
 _BATCH = 256

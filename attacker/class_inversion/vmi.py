@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacker.class_inversion.search import LatentSearch, Search, SearchConfig
+from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig
 
 
 class VMIConfig(SearchConfig):

@@ -5,13 +5,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Adam
 
-from attacker.base import Attack, Knowledge, Run
-from attacker.reconstruction.fitting import cosine, fit, gather, identity, predict, rebuilding_loss, set_rate, step
+from splitleak.attacker.base import Attack, Knowledge, Run
+from splitleak.attacker.training.fitting import cosine, fit, gather, identity, predict, rebuilding_loss, set_rate, step
 from splitleak.config import Config
-from splitleak.fit import Resumable
 from splitleak.models.decoder import ResNormDecoder
-from splitleak.precision import mixed_precision
 from splitleak.seeding import derive_seed, generator
+from splitleak.training.fit import Resumable
+from splitleak.training.precision import mixed_precision
 
 
 class DecoderConfig(Config):

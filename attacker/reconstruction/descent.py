@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from attacker.base import Knowledge, Query, Run
-from attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
-from attacker.reconstruction.fitting import cosine, predict, set_rate
+from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
+from splitleak.attacker.training.fitting import cosine, predict, set_rate
 from splitleak.config import Config, digest
-from splitleak.fit import Resumable, epochs
 from splitleak.measures.pixel import total_variation
+from splitleak.training.fit import Resumable, epochs
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
-from attacker.base import Attack, Knowledge, Run
-from attacker.reconstruction.fitting import cosine, fit, gather, identity, predict, set_rate, step
+from splitleak.attacker.base import Attack, Knowledge, Run
+from splitleak.attacker.training.fitting import cosine, fit, gather, identity, predict, set_rate, step
 from splitleak.config import Config
-from splitleak.fit import Resumable
 from splitleak.measures.scores import check_scores, truncate
 from splitleak.models.inverter import LogRescale, PredictionInverter, QuantileRescale, Rescaling
 from splitleak.seeding import derive_seed, generator
+from splitleak.training.fit import Resumable
 
 
 class InverterConfig(Config):

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
-from attacker.base import Attack, Knowledge, Run
-from attacker.reconstruction.descent import DescentConfig, beside, descend, encode_public, frozen, start_from
-from attacker.reconstruction.fitting import cosine, set_rate, step
+from splitleak.attacker.base import Attack, Knowledge, Run
+from splitleak.attacker.reconstruction.descent import DescentConfig, beside, descend, encode_public, frozen, start_from
+from splitleak.attacker.training.fitting import cosine, set_rate, step
 from splitleak.config import digest
-from splitleak.fit import Resumable, epochs
 from splitleak.seeding import derive_seed, generator
+from splitleak.training.fit import Resumable, epochs
 
 
 class QueryFreeConfig(DescentConfig):

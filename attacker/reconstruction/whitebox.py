@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacker.base import Attack, Knowledge, Run
-from attacker.reconstruction.descent import DescentConfig, Start, descend, encode_public, frozen, start_from
-from attacker.reconstruction.fitting import gather
+from splitleak.attacker.base import Attack, Knowledge, Run
+from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, encode_public, frozen, start_from
+from splitleak.attacker.training.fitting import gather
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
 

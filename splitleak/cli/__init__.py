@@ -45,7 +45,7 @@ def _common(
 
 def main() -> None:
     """Runs the command line; a foreseeable failure is one line on standard error and exit status 1."""
-    from splitleak.lifeline import hold_lifeline
+    from splitleak.parent_watch import hold_lifeline
 
     signal.signal(signal.SIGTERM, _terminated)
     hold_lifeline()

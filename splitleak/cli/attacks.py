@@ -40,7 +40,7 @@ def predict(
 
     Writes shared-M.npz for each --share, and ledger.json, the victims' own record of which id was which image.
     """
-    from edge.sharing import SharingConfig, share_predictions
+    from splitleak.edge.sharing import SharingConfig, share_predictions
 
     asked = {"service": service, "model": model, "share": tuple(share or (0,)), "scores": scores, "output": output}
     config = SharingConfig.parse({**asked, "channel": channel_config(channel)}, source="predict")
@@ -71,8 +71,8 @@ def query(
 
     An attack on such a record can be interrupted and repeated to the bit, which one on a live, noisy edge cannot.
     """
-    from attacker.queries import EdgeProbe, Probe, ServiceProbe, served_model
-    from attacker.run import record_queries
+    from splitleak.attacker.queries import EdgeProbe, Probe, ServiceProbe, served_model
+    from splitleak.attacker.run import record_queries
 
     if service is not None and capture is None and edge is None:
         probe: Probe = ServiceProbe(service, model, scores=scores, output=output, channel=channel_config(channel))
@@ -122,7 +122,7 @@ def attack(
     encoder, the head. Everything captured that is not an attacker's query, or everything shared, is rebuilt. It is
     given no victim's image, and no path to one.
     """
-    from attacker.run import Access, AttackConfig, run_attack
+    from splitleak.attacker.run import Access, AttackConfig, run_attack
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 
@@ -164,8 +164,8 @@ def prior(
 
     An interrupted training goes on where it was; one that is done, with the same settings and images, is reused.
     """
-    from attacker.base import Run
-    from attacker.prior import PriorConfig, prior_of
+    from splitleak.attacker.base import Run
+    from splitleak.attacker.prior import PriorConfig, prior_of
     from splitleak.datasets.files import load_file
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
@@ -220,7 +220,7 @@ def invert(
     service, live or on record, or the model's weights. Who has the weights runs the model alone, and no output policy
     of a service matters.
     """
-    from attacker.invert import InversionAccess, InversionConfig, run_inversion
+    from splitleak.attacker.invert import InversionAccess, InversionConfig, run_inversion
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 

@@ -10,7 +10,7 @@ from splitleak.cli.options import DataRoot, Device, Json, Settings
 from splitleak.cli.output import console, print_json, result, table
 
 if TYPE_CHECKING:
-    from eval.plan import Plan
+    from splitleak.eval.campaign.plan import Plan
 
 campaign = typer.Typer(no_args_is_help=True, help="Run a grid of targets and attacks from one file; resumable.")
 _SHOWN = {"accuracy": "accuracy {:.1%}", "mse": "MSE {:.4f}", "ssim": "SSIM {:.3f}", "recognised": "recognised {:.1%}"}
@@ -31,8 +31,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Check a campaign's file, build every target and attack of it, and show its grid and what is left to do."""
-    from eval.plan import KINDS
-    from eval.store import Store
+    from splitleak.eval.campaign.plan import KINDS
+    from splitleak.eval.campaign.store import Store
 
     made = _campaign(file, data, data_root, settings)
     folder = out or Path("runs") / made.config.name
@@ -73,8 +73,8 @@ def run(
     May be killed at any moment and run again: what is done stays done, and trainings go on where they were. A job that
     fails is recorded, and tried again by the next run.
     """
-    from eval.campaign_kinds import report_campaign
-    from eval.runner import run_campaign
+    from splitleak.eval.campaign.kinds import report_campaign
+    from splitleak.eval.campaign.runner import run_campaign
 
     made = _campaign(file, data, data_root, settings)
     folder = out or Path("runs") / made.config.name
@@ -111,7 +111,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show how far a campaign is: jobs done, failed and to do, the last scores, and why jobs failed."""
-    from eval.store import Store
+    from splitleak.eval.campaign.store import Store
 
     found = Store(folder).status()
     if as_json:
@@ -135,14 +135,14 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the report of a campaign as it stands: the table beside the published one, relations, flags, gallery."""
-    from eval.campaign_kinds import report_campaign
+    from splitleak.eval.campaign.kinds import report_campaign
 
     path = report_campaign(folder, out or folder / "report")
     result(as_json, {"report": str(path)}, f"Report: {path}")
 
 
 def _campaign(file: Path, data: str | None, data_root: Path | None, settings: list[str] | None) -> "Plan":
-    from eval.campaign_kinds import plan_campaign
+    from splitleak.eval.campaign.kinds import plan_campaign
 
     document = read_settings(file, settings)
     for key, value in (("data", data), ("data_root", data_root and str(data_root))):

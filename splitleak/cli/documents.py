@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from splitleak.wire.channel import ChannelConfig
-    from splitleak.wire.service import ServerConfig
+    from splitleak.wire.client.channel import ChannelConfig
+    from splitleak.wire.server.server import ServerConfig
 
 
 def read_settings(file: Path | None, settings: list[str] | None) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def designed(
 
 def server_config(listen: str, file: Path | None, *, metrics: str | None = None) -> "ServerConfig":
     from splitleak.wire.security import read_beside
-    from splitleak.wire.service import ServerConfig
+    from splitleak.wire.server.server import ServerConfig
 
     given = {"address": listen} if metrics is None else {"address": listen, "metrics": metrics}
     document = read_beside(file) if file is not None else {}
@@ -68,7 +68,7 @@ def server_config(listen: str, file: Path | None, *, metrics: str | None = None)
 
 
 def channel_config(file: Path | None) -> "ChannelConfig":
-    from splitleak.wire.channel import ChannelConfig
+    from splitleak.wire.client.channel import ChannelConfig
     from splitleak.wire.security import read_beside
 
     return ChannelConfig() if file is None else ChannelConfig.parse(read_beside(file), source=str(file))

@@ -39,8 +39,8 @@ def score(
 
     --auxiliary is held against the attacker's images and the target's training images (train.npz beside --truth).
     """
-    from eval.record import make_record
     from splitleak.config import read_document
+    from splitleak.eval.record.victims import make_record
 
     place = None if cell is None else read_document(cell)
     made = make_record(
@@ -73,8 +73,8 @@ def score_classes(
     as_json: Json = False,
 ) -> None:
     """Judge one picture a class: is it taken for the class by an independent classifier, and by its pixels."""
-    from eval.class_record import make_class_record
     from splitleak.config import read_document
+    from splitleak.eval.record.classes import make_class_record
 
     place = None if cell is None else read_document(cell)
     made = make_class_record(artifact, attack, train_images, evaluator, out, place, others, prior)
@@ -101,7 +101,7 @@ def extraction(
     as_json: Json = False,
 ) -> None:
     """Train a student on the rebuilt pictures: how much of the target's training images does it know (KES)?"""
-    from eval.knowledge_extraction import ExtractionConfig, measure_extraction
+    from splitleak.eval.targets.knowledge_extraction import ExtractionConfig, measure_extraction
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 
@@ -127,7 +127,7 @@ def layers(
     as_json: Json = False,
 ) -> None:
     """Tell in which layers a target keeps what it classifies by, and what inverts it, by Fisher information."""
-    from eval.layer_information import measure_layers
+    from splitleak.eval.targets.layer_information import measure_layers
 
     use_threads(threads)
     found = measure_layers(artifact, attack, images, count=count)
@@ -158,8 +158,8 @@ def study(
 
     Who looks at it saves a file of votes for `splitleak study-score`. The page does not tell which side is whose.
     """
-    from eval.study import StudyConfig, choose, make_study, write_study
     from splitleak.artifacts import write_json
+    from splitleak.eval.study.study import StudyConfig, choose, make_study, write_study
 
     config = StudyConfig(each=each, seconds=seconds, seed=seed)
     made = make_study(first, second, train_images, config)
@@ -179,7 +179,7 @@ def study_score(
     as_json: Json = False,
 ) -> None:
     """Count the votes of a blind study: how often A and B were chosen, with Wilson's 95 % interval."""
-    from eval.votes import score_votes
+    from splitleak.eval.study.votes import score_votes
 
     found = score_votes(votes, key)
     shown = "; ".join(

@@ -45,9 +45,9 @@ def latency(
     Starts a cloud process for each target and takes all settings in turn, so that a noisy machine is noisy for all.
     Beside the split: all on the device, and the image itself to the cloud; and the link speed at which they break even.
     """
-    from eval.latency import measure
-    from eval.latency_plan import SweepConfig
-    from eval.latency_plot import check_suffix, draw_latency
+    from splitleak.eval.latency.latency import measure
+    from splitleak.eval.latency.plan import SweepConfig
+    from splitleak.eval.latency.plot import check_suffix, draw_latency
     from splitleak.logs import progress
 
     lists = {"cuts": cut, "batches": batch, "engines": engine, "codecs": codec, "links": link, "windows": window}
@@ -87,10 +87,10 @@ def recommend(
 
     Says what rules the others out, which budget binds, and what was not measured. Exits with 1 where nothing fits.
     """
-    from eval.candidates import candidates, read_results
-    from eval.recommend import Budgets
-    from eval.recommend import recommend as choose
     from splitleak.config import read_document
+    from splitleak.eval.deploy.deployments import candidates, read_results
+    from splitleak.eval.deploy.recommend import Budgets
+    from splitleak.eval.deploy.recommend import recommend as choose
 
     asked = {"max_accuracy_drop": max_accuracy_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
     budgets = Budgets.parse(asked, source="recommend")
@@ -105,7 +105,7 @@ def recommend(
 
 
 def _print_latency(found: Mapping[str, Any]) -> None:
-    from eval.latency_table import BREAK_EVEN, break_even_rows, cell_rows
+    from splitleak.eval.latency.table import BREAK_EVEN, break_even_rows, cell_rows
 
     shown = console(width=180)
     columns, rows, same = cell_rows(found["cells"])
@@ -122,7 +122,7 @@ def _print_latency(found: Mapping[str, Any]) -> None:
 
 
 def _print_recommendation(found: Mapping[str, Any]) -> None:
-    from eval.recommend_table import COLUMNS, rows, verdict
+    from splitleak.eval.deploy.table import COLUMNS, rows, verdict
 
     shown, left = console(width=160), ("design", "codec", "strongest attack", "why")
     shown.print(table(COLUMNS, rows(found), left=left, wrap=("why",), framed=False))

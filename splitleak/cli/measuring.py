@@ -33,7 +33,7 @@ def leakage(
     as_json: Json = False,
 ) -> None:
     """Bound what any attack can do, and measure the Fisher information of what is sent, without an attack."""
-    from eval.leakage import LeakageConfig, measure
+    from splitleak.eval.targets.leakage import LeakageConfig, measure
     from splitleak.seeding import resolve_device
 
     use_threads(threads)
@@ -60,7 +60,7 @@ def robustness(
 
     What is shown are shares of test images on which an attack succeeds, with their 95 % intervals.
     """
-    from eval.robustness import COLUMNS, RobustnessConfig, backdoor_line, measure_robustness, rows
+    from splitleak.eval.targets.robustness import COLUMNS, RobustnessConfig, backdoor_line, measure_robustness, rows
     from splitleak.seeding import resolve_device
 
     use_threads(threads)
@@ -87,10 +87,10 @@ def training_time(
     as_json: Json = False,
 ) -> None:
     """Time short trainings of several targets in turn, in seconds of the processor, as ratios to one of them."""
-    from defenses.training import TargetConfig
-    from eval.training_time import TimeConfig, training_times
     from splitleak.config import merged, read_document
     from splitleak.datasets.splits import Splits
+    from splitleak.defenses.training import TargetConfig
+    from splitleak.eval.targets.training_time import TimeConfig, training_times
     from splitleak.logs import progress
 
     use_threads(threads)
@@ -127,7 +127,7 @@ def cost(
 
     Shows table S6 of the CEM paper beside it, whose network is `splitleak cost --defense bottleneck`.
     """
-    from eval.cost import from_artifact, from_config, measure
+    from splitleak.eval.targets.cost import from_artifact, from_config, measure
     from splitleak.logs import progress
 
     if artifact is not None and (config or defense or settings):
@@ -135,7 +135,7 @@ def cost(
     if artifact is not None:
         design = from_artifact(artifact)
     else:
-        from defenses.training import TargetConfig
+        from splitleak.defenses.training import TargetConfig
 
         document = {"model": {"channels": 3, "size": 32, "classes": 10}}
         target = TargetConfig.parse(designed(document, config, defense, settings), source=str(config or "cost"))
@@ -150,7 +150,7 @@ def cost(
 
 
 def _print_cost(found: dict[str, Any]) -> None:
-    from eval.cost import COLUMNS, PUBLISHED_COLUMNS, published, rows
+    from splitleak.eval.targets.cost import COLUMNS, PUBLISHED_COLUMNS, published, rows
 
     shown = console(width=120)
     printed, notes = published()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from edge.device import DeviceProfile
+    from splitleak.edge.device import DeviceProfile
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, one object a line.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in this command.")]
@@ -53,7 +53,7 @@ def use_device(name: str | None, threads: int | None) -> "DeviceProfile | None":
         return None
     import torch
 
-    from edge.device import device_profile
+    from splitleak.edge.device import device_profile
 
     profile = device_profile(name)
     torch.set_num_threads(min(torch.get_num_threads(), profile.threads))

@@ -17,7 +17,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Print a run's table and write its report, one HTML file that needs no other."""
-    from eval.report import load_run, write_report
+    from splitleak.eval.report.run_report import load_run, write_report
 
     path = out or run / "report.html"
     write_report(run, path, title=title, pictures=pictures)
@@ -37,8 +37,8 @@ def demo(
 
     Takes minutes on two CPU cores. What is already done in the folder, with the same settings, is reused.
     """
-    from eval.demo import run_demo
-    from eval.report import load_run
+    from splitleak.eval.campaign.demo import run_demo
+    from splitleak.eval.report.run_report import load_run
 
     path = run_demo(out, seed)
     if as_json:
@@ -49,7 +49,7 @@ def demo(
 
 
 def _print_table(records: list[dict[str, Any]], latency: dict[str, Any] | None) -> None:
-    from eval.table import COLUMNS, LEGEND, rows
+    from splitleak.eval.report.run_table import COLUMNS, LEGEND, rows
 
     shown = console(width=180)
     shown.print(table(COLUMNS, rows(records, latency), left=("target",), wrap=False, framed=False))

@@ -63,12 +63,12 @@ def cloud(
 
     A policy turns the logits of a half into probabilities; it acts on everybody's answers and is announced.
     """
-    from cloud.policy import PolicyConfig
-    from cloud.service import CloudConfig
-    from cloud.service import cloud as cloud_service
-    from defenses.artifact import load_cloud, load_whole
+    from splitleak.cloud.policy import PolicyConfig
+    from splitleak.cloud.service import CloudConfig
+    from splitleak.cloud.service import cloud as cloud_service
+    from splitleak.defenses.artifact import load_cloud, load_whole
     from splitleak.seeding import resolve_device
-    from splitleak.wire.malloc import keep_big_buffers
+    from splitleak.wire.server.malloc import keep_big_buffers
 
     keep_big_buffers()
     serving = server_config(listen, server, metrics=metrics)
@@ -124,12 +124,12 @@ def edge(
     With --images it streams them and says how it went; with --listen it then takes images from others, as an app on a
     device does, and answers with the cloud's logits.
     """
-    from defenses.artifact import load_edge
-    from edge.client import EdgeConfig
-    from edge.device import EmulatedHalf
-    from edge.run import run_edge
+    from splitleak.defenses.artifact import load_edge
+    from splitleak.edge.client import EdgeConfig
+    from splitleak.edge.device import EmulatedHalf
+    from splitleak.edge.run import run_edge
     from splitleak.seeding import resolve_device
-    from splitleak.wire.malloc import keep_big_buffers
+    from splitleak.wire.server.malloc import keep_big_buffers
 
     if images is None and listen is None:
         raise typer.BadParameter("expected --images to stream, --listen to serve, or both")
@@ -186,9 +186,9 @@ def tap(
 
     Over TLS it reads what it carries only if the edge trusts the certificate in --server; with --blind it needs none.
     """
-    from attacker.blind_tap import BlindTapConfig, blind_tap
-    from attacker.tap import TapConfig
-    from attacker.tap import tap as tap_service
+    from splitleak.attacker.blind_tap import BlindTapConfig, blind_tap
+    from splitleak.attacker.tap import TapConfig
+    from splitleak.attacker.tap import tap as tap_service
 
     if blind and (channel is not None or server is not None):
         raise typer.BadParameter("expected --blind, or --channel and --server for a tap that reads, got both")
@@ -223,9 +223,9 @@ def link(
     """
     from contextlib import contextmanager
 
-    from splitleak.wire.link import LinkConfig
-    from splitleak.wire.link import link as carry
-    from splitleak.wire.link import profile as profile_of
+    from splitleak.wire.link.link import LinkConfig
+    from splitleak.wire.link.link import link as carry
+    from splitleak.wire.link.link import profile as profile_of
 
     chosen = profile_of(profile) if profile else LinkConfig()
     asked = LinkConfig.parse(with_settings({**chosen.document(), "seed": seed}, settings), source="link")
@@ -239,7 +239,7 @@ def link(
 
 
 def _serve(service: "AbstractContextManager[int]", listen: str, as_json: bool, what: str) -> None:
-    from splitleak.wire.service import run_until_stopped
+    from splitleak.wire.server.server import run_until_stopped
 
     host = listen.rpartition(":")[0]
 

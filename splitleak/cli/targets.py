@@ -98,9 +98,9 @@ def train(
     An interrupted training goes on where it was; one that is done, with the same settings and images, is reused.
     `--set gaussian-noise.sigma=0.1` sets a defense's own setting.
     """
-    from defenses.artifact import read_record, save
-    from defenses.training import TargetConfig, TrainingConfig
-    from defenses.training import train as train_target
+    from splitleak.defenses.artifact import read_record, save
+    from splitleak.defenses.training import TargetConfig, TrainingConfig
+    from splitleak.defenses.training import train as train_target
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 
@@ -147,7 +147,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show the layers, shapes, parameters and multiply-accumulates of both halves of an artifact."""
-    from defenses.artifact import load_cloud, load_edge
+    from splitleak.defenses.artifact import load_cloud, load_edge
     from splitleak.models.counting import COUNTING_RULE, count
     from splitleak.seeding import resolve_device
 
@@ -189,7 +189,7 @@ def export(
 
     Clients see what they see of `splitleak cloud` without a policy: features in, logits out, under the same names.
     """
-    from defenses.artifact import load_cloud
+    from splitleak.defenses.artifact import load_cloud
     from splitleak.models.triton import write_triton_model
     from splitleak.seeding import resolve_device
 
@@ -223,10 +223,10 @@ def purify(
     `splitleak cloud --set purifier=FOLDER` puts it before the service's answers. It learns from training images, or,
     with `--set reference=test`, from half of the test images, and never from the attacker's or the victims'.
     """
-    from defenses.purification import PurifierConfig, save_purifier
-    from defenses.purifying import purify as purify_target
     from splitleak.artifacts import provenance
     from splitleak.datasets.splits import Splits
+    from splitleak.defenses.predictions.purifier import PurifierConfig, save_purifier
+    from splitleak.defenses.predictions.train_purifier import purify as purify_target
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 
@@ -255,9 +255,9 @@ def poison(
     as_json: Json = False,
 ) -> None:
     """Put a backdoor's trigger on some training images, and its class; `train` and `robustness` then take --out."""
-    from eval.backdoor import PoisonConfig
-    from eval.backdoor import poison as poison_splits
     from splitleak.datasets.splits import Splits
+    from splitleak.eval.targets.backdoor import PoisonConfig
+    from splitleak.eval.targets.backdoor import poison as poison_splits
 
     config = PoisonConfig.parse(with_settings({}, settings), source="poison")
     before = Splits.load(images)

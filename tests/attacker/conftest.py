@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attacker.base import Run
-from attacker.prior import PriorConfig, train_prior
-from attacker.tap import TapConfig, tap
-from cloud.service import CloudConfig, cloud
-from defenses.artifact import load_cloud, load_edge, save
-from defenses.training import TargetConfig, train
-from edge.client import EdgeConfig
-from edge.run import stream_file
-from edge.service import EdgeServiceConfig, edge
+from splitleak.attacker.base import Run
+from splitleak.attacker.prior import PriorConfig, train_prior
+from splitleak.attacker.tap import TapConfig, tap
+from splitleak.cloud.service import CloudConfig, cloud
+from splitleak.defenses.artifact import load_cloud, load_edge, save
+from splitleak.defenses.training import TargetConfig, train
+from splitleak.edge.client import EdgeConfig
+from splitleak.edge.run import stream_file
+from splitleak.edge.service import EdgeServiceConfig, edge
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacker.base import Attack, Knowledge, Query, Run
+from splitleak.attacker.base import Attack, Knowledge, Query, Run
 from splitleak.config import Config
 
 

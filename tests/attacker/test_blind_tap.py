@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attacker.blind_tap import BlindTapConfig, Sighting, blind_tap, bursts, sightings
+from splitleak.attacker.blind_tap import BlindTapConfig, Sighting, blind_tap, bursts, sightings
 from splitleak.errors import WireError
 
 WAIT_S = 10

@@ -7,20 +7,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from attacker.class_inversion import CLASS_ATTACKS
-from attacker.class_inversion.base import ClassInversion
-from attacker.invert import InversionAccess, InversionConfig, run_inversion
-from attacker.queries import Pairs, ServiceProbe
-from attacker.results import Reconstructions
-from cloud.policy import PolicyConfig
-from cloud.service import CloudConfig, cloud
-from defenses.artifact import load_whole, save
-from defenses.training import TargetConfig, train
 from splitleak.artifacts import load_tensors
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.base import ClassInversion
+from splitleak.attacker.invert import InversionAccess, InversionConfig, run_inversion
+from splitleak.attacker.outputs import Reconstructions
+from splitleak.attacker.queries import Pairs, ServiceProbe
 from splitleak.cli import app
+from splitleak.cloud.policy import PolicyConfig
+from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.config import Config, read_document
 from splitleak.datasets.files import load_file
-from splitleak.fit import silent
+from splitleak.defenses.artifact import load_whole, save
+from splitleak.defenses.training import TargetConfig, train
+from splitleak.logs import silent
 
 CPU = torch.device("cpu")
 QUICK = {"steps": 2}

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from attacker.base import Run
-from attacker.class_inversion.base import ClassKnowledge
-from attacker.class_inversion.if_gmi import IFGMI, IFGMIConfig
-from attacker.class_inversion.ppa import PPA, PPAConfig
-from attacker.prior import Prior, PriorConfig, train_prior
 from splitleak.artifacts import load_tensors, save_tensors
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.base import ClassKnowledge
+from splitleak.attacker.class_inversion.if_gmi import IFGMI, IFGMIConfig
+from splitleak.attacker.class_inversion.ppa import PPA, PPAConfig
+from splitleak.attacker.prior import Prior, PriorConfig, train_prior
 from splitleak.cli import app
 from splitleak.models.export import export_onnx
 

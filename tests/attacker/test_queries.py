@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from attacker.queries import EdgeProbe, Pairs, ServiceProbe, requests, served_model, victims
-from cloud.policy import PolicyConfig
-from cloud.service import CloudConfig, cloud
-from defenses.artifact import load_whole
+from splitleak.attacker.queries import EdgeProbe, Pairs, ServiceProbe, requests, served_model, victims
+from splitleak.cloud.policy import PolicyConfig
+from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.datasets.images import Images
+from splitleak.defenses.artifact import load_whole
 from splitleak.errors import WireError
-from splitleak.wire import captures, codec
-from splitleak.wire.channel import ChannelConfig
+from splitleak.wire.client.channel import ChannelConfig
+from splitleak.wire.files import captures
+from splitleak.wire.protocol import codec
 
 SIGMA = 0.05
 
@@ -71,7 +72,7 @@ def test_a_tap_that_the_edge_does_not_pass_is_noticed(deployed, small_splits, tm
 
 
 def test_an_edge_that_is_not_there_is_a_connection_error(deployed, small_splits, monkeypatch):
-    monkeypatch.setattr("attacker.queries.ChannelConfig", lambda: ChannelConfig(connect_timeout_s=0.2))
+    monkeypatch.setattr("splitleak.attacker.queries.ChannelConfig", lambda: ChannelConfig(connect_timeout_s=0.2))
     probe = EdgeProbe("127.0.0.1:1", deployed.capture, "toy")
     with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
         probe(small_splits.public.floats()[:1])

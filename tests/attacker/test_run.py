@@ -8,17 +8,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from attacker.queries import EdgeProbe, Pairs, ServiceProbe
-from attacker.results import Reconstructions
-from attacker.run import Access, AttackConfig, record_queries, run_attack
-from cloud.policy import PolicyConfig
-from cloud.service import CloudConfig, cloud
-from defenses.artifact import load_whole
-from edge.sharing import SharingConfig, share_predictions
-from eval.scoring import truth_of
+from splitleak.attacker.outputs import Reconstructions
+from splitleak.attacker.queries import EdgeProbe, Pairs, ServiceProbe
+from splitleak.attacker.run import Access, AttackConfig, record_queries, run_attack
 from splitleak.cli import app
-from splitleak.fit import silent
-from splitleak.wire.shared import SharedScores
+from splitleak.cloud.policy import PolicyConfig
+from splitleak.cloud.service import CloudConfig, cloud
+from splitleak.defenses.artifact import load_whole
+from splitleak.edge.sharing import SharingConfig, share_predictions
+from splitleak.eval.record.scoring import truth_of
+from splitleak.logs import silent
+from splitleak.wire.files.shared import SharedScores
 
 CPU = torch.device("cpu")
 QUICK = {"epochs": 1, "channels": 8, "blocks": 1}

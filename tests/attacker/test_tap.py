@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attacker.tap import TapConfig, relayed_timeout, tap
-from splitleak.wire import captures
+from splitleak.attacker.tap import TapConfig, relayed_timeout, tap
+from splitleak.wire.files import captures
 
 PATIENCE_S = 20.0
 CENTURY_S = 3e9

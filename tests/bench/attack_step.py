@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import torch
 
-from attacker.base import Run
-from attacker.reconstruction.decoder import DecoderAttack, DecoderTraining
 from splitleak.artifacts import hardware
+from splitleak.attacker.base import Run
+from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderTraining
 from tests.bench.step import target_step, timed
 
 LIMIT = 0.6

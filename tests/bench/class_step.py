@@ -1,7 +1,8 @@
 """What defenses against class inversion cost in training: ``python -m tests.bench.class_step``.
 
-Whole short trainings of conv3 at batch 64 on built-in images, in turn, as `eval.training_time` measures them: seconds
-of the processor, and medians over rounds of the ratio to the undefended target's. Layers are frozen at random weights.
+Whole short trainings of conv3 at batch 64 on built-in images, in turn, measured by `eval/targets/training_time.py`:
+seconds of the processor, and medians over rounds of the ratio to the undefended target's. Layers are frozen at random
+weights.
 """
 
 import argparse
@@ -10,11 +11,11 @@ from typing import Any
 
 import torch
 
-from defenses.training import TargetConfig
-from eval.training_time import TimeConfig, training_times
 from splitleak.artifacts import hardware
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
+from splitleak.defenses.training import TargetConfig
+from splitleak.eval.targets.training_time import TimeConfig, training_times
 
 _BASELINE = "undefended"
 _DEFENSES: dict[str, tuple[dict[str, Any], ...]] = {

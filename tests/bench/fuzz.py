@@ -23,10 +23,10 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from splitleak.wire import codec
-from splitleak.wire.channel import ChannelConfig, connect
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.service import run_until_stopped
+from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.server.server import run_until_stopped
 
 _LOGGER = logging.getLogger(__name__)
 _SERVICE = "/inference.GRPCInferenceService"
@@ -280,8 +280,8 @@ def _resident(pid: int) -> int:
 
 
 def _serve() -> None:
-    from cloud.policy import PolicyConfig  # the cloud takes seconds to load, and only the server needs it
-    from cloud.service import CloudConfig, cloud
+    from splitleak.cloud.policy import PolicyConfig  # the cloud takes seconds to load, and only the server needs it
+    from splitleak.cloud.service import CloudConfig, cloud
 
     service = cloud(CloudConfig(policy=PolicyConfig()), Half())
     run_until_stopped(service, lambda port: os.write(1, f"{port}\n".encode()))

@@ -23,7 +23,7 @@ UNTIMED = ("provenance", "id")  # a record's id holds no more than its parts; a 
 
 
 def campaign(arguments, out, log):
-    command = [sys.executable, "-m", "splitleak.cli", "campaign", "run", *arguments, "--out", str(out), "--json"]
+    command = [sys.executable, "-P", "-m", "splitleak", "campaign", "run", *arguments, "--out", str(out), "--json"]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
 
 

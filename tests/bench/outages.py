@@ -24,13 +24,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud.batching import BatchingConfig, ComputeWorker
-from edge.client import EdgeClient, EdgeConfig, Prediction
-from splitleak.wire.link import LinkConfig, link
-from splitleak.wire.relay import LinkDirection
-from splitleak.wire.served import ServedModel
-from splitleak.wire.service import ServerConfig, serve
-from splitleak.wire.servicer import OpenInferenceServicer
+from splitleak.cloud.batching import BatchingConfig, ComputeWorker
+from splitleak.edge.client import EdgeClient, EdgeConfig, Prediction
+from splitleak.wire.link.link import LinkConfig, link
+from splitleak.wire.link.relay import LinkDirection
+from splitleak.wire.server.model import ServedModel
+from splitleak.wire.server.server import ServerConfig, serve
+from splitleak.wire.server.servicer import OpenInferenceServicer
 
 FEATURE = (64, 16, 16)  # 64 KiB
 Array = NDArray[np.float32]
@@ -71,7 +71,7 @@ def serving(port: int, feature_shape: tuple[int, ...], *, service: bool) -> Iter
     """The whole service, or what of it needs no torch and starts five times faster; both queue, batch and drain."""
     half, server = Linear(feature_shape), ServerConfig(address=f"127.0.0.1:{port}")
     if service:
-        from cloud.service import CloudConfig, cloud
+        from splitleak.cloud.service import CloudConfig, cloud
 
         with cloud(CloudConfig(server=server), half) as bound:
             yield bound

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch.optim import SGD
 
-from defenses.base import EpochEnd
-from defenses.stack import DefenseConfig
-from defenses.training import TargetConfig, assemble, training_step
 from splitleak.artifacts import hardware
+from splitleak.defenses.base import EpochEnd
+from splitleak.defenses.stack import DefenseConfig
+from splitleak.defenses.training import TargetConfig, assemble, training_step
 from splitleak.models.split import ModelConfig
 
 _CLASSES = 10

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud.batching import BatchingConfig, ComputeWorker
+from splitleak.cloud.batching import BatchingConfig, ComputeWorker
 
 WAIT_S = 10
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cloud.policy import Policy, PolicyConfig
-from defenses.purification import Purifier, PurifierConfig, save_purifier
+from splitleak.cloud.policy import Policy, PolicyConfig
+from splitleak.defenses.predictions.purifier import Purifier, PurifierConfig, save_purifier
 
 PAPER = np.array([[0.6, 0.05, 0.06, 0.2, 0.09]])
 LOGITS = arrays.arrays(

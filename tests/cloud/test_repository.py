@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cloud.batching import BatchingConfig, ComputeWorker
-from cloud.policy import Policy, PolicyConfig
-from cloud.repository import predictor, served_model
+from splitleak.cloud.batching import BatchingConfig, ComputeWorker
+from splitleak.cloud.policy import Policy, PolicyConfig
+from splitleak.cloud.repository import predictor, served_model
 from splitleak.errors import WireError
 
 

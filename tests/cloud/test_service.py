@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cloud.batching import BatchingConfig
-from cloud.policy import PolicyConfig
-from cloud.service import CloudConfig, cloud
+from splitleak.cloud.batching import BatchingConfig
+from splitleak.cloud.policy import PolicyConfig
+from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.errors import WireError
-from splitleak.wire import codec
-from splitleak.wire.captures import CaptureWriter, inference_requests, read
-from splitleak.wire.channel import ChannelConfig, connect
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from splitleak.wire.service import ServerConfig
+from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.files.captures import CaptureWriter, inference_requests, read
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from splitleak.wire.server.server import ServerConfig
 
 WAIT_S = 10
 

@@ -7,9 +7,9 @@ import pkgutil
 import pytest
 import torch
 
-import attacker.reconstruction
-from attacker.base import Attack, Knowledge, Query, Run
-from attacker.reconstruction import ATTACKS
+from splitleak.attacker import reconstruction
+from splitleak.attacker.base import Attack, Knowledge, Query, Run
+from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.measures.pixel import mse
 from splitleak.models.split import ModelConfig, build
 
@@ -126,7 +126,7 @@ def test_its_table_entry_and_both_presets_are_sound(name):
 
 def test_the_table_lists_every_attack_of_the_folder():
     found = set()
-    for module in pkgutil.iter_modules(attacker.reconstruction.__path__, "attacker.reconstruction."):
+    for module in pkgutil.iter_modules(reconstruction.__path__, "splitleak.attacker.reconstruction."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and issubclass(value, Attack) and value.__module__ == module.name:
                 found.add(value)

@@ -9,16 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import attacker.class_inversion
-from attacker.base import Query, Run
-from attacker.class_inversion import CLASS_ATTACKS
-from attacker.class_inversion.base import ClassInversion, ClassKnowledge
-from attacker.class_inversion.search import LatentSearch
-from attacker.invert import InversionConfig
-from attacker.prior import PriorConfig, train_prior
-from defenses.adaptive import adaptive_model
-from defenses.artifact import load_whole, save
-from defenses.training import TargetConfig, train
+from splitleak.attacker import class_inversion
+from splitleak.attacker.base import Query, Run
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
+from splitleak.attacker.class_inversion.search import LatentSearch
+from splitleak.attacker.invert import InversionConfig
+from splitleak.attacker.prior import PriorConfig, train_prior
+from splitleak.defenses.artifact import load_whole, save
+from splitleak.defenses.classes.adaptive import adaptive_model
+from splitleak.defenses.training import TargetConfig, train
 
 GAN = {"width": 8, "batch_size": 16, "iterations": 100, "average": 0.9}
 BRIEF_GAN = {"width": 2, "batch_size": 8, "iterations": 2}
@@ -182,7 +182,7 @@ def test_its_table_entry_and_both_presets_are_sound(name):
 
 def test_the_table_lists_every_attack_of_the_folder():
     found = set()
-    for module in pkgutil.iter_modules(attacker.class_inversion.__path__, "attacker.class_inversion."):
+    for module in pkgutil.iter_modules(class_inversion.__path__, "splitleak.attacker.class_inversion."):
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and issubclass(value, ClassInversion) and value.__module__ == module.name:
                 found.add(value)

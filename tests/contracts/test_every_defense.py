@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.optim import SGD
 
-import defenses
-from defenses import DEFENSES
-from defenses.artifact import load_cloud, load_edge, save
-from defenses.base import Defense, EpochEnd, Start
-from defenses.stack import DefenseConfig, Stack
-from defenses.training import TargetConfig, TrainingConfig, assemble, train, training_step
+from splitleak import defenses
+from splitleak.defenses import DEFENSES
+from splitleak.defenses.artifact import load_cloud, load_edge, save
+from splitleak.defenses.base import Defense, EpochEnd, Start
+from splitleak.defenses.stack import DefenseConfig, Stack
+from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble, train, training_step
 from splitleak.models.split import ModelConfig
 
 CPU = torch.device("cpu")
@@ -174,7 +174,8 @@ def test_it_states_noise_exactly_when_it_draws_noise_alone(name):
 
 
 def test_the_table_lists_every_defense_in_the_folder():
-    modules = [importlib.import_module(f"defenses.{found.name}") for found in pkgutil.iter_modules(defenses.__path__)]
+    found = pkgutil.walk_packages(defenses.__path__, "splitleak.defenses.")
+    modules = [importlib.import_module(module.name) for module in found]
     kinds = {
         value
         for module in modules

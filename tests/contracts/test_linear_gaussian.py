@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from attacker.base import Knowledge, Query, Run
-from attacker.reconstruction import ATTACKS
+from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.measures.entropy import mixture_information, mse_lower_bound
 from splitleak.measures.pixel import mse
 

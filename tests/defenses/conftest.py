@@ -2,9 +2,9 @@ from collections.abc import Callable
 
 import pytest
 
-from defenses.stack import DefenseConfig
-from defenses.training import TargetConfig, TrainingConfig
 from splitleak.datasets.splits import Splits
+from splitleak.defenses.stack import DefenseConfig
+from splitleak.defenses.training import TargetConfig, TrainingConfig
 from splitleak.models.split import ModelConfig
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from defenses.artifact import WholeModel, load_cloud, load_edge, load_whole, read_record, save
-from defenses.training import train
+from splitleak.defenses.artifact import WholeModel, load_cloud, load_edge, load_whole, read_record, save
+from splitleak.defenses.training import train
 
 CPU = torch.device("cpu")
 
@@ -163,7 +163,7 @@ def test_an_interrupted_save_leaves_the_old_artifact(artifact, target, monkeypat
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("defenses.artifact.provenance", interrupted)
+    monkeypatch.setattr("splitleak.defenses.artifact.provenance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(artifact, "another-name", target)
     assert load_edge(artifact / "edge", CPU).name == "small-model"

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from defenses.base import Defense, EpochEnd, Step
-from defenses.stack import DefenseConfig, Stack
 from splitleak.config import Config
+from splitleak.defenses.base import Defense, EpochEnd, Step
+from splitleak.defenses.stack import DefenseConfig, Stack
 
 STEP = Step(*[torch.empty(0)] * 5, epoch=0, learning_rate=0.1)
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from defenses.cem import reference_weight
-from defenses.training import AugmentConfig, TargetConfig, TrainingConfig, _augmented, assemble, train
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
+from splitleak.defenses.features.cem import reference_weight
+from splitleak.defenses.training import AugmentConfig, TargetConfig, TrainingConfig, _augmented, assemble, train
 from splitleak.models.split import ModelConfig
 
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import grpc
 import numpy as np
 import pytest
 
-from splitleak.wire import codec
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.pb.open_inference_pb2_grpc import (
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
     add_GRPCInferenceServiceServicer_to_server,
 )

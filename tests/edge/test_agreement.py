@@ -6,10 +6,10 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.agreement import Agreement
-from edge.client import EdgeClient, EdgeConfig
+from splitleak.edge.agreement import Agreement
+from splitleak.edge.client import EdgeClient, EdgeConfig
 from splitleak.errors import WireError
-from splitleak.wire.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 IMAGE = np.full((1, 1, 4, 4), 0.5, np.float32)
 

@@ -8,11 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from attacker.tap import TapConfig, tap
-from edge.client import EdgeClient, EdgeConfig
-from splitleak.wire import captures, codec
-from splitleak.wire.channel import ChannelConfig
-from splitleak.wire.pb import open_inference_pb2 as pb
+from splitleak.attacker.tap import TapConfig, tap
+from splitleak.edge.client import EdgeClient, EdgeConfig
+from splitleak.wire.client.channel import ChannelConfig
+from splitleak.wire.files import captures
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 IMAGE = np.full((1, 1, 4, 4), 0.5, np.float32)
 

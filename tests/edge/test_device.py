@@ -7,8 +7,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from edge.device import DEVICES, DeviceProfile, EmulatedHalf, device_profile, stretched
 from splitleak.cli.options import EmulatedDevice
+from splitleak.edge.device import DEVICES, DeviceProfile, EmulatedHalf, device_profile, stretched
 
 WORK_S = 0.05
 

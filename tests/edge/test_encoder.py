@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edge.encoder import check_images, encode_images
+from splitleak.edge.encoder import check_images, encode_images
 
 SHAPE = (1, 4, 4)
 

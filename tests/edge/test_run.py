@@ -6,16 +6,16 @@ import grpc
 import numpy as np
 import pytest
 
-from edge.client import EdgeConfig
-from edge.ledger import Ledger
-from edge.run import run_edge, stream_file
+from splitleak.edge.client import EdgeConfig
+from splitleak.edge.ledger import Ledger
+from splitleak.edge.run import run_edge, stream_file
 
 SERVE = """
 import json, sys
 import numpy as np
-from edge.client import EdgeConfig
-from edge.run import run_edge
-from splitleak.wire.service import ServerConfig
+from splitleak.edge.client import EdgeConfig
+from splitleak.edge.run import run_edge
+from splitleak.wire.server.server import ServerConfig
 
 class Half:
     name, input_shape, feature_shape = "toy", (1, 4, 4), (2, 4, 4)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from edge.client import EdgeConfig
-from edge.service import EdgeServiceConfig, edge
-from splitleak.wire import codec
-from splitleak.wire.channel import ChannelConfig
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from splitleak.edge.client import EdgeConfig
+from splitleak.edge.service import EdgeServiceConfig, edge
+from splitleak.wire.client.channel import ChannelConfig
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
 PATIENCE_S = 20.0
 IMAGES = np.random.default_rng(3).random((3, 1, 4, 4), dtype=np.float32)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cloud.policy import PolicyConfig
-from cloud.service import CloudConfig, cloud
-from edge.ledger import Ledger
-from edge.sharing import SharingConfig, share_predictions
 from splitleak.cli import app
+from splitleak.cloud.policy import PolicyConfig
+from splitleak.cloud.service import CloudConfig, cloud
+from splitleak.edge.ledger import Ledger
+from splitleak.edge.sharing import SharingConfig, share_predictions
 from splitleak.measures.scores import truncate
-from splitleak.wire.captures import inference_requests, read
-from splitleak.wire.shared import SharedScores
+from splitleak.wire.files.captures import inference_requests, read
+from splitleak.wire.files.shared import SharedScores
 
 LABELS = np.arange(9) % 3
 

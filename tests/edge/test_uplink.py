@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.uplink import Parcel, Uplink
+from splitleak.edge.uplink import Parcel, Uplink
 from splitleak.errors import WireError
-from splitleak.wire.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 PATIENCE_S = 20.0
 GARBAGE = b"\xff\xff\xff"

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from attacker.results import Reconstructions
-from defenses.artifact import save
-from defenses.training import TargetConfig, train
-from edge.ledger import Entry, Ledger
-from eval.record import make_record
 from splitleak.artifacts import write_json
+from splitleak.attacker.outputs import Reconstructions
+from splitleak.defenses.artifact import save
+from splitleak.defenses.training import TargetConfig, train
+from splitleak.edge.ledger import Entry, Ledger
+from splitleak.eval.record.victims import make_record
 from splitleak.seeding import resolve_device
 
 BOTTLENECK = {"name": "bottleneck", "config": {}}
@@ -347,7 +347,7 @@ def campaign_run(tmp_path_factory):
         where = tmp_path_factory.mktemp(name)
         (where / "tiny.toml").write_text(text)
         asked = ("campaign", "run", str(where / "tiny.toml"), "--out", str(where / "run"), "--workers", "2")
-        command = [sys.executable, "-m", "splitleak.cli", *asked]
+        command = [sys.executable, "-P", "-m", "splitleak", *asked]
         made = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert made.returncode == 0, made.stderr
         return where / "run"

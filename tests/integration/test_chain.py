@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defenses.artifact import save
-from defenses.training import TargetConfig, train
-from edge.ledger import Ledger
-from eval.processes import service
+from splitleak.defenses.artifact import save
+from splitleak.defenses.training import TargetConfig, train
+from splitleak.edge.ledger import Ledger
+from splitleak.eval.campaign.processes import service
 from splitleak.seeding import resolve_device
-from splitleak.wire import captures
+from splitleak.wire.files import captures
 
 PATIENCE_S = 60.0
 ANYWHERE = "127.0.0.1:0"
@@ -44,7 +44,7 @@ class Chain:
 def command(*arguments):
     """The JSON result of a command, run to its end."""
     made = subprocess.run(
-        [sys.executable, "-m", "splitleak.cli", *map(str, arguments), "--json"],
+        [sys.executable, "-P", "-m", "splitleak", *map(str, arguments), "--json"],
         stdin=subprocess.PIPE,
         capture_output=True,
         text=True,

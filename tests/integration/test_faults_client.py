@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacker.queries import victims
-from attacker.tap import TapConfig, tap
-from cloud.batching import BatchingConfig, ComputeWorker
-from edge.client import EdgeClient, EdgeConfig
-from splitleak.wire import captures
-from splitleak.wire.channel import ChannelConfig
-from splitleak.wire.link import LinkConfig, link
-from splitleak.wire.relay import LinkDirection
+from splitleak.attacker.queries import victims
+from splitleak.attacker.tap import TapConfig, tap
+from splitleak.cloud.batching import BatchingConfig, ComputeWorker
+from splitleak.edge.client import EdgeClient, EdgeConfig
+from splitleak.wire.client.channel import ChannelConfig
+from splitleak.wire.files import captures
+from splitleak.wire.link.link import LinkConfig, link
+from splitleak.wire.link.relay import LinkDirection
 from splitleak.wire.security import TlsClientConfig, TlsServerConfig, make_token
-from splitleak.wire.served import ServedModel
-from splitleak.wire.service import ServerConfig, serve
-from splitleak.wire.servicer import OpenInferenceServicer
+from splitleak.wire.server.model import ServedModel
+from splitleak.wire.server.server import ServerConfig, serve
+from splitleak.wire.server.servicer import OpenInferenceServicer
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60

@@ -16,15 +16,16 @@ import grpc
 import numpy as np
 import pytest
 
-from cloud.batching import BatchingConfig
-from cloud.service import CloudConfig, cloud
-from eval.processes import service
-from splitleak.wire import captures, codec
-from splitleak.wire.channel import ChannelConfig, connect
-from splitleak.wire.guard import Limits
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from splitleak.wire.service import ServerConfig
+from splitleak.cloud.batching import BatchingConfig
+from splitleak.cloud.service import CloudConfig, cloud
+from splitleak.eval.campaign.processes import service
+from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.files import captures
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from splitleak.wire.server.guard import Limits
+from splitleak.wire.server.server import ServerConfig
 
 WAIT_S = 30
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -167,9 +168,9 @@ def test_what_expires_in_the_queue_is_not_computed(streamed):
 SERVE = """
 import json, sys, time
 from pathlib import Path
-from cloud.batching import BatchingConfig
-from cloud.service import CloudConfig, cloud
-from splitleak.wire.service import run_until_stopped
+from splitleak.cloud.batching import BatchingConfig
+from splitleak.cloud.service import CloudConfig, cloud
+from splitleak.wire.server.server import run_until_stopped
 
 class Half:
     name, feature_shape, classes, properties = "half", (2,), 4, {}

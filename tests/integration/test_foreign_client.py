@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from cloud.service import CloudConfig, cloud
-from defenses.artifact import CloudHalf, HalfConfig
-from defenses.training import TargetConfig, assemble
+from splitleak.cloud.service import CloudConfig, cloud
+from splitleak.defenses.artifact import CloudHalf, HalfConfig
+from splitleak.defenses.training import TargetConfig, assemble
 from splitleak.models.split import ModelConfig
 
 CLIENT = Path(__file__).with_name("foreign_client.py")

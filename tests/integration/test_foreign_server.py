@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from attacker.queries import Pairs
-from defenses.artifact import save
-from defenses.training import TargetConfig, train
-from edge.ledger import Ledger
-from eval.processes import service
+from splitleak.attacker.queries import Pairs
 from splitleak.cli import app
 from splitleak.datasets.files import load_file
+from splitleak.defenses.artifact import save
+from splitleak.defenses.training import TargetConfig, train
+from splitleak.edge.ledger import Ledger
+from splitleak.eval.campaign.processes import service
 from splitleak.measures.scores import check_scores
 from splitleak.seeding import resolve_device
-from splitleak.wire.shared import SharedScores
+from splitleak.wire.files.shared import SharedScores
 
 SERVER = Path(__file__).with_name("foreign_server.py")
 PATIENCE_S = 60

@@ -17,20 +17,21 @@ import grpc
 import numpy as np
 import pytest
 
-from attacker.blind_tap import sightings
-from cloud.service import CloudConfig, cloud
-from defenses.artifact import save
-from defenses.training import TargetConfig, train
-from edge.ledger import Ledger
-from eval.processes import service
+from splitleak.attacker.blind_tap import sightings
+from splitleak.cloud.service import CloudConfig, cloud
+from splitleak.defenses.artifact import save
+from splitleak.defenses.training import TargetConfig, train
+from splitleak.edge.ledger import Ledger
+from splitleak.eval.campaign.processes import service
 from splitleak.seeding import resolve_device
-from splitleak.wire import captures, codec
-from splitleak.wire.channel import ChannelConfig, connect
-from splitleak.wire.classifier import ClassifierClient
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.client.classifier import ClassifierClient
+from splitleak.wire.files import captures
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from splitleak.wire.security import TlsClientConfig, TlsServerConfig, make_token, read_beside, read_token
-from splitleak.wire.service import ServerConfig
+from splitleak.wire.server.server import ServerConfig
 
 PATIENCE_S = 60.0
 ANYWHERE = "127.0.0.1:0"

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud.service import CloudConfig, cloud
-from defenses.artifact import load_cloud, load_edge, save
-from defenses.training import TargetConfig, train
-from edge.client import EdgeClient, EdgeConfig
+from splitleak.cloud.service import CloudConfig, cloud
+from splitleak.defenses.artifact import load_cloud, load_edge, save
+from splitleak.defenses.training import TargetConfig, train
+from splitleak.edge.client import EdgeClient, EdgeConfig
 from splitleak.models.triton import write_triton_model
 from splitleak.seeding import resolve_device
-from splitleak.wire.channel import ChannelConfig
+from splitleak.wire.client.channel import ChannelConfig
 
 ENVIRONMENT = os.environ.get("SPLITLEAK_TRITON")
 SERVER = Path(__file__).with_name("triton_server.py")

@@ -115,8 +115,8 @@ def test_any_bytes_give_tensors_or_a_value_error(tmp_path_factory, content):
 
 def test_a_package_that_python_started_is_named_as_it_was_started(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/splitleak/cli/__main__.py", "train"])
-    monkeypatch.setattr(sys.modules["__main__"], "__package__", "splitleak.cli")
-    assert provenance()["command"] == "python -m splitleak.cli train"
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", "splitleak")
+    assert provenance()["command"] == "python -m splitleak train"
 
 
 def test_provenance_says_where_a_number_came_from():

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from attacker.base import Query
-from attacker.class_inversion.base import ClassKnowledge
+from splitleak.attacker.base import Query
+from splitleak.attacker.class_inversion.base import ClassKnowledge
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from typing import ClassVar
 import pytest
 import torch
 
-from attacker.base import Query
-from attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
+from splitleak.attacker.base import Query
+from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
 from splitleak.config import Config
 
 SHAPE = (1, 4, 4)

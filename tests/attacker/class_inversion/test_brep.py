@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from attacker.base import Query, Run
-from attacker.class_inversion.brep import BREPMI, BREPConfig, _Walks
-from attacker.class_inversion.search import Search
+from splitleak.attacker.base import Query, Run
+from splitleak.attacker.class_inversion.brep import BREPMI, BREPConfig, _Walks
+from splitleak.attacker.class_inversion.search import Search
 
 QUICK = {"steps": 6, "candidates": 400}
 

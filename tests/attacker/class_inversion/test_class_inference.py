@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from attacker.base import Query, Run
-from attacker.class_inversion.base import ClassKnowledge
-from attacker.class_inversion.class_inference import ClassInference, ClassInferenceConfig
-from attacker.reconstruction.prediction import PredictionInversionAttack
+from splitleak.attacker.base import Query, Run
+from splitleak.attacker.class_inversion.base import ClassKnowledge
+from splitleak.attacker.class_inversion.class_inference import ClassInference, ClassInferenceConfig
+from splitleak.attacker.reconstruction.prediction import PredictionInversionAttack
 
 SHAPE = (1, 16, 16)
 QUICK = {"epochs": 12, "width": 0.0625, "batch_size": 16}

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from attacker.base import Run
-from attacker.class_inversion.brep import BREPMI, BREPConfig
-from attacker.class_inversion.features import FeatureGoal, MatchedFeatures, standing_for
-from attacker.class_inversion.gmi import GMI, GMIConfig
-from attacker.class_inversion.search import Search
-from attacker.invert import InversionConfig
-from defenses.low_rank import LowRankHead
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.brep import BREPMI, BREPConfig
+from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeatures, standing_for
+from splitleak.attacker.class_inversion.gmi import GMI, GMIConfig
+from splitleak.attacker.class_inversion.search import Search
+from splitleak.attacker.invert import InversionConfig
+from splitleak.defenses.classes.low_rank import LowRankHead
 
 MATCHED = {"loss": "features", "each": 5}
 

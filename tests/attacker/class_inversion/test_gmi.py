@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from attacker.base import Run
-from attacker.class_inversion.base import ClassKnowledge
-from attacker.class_inversion.gmi import GMI, GMIConfig
-from attacker.class_inversion.search import Search
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.base import ClassKnowledge
+from splitleak.attacker.class_inversion.gmi import GMI, GMIConfig
+from splitleak.attacker.class_inversion.search import Search
 
 PUBLISHED = GMI.paper_config()
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attacker.base import Run
-from attacker.class_inversion.if_gmi import IFGMI, IFGMIConfig, into_l1_ball
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.if_gmi import IFGMI, IFGMIConfig, into_l1_ball
 
 QUICK = {"candidates": 20, "restarts": 2, "images": 1, "steps": 2, "block_steps": 10, "final_views": {"count": 2}}
 

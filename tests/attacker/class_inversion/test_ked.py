@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from attacker.base import Run
-from attacker.class_inversion.ked import KEDMI, KEDConfig, unreal
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.ked import KEDMI, KEDConfig, unreal
 
 GAN = {"width": 4, "batch_size": 8, "iterations": 30}
 QUICK = {"gan": GAN, "steps": 3, "restarts": 3}

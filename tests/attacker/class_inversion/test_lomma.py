@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from attacker.base import Run
-from attacker.class_inversion.gmi import GMIConfig
-from attacker.class_inversion.ked import KEDMI
-from attacker.class_inversion.lomma import LommaConfig, LommaGMI, LommaGMIConfig, LommaKED, teach
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.gmi import GMIConfig
+from splitleak.attacker.class_inversion.ked import KEDMI
+from splitleak.attacker.class_inversion.lomma import LommaConfig, LommaGMI, LommaGMIConfig, LommaKED, teach
 
 QUICK = {"students": 1, "student_epochs": 2, "steps": 2}
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from attacker.base import Run
-from attacker.class_inversion.base import ClassKnowledge
-from attacker.class_inversion.mi_face import MIFace, MIFaceConfig
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.base import ClassKnowledge
+from splitleak.attacker.class_inversion.mi_face import MIFace, MIFaceConfig
 
 SHAPE = (1, 16, 16)
 PUBLISHED = MIFace.paper_config()

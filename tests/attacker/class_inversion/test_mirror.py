@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from attacker.base import Query
-from attacker.class_inversion.mirror import Mirror, MirrorConfig, MirrorGenetic, MirrorGeneticConfig
+from splitleak.attacker.base import Query
+from splitleak.attacker.class_inversion.mirror import Mirror, MirrorConfig, MirrorGenetic, MirrorGeneticConfig
 
 QUICK = {"candidates": 40, "restarts": 2, "steps": 3}
 BREEDING = {"candidates": 40, "restarts": 12, "images": 3, "steps": 4}

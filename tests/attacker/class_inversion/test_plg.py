@@ -1,8 +1,8 @@
 import torch
 
-from attacker.adversarial import play
-from attacker.base import Run
-from attacker.class_inversion.plg import PLGMI, PLGConfig
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.plg import PLGMI, PLGConfig
+from splitleak.attacker.training.adversarial import play
 
 GAN = {"width": 4, "batch_size": 8, "iterations": 30, "beta1": 0}
 QUICK = {"gan": GAN, "steps": 3, "restarts": 2}
@@ -23,7 +23,7 @@ def test_the_public_images_that_the_model_is_surest_of_stand_for_a_class(searche
         seen.append((game.images, game.labels, count))
         return []
 
-    monkeypatch.setattr("attacker.class_inversion.plg.play", watched)
+    monkeypatch.setattr("splitleak.attacker.class_inversion.plg.play", watched)
     PLGMI(PLGConfig(**QUICK, each=3)).networks(searched, Run(), searched.model)
     ((images, labels, count),) = seen
     assert count == 30
@@ -56,6 +56,6 @@ def test_half_the_bits_where_a_device_is_built_for_them_leave_the_rest_in_single
         assert game.generator_loss(torch.arange(4), images, torch.arange(4)).dtype == torch.float32
         return play(game, count, config, run, identity=identity)
 
-    monkeypatch.setattr("attacker.class_inversion.plg.play", watched)
+    monkeypatch.setattr("splitleak.attacker.class_inversion.plg.play", watched)
     rebuilt = PLGMI(PLGConfig(**QUICK))(searched)
     assert {images.dtype for images in (*seen, rebuilt)} == {torch.float32}

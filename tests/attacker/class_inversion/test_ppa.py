@@ -3,11 +3,11 @@ import dataclasses
 import pytest
 import torch
 
-from attacker.base import Run
-from attacker.class_inversion.ppa import PPA, PPAConfig
-from attacker.class_inversion.search import Search
-from attacker.prior import PriorConfig, train_prior
-from attacker.views import ViewsConfig, random_views
+from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion.ppa import PPA, PPAConfig
+from splitleak.attacker.class_inversion.search import Search
+from splitleak.attacker.prior import PriorConfig, train_prior
+from splitleak.attacker.training.augmentation import ViewsConfig, random_views
 
 PUBLISHED = PPA.paper_config()
 QUICK = {"candidates": 40, "restarts": 3, "images": 2, "steps": 2}

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from attacker.base import Query, Run
-from attacker.class_inversion.search import LatentSearch, Search, SearchConfig
-from attacker.prior import PriorConfig, train_prior
+from splitleak.attacker.base import Query, Run
+from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig
+from splitleak.attacker.prior import PriorConfig, train_prior
 
 
 class Plain(LatentSearch):
@@ -68,7 +68,7 @@ def test_the_images_that_the_model_saw_are_counted(searched):
 
 def test_a_restarts_way_does_not_depend_on_how_many_there_are(searched, monkeypatch):
     whole = attacked(searched)[1]
-    monkeypatch.setattr("attacker.class_inversion.search._BATCH", 3)
+    monkeypatch.setattr("splitleak.attacker.class_inversion.search._BATCH", 3)
     alone = attacked(searched)[1]
     torch.testing.assert_close(alone, whole, atol=5e-3, rtol=0)  # steps of Adam enlarge what rounding leaves
 

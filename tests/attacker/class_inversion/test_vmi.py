@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from attacker.class_inversion.vmi import VMI, VMIConfig, divergence
+from splitleak.attacker.class_inversion.vmi import VMI, VMIConfig, divergence
 
 
 def fitted(searched, **settings):

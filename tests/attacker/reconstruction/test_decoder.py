@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from attacker.base import Knowledge, Query, Run
-from attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
+from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
 from splitleak.models.decoder import ResNormDecoder
 from splitleak.models.split import ModelConfig, build
 from splitleak.seeding import generator

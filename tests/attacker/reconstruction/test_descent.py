@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from attacker.base import Knowledge, Run
-from attacker.reconstruction.descent import DescentConfig, Start, descend, encode, frozen, start_from
+from splitleak.attacker.base import Knowledge, Run
+from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, encode, frozen, start_from
 from splitleak.measures.pixel import total_variation
 
 CPU = torch.device("cpu")

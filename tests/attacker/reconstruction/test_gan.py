@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from attacker.base import Knowledge, Query, Run
-from attacker.reconstruction.gan import Critic, Game, GanAttack, GanConfig
+from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.reconstruction.gan import Critic, Game, GanAttack, GanConfig
 from splitleak.models.decoder import ResNormDecoder
 
 QUICK = GanConfig(blocks=0, channels=8, critic_width=4, epochs=2, batch_size=16, held_out=0.1)

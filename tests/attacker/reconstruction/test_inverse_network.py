@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from attacker.base import Knowledge, Query, Run
-from attacker.reconstruction.inverse_network import InverseNetwork, InverseNetworkAttack, InverseNetworkConfig
+from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.reconstruction import inverse_network
+from splitleak.attacker.reconstruction.inverse_network import InverseNetwork, InverseNetworkAttack, InverseNetworkConfig
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_its_output_has_no_bounds_of_its_own():
 
 def test_the_learning_rate_is_halved_every_so_many_epochs(monkeypatch):
     rates = []
-    monkeypatch.setattr("attacker.reconstruction.inverse_network.set_rate", lambda optimizer, rate: rates.append(rate))
+    monkeypatch.setattr(inverse_network, "set_rate", lambda optimizer, rate: rates.append(rate))
     images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     known = Knowledge(images, (1, 8, 8), public=images, query=Query(lambda given: given))
     config = InverseNetworkConfig(channels=4, epochs=5, halved_every=2, batch_size=16, learning_rate=0.4)

@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from attacker.base import Knowledge, Query, Run
-from attacker.reconstruction import prediction
-from attacker.reconstruction.prediction import PredictionInversionAttack, PredictionInversionConfig, train_inverter
+from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.reconstruction import prediction
+from splitleak.attacker.reconstruction.prediction import (
+    PredictionInversionAttack,
+    PredictionInversionConfig,
+    train_inverter,
+)
 from splitleak.measures.pixel import mse
 from splitleak.measures.scores import truncate
 

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from attacker.base import Knowledge, Run
-from attacker.reconstruction.query_free import QueryFreeAttack, QueryFreeConfig
-from defenses.training import TargetConfig, train
+from splitleak.attacker.base import Knowledge, Run
+from splitleak.attacker.reconstruction.query_free import QueryFreeAttack, QueryFreeConfig
+from splitleak.defenses.training import TargetConfig, train
 from splitleak.measures.pixel import mse
 from splitleak.models.split import build
 from splitleak.seeding import resolve_device

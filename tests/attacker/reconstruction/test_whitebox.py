@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from attacker.base import Knowledge, Query, Run
-from attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
-from attacker.reconstruction.whitebox import MaximumLikelihoodAttack, MaximumLikelihoodConfig
+from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
+from splitleak.attacker.reconstruction.whitebox import MaximumLikelihoodAttack, MaximumLikelihoodConfig
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
 

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from splitleak.artifacts import provenance, write_json
-from splitleak.wire.malloc import keep_big_buffers
+from splitleak.wire.server.malloc import keep_big_buffers
 from tests.bench.serving import parts
 from tests.bench.serving.clients import Tritonclient
 from tests.bench.serving.contestants import PEERS, cores, started

@@ -18,12 +18,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from edge.client import EdgeClient, EdgeConfig
-from edge.encoder import PassThrough
-from splitleak.wire import codec
-from splitleak.wire.channel import ChannelConfig, connect
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.request import RequestEncoder
+from splitleak.edge.client import EdgeClient, EdgeConfig
+from splitleak.edge.encoder import PassThrough
+from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.request import RequestEncoder
 
 TIMEOUT_S = 60.0
 CHANNEL = ChannelConfig(timeout_s=TIMEOUT_S, keepalive_s=3600)  # a stopped server answers no pings

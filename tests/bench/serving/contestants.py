@@ -14,8 +14,8 @@ from pathlib import Path
 
 import grpc
 
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.bench.serving.environments import environment
 
 _LOGGER = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from defenses.artifact import load_edge, save
-from defenses.stack import DefenseConfig
-from defenses.training import Target, TargetConfig, assemble
+from splitleak.defenses.artifact import load_edge, save
+from splitleak.defenses.stack import DefenseConfig
+from splitleak.defenses.training import Target, TargetConfig, assemble
 from splitleak.models.split import ModelConfig
 
 CPU = torch.device("cpu")

@@ -16,13 +16,13 @@ from typing import Any
 import grpc
 import numpy as np
 
-from splitleak.wire import codec
-from splitleak.wire.channel import connect
-from splitleak.wire.link import LinkConfig, link
-from splitleak.wire.pb import open_inference_pb2 as pb
-from splitleak.wire.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from splitleak.wire.relay import LinkDirection
-from splitleak.wire.request import RequestEncoder
+from splitleak.wire.client.channel import connect
+from splitleak.wire.link.link import LinkConfig, link
+from splitleak.wire.link.relay import LinkDirection
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from splitleak.wire.protocol.request import RequestEncoder
 from tests.bench.serving import clients
 from tests.bench.serving.clients import Task
 from tests.bench.serving.contestants import PEERS, Server, cpu_s, free_port
@@ -206,7 +206,7 @@ def start(models: Path, rounds: int) -> Found:
     taken, spent = [], []
     for _ in range(min(rounds, 5)):
         port = free_port()
-        command = [sys.executable, "-m", "splitleak.cli", "cloud", str(models / "artifact"), "--listen"]
+        command = [sys.executable, "-P", "-m", "splitleak", "cloud", str(models / "artifact"), "--listen"]
         began = time.perf_counter()
         with subprocess.Popen([*command, f"127.0.0.1:{port}"], stdout=subprocess.DEVNULL) as process:
             try:

@@ -1,6 +1,6 @@
 import pytest
 
-from cloud.service import CloudConfig, cloud
+from splitleak.cloud.service import CloudConfig, cloud
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from cloud.service import CloudConfig, cloud
-from splitleak.wire.service import ServerConfig, serve
+from splitleak.cloud.service import CloudConfig, cloud
+from splitleak.wire.server.server import ServerConfig, serve
 
 
 @pytest.mark.parametrize(

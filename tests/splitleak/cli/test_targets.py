@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from defenses.purification import load_purifier
+from splitleak.defenses.predictions.purifier import load_purifier
 
 
 @pytest.mark.parametrize(

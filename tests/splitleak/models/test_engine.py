@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from defenses.dropout import Dropout, DropoutConfig
-from defenses.noise import GaussianNoise, GaussianNoiseConfig, LaplaceNoise, LaplaceNoiseConfig
-from defenses.stack import Stack
+from splitleak.defenses.features.dropout import Dropout, DropoutConfig
+from splitleak.defenses.features.noise import GaussianNoise, GaussianNoiseConfig, LaplaceNoise, LaplaceNoiseConfig
+from splitleak.defenses.stack import Stack
 from splitleak.models.engine import choose_engine, feature_probes, fused, image_probes, torch_engine
 from splitleak.models.export import TOLERANCE
 from splitleak.models.generator import Generator, GeneratorConfig

@@ -10,7 +10,7 @@ from torch import nn
 from splitleak.models.export import OnnxModule
 from splitleak.models.split import ModelConfig, build
 from splitleak.models.triton import write_triton_model
-from splitleak.wire.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 
 @pytest.fixture(scope="module")

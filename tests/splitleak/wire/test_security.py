@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from splitleak.wire.channel import ChannelConfig, open_channel
+from splitleak.wire.client.channel import ChannelConfig, open_channel
 from splitleak.wire.security import (
     TlsClientConfig,
     TlsServerConfig,
@@ -15,7 +15,7 @@ from splitleak.wire.security import (
     read_beside,
     read_token,
 )
-from splitleak.wire.service import ServerConfig
+from splitleak.wire.server.server import ServerConfig
 
 WORD = "correct-horse-battery-staple"
 

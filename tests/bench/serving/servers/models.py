@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from common import INPUT, OUTPUT, foreign_models
 
-from defenses.artifact import load_cloud, save
-from defenses.training import Target, TargetConfig, assemble
+from splitleak.defenses.artifact import load_cloud, save
+from splitleak.defenses.training import Target, TargetConfig, assemble
 from splitleak.models.export import check_parity, onnx_bytes
 from splitleak.models.split import ModelConfig
 

@@ -10,12 +10,12 @@ import torch
 from common import end_with_parent
 from models import models
 
-from cloud.batching import BatchingConfig, ComputeWorker
-from cloud.repository import served_model
-from defenses.artifact import load_cloud
-from splitleak.wire.malloc import keep_big_buffers
-from splitleak.wire.service import ServerConfig, serve
-from splitleak.wire.servicer import OpenInferenceServicer
+from splitleak.cloud.batching import BatchingConfig, ComputeWorker
+from splitleak.cloud.repository import served_model
+from splitleak.defenses.artifact import load_cloud
+from splitleak.wire.server.malloc import keep_big_buffers
+from splitleak.wire.server.server import ServerConfig, serve
+from splitleak.wire.server.servicer import OpenInferenceServicer
 
 
 @dataclass(frozen=True)

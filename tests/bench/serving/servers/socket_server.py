@@ -14,7 +14,7 @@ import numpy as np
 from common import end_with_parent
 from models import models
 
-from splitleak.wire.malloc import keep_big_buffers
+from splitleak.wire.server.malloc import keep_big_buffers
 
 HEAD = struct.Struct("<III")
 

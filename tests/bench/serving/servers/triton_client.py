@@ -16,7 +16,7 @@ from functools import cache
 import numpy as np
 import tritonclient.grpc as triton
 
-from splitleak.wire.malloc import keep_big_buffers
+from splitleak.wire.server.malloc import keep_big_buffers
 
 TIMEOUT_S = 60
 

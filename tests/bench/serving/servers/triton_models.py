@@ -7,7 +7,7 @@ from pathlib import Path
 from common import foreign_models
 from models import CPU
 
-from defenses.artifact import load_cloud
+from splitleak.defenses.artifact import load_cloud
 from splitleak.models.triton import write_triton_model
 
 NULL = """\

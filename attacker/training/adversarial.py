@@ -1,0 +1,185 @@
+"""Training a generator against a critic: the loop that all attacks with a prior share, whatever their losses."""
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import Adam
+
+from splitleak.attacker.base import Run
+from splitleak.attacker.reconstruction.descent import beside
+from splitleak.attacker.training.fitting import step
+from splitleak.config import Config, digest
+from splitleak.models.generator import Critic, Generator, GeneratorConfig
+from splitleak.seeding import derive_seed, generator
+from splitleak.training.fit import Resumable, epochs
+from splitleak.training.precision import mixed_precision
+
+_CHUNK = 25  # iterations between two looks at the clock
+
+
+class GanTraining(Config):
+    """The two networks' size and training. The defaults take a minute or two on one core at 28 or 32 pixels."""
+
+    latent: int = Field(default=64, ge=1, description="values of a latent")
+    width: int = Field(default=32, ge=1, description="channels before the image, see `GeneratorConfig`")
+    kernel: Literal[4, 5] = 4
+    iterations: int = Field(default=1500, ge=1, description="steps of the generator")
+    batch_size: int = Field(default=64, ge=2)
+    critic_steps: int = Field(default=1, ge=1, description="steps of the critic to one of the generator")
+    learning_rate: float = Field(default=4e-4, gt=0, description="the generator's")
+    critic_learning_rate: float = Field(default=4e-4, gt=0)
+    beta1: float = Field(default=0.5, ge=0, lt=1, description="of Adam, for both")
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    average: float = Field(
+        default=0.99, ge=0, lt=1, description="decay of the mean of the generator's weights that is kept; 0: the last"
+    )
+
+    def generator(self, image_shape: tuple[int, int, int], classes: int | None = None) -> GeneratorConfig:
+        """The generator of such images ``(C, H, W)``.
+
+        Raises:
+            ValueError: They are not square, or have a side that it cannot draw.
+        """
+        channels, height, width = image_shape
+        if height != width:
+            raise ValueError(f"expected square images, got {image_shape}")
+        sizes = {"latent": self.latent, "width": self.width, "kernel": self.kernel, "classes": classes}
+        return GeneratorConfig.parse({"channels": channels, "size": height, **sizes}, source="generator")
+
+
+class Game(ABC):
+    """A generator, its critic, and what each of them wants."""
+
+    def __init__(self, name: str, generator: Generator, critic: Critic) -> None:
+        """``name`` is the attack's, or the prior's; it tells checkpoints and random streams apart."""
+        self.name, self.generator, self.critic = name, generator, critic
+        self.streams: dict[str, torch.Generator] = {}  # of randomness of its own
+
+    def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """The generator's images ``(B, C, H, W)``."""
+        images: Tensor = self.generator(latents, labels)
+        return images
+
+    @abstractmethod
+    def critic_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
+        """What the critic wants small, of real images ``rows`` ``(B,)`` and of ``fakes``, drawn for ``labels``."""
+
+    @abstractmethod
+    def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
+        """What the generator wants small; the critic's weights stay."""
+
+
+class MixedGame(Game):
+    """A game whose networks run in `mixed_precision`, on a CPU too; losses, and the model, in single precision.
+
+    Not for a gradient penalty, whose second derivatives bfloat16 does not bear.
+    """
+
+    def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        with mixed_precision(latents.device, on_cpu=True):
+            images = super().draw(latents, labels)
+        return images.float()
+
+    def judge(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the critic says of images."""
+        with mixed_precision(images.device, on_cpu=True):
+            said: Tensor = self.critic(images, labels)
+        return said.float()
+
+
+def networks(
+    name: str, config: GeneratorConfig, run: Run, norm: Literal["instance", "spectral"], outputs: int | None = None
+) -> tuple[Generator, Critic]:
+    """An untrained generator and its critic on the run's device, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(run.seed, name, "init"))
+        sides = Generator(config), Critic(config, norm, outputs)
+    for network in sides:
+        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return sides
+
+
+def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str) -> list[dict[str, float]]:
+    """Trains both networks in turn on ``count`` real images, and leaves them frozen in eval mode; gives the losses.
+
+    ``identity`` tells what the game is played for from other such games; a checkpoint is kept under its name.
+    """
+    betas = (config.beta1, config.beta2)
+    sides = {
+        "generator": Adam(game.generator.parameters(), lr=config.learning_rate, betas=betas),
+        "critic": Adam(game.critic.parameters(), lr=config.critic_learning_rate, betas=betas),
+    }
+    draw, averaged = generator(run.seed, game.name, "draws"), copy.deepcopy(game.generator)
+    state = Resumable(
+        identity=digest([config.document(), game.generator.config.document(), run.seed, identity]),
+        modules={"generator": game.generator.train(), "critic": game.critic.train(), "averaged": averaged},
+        optimizers=sides,
+        generators={"draws": draw, **game.streams},
+    )
+    classes = game.generator.config.classes
+
+    def dealt() -> tuple[Tensor, Tensor, Tensor | None]:
+        rows = torch.randint(count, (config.batch_size,), generator=draw).to(run.device)
+        latents = torch.randn(config.batch_size, config.latent, generator=draw).to(run.device)
+        labels = None if classes is None else torch.randint(classes, (config.batch_size,), generator=draw)
+        return rows, latents, None if labels is None else labels.to(run.device)
+
+    for chunk in epochs(
+        game.name, -(-config.iterations // _CHUNK), state, beside(run.checkpoint, game.name), run.report
+    ):
+        losses = []
+        for _ in range(min(_CHUNK, config.iterations - chunk * _CHUNK)):
+            for _ in range(config.critic_steps):
+                rows, latents, labels = dealt()
+                with torch.no_grad():
+                    fakes = game.draw(latents, labels)
+                judged = step(sides["critic"], game.critic_loss(rows, fakes, labels))
+            rows, latents, labels = dealt()
+            game.critic.requires_grad_(False)
+            made = step(sides["generator"], game.generator_loss(rows, game.draw(latents, labels), labels))
+            game.critic.requires_grad_(True)
+            _follow(averaged, game.generator, config.average)
+            losses.append(torch.stack([judged, made]))
+        critic_loss, generator_loss = torch.stack(losses).mean(0).tolist()
+        state.history.append({"critic_loss": critic_loss, "generator_loss": generator_loss})
+    game.generator.load_state_dict(averaged.state_dict())
+    for network in (game.generator, game.critic):
+        network.requires_grad_(False).eval()
+    return state.history
+
+
+@torch.no_grad()
+def _follow(averaged: Generator, current: Generator, decay: float) -> None:
+    """Moves the mean of the weights a step on; statistics of batches are the current ones."""
+    for mean, weight in zip(averaged.parameters(), current.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
+    for kept, statistic in zip(averaged.buffers(), current.buffers(), strict=True):
+        kept.copy_(statistic)
+
+
+def hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """The critic's hinge loss, of its scores ``(B,)`` of real and of drawn images.
+
+    >>> hinge(torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0]))
+    tensor(1.5000)
+    """
+    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+
+
+def gradient_penalty(
+    critic: Critic, images: Tensor, fakes: Tensor, draw: torch.Generator, labels: Tensor | None = None
+) -> Tensor:
+    """How far the norm of the critic's gradient is from 1 between real and drawn images, squared, on average.
+
+    Gulrajani et al., "Improved training of Wasserstein GANs", NeurIPS 2017.
+    """
+    share = torch.rand(len(images), 1, 1, 1, generator=draw).to(images)
+    between = (share * images + (1 - share) * fakes).requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between, labels).sum(), between, create_graph=True)
+    penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    return penalty

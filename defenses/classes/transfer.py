@@ -1,0 +1,162 @@
+"""TL-DMI: first layers that learned from public images, and stand still while the rest learns from private ones."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from splitleak.artifacts import load_tensors
+from splitleak.config import Config, read_document
+from splitleak.defenses.base import Defense, Start
+from splitleak.defenses.features.layers import positions
+from splitleak.models.split import SplitModel
+
+_PART = re.compile(r"(?:^|\.)(normalise|position\d+)\.(.+)")
+_HALVES = ("edge", "cloud")
+
+
+class TransferConfig(Config):
+    """Whose weights to start from, and how many of the first layers keep them."""
+
+    pretrained: str | None = Field(
+        default=None, description="artifact that was trained on public images of other classes; none: random weights"
+    )
+    sha256: str | None = Field(default=None, description="of its weights, shortened; filled in when training begins")
+    frozen: int = Field(default=1, ge=0, description="leading positions that stand still, statistics and all")
+
+
+class Frozen(nn.Module):
+    """A layer whose weights and running statistics stand still, whatever mode the network around it is in."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> "Frozen":
+        return super().train(False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        result: Tensor = self.layer(features)
+        return result
+
+
+class Transfer(Defense):
+    """Takes every position of a pre-trained network, freezes the first, and trains the others and a new classifier.
+
+    Ho et al., "Model inversion robustness: can transfer learning help?", CVPR 2024 (arXiv:2405.05588): what the early
+    layers remember is of public images, and inversion needs them most. The paper counts what still trains, the
+    findings' ``trainable_parameters``. The pre-trained network has the target's architecture, width, channels and, for
+    networks that are not averaged before the classifier, any size; its cut and its defenses on the wire do not matter.
+    How its images are normalised comes with it. A VGG's pools are positions too: the paper's VGG-16, frozen through its
+    convolutions 7, 8, 9, 10 or 13, has ``frozen`` 9, 11, 12, 13 or 17; 11 leaves 13.857 of 16.776 million to train.
+    ``splitleak split --classes`` writes images of other classes of a data set to ``generic.npz``, of which
+    ``splitleak split --data`` makes a folder to train it on.
+    Deviations: batch normalisation in frozen layers keeps its statistics too, as the paper says (its published code
+    lets them follow the private images); the classifier begins anew, whole. Without ``pretrained`` the frozen layers
+    are random, the paper's setting from scratch.
+
+    Raises:
+        FileNotFoundError: There is no such artifact.
+        ValueError: It is of another architecture or other weights, knows a class of the target's from the same data
+            set, or the model has fewer positions than ``frozen``.
+    """
+
+    name = "transfer"
+    config_type = TransferConfig
+
+    def __init__(self, config: TransferConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self._still = 0
+
+    @classmethod
+    def pinned(cls, config: Config) -> Config:
+        assert isinstance(config, TransferConfig)
+        if config.pretrained is None:
+            return config
+        found = weights_digest(Path(config.pretrained))
+        if config.sha256 not in (None, found):
+            raise ValueError(f"transfer: expected weights {config.sha256} at {config.pretrained}, got {found}")
+        return config.model_copy(update={"sha256": found})
+
+    def prepare(self, model: SplitModel, classes: int) -> None:
+        places = positions(model)
+        if self.config.frozen > len(places):
+            raise ValueError(f"transfer: expected at most {len(places)} frozen positions, got {self.config.frozen}")
+        for index in range(1, self.config.frozen + 1):
+            places[index].put(Frozen(places[index].layer))
+
+    def begin(self, start: Start) -> None:
+        if self.config.pretrained is not None:
+            folder = Path(self.config.pretrained)
+            _check_disjoint(folder, start)
+            _load(folder, start.model)
+
+    def finish(self, model: SplitModel) -> None:
+        self._still = sum(each.numel() for each in model.parameters() if not each.requires_grad)
+        for place in positions(model).values():
+            if isinstance(place.layer, Frozen):
+                place.put(place.layer.layer.requires_grad_(True))
+
+    def findings(self, model: SplitModel) -> dict[str, Any]:
+        everything = sum(parameter.numel() for parameter in model.parameters())
+        return {"trainable_parameters": everything - self._still, "parameters": everything}
+
+
+def weights_digest(artifact: Path) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of both halves' weights.
+
+    Raises:
+        FileNotFoundError: ``artifact`` lacks a half.
+    """
+    whole = hashlib.sha256()
+    for half in _HALVES:
+        path = artifact / half / "weights.safetensors"
+        if not path.is_file():
+            raise FileNotFoundError(f"expected a pre-trained artifact with both halves at {artifact}, but no {path}")
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:12]
+
+
+def _check_disjoint(folder: Path, start: Start) -> None:
+    half = read_document(folder / "cloud" / "half.json")
+    known = sorted(set(half["classes"]) & set(start.classes))
+    if half["dataset"] == start.dataset and known:
+        raise ValueError(
+            f"transfer: expected {folder} to be trained on other classes of {start.dataset} than the target's, "
+            f"got {', '.join(known)}"
+        )
+
+
+@torch.no_grad()
+def _load(folder: Path, model: SplitModel) -> None:
+    """Copies normalisation and positions from the artifact's halves, by their names."""
+    given: dict[str, dict[str, Tensor]] = {}
+    for half in _HALVES:
+        weights, _ = load_tensors(folder / half / "weights.safetensors")
+        for key, value in weights.items():
+            if match := _PART.search(key):
+                given.setdefault(match[1], {})[match[2]] = value
+    parts = {name: module for name, module in _parts(model).items() if module.state_dict()}
+    if given.keys() != parts.keys():
+        expected, got = (", ".join(sorted(names)) for names in (parts, given))
+        raise ValueError(f"transfer: expected weights of {expected} in {folder}, got {got}")
+    for name, module in parts.items():
+        try:
+            module.load_state_dict(given[name])
+        except RuntimeError as error:
+            raise ValueError(f"transfer: expected weights in {folder} that fit the target, but {error}") from None
+
+
+def _parts(model: SplitModel) -> dict[str, nn.Module]:
+    found = {}
+    for name, module in model.named_modules():
+        leaf = name.rpartition(".")[2]
+        if leaf == "normalise" or re.fullmatch(r"position\d+", leaf):
+            found[leaf] = module.layer if isinstance(module, Frozen) else module
+    return found

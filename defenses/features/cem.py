@@ -1,0 +1,192 @@
+"""CEM: train the encoder so that the attacker's uncertainty about the image, given what was sent, stays high."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from splitleak.config import Config
+from splitleak.defenses.base import Defense, EpochEnd, Step
+from splitleak.measures.clusters import lloyd, spread_out
+from splitleak.measures.entropy import mixture_information
+from splitleak.models.split import SplitModel
+from splitleak.seeding import generator
+
+_LARGEST_BLEND = 0.99
+_BLEND_SPEED = 10.0  # a batch counts ten times its share of the class
+_SCALED_ABOVE = 0.00041  # learning rate below which the reference no longer scales its weight
+
+
+class CEMConfig(Config):
+    """Strength and form of the penalty."""
+
+    mode: Literal["paper", "reference"] = Field(
+        default="paper", description="the bound of the paper, or the loss of its published code"
+    )
+    weight: float = Field(default=0.1, ge=0, description="lambda; the reference's published values are 8 and 16")
+    clusters: int = Field(default=5, ge=1, description="components of the mixture, per class")
+    lloyd_steps: int = Field(default=50, ge=1, description="iterations of k-means after each epoch, at most")
+    gamma: float = Field(default=0.01, gt=0, description="reference mode: constant inside its logarithms")
+    threshold: float = Field(default=0.125, ge=0, description="reference mode: tau, variance floor in noise variances")
+
+
+class CEM(Defense):
+    r"""Conditional entropy maximisation: a bound on what features tell about the image is added to the task loss.
+
+    Xia et al., "Theoretical insights in model inversion robustness and conditional entropy maximization for
+    collaborative inference systems", CVPR 2025, with its supplement.
+
+    The clean features :math:`\hat z`, ``(N, *cut)``, flattened to ``(N, d)``, are modelled after each epoch by a
+    mixture of ``clusters`` components a class (hard k-means, warm-started), on the augmented training images.
+
+    ``paper`` mode adds the bound of equation S8, with diagonal covariances and the variance :math:`s` of the noise
+    that the stack puts on the wire, a dimension:
+
+    .. math:: \frac{\lambda}{d} \sum_i \pi_i \Big(-\log \pi_i + \frac12 \sum_j \log \frac{v_{ij} + s}{s}\Big)
+
+    Assignments, means and variances are those of the last epoch; the gradient of the bound with respect to the
+    variances is carried to the features of the batch, each of which stands for one of the set:
+    :math:`\lambda (\hat z - \mu_i) / (B\,d\,(v_i + s))`. Deviations: divided by d, so that one weight fits any
+    cut; the published code's mixture is fitted per class, and so is this one.
+
+    ``reference`` mode is the loss of the published code (`reference_loss`), with its weight scaled by the learning
+    rate (`reference_weight`). Deviations: statistics are those of the right class (the code reads those of the first
+    classes in the batch); an empty cluster has weight 0 and keeps its place (the code shifts the others); one
+    backward pass through everything (the code makes two, which costs 12 % of a step).
+
+    There is no penalty in the first epoch, which has no mixture yet.
+
+    Raises:
+        ValueError: In ``paper`` mode, no noise is on the wire: the bound is infinite without it.
+    """
+
+    name = "cem"
+    config_type = CEMConfig
+    means: Tensor  # (classes, clusters, d)
+    variances: Tensor  # (classes, clusters, d), around the means
+    counts: Tensor  # (classes, clusters)
+
+    def __init__(self, config: CEMConfig) -> None:
+        super().__init__(config)
+        self.config = config
+
+    def prepare(self, model: SplitModel, classes: int) -> None:
+        if self.config.mode == "paper" and self.noise_variance_on_wire == 0:
+            raise ValueError("cem: expected noise in the stack (its bound is infinite without), got none")
+        dimensions = math.prod(model.feature_shape)
+        shape = (classes, self.config.clusters, dimensions)
+        self.register_buffer("means", torch.zeros(shape))
+        self.register_buffer("variances", torch.zeros(shape))
+        self.register_buffer("counts", torch.zeros(shape[:2]))
+
+    def penalty(self, step: Step) -> Tensor | None:
+        if not self.counts.any() or self.config.weight == 0:
+            return None
+        features = step.features.flatten(1).float()
+        if features.shape[1] != self.means.shape[2]:
+            expected = f"features of {self.means.shape[2]} values (a defense that changes their shape comes before cem)"
+            raise ValueError(f"cem: expected {expected}, got {features.shape[1]}")
+        noise = self.noise_variance_on_wire
+        if self.config.mode == "paper":
+            return self.config.weight / features.shape[1] * self.bound(features, step.labels, noise)
+        loss = reference_loss(
+            features,
+            step.labels,
+            means=self.means,
+            variances=self.variances.mean(2),
+            counts=self.counts,
+            class_size=float(self.counts.sum() / len(self.counts)),
+            noise_variance=noise,
+            threshold=self.config.threshold,
+            gamma=self.config.gamma,
+        )
+        return reference_weight(self.config.weight, step.learning_rate) * loss
+
+    def bound(self, features: Tensor, labels: Tensor, noise_variance: float) -> Tensor:
+        """Equation S8 for the mixture, in nats, with its gradient for this batch ``(B, d)`` (see the class)."""
+        weights = self.counts.flatten() / self.counts.sum()
+        value = mixture_information(weights, self.variances.flatten(0, 1), noise_variance)
+        cluster = nearest(features.detach(), labels, self.means, self.counts)
+        mean, variance = self.means[labels, cluster], self.variances[labels, cluster]
+        carrier = ((features - mean).square() / (variance + noise_variance)).sum() / (2 * len(features))
+        return value + carrier - carrier.detach()
+
+    @torch.no_grad()
+    def on_epoch(self, end: EpochEnd) -> None:
+        features, labels = end.survey()
+        flat = features.flatten(1).float()
+        draw = generator(self.generator.initial_seed() if self.generator else 0, "k-means", end.epoch)
+        for label in range(len(self.means)):
+            members = flat[labels == label]
+            if len(members) <= self.config.clusters:
+                continue
+            known = bool(self.counts[label].any())
+            start = self.means[label] if known else spread_out(members, self.config.clusters, draw)
+            means, assigned = lloyd(members, start, self.config.lloyd_steps)
+            counts = torch.bincount(assigned, minlength=len(means)).to(flat)
+            squares = torch.zeros_like(means).index_add_(0, assigned, (members - means[assigned]).square())
+            self.means[label], self.counts[label] = means, counts
+            self.variances[label] = squares / counts.clamp(min=1)[:, None]
+
+
+def nearest(features: Tensor, labels: Tensor, means: Tensor, counts: Tensor) -> Tensor:
+    """Index ``(N,)`` of the nearest non-empty cluster of each sample's own class."""
+    own = means[labels]  # (N, clusters, d)
+    distances = torch.baddbmm(own.square().sum(2, keepdim=True), own, features[:, :, None], alpha=-2)[..., 0]
+    return distances.masked_fill(counts[labels] == 0, torch.inf).argmin(1)
+
+
+def reference_loss(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    means: Tensor,
+    variances: Tensor,
+    counts: Tensor,
+    class_size: float,
+    noise_variance: float,
+    threshold: float,
+    gamma: float,
+) -> Tensor:
+    r"""The loss of CEM's published code, with the right class's statistics.
+
+    For every cluster j of class c that ``n`` samples of the batch fall into,
+    :math:`\pi_{jc}\,\mathrm{ReLU}(\log(v + \gamma) - \log(\tau s + \gamma))`, where v blends the batch's scalar
+    variance around the stored mean with the stored one in the ratio ``a = 10 n / (pi * class_size)`` (0.99 where
+    that reaches 1); summed over clusters and divided by the number of classes in the batch.
+
+    Args:
+        features: ``(N, d)``.
+        labels: ``(N,)``.
+        means: ``(classes, clusters, d)``.
+        variances: ``(classes, clusters)``, mean over samples and dimensions.
+        counts: ``(classes, clusters)``, samples; their shares in the class are the weights pi.
+        class_size: Samples of one class in an epoch.
+        noise_variance: s, the variance of the noise on the wire.
+        threshold: tau.
+        gamma: The constant inside the logarithms.
+    """
+    clusters = means.shape[1]
+    cluster = nearest(features.detach(), labels, means, counts)
+    slot = labels * clusters + cluster  # (N,)
+    squares = (features - means[labels, cluster]).square().mean(1)
+    hits = torch.bincount(slot, minlength=counts.numel()).to(squares)
+    batch_variance = torch.zeros_like(hits).index_add(0, slot, squares) / hits.clamp(min=1)
+    share = (counts / counts.sum(1, keepdim=True).clamp(min=1)).flatten()
+    blend = _BLEND_SPEED * hits / (share * class_size).clamp(min=1e-12)
+    blend = torch.where(blend >= 1, torch.full_like(blend, _LARGEST_BLEND), blend)
+    variance = blend * batch_variance + (1 - blend) * variances.flatten()
+    excess = torch.relu(torch.log(variance + gamma) - math.log(threshold * noise_variance + gamma))
+    terms = torch.where(hits > 0, share * excess, torch.zeros_like(excess))
+    return terms.sum() / len(torch.unique(labels))
+
+
+def reference_weight(weight: float, learning_rate: float) -> float:
+    """The published code's weight of the loss: ``weight * 0.001 / learning_rate``, and ``weight`` at small rates.
+
+    >>> [round(reference_weight(16, rate), 6) for rate in (0.05, 0.01, 0.002, 4e-4)]
+    [0.32, 1.6, 8.0, 16]
+    """
+    return weight * 0.001 / learning_rate if learning_rate >= _SCALED_ABOVE else weight

@@ -1,0 +1,34 @@
+"""Dropout on what is sent: values are zeroed at random, in training and at inference."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from splitleak.config import Config
+from splitleak.defenses.base import Defense
+
+
+class DropoutConfig(Config):
+    """Strength of the dropout."""
+
+    rate: float = Field(default=0.2, ge=0, lt=1, description="probability that a value is zeroed")
+
+
+class Dropout(Defense):
+    """Zeroes each value with probability ``rate``, without rescaling the others, a fresh mask at every call.
+
+    He et al., ACSAC 2019; Xia et al., CEM, CVPR 2025. Deviation from CEM's code: there only the classifier sees the
+    mask and the attacker reads the values in full; here what is masked is what is sent.
+    """
+
+    name = "dropout"
+    config_type = DropoutConfig
+    randomised = True
+
+    def __init__(self, config: DropoutConfig) -> None:
+        super().__init__(config)
+        self.config = config
+
+    def forward(self, features: Tensor) -> Tensor:
+        drawn = torch.empty_like(features).uniform_(generator=self.generator)
+        return features * (drawn >= self.config.rate)

@@ -1,0 +1,39 @@
+"""Noise-ARL: the game of ResSFL with noise on the wire, which the inner adversary sees."""
+
+from torch import Tensor
+
+from splitleak.defenses.base import Step
+from splitleak.defenses.features.adversary import AdversarialDefense, AdversaryConfig
+from splitleak.models.split import SplitModel
+
+
+class NoiseARLConfig(AdversaryConfig):
+    """Strength of the game; the noise is another element of the stack."""
+
+
+class NoiseARL(AdversarialDefense):
+    """The game of `AdversarialDefense`, in which the surrogate sees what is sent, with the noise of the stack.
+
+    Jeong et al., "Noisy adversarial representation learning for effective and efficient image obfuscation", UAI 2023,
+    for which there is no public code: adversarial representation learning with noise on the features. Deviation from
+    the code of Xia et al., CEM, CVPR 2025: there the surrogate sees the features without noise, so that the row
+    differs from ResSFL's by the deviation of the noise alone (0.05 to 0.15).
+
+    Raises:
+        ValueError: No noise is on the wire.
+    """
+
+    name = "noise-arl"
+    config_type = NoiseARLConfig
+
+    def __init__(self, config: NoiseARLConfig) -> None:
+        super().__init__(config)
+        self.config = config
+
+    def seen(self, step: Step) -> Tensor:
+        return step.sent
+
+    def prepare(self, model: SplitModel, classes: int) -> None:
+        if self.noise_variance_on_wire == 0:
+            raise ValueError("noise-arl: expected noise in the stack (without any it is ressfl), got none")
+        super().prepare(model, classes)

@@ -1,0 +1,52 @@
+"""Where a campaign's jobs are done: the store, the processes they may start, and the share of the machine each has."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from splitleak.eval.campaign.plan import Job
+from splitleak.eval.campaign.processes import Children, service
+from splitleak.eval.campaign.store import Store
+
+_START_S = 180.0
+_ANYWHERE = "127.0.0.1:0"
+
+Figures = Mapping[str, float]
+"""What a finished job has to show: an accuracy, or scores."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where jobs are done, and with what."""
+
+    store: Store
+    children: Children
+    device: str = "auto"
+    threads: int = 1
+    known: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # for judges, see `class_figures`
+
+    def run(self, job: Job, *arguments: object) -> dict[str, Any]:
+        """Runs a command to its end, its errors in the job's log."""
+        return self.children.run([str(argument) for argument in arguments], self.store.log(job))
+
+    @contextmanager
+    def serving(self, job: Job, *arguments: object, patience_s: float = _START_S) -> Iterator[str]:
+        """The address of a service that runs while the block does, on a port of its own choice.
+
+        ``patience_s`` is how long it may take to listen: an edge streams its images first.
+        """
+        given = [*map(str, arguments), "--listen", _ANYWHERE]
+        with service(given, self.store.log(job), self.children) as started:
+            yield str(started.wait_for("listening", patience_s)["address"])
+
+    def computing(self) -> tuple[str, ...]:
+        """The options of a command that computes."""
+        return ("--device", self.device, "--threads", str(self.threads))
+
+    def below(self, path: str) -> Path:
+        """A path of a job's settings."""
+        return self.store.folder / path

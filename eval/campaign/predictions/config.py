@@ -1,0 +1,248 @@
+"""A campaign against what a service says: figures of rows, each a target, what is let out of it, and an attack."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from splitleak.attacker.base import Attack
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.base import ClassInversion
+from splitleak.attacker.prior import PriorConfig
+from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.cloud.policy import PolicyConfig
+from splitleak.config import Config, merged
+from splitleak.defenses.predictions.purifier import PurifierConfig
+from splitleak.defenses.stack import DefenseConfig
+from splitleak.eval.campaign.config import (
+    CampaignHead,
+    DatasetEntry,
+    ModelEntry,
+    Name,
+    SplitCounts,
+    check_target,
+    target_document,
+)
+from splitleak.eval.record.auxiliary import Auxiliary
+from splitleak.eval.report.claims import ClaimEntry
+
+_OTHER_SEED = 1000
+"""Added to a seed for the evaluator's: a network that shares nothing with the target but its training images."""
+
+
+class PredictionSplit(SplitCounts):
+    """Of which ``public`` is also the size of the other auxiliary sets, unless ``generic`` says otherwise."""
+
+    stratified: bool = False
+    generic: int | None = Field(
+        default=None, ge=1, description="images of the other classes; default: as many as public"
+    )
+
+
+class DistinctEntry(Config):
+    """The data set behind auxiliary sets of the kind ``distinct``; it takes size and channels of the campaign's."""
+
+    data: str = "photographs"
+
+
+class RowEntry(Config):
+    """One row of a figure: what is attacked, what the service lets out, what the attacker has, and its attack."""
+
+    name: str = Field(min_length=1, max_length=80)
+    classes: int | None = Field(default=None, ge=2, description="classes of the target, drawn by seed; default: all")
+    split: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's")
+    defenses: tuple[DefenseConfig, ...] = Field(default=(), description="what the target is trained with")
+    training: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's")
+    auxiliary: Auxiliary = "same"
+    share: int = Field(default=0, ge=0, description="highest scores that a victim publishes; 0: all")
+    policy: dict[str, Any] = Field(default_factory=dict, description="what the service lets out, see `PolicyConfig`")
+    purify: dict[str, Any] | None = Field(default=None, description="settings of a purifier at the service's door")
+    attack: str = "prediction-inversion"
+    settings: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's for this attack")
+    draws: int = Field(default=1, ge=1, description="how often the attacker sends each of its own images")
+    adaptive: bool = Field(default=False, description="attack the model without what hides its gradients")
+
+
+class PretrainingEntry(Config):
+    """The public images behind targets with a `transfer` defense that names no artifact, and how these are learned."""
+
+    data: str = "photographs"
+    split: dict[str, Any] = Field(default_factory=dict, description="how many images go where")
+    training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `TrainingConfig`")
+
+
+class FigureEntry(Config):
+    """Rows that are to be read beside each other."""
+
+    name: Name
+    title: str
+    note: str = ""
+    rows: tuple[RowEntry, ...] = Field(min_length=1)
+
+
+class FigureCampaign(CampaignHead):
+    """Figures × seeds on one data set, with one evaluator for each set of classes."""
+
+    split: PredictionSplit = PredictionSplit()
+    datasets: tuple[DatasetEntry] = Field(description="exactly one; --data puts another in its place")
+    distinct: DistinctEntry = DistinctEntry()
+    model: ModelEntry
+    evaluator: ModelEntry | None = Field(
+        default=None, description="the judge's own classifier, trained on the target's images; for all that has figures"
+    )
+    evaluator_training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's")
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of attacks, by their names")
+    prior: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `PriorConfig`")
+    pretraining: PretrainingEntry | None = None
+    figures: tuple[FigureEntry, ...]
+    claims: tuple[ClaimEntry, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [figure.name for figure in self.figures]
+        if len(set(names)) != len(names):
+            raise ValueError(f"expected every figure to have a name of its own, got {names}")
+        for figure in self.figures:
+            rows = [row.name for row in figure.rows]
+            if len(set(rows)) != len(rows):
+                raise ValueError(f"expected every row of {figure.name!r} to have a name of its own, got {rows}")
+        for claim in self.claims:
+            claim.check_names(self.claimable())
+        if self.figures and self.evaluator is None:
+            raise ValueError("expected an evaluator, which judges what attacks rebuild, got none")
+        if self.evaluator is not None and self.evaluator.architecture == self.model.architecture:
+            raise ValueError(
+                f"expected an evaluator of another architecture, got {self.evaluator.architecture!r} twice"
+            )
+        return self
+
+    @classmethod
+    def load(cls, values: object, *, source: str) -> Self:
+        """A campaign that can be run as far as can be told before it is: every target and attack of it is built.
+
+        Raises:
+            ValueError: Something does not fit; the message names ``source``, the row and what was expected.
+        """
+        config = cls.parse(values, source=source)
+        config.prior_settings()
+        if config.evaluator is not None:
+            check_target(partial(config.evaluator_target, 0), config.dataset.data, f"{source}: evaluator")
+        for figure, row in config.rows():
+            where = f"{source}: figure {figure.name!r}, row {row.name!r}"
+            check_target(partial(config.target, row, 0), config.dataset.data, where)
+            try:
+                config.attack(row)
+                config.policy(row)
+                config.split_of(row)
+                PurifierConfig.parse(row.purify or {}, source="purify")
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+            if row.auxiliary == "generic" and row.classes is None:
+                raise ValueError(f"{where}: expected `classes` for a generic auxiliary set, whose classes are others")
+        return config
+
+    def claimable(self) -> dict[str, list[str]]:
+        """What a claim can be about: figures, each with its rows."""
+        return {figure.name: [row.name for row in figure.rows] for figure in self.figures}
+
+    @property
+    def dataset(self) -> DatasetEntry:
+        """The campaign's one data set."""
+        return self.datasets[0]
+
+    def rows(self) -> Iterator[tuple[FigureEntry, RowEntry]]:
+        """Every row with its figure, in the order of the file."""
+        return ((figure, row) for figure in self.figures for row in figure.rows)
+
+    def split_of(self, row: RowEntry) -> dict[str, Any]:
+        """How many images go where for a row, every default in it.
+
+        Raises:
+            ValueError: A count does not fit.
+        """
+        split = PredictionSplit.parse(merged(self.split.document(), row.split), source="split")
+        given = {**split.document(), "classes": row.classes}
+        if split.generic is None:  # it came after the first recorded results
+            del given["generic"]
+        return given
+
+    def overview(self) -> list[tuple[str, ...]]:
+        """The figures' rows: target, what is let out of it and shared, and who attacks with what."""
+        lines: list[tuple[str, ...]] = [("figure", "row", "target", "service", "shared", "auxiliary", "attack")]
+        for figure, row in self.rows():
+            trained = " → ".join(defense.name for defense in row.defenses)
+            target = ", ".join(filter(None, (trained, f"{row.classes} classes" if row.classes else "")))
+            service = ", ".join(
+                [*(f"{name} {value}" for name, value in row.policy.items()), *["purified"] * bool(row.purify)]
+            )
+            shared = f"{row.share} highest" if row.share else "all"
+            lines.append((figure.name, row.name, target, service, shared, row.auxiliary, row.attack))
+        return lines
+
+    def target(self, row: RowEntry, seed: int) -> dict[str, Any]:
+        """The settings of ``splitleak train`` for a row's target."""
+        training = merged(self.training, row.training)
+        return target_document(self.preset, self.dataset, self.model, training, row.defenses, seed)
+
+    def evaluator_target(self, seed: int) -> dict[str, Any]:
+        """The settings of ``splitleak train`` for the evaluator."""
+        assert self.evaluator is not None
+        training = self.evaluator_training
+        return target_document(self.preset, self.dataset, self.evaluator, training, (), seed + _OTHER_SEED)
+
+    def attack(self, row: RowEntry) -> Attack | ClassInversion:
+        """The attack of a row, from the campaign's preset.
+
+        Raises:
+            ValueError: There is none of that name, or its settings do not fit it.
+        """
+        kinds: Mapping[str, type[Attack] | type[ClassInversion]] = {**ATTACKS, **CLASS_ATTACKS}
+        if row.attack not in kinds:
+            raise ValueError(f"expected an attack of {', '.join(sorted(kinds))}, got {row.attack!r}")
+        kind = kinds[row.attack]
+        base = kind.paper_config() if self.preset == "paper" else kind.config_type()
+        settings = merged(merged(base.document(), self.settings.get(row.attack, {})), row.settings)
+        return kind(kind.config_type.parse(settings, source=f"attack {row.attack!r}"))
+
+    def prior_settings(self) -> dict[str, Any]:
+        """The settings of ``splitleak prior``, every default in them.
+
+        Raises:
+            ValueError: One does not fit.
+        """
+        base = PriorConfig.paper() if self.preset == "paper" else PriorConfig()
+        return PriorConfig.parse(merged(base.document(), self.prior), source="prior").document()
+
+    def pretrained_target(self, seed: int) -> dict[str, Any]:
+        """The settings of ``splitleak train`` for the network that `transfer` starts from."""
+        assert self.pretraining is not None
+        return target_document(self.preset, self.dataset, self.model, self.pretraining.training, (), seed)
+
+    def transfers(self, row: RowEntry) -> bool:
+        """Whether a row's target starts from the campaign's own pre-trained network."""
+        started = (each.config["pretrained"] for each in row.defenses if each.name == "transfer")
+        return self.pretraining is not None and any(source is None for source in started)
+
+    def asks(self, row: RowEntry) -> Literal["recorded", "live", "nothing"]:
+        """How a row's attack questions the service: with its public images, once for all; or as it goes on."""
+        needs = self.attack(row).needs
+        return "nothing" if "query" not in needs else "live" if "prior" in needs else "recorded"
+
+    def policy(self, row: RowEntry) -> dict[str, Any]:
+        """What the row's service lets out, every default in it; a purifier's place is not in it yet.
+
+        Raises:
+            ValueError: There is no such policy, or it names a purifier of its own.
+        """
+        policy = PolicyConfig.parse(row.policy, source="policy")
+        if policy.purifier is not None:
+            raise ValueError("expected `purify` with a purifier's settings, got a policy with a purifier of its own")
+        return policy.document()
+
+
+class PredictionCampaign(FigureCampaign):
+    """A campaign whose figures are written out in its file."""
+
+    kind: Literal["predictions"]
+    figures: tuple[FigureEntry, ...] = Field(min_length=1)

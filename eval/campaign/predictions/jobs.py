@@ -1,0 +1,123 @@
+"""The jobs of a campaign against predictions: a purifier, a service with its clients, an attack and its judge."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from splitleak.artifacts import write_json, written_folder
+from splitleak.config import read_document
+from splitleak.eval.campaign.bench import Bench, Figures
+from splitleak.eval.campaign.plan import Job
+from splitleak.eval.record.classes import make_class_record
+from splitleak.eval.record.victims import make_record
+from splitleak.eval.targets.service_quality import measure_service
+from splitleak.seeding import derive_seed, resolve_device
+
+
+def do_purify(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
+    """Trains the purifier of a target."""
+    artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
+    out = bench.store.path(job)
+    document = out.with_name(f"{out.name}.json")
+    write_json(document, settings["purify"])
+    where = (artifact, "--images", images, "--out", out)
+    bench.run(job, "purify", *where, "--seed", job.seed, "--config", document, *bench.computing())
+    return {}
+
+
+def do_prior(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
+    """Trains the attacker's generator on public images."""
+    out = bench.store.path(job)
+    document = out.with_name(f"{out.name}.json")
+    write_json(document, settings["prior"])
+    given = ("prior", bench.below(settings["public"]), "--out", out, "--config", document)
+    bench.run(job, *given, "--seed", job.seed, *bench.computing())
+    return {}
+
+
+def do_predict(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
+    """A prediction service; the victims classify their images and publish; the attacker sends images of its own."""
+    artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
+    purifier = None if settings["purifier"] is None else str(bench.below(settings["purifier"]))
+    policy = {**settings["policy"], "purifier": purifier}
+    out = bench.store.path(job)
+    with written_folder(out) as partial, _service(bench, job, artifact, policy) as address:
+        shares = chain.from_iterable(("--share", share) for share in settings["shares"])
+        bench.run(job, "predict", "--service", address, "--images", images / "victims.npz", *shares, "--out", partial)
+        for kind, auxiliary in settings["auxiliaries"].items():
+            own = ("--public", bench.below(auxiliary), "--draws", settings["draws"])
+            bench.run(job, "query", "--service", address, *own, "--out", partial / f"pairs-{kind}.npz")
+        noise, device = derive_seed(job.seed, "policy"), resolve_device(bench.device)
+        quality = measure_service(artifact, policy, images / "test.npz", device, seed=noise)
+        write_json(partial / "service.json", {**quality, "policy": settings["policy"]})
+    return {"accuracy": quality["accuracy"]}
+
+
+@contextmanager
+def _service(bench: Bench, job: Job, artifact: Path, policy: Mapping[str, Any]) -> Iterator[str]:
+    """The address of a prediction service that lets out what ``policy`` says."""
+    out = bench.store.path(job)
+    document = out.with_name(f"{out.name}.json")
+    document.parent.mkdir(parents=True, exist_ok=True)
+    write_json(document, policy)
+    noise = derive_seed(job.seed, "policy")
+    given = ("--policy", document, "--noise-seed", noise, "--engine", "torch", *bench.computing())
+    with bench.serving(job, "cloud", artifact, "--whole", *given) as address:
+        yield address
+
+
+def do_prediction_cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
+    """An attack on shared predictions, or on what a model remembers of its classes; then the judge."""
+    out, images = bench.store.path(job), bench.below(settings["images"])
+    artifact, evaluator = bench.below(settings["artifact"]), bench.below(settings["evaluator"])
+    predictions = None if settings["predictions"] is None else bench.below(settings["predictions"])
+    auxiliary, attacked = bench.below(settings["auxiliary_images"]), out.with_name("attack")
+    of_classes = settings["cell"]["kind"] == "classes"
+    share = settings["share"] or "all"
+    if not attacked.exists():
+        config = out.with_name("settings.json")
+        write_json(config, settings["settings"])
+        given: list[object] = ["--public", auxiliary] if "public" in settings["needs"] else []
+        if predictions is not None:
+            given += ["--pairs", predictions / f"pairs-{settings['auxiliary']}.npz"]
+        if not of_classes:
+            assert predictions is not None
+            given += ["--shared", predictions / f"shared-{share}.npz"]
+        if "model" in settings["needs"]:
+            given += ["--artifact", artifact]
+        if "prior" in settings:
+            given += ["--prior", bench.below(settings["prior"])]
+        if "adaptive" in settings:
+            given += ["--adaptive"]
+        command = (job, "invert" if of_classes else "attack", "--attack", settings["attack"], "--config", config)
+        common = ("--preset", settings["preset"], "--out", attacked, "--seed", job.seed, *bench.computing())
+        if predictions is None and "query" in settings["needs"]:
+            with _service(bench, job, artifact, settings["policy"]) as address:
+                bench.run(*command, *common, *given, "--service", address)
+        else:
+            bench.run(*command, *common, *given)
+    service = read_document(predictions / "service.json") if predictions is not None else None
+    cell = {**settings["cell"], "service": service}
+    if of_classes:
+        others = images / "generic.npz"
+        distractors = others if others.is_file() else None
+        prior = bench.below(settings["prior"]) if "prior" in settings else None
+        inputs = (artifact, attacked, images / "train.npz", evaluator)
+        record = make_class_record(*inputs, out, cell=cell, others=distractors, prior=prior, known=bench.known)
+        return {"mse": record["score"]["mse"]["mean"]}
+    assert predictions is not None
+    record = make_record(
+        artifact,
+        attacked,
+        images / "victims.npz",
+        predictions / "ledger.json",
+        out,
+        0,
+        cell=cell,
+        evaluator=evaluator,
+        auxiliary=settings["auxiliary"],
+        auxiliary_images=auxiliary,
+    )
+    return {metric: record["score"][metric]["mean"] for metric in ("mse", "ssim")}

@@ -1,0 +1,257 @@
+"""The jobs of a campaign against predictions; see `splitleak.eval.campaign.plan` for the folder they share."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.base import ClassInversion
+from splitleak.config import digest, merged
+from splitleak.eval.campaign.config import SplitCounts, fingerprint
+from splitleak.eval.campaign.plan import Job, Plan
+from splitleak.eval.campaign.predictions.config import FigureCampaign, FigureEntry, RowEntry
+
+
+def make_prediction_plan(config: FigureCampaign) -> Plan:
+    """The jobs of ``config``, each once however many rows share it.
+
+    Raises:
+        FileNotFoundError: The images are not there.
+    """
+    return plan_of_seeds(config, [SeedJobs(config, seed) for seed in config.seeds])
+
+
+def plan_of_seeds(config: FigureCampaign, made: "Sequence[SeedJobs]") -> Plan:
+    """`make_prediction_plan` from the jobs of each seed of ``config``, in order."""
+    jobs: dict[str, Job] = {}
+    for seed in made:
+        for _, row in config.rows():
+            for job in seed.of_row(row):
+                jobs.setdefault(job.id, job)
+    planned = tuple(
+        {"id": cell.key, "figure": figure.name, "row": row.name, **cell.settings["cell"]}
+        for figure, row in config.rows()
+        for cell in (seed.cell(row) for seed in made)
+    )
+    return Plan(config, tuple(jobs.values()), planned)
+
+
+class SeedJobs:
+    """The jobs of one seed; equal rows get equal jobs."""
+
+    def __init__(self, config: FigureCampaign, seed: int) -> None:
+        self._config, self._seed = config, seed
+        self._print = fingerprint(config.dataset.data)
+        self._distinct_print = fingerprint(config.distinct.data)
+        self._public_print = None if config.pretraining is None else fingerprint(config.pretraining.data)
+        self._shares: dict[str, set[int]] = {}
+        self._auxiliaries: dict[str, set[str]] = {}
+        for _, row in config.rows():
+            if config.asks(row) == "recorded":
+                name = self._service_key(row)
+                self._shares.setdefault(name, set()).add(row.share)
+                self._auxiliaries.setdefault(name, set()).add(row.auxiliary)
+
+    def of_target(self, row: RowEntry) -> Iterator[Job]:
+        """All that a row's target needs, in an order in which needs come first, and the target."""
+        yield self.split(row)
+        if self._config.transfers(row):
+            yield self._public()
+            yield self._pretrain()
+        yield self.train(row)
+
+    def of_row(self, row: RowEntry) -> Iterator[Job]:
+        """All that a row's cell needs, in an order in which needs come first, and the cell."""
+        yield from self.of_target(row)
+        yield self._evaluator(row)
+        if "prior" in self._config.attack(row).needs:
+            yield self._prior(row)
+        if self._config.asks(row) == "recorded":
+            if "distinct" in self._auxiliaries[self._service_key(row)]:
+                yield self._distinct(row)
+            if row.purify is not None:
+                yield self._purify(row)
+            yield self._predict(row)
+        yield self.cell(row)
+
+    def cell(self, row: RowEntry) -> Job:
+        """The job whose output is the row's record."""
+        config, attack = self._config, self._config.attack(row)
+        split, train, evaluator = self.split(row), self.train(row), self._evaluator(row)
+        needs = [split, train, evaluator]
+        given: dict[str, Any] = {
+            "images": split.settings["folder"],
+            "artifact": train.output,
+            "evaluator": evaluator.output,
+            "attack": row.attack,
+            "settings": attack.config.document(),
+            "needs": sorted(attack.needs),
+            "preset": config.preset,
+            "auxiliary": row.auxiliary,
+            "share": row.share,
+            "draws": row.draws,
+            "policy": config.policy(row),
+            "purify": row.purify,
+        }
+        if config.asks(row) != "recorded":  # what the service lets out is nothing to it
+            for name in ("auxiliary", "share", "draws", "policy", "purify"):
+                given[name] = None
+        if "prior" in attack.needs:
+            prior = self._prior(row)
+            needs.append(prior)
+            given["prior"] = prior.output
+        if config.asks(row) == "live" and isinstance(attack, ClassInversion):
+            given["policy"] = {**config.policy(row), "label_only": attack.access == "label"}
+        if row.adaptive:
+            given["adaptive"] = True
+        if "public" in attack.needs:
+            given["auxiliary"] = row.auxiliary
+        key = digest([given, self._seed])
+        settings = {**given, "auxiliary_images": self._auxiliary(row.auxiliary, row), "predictions": None}
+        if config.asks(row) == "recorded":
+            predict = self._predict(row)
+            needs.append(predict)
+            settings["predictions"] = predict.output
+        settings["cell"] = {
+            "campaign": config.name,
+            "kind": "classes" if row.attack in CLASS_ATTACKS else "victims",
+            "dataset": config.dataset.name,
+            "classes": row.classes,
+            "auxiliary": row.auxiliary,
+            "share": row.share,
+            "policy": dict(row.policy),
+            "purify": row.purify,
+            "attack": row.attack,
+            "seed": self._seed,
+            "target": train.key,
+        }
+        label = f"{_title(config, row)}, seed {self._seed}"
+        return Job(
+            f"cell-{key}",
+            "cell",
+            label,
+            self._seed,
+            f"cells/{key}/score",
+            tuple(need.id for need in needs),
+            1.0,
+            settings,
+        )
+
+    def split(self, row: RowEntry) -> Job:
+        """The images of a row."""
+        config = self._config
+        split = {"seed": self._seed, **config.split_of(row)}
+        return self._split_job(config.dataset.name, self._print, config.dataset.document(), split)
+
+    def _distinct(self, row: RowEntry) -> Job:
+        config = self._config
+        public = config.split_of(row)["public"]
+        split = {"seed": self._seed, "public": public, "victims": 1, "train": 1, "test": 1}
+        dataset = {**config.dataset.document(), "data": config.distinct.data}
+        return self._split_job("distinct", self._distinct_print, dataset, split)
+
+    def _split_job(self, name: str, found: str, dataset: Mapping[str, Any], split: Mapping[str, Any]) -> Job:
+        key = digest([found, dataset["size"], dataset["channels"], split])
+        folder = f"images/{name}-s{self._seed}-{key}"
+        label = f"{name}{_of_classes(split.get('classes'))}, seed {self._seed}"
+        settings = {**dataset, "folder": folder, "split": split}
+        return Job(f"split-{key}", "split", label, self._seed, f"{folder}/splits.json", (), 1.0, settings)
+
+    def _public(self) -> Job:
+        """The images of the pre-training, all of them public."""
+        config = self._config
+        assert config.pretraining is not None
+        assert self._public_print is not None
+        counts = SplitCounts.parse(merged({"public": 1, "victims": 1}, config.pretraining.split), source="pretraining")
+        dataset = {**config.dataset.document(), "data": config.pretraining.data}
+        split = {"seed": self._seed, **counts.document()}
+        return self._split_job("pretraining", self._public_print, dataset, split)
+
+    def _pretrain(self) -> Job:
+        return self._train_job(self._public(), self._config.pretrained_target(self._seed), "pre-trained")
+
+    def train(self, row: RowEntry, images: Job | None = None) -> Job:
+        """The target of a row, on its own images or on others, which ``images`` makes."""
+        names = ", ".join(defense.name for defense in row.defenses) or "target"
+        name = f"{names}{_of_classes(row.classes)}{'' if images is None else ', poisoned'}"
+        before = self._pretrain() if self._config.transfers(row) else None
+        return self._train_job(images or self.split(row), self._config.target(row, self._seed), name, before)
+
+    def _evaluator(self, row: RowEntry) -> Job:
+        name = f"evaluator{_of_classes(row.classes)}"
+        return self._train_job(self.split(row), self._config.evaluator_target(self._seed), name)
+
+    def _train_job(self, split: Job, target: Mapping[str, Any], name: str, before: Job | None = None) -> Job:
+        settings = {"images": split.settings["folder"], "target": target}
+        settings |= {} if before is None else {"pretrained": before.output}
+        key = digest(settings)
+        label, cost = f"{name}, seed {self._seed}", float(target["training"]["epochs"])
+        needs = (split.id, *([] if before is None else [before.id]))
+        return Job(f"train-{key}", "train", label, self._seed, f"targets/{key}", needs, cost, settings)
+
+    def _prior(self, row: RowEntry) -> Job:
+        prior = self._config.prior_settings()
+        settings = {"public": self._auxiliary(row.auxiliary, row), "prior": prior}
+        key = digest([settings, self._seed])
+        label, cost = f"{row.auxiliary} images, seed {self._seed}", float(prior["iterations"])
+        return Job(f"prior-{key}", "prior", label, self._seed, f"priors/{key}", (self.split(row).id,), cost, settings)
+
+    def _purify(self, row: RowEntry) -> Job:
+        train = self.train(row)
+        settings = {"images": train.settings["images"], "artifact": train.output, "purify": row.purify}
+        key = digest([settings, self._seed])
+        return Job(f"purify-{key}", "purify", train.label, self._seed, f"purifiers/{key}", (train.id,), 1.0, settings)
+
+    def _service_key(self, row: RowEntry) -> str:
+        """Rows of one service share their queries."""
+        return digest(
+            [self.split(row).id, self._config.target(row, self._seed), self._config.policy(row), row.purify, row.draws]
+        )
+
+    def _predict(self, row: RowEntry) -> Job:
+        split, train, service = self.split(row), self.train(row), self._service_key(row)
+        needs = [split, train]
+        settings: dict[str, Any] = {
+            "images": split.settings["folder"],
+            "artifact": train.output,
+            "policy": self._config.policy(row),
+            "purifier": None,
+            "shares": sorted(self._shares[service]),
+            "auxiliaries": {kind: self._auxiliary(kind, row) for kind in sorted(self._auxiliaries[service])},
+            "draws": row.draws,
+        }
+        if row.purify is not None:
+            purify = self._purify(row)
+            needs.append(purify)
+            settings["purifier"] = purify.output
+        if "distinct" in self._auxiliaries[service]:
+            needs.append(self._distinct(row))
+        key = digest([settings, self._seed])
+        cost = float(1 + len(settings["auxiliaries"]))
+        return Job(
+            f"predict-{key}",
+            "predict",
+            train.label,
+            self._seed,
+            f"predictions/{key}",
+            tuple(need.id for need in needs),
+            cost,
+            settings,
+        )
+
+    def _auxiliary(self, kind: str, row: RowEntry) -> str:
+        """Where the attacker's own images are."""
+        if kind == "distinct":
+            return f"{self._distinct(row).settings['folder']}/public.npz"
+        part = {"same": "public", "generic": "generic", "training": "train"}[kind]
+        return f"{self.split(row).settings['folder']}/{part}.npz"
+
+
+def _of_classes(classes: int | None) -> str:
+    """What a label says of a target that does not know all classes."""
+    return f", {classes} classes" if classes else ""
+
+
+def _title(config: FigureCampaign, row: RowEntry) -> str:
+    """The first figure that has the row, and its name."""
+    figure: FigureEntry = next(figure for figure, each in config.rows() if each == row)
+    return f"{figure.name}: {row.name}"

@@ -1,0 +1,125 @@
+"""A campaign's folder: what is done, what failed, and who may work in it."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from splitleak.artifacts import provenance, write_json
+from splitleak.config import read_document
+from splitleak.eval.campaign.plan import KINDS, Job, Plan
+
+_ORPHANS_S = 30.0
+_POLL_S = 0.05
+_LAST = 5
+
+
+class Store:
+    """The folder of one campaign. A job is done when its output exists; nothing here deletes an output."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, job: Job) -> Path:
+        """Where the job's output is, or will be."""
+        return self.folder / job.output
+
+    def log(self, job: Job) -> Path:
+        """Where everything goes that the job's processes have to say."""
+        return self.folder / "logs" / f"{job.id}.log"
+
+    def is_done(self, job: Job) -> bool:
+        return self.path(job).exists()
+
+    def write_plan(self, plan: Plan) -> None:
+        """Makes ``plan`` the folder's present one; outputs of another one stay, and are no longer shown."""
+        write_json(self.folder / "campaign.json", {**plan.document(), "provenance": provenance()})
+
+    def read_plan(self) -> dict[str, Any]:
+        """What `write_plan` wrote.
+
+        Raises:
+            FileNotFoundError: The folder is no campaign's.
+        """
+        path = self.folder / "campaign.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"expected a folder that `splitleak campaign run` wrote, got {self.folder}")
+        return dict(read_document(path))
+
+    def status(self) -> dict[str, Any]:
+        """How far the present plan is: jobs done, failed and to do by kind, the last scores, and what failed.
+
+        Raises:
+            FileNotFoundError: The folder is no campaign's.
+        """
+        plan = self.read_plan()
+        kinds: dict[str, dict[str, int]] = {kind: {"done": 0, "failed": 0, "to do": 0} for kind in KINDS}
+        failures, records = [], []
+        for job in plan["jobs"]:
+            output = self.folder / job["output"]
+            failure = self.failure(job["id"])
+            state = "done" if output.exists() else "failed" if failure else "to do"
+            kinds[job["kind"]][state] += 1
+            if state == "failed" and failure:
+                failures.append({**failure, "error": failure["error"].strip().splitlines()[-1]})
+            if state == "done" and job["kind"] == "cell":
+                records.append((output.stat().st_mtime, job["label"], output / "record.json"))
+        scores = []
+        for _, label, path in sorted(records)[-_LAST:]:
+            record = read_document(path)
+            score = record["score"]
+            means = {metric: score[metric]["mean"] for metric in ("mse", "ssim", "recognised") if metric in score}
+            scores.append({"cell": label, "accuracy": record["target"]["accuracy"], **means})
+        planned = {kind: counts for kind, counts in kinds.items() if any(counts.values())}
+        return {"name": plan["name"], "jobs": planned, "scores": scores, "failures": failures}
+
+    def record_failure(self, job: Job, command: str, error: str) -> None:
+        """Keeps why the job failed, until `forget_failure`."""
+        failure = {"job": job.id, "label": job.label, "command": command, "error": error, "log": str(self.log(job))}
+        write_json(self._failure(job.id), failure)
+
+    def forget_failure(self, job: Job) -> None:
+        """For a job that has now succeeded."""
+        self._failure(job.id).unlink(missing_ok=True)
+
+    def failure(self, job_id: str) -> dict[str, Any] | None:
+        """Why the job failed when it was last tried, or nothing."""
+        path = self._failure(job_id)
+        return dict(read_document(path)) if path.exists() else None
+
+    def _failure(self, job_id: str) -> Path:
+        return self.folder / "failures" / f"{job_id}.json"
+
+    @contextmanager
+    def claimed(self) -> Iterator[int]:
+        """The folder is ours while the block runs; yields a file descriptor for every child process to inherit.
+
+        As long as a child of a killed run has it open, the next run waits: no two processes write one output.
+
+        Raises:
+            BlockingIOError: Another run works in the folder, or a process of an earlier one does not end.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("a") as ours, (self.folder / ".children.lock").open("a") as shared:
+            if not _locked(ours.fileno(), 0):
+                raise BlockingIOError(f"expected to be alone in {self.folder}, but another run works in it")
+            if not _locked(shared.fileno(), _ORPHANS_S):
+                raise BlockingIOError(
+                    f"expected the processes of an earlier run in {self.folder} to end, but one is left"
+                )
+            yield shared.fileno()
+
+
+def _locked(descriptor: int, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+        else:
+            return True

@@ -1,0 +1,240 @@
+"""The bench of a latency sweep: halves in this process, clouds and links as processes, a client for each setting."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from splitleak.datasets import load
+from splitleak.defenses.artifact import EdgeHalf, HalfConfig, WholeModel, load_cloud, load_edge, read_record, save
+from splitleak.defenses.training import Target, assemble
+from splitleak.edge.client import EdgeClient, EdgeConfig, Prediction
+from splitleak.edge.device import DeviceProfile, EmulatedHalf, device_profile, stretched
+from splitleak.edge.encoder import Encoder, PassThrough
+from splitleak.eval.campaign.processes import Service, service
+from splitleak.eval.latency.plan import NO_LINK, Setting, SweepConfig
+from splitleak.seeding import resolve_device
+from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.link.link import LinkConfig, profile
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+
+ROUND = 10
+_START_S = 120.0
+_IMAGES = 256
+_METADATA = "/inference.GRPCInferenceService/ModelMetadata"
+
+Floats = NDArray[np.float32]
+Sample = dict[str, float]
+"""One request: milliseconds by part, and ``sent_bytes``."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A target to be measured; ``fresh`` weights were never trained, and time does not depend on them."""
+
+    folder: Path
+    half: HalfConfig
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A setting, ready to be measured: ``run(batches)`` sends them and gives a sample for each."""
+
+    setting: Setting
+    facts: dict[str, Any]
+    images: Floats
+    run: Callable[[Sequence[Floats]], list[Sample]]
+
+    def round(self, turn: int) -> tuple[list[Sample], float]:
+        """One round of requests, other images each time: its samples, and how many images a second that was."""
+        batch, count = self.setting.batch, max(ROUND, 4 * (self.setting.window or 1))
+        draw = np.random.default_rng(turn)
+        batches = [self.images[draw.integers(0, len(self.images), batch)] for _ in range(count)]
+        started = time.monotonic()
+        samples = self.run(batches)
+        return samples, batch * count / (time.monotonic() - started)
+
+
+@contextmanager
+def bench(config: SweepConfig) -> Iterator[list[Runner]]:
+    """Everything that ``config`` sweeps, running while the block does.
+
+    Raises:
+        FileNotFoundError: There is no artifact.
+        ValueError: An architecture has no such cut, two targets one name, or there is no such device or link profile.
+        RuntimeError: A process did not start; the end of its log is in the message.
+    """
+    link_profiles(config)
+    emulated = device_profile(config.device_profile) if config.device_profile else None
+    with TemporaryDirectory() as scratch, ExitStack() as stack:
+        subjects = list(_subjects(config, Path(scratch)))
+        names = [subject.half.name for subject in subjects]
+        if len(set(names)) != len(names):
+            raise ValueError(f"expected artifacts whose models have names of their own, got {names}")
+        settings = list(config.settings(len(subjects)))
+        services = _Services(config, subjects, Path(scratch), stack)
+        for setting in settings:  # all start at once, and are waited for afterwards
+            if setting.way != "device":
+                services.start_cloud(setting)
+        yield [_runner(config, setting, emulated, subjects, services, stack) for setting in settings]
+
+
+def link_profiles(config: SweepConfig) -> dict[str, LinkConfig]:
+    """What the links of ``config`` are; loopback is none.
+
+    Raises:
+        ValueError: There is no such profile.
+    """
+    return {name: profile(name) for name in config.links if name != NO_LINK}
+
+
+def _subjects(config: SweepConfig, scratch: Path) -> Iterator[Subject]:
+    halves = []
+    for artifact in config.artifacts:
+        read_record(artifact)
+        halves.append(HalfConfig.read(artifact / "edge" / "half.json"))
+        yield Subject(artifact, halves[-1], fresh=False)
+    for half in halves:
+        for cut in config.cuts:
+            if cut != half.target.model.position:
+                folder = scratch / f"{len(list(scratch.iterdir()))}"
+                yield Subject(folder, _recut(half, cut, folder), fresh=True)
+
+
+def _recut(half: HalfConfig, cut: int, folder: Path) -> HalfConfig:
+    """Writes the artifact of the same design cut elsewhere, untrained."""
+    model_document = {**half.target.model.document(), "cut": cut}
+    target = type(half.target).parse({**half.target.document(), "model": model_document}, source=f"cut {cut}")
+    model, stack = assemble(target, half.dataset)
+    stack.finish(model)
+    model.eval()
+    save(folder, f"{half.name} at cut {cut}", Target(target, half.classes, half.dataset, model, stack, {}))
+    return HalfConfig.read(folder / "edge" / "half.json")
+
+
+class _Services:
+    """Starts each cloud and each link once."""
+
+    def __init__(self, config: SweepConfig, subjects: Sequence[Subject], scratch: Path, stack: ExitStack) -> None:
+        self._config, self._subjects, self._scratch, self._stack = config, subjects, scratch, stack
+        self._clouds: dict[tuple[int, str, bool], Service] = {}
+        self._addresses: dict[tuple[Any, ...], str] = {}
+
+    def start_cloud(self, setting: Setting) -> None:
+        """Starts the cloud of a setting, unless it runs."""
+        key = _cloud_key(setting)
+        if key in self._clouds:
+            return
+        folder, config = self._subjects[setting.target].folder, self._config
+        served = [str(folder), "--whole"] if setting.way == "image" else [str(folder / "cloud")]
+        computing = ["--device", config.device, "--engine", setting.engine]
+        computing += ["--threads", str(config.threads)] if config.threads else []
+        self._clouds[key] = self._service(["cloud", *served, "--listen", "127.0.0.1:0", *computing])
+
+    def address(self, setting: Setting) -> str:
+        """Where the setting's cloud is reached, over its link."""
+        key = _cloud_key(setting)
+        if key not in self._addresses:
+            self._addresses[key] = self._clouds[key].wait_for("listening", _START_S)["address"]
+        if setting.link == NO_LINK:
+            return self._addresses[key]
+        beyond = (*key, setting.link)
+        if beyond not in self._addresses:
+            upstream = ("--upstream", self._addresses[key], "--listen", "127.0.0.1:0")
+            started = self._service(["link", *upstream, "--profile", str(setting.link)])
+            self._addresses[beyond] = started.wait_for("listening", _START_S)["address"]
+        return self._addresses[beyond]
+
+    def _service(self, arguments: Sequence[str]) -> Service:
+        log = self._scratch / f"{len(self._clouds)}-{len(self._addresses)}.log"
+        return self._stack.enter_context(service(arguments, log))
+
+
+def _cloud_key(setting: Setting) -> tuple[int, str, bool]:
+    return setting.target, setting.engine, setting.way == "image"
+
+
+def _runner(
+    config: SweepConfig,
+    setting: Setting,
+    emulated: DeviceProfile | None,
+    subjects: Sequence[Subject],
+    services: _Services,
+    stack: ExitStack,
+) -> Runner:
+    subject, device = subjects[setting.target], resolve_device(config.device)
+    model = subject.half.target.model
+    facts: dict[str, Any] = {
+        **setting.document(),
+        "target": subject.half.name,
+        "architecture": model.architecture,
+        "cut": model.position,
+        "fresh_weights": subject.fresh,
+    }
+    images = _images(model.size, model.channels)
+    factor = emulated.factor if emulated else 1.0
+    if setting.way == "image":
+        encoder: Encoder = PassThrough(model.image_shape)
+    else:
+        half: EdgeHalf = load_edge(subject.folder / "edge", device, engine=setting.engine)
+        facts["edge_engine"] = half.engine.name
+        encoder = EmulatedHalf(half, emulated) if emulated else half
+    if setting.way == "device":
+        whole = WholeModel(half, load_cloud(subject.folder / "cloud", device, engine=setting.engine))
+        facts["edge_engine"] = whole.properties["engine"]
+        return Runner(setting, facts, images, lambda batches: _compute(stretched(whole.predict, factor), batches))
+    address = services.address(setting)
+    facts["cloud_engine"] = _announced(address, subject.half.name).get("engine", "unknown")
+    about = {"cloud": address, "model": subject.half.name, "codec": setting.codec, "window": setting.window}
+    client_config = EdgeConfig.parse(about, source="latency")
+    client = stack.enter_context(EdgeClient(encoder, client_config))
+    return Runner(setting, facts, images, lambda batches: _send(client, batches))
+
+
+@cache
+def _images(size: int, channels: int) -> Floats:
+    pixels: Floats = load("builtin").train.select(torch.arange(_IMAGES)).fitted(size, channels).floats().numpy()
+    return pixels
+
+
+def _send(client: EdgeClient, batches: Sequence[Floats]) -> list[Sample]:
+    """One after the other, or, with several in flight, the next encoded while others travel."""
+    named = ((str(place), batch) for place, batch in enumerate(batches))
+    if client.config.window == 1:
+        return [sample(client.submit(batch, name).result()) for name, batch in named]
+    return [sample(each) for each in client.stream(named)]
+
+
+def sample(answer: Prediction) -> Sample:
+    """What a prediction cost."""
+    parts = ("encode", "serialise", "network", "queue", "compute", "total")
+    return {**{f"{part}_ms": getattr(answer, f"{part}_us") / 1000 for part in parts}, "sent_bytes": answer.sent_bytes}
+
+
+def _compute(predict: Callable[[Floats], Floats], batches: Sequence[Floats]) -> list[Sample]:
+    found = []
+    for batch in batches:
+        started = time.monotonic()
+        predict(batch)
+        took = (time.monotonic() - started) * 1000
+        nothing = dict.fromkeys(("serialise_ms", "network_ms", "queue_ms", "compute_ms", "sent_bytes"), 0.0)
+        found.append({"encode_ms": took, **nothing, "total_ms": took})
+    return found
+
+
+def _announced(address: str, model: str) -> dict[str, str]:
+    """The facts that a service announces of its model."""
+    with connect(address, ChannelConfig()) as channel:
+        call = channel.unary_unary(
+            _METADATA, pb.ModelMetadataRequest.SerializeToString, pb.ModelMetadataResponse.FromString
+        )
+        return dict(call(pb.ModelMetadataRequest(name=model), timeout=_START_S).properties)

@@ -1,0 +1,75 @@
+"""Latency against the link's speed: a line for each way of answering, its break-even speeds marked."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from splitleak.artifacts import written_file
+from splitleak.eval.latency.break_even import break_even, comparable, line, way_label
+from splitleak.eval.latency.table import engine_text
+
+_RATES = np.geomspace(0.1, 1000, 200)
+_SUFFIXES = ("png", "svg")
+
+
+def draw_latency(found: Mapping[str, Any], path: Path) -> None:
+    """Draws what `measure` found into ``path``, a ``.png`` or ``.svg``: a panel a target, batch and engine.
+
+    Lines are the model of `break_even` from what was measured over loopback; dots are where a split takes as long
+    as an alternative.
+
+    Raises:
+        ValueError: Another suffix, or nothing was measured over loopback with one request in flight.
+    """
+    suffix = check_suffix(path)
+    cells = comparable(found["cells"])
+    panels = list(dict.fromkeys((cell["target"], cell["batch"], cell["engine"]) for cell in cells))
+    if not panels:
+        raise ValueError("expected a sweep over loopback with one request in flight, got none to plot")
+    with mpl.rc_context({"svg.hashsalt": "splitleak", "font.size": 9}):
+        figure = Figure(figsize=(5.5 * len(panels), 4.2), layout="constrained")
+        for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+            own = [cell for cell in cells if (cell["target"], cell["batch"], cell["engine"]) == panel]
+            _panel(own, found["rtt_ms"], axes)
+            axes.set(title=f"{own[0]['target']}, batch {own[0]['batch']}, engines {engine_text(own[0])}")
+        emulated = found["emulated_device"]
+        device = f"; the device is an emulated {emulated['name']}" if emulated else ""
+        figure.suptitle(f"From measured medians, with a round trip of {found['rtt_ms']:g} ms{device}", fontsize=9)
+        with written_file(path) as partial:
+            figure.savefig(partial, format=suffix, dpi=110, metadata={"Date": None} if suffix == "svg" else None)
+
+
+def check_suffix(path: Path) -> str:
+    """``png`` or ``svg``.
+
+    Raises:
+        ValueError: The file's name ends in neither.
+    """
+    suffix = path.suffix[1:]
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"expected a file ending in .png or .svg, got {path}")
+    return suffix
+
+
+def _panel(cells: Sequence[Mapping[str, Any]], rtt_ms: float, axes: Axes) -> None:
+    splits = [cell for cell in cells if cell["way"] == "split"]
+    others = [cell for cell in cells if cell["way"] != "split"]
+    for index, cell in enumerate((*splits, *others)):
+        style = "-" if cell["way"] == "split" else "--"
+        times = [line(cell, rtt_ms).at(rate) for rate in _RATES]
+        axes.plot(_RATES, times, style, color=f"C{index}", linewidth=1.5, label=way_label(cell))
+    for split in splits:
+        for other in others:
+            _, rate = break_even(line(split, rtt_ms), line(other, rtt_ms))
+            if rate is not None and _RATES[0] <= rate <= _RATES[-1]:
+                place = (rate, line(split, rtt_ms).at(rate))
+                axes.scatter(*place, color="0.2", s=24, zorder=3)
+                axes.annotate(f"{rate:.3g}", place, xytext=(3, 5), textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", yscale="log", xlabel="link, Mbit/s", ylabel="ms a request")
+    axes.grid(visible=True, which="major", alpha=0.3)
+    axes.legend(fontsize=7)

@@ -1,0 +1,71 @@
+"""A latency sweep as tables for the terminal: a line a setting, then the break-even speeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from splitleak.eval.latency.break_even import way_label
+from splitleak.eval.report.run_table import quantile_text
+
+_SWEPT = ("target", "cut", "batch", "engine", "link", "window")
+_PARTS = ("encode", "serialise", "network", "queue", "compute")
+BREAK_EVEN = ("target", "batch", "split", "beside", "the split is faster")
+
+
+def engine_text(cell: Mapping[str, Any]) -> str:
+    """What really computed, on the edge and in the cloud; a dash where nothing does.
+
+    >>> engine_text({"edge_engine": "onnx", "cloud_engine": "torch"}), engine_text({"cloud_engine": "onnx"})
+    ('onnx → torch', '- → onnx')
+    """
+    return " → ".join(cell.get(key, "-") for key in ("edge_engine", "cloud_engine"))
+
+
+def cell_rows(cells: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
+    """Columns, rows, and in words what is the same in all rows and has no column."""
+    swept = [{name: _swept(cell, name) for name in _SWEPT} for cell in cells]
+    shown = [name for name in _SWEPT if len({each[name] for each in swept} - {"-"}) > 1]
+    same = ", ".join(f"{name} {_only(swept, name)}" for name in _SWEPT if name not in shown)
+    columns = (*shown, "way", "bytes/image", *_PARTS, "total", "p95", "p99", "images/s")
+    rows = [
+        (
+            *(each[name] for name in shown),
+            way_label(cell),
+            f"{cell['bytes_per_image']:.0f}",
+            *(quantile_text(cell["parts"][f"{part}_ms"], ("p50",)) for part in _PARTS),
+            *(quantile_text(cell["parts"]["total_ms"], (name,)) for name in ("p50", "p95", "p99")),
+            f"{cell['images_per_s']:.0f}",
+        )
+        for each, cell in zip(swept, cells, strict=True)
+    ]
+    return columns, rows, same
+
+
+def _swept(cell: Mapping[str, Any], name: str) -> str:
+    value = engine_text(cell) if name == "engine" else cell[name]
+    return "-" if value is None else str(value)
+
+
+def _only(swept: Sequence[Mapping[str, str]], name: str) -> str:
+    return next((each[name] for each in swept if each[name] != "-"), "-")
+
+
+def break_even_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """In the columns of `BREAK_EVEN`; the engine that was asked for is told where there are several."""
+    several = len({each["engine"] for each in found}) > 1
+
+    def split(each: Mapping[str, Any]) -> str:
+        return f"{each['codec']}, {each['engine']}" if several else str(each["codec"])
+
+    return [(each["target"], str(each["batch"]), split(each), each["beside"], verdict_text(each)) for each in found]
+
+
+def verdict_text(each: Mapping[str, Any]) -> str:
+    """When a split is the faster, in words.
+
+    >>> verdict_text({"split_is_faster": "below", "mbit_s": 12.34, "within_noise": True})
+    '~ below 12.3 Mbit/s'
+    """
+    rate = each["mbit_s"]
+    shown = "" if rate is None else f" {rate:.3g} Mbit/s" if rate < 1000 else f" {rate:.0f} Mbit/s"
+    told = f"{each['split_is_faster']}{shown}"
+    return f"~ {told}" if each["within_noise"] else told

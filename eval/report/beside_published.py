@@ -1,0 +1,154 @@
+"""The papers' figures beside those of a campaign against classes: what a defense costs, and what attacks lose."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from splitleak.eval.report.features_results import Spread
+from splitleak.eval.report.figures_results import STRONGEST, PredictionResults
+from splitleak.eval.report.page import NOTHING, Sheet, Text, decimals, seeds_note, spread_text
+from splitleak.eval.report.published import UNDEFENDED, Figure, PublishedTable, Row, load
+from splitleak.eval.report.published import names as tables
+
+_COLUMNS = (
+    ("", "defense"),
+    ("", "where"),
+    ("", "strongest attack"),
+    ("undefended", "accuracy %"),
+    ("undefended", "attack accuracy %"),
+    ("defended", "accuracy % ↑"),
+    ("defended", "attack accuracy % ↓"),
+    ("difference, points", "accuracy"),
+    ("difference, points", "attack accuracy"),
+)
+_NOTE = (
+    "Every model by the attack that recognises most on it: ours of all on the target (or of those named), a paper's of "
+    "those in one table. A difference is to the undefended model of the same seed, or of the same table and network. "
+    "The papers have other images, networks, evaluators and attacks: absolute figures do not compare with ours, "
+    "differences in sign and order at most. Where a table prints several settings of a defense, the one that costs "
+    "least accuracy is shown. What a printed ± is, and how an attack was run: the remarks in eval/published."
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one table prints of a defense and of the undefended model beside it, each under its strongest attack."""
+
+    source: str
+    attack: str
+    accuracy: tuple[Figure, Figure]
+    """Undefended, defended; in percent, as is the next."""
+    recognised: tuple[Figure, Figure]
+
+    @property
+    def costs(self) -> float:
+        """Points of accuracy that the defense changes."""
+        return self.accuracy[1].value - self.accuracy[0].value
+
+    @property
+    def takes(self) -> float:
+        """Points of attack accuracy that it changes."""
+        return self.recognised[1].value - self.recognised[0].value
+
+
+def published_of(defense: str) -> tuple[Published, ...]:
+    """What the tables print of a defense of `published.defenses`, where they have an undefended model beside it.
+
+    One for each table and setup: of several settings, the one that costs least accuracy.
+    """
+    found = []
+    for table in map(load, sorted(tables(), key=lambda name: (name.split("_")[0], len(name), name))):
+        for setup in dict.fromkeys(row.setup for row in table.rows):
+            undefended = next((row for row in table.rows if row.place == (UNDEFENDED, None, None, setup)), None)
+            rows = [row for row in table.rows if (row.name, row.setup) == (defense, setup)]
+            rated = [_compared(table, undefended, row) for row in rows if undefended is not None]
+            if settings := [each for each in rated if each is not None]:
+                found.append(max(settings, key=lambda each: each.costs))
+    return tuple(found)
+
+
+def beside_the_papers(results: PredictionResults) -> list[Sheet]:
+    """The table of a campaign whose targets name published defenses and one of whose targets has no defense, or none.
+
+    Rows are by defense: first ours, then the papers'.
+    """
+    targets = [entry for entry in results.config.get("targets", ()) if entry["name"] in results.targets]
+    undefended = next((entry["name"] for entry in targets if not entry["defenses"]), None)
+    named = [entry for entry in targets if entry.get("published")]
+    if undefended is None or not named:
+        return []
+    rows, misprints = [], dict[str, None]()
+    for defense in dict.fromkeys(entry["published"] for entry in named):
+        ours = [entry["name"] for entry in named if entry["published"] == defense]
+        rows += [(defense, *_ours(results, target, undefended, group)) for target in ours for group in results.groups]
+        for each in published_of(defense):
+            rows.append((defense, *_theirs(each)))
+            misprints |= dict.fromkeys(_misprints(each))
+    notes = (f"{seeds_note(results.seeds)} {_NOTE}", *misprints)
+    return [Sheet("Beside the papers", _COLUMNS, tuple(tuple(map(Text, row)) for row in rows), notes)]
+
+
+def _compared(table: PublishedTable, undefended: Row, row: Row) -> Published | None:
+    """Both rows under the strongest attack that the table has on each; None where it prints none of one of them."""
+    strongest = []
+    for each in (undefended, row):
+        rated = {column.attack: _figure(table, each, "attack_accuracy", column.attack) for column in table.columns}
+        known = {attack: figure for attack, figure in rated.items() if figure is not None}
+        if not known:
+            return None
+        strongest.append(max(known.items(), key=lambda found: found[1].value))
+    attack = str(strongest[1][0])
+    accuracies = [
+        _figure(table, each, "accuracy", attack) or _figure(table, each, "accuracy", None) for each in (undefended, row)
+    ]
+    if accuracies[0] is None or accuracies[1] is None:
+        return None
+    details = ", ".join(filter(None, (row.setup or table.dataset, row.setting)))
+    recognised = (strongest[0][1], strongest[1][1])
+    return Published(f"{table.source}: {details}", attack, (accuracies[0], accuracies[1]), recognised)
+
+
+def _figure(table: PublishedTable, row: Row, metric: str, attack: str | None) -> Figure | None:
+    key = table.key(attack, metric)
+    return table.figure(row.method, row.plus, key, setting=row.setting, setup=row.setup) if key else None
+
+
+def _ours(results: PredictionResults, target: str, undefended: str, group: str) -> Iterator[str]:
+    names = (undefended, target)
+    measured = [
+        {name: _accuracy(results, name) for name in names},
+        {name: results.by_seed(group, name, "recognised") for name in names},
+    ]
+    which = Counter(cell.figure for cell in results.strongest(target, group).values())
+    yield f"ours: {target}" if group == STRONGEST else f"ours: {target}, {group}"
+    yield ", ".join(f"{figure} {count}" for figure, count in which.most_common()) or NOTHING
+    yield from (_spread(results, values[name].values()) for name in names for values in measured)
+    for values in measured:
+        before, after = values[undefended], values[target]
+        paired = [after[seed] - before[seed] for seed in before if seed in after]
+        yield "+" * (sum(paired) > 0) + _spread(results, paired)
+
+
+def _accuracy(results: PredictionResults, target: str) -> dict[int, float]:
+    """By seed; no attack changes it, so whichever is measured tells it."""
+    of_attacks = [results.by_seed(name, target, "accuracy") for name in results.together]
+    return {seed: value for found in of_attacks for seed, value in found.items()}
+
+
+def _spread(results: PredictionResults, values: Collection[float]) -> str:
+    return spread_text(Spread.of(values), decimals(1), len(results.seeds))
+
+
+def _theirs(each: Published) -> Iterator[str]:
+    yield each.source
+    yield each.attack
+    for place in (0, 1):
+        for figure in (each.accuracy[place], each.recognised[place]):
+            yield f"{figure.value:g}{'†' if figure.reason else ''}"
+    yield from (f"{round(points, 1) + 0.0:+.1f}" for points in (each.costs, each.takes))
+
+
+def _misprints(each: Published) -> Iterator[str]:
+    for figure in (*each.accuracy, *each.recognised):
+        if figure.reason:
+            yield f"† {each.source}: printed {figure.printed:g}, must be {figure.value:g}: {figure.reason}."

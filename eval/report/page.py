@@ -1,0 +1,174 @@
+"""What the reports of campaigns have in common: tables, doubts, where the numbers come from, and how it is written."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from splitleak.artifacts import written_file
+from splitleak.eval.report.features_results import Spread
+
+NOTHING = "-"
+PICTURES_BUDGET = 4_000_000
+"""Characters that the pictures of a page may take, so that it stays under 5 MB."""
+
+_LONG_LIST = 16
+_OF_IMAGES = ("images", "scores")  # [class][picture]
+_ERROR_LINES = 8
+
+
+@dataclass(frozen=True)
+class Text:
+    """A cell: our figure, and the published one or nothing."""
+
+    ours: str
+    published: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.ours} ({self.published})" if self.published else self.ours
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: ``columns`` are (heading over several columns or "", name); ``notes`` stand below it."""
+
+    title: str
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[Text, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def headings(self) -> list[tuple[str, int]]:
+        """The headings over the columns, each with how many it spans."""
+        found: list[tuple[str, int]] = []
+        for heading, _ in self.columns:
+            if found and found[-1][0] == heading:
+                found[-1] = (heading, found[-1][1] + 1)
+            else:
+                found.append((heading, 1))
+        return found
+
+
+def spread_text(spread: Spread | None, number: Callable[[float], str], seeds: int) -> str:
+    """Mean and deviation as ``number`` writes them; ``[n]`` behind them where only n of ``seeds`` are measured."""
+    if spread is None:
+        return NOTHING
+    deviation = "" if spread.std is None else f" ± {number(spread.std)}"
+    return f"{number(spread.mean)}{deviation}{'' if spread.n == seeds else f' [{spread.n}]'}"
+
+
+def decimals(digits: int) -> Callable[[float], str]:
+    """What writes a number with that many."""
+    return lambda value: f"{value:.{digits}f}"
+
+
+def seeds_note(seeds: Sequence[int]) -> str:
+    """What a figure of `spread_text` is."""
+    listed = ", ".join(map(str, seeds))
+    made = f"Mean ± standard deviation over {len(seeds)} seeds ({listed})" if len(seeds) > 1 else f"One seed ({listed})"
+    return f"{made}; [n]: of n seeds, the others are not measured yet."
+
+
+def facts(
+    provenance: Mapping[str, Any], planned: int, records: Sequence[Mapping[str, Any]], seeds: Sequence[int]
+) -> list[tuple[str, str]]:
+    """Where the numbers of a campaign of ``planned`` cells come from; ``provenance`` is the plan's."""
+    made = [provenance] if not records else []
+    for record in records:
+        made += [part["provenance"] for part in (record, record["target"], record["attack"])]
+
+    def distinct(key: str) -> str:
+        return "; ".join(sorted({str(each[key]) for each in made if key in each}))
+
+    return [
+        ("measured", f"{len(records)} of {planned} cells"),
+        ("command", str(provenance["command"])),
+        ("commit", distinct("commit")),
+        ("hardware", distinct("hardware")),
+        ("torch", distinct("torch")),
+        ("seeds", ", ".join(map(str, seeds))),
+    ]
+
+
+def gathered(doubts: Iterable[tuple[str, int | None, str]]) -> list[tuple[str, str]]:
+    """Each doubt once, and what it is about, seeds together; each comes as what it is about, seed (or none), doubt."""
+    about: dict[str, dict[str, list[int]]] = {}
+    for what, seed, flag in doubts:
+        seeds = about.setdefault(flag, {}).setdefault(what, [])
+        seeds += [seed] if seed is not None and seed not in seeds else []
+
+    def place(what: str, seeds: list[int]) -> str:
+        return f"{what} (seed {', '.join(map(str, seeds))})" if seeds else what
+
+    return [(flag, "; ".join(place(*each) for each in places.items())) for flag, places in about.items()]
+
+
+def brief(document: Any) -> Any:  # noqa: ANN401  # any JSON
+    """``document`` without values of single images, histories and other long lists; who was recognised (hits) stays."""
+    if isinstance(document, Mapping):
+        kept = {key: value for key, value in document.items() if key not in ("values", "history")}
+        lists = {key: v for key, v in kept.items() if isinstance(v, list) and key != "hits"}
+        dropped = {key for key, v in lists.items() if key in _OF_IMAGES or len(v) > _LONG_LIST}
+        return {key: brief(v) for key, v in kept.items() if key not in dropped}
+    return [brief(each) for each in document] if isinstance(document, list) else document
+
+
+def render(template: str, **values: object) -> str:
+    """A page of the package's templates; what goes in is escaped, and a name that is missing is an error."""
+    environment = Environment(
+        loader=PackageLoader("splitleak.eval", "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def markdown_table(table: Sheet) -> Iterator[str]:
+    """The lines of a table with its title and notes."""
+    yield f"### {table.title}\n"
+    yield "| " + " | ".join(plain(f"{heading} {name}".strip()) for heading, name in table.columns) + " |"
+    yield "|" + "|".join("---" if index == 0 else "---:" for index in range(len(table.columns))) + "|"
+    yield from ("| " + " | ".join(plain(str(text)) for text in row) + " |" for row in table.rows)
+    yield ""
+    yield from (f"{note}\n" for note in table.notes)
+
+
+def markdown_end(doubts: Sequence[tuple[str, str]], failures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The lines of what was doubted and what failed."""
+    yield "## Doubts\n"
+    yield from (f"- {flag}: {where}" for flag, where in doubts or [("none", "no flag was raised")])
+    if failures:
+        yield "\n## Failures\n"
+        for failure in failures:
+            end = "\n".join(f"    {line}" for line in failure["error"].splitlines()[-_ERROR_LINES:])
+            yield f"- {failure['job']}, {failure['label']}:\n\n{end}\n"
+
+
+def plain(text: str) -> str:
+    """``text`` within a cell of a Markdown table."""
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text``, whole or not at all."""
+    with written_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_lines(path: Path, documents: Iterable[object]) -> None:
+    """Writes one line of JSON a document, whole or not at all."""
+    write_text(path, "".join(f"{json.dumps(document)}\n" for document in documents))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of the same columns, whole or not at all; None is empty."""
+    with written_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0] if rows else ["id"])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,182 @@
+"""The published tables as data: what was printed, and beside each known misprint what it must have been.
+
+``eval/published/<name>.toml`` holds one: ``cem_*`` of features, ``bido_*``, ``tldmi_*``, ``calor_*`` of classes.
+No number in them was measured here. What a published "±" is, and the set-up of an attack, is in a table's remarks.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from splitleak.config import Config
+
+Metric = Literal[
+    "accuracy",
+    "ssim",
+    "psnr",
+    "mse",
+    "parameters",
+    "macs",
+    "time",
+    "attack_accuracy",
+    "attack_accuracy_top5",
+    "knn_distance",
+    "delta_eval",
+    "delta_face",
+    "feature_distance",
+    "fid",
+    "knowledge_extraction",
+    "attack_success",
+    "attack_success_targeted",
+    "parameters_trained",
+    "seconds",
+]
+
+UNDEFENDED = "none"
+"""The method of a row without any defense."""
+
+ABSENT = "-"
+"""A figure that is not printed, or not legible in the copy at hand: the remarks say which."""
+
+
+class Column(Config):
+    """What a column holds: a metric of an attack's reconstructions, of a half of the network, or of the target.
+
+    Where a table prints the accuracy again beside an attack, that column has the attack too.
+    """
+
+    key: str
+    metric: Metric
+    unit: str = ""
+    attack: str | None = None
+    half: Literal["edge", "cloud"] | None = None
+    images: Literal["validation", "training"] = "validation"
+
+
+class Place(Config):
+    """Which row: a method, what was stacked on top of it, and of several rows of that which."""
+
+    method: str
+    plus: str | None = None
+    setting: str | None = Field(default=None, description="of the defense, where a table has several")
+    setup: str | None = Field(default=None, description="what defended and undefended rows share: network or images")
+
+    @property
+    def place(self) -> tuple[str, str | None, str | None, str | None]:
+        return self.method, self.plus, self.setting, self.setup
+
+    @property
+    def name(self) -> str:
+        """The method with what is on top of it: "TL-DMI + BiDO-HSIC"."""
+        return f"{self.method} + {self.plus}" if self.plus else self.method
+
+
+class Row(Place):
+    """One row of a table."""
+
+    values: tuple[float | Literal["-"], ...]
+
+
+class Correction(Place):
+    """A misprint: where it stands, what it must have been, and how that is known."""
+
+    column: str
+    printed: float
+    corrected: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One cell of a published table; ``corrected`` and ``reason`` are None unless it is a known misprint."""
+
+    printed: float
+    corrected: float | None = None
+    reason: str | None = None
+
+    @property
+    def value(self) -> float:
+        """The corrected figure where there is one, else the printed one."""
+        return self.printed if self.corrected is None else self.corrected
+
+
+class PublishedTable(Config):
+    """A table as printed, with its corrections beside it."""
+
+    source: str
+    dataset: str
+    model: str
+    remarks: tuple[str, ...] = ()
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    averages: tuple[Row, ...] = ()
+    corrections: tuple[Correction, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for row in (*self.rows, *self.averages):
+            if len(row.values) != len(self.columns):
+                raise ValueError(f"expected {len(self.columns)} values in row {row.method!r}, got {len(row.values)}")
+        places = [row.place for row in (*self.rows, *self.averages)]
+        if twice := [place for place in places if places.count(place) > 1]:
+            raise ValueError(f"expected each row once, got {twice[0]} again")
+        for each in self.corrections:
+            figure = self.figure(each.method, each.plus, each.column, setting=each.setting, setup=each.setup)
+            if figure is None or figure.printed != each.printed:
+                raise ValueError(f"expected a correction of a printed figure, got {each.document()}")
+        return self
+
+    def figure(
+        self, method: str, plus: str | None, column: str, *, setting: str | None = None, setup: str | None = None
+    ) -> Figure | None:
+        """The figure of ``method`` (with ``plus`` on top) in the column of that key; None if not in the table.
+
+        The averages are the rows of the method "average".
+        """
+        where = (method, plus, setting, setup)
+        index = next((index for index, each in enumerate(self.columns) if each.key == column), None)
+        row = next((row for row in (*self.rows, *self.averages) if row.place == where), None)
+        value = ABSENT if index is None or row is None else row.values[index]
+        if isinstance(value, str):
+            return None
+        for each in self.corrections:
+            if (each.place, each.column) == (where, column):
+                return Figure(value, each.corrected, each.reason)
+        return Figure(value)
+
+    def key(self, attack: str | None, metric: str) -> str | None:
+        """The key of the column with ``metric`` of ``attack`` on validation images; None if the table has none."""
+        wanted = (attack, metric, "validation")
+        found = (each.key for each in self.columns if (each.attack, each.metric, each.images) == wanted)
+        return next(found, None)
+
+
+def names() -> tuple[str, ...]:
+    """The tables there are, for `load`."""
+    found = (entry.name for entry in files("splitleak.eval").joinpath("published").iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
+
+
+@cache
+def defenses() -> tuple[str, ...]:
+    """The defenses, `Place.name`, that a table gives an attack accuracy of."""
+    tables = [load(name) for name in names()]
+    rated = [table for table in tables if any(column.metric == "attack_accuracy" for column in table.columns)]
+    return tuple(sorted({row.name for table in rated for row in table.rows if row.method != UNDEFENDED}))
+
+
+@cache
+def load(name: str) -> PublishedTable:
+    """The table ``name``, one of `names`: "cem_s1", "bido_t2", "calor_t1".
+
+    Raises:
+        ValueError: There is no such table.
+    """
+    if name not in names():
+        raise ValueError(f"expected a published table of {', '.join(names())}, got {name!r}")
+    text = files("splitleak.eval").joinpath("published", f"{name}.toml").read_text(encoding="utf-8")
+    return PublishedTable.parse(tomllib.loads(text), source=f"published/{name}.toml")

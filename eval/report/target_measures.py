@@ -1,0 +1,195 @@
+"""What a campaign against classes has measured of its targets beside the attacks, and its tables."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from splitleak.config import read_document
+from splitleak.eval.campaign.classes.plan import Measure
+from splitleak.eval.campaign.store import Store
+from splitleak.eval.report.features_results import Record, Spread
+from splitleak.eval.report.page import Sheet, Text, decimals, seeds_note, spread_text
+
+_TARGETS_NOTE = (
+    "Confidence: the mean of the highest probability, right or wrong. Parameters: those trained on private images."
+)
+_TIME_NOTE = (
+    "Training time: processor seconds of short trainings in turn, as a multiple of those without a defense; medians "
+    "over rounds. What a defense needs before, such as a network trained on public images, is not in it."
+)
+_EXTRACTION_NOTE = (
+    "Knowledge extraction: the share of the private training images that a student of the rebuilt pictures puts in "
+    "their class; chance is one over the classes."
+)
+_ATTACKS_NOTE = (
+    "Shares of test images in percent: untargeted, that are not put in their own class, and targeted, that are put in "
+    "the next one. Clean: without an attack, the floor under the others. Where gradients are masked, FGSM, BIM and PGD "
+    "flatter a target, and one pixel, which needs none, does not."
+)
+_BACKDOORS_NOTE = (
+    "Targets that were trained anew with poisoned images among the private ones; the percentage is their share. Clean: "
+    "accuracy on test images without the trigger. Success: of test images of other classes, the share that the trigger "
+    "brings to the poisoner's class; without: the share that is put there in any case."
+)
+_ATTACKS = {"clean": "clean", "fgsm": "FGSM", "bim": "BIM", "pgd": "PGD", "one-pixel": "one pixel"}
+_TRIGGERS = {"badnets": "BadNets", "blended": "Blended"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a target, by where it stands in a document of a measure."""
+
+    heading: str
+    name: str
+    measure: Measure
+    path: tuple[str, ...]
+    of: str | None = None
+    scale: float = 1.0
+    digits: int = 1
+
+    def figure(self, document: Record, target: str) -> float:
+        """Its value in the document, which may be of several targets."""
+        found: Any = document["targets"][target] if "targets" in document else document
+        for name in self.path:
+            found = found[name]
+        return self.scale * float(found)
+
+
+@dataclass(frozen=True)
+class Besides:
+    """What the plan of a folder measures beside its cells, and the documents that are there, by their place."""
+
+    places: tuple[dict[str, Any], ...]
+    documents: Mapping[str, Record]  # by output
+
+    @classmethod
+    def load(cls, folder: Path) -> "Besides":
+        """Reads what there is.
+
+        Raises:
+            FileNotFoundError: There is no campaign at ``folder``.
+        """
+        places = tuple(Store(folder).read_plan().get("besides", ()))
+        outputs = {place["output"] for place in places}
+        there = {output: folder / output for output in sorted(outputs) if (folder / output).is_file()}
+        return cls(places, {output: read_document(path) for output, path in there.items()})
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(place["seed"] for place in self.places))
+
+    @cached_property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(place["target"] for place in self.places))
+
+    def by_seed(self, target: str, column: Column) -> dict[int, float]:
+        """A figure of a target by seed, where it is measured."""
+        wanted = (column.measure, target, column.of)
+        places = [each for each in self.places if (each["measure"], each["target"], each.get("of")) == wanted]
+        documents = ((place["seed"], self.documents.get(place["output"])) for place in places)
+        return {seed: column.figure(document, target) for seed, document in documents if document is not None}
+
+    def counted(self) -> str:
+        """How much of what is planned is measured."""
+        done = sum(place["output"] in self.documents for place in self.places)
+        return f"{done} of {len(self.places)} measures"
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Each document with what it was measured of, one that is of several targets once."""
+        places: dict[str, list[dict[str, Any]]] = {}
+        for place in self.places:
+            places.setdefault(place["output"], []).append(place)
+        for output, document in self.documents.items():
+            about = {name: value for name, value in places[output][0].items() if name in ("measure", "seed", "of")}
+            yield {**about, "of_targets": [place["target"] for place in places[output]], **document}
+
+
+def columns(besides: Besides) -> dict[str, list[Column]]:
+    """By title of a table its columns: what the plan measures."""
+    asked: dict[str, list[str]] = {}
+    for place in besides.places:
+        named = asked.setdefault(place["measure"], [])
+        named += [place["of"]] if place.get("of") not in (None, *named) else []
+    shown = list(_of_targets())
+    if "training time" in asked:
+        shown.append(Column("training time", "ratio", "training time", ("ratio",), digits=2))
+    for attack in asked.get("extraction", ()):
+        shown.append(Column("knowledge extraction %", attack, "extraction", ("share",), attack, 100))
+    found = {"Targets": shown}
+    if "robustness" in asked:
+        found["Adversarial images"] = [
+            Column(f"{name} %", mode, "robustness", ("attacks", attack, mode, "share"), None, 100)
+            for attack, name in _ATTACKS.items()
+            for mode in ("untargeted", "targeted")
+        ]
+    if "backdoor" in asked:
+        found["Backdoors"] = [column for backdoor in asked["backdoor"] for column in _of_backdoor(backdoor)]
+    return found
+
+
+def besides_sheets(besides: Besides) -> list[Sheet]:
+    """The tables of what was measured beside the attacks; none where nothing was planned."""
+    if not besides.places:
+        return []
+    measured = {place["measure"] for place in besides.places}
+    told = [
+        _TARGETS_NOTE,
+        *[_TIME_NOTE] * ("training time" in measured),
+        *[_EXTRACTION_NOTE] * ("extraction" in measured),
+    ]
+    notes = {"Targets": " ".join(told), "Adversarial images": _ATTACKS_NOTE, "Backdoors": _BACKDOORS_NOTE}
+    return [
+        Sheet(
+            f"Beside the attacks: {title[0].lower()}{title[1:]}",
+            (("", "target"), *((column.heading, column.name) for column in shown)),
+            tuple(_row(besides, target, shown) for target in besides.targets),
+            (f"{seeds_note(besides.seeds)} {notes[title]}",),
+        )
+        for title, shown in columns(besides).items()
+    ]
+
+
+def besides_csv(besides: Besides) -> Iterator[dict[str, Any]]:
+    """One row a target and seed: all figures, unrounded; empty where not measured."""
+    shown = [column for of_table in columns(besides).values() for column in of_table]
+    for target in besides.targets:
+        for seed in besides.seeds:
+            figures = {
+                f"{column.heading} {column.name}".strip(): besides.by_seed(target, column).get(seed) for column in shown
+            }
+            yield {"target": target, "seed": seed, **figures}
+
+
+def _row(besides: Besides, target: str, shown: Sequence[Column]) -> tuple[Text, ...]:
+    return (
+        Text(target),
+        *(
+            Text(
+                spread_text(
+                    Spread.of(besides.by_seed(target, column).values()), decimals(column.digits), len(besides.seeds)
+                )
+            )
+            for column in shown
+        ),
+    )
+
+
+def _of_targets() -> Iterator[Column]:
+    for part in ("train", "test"):
+        yield Column("accuracy %", part, "target", (part, "accuracy"), scale=100)
+    for part in ("train", "test"):
+        yield Column("mean confidence", part, "target", (part, "confidence"), digits=3)
+    yield Column("parameters", "trained", "target", ("parameters", "trained"), digits=0)
+
+
+def _of_backdoor(of: str) -> Iterator[Column]:
+    trigger, _, share = of.partition(" ")
+    heading = f"{_TRIGGERS[trigger]} {share}"
+    for name, key in (
+        ("clean %", "clean_accuracy"),
+        ("success %", "success_others"),
+        ("without %", "others_without_trigger"),
+    ):
+        yield Column(heading, name, "backdoor", (key, "share"), of, 100)

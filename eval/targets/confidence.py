@@ -1,0 +1,37 @@
+"""How sure a target is of the images it was trained on and of others, and how much of it was trained."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splitleak.artifacts import provenance
+from splitleak.defenses.artifact import load_whole
+from splitleak.eval.record.evaluator import probabilities
+from splitleak.eval.record.trained_on import trained_splits
+
+
+def target_figures(artifact: Path, images: Path, device: torch.device) -> dict[str, Any]:
+    """Of the target's training images and of test images; a JSON document.
+
+    For ``train`` and ``test``: ``accuracy``, and ``confidence``, the mean of the highest probability, right or wrong.
+    ``parameters``: ``all`` of both halves, without running statistics, and those ``trained`` on the
+    private images, by what a defense that freezes some has found.
+
+    Raises:
+        FileNotFoundError: There is no artifact, or no split.
+        ValueError: The target was not trained on these splits.
+    """
+    made, splits = trained_splits(artifact, images)
+    whole = load_whole(artifact, device, seed=0)
+    found: dict[str, Any] = {"name": made["name"]}
+    for part, shown in (("train", splits.train), ("test", splits.test)):
+        highest, answers = probabilities(whole, shown.floats()).max(1)
+        accuracy = float((answers == shown.labels).float().mean())
+        found[part] = {"images": len(shown), "accuracy": accuracy, "confidence": float(highest.mean())}
+    parameters = chain(*(part.parameters() for part in (whole.edge.encoder, whole.edge.stack, whole.cloud.head)))
+    count = sum(each.numel() for each in parameters)
+    told = (each for each in made.get("defenses", {}).values() if "trainable_parameters" in each)
+    found["parameters"] = {"all": count, "trained": next(told, {"trainable_parameters": count})["trainable_parameters"]}
+    return {**found, "provenance": provenance()}

@@ -1,0 +1,205 @@
+"""What a split costs: parameters, operations and inference time of both halves, and of the decoder that attacks it."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from splitleak.artifacts import provenance
+from splitleak.defenses.artifact import load_cloud, load_edge
+from splitleak.defenses.stack import Stack
+from splitleak.defenses.training import TargetConfig, assemble
+from splitleak.eval.report.published import load as load_published
+from splitleak.logs import Report, silent
+from splitleak.models.counting import COUNTING_RULES, ModuleCount, Rule, count
+from splitleak.models.decoder import ResidualBlock, ResNormDecoder
+from splitleak.models.export import OnnxModule, check_parity, export_onnx
+
+COLUMNS = ("part", "parameters", "M MACs", "M MACs (ptflops)", "torch ms", "ONNX ms", "ONNX / torch")
+PUBLISHED_COLUMNS = ("method", "half", "parameters", "MACs", "time")
+MILLION = 1e6
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is measured: both halves in eval mode on the CPU; of the stack only what acts on the wire."""
+
+    name: str
+    image_shape: tuple[int, int, int]
+    feature_shape: tuple[int, ...]
+    encoder: nn.Module
+    stack: Stack
+    head: nn.Module
+
+
+def from_artifact(folder: Path) -> Design:
+    """The design that ``splitleak train`` wrote to ``folder``, with its weights.
+
+    Raises:
+        FileNotFoundError: There is no artifact.
+    """
+    cpu = torch.device("cpu")
+    edge, cloud = load_edge(folder / "edge", cpu, seed=0), load_cloud(folder / "cloud", cpu)
+    return Design(edge.name, edge.input_shape, edge.feature_shape, edge.encoder, edge.stack, cloud.head)
+
+
+def from_config(config: TargetConfig, name: str) -> Design:
+    """The design of ``config``, untrained and finished: weights change no cost, so none need be learned to know it."""
+    model, trained_under = assemble(config, "untrained")
+    trained_under.finish(model)
+    stack = Stack.build(config.defenses, on_wire_only=True)
+    stack.seed(config.seed, torch.device("cpu"))
+    shape = model.feature_shape
+    encoder, head = (half.to(memory_format=torch.channels_last).eval() for half in (model.encoder, model.head))
+    return Design(name, model.image_shape, shape, encoder, stack.eval(), head)
+
+
+def measure(design: Design, *, batch: int = 128, repeats: int = 20, report: Report = silent) -> dict[str, Any]:
+    """Counts the design by every rule of `COUNTING_RULES`, and times batches of ``batch`` random images.
+
+    The halves are exported to ONNX, held to torch on the same batch, and then timed in turn with it, ``repeats`` times
+    after one round that is not counted, with the threads that torch has. The edge's time includes the defenses that
+    act on the wire; they draw random numbers, so they stay in torch behind the ONNX encoder. The decoder is N8C64.
+
+    Returns:
+        ``{name, shapes, wire_bytes, counts: {part: {rule: {parameters, macs}}}, times: {half: {torch_ms, onnx_ms,
+        ratio}}, parity, rules, batch, repeats, threads, provenance}``: medians, milliseconds a batch; ``ratio`` is the
+        median of ONNX over torch in the same round; ``counts["decoder"]`` is None where no such decoder fits the cut.
+    """
+    with TemporaryDirectory() as folder:
+        times, parity = _times(design, batch, repeats, Path(folder), report)
+    return {
+        "name": design.name,
+        "image_shape": design.image_shape,
+        "feature_shape": design.feature_shape,
+        "wire_bytes": 4 * int(np.prod(design.feature_shape)),
+        "counts": counts(design),
+        "times": times,
+        "parity": parity,
+        "rules": COUNTING_RULES,
+        "batch": batch,
+        "repeats": repeats,
+        "threads": torch.get_num_threads(),
+        "provenance": provenance(),
+    }
+
+
+def counts(design: Design) -> dict[str, Any]:
+    """Parameters and MACs of edge, cloud, both, and the decoder N8C64 (None where it does not fit), by every rule.
+
+    Returns:
+        ``{part: {rule: {parameters, macs}}}``.
+    """
+
+    def by_rule(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+        # The published decoder calls the ReLUs of its blocks as functions.
+        rules: tuple[Rule, ...] = ("macs", "ptflops")
+        found = {rule: count(module, shape, rule, functional=(ResidualBlock,)) for rule in rules}
+        return {rule: _totals(counted) for rule, counted in found.items()}
+
+    halves = {
+        "edge": by_rule(design.encoder, design.image_shape),
+        "cloud": by_rule(design.head, design.feature_shape),
+    }
+    whole = {
+        rule: {what: sum(half[rule][what] for half in halves.values()) for what in ("parameters", "macs")}
+        for rule in COUNTING_RULES
+    }
+    try:
+        with torch.device("meta"):
+            decoder = ResNormDecoder(design.feature_shape, design.image_shape)
+    except ValueError:
+        return {**halves, "whole": whole, "decoder": None}
+    return {**halves, "whole": whole, "decoder": by_rule(decoder, design.feature_shape)}
+
+
+def _totals(counted: ModuleCount) -> dict[str, int]:
+    return {"parameters": counted.parameters, "macs": counted.macs}
+
+
+def _times(
+    design: Design, batch: int, repeats: int, folder: Path, report: Report
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    draw = np.random.default_rng(0)
+    images = draw.random((batch, *design.image_shape), dtype=np.float32)
+    features = draw.random((batch, *design.feature_shape), dtype=np.float32)
+    exported, parity = {}, {}
+    for half, module, rows in (("edge", design.encoder, images), ("cloud", design.head, features)):
+        path = folder / f"{half}.onnx"
+        export_onnx(module, rows.shape[1:], path)
+        exported[half] = OnnxModule(path, torch.get_num_threads())
+        parity[half] = check_parity(module, exported[half], rows)
+
+    def laid_out(rows: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(rows).contiguous(memory_format=torch.channels_last)
+
+    runs: dict[str, dict[str, Callable[[], object]]] = {
+        "edge": {
+            "torch_ms": lambda: design.stack(design.encoder(laid_out(images))),
+            "onnx_ms": lambda: design.stack(torch.from_numpy(exported["edge"](images))),
+        },
+        "cloud": {
+            "torch_ms": lambda: design.head(torch.from_numpy(features)),
+            "onnx_ms": lambda: exported["cloud"](features),
+        },
+    }
+    taken: dict[str, dict[str, list[float]]] = {half: {name: [] for name in each} for half, each in runs.items()}
+    with torch.inference_mode():
+        for turn in range(repeats + 1):
+            for half, each in runs.items():
+                for name, run in each.items():
+                    start = time.perf_counter()
+                    run()
+                    if turn:
+                        taken[half][name].append(1000 * (time.perf_counter() - start))
+            report("rounds", turn, repeats, {})
+    times = {half: {name: statistics.median(found) for name, found in each.items()} for half, each in taken.items()}
+    for half, found in taken.items():
+        ratios = [onnx / plain for onnx, plain in zip(found["onnx_ms"], found["torch_ms"], strict=True)]
+        times[half]["ratio"] = statistics.median(ratios)
+    return times, parity
+
+
+def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What `measure` found, one row a part, in `COLUMNS`; ``-`` where a part has no such figure."""
+    table = []
+    for part, counted in found["counts"].items():
+        if counted is None:
+            table.append((part, *("-" for _ in COLUMNS[1:])))
+            continue
+        times = found["times"].get(part)
+        table.append(
+            (
+                part,
+                f"{counted['macs']['parameters']:,}",
+                *(f"{counted[rule]['macs'] / MILLION:.3f}" for rule in COUNTING_RULES),
+                *(f"{times[name]:.2f}" if times else "-" for name in ("torch_ms", "onnx_ms", "ratio")),
+            )
+        )
+    return table
+
+
+def published() -> tuple[list[tuple[str, ...]], list[str]]:
+    """Table S6 as printed, one row a half, in `PUBLISHED_COLUMNS`; and its remarks and misprints, explained."""
+    table = load_published("cem_s6")
+    found, notes = [], [*table.remarks]
+    for row in table.rows:
+        for half in ("edge", "cloud"):
+            shown = []
+            for column in (column for column in table.columns if column.half == half):
+                figure = table.figure(row.method, row.plus, column.key)
+                assert figure is not None
+                shown.append(f"{figure.printed:g} {column.unit}{'†' if figure.reason else ''}")
+                if figure.reason:
+                    name = f"{row.method}, {half}, {column.metric}"
+                    notes.append(f"† {name}: must be {figure.value:g} {column.unit}; {figure.reason}.")
+            found.append((row.method, half, *shown))
+    return found, notes

@@ -1,0 +1,79 @@
+"""Where a target keeps what it knows: Fisher information by layer, for classifying and for being inverted."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from splitleak.artifacts import provenance
+from splitleak.attacker.outputs import Reconstructions
+from splitleak.datasets.images import Images
+from splitleak.defenses.artifact import WholeModel, load_whole
+from splitleak.defenses.classes.adaptive import white_box
+from splitleak.eval.record.trained_on import trained_splits
+from splitleak.measures.layer_fisher import classification_loss, inversion_loss, layer_fisher
+from splitleak.models.penultimate import penultimate
+
+_BATCH = 256
+
+
+def measure_layers(artifact: Path, attack: Path, images: Path, *, count: int = 200) -> dict[str, Any]:
+    """`layer_information` of ``artifact``, from what ``attack``, a folder of ``splitleak invert``, rebuilt of it.
+
+    ``images`` is the split that it was trained on; ``held_out`` are its test images.
+
+    Raises:
+        FileNotFoundError: One of the inputs is not there.
+        ValueError: The target was not trained on this split, or there are not as many pictures of each class.
+    """
+    made, splits = trained_splits(artifact, images)
+    target = load_whole(artifact, torch.device("cpu"), seed=0)
+    by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(target.classes)
+    found = layer_information(target, splits.test, splits.train, by_class, images=count)
+    return {"name": made["name"], **found, "provenance": provenance()}
+
+
+def layer_information(
+    target: WholeModel, held_out: Images, private: Images, by_class: Tensor, *, images: int = 200
+) -> dict[str, Any]:
+    """`layer_fisher` of the target's network without the randomness of its defenses; a JSON document.
+
+    ``classification`` is of the cross-entropy on the first ``images`` of ``held_out``; ``inversion`` of the distance
+    of rebuilt images ``by_class`` ``(K, R, C, H, W)`` to the mean of the class's ``private`` penultimate features, over
+    the first of each class up to as many images. Each maps layers, in order, to the mean over a layer's parameters;
+    the two are of different losses, so compare their shapes over the layers, as ``share`` does: of their sums over all.
+
+    Raises:
+        ValueError: A class has no private image, or there are no rebuilt ones.
+    """
+    network = white_box(target)
+    classes = by_class.shape[0]
+    each = max(1, min(by_class.shape[1], images // classes))
+    labels = torch.arange(classes).repeat_interleave(each)
+    told = held_out.select(torch.arange(min(images, len(held_out))))
+    found = {
+        "classification": layer_fisher(network, told.floats(), told.labels, classification_loss),
+        "inversion": layer_fisher(
+            network, by_class[:, :each].flatten(0, 1), labels, inversion_loss(_centroids(network, private, classes))
+        ),
+    }
+    return {
+        "images": {"classification": len(told), "inversion": len(labels)},
+        **found,
+        "share": {task: _shares(layers) for task, layers in found.items()},
+    }
+
+
+@torch.no_grad()
+def _centroids(network: nn.Module, private: Images, classes: int) -> Tensor:
+    counts = torch.bincount(private.labels, minlength=classes)
+    if not bool(counts.all()):
+        raise ValueError(f"expected private images of each of {classes} classes, got {counts.tolist()}")
+    features = torch.cat([penultimate(network, batch)[0] for batch in private.floats().split(_BATCH)])
+    return torch.stack([features[private.labels == label].mean(0) for label in range(classes)])
+
+
+def _shares(layers: dict[str, float]) -> dict[str, float]:
+    total = sum(layers.values())
+    return {name: value / total if total else 0.0 for name, value in layers.items()}

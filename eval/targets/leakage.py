@@ -1,0 +1,108 @@
+"""What a target leaks before any attack is run: a bound on every attack's error, and its Fisher information."""
+
+import math
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from splitleak.artifacts import provenance
+from splitleak.config import Config
+from splitleak.defenses.artifact import EdgeHalf, load_edge
+from splitleak.eval.record.trained_on import trained_splits
+from splitleak.measures.clusters import moments, within_classes
+from splitleak.measures.entropy import mixture_entropy, mixture_information, mse_lower_bound
+from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
+from splitleak.seeding import generator
+
+ASSUMPTIONS = (
+    "no sample bounds the entropy of images: theirs is that of a Gaussian mixture, one covariance for all components",
+    "no finer detail than 8 bits: the image's variance in any direction is at least that of rounding",
+    "features are a mixture of Gaussians with diagonal covariances, clusters of k-means in each class",
+    "mixtures are fitted to training images of the target, and victims are of their kind",
+    "noise of any distribution counts as Gaussian of its variance; without noise the bound is 0",
+    "dropout is not counted, which leaves the bound true and less tight",
+    "an image crosses the wire once: an attacker who averages views has less noise than is counted here",
+)
+QUANTISATION_VARIANCE = 1 / (12 * 255**2)  # of rounding to one of 256 levels in [0, 1]
+_BATCH = 256
+
+
+class LeakageConfig(Config):
+    """How much is computed."""
+
+    samples: int = Field(default=2000, ge=2, description="training images that the mixtures are fitted to, at most")
+    n_images: int = Field(default=12, ge=1, description="training images at which the Jacobian is taken")
+    clusters: int = Field(default=5, ge=1, description="components a class, of features and of images")
+    seed: int = 0
+
+
+def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.device) -> dict[str, Any]:
+    r"""The leakage of a target, for its edge half and the training images it was made with; a JSON document.
+
+    ``mse_bound`` is the mean squared error a pixel that no attack on average beats,
+    :math:`e^{2 H(x|z)/d} / (2 \pi e)` with :math:`H(x|z) = H(x) - I(x; z) \ge` ``image_entropy_nats -
+    information_nats`` (theorem 1 and equation S8 of Xia et al., CEM, CVPR 2025), 0 without noise.
+    ``fsinfo_nats_per_pixel`` is the mean of `fisher_information` over ``n_images``, null without noise, as
+    ``information_nats`` is; ``effective_dimensions`` that of `effective_dimensions`. What the numbers assume is part
+    of the document.
+
+    Raises:
+        FileNotFoundError: There is no artifact, or no split.
+        ValueError: The images are not those that the target was trained on.
+    """
+    splits = trained_splits(artifact, images)[1]
+    half = load_edge(artifact / "edge", device, seed=config.seed)
+    half.encoder.requires_grad_(False)
+    chosen = torch.randperm(len(splits.train), generator=generator(config.seed, "leakage", "sample"))[: config.samples]
+    train = splits.train.select(chosen)
+    pixels = train.floats()
+    noise = float(sum(defense.noise_variance for defense in half.stack))
+    entropy = _image_entropy(pixels, train.labels, config)
+    information = _information(half, pixels, train.labels, noise, config)
+    dimensions = pixels[0].numel()
+    spread = float(pixels.var(0, correction=0).mean())
+    spectra = [fisher_spectrum(partial(_clean, half), image) for image in pixels[: config.n_images].to(device)]
+    fisher = [fisher_information(each, dimensions, image_variance=spread, noise_variance=noise) for each in spectra]
+    return {
+        "target": half.name,
+        "mse_bound": 0.0 if information is None else mse_lower_bound(entropy - information, dimensions),
+        "information_nats": information,
+        "image_entropy_nats": entropy,
+        "image_dimensions": dimensions,
+        "feature_dimensions": math.prod(half.feature_shape),
+        "noise_variance": noise,
+        "fsinfo_nats_per_pixel": fmean(each for each in fisher if each is not None) if noise else None,
+        "effective_dimensions": fmean(map(effective_dimensions, spectra)),
+        "assumptions": list(ASSUMPTIONS),
+        "config": config.document(),
+        "provenance": provenance(),
+    }
+
+
+def _clean(half: EdgeHalf, images: Tensor) -> Tensor:
+    """Features as they are before anything random happens to them, ``(N, C, H, W)`` to ``(N, *cut)``."""
+    features: Tensor = half.encoder(images)
+    for defense in half.stack:
+        features = features if defense.randomised else defense(features)
+    return features
+
+
+@torch.no_grad()
+def _information(half: EdgeHalf, images: Tensor, labels: Tensor, noise: float, config: LeakageConfig) -> float | None:
+    if noise == 0:
+        return None
+    features = torch.cat([_clean(half, batch.to(half.device)).flatten(1).cpu() for batch in images.split(_BATCH)])
+    draw = generator(config.seed, "leakage", "features")
+    shares, _, variances = moments(features, within_classes(features, labels, config.clusters, draw))
+    return float(mixture_information(shares, variances, noise))
+
+
+def _image_entropy(images: Tensor, labels: Tensor, config: LeakageConfig) -> float:
+    flat = images.flatten(1)
+    assigned = within_classes(flat, labels, config.clusters, generator(config.seed, "leakage", "images"))
+    return mixture_entropy(flat, assigned, smallest_variance=QUANTISATION_VARIANCE)

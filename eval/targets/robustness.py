@@ -1,0 +1,112 @@
+"""What a target's privacy does to its robustness: adversarial images, and the backdoor if it was trained with one."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from splitleak.artifacts import provenance
+from splitleak.config import Config
+from splitleak.defenses.artifact import load_whole
+from splitleak.defenses.classes.adaptive import white_box
+from splitleak.eval.record.evaluator import probabilities
+from splitleak.eval.record.trained_on import trained_splits
+from splitleak.eval.targets.backdoor import recorded_backdoor
+from splitleak.measures.perturbation import bim, fgsm, one_pixel, pgd
+from splitleak.measures.proportion import wilson
+from splitleak.seeding import generator
+
+COLUMNS = ("attack", "untargeted", "targeted")
+_BATCH = 64
+_Attack = Callable[[nn.Module, Tensor, Tensor, bool, torch.Generator], Tensor]
+
+
+class RobustnessConfig(Config):
+    """The attacks; the defaults are those of the literature on inversion defenses."""
+
+    epsilon: float = Field(default=8 / 255, ge=0, le=1, description="how far a value may move: FGSM, BIM, PGD")
+    step: float = Field(default=2 / 255, gt=0, description="of BIM and PGD")
+    steps: int = Field(default=10, ge=1, description="of BIM and PGD")
+    population: int = Field(default=10, ge=4, description="of the one-pixel attack")
+    generations: int = Field(default=10, ge=0, description="of the one-pixel attack")
+    images: int = Field(default=500, ge=1, description="test images, the first of the set, at most")
+    seed: int = Field(default=0, ge=0)
+
+
+def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, device: torch.device) -> dict[str, Any]:
+    """Attack success rates of a target on test images, of the splits it was trained with; a JSON document.
+
+    ``attacks`` has one entry for each attack and, as the floor under them, for ``clean`` images; in each ``untargeted``
+    is the share of images that are not put in their own class, those that never were among them, and ``targeted`` the
+    share put in the next class, (label + 1) mod K. Look at both: where gradients are masked, one may flatter. Shares
+    come with Wilson's 95 % interval. Attacks see the network without the randomness of its defenses; what they made is
+    then judged by the target as deployed. ``backdoor`` is there if the training images were poisoned.
+
+    Raises:
+        FileNotFoundError: There is no artifact, or no split.
+        ValueError: The target was not trained on these splits.
+    """
+    made, splits = trained_splits(artifact, images)
+    whole = load_whole(artifact, device, seed=config.seed)
+    test = splits.test.select(torch.arange(min(config.images, len(splits.test))))
+    pixels, labels = test.floats(), test.labels
+    wanted = (labels + 1) % whole.classes
+    network = white_box(whole).requires_grad_(False)
+    attacks: dict[str, dict[str, Any]] = {}
+    for name, attack in _attacks(config).items():
+        attacks[name] = {}
+        for mode, aims in (("untargeted", labels), ("targeted", wanted)):
+            draw = generator(config.seed, "robustness", name, mode)
+            parts = zip(pixels.split(_BATCH), aims.split(_BATCH), strict=True)
+            changed = [attack(network, x.to(device), y.to(device), mode == "targeted", draw) for x, y in parts]
+            answers = probabilities(whole, torch.cat(changed).cpu()).argmax(1)
+            hits = answers != labels if mode == "untargeted" else answers == wanted
+            attacks[name][mode] = wilson(int(hits.sum()), len(hits)).document()
+    return {
+        "name": made["name"],
+        "config": config.document(),
+        "images": len(test),
+        "attacks": attacks,
+        "backdoor": recorded_backdoor(whole, splits),
+        "provenance": provenance(),
+    }
+
+
+def _attacks(config: RobustnessConfig) -> dict[str, _Attack]:
+    """By name, what takes a network, images, labels, whether they are targets, and a random stream to other images."""
+    path: Any = {"epsilon": config.epsilon, "step": config.step, "steps": config.steps}
+    search: Any = {"population": config.population, "generations": config.generations}
+    return {
+        "clean": lambda model, x, y, targeted, draw: x,
+        "fgsm": lambda model, x, y, targeted, draw: fgsm(model, x, y, config.epsilon, targeted=targeted),
+        "bim": lambda model, x, y, targeted, draw: bim(model, x, y, targeted=targeted, **path),
+        "pgd": lambda model, x, y, targeted, draw: pgd(model, x, y, targeted=targeted, draw=draw, **path),
+        "one-pixel": lambda model, x, y, targeted, draw: one_pixel(model, x, y, targeted=targeted, draw=draw, **search),
+    }
+
+
+def rows(found: dict[str, Any]) -> Sequence[tuple[str, ...]]:
+    """The attacks of a document of `measure_robustness` as the rows of a table of `COLUMNS`."""
+    return [
+        (name, *(_percent(modes[mode]) for mode in ("untargeted", "targeted")))
+        for name, modes in found["attacks"].items()
+    ]
+
+
+def backdoor_line(found: dict[str, Any]) -> str | None:
+    """What is known of the backdoor, in a line, or nothing."""
+    told = found["backdoor"]
+    if told is None:
+        return None
+    return (
+        f"{told['poison']['trigger']}: clean accuracy {_percent(told['clean_accuracy'])}; trigger opens in "
+        f"{_percent(told['success_others'])} of images of other classes, {_percent(told['success_all'])} of all; "
+        f"without it {_percent(told['others_without_trigger'])} of the others"
+    )
+
+
+def _percent(counted: dict[str, float]) -> str:
+    return f"{counted['share']:.1%} ({counted['low']:.1%} to {counted['high']:.1%})"

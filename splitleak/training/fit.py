@@ -1,0 +1,102 @@
+"""Epochs that can be interrupted: every loop that trains runs on `epochs` and goes on where it was."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from splitleak.artifacts import load_tensors, save_tensors
+from splitleak.logs import Report, silent
+
+
+@dataclass
+class Resumable:
+    """Everything that a training run changes, and ``identity``, which tells whose run a checkpoint is."""
+
+    identity: str
+    modules: Mapping[str, nn.Module]
+    optimizers: Mapping[str, Optimizer]
+    generators: Mapping[str, torch.Generator]
+    history: list[dict[str, float]] = field(default_factory=list)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file; numbers that are not tensors travel as JSON in its metadata."""
+        tensors = {f"kept/{name}": tensor for name, tensor in self.kept.items()}
+        for name, module in self.modules.items():
+            tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
+        for name, source in self.generators.items():
+            tensors[f"generator/{name}"] = source.get_state()
+        numbers: dict[str, Any] = {}
+        for name, optimizer in self.optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                for key, value in state.items():
+                    if isinstance(value, Tensor):
+                        tensors[f"optimizer/{name}/{index}/{key}"] = value
+                    else:
+                        numbers[f"{name}/{index}/{key}"] = value
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # safetensors refuses shared memory
+        state_json = json.dumps({"identity": self.identity, "history": self.history, "numbers": numbers})
+        save_tensors(path, tensors, {"state": state_json})
+
+    def restore(self, path: Path) -> bool:
+        """Takes up the state at ``path``; false if there is none, or it is another run's or unreadable."""
+        try:
+            tensors, metadata = load_tensors(path)
+            state = json.loads(metadata["state"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return False
+        if state["identity"] != self.identity:
+            return False
+
+        def group(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        for name, module in self.modules.items():
+            module.load_state_dict(group(f"module/{name}/"))
+        for name, source in self.generators.items():
+            source.set_state(tensors[f"generator/{name}"])
+        for name, optimizer in self.optimizers.items():
+            slots: dict[int, dict[str, Any]] = {}
+            for key, value in (*group(f"optimizer/{name}/").items(), *_numbers(state["numbers"], name)):
+                index, slot = key.split("/", 1)
+                slots.setdefault(int(index), {})[slot] = value
+            optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.history[:] = state["history"]
+        self.kept.clear()
+        self.kept.update(group("kept/"))
+        return True
+
+
+def _numbers(numbers: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    return ((key.removeprefix(f"{name}/"), value) for key, value in numbers.items() if key.startswith(f"{name}/"))
+
+
+def epochs(
+    what: str, total: int, state: Resumable, checkpoint: Path | None, report: Report = silent, *, every_s: float = 10.0
+) -> Iterator[int]:
+    """Yields the epochs from 0 to ``total`` that are still to do; the body appends its figures to ``state.history``.
+
+    With a ``checkpoint`` path, an earlier run of the same ``identity`` is taken up, and the state is saved after an
+    epoch when ``every_s`` seconds have passed since the last time. The file is removed after the last epoch: then
+    the caller has a result to keep.
+    """
+    if checkpoint is not None and state.restore(checkpoint):
+        report(what, len(state.history), total, state.history[-1])
+    saved = time.monotonic()
+    for epoch in range(len(state.history), total):
+        yield epoch
+        if len(state.history) != epoch + 1:
+            raise RuntimeError(f"expected epoch {epoch} to append its figures once, got {len(state.history)} in all")
+        report(what, epoch + 1, total, state.history[-1])
+        if checkpoint is not None and time.monotonic() - saved >= every_s:
+            state.save(checkpoint)
+            saved = time.monotonic()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,193 @@
+"""A slow or broken link in user space: a TCP proxy with a rate, delay, jitter and stalls for each direction.
+
+It sees bytes only, so it carries anything, TLS included, and needs no root. It shapes a TCP stream, where a lost packet
+is seen as a stall: what comes after it waits until it was sent again.
+
+======== ========= ======= ======= =============================================================================
+profile  down      up      both    sources of the rates (Mbit/s), and of the round trip without load (ms)
+         Mbit/s    Mbit/s  ways ms
+======== ========= ======= ======= =============================================================================
+ethernet 1000      1000    1       IEEE 802.3ab; the delay is assumed: a switch or two and a near machine
+wifi     30        15      4       Firefox's network monitor, table of throttling; it says 2 ms, a server is added
+5g       129.9     14.7    20      Ofcom, Mobile Matters 2023; the fastest operator of Mobile Matters 2024: 16.3 ms
+lte      29.5      7.6     70      Ofcom, Mobile Matters 2023 (4G); WebPageTest's connectivity profile LTE
+3g       5.9       2.0     150     Ofcom, Mobile Matters 2023; WebPageTest's connectivity profile 3GFast
+leo      104.71    14.84   45      Ookla on Starlink in the USA, 1st quarter of 2025; its latency, June 2025
+geo      18.13     3.0     630     Ookla on Viasat in the USA, 2nd quarter of 2021; it says "less than 3.5" upwards
+======== ========= ======= ======= =============================================================================
+
+Assumed by us, for none of these sources has them: half of the round trip in each direction; jitter of a quarter of the
+one-way delay where the air is shared, none on a cable and a tenth over a satellite; one packet in 10,000 lost by radio,
+in 2,000 by mobile networks and satellites. A loss costs 200 ms (the least that Linux waits before it sends a packet
+again; RFC 6298 asks for a second) on top of a round trip.
+"""
+
+import contextlib
+import random
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import Field
+
+from splitleak.config import Config
+from splitleak.wire.link.relay import CONNECT_S, Connection, Lane, LinkDirection
+
+
+class LinkConfig(Config):
+    """Both directions of a link, seen from the edge: ``up`` to the cloud, ``down`` from it."""
+
+    up: LinkDirection = Field(default_factory=LinkDirection)
+    down: LinkDirection = Field(default_factory=LinkDirection)
+    seed: int = Field(default=0, ge=0, description="of jitter and stalls")
+
+
+def _profile(down: float, up: float, round_trip_ms: float, jitter: float, loss: float) -> LinkConfig:
+    one_way = round_trip_ms / 2
+    upwards = LinkDirection(
+        rate_mbps=up,
+        delay_ms=one_way,
+        jitter_ms=jitter * one_way,
+        stall_probability=loss,
+        stall_ms=200 + round_trip_ms,
+    )
+    return LinkConfig(up=upwards, down=upwards.model_copy(update={"rate_mbps": down}))
+
+
+PROFILES: Mapping[str, LinkConfig] = MappingProxyType(
+    {
+        "ethernet": _profile(1000, 1000, 1, jitter=0, loss=0),
+        "wifi": _profile(30, 15, 4, jitter=0.25, loss=1e-4),
+        "5g": _profile(129.9, 14.7, 20, jitter=0.25, loss=5e-4),
+        "lte": _profile(29.5, 7.6, 70, jitter=0.25, loss=5e-4),
+        "3g": _profile(5.9, 2.0, 150, jitter=0.25, loss=5e-4),
+        "leo": _profile(104.71, 14.84, 45, jitter=0.1, loss=5e-4),
+        "geo": _profile(18.13, 3.0, 630, jitter=0.1, loss=5e-4),
+    }
+)
+
+
+def profile(name: str) -> LinkConfig:
+    """The link called ``name``, see the table above.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in PROFILES:
+        raise ValueError(f"expected a link of {', '.join(PROFILES)}, got {name!r}")
+    return PROFILES[name]
+
+
+@contextlib.contextmanager
+def link(config: LinkConfig, upstream: str, listen: str = "127.0.0.1:0") -> Iterator["LinkHandle"]:
+    """Carries every connection to ``listen`` on to ``upstream`` (both ``host:port``) while the block runs.
+
+    A connection is open to ``upstream`` a round trip after it was accepted, and is reset if ``upstream`` refuses it.
+
+    Raises:
+        OSError: The address is taken.
+    """
+    handle = LinkHandle(config, upstream, listen)
+    try:
+        yield handle
+    finally:
+        handle.close()
+
+
+class LinkHandle:
+    """A link that carries connections, and can be cut and restored; all its methods are for any thread."""
+
+    def __init__(self, config: LinkConfig, upstream: str, listen: str) -> None:
+        self.config = config
+        self._upstream = _endpoint(upstream)
+        self._lanes = {
+            "up": Lane(config.up, random.Random(f"{config.seed}-up")),
+            "down": Lane(config.down, random.Random(f"{config.seed}-down")),
+        }
+        self._lock = threading.Lock()
+        self._connections: set[Connection] = set()
+        self._flowing = threading.Event()
+        self._flowing.set()
+        host, port = _endpoint(listen)
+        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._reserved = socket.socket(self._family)  # never listens: keeps the port ours while the link is cut
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._reserved.bind((host, port))
+        except OSError:
+            self._reserved.close()
+            raise OSError(f"expected a free address to listen on, got {listen}, which cannot be bound") from None
+        self.port: int = self._reserved.getsockname()[1]
+        self.address = f"{listen.rpartition(':')[0]}:{self.port}"
+        self._start_accepting()
+
+    @property
+    def bytes_up(self) -> int:
+        """How many bytes have entered the link on their way to the cloud."""
+        return self._lanes["up"].taken
+
+    @property
+    def bytes_down(self) -> int:
+        """How many bytes have entered the link on their way from the cloud."""
+        return self._lanes["down"].taken
+
+    def cut(self, how: Literal["refused", "blackholed"] = "refused") -> None:
+        """Breaks the link until `restore`.
+
+        ``refused``: every connection is reset and new ones are refused. ``blackholed``: nothing arrives any more and
+        nobody is told; what was sent arrives after `restore`, as TCP sends it again, and new connections hang.
+        """
+        if how == "blackholed":
+            self._flowing.clear()
+        elif self._acceptor.is_alive():
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join(CONNECT_S)
+            self._drop_all()
+
+    def restore(self) -> None:
+        """Mends a link that was cut; does nothing to one that was not."""
+        self._flowing.set()
+        if not self._acceptor.is_alive():
+            self._start_accepting()
+
+    def close(self) -> None:
+        """Drops every connection and stops listening."""
+        self.cut("refused")
+        self._reserved.close()
+
+    def _start_accepting(self) -> None:
+        address = self._reserved.getsockname()[:2]
+        self._listener = socket.create_server(address, family=self._family, backlog=128)
+        self._acceptor = threading.Thread(target=self._accept, name="link-accept", daemon=True)
+        self._acceptor.start()
+
+    def _accept(self) -> None:
+        with self._listener as listener, contextlib.suppress(OSError):  # shut down: cut or closed
+            while True:
+                near, _ = listener.accept()
+                connection = Connection(near, self._lanes, self._flowing, self._gone)
+                with self._lock:
+                    self._connections.add(connection)
+                connection.start(self._upstream, (self.config.up.delay_ms + self.config.down.delay_ms) / 1000)
+
+    def _gone(self, connection: "Connection") -> None:
+        with self._lock:
+            self._connections.discard(connection)
+
+    def _drop_all(self) -> None:
+        with self._lock:
+            left = list(self._connections)
+        for connection in left:
+            connection.drop()
+        self._flowing.set()  # whoever waits for the link sees that there is nothing to wait for
+        for connection in left:
+            connection.join()
+
+
+def _endpoint(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError(f"expected host:port, got {address!r}")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,120 @@
+"""A model as a server offers it: who computes it, what it takes and gives, and what it has done so far."""
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.server.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model gave for one request."""
+
+    output: NDArray[np.float32]  # (N, *output_shape)
+    queue_us: int  # microseconds the request waited to be computed
+    compute_us: int  # microseconds its batch took
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model and who computes it; shapes are without the batch axis.
+
+    ``submit`` takes a float32 batch ``(N, *input_shape)``, which may be read-only, the request's id and the seconds
+    left for it. It returns at once, never computes in the calling thread, and raises `queue.Full` when it has no room.
+    Whoever computes tells ``statistics`` of each execution.
+    """
+
+    name: str
+    platform: str
+    input_name: str
+    input_shape: tuple[int, ...]
+    output_name: str
+    output_shape: tuple[int, ...]
+    max_batch_size: int
+    submit: Callable[[NDArray[np.float32], str, float], Future[Answer]]
+    version: str = "1"
+    properties: Mapping[str, str] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def tensor(self, request: pb.ModelInferRequest) -> codec.WireTensor:
+        """The request's input, its name and shape checked.
+
+        Raises:
+            ValueError: Not this model's one input, its shape, or its only output.
+        """
+        inputs = request.inputs
+        if len(inputs) != 1 or inputs[0].name != self.input_name:
+            raise ValueError(f"expected one input {self.input_name!r}, got {[entry.name for entry in inputs]}")
+        for asked in request.outputs or ():
+            if asked.name != self.output_name or asked.parameters:
+                raise ValueError(
+                    f"expected output {self.output_name!r} without parameters, "
+                    f"got {asked.name!r} with {sorted(asked.parameters)}"
+                )
+        tensor = codec.request_tensor(request)
+        shape = tensor.shape
+        if not shape or shape[1:] != self.input_shape or not 1 <= shape[0] <= self.max_batch_size:
+            sizes = ", ".join(map(str, ("N", *self.input_shape)))
+            raise ValueError(
+                f"expected shape ({sizes}) with N from 1 to {self.max_batch_size} for {self.input_name!r}, "
+                f"got {shape[: codec.MAX_AXES]}"
+            )
+        return tensor
+
+    def metadata(self) -> pb.ModelMetadataResponse:
+        """The protocol's description, with the batch axis, and the facts about the split."""
+        return pb.ModelMetadataResponse(
+            name=self.name,
+            versions=[self.version],
+            platform=self.platform,
+            inputs=[{"name": self.input_name, "datatype": "FP32", "shape": (-1, *self.input_shape)}],
+            outputs=[{"name": self.output_name, "datatype": "FP32", "shape": (-1, *self.output_shape)}],
+            properties={
+                **self.properties,
+                "codecs": json.dumps(codec.CODECS),
+                "max_batch_size": str(self.max_batch_size),
+            },
+        )
+
+    def config(self) -> pb.ModelConfig:
+        """Triton's description, without the batch axis, as it is for a model that batches."""
+        return pb.ModelConfig(
+            name=self.name,
+            platform=self.platform,
+            backend="splitleak",
+            max_batch_size=self.max_batch_size,
+            input=[{"name": self.input_name, "data_type": pb.TYPE_FP32, "dims": self.input_shape}],
+            output=[{"name": self.output_name, "data_type": pb.TYPE_FP32, "dims": self.output_shape}],
+        )
+
+    def counted(self) -> pb.ModelStatistics:
+        """Triton's statistics: sums over all clients and classes."""
+        counts = self.statistics.snapshot()
+        computed = {
+            name: {"count": counts.computed, "ns": ns}
+            for name, ns in (
+                ("queue", counts.queue_ns),
+                ("compute_input", counts.input_ns),
+                ("compute_infer", counts.infer_ns),
+                ("compute_output", counts.output_ns),
+            )
+        }
+        return pb.ModelStatistics(
+            name=self.name,
+            version=self.version,
+            last_inference=counts.last_ms,
+            inference_count=counts.rows,
+            execution_count=counts.executions,
+            inference_stats={
+                "success": {"count": counts.succeeded, "ns": counts.success_ns},
+                "fail": {"count": counts.failed, "ns": counts.fail_ns},
+                **computed,
+            },
+        )

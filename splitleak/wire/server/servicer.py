@@ -1,0 +1,434 @@
+"""The Open Inference Protocol in front of any model: validate, hand over, encode the answer.
+
+The cloud (features to logits) and the edge's app (images to logits) serve the same way. Nothing is computed here: a
+request is checked against the model's shapes, submitted to whoever computes, and its future awaited. Status codes are
+Triton's, and every message says what was expected and what came.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+
+from splitleak.errors import WireError
+from splitleak.wire.files.captures import Direction
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from splitleak.wire.protocol.status import mapped, status
+from splitleak.wire.server.health import Health
+from splitleak.wire.server.model import Answer, ServedModel
+from splitleak.wire.server.statistics import OK, Statistics
+
+Observer = Callable[[str, int, Direction, bytes], None]  # method, number of the call, direction, message
+
+_Observe = Callable[[Direction, Message], None]
+_SERVICE = "inference.GRPCInferenceService"
+_INFER, _STREAM = "ModelInfer", "ModelStreamInfer"
+_ROOM_S = 0.005  # how often a stream asks a full queue for room
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A request of a stream that is owed an answer."""
+
+    request: pb.ModelInferRequest
+    answer: Future[Answer]
+    arrived: float  # on the monotonic clock, as the deadline
+    deadline: float
+
+
+class OpenInferenceServicer:
+    """Serves ``models``; give ``serve`` its `add_to`, `stop` and ``statistics``.
+
+    Args:
+        models: What is served, names unique.
+        server_name: What ServerMetadata says.
+        in_flight: How many requests of one stream may be unanswered; then it is not read further.
+        timeout_s: The longest a request may take, whatever its client allows.
+        observe: Sees each inference message as serialised bytes: the curious server.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        *,
+        server_name: str,
+        in_flight: int = 8,
+        timeout_s: float = 30.0,
+        observe: Observer | None = None,
+    ) -> None:
+        self._models = {model.name: model for model in models}
+        self._of_nobody = Statistics()
+        self.statistics = {"": self._of_nobody, **{model.name: model.statistics for model in models}}
+        self._health = Health(self._models)
+        self._server_name = server_name
+        self._in_flight = in_flight
+        self._timeout_s = timeout_s
+        self._observer = observe
+        self._shared: dict[tuple[str, tuple[int, ...]], pb.ModelInferResponse] = {}
+        self._known: dict[str, codec.Layout] = {}  # by model, how its features were described last
+        self._calls = itertools.count()
+        self._lock = threading.Lock()
+        self._streams: set[_Stream] = set()
+        self._stopping = False
+
+    def add_to(self, server: grpc.Server) -> None:
+        """Registers the protocol, ``grpc.health.v1`` and reflection."""
+        add_GRPCInferenceServiceServicer_to_server(self, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((_SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+
+    def stop(self) -> None:
+        """Answers not ready from now on, and ends every stream after the answers to what it has accepted."""
+        self._health.stop()
+        with self._lock:
+            self._stopping = True
+            for stream in self._streams:
+                stream.close()
+
+    def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=not self._stopping)
+
+    def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
+        with contextlib.suppress(LookupError):
+            self._model(request.name, request.version)
+            return pb.ModelReadyResponse(ready=not self._stopping)
+        return pb.ModelReadyResponse(ready=False)
+
+    def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(
+            name=self._server_name,
+            version=importlib.metadata.version("splitleak"),
+            extensions=[f"model:{name}" for name in self._models],  # the protocol has no other list of them
+        )
+
+    def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        with mapped(context):
+            return self._model(request.name, request.version).metadata()
+
+    def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
+        with mapped(context):
+            return pb.ModelConfigResponse(config=self._model(request.name, request.version).config())
+
+    def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        with mapped(context):
+            names = [request.name] if request.name else list(self._models)
+            return pb.ModelStatisticsResponse(
+                model_stats=[self._model(name, request.version).counted() for name in names]
+            )
+
+    def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        with mapped(context):
+            if request.repository_name:
+                raise LookupError(f"expected no repository's name, for there is one, got {request.repository_name!r}")
+            if self._stopping and request.ready:
+                return pb.RepositoryIndexResponse()
+            state = {"state": "UNAVAILABLE", "reason": "stopping"} if self._stopping else {"state": "READY"}
+            return pb.RepositoryIndexResponse(
+                models=[{"name": model.name, "version": model.version, **state} for model in self._models.values()]
+            )
+
+    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        arrived = time.monotonic()
+        observe = self._observe(_INFER)
+        with mapped(context, functools.partial(self._count, _INFER, request, arrived)):
+            observe("request", request)
+            deadline = self._deadline(request, context)
+            answer = self._submit(request, deadline)
+            context.add_callback(functools.partial(_cancel, answer))
+            response = pb.ModelInferResponse()
+            self._respond(request, _await(answer, arrived, deadline), response)
+            observe("response", response)
+            return response
+
+    def ModelStreamInfer(
+        self, requests: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ModelStreamInferResponse]:
+        stream = _Stream(self._in_flight, self._timeout_s)
+        observe = self._observe(_STREAM)
+        with self._lock:
+            self._streams.add(stream)
+            if self._stopping:
+                stream.close()
+        if not context.add_callback(stream.end):
+            stream.end()
+        reader = threading.Thread(
+            target=self._read, args=(requests, context, stream, observe), name="stream-reader", daemon=True
+        )
+        reader.start()
+        try:
+            while (accepted := stream.answered()) is not None:
+                response = self._stream_response(accepted)
+                observe("response", response)
+                yield response
+                stream.slots.put(None)
+        finally:
+            with self._lock:
+                self._streams.discard(stream)
+            stream.left.set()
+            self._drop(stream)
+
+    def _read(
+        self,
+        requests: Iterator[pb.ModelInferRequest],
+        context: grpc.ServicerContext,
+        stream: "_Stream",
+        observe: _Observe,
+    ) -> None:
+        """Submits a stream's requests as they come, never more than have a slot; runs until the call is over."""
+        try:
+            while stream.slots.get() is None and not stream.ended.is_set():
+                request = next(requests, None)
+                if request is None or not stream.begin():
+                    break
+                arrived = time.monotonic()
+                observe("request", request)
+                deadline = self._deadline(request, context)
+                try:
+                    answer = self._submit(request, deadline, functools.partial(stream.waits_for_room, deadline))
+                except Exception as error:
+                    answer = Future()
+                    answer.set_exception(error)
+                stream.accept(_Accepted(request, answer, arrived, deadline))
+        except grpc.RpcError:
+            stream.end()  # the client is gone
+        except WireError as error:  # no request at all: what came before it is answered, then the stream ends
+            code, message = status(error)
+            context.set_code(code)
+            context.set_details(message)
+        finally:
+            stream.finish()
+            if stream.left.is_set():
+                self._drop(stream)
+
+    def _drop(self, stream: "_Stream") -> None:
+        """Counts what was accepted and will not be answered any more."""
+        with contextlib.suppress(IndexError):
+            while True:
+                accepted = stream.accepted.popleft()
+                _cancel(accepted.answer)
+                self._count(_STREAM, accepted.request, accepted.arrived, grpc.StatusCode.CANCELLED.name)
+
+    def _submit(
+        self, request: pb.ModelInferRequest, deadline: float, room: Callable[[], bool] = lambda: False
+    ) -> Future[Answer]:
+        """Checks the request and hands it over; asks ``room`` whether to try again when the queue is full."""
+        model = self._model(request.model_name, request.model_version)
+        batch = self._batch(model, request)
+        while True:
+            try:
+                return model.submit(batch, request.id, max(deadline - time.monotonic(), 0.0))
+            except queue.Full:
+                if not room():
+                    raise
+
+    def _batch(self, model: ServedModel, request: pb.ModelInferRequest) -> codec.FloatArray:
+        """The request's features; where they are described as those before, only the length is checked again."""
+        known, raw = self._known.get(model.name), request.raw_input_contents
+        if known is not None and raw and len(request.inputs) == 1 and not request.outputs:
+            found = known.read(request.inputs[0], raw[0])
+            if found is not None:
+                model.statistics.received(found.nbytes)
+                return found
+        tensor = model.tensor(request)
+        batch = codec.decode(tensor)
+        model.statistics.received(len(tensor.raw))
+        layout = codec.Layout.of(request.inputs[0], batch)
+        if layout is not None:
+            self._known[model.name] = layout
+        return batch
+
+    def _stream_response(self, accepted: _Accepted) -> pb.ModelStreamInferResponse:
+        request = accepted.request
+        try:
+            answer = _await(accepted.answer, accepted.arrived, accepted.deadline)
+            response, ended = pb.ModelStreamInferResponse(), OK
+            self._respond(request, answer, response.infer_response)
+        except Exception as error:
+            code, message = status(error)
+            ended = code.name
+            response = pb.ModelStreamInferResponse(
+                error_message=f"{ended}: {message}", infer_response=pb.ModelInferResponse(id=request.id)
+            )
+        self._count(_STREAM, request, accepted.arrived, ended)
+        response.infer_response.parameters["triton_final_response"].bool_param = True
+        return response
+
+    def _respond(self, request: pb.ModelInferRequest, answer: Answer, response: pb.ModelInferResponse) -> None:
+        """Fills an empty response; what all answers of a shape share is a copy."""
+        model, shape = self._models[request.model_name], answer.output.shape
+        shared = self._shared.get((model.name, shape))
+        if shared is None:
+            shared = self._shared[model.name, shape] = pb.ModelInferResponse(
+                model_name=model.name,
+                model_version=model.version,
+                outputs=[{"name": model.output_name, "datatype": "FP32", "shape": shape}],
+            )
+        raw = answer.output.astype("<f4", copy=False).tobytes()
+        model.statistics.sent(len(raw))
+        response.CopyFrom(shared)
+        response.id = request.id
+        response.raw_output_contents.append(raw)
+        parameters = response.parameters
+        parameters["queue_us"].int64_param = answer.queue_us
+        parameters["compute_us"].int64_param = answer.compute_us
+
+    def _model(self, name: str, version: str) -> ServedModel:
+        model = self._models.get(name)
+        if model is None:
+            raise LookupError(f"expected a model of {sorted(self._models)}, got {name!r}")
+        if version not in ("", model.version):
+            raise LookupError(f"expected version {model.version!r} of {name!r}, got {version!r}")
+        return model
+
+    def _count(self, method: str, request: pb.ModelInferRequest, arrived: float, ended: str) -> None:
+        """Counts a request by how it ended; of a model that is not served under no name, for clients can invent any."""
+        statistics = self.statistics.get(request.model_name, self._of_nobody)
+        statistics.ended(method, ended, round((time.monotonic() - arrived) * 1e9))
+
+    def _deadline(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> float:
+        """On the monotonic clock: the earliest of the server's limit, the call's deadline and the request's timeout."""
+        limits = [self._timeout_s]
+        left = context.time_remaining()
+        if left is not None:
+            limits.append(left)
+        parameters = request.parameters
+        if "timeout" in parameters and (asked := parameters["timeout"].int64_param) > 0:
+            limits.append(asked / 1e6)
+        return time.monotonic() + min(limits)
+
+    def _observe(self, method: str) -> _Observe:
+        observer, call, path = self._observer, next(self._calls), f"/{_SERVICE}/{method}"
+
+        def observe(direction: Direction, message: Message) -> None:
+            if observer is not None:
+                observer(path, call, direction, message.SerializeToString())
+
+        return observe
+
+
+class _Stream:
+    """What the reader of a stream hands to its answering side: accepted requests, to be answered in order.
+
+    The answering side sleeps until the oldest is answered, and no new request wakes it: that would be a switch of
+    threads for each. It does wake it for a deadline that comes before the time until which it meant to sleep.
+    """
+
+    def __init__(self, in_flight: int, idle_s: float) -> None:
+        self.accepted: deque[_Accepted] = deque()
+        self.slots: queue.SimpleQueue[None] = queue.SimpleQueue()  # a semaphore that takes a fifth of the time
+        for _ in range(in_flight):
+            self.slots.put(None)
+        self.ended = threading.Event()  # the call is over
+        self.left = threading.Event()  # nobody answers any more
+        self._idle_s = idle_s
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asleep_until = 0.0  # on the monotonic clock; 0 while the answering side is awake
+        self._last = False  # nothing is accepted any more
+        self._lock = threading.Lock()
+        self._begun = False  # a request is being handed over
+        self._closing = False
+
+    def begin(self) -> bool:
+        """Whether one more request is taken on: then it is owed an answer, whenever the server stops."""
+        with self._lock:
+            self._begun = not self._closing
+            return self._begun
+
+    def accept(self, accepted: _Accepted) -> None:
+        self.accepted.append(accepted)
+        with self._lock:
+            self._begun = False
+            self._last = self._closing
+        accepted.answer.add_done_callback(self._look)
+        if accepted.deadline < self._asleep_until:
+            self._look()
+        if self.ended.is_set():
+            _cancel(accepted.answer)
+
+    def answered(self) -> _Accepted | None:
+        """The oldest request, once it has its answer or its time is over; None at the end of the stream."""
+        while not self.ended.is_set():
+            last = self._last  # read before what is accepted, so that the last one is not missed
+            oldest = self.accepted[0] if self.accepted else None
+            now = time.monotonic()
+            if oldest is None and last:
+                break
+            if oldest is not None and (oldest.answer.done() or oldest.deadline <= now):
+                return self.accepted.popleft()
+            until = now + self._idle_s if oldest is None else oldest.deadline
+            asleep_until = self._asleep_until
+            if not 0 < asleep_until <= until:
+                self._asleep_until = until
+                continue  # looks once more, now that whoever changes something sees that it is to be told
+            with contextlib.suppress(queue.Empty):
+                self._news.get(timeout=asleep_until - now)
+            self._asleep_until = 0.0
+        return None
+
+    def close(self) -> None:
+        """Takes nothing on any more, and ends after what it has taken on."""
+        with self._lock:
+            self._closing = True
+            self._last = not self._begun
+        self._look()
+
+    def finish(self) -> None:
+        """Nothing more will come."""
+        self._last = True
+        self._look()
+
+    def waits_for_room(self, deadline: float) -> bool:
+        """Holds the stream up for a moment; False once it is over or the request's time is."""
+        return not self.ended.wait(_ROOM_S) and time.monotonic() < deadline
+
+    def end(self) -> None:
+        """The call is over, however it came: nothing waits any longer and nothing is computed in vain."""
+        self.ended.set()
+        for accepted in self.accepted.copy():
+            _cancel(accepted.answer)
+        self.slots.put(None)
+        self._look()
+
+    def _look(self, _: Future[Answer] | None = None) -> None:
+        """Wakes the answering side if it sleeps."""
+        if self._asleep_until:
+            self._asleep_until = 0.0
+            self._news.put(None)
+
+
+def _cancel(answer: Future[Answer]) -> None:
+    answer.cancel()
+
+
+def _await(answer: Future[Answer], arrived: float, deadline: float) -> Answer:
+    try:
+        return answer.result(max(deadline - time.monotonic(), 0.0))
+    except TimeoutError as error:
+        answer.cancel()
+        within = f"expected an answer within {deadline - arrived:.3f} s, got none"
+        raise TimeoutError(str(error) or within) from None

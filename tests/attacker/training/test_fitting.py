@@ -1,0 +1,108 @@
+import pytest
+import torch
+from torch import nn
+
+from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.training.fitting import fit, gather, predict
+from splitleak.seeding import generator
+from splitleak.training.fit import Resumable
+
+
+class Gain(nn.Module):
+    """Images are the features times one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, features):
+        return self.gain * features
+
+
+def pairs(draws=1, count=20):
+    images = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    noise = torch.arange(draws).view(draws, 1, 1, 1, 1)
+    return images + noise, images
+
+
+def fitted(descend, network, draws=1, total=3, **changes):
+    features, images = pairs(draws, changes.pop("count", 20))
+    state = Resumable("id", {"network": network}, {}, {"order": generator(0, "order")})
+    given = {"total": total, "batch_size": 8, "held_out": 0.1, **changes}
+    return fit("toy", network, descend, features, images, state, Run(), **given)
+
+
+def test_each_epoch_sees_every_pair_that_is_not_held_out_once():
+    seen = []
+
+    def descend(batch, target, progress):
+        seen.append((batch, target))
+        return torch.tensor(0.0)
+
+    fitted(descend, Gain(), total=2)
+    assert [len(batch) for batch, _ in seen] == [8, 8, 2] * 2
+    for at in (0, 3):
+        epoch = torch.cat([target for _, target in seen[at : at + 3]])
+        assert len(epoch.flatten(1).unique(dim=0)) == 18
+    assert not torch.equal(seen[0][1], seen[3][1])
+
+
+def test_the_draws_of_noise_take_turns_epoch_by_epoch():
+    offsets = []
+
+    def descend(batch, target, progress):
+        offsets.append(int((batch - target).mean().round()))
+        return torch.tensor(0.0)
+
+    fitted(descend, Gain(), draws=3, total=5, batch_size=18)
+    assert offsets == [0, 1, 2, 0, 1]
+
+
+def test_the_best_epoch_on_the_held_out_pairs_is_kept_and_told():
+    network, gains = Gain(), iter([0.2, 0.9, 0.5])
+
+    def descend(batch, target, progress):
+        network.gain.data.fill_(next(gains))
+        return torch.tensor(1.0)
+
+    findings = fitted(descend, network, batch_size=18)
+    errors = [figures["held_out_mse"] for figures in findings["history"]]
+    assert findings["chosen_epoch"] == 2
+    assert findings["held_out_mse"] == errors[1] == min(errors)
+    assert network.gain.item() == pytest.approx(0.9)
+    assert findings["held_out_mse"] < findings["mean_image_mse"]
+
+
+def test_the_share_of_the_training_that_is_over_rises_from_0_to_below_1():
+    shares = []
+
+    def descend(batch, target, progress):
+        shares.append(progress)
+        return torch.tensor(0.0)
+
+    fitted(descend, Gain(), total=2)
+    assert shares == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+
+
+def test_too_few_pairs_are_refused_under_the_attacks_name():
+    with pytest.raises(ValueError, match="toy: expected at least 3 public images, got 2"):
+        fitted(lambda *_: torch.tensor(0.0), Gain(), count=2)
+
+
+def test_queries_are_made_as_often_as_there_are_draws():
+    turns = iter(range(9))
+    query = Query(lambda images: images + next(turns), draws=3)
+    known = Knowledge(torch.zeros(1, 1, 4, 4), (1, 4, 4), public=torch.zeros(5, 1, 4, 4), query=query)
+    features = gather(known, "toy")
+    assert features.shape == (3, 5, 1, 4, 4)
+    assert features[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
+    assert query.made == 15
+
+
+def test_a_prediction_is_made_in_eval_mode_without_gradient():
+    network = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(1, 1, 1)).train()
+    features = torch.rand(300, 1, 2, 2)
+    first = predict(network, features, torch.device("cpu"))
+    assert torch.equal(first, predict(network, features, torch.device("cpu")))
+    assert not first.requires_grad
+    assert len(first) == 300

@@ -1,0 +1,133 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from splitleak.defenses.features.pruning import GatedNorm, chain, prunable
+from splitleak.models.digits import MCNN
+from splitleak.models.resnet import RESNET20
+from splitleak.models.vgg import VGG11
+
+LAYERS = (nn.Conv2d, nn.BatchNorm2d)
+
+
+def drawn(seed, *shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def edge(architecture, cut, width=0.25):
+    positions, _ = architecture.build(3, 10, width, 32)
+    return nn.Sequential(*positions[:cut])
+
+
+def squeezed(encoder, channels):
+    return nn.Sequential(encoder, nn.Conv2d(channels, 2, 3, padding=1), nn.Sigmoid())
+
+
+def test_a_chain_is_the_layers_of_nested_sequences_in_the_order_of_calls():
+    inner = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    nested = nn.Sequential(nn.Identity(), nn.Sequential(inner, nn.Sigmoid()))
+    assert [type(place.layer).__name__ for place in chain(nested)] == ["Identity", "Conv2d", "ReLU", "Sigmoid"]
+    first, *_ = chain(inner)
+    first.put(nn.Identity())
+    assert isinstance(inner[0], nn.Identity)
+
+
+def test_what_feeds_one_convolution_can_be_pruned_and_what_is_sent_cannot():
+    assert [layer.channels for layer in prunable(edge(VGG11, 4))] == [16]
+    assert [layer.channels for layer in prunable(squeezed(edge(VGG11, 4), 32))] == [16, 32]
+
+
+def test_of_a_residual_network_the_inner_channels_of_its_blocks_can_be_pruned():
+    found = prunable(squeezed(edge(RESNET20, 5, width=1), 64))
+    assert [layer.channels for layer in found] == [32, 32, 32, 64]
+
+
+@pytest.mark.parametrize("between", [nn.Sigmoid(), nn.Dropout(), nn.Conv2d(4, 4, 3, groups=2)])
+def test_a_layer_that_does_not_keep_zeros_apart_protects_what_is_before_it(between):
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), between, nn.Conv2d(4, 2, 1))
+    assert prunable(encoder) == []
+
+
+def test_leaky_layers_keep_zeros_apart():
+    assert [layer.channels for layer in prunable(edge(MCNN, 2))] == [16]
+
+
+def gradients(gate, images, probe):
+    ((gate(images) * probe).sum() ** 2).backward()
+
+
+def test_an_open_gate_is_the_normalisation_itself():
+    norm = nn.BatchNorm2d(4)
+    nn.init.uniform_(norm.weight)
+    gate, images, probe = GatedNorm(copy.deepcopy(norm)), drawn(0, 5, 4, 3, 3), drawn(1, 5, 4, 3, 3)
+    for module in (norm, gate):
+        gradients(module, images, probe)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(norm.parameters(), gate.parameters(), strict=True))
+    assert torch.equal(norm.running_var, gate.norm.running_var)
+    assert torch.equal(norm.eval()(images), gate.eval()(images))
+
+
+def test_the_importance_is_the_squared_change_of_the_loss_as_a_gate_begins_to_close():
+    gate, images, probe = GatedNorm(nn.BatchNorm2d(4)).double(), drawn(0, 5, 4, 3, 3).double(), drawn(1, 5, 4, 3, 3)
+    nn.init.uniform_(gate.norm.weight)
+    nn.init.uniform_(gate.norm.bias)
+
+    def loss(channel, step):
+        other = copy.deepcopy(gate)
+        other.mask[channel] += step
+        with torch.no_grad():
+            return (other(images) * probe).sum() ** 2
+
+    slopes = torch.stack([(loss(c, 1e-5) - loss(c, -1e-5)) / 2e-5 for c in range(4)])
+    gradients(gate, images, probe)
+    torch.testing.assert_close(gate.importance, slopes.square(), rtol=1e-6, atol=0)
+    gradients(gate, images, probe)
+    torch.testing.assert_close(gate.importance, 2 * slopes.square(), rtol=1e-6, atol=0)
+
+
+def test_nothing_is_weighed_outside_training():
+    gate = GatedNorm(nn.BatchNorm2d(4))
+    with torch.no_grad():
+        gate(drawn(0, 5, 4, 3, 3))
+    gradients(gate.eval(), drawn(0, 5, 4, 3, 3), drawn(1, 5, 4, 3, 3))
+    assert not gate.importance.any()
+
+
+def test_the_least_important_gates_close_and_closing_again_changes_nothing():
+    gate = GatedNorm(nn.BatchNorm2d(4))
+    gate.importance.copy_(torch.tensor([3.0, 1.0, 2.0, 0.5]))
+    gate.close(2)
+    assert gate.mask.tolist() == [1, 0, 1, 0]
+    gate.importance.zero_()
+    gate.close(2)
+    assert gate.mask.tolist() == [1, 0, 1, 0]
+    assert not gate.eval()(drawn(0, 5, 4, 3, 3))[:, [1, 3]].any()
+
+
+@pytest.mark.parametrize(("architecture", "cut", "channels"), [(VGG11, 4, 32), (RESNET20, 5, 16)])
+def test_cutting_closed_channels_out_changes_no_output(architecture, cut, channels):
+    encoder = squeezed(edge(architecture, cut), channels)
+    for layer in encoder.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                nn.init.uniform_(tensor)
+    gated = [(layer, layer.gate()) for layer in prunable(encoder)]
+    for seed, (_, gate) in enumerate(gated):
+        gate.importance.copy_(drawn(seed, len(gate.importance)))
+        gate.close(len(gate.mask) // 3)
+    images = drawn(9, 4, 3, 32, 32)
+    with torch.no_grad():
+        before = encoder.eval()(images)
+        for layer, gate in gated:
+            layer.cut(gate.mask.nonzero().flatten())
+        after = encoder(images)
+    torch.testing.assert_close(after, before)
+    assert not any(isinstance(layer, GatedNorm) for layer in encoder.modules())
+    for layer, gate in gated:
+        norm = layer.normalisation.layer
+        left = int(gate.mask.sum())
+        assert layer.convolution.out_channels == layer.following.in_channels == norm.num_features == left
+        assert layer.convolution.weight.shape[0] == layer.following.weight.shape[1] == len(norm.running_var) == left
+        assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in norm.parameters())

@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from splitleak.datasets import load
+from splitleak.datasets.splits import SplitConfig, split
+from splitleak.defenses.artifact import save
+from splitleak.defenses.predictions.purifier import PurifierConfig, train_purifier
+from splitleak.defenses.predictions.train_purifier import dispersion, purification_cost, purify
+from splitleak.defenses.training import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory, small_target, small_splits):
+    folder = tmp_path_factory.mktemp("purifying") / "a"
+    save(folder, "small", train(small_target(epochs=4), small_splits, device=CPU))
+    return folder
+
+
+def test_dispersion_is_the_distance_from_the_mean_of_ones_own_label():
+    vectors = torch.tensor([[0.0, 0.0], [0.0, 2.0], [5.0, 5.0]])
+    assert dispersion(vectors, torch.tensor([0, 0, 1])) == pytest.approx((2 / 3) ** 0.5)
+    assert dispersion(vectors, torch.tensor([0, 1, 2])) == 0
+
+
+def test_the_cost_is_what_one_counts_by_hand():
+    scores = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    becomes = torch.tensor([[0.8, 0.2], [0.5, 0.5], [0.6, 0.4]])
+    found = purification_cost(lambda given: becomes, scores, torch.tensor([0, 1, 1]))
+    assert found["accuracy"] == {"before": pytest.approx(2 / 3), "after": pytest.approx(1 / 3)}
+    assert found["same_label"] == pytest.approx(2 / 3)
+    assert found["confidence_distortion"] == pytest.approx((0.2 + 0.2 + 0.8) / 3)
+    assert found["images"] == 3
+
+
+def test_a_purifier_lessens_the_dispersion_of_entropy_and_logs_and_keeps_the_accuracy():
+    def drawn(seed):
+        draw = torch.Generator().manual_seed(seed)
+        labels = torch.randint(6, (800,), generator=draw)
+        logits = 2 * torch.randn(800, 6, generator=draw)
+        logits[torch.arange(800), labels] += 7
+        return logits.softmax(1), labels
+
+    (reference, _), (scores, labels) = drawn(0), drawn(1)
+    found = purification_cost(train_purifier(reference, PurifierConfig(epochs=25), 0), scores, labels)
+    before, after = found["dispersion"]["before"], found["dispersion"]["after"]
+    assert after["entropy"] < 0.9 * before["entropy"]
+    assert after["log_scores"] < 0.7 * before["log_scores"]
+    assert found["accuracy"]["after"] > found["accuracy"]["before"] - 0.03
+    assert found["confidence_distortion"] < 0.2
+
+
+@pytest.mark.parametrize(("reference", "judged"), [("train", 300), ("test", 150)])
+def test_neither_the_attackers_nor_the_victims_images_are_used(artifact, small_splits, reference, judged):
+    config = PurifierConfig(epochs=1, reference=reference, reference_images=120)
+    purifier, record = purify(artifact, small_splits, config, 0, device=CPU)
+    assert record["reference"] == {"set": reference, "images": 120, "seen_in_training": reference == "train"}
+    assert record["cost"]["images"] == judged
+    blank = small_splits.test.select(torch.zeros(5, dtype=torch.int64))
+    without = replace(small_splits, public=blank, victims=blank)
+    again, same_record = purify(artifact, without, config, 0, device=CPU)
+    assert same_record == record
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in purifier.state_dict().items())
+
+
+def test_the_accuracy_before_is_that_of_the_target(artifact, small_splits):
+    _, record = purify(artifact, small_splits, PurifierConfig(epochs=1), 0, device=CPU)
+    assert record["cost"]["accuracy"]["before"] == pytest.approx(record["target"]["accuracy"])
+
+
+def test_other_images_than_the_targets_are_refused(artifact):
+    others = split(load("builtin").fitted(16, 1), SplitConfig(seed=1, train=50, public=10, victims=10, test=50))
+    with pytest.raises(ValueError, match="images that it was trained on"):
+        purify(artifact, others, PurifierConfig(), 0, device=CPU)

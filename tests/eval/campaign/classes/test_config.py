@@ -1,0 +1,109 @@
+import copy
+
+import pytest
+
+from splitleak.eval.campaign.classes.config import ClassCampaign
+from splitleak.eval.campaign.predictions.plan import make_prediction_plan
+
+DOCUMENT = {
+    "kind": "classes",
+    "name": "tiny",
+    "seeds": [0],
+    "datasets": [{"name": "images", "channels": 1}],
+    "model": {"name": "small", "architecture": "conv3", "width": 0.1},
+    "evaluator": {"name": "judge", "architecture": "cnn"},
+    "targets": [
+        {"name": "none"},
+        {"name": "frozen", "defenses": [{"name": "transfer", "frozen": 1}]},
+    ],
+    "attacks": [
+        {"name": "GMI", "attack": "gmi"},
+        {"name": "BREP", "attack": "brep-mi", "targets": ["none"]},
+    ],
+    "pretraining": {"data": "photographs"},
+}
+OTHERS = [{"name": "same"}, {"name": "other classes", "classes": 5, "auxiliary": "generic", "attacks": ["GMI"]}]
+
+
+def load(**changes):
+    return ClassCampaign.load({**copy.deepcopy(DOCUMENT), **changes}, source="test.toml")
+
+
+def jobs_of(config, kind):
+    return [job for job in make_prediction_plan(config).jobs if job.kind == kind]
+
+
+def test_each_attack_is_a_figure_whose_rows_are_the_targets_that_it_names():
+    found = {figure.name: [row.name for row in figure.rows] for figure in load().figures}
+    assert found == {"GMI": ["none", "frozen"], "BREP": ["none"]}
+
+
+def test_another_setting_has_figures_of_its_own_and_its_rows_its_classes():
+    config = load(private=OTHERS)
+    assert [figure.name for figure in config.figures] == ["GMI", "BREP", "GMI - other classes"]
+    assert {row.classes for row in config.figures[2].rows} == {5}
+    assert {row.auxiliary for row in config.figures[2].rows} == {"generic"}
+
+
+def test_what_it_writes_of_itself_reads_as_the_same_campaign():
+    config = load(private=OTHERS)
+    assert ClassCampaign.load(config.document(), source="again") == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"attacks": [{"name": "GMI", "attack": "gmi", "targets": ["nobody"]}]}, "expected names of none, frozen"),
+        ({"private": [{"name": "x", "attacks": ["GAN"]}]}, "expected names of GMI, BREP"),
+        ({"prior": {"iteration": 3}}, "iteration"),
+        ({"strongest": {"losses": ["GAN"]}}, "expected names of GMI, BREP in 'losses'"),
+        ({"targets": [{"name": "none", "defenses": [{"name": "transfre"}]}]}, "expected a defense of"),
+        ({"targets": [{"name": "none", "published": "BiDO"}]}, "expected a published defense of BiDO-COCO, .*TL-DMI"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_was_expected(changes, said):
+    with pytest.raises(ValueError, match=said):
+        load(**changes)
+
+
+def test_the_published_defense_beside_a_target_changes_no_job():
+    named = [DOCUMENT["targets"][0], {**DOCUMENT["targets"][1], "published": "TL-DMI"}]
+    before, after = (make_prediction_plan(config).jobs for config in (load(), load(targets=named)))
+    assert [job.id for job in before] == [job.id for job in after]
+
+
+def test_a_claim_may_be_about_the_strongest_attack_on_a_target():
+    claim = {"text": "t", "figure": "strongest", "metric": "recognised", "lower": "frozen", "higher": "none"}
+    assert load(claims=[claim]).claims[0].figure == "strongest"
+    with pytest.raises(ValueError, match="expected a row of none, frozen"):
+        load(claims=[{**claim, "lower": "nobody"}])
+    assert load(strongest={"losses": ["GMI"]}, claims=[{**claim, "figure": "losses"}]).claims[0].figure == "losses"
+    with pytest.raises(ValueError, match="expected another name"):
+        load(strongest={"GMI": ["GMI"]})
+
+
+def test_attacks_share_one_prior_and_targets_one_pre_trained_network():
+    plan = make_prediction_plan(load())
+    [prior] = [job for job in plan.jobs if job.kind == "prior"]
+    assert all(prior.id in job.needs for job in plan.cells)
+    frozen = next(job for job in plan.jobs if job.kind == "train" and "pretrained" in job.settings)
+    before = next(job for job in plan.jobs if job.output == frozen.settings["pretrained"])
+    assert before.id in frozen.needs
+    assert before.settings["images"].startswith("images/pretraining-")
+    assert [job.id for job in plan.jobs].index(before.id) < [job.id for job in plan.jobs].index(frozen.id)
+
+
+def test_who_needs_labels_alone_meets_a_service_that_tells_no_more():
+    [cell] = [job for job in make_prediction_plan(load()).cells if job.settings["attack"] == "brep-mi"]
+    assert cell.settings["policy"]["label_only"] is True
+    assert "model" not in cell.settings["needs"]
+
+
+def test_an_adaptive_attack_is_another_cell():
+    attacks = [{"name": "GMI", "attack": "gmi"}, {"name": "adaptive", "attack": "gmi", "adaptive": True}]
+    plain, adaptive = (
+        [job.id for job in jobs_of(load(attacks=attacks), "cell") if job.settings.get("adaptive", False) is told]
+        for told in (False, True)
+    )
+    assert len(plain) == len(adaptive) == 2
+    assert not set(plain) & set(adaptive)

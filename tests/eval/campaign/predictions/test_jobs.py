@@ -1,0 +1,101 @@
+"""A tiny campaign against a prediction service. Every process of it is real."""
+
+import json
+
+import numpy as np
+import pytest
+
+from splitleak.attacker.queries import Pairs
+from splitleak.datasets.files import load_file
+from splitleak.wire.files.shared import SharedScores
+
+CAMPAIGN = """
+kind = "predictions"
+name = "tiny"
+seeds = [3]
+split = { public = 100, victims = 10, train = 200, test = 60 }
+training = { epochs = 1, batch_size = 64 }
+evaluator_training = { epochs = 1, batch_size = 64 }
+settings = { prediction-inversion = { epochs = 2 }, class-inference = { epochs = 2 }, mi-face = { steps = 3 } }
+
+[[datasets]]
+name = "images"
+size = 16
+channels = 1
+
+[model]
+name = "conv3"
+architecture = "conv3"
+width = 0.05
+
+[evaluator]
+name = "cnn"
+architecture = "cnn"
+width = 0.5
+
+[[figures]]
+name = "victims"
+title = "Victims"
+rows = [{ name = "two highest", share = 2, policy = { top = 5 } }]
+
+[[figures]]
+name = "classes"
+title = "Classes"
+rows = [{ name = "inferred", attack = "class-inference", policy = { top = 5 } }, { name = "white", attack = "mi-face" }]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(campaign_run):
+    """The folder of the campaign, run to its end."""
+    return campaign_run("predictions", CAMPAIGN)
+
+
+@pytest.fixture(scope="module")
+def records(folder):
+    found = [json.loads(path.read_text()) for path in folder.glob("cells/*/score/record.json")]
+    return {record["cell"]["attack"]: record for record in found}
+
+
+@pytest.fixture(scope="module")
+def predictions(folder):
+    (found,) = folder.glob("predictions/[!.]*/")
+    return found
+
+
+def test_every_row_has_a_record_with_an_evaluator_of_its_own(records):
+    assert set(records) == {"prediction-inversion", "class-inference", "mi-face"}
+    for record in records.values():
+        assert 0 <= record["evaluator"]["accuracy"] <= 1
+        assert record["evaluator"]["name"] != record["target"]["name"]
+
+
+def test_victims_share_what_is_left_of_what_the_service_lets_out(predictions, records):
+    shared = SharedScores.load(predictions / "shared-2.npz")
+    assert (np.asarray(shared.scores) > 0).sum(1).max() <= 2
+    assert Pairs.load(predictions / "pairs-same.npz").features[0].gt(0).sum(1).max() <= 5
+    assert records["prediction-inversion"]["attack"]["findings"]["share"] == 2
+
+
+def test_the_attacker_was_given_its_own_images_alone(folder, records, predictions):
+    (images,) = folder.glob("images/images-*")
+    pairs = Pairs.load(predictions / "pairs-same.npz")
+    assert pairs.hashes == tuple(load_file(images / "public.npz").train.hashes())
+    assert not set(pairs.hashes) & set(load_file(images / "victims.npz").train.hashes())
+    assert (
+        records["prediction-inversion"]["attack"]["queries"] == records["class-inference"]["attack"]["queries"] == 100
+    )
+
+
+def test_what_the_policy_costs_is_on_record_and_a_white_box_has_none(predictions, records):
+    service = json.loads((predictions / "service.json").read_text())
+    assert records["prediction-inversion"]["cell"]["service"] == service
+    assert service["policy"]["top"] == 5
+    assert 0 < service["distortion"] < 2
+    assert service["changed"] == 0  # the highest score stays
+    assert records["mi-face"]["cell"]["service"] is None
+
+
+def test_the_report_is_written_at_the_end(folder):
+    assert "two highest" in (folder / "report" / "report.md").read_text()
+    assert (folder / "report" / "report.html").is_file()

@@ -1,0 +1,78 @@
+import copy
+
+from splitleak.eval.campaign.predictions.config import PredictionCampaign
+from splitleak.eval.campaign.predictions.plan import make_prediction_plan
+
+DOCUMENT = {
+    "kind": "predictions",
+    "name": "tiny",
+    "seeds": [0],
+    "datasets": [{"name": "images", "channels": 1}],
+    "model": {"name": "small", "architecture": "conv3", "width": 0.1},
+    "evaluator": {"name": "judge", "architecture": "cnn"},
+}
+
+
+def plan(*rows, **changes):
+    figures = [{"name": "one", "title": "One", "rows": list(rows)}]
+    return make_prediction_plan(
+        PredictionCampaign.load({**copy.deepcopy(DOCUMENT), "figures": figures, **changes}, source="test")
+    )
+
+
+def of_kind(made, kind):
+    return [job for job in made.jobs if job.kind == kind]
+
+
+def test_needs_come_before_those_who_need_them():
+    made = plan(
+        {"name": "a", "auxiliary": "distinct"},
+        {"name": "b", "purify": {}},
+        {"name": "c", "classes": 5, "auxiliary": "generic"},
+        seeds=[0, 1],
+    )
+    seen = set()
+    for job in made.jobs:
+        assert set(job.needs) <= seen
+        seen.add(job.id)
+
+
+def test_rows_of_one_service_share_its_target_its_evaluator_and_its_queries():
+    made = plan({"name": "a", "share": 1}, {"name": "b", "share": 3}, {"name": "c", "settings": {"align": False}})
+    assert [len(of_kind(made, kind)) for kind in ("split", "train", "predict", "cell")] == [1, 2, 1, 3]
+    (predict,) = of_kind(made, "predict")
+    assert predict.settings["shares"] == [0, 1, 3]
+
+
+def test_equal_rows_of_two_figures_are_one_cell_that_stands_in_both():
+    figures = [{"name": name, "title": name, "rows": [{"name": f"full {name}"}]} for name in ("one", "two")]
+    made = plan(figures=figures)
+    assert len(made.cells) == 1
+    assert [(cell["figure"], cell["row"]) for cell in made.document()["cells"]] == [
+        ("one", "full one"),
+        ("two", "full two"),
+    ]
+    assert len({cell["id"] for cell in made.document()["cells"]}) == 1
+
+
+def test_adding_a_row_leaves_the_cells_there_are():
+    few = plan({"name": "a", "share": 1})
+    more = plan({"name": "a", "share": 1}, {"name": "b", "share": 3}, {"name": "c", "auxiliary": "distinct"})
+    assert {cell.id for cell in few.cells} < {cell.id for cell in more.cells}
+
+
+def test_a_white_box_attack_is_one_cell_whatever_the_service_lets_out():
+    row = {"attack": "mi-face"}
+    made = plan({"name": "open", **row}, {"name": "label", **row, "policy": {"label_only": True}})
+    assert len(made.cells) == 1
+    assert of_kind(made, "predict") == []
+
+
+def test_each_auxiliary_set_is_a_file_of_its_own_that_holds_no_victim():
+    names = {"same": "public.npz", "generic": "generic.npz", "training": "train.npz", "distinct": "public.npz"}
+    made = plan(*({"name": kind, "classes": 5, "auxiliary": kind} for kind in names))
+    for cell in made.cells:
+        kind = cell.settings["auxiliary"]
+        folder, _, file = cell.settings["auxiliary_images"].rpartition("/")
+        assert file == names[kind]
+        assert (folder == cell.settings["images"]) == (kind != "distinct")

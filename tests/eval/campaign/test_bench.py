@@ -1,0 +1,41 @@
+import grpc
+import pytest
+
+from splitleak.eval.campaign.bench import Bench
+from splitleak.eval.campaign.plan import Job
+from splitleak.eval.campaign.processes import Children
+from splitleak.eval.campaign.store import Store
+from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+
+@pytest.fixture
+def bench(tmp_path):
+    (tmp_path / "logs").mkdir()
+    return Bench(Store(tmp_path), Children(), device="cpu", threads=1)
+
+
+@pytest.fixture
+def job():
+    return Job("predict-1", "predict", "one", 0, "predictions/1", (), 1.0, {})
+
+
+def test_a_service_listens_while_the_block_runs_and_not_after_it(bench, job, artifact):
+    given = ("cloud", artifact / "cloud", *bench.computing())
+    with bench.serving(job, *given) as address, connect(address, ChannelConfig()) as channel:
+        assert GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=10).live
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError):
+        GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=1)
+
+
+def test_a_service_that_does_not_start_says_why(bench, job, tmp_path):
+    with (
+        pytest.raises(RuntimeError, match="expected a half of an artifact"),
+        bench.serving(job, "cloud", tmp_path / "nothing"),
+    ):
+        pass
+
+
+def test_paths_of_a_job_are_below_the_campaign(bench, tmp_path):
+    assert bench.below("images/a") == tmp_path / "images" / "a"

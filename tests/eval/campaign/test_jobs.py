@@ -1,0 +1,153 @@
+"""A tiny campaign, run twice: left alone, and killed again and again. Every job of it is real."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splitleak.attacker.queries import Pairs
+from splitleak.edge.ledger import Ledger
+from splitleak.eval.campaign.store import Store
+from splitleak.wire.files import captures
+
+SCRIPT = Path(__file__).parents[2] / "bench" / "kill_campaign.py"
+KILLS = int(os.environ.get("SPLITLEAK_KILLS", "3"))
+CAMPAIGN = """
+name = "tiny"
+seeds = [3]
+split = { public = 120, victims = 12, train = 300, test = 200 }
+training = { epochs = 2, batch_size = 64 }
+
+[[datasets]]
+name = "builtin"
+size = 16
+channels = 1
+
+[[models]]
+name = "cnn"
+architecture = "cnn"
+width = 0.5
+
+[[methods]]
+name = "Noise"
+defenses = [{ name = "gaussian-noise", sigma = 0.05 }]
+
+[[attacks]]
+name = "decoder"
+attack = "decoder"
+views = 2
+settings = { epochs = 2, blocks = 0, channels = 8 }
+
+[[attacks]]
+name = "larger"
+attack = "decoder"
+views = 2
+settings = { epochs = 2, blocks = 1, channels = 8 }
+"""
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """What the script says, and the folder of the campaign that was left alone."""
+    folder = tmp_path_factory.mktemp("campaign")
+    (folder / "tiny.toml").write_text(CAMPAIGN)
+    command = [sys.executable, str(SCRIPT), str(folder / "tiny.toml"), "--out", str(folder), "--kills", str(KILLS)]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert made.stdout, made.stderr
+    return json.loads(made.stdout), folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def alone(compared):
+    return compared[1]
+
+
+@pytest.fixture(scope="module")
+def records(alone):
+    return [json.loads(path.read_text()) for path in sorted(alone.glob("cells/*/score/record.json"))]
+
+
+@pytest.mark.timeout(600)
+def test_a_campaign_killed_at_random_moments_ends_with_the_records_of_one_left_alone(compared):
+    found, alone = compared
+    assert found["differ"] == []
+    assert found["exits"][0] == found["exits"][-1] == 0
+    assert found["compared"] == 2 * 2 + 1  # record and pictures of each cell, and the target's leakage
+    assert 1 <= found["kills"] <= KILLS  # fewer where a faster moment of the machine finished it before the last
+    assert not list(alone.glob("failures/*"))
+
+
+def test_a_record_says_which_cell_it_is(alone, records):
+    plan = json.loads((alone / "campaign.json").read_text())
+    assert [cell["attack"] for cell in plan["cells"]] == ["decoder", "larger"]
+    told = {json.dumps({"id": path.parents[1].name, **json.loads(path.read_text())["cell"]}) for path in cells(alone)}
+    assert told == {json.dumps(cell) for cell in plan["cells"]}
+
+
+def cells(folder):
+    return sorted(folder.glob("cells/*/score/record.json"))
+
+
+def test_both_attacks_read_one_capture_of_one_target(alone, records):
+    assert len(list((alone / "targets").glob("[!.]*/artifact.json"))) == 1
+    (capture,) = (alone / "captures").glob("[!.]*")
+    assert {path.name for path in capture.iterdir()} == {"tap.capture", "ledger.json", "pairs.npz"}
+    assert [record["target"]["target"]["seed"] for record in records] == [3, 3]
+
+
+def test_every_victim_crossed_the_wire_as_often_as_asked_and_was_scored_once(alone, records):
+    (capture,) = (alone / "captures").glob("[!.]*")
+    entries = Ledger.read(capture / "ledger.json").entries
+    assert sorted(entry.place for entry in entries) == sorted([*range(12)] * 2)
+    sent = {name for name, _ in captures.inference_requests(captures.read(capture / "tap.capture"))}
+    assert {entry.request_id for entry in entries} <= sent
+    pairs = Pairs.load(capture / "pairs.npz")
+    assert (pairs.views, len(pairs.hashes)) == (2, 120)
+    assert [record["score"]["n"] for record in records] == [12, 12]
+
+
+def test_the_attackers_process_is_given_the_attackers_files_alone(alone, records):
+    for record in records:
+        words = shlex.split(record["attack"]["provenance"]["command"])
+        files = {Path(word).relative_to(alone).parts[0::2] for word in words if word.startswith(str(alone))}
+        assert not any("victims" in word or "ledger" in word or "targets" in word for word in words)
+        assert {parts[0] for parts in files} == {"captures", "images", "cells"}
+
+
+def test_each_job_had_its_share_of_threads(records):
+    for record in records:  # as many workers as cores: one thread each
+        assert "torch threads: 1" in record["attack"]["provenance"]["hardware"]
+
+
+def test_the_run_ends_with_a_report(alone, records):
+    text = (alone / "report" / "report.md").read_text()
+    assert all(f"{record['score']['mse']['mean']:.4f}"[:5] in text for record in records)
+    with np.load(cells(alone)[0].with_name("pictures.npz")) as pictures:
+        assert pictures["truth"].shape == (12, 1, 16, 16)
+
+
+def test_ctrl_c_ends_the_children_says_how_to_go_on_and_is_no_failure(tmp_path):
+    (tmp_path / "tiny.toml").write_text(CAMPAIGN)
+    run = tmp_path / "run"
+    command = [sys.executable, "-P", "-m", "splitleak", "campaign", "run", str(tmp_path / "tiny.toml")]
+    command += ["--out", str(run), "--set", "training.epochs=500"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, children ignore it too
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert "split builtin" in running.stderr.readline()
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert (refused.returncode, "another run works in it" in refused.stderr) == (1, True)
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+        assert running.wait(60) == 130
+    signal.signal(signal.SIGINT, before)
+    assert "Stopped. The same command goes on from here" in said
+    assert not list(run.glob("failures/*"))
+    assert not list(run.glob("targets/*/artifact.json"))
+    with Store(run).claimed():  # at once: no child holds the folder any more
+        pass

@@ -1,0 +1,177 @@
+from collections import Counter
+from copy import deepcopy
+
+import numpy as np
+import pytest
+
+from splitleak.eval.campaign.config import CampaignConfig
+from splitleak.eval.campaign.plan import make_plan
+
+NOISE = {"name": "gaussian-noise", "sigma": 0.05}
+DOCUMENT = {
+    "name": "toy",
+    "seeds": [4, 1],
+    "split": {"public": 50, "victims": 10},
+    "datasets": [{"name": "builtin", "channels": 1, "size": 16}],
+    "models": [{"name": "cnn", "architecture": "cnn"}],
+    "plus": {"name": "CEM", "defenses": [{"name": "cem", "weight": 0.1}]},
+    "methods": [{"name": "Noise", "defenses": [NOISE]}, {"name": "Weak", "defenses": [{"name": "laplace-noise"}]}],
+    "attacks": [
+        {"name": "decoder", "attack": "decoder"},
+        {"name": "larger", "attack": "decoder", "settings": {"blocks": 4}},
+        {"name": "averaging", "attack": "decoder", "views": 4, "draws": 2},
+    ],
+}
+
+
+def plan(change=None):
+    document = deepcopy(DOCUMENT)
+    if change is not None:
+        change(document)
+    return make_plan(CampaignConfig.parse(document, source="test"))
+
+
+@pytest.fixture(scope="module")
+def made():
+    return plan()
+
+
+def changed(made, change):
+    """Kinds of the jobs of ``made`` that are no longer in the plan after a change, and how many of each."""
+    kept = {job.id for job in plan(change).jobs}
+    return Counter(job.kind for job in made.jobs if job.id not in kept)
+
+
+def test_what_cells_share_is_made_once(made):
+    counts = Counter(job.kind for job in made.jobs)
+    targets = 2 * 2 * 2  # seeds, methods, with and without
+    assert counts == {"split": 2, "train": targets, "leakage": targets, "capture": 2 * targets, "cell": 3 * targets}
+    assert len({job.id for job in made.jobs}) == len({job.output for job in made.jobs}) == len(made.jobs)
+
+
+def test_a_job_comes_after_all_that_it_needs(made):
+    seen = set()
+    for job in made.jobs:
+        assert set(job.needs) <= seen
+        seen.add(job.id)
+
+
+def test_the_first_seed_of_the_file_is_complete_first(made):
+    assert [job.seed for job in made.jobs] == sorted((job.seed for job in made.jobs), key=[4, 1].index)
+
+
+def test_targets_that_take_long_to_train_come_first():
+    def slow(document):
+        document["methods"].append({"name": "Slow", "training": {"epochs": 50}})
+
+    trained = [job.label for job in plan(slow).jobs if job.kind == "train" and job.seed == 4]
+    assert trained[:2] == ["Slow, seed 4", "Slow + CEM, seed 4"]
+    assert trained[2:] == ["Noise, seed 4", "Noise + CEM, seed 4", "Weak, seed 4", "Weak + CEM, seed 4"]
+
+
+def test_attacks_of_equal_views_and_draws_share_a_capture(made):
+    captures = {job.settings["cell"]["attack"]: job.needs[0] for job in made.cells if job.label.startswith("Noise, ")}
+    assert captures["decoder"] == captures["larger"] != captures["averaging"]
+
+
+def test_the_same_file_gives_the_same_plan(made):
+    assert plan() == made
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        (lambda d: d.update(title="Another", report={"pictures": 3}), {}),
+        (lambda d: d["seeds"].append(9), {}),
+        (lambda d: d["methods"].append({"name": "New", "defenses": [{"name": "dropout"}]}), {}),
+        (lambda d: d["attacks"][0].update(settings={"epochs": 3}), {"cell": 8}),
+        (lambda d: d["attacks"][2].update(draws=3), {"capture": 8, "cell": 8}),
+        (
+            lambda d: d["methods"][0]["defenses"][0].update(sigma=0.1),
+            {"train": 4, "leakage": 4, "capture": 8, "cell": 12},
+        ),
+        (
+            lambda d: d["plus"]["defenses"][0].update(weight=0.2),
+            {"train": 4, "leakage": 4, "capture": 8, "cell": 12},
+        ),
+        (
+            lambda d: d["split"].update(victims=11),
+            {"split": 2, "train": 8, "leakage": 8, "capture": 16, "cell": 24},
+        ),
+    ],
+)
+def test_a_change_of_the_file_redoes_what_it_touches_and_no_more(made, change, lost):
+    assert changed(made, change) == lost
+
+
+def test_the_data_themselves_are_in_the_name_of_what_is_made_of_them(tmp_path):
+    def ids(folder, value):
+        folder.mkdir()
+        np.savez(folder / "set.npz", images=np.full((4, 8, 8), value, np.uint8), labels=np.arange(4))
+        return [job.id for job in plan(lambda d: d["datasets"][0].update(data=str(folder / "set.npz"))).jobs]
+
+    first = ids(tmp_path / "a", 1)
+    assert ids(tmp_path / "moved", 1) == first
+    assert not set(ids(tmp_path / "other", 2)) & set(first)
+
+
+def test_two_methods_with_one_stack_share_their_target_but_not_their_cells():
+    def twice(document):
+        document["methods"].append({"name": "Again", "defenses": [NOISE]})
+
+    counts = Counter(job.kind for job in plan(twice).jobs)
+    assert (counts["train"], counts["capture"], counts["cell"]) == (8, 16, 36)
+
+
+def test_seeds_can_be_run_one_at_a_time(made):
+    some = made.of_seeds([1])
+    assert {job.seed for job in some} == {1}
+    assert len(some) * 2 == len(made.jobs) == len(made.of_seeds(None))
+    with pytest.raises(ValueError, match=r"expected seeds of \[4, 1\], got \[7\]"):
+        made.of_seeds([7])
+
+
+def test_the_cells_are_written_down_in_the_order_of_the_file(made):
+    cells = made.document()["cells"]
+    assert len(cells) == 24
+    assert [(cell["method"], cell["plus"]) for cell in cells[::6]] == [
+        ("Noise", None),
+        ("Noise", "CEM"),
+        ("Weak", None),
+        ("Weak", "CEM"),
+    ]
+    assert [(cell["attack"], cell["seed"]) for cell in cells[:4]] == [
+        ("decoder", 4),
+        ("decoder", 1),
+        ("larger", 4),
+        ("larger", 1),
+    ]
+    keys = {"id", "campaign", "dataset", "model", "method", "plus", "attack", "seed", "views", "target"}
+    assert all(cell.keys() == keys for cell in cells)
+    outputs = {job["output"] for job in made.document()["jobs"]}
+    assert {f"cells/{cell['id']}/score" for cell in cells} <= outputs
+    assert {f"targets/{cell['target']}" for cell in cells} <= outputs
+
+
+def test_several_models_and_data_sets_are_told_apart():
+    def more(document):
+        document["models"].append({"name": "wide", "architecture": "cnn", "width": 1.0})
+        document["datasets"].append({"name": "large", "channels": 1, "size": 32})
+
+    made = plan(more)
+    assert len(made.cells) == 4 * 24
+    assert "Noise + CEM, large, wide, decoder, seed 1" in {job.label for job in made.cells}
+
+
+def test_a_codec_is_another_row_of_the_same_target():
+    def change(document):
+        document["methods"].append({"name": "Noise uint8", "defenses": [NOISE], "codec": "uint8"})
+
+    before, with_codec = plan(), plan(change)
+    assert changed(before, change) == Counter()  # no id moves
+    added = Counter(job.kind for job in with_codec.jobs if job.id not in {each.id for each in before.jobs})
+    assert added == {"capture": 2 * 2 * 2, "cell": 2 * 2 * 3}  # seeds, twins, captures and attacks of each
+    cells = [job for job in with_codec.cells if job.settings["cell"]["method"] == "Noise uint8"]
+    assert {job.settings["cell"]["codec"] for job in cells} == {"uint8"}
+    captures = {job.output for job in with_codec.jobs if job.settings.get("codec") == "uint8"}
+    assert {job.settings["capture"] for job in cells} == captures

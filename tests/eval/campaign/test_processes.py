@@ -1,0 +1,131 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from splitleak.eval.campaign.processes import Children, run, service
+
+PATIENCE_S = 60.0
+
+PARENT = """
+import sys
+from pathlib import Path
+from splitleak.eval.campaign.processes import service
+
+with service(["tap", "--upstream", "127.0.0.1:1", "--capture", sys.argv[1], "--listen", "127.0.0.1:0"],
+             Path(sys.argv[2])) as tap:
+    tap.wait_for("listening", 60)
+    print(tap.process.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def tap_options(folder):
+    return ["tap", "--upstream", "127.0.0.1:1", "--capture", str(folder / "tap.capture"), "--listen", "127.0.0.1:0"]
+
+
+def tap_of(folder, children=None):
+    return service(tap_options(folder), folder / "tap.log", children)
+
+
+def gone(pid):
+    """Whether no such process is left; one that is dead and not yet waited for counts as gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_a_service_tells_its_events_and_stops_with_the_block(tmp_path):
+    with tap_of(tmp_path) as tap:
+        address = tap.wait_for("listening", PATIENCE_S)["address"]
+        assert int(address.rpartition(":")[2]) > 0
+        assert tap.process.poll() is None
+    assert tap.process.returncode in (0, 128 + signal.SIGTERM)
+    assert gone(tap.process.pid)
+
+
+def test_a_service_that_fails_reports_the_end_of_its_log(tmp_path):
+    running = service(["cloud", str(tmp_path / "nothing")], tmp_path / "logs" / "cloud.log")
+    ended = pytest.raises(RuntimeError, match=r"cloud to report 'listening', but it ended:\n.*expected a half")
+    with running as cloud, ended:
+        cloud.wait_for("listening", PATIENCE_S)
+    assert cloud.process.returncode == 1
+
+
+def test_an_event_that_does_not_come_is_waited_for_no_longer_than_asked(tmp_path):
+    with tap_of(tmp_path) as tap:
+        tap.wait_for("listening", PATIENCE_S)
+        with pytest.raises(TimeoutError, match="expected tap to report 'streamed' within 0 s"):
+            tap.wait_for("streamed", 0.05)
+
+
+def test_a_service_stops_when_the_block_fails(tmp_path):
+    with pytest.raises(KeyError), tap_of(tmp_path) as tap:
+        raise KeyError
+    assert gone(tap.process.pid)
+
+
+def test_children_are_gone_when_their_parent_is_killed(tmp_path):
+    arguments = [sys.executable, "-c", PARENT, str(tmp_path / "tap.capture"), str(tmp_path / "tap.log")]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        assert not gone(child)
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait(PATIENCE_S)
+    watch = time.monotonic()
+    while not gone(child) and time.monotonic() < watch + PATIENCE_S:
+        os.sched_yield()
+    assert gone(child)
+
+
+def test_a_command_gives_its_result(tmp_path):
+    found = run(["split", "--out", str(tmp_path), "--train=5", "--public=4", "--victims=3", "--test=2"])
+    assert found["images"] == {"train": 5, "public": 4, "victims": 3, "test": 2}
+
+
+def test_a_command_that_fails_is_named(tmp_path):
+    with pytest.raises(RuntimeError, match="`splitleak inspect` to succeed, but it ended with 1"):
+        run(["inspect", str(tmp_path / "nothing")])
+
+
+def test_a_command_of_several_children_gives_its_result_and_writes_its_log(tmp_path):
+    found = Children().run(
+        ["split", "--out", str(tmp_path), "--train=5", "--public=4", "--victims=3"], tmp_path / "log"
+    )
+    assert found["images"]["train"] == 5
+    assert (tmp_path / "log").read_bytes() == b""
+
+
+def test_a_child_that_fails_is_named_by_its_command_and_its_traceback_is_in_the_log(tmp_path):
+    children = Children({"SPLITLEAK_DEBUG": "1"})
+    with pytest.raises(subprocess.CalledProcessError, match=r"splitleak inspect .*nothing") as failed:
+        children.run(["inspect", str(tmp_path / "nothing")], tmp_path / "log")
+    assert failed.value.returncode == 1
+    assert "Traceback (most recent call last)" in (tmp_path / "log").read_text()
+
+
+def test_all_children_are_ended_at_once_and_none_starts_after_that(tmp_path):
+    children = Children()
+    with ThreadPoolExecutor(1) as pool, tap_of(tmp_path, children) as tap:
+        running = pool.submit(children.run, tap_options(tmp_path / "other"), tmp_path / "log")
+        tap.wait_for("listening", PATIENCE_S)
+        children.stop()
+        assert tap.process.poll() is not None
+        with pytest.raises(InterruptedError):
+            running.result(PATIENCE_S)
+    with pytest.raises(InterruptedError, match="expected to start split"):
+        children.run(["split"], tmp_path / "log")
+
+
+def test_children_hold_what_they_inherit_and_are_out_of_a_terminals_reach(tmp_path):
+    with (tmp_path / "held").open("w") as held, tap_of(tmp_path, Children(inherited=[held.fileno()])) as tap:
+        tap.wait_for("listening", PATIENCE_S)
+        opened = {path.resolve() for path in Path(f"/proc/{tap.process.pid}/fd").iterdir()}
+        assert (tmp_path / "held").resolve() in opened
+        assert os.getpgid(tap.process.pid) != os.getpgid(0)

@@ -1,0 +1,199 @@
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from splitleak.eval.campaign.plan import Job
+from splitleak.eval.campaign.runner import run_jobs
+from splitleak.eval.campaign.store import Store
+
+WAIT = "import sys; sys.stdin.read()"
+
+
+def job(name, *needs, kind="cell", seed=0):
+    return Job(name, kind, name, seed, f"out/{name}", needs, 1.0, {})
+
+
+class Work:
+    """Does jobs in processes: each writes its output, unless its name says that it fails."""
+
+    def __init__(self, store):
+        self.store = store
+        self.tried = []
+        self.at_once = 0
+        self._lock = threading.Lock()
+        self._running = 0
+
+    def __call__(self, each):
+        with self._lock:
+            self.tried.append(each.id)
+            self._running += 1
+            self.at_once = max(self.at_once, self._running)
+        try:
+            script = "raise ValueError('said the child')" if each.id.startswith("bad") else "pass"
+            log = self.store.log(each)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as errors:
+                subprocess.run([sys.executable, "-c", script], stderr=errors, check=True)
+            output = self.store.path(each)
+            output.parent.mkdir(exist_ok=True)
+            output.write_text("")
+        finally:
+            with self._lock:
+                self._running -= 1
+        return {"mse": 0.25, "ssim": 0.5}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def work(store):
+    return Work(store)
+
+
+def run(store, work, jobs, *, workers=2, say=lambda line: None):
+    return run_jobs(jobs, store, work, lambda: None, workers=workers, say=say)
+
+
+def test_all_jobs_are_done_each_after_what_it_needs(store, work):
+    jobs = [job("a"), job("b", "a"), job("c", "a"), job("d", "b", "c")]
+    outcome = run(store, work, jobs)
+    assert sorted(each.id for each in outcome.done) == ["a", "b", "c", "d"]
+    assert (work.tried[0], work.tried[-1]) == ("a", "d")
+    assert not outcome.failed
+    assert not outcome.skipped
+
+
+def test_with_one_worker_jobs_are_done_in_their_order(store, work):
+    run(store, work, [job("a"), job("b"), job("c", "a"), job("d")], workers=1)
+    assert work.tried == ["a", "b", "c", "d"]
+    assert work.at_once == 1
+
+
+def test_images_are_split_before_all_else(store, work):
+    run(store, work, [job("a", kind="split"), job("b", "a"), job("c", kind="split"), job("d", "c")], workers=1)
+    assert work.tried == ["a", "c", "b", "d"]
+
+
+def test_as_many_jobs_as_workers_run_at_once(store):
+    meeting = threading.Barrier(3, timeout=20)
+
+    def meet(each):
+        meeting.wait()  # breaks unless three jobs are here at once
+        return {}
+
+    assert len(run(store, meet, [job(name) for name in "abcdef"], workers=3).done) == 6
+
+
+def test_what_is_done_is_not_done_again(store, work):
+    jobs = [job("a"), job("b", "a")]
+    run(store, work, jobs[:1])
+    run(store, work, jobs)
+    run(store, work, jobs)
+    assert work.tried == ["a", "b"]
+
+
+def test_a_failure_is_recorded_with_its_traceback_and_the_others_go_on(store, work):
+    jobs = [job("bad"), job("needs-it", "bad"), job("needs-that", "needs-it"), job("other"), job("last", "other")]
+    lines = []
+    outcome = run(store, work, jobs, workers=1, say=lines.append)
+    assert [each.id for each in outcome.failed] == ["bad"]
+    assert outcome.skipped == {"cell needs-it": "cell bad", "cell needs-that": "cell bad"}
+    assert [each.id for each in outcome.done] == ["other", "last"]
+    failure = store.failure("bad")
+    assert "CalledProcessError" in failure["error"]
+    assert failure["error"].endswith("ValueError: said the child\n")
+    assert str(store.log(jobs[0])) == failure["log"]
+    assert sys.executable in failure["command"]
+    assert "FAILED" in lines[0]
+
+
+def test_a_failure_tells_of_this_try_alone(store, work):
+    log = store.log(job("bad"))
+    log.parent.mkdir(parents=True)
+    log.write_text("Traceback (most recent call last):\nKeyError: of an earlier try\n")
+    run(store, work, [job("bad")])
+    assert "earlier" not in store.failure("bad")["error"]
+
+
+def test_a_failed_job_is_tried_again_by_the_next_run_and_then_forgotten(store, work):
+    jobs = [job("a"), job("b", "a")]
+
+    def broken(each):
+        raise ValueError("not today")
+
+    assert run(store, broken, jobs).skipped == {"cell b": "cell a"}
+    assert "ValueError: not today" in store.failure("a")["error"]
+    assert len(run(store, work, jobs).done) == 2
+    assert store.failure("a") is None
+
+
+@pytest.mark.parametrize("stop_with", [KeyboardInterrupt, SystemExit])
+def test_who_interrupts_a_run_ends_what_runs_and_leaves_no_failure(store, stop_with):
+    children, started = [], threading.Event()
+
+    def wait_for_ever(each):
+        if each.id == "first":
+            return {}
+        with subprocess.Popen([sys.executable, "-c", WAIT], stdin=subprocess.PIPE) as child:
+            children.append(child)
+            started.set()
+            if child.wait() != 0:
+                raise RuntimeError("the child was ended")
+        return {}
+
+    def interrupt(line):
+        started.wait(20)
+        raise stop_with
+
+    def stop():
+        for child in children:
+            child.terminate()
+
+    with pytest.raises(stop_with):
+        run_jobs([job("first"), job("second")], store, wait_for_ever, stop, workers=2, say=interrupt)
+    assert [child.returncode for child in children] == [-15]
+    assert store.failure("second") is None
+
+
+def test_a_line_a_job_tells_cells_scores_time_and_what_runs(store, work):
+    lines = []
+    run(store, work, [job("train", kind="train"), job("one", "train"), job("two", "one")], workers=1, say=lines.append)
+    assert re.fullmatch(
+        r"\[0/2 cells\] train train: MSE 0\.2500, SSIM 0\.500 \(\d+ s\) \| elapsed 0:\d\d, left unknown", lines[0]
+    )
+    assert re.fullmatch(r"\[1/2 cells\] cell one: .* \| elapsed 0:\d\d, left about 0:\d\d", lines[1])
+    assert re.fullmatch(r"\[2/2 cells\] cell two: .* left about 0:00", lines[2])
+
+
+def test_cells_of_an_earlier_run_count_as_done(store, work):
+    run(store, work, [job("one")])
+    lines = []
+    run(store, work, [job("one"), job("two")], say=lines.append)
+    assert lines[0].startswith("[2/2 cells] cell two")
+
+
+def test_time_left_is_what_the_group_took_by_cost_shared_among_workers(store):
+    ready = threading.Event()
+    jobs = [Job(f"job-{cost}", "cell", f"job-{cost}", 0, f"out/{cost}", (), cost, {}) for cost in (1.0, 40.0)]
+    lines = []
+
+    def do(each):
+        if each.cost == 1:
+            threading.Event().wait(0.5)  # takes its time
+        else:
+            ready.wait(20)
+        return {}
+
+    def say(line):
+        lines.append(line)
+        ready.set()
+
+    run(store, do, jobs, workers=2, say=say)
+    left = re.search(r"left about 0:(\d\d) \| running: cell job-40", lines[0])
+    assert int(left[1]) == pytest.approx(40 * 0.5 / 2, abs=3)

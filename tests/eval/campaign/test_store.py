@@ -1,0 +1,119 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from splitleak.artifacts import write_json
+from splitleak.eval.campaign import store as store_module
+from splitleak.eval.campaign.config import CampaignConfig
+from splitleak.eval.campaign.plan import Job, make_plan
+from splitleak.eval.campaign.store import Store
+
+DOCUMENT = {
+    "name": "toy",
+    "seeds": [0],
+    "datasets": [{"name": "builtin", "channels": 1, "size": 16}],
+    "models": [{"name": "cnn", "architecture": "cnn"}],
+    "methods": [{"name": "Plain"}],
+    "attacks": [{"name": "decoder", "attack": "decoder"}],
+}
+JOB = Job("train-1", "train", "Plain, seed 0", 0, "targets/1", (), 1.0, {})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "run")
+
+
+def test_a_job_is_done_when_its_output_is_there(store):
+    assert not store.is_done(JOB)
+    (store.folder / "targets" / "1").mkdir(parents=True)
+    assert store.is_done(JOB)
+
+
+def test_a_failure_is_kept_until_it_is_forgotten(store):
+    assert store.failure(JOB.id) is None
+    store.record_failure(JOB, "splitleak train", "it broke")
+    assert store.failure(JOB.id) == {
+        "job": "train-1",
+        "label": "Plain, seed 0",
+        "command": "splitleak train",
+        "error": "it broke",
+        "log": str(store.folder / "logs" / "train-1.log"),
+    }
+    store.forget_failure(JOB)
+    store.forget_failure(JOB)
+    assert store.failure(JOB.id) is None
+
+
+def test_a_second_run_in_one_folder_refuses(store):
+    refused = pytest.raises(BlockingIOError, match=r"expected to be alone in .*run, but another run")
+    with store.claimed(), refused, Store(store.folder).claimed():
+        pass
+    with store.claimed():  # and it is free again
+        pass
+
+
+HOLDER = """
+import subprocess, sys
+from pathlib import Path
+from splitleak.eval.campaign.store import Store
+with Store(Path(sys.argv[1])).claimed() as descriptor:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[descriptor])
+    print(child.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_waits_for_the_processes_that_a_killed_one_left(store, monkeypatch):
+    monkeypatch.setattr(store_module, "_ORPHANS_S", 0.2)
+    orphan = [sys.executable, "-c", HOLDER.replace("stdin=subprocess.PIPE, ", "stdin=0, "), str(store.folder)]
+    with subprocess.Popen(orphan, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        holder.kill()
+        holder.wait()
+        with pytest.raises(BlockingIOError, match="processes of an earlier run"), store.claimed():
+            pass
+        holder.stdin.close()  # which ends the orphan, which had inherited it
+        monkeypatch.setattr(store_module, "_ORPHANS_S", 20.0)
+        began = time.monotonic()
+        with store.claimed():
+            assert time.monotonic() - began < 10
+
+
+def test_a_folder_that_is_no_campaigns_is_refused(store):
+    with pytest.raises(FileNotFoundError, match="expected a folder that `splitleak campaign run` wrote"):
+        store.read_plan()
+
+
+def test_the_plan_in_the_folder_can_be_run_again(store):
+    plan = make_plan(CampaignConfig.load(DOCUMENT, source="test"))
+    store.write_plan(plan)
+    written = store.read_plan()
+    assert make_plan(CampaignConfig.load(written["config"], source="campaign.json")) == plan
+    assert [job["id"] for job in written["jobs"]] == [job.id for job in plan.jobs]
+    assert {"command", "commit", "hardware"} <= written["provenance"].keys()
+
+
+def test_status_counts_jobs_and_shows_scores_and_failures(store):
+    plan = make_plan(CampaignConfig.load(DOCUMENT, source="test"))
+    store.write_plan(plan)
+    split, train, _, cell, leakage = plan.jobs
+    write_json(store.path(split), {})
+    store.path(train).mkdir(parents=True)
+    record = {"score": {"mse": {"mean": 0.1}, "ssim": {"mean": 0.5}}, "target": {"accuracy": 0.9}}
+    write_json(store.path(cell) / "record.json", record)
+    store.record_failure(leakage, "splitleak leakage", "Traceback\n\nValueError: no\n")
+    store.record_failure(train, "splitleak train", "of an earlier run, which a later one made good")
+    found = store.status()
+    assert found["name"] == "toy"
+    assert found["jobs"] == {
+        "split": {"done": 1, "failed": 0, "to do": 0},
+        "train": {"done": 1, "failed": 0, "to do": 0},
+        "capture": {"done": 0, "failed": 0, "to do": 1},
+        "cell": {"done": 1, "failed": 0, "to do": 0},
+        "leakage": {"done": 0, "failed": 1, "to do": 0},
+    }
+    assert found["scores"] == [{"cell": "Plain, decoder, seed 0", "accuracy": 0.9, "mse": 0.1, "ssim": 0.5}]
+    assert [(failure["job"], failure["error"]) for failure in found["failures"]] == [(leakage.id, "ValueError: no")]

@@ -1,0 +1,135 @@
+"""Candidates are means over seeds of what was measured, under the attack that came closest; and no more than that."""
+
+import pytest
+
+from splitleak.artifacts import write_json
+from splitleak.config import read_document
+from splitleak.eval.deploy.deployments import candidates, read_results
+
+
+def latency(*cells):
+    return {"emulated_device": None, "cells": [cell(*each) for each in cells]}
+
+
+def cell(target, codec, total_ms, sent=500.0, link="loopback", batch=1, engine="onnx"):
+    about = {"way": "split", "window": 1, "edge_engine": engine, "cloud_engine": engine}
+    parts = {"total_ms": {"p50": total_ms}}
+    return {
+        **about,
+        "target": target,
+        "codec": codec,
+        "link": link,
+        "batch": batch,
+        "bytes_per_image": sent,
+        "parts": parts,
+    }
+
+
+@pytest.fixture
+def measured(fake_campaign):
+    """``measured(change, ...)``: the records of a made-up campaign, which names the data set of its targets."""
+
+    def make(change=lambda cell, figures: None, **options):
+        folder = fake_campaign(change, **options)
+        for path in folder.rglob("record.json"):
+            record = read_document(path)
+            record["target"]["dataset"] = {"dataset": "builtin"}
+            write_json(path, record)
+        return read_results([folder])
+
+    return make
+
+
+def by_design(found):
+    return {(each.design, each.codec): each for each in found}
+
+
+def test_the_strongest_attack_is_the_one_with_the_lowest_mean_error(measured):
+    def gan_is_closer(cell, figures):
+        if cell["attack"] == "gan":
+            figures["mse"] /= 2
+
+    found = by_design(candidates(measured(gan_is_closer, methods=("PATROL",)), None, None))
+    alone = found["PATROL", "fp32"]
+    assert (alone.attack, alone.attacks, alone.seeds) == ("gan", ("decoder", "gan"), 2)
+    assert alone.mse == pytest.approx((0.04 + 0.0401) / 4)
+    assert alone.randomised
+    assert not alone.adaptive
+
+
+def test_accuracy_is_lost_from_the_most_accurate_where_none_is_undefended(measured):
+    found = by_design(candidates(measured(methods=("PATROL",)), None, None))
+    assert found["PATROL", "fp32"].drop == 0
+    assert found["PATROL + CEM", "fp32"].drop == pytest.approx(0.3)
+
+
+def test_a_codec_changes_accuracy_by_what_it_changes_on_the_wire(measured):
+    made = measured(methods=("Bottleneck", "DistCorr"), codecs={"DistCorr": "uint8"}, seeds=(0,))
+    for each in made:
+        each.record["target"]["name"] = f"same {each.design.endswith('CEM')}"
+        each.record["wire"]["accuracy"] = 0.85 if each.codec == "uint8" else 0.88
+    found = by_design(candidates(made, None, None))
+    assert found["DistCorr", "uint8"].accuracy == pytest.approx(90 - 3)
+    assert found["Bottleneck", "fp32"].accuracy == pytest.approx(90)
+
+
+def test_latency_is_that_of_the_fastest_engine_of_a_target_of_any_seed(measured):
+    timed = latency(("PATROL1", "fp32", 3.0, 500.0, "loopback", 1, "torch"), ("PATROL1", "fp32", 2.0))
+    found = by_design(candidates(measured(methods=("PATROL",)), timed, None))
+    assert (found["PATROL", "fp32"].latency_ms, found["PATROL", "fp32"].engine) == (2.0, "onnx → onnx")
+    assert found["PATROL + CEM", "fp32"].latency_ms is None
+
+
+def test_a_codec_that_was_only_timed_is_assumed_to_leak_as_fp32_does(measured):
+    timed = latency(("PATROL0", "fp32", 2.0), ("PATROL0", "uint8", 2.5, 130.0))
+    found = by_design(candidates(measured(methods=("PATROL",)), timed, None))
+    plain, assumed = found["PATROL", "fp32"], found["PATROL", "uint8"]
+    assert (assumed.assumed, plain.assumed) == (True, False)
+    assert (assumed.mse, assumed.accuracy, assumed.bytes_per_image) == (plain.mse, plain.accuracy, 130.0)
+
+
+def test_one_link_is_chosen_and_only_the_smallest_batch_counts(measured):
+    made = measured(methods=("PATROL",))
+    several = latency(
+        ("PATROL0", "fp32", 2.0), ("PATROL0", "fp32", 70.0, 500.0, "lte"), ("PATROL0", "fp32", 1.0, 500.0, "lte", 8)
+    )
+    with pytest.raises(ValueError, match=r"expected --link, one of \['loopback', 'lte'\]"):
+        candidates(made, several, None)
+    with pytest.raises(ValueError, match="got 'geo'"):
+        candidates(made, several, "geo")
+    assert by_design(candidates(made, several, "lte"))["PATROL", "fp32"].latency_ms == 70.0
+    with pytest.raises(ValueError, match="old form"):
+        candidates(made, {"targets": {}}, None)
+
+
+def test_results_on_several_data_sets_are_not_mixed(measured, fake_campaign, tmp_path):
+    measured(methods=("PATROL",), seeds=(0,))
+    folder = tmp_path / "campaign"
+    path = next(iter(sorted(folder.rglob("record.json"))))
+    record = read_document(path)
+    record["target"]["dataset"]["dataset"] = "other"
+    write_json(path, record)
+    with pytest.raises(ValueError, match=r"one data set, got \['builtin', 'other'\]"):
+        read_results([folder])
+    assert {each.dataset for each in read_results([folder], "builtin")} == {"builtin"}
+    with pytest.raises(ValueError, match="results on third"):
+        read_results([folder], "third")
+
+
+def test_a_campaign_of_another_kind_is_refused(fake_campaign):
+    folder = fake_campaign(methods=("PATROL",))
+    plan = read_document(folder / "campaign.json")
+    plan["config"]["kind"] = "predictions"
+    write_json(folder / "campaign.json", plan)
+    with pytest.raises(ValueError, match="kind 'features', got 'predictions'"):
+        read_results([folder])
+
+
+def test_a_run_like_the_demos_is_read_record_by_record(materials, artifact, tmp_path):
+    from splitleak.eval.record.victims import make_record
+
+    folder = materials("recommended", 0.2)
+    make_record(artifact, folder / "attack", folder / "victims.npz", folder / "ledger.json", tmp_path / "cell", 0)
+    (one,) = candidates(read_results([tmp_path]), None, None)
+    assert (one.design, one.cut, one.codec, one.drop, one.victims) == ("toy", 2, "fp32", 0.0, 40)
+    assert one.mse > 0

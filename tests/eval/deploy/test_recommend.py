@@ -1,0 +1,151 @@
+"""The least leak within the budgets, the budget that binds, the nearest where nothing fits, and what is not known."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splitleak.eval.deploy.deployments import Candidate
+from splitleak.eval.deploy.recommend import Budgets, recommend
+
+PLAIN = Candidate(
+    design="none",
+    cut=4,
+    defenses=(),
+    codec="fp32",
+    targets=("a",),
+    accuracy=90.0,
+    drop=0.0,
+    mse=0.002,
+    ssim=0.9,
+    attack="decoder",
+    attacks=("decoder", "gan"),
+    knowledge=("encoder", "public"),
+    seeds=3,
+    victims=200,
+    randomised=False,
+    adaptive=False,
+    bytes_per_image=8000.0,
+    latency_ms=2.0,
+    engine="onnx",
+)
+NOISE = replace(PLAIN, design="noise", targets=("b",), accuracy=88.0, drop=2.0, mse=0.006, ssim=0.8, randomised=True)
+CEM = replace(NOISE, design="cem", targets=("c",), accuracy=87.0, drop=3.0, mse=0.008, latency_ms=4.0)
+THREE = (PLAIN, NOISE, CEM)
+FIGURES = st.tuples(*(st.integers(0, 3) for _ in range(4)))
+
+
+def test_without_a_budget_the_least_leak_is_recommended():
+    found = recommend(THREE, Budgets(), None)
+    assert (found["recommended"], found["nearest"], found["binding"]) == ("cem, cut 4, fp32", None, [])
+
+
+def test_the_budget_that_binds_is_named_with_what_it_keeps_out():
+    found = recommend(THREE, Budgets(max_accuracy_drop=2.5, max_latency_ms=9), None)
+    assert found["recommended"] == "noise, cut 4, fp32"
+    assert found["binding"] == [
+        "max_accuracy_drop: cem, cut 4, fp32 would leak less (MSE 0.0080), but loses 3.00 points, 0.50 too many"
+    ]
+    assert [each["why"] for each in found["candidates"]] == [
+        "fits, but leaks more: MSE 0.0020 against 0.0060",
+        "leaks least of all that fit",
+        "loses 3.00 points, 0.50 too many",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"assumed": True}, "is assumed, not measured"),
+        ({"accuracy": 86.0}, "is less accurate"),
+        ({"latency_ms": 5.0}, "is slower"),
+        ({"bytes_per_image": 9000.0}, "sends more"),
+        ({}, "has a lower MSE"),
+    ],
+)
+def test_leaks_that_agree_in_two_digits_are_equal_and_the_rest_decides(change, why):
+    other = replace(CEM, design="other", mse=0.00799, **change)
+    found = recommend([other, CEM], Budgets(), None)
+    assert found["recommended"] == "cem, cut 4, fp32"
+    assert found["candidates"][0]["why"] == f"fits and leaks as much, but {why}"
+    found = recommend([replace(CEM, mse=0.00799, latency_ms=3.0), replace(CEM, design="slower")], Budgets(), None)
+    assert found["recommended"] == "cem, cut 4, fp32"
+
+
+def test_where_nothing_fits_the_nearest_is_named():
+    found = recommend(THREE, Budgets(max_latency_ms=1.5, max_bytes=7000), None)
+    assert (found["recommended"], found["nearest"]) == (None, "none, cut 4, fp32")
+    assert found["candidates"][2]["why"] == "takes 4.00 ms, 2.50 too many; sends 8000 bytes, 1000 too many"
+
+
+def test_what_was_not_timed_breaks_every_latency_budget():
+    found = recommend([replace(CEM, latency_ms=None), NOISE], Budgets(max_latency_ms=100), None)
+    assert found["recommended"] == "noise, cut 4, fp32"
+    assert found["candidates"][0]["why"] == "its latency was not measured"
+
+
+def test_what_is_assumed_is_second_to_what_was_measured_and_beats_none_of_it():
+    assumed = replace(CEM, codec="uint8", bytes_per_image=600.0, assumed=True)
+    found = recommend([assumed, CEM], Budgets(), None)
+    assert found["recommended"] == "cem, cut 4, fp32"
+    assert all(each["on_frontier"] for each in found["candidates"])
+    found = recommend([assumed, CEM], Budgets(max_bytes=1000), None)
+    assert found["recommended"] == "cem, cut 4, uint8"
+    assert any("fp32's here, of cem, cut 4, uint8" in each for each in found["not_measured"])
+
+
+@given(st.lists(FIGURES, min_size=1, max_size=6), FIGURES)
+def test_what_is_recommended_fits_and_is_on_the_frontier(figures, limits):
+    made = [
+        replace(PLAIN, design=str(place), accuracy=90.0 - drop, drop=float(drop), mse=mse / 100)
+        for place, (drop, mse, _, _) in enumerate(figures)
+    ]
+    made = [
+        replace(each, latency_ms=1.0 + ms, bytes_per_image=1.0 + sent)
+        for each, (_, _, ms, sent) in zip(made, figures, strict=True)
+    ]
+    drop, _, ms, sent = limits
+    budgets = Budgets(max_accuracy_drop=drop, max_latency_ms=1.0 + ms, max_bytes=1.0 + sent)
+    found = recommend(made, budgets, None)
+    fitting = [each for each in found["candidates"] if each["fits"]]
+    if not fitting:
+        assert found["nearest"] is not None
+        return
+    (chosen,) = (each for each in fitting if each["label"] == found["recommended"])
+    assert chosen["on_frontier"]
+    assert chosen["mse"] == max(each["mse"] for each in fitting)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"attacks": ("decoder",)}, "attack 'gan' on none, cut 4, fp32"),
+        ({"seeds": 1}, "more than one seed of none, cut 4, fp32"),
+        ({"randomised": True, "adaptive": False}, "an adaptive attack (several draws or views)"),
+        ({"latency_ms": None}, "latency of none, cut 4, fp32"),
+    ],
+)
+def test_what_was_not_measured_is_said(change, told):
+    base = [replace(each, adaptive=True) for each in THREE]
+    assert recommend(base, Budgets(), None)["not_measured"] == []
+    found = recommend([replace(base[0], **change), *base[1:]], Budgets(), None)
+    assert any(line.startswith(told) for line in found["not_measured"])
+
+
+def test_one_attack_without_the_weights_is_doubted():
+    found = recommend([replace(each, attacks=("decoder",), knowledge=("public",)) for each in THREE], Budgets(), None)
+    assert "an attack that knows the encoder's weights" in found["not_measured"]
+    assert any("any other attack than 'decoder'" in line for line in found["not_measured"])
+
+
+def test_all_on_the_device_and_an_emulation_are_told_and_so_is_another_order_by_ssim():
+    alone = {"way": "device", "target": "c", "batch": 1, "parts": {"total_ms": {"p50": 0.5}}}
+    timed = {"emulated_device": {"name": "phone"}, "cells": [alone]}
+    found = recommend([NOISE, replace(CEM, ssim=0.85)], Budgets(max_latency_ms=5), timed)
+    assert found["notes"] == [
+        "each leak is that on 200 victims' images or more",
+        "by SSIM noise, cut 4, fp32 leaks less: 0.800 against 0.850",
+        "the device is emulated: phone",
+        "all of c on the device takes 0.50 ms, within the latency budget, and nothing is sent that could leak",
+    ]

@@ -1,0 +1,210 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from splitleak.artifacts import write_json
+from splitleak.attacker.outputs import Reconstructions
+from splitleak.cli import app
+from splitleak.config import digest
+from splitleak.defenses.artifact import load_whole, read_record, save
+from splitleak.defenses.training import TargetConfig, train
+from splitleak.eval.record.victims import make_record
+from splitleak.measures.pixel import mse
+
+
+@pytest.fixture(scope="module")
+def evaluator(tmp_path_factory, small_splits):
+    document = {
+        "model": {"architecture": "conv3", "width": 0.0625, "channels": 1, "size": 16, "classes": 10},
+        "training": {"epochs": 1},
+        "seed": 7,
+    }
+    target = train(TargetConfig.parse(document, source="test"), small_splits, device=torch.device("cpu"))
+    folder = tmp_path_factory.mktemp("evaluator") / "judge"
+    save(folder, "judge", target)
+    return folder
+
+
+def judged(artifact, given, out, order=0, **options):
+    return make_record(artifact, given / "attack", given / "victims.npz", given / "ledger.json", out, order, **options)
+
+
+def test_the_record_says_what_was_attacked_how_and_how_well(artifact, materials, tmp_path, small_splits):
+    given = materials("whole")
+    record = judged(artifact, given, tmp_path / "cell", order=3)
+    assert record == json.loads((tmp_path / "cell" / "record.json").read_text())
+    assert record["order"] == 3
+    assert record["target"]["name"] == "toy"
+    assert record["target"]["target"]["model"]["architecture"] == "cnn"
+    assert record["target"]["dataset"] == small_splits.record
+    assert 0 <= record["target"]["accuracy"] <= 1
+    assert record["attack"]["queries"] == 300
+    assert record["wire"]["images"] == 40
+    assert record["wire"]["bytes_per_image"] == np.mean([1000 + place for place in range(40)])
+    assert record["score"]["n"] == 40
+    assert {"commit", "hardware", "torch", "time", "command"} <= record["provenance"].keys()
+    assert "public_hashes" not in record["attack"]
+
+
+def in_order(given):
+    """What was rebuilt, in the order of the victims; ids are in another one."""
+    rebuilt = Reconstructions.load(given / "attack" / "reconstructions.npz")
+    places = [int(name.split("-")[1]) for name in rebuilt.ids]
+    assert places != sorted(places)
+    return rebuilt.images[np.argsort(places)]
+
+
+def test_the_score_is_of_each_guess_against_its_own_victim(artifact, materials, tmp_path, small_splits):
+    given = materials("joined")
+    record = judged(artifact, given, tmp_path / "cell")
+    truth = small_splits.victims.floats()
+    assert record["score"]["mse"]["values"] == pytest.approx(mse(in_order(given), truth).tolist(), abs=1e-6)
+    with np.load(tmp_path / "cell" / "pictures.npz") as pictures:
+        assert np.array_equal(pictures["truth"], (truth * 255).round().byte().numpy())
+        assert pictures["places"].tolist() == list(range(len(truth)))
+
+
+def test_the_same_cell_has_the_same_id_and_another_seed_another(artifact, materials, tmp_path):
+    given = materials("named")
+    first = judged(artifact, given, tmp_path / "one")
+    assert judged(artifact, given, tmp_path / "two", order=9)["id"] == first["id"]
+    path = given / "attack" / "attack.json"
+    attack = json.loads(path.read_text())
+    for changed in ({"seed": 1}, {"draws": 4}, {"views": 2}, {"knowledge": ["encoder"]}):
+        path.write_text(json.dumps({**attack, **changed}))
+        assert judged(artifact, given, tmp_path / "three")["id"] != first["id"], changed
+
+
+def test_a_cells_place_in_a_campaign_is_kept_and_changes_no_id(artifact, materials, tmp_path):
+    given = materials("placed")
+    plain, placed = (
+        make_record(
+            artifact, given / "attack", given / "victims.npz", given / "ledger.json", tmp_path / "cell", 0, place
+        )
+        for place in (None, {"campaign": "small", "plus": None})
+    )
+    assert placed["cell"] == {"campaign": "small", "plus": None}
+    assert "cell" not in plain
+    assert placed["id"] == plain["id"]
+
+
+def test_an_attacker_who_owned_a_victim_gets_no_record(artifact, materials, tmp_path, small_splits):
+    given = materials("cheat", public=small_splits.victims)
+    with pytest.raises(ValueError, match="40 of them are the same"):
+        judged(artifact, given, tmp_path / "cell")
+    assert not (tmp_path / "cell").exists()
+
+
+def test_a_missing_input_is_named(artifact, materials, tmp_path):
+    given = materials("gone")
+    (given / "ledger.json").unlink()
+    with pytest.raises(FileNotFoundError, match="ledger"):
+        judged(artifact, given, tmp_path / "cell")
+
+
+def test_reclassified_is_what_the_evaluator_says_of_each_rebuilt_image(artifact, evaluator, materials, tmp_path):
+    given = materials("reclassified", noise=0.3)
+    plain, record = (judged(artifact, given, tmp_path / "cell", evaluator=each) for each in (None, evaluator))
+    model = load_whole(evaluator, torch.device("cpu"), seed=0)
+    with np.load(tmp_path / "cell" / "pictures.npz") as pictures, np.load(given / "victims.npz") as victims:
+        labels = torch.from_numpy(victims["labels"][pictures["places"]])
+        truth = torch.from_numpy(pictures["truth"]).float() / 255
+    with torch.no_grad():
+        said, true = (
+            model.cloud.head(model.edge.encoder(each)).argmax(1) == labels for each in (in_order(given), truth)
+        )
+    assert record["score"]["reclassified"]["values"] == said.double().tolist()
+    assert record["score"]["reclassified"]["mean"] == pytest.approx(said.double().mean().item())
+    assert record["evaluator"] == {
+        "name": "judge",
+        "accuracy": read_record(evaluator)["accuracy"],
+        "architecture": "conv3",
+        "seed": 7,
+        "on_truth": pytest.approx(true.double().mean().item()),
+    }
+    assert record["id"] != plain["id"]
+    assert "evaluator" not in plain
+    assert "reclassified" not in plain["score"]
+
+
+def test_an_evaluator_that_is_the_target_or_knows_other_classes_gets_no_record(
+    artifact, evaluator, materials, tmp_path
+):
+    given = materials("unfit")
+    with pytest.raises(ValueError, match="got the target itself"):
+        judged(artifact, given, tmp_path / "cell", evaluator=artifact)
+    shutil.copytree(evaluator, tmp_path / "other")
+    for half in ("edge", "cloud"):
+        path = tmp_path / "other" / half / "half.json"
+        document = json.loads(path.read_text())
+        write_json(path, {**document, "classes": document["classes"][::-1]})
+    with pytest.raises(ValueError, match="expected an evaluator of"):
+        judged(artifact, given, tmp_path / "cell", evaluator=tmp_path / "other")
+    assert not (tmp_path / "cell").exists()
+
+
+def test_victims_of_other_classes_than_the_evaluators_get_no_record(artifact, evaluator, materials, tmp_path):
+    given = materials("renamed")
+    with np.load(given / "victims.npz") as file:
+        arrays = dict(file)
+    np.savez(given / "victims.npz", **{**arrays, "classes": arrays["classes"][::-1]})
+    with pytest.raises(ValueError, match="expected an evaluator of the victims' classes"):
+        judged(artifact, given, tmp_path / "cell", evaluator=evaluator)
+
+
+def test_the_attackers_images_are_on_record_as_what_they_were_found_to_be(artifact, materials, tmp_path, small_splits):
+    given = materials("declared")
+    small_splits.save(given)
+    own = {"auxiliary": "same", "auxiliary_images": given / "public.npz"}
+    record = judged(artifact, given, tmp_path / "cell", **own)
+    assert record["auxiliary"]["kind"] == "same"
+    assert record["auxiliary"]["images"] == 300
+    assert record["auxiliary"]["checked"]["victims_images"] == 0
+    plain = judged(artifact, given, tmp_path / "plain")
+    assert plain["id"] == record["id"]
+    assert "auxiliary" not in plain
+    with pytest.raises(ValueError, match="declared 'distinct': expected another data set"):
+        judged(artifact, given, tmp_path / "no", **{**own, "auxiliary": "distinct"})
+    with pytest.raises(ValueError, match="300 images that the attack used, got others"):
+        judged(artifact, given, tmp_path / "no", **{**own, "auxiliary_images": given / "test.npz"})
+    with pytest.raises(ValueError, match="expected auxiliary images and what they are"):
+        judged(artifact, given, tmp_path / "no", auxiliary="same")
+    (given / "train.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="train"):
+        judged(artifact, given, tmp_path / "no", **own)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_record_without_evaluator_and_declaration_has_the_id_it_always_had(artifact, materials, tmp_path):
+    given = materials("old")
+    made, attack = read_record(artifact), json.loads((given / "attack" / "attack.json").read_text())
+    fields = ("attack", "config", "seed", "queries", "draws", "views", "knowledge")
+    expected = digest([made["target"], made["dataset"], attack["public_hashes"], *(attack[key] for key in fields)])
+    record = judged(artifact, given, tmp_path / "cell")
+    assert record["id"] == expected
+    assert set(record) == {"id", "order", "target", "attack", "wire", "score", "provenance"}
+
+
+def test_the_command_passes_evaluator_and_declaration_on(artifact, evaluator, materials, tmp_path, small_splits):
+    given = materials("command")
+    small_splits.save(given)
+    options = {
+        "--artifact": artifact,
+        "--attack": given / "attack",
+        "--truth": given / "victims.npz",
+        "--ledger": given / "ledger.json",
+        "--out": tmp_path / "cell",
+        "--evaluator": evaluator,
+        "--auxiliary": "same",
+        "--auxiliary-images": given / "public.npz",
+        "--auxiliary-data": "builtin",
+    }
+    result = CliRunner().invoke(app, ["score", *(str(each) for pair in options.items() for each in pair), "--json"])
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "cell" / "record.json").read_text())
+    assert json.loads(result.output)["reclassified"] == record["score"]["reclassified"]["mean"]
+    assert (record["auxiliary"]["kind"], record["evaluator"]["name"]) == ("same", "judge")

@@ -1,0 +1,74 @@
+import pytest
+
+from splitleak.eval.report.features_results import Campaign
+from splitleak.eval.report.relations import relations
+
+GROUP = ("builtin", "vgg")
+
+
+def leaks(bound):
+    return {"mse_bound": bound, "fsinfo_nats_per_pixel": 0.5, "effective_dimensions": 9.0, "assumptions": ["none"]}
+
+
+def verdicts(folder):
+    return {found.statement: found for found in relations(Campaign.load(folder), GROUP)}
+
+
+def test_records_that_obey_the_paper_break_nothing(fake_campaign):
+    found = verdicts(fake_campaign(leakage=lambda cell: leaks(0.001)))
+    assert {each.verdict for each in found.values()} == {"holds"}
+    assert len(found) == 2 * 3 + 1 + 2 * 2 + 2 + 2
+    assert found["The bound is at most the MSE of every attack that sees an image once"].figures == "40 of 40 cells"
+
+
+@pytest.mark.parametrize(
+    ("change", "statement", "said"),
+    [
+        (("CEM", {"mse": 0.001}), "+ CEM raises the MSE of every method against gan", "not in PATROL -0.0391"),
+        (("CEM", {"ssim": 0.99}), "+ CEM lowers the SSIM of every method against gan", "4 of 5; not in PATROL"),
+        (("CEM", {"accuracy": 0.8}), "+ CEM moves the accuracy by at most 0.7 points", "not in PATROL -10.00"),
+        ((None, {"mse": 0.001}), "Bottleneck is the weakest method against gan", "PATROL 0.0010 < Bottleneck"),
+        ((None, {"mse": 0.001}), "PATROL and Noise_ARL are the two strongest methods against gan", "< Noise_ARL 0.05"),
+        ((None, {"psnr": 30}), "-10 log10(MSE) is the batch's PSNR within 0.14 dB", "PATROL, gan, seed"),
+    ],
+)
+def test_what_breaks_a_relation_is_named_with_its_figures(fake_campaign, change, statement, said):
+    plus, figures_of_one = change
+
+    def spoil(cell, figures):
+        if (cell["method"], cell["plus"]) == ("PATROL", plus):
+            figures |= figures_of_one
+
+    found = verdicts(fake_campaign(spoil))
+    assert found[statement].verdict == "does not hold"
+    assert said in found[statement].figures
+
+
+def test_less_error_under_more_noise_is_named(fake_campaign):
+    def spoil(cell, figures):
+        if (cell["method"], cell["plus"]) == ("Noise_ARL", None):
+            figures["mse"] = 0.001
+
+    found = verdicts(fake_campaign(spoil))["More noise on the wire, all else equal, raises the MSE against decoder"]
+    assert found.verdict == "does not hold"
+    assert "Noise_ARL 0.0010, Noise_Nopeek 0.0200" in found.figures
+    assert "PATROL" not in found.figures
+
+
+def test_an_attack_below_the_bound_is_named(fake_campaign):
+    found = verdicts(fake_campaign(leakage=lambda cell: leaks(0.0118)))
+    broken = found["The bound is at most the MSE of every attack that sees an image once"]
+    assert broken.verdict == "does not hold"
+    assert "36 of 40; not in Bottleneck, decoder, seed 0 (0.0100, bound 0.0118)" in broken.figures
+
+
+def test_what_is_not_there_is_not_measured(fake_campaign):
+    found = verdicts(fake_campaign(lambda cell, _: False))
+    assert {each.verdict for each in found.values()} == {"not measured"}
+
+
+def test_a_campaign_of_other_methods_is_judged_on_what_it_has(fake_campaign):
+    found = verdicts(fake_campaign(methods=("DistCorr",)))
+    assert found["Bottleneck is the weakest method against gan"].verdict == "not measured"
+    assert found["PATROL and Noise_ARL are the two strongest methods against gan"].verdict == "not measured"
+    assert found["+ CEM raises the MSE of every method against gan"].figures == "1 of 1: DistCorr +0.0020"

@@ -1,0 +1,53 @@
+"""A served model describes itself in both dialects, and its statistics are sums and nothing else."""
+
+import json
+from concurrent.futures import Future
+
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.server.model import ServedModel
+from splitleak.wire.server.statistics import Statistics
+
+MODEL = ServedModel(
+    name="m",
+    platform="test",
+    input_name="features",
+    input_shape=(2, 3),
+    output_name="logits",
+    output_shape=(4,),
+    max_batch_size=8,
+    submit=lambda batch, request_id, timeout_s: Future(),
+    properties={"cut": "2"},
+)
+
+
+def test_the_configuration_is_without_the_batch_axis_that_the_metadata_have():
+    config = MODEL.config()
+    assert (config.name, config.platform, config.backend, config.max_batch_size) == ("m", "test", "splitleak", 8)
+    assert [(each.name, each.data_type, list(each.dims)) for each in config.input] == [
+        ("features", pb.TYPE_FP32, [2, 3])
+    ]
+    assert [(each.name, each.data_type, list(each.dims)) for each in config.output] == [("logits", pb.TYPE_FP32, [4])]
+    assert list(MODEL.metadata().inputs[0].shape) == [-1, 2, 3]
+    properties = dict(MODEL.metadata().properties)
+    assert json.loads(properties.pop("codecs")) == list(codec.CODECS)
+    assert properties == {"cut": "2", "max_batch_size": "8"}
+
+
+def test_the_statistics_are_the_counts_in_tritons_fields():
+    statistics = Statistics()
+    statistics.computed(5, [10, 20], 1000, input_ns=7, output_ns=3)
+    for status in ("OK", "OK", "CANCELLED"):
+        statistics.ended("ModelInfer", status, 50)
+    told = ServedModel(**{**vars(MODEL), "statistics": statistics}).counted()
+    assert (told.name, told.version, told.inference_count, told.execution_count) == ("m", "1", 5, 1)
+    assert told.last_inference > 1_700_000_000_000
+    found = {name.name: (value.count, value.ns) for name, value in told.inference_stats.ListFields()}
+    assert found == {
+        "success": (2, 100),
+        "fail": (1, 50),
+        "queue": (2, 30),
+        "compute_input": (2, 14),
+        "compute_infer": (2, 2000),
+        "compute_output": (2, 6),
+    }
