@@ -7,6 +7,7 @@
 <artifact>/cloud/weights.safetensors  the head
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from splitleak.artifacts import load_tensors, provenance, save_tensors, write_json, written_folder
-from splitleak.config import Config, read_document
+from splitleak.config import Config, digest, read_document
 from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import Target, TargetConfig, assemble
 from splitleak.models.engine import Engine, EngineChoice, choose_engine, feature_probes, image_probes, torch_engine
@@ -71,6 +72,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"expected an artifact (a folder that `splitleak train` wrote) at {folder}")
     return dict(read_document(path))
+
+
+def artifact_digest(folder: Path) -> str:
+    """Twelve hexadecimal digits that change with any weight or setting of either half; not with when it was made.
+
+    Raises:
+        FileNotFoundError: ``folder`` holds no artifact.
+    """
+    files = [folder / half / name for half in ("edge", "cloud") for name in ("half.json", "weights.safetensors")]
+    return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def provenance() -> dict[str, Any]:
-    """What a number needs beside its config and seed: command, commit, hardware, versions, and when (UTC)."""
+    """What a number needs beside its config and seed: command, commit, hardware, versions, and when (UTC).
+
+    The commit is that of the package's own checkout, and ``unknown`` where it is installed from a wheel.
+    """
     return {
         "command": shlex.join([*_program(), *sys.argv[1:]]),
         "commit": _commit(),
         "hardware": hardware(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "version": metadata.version("splitleak"),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -114,15 +119,17 @@ def hardware() -> str:
 
 @cache
 def _commit() -> str:
-    """The commit of this checkout, marked ``+changes`` if files differ from it; ``unknown`` outside git."""
+    """The commit of the package's checkout, marked ``+changes`` if files differ from it; else ``unknown``."""
+    checkout = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
-        here = Path(__file__).parent
         return subprocess.run(
-            ["git", *arguments], cwd=here, check=True, capture_output=True, text=True, timeout=10
+            ["git", *arguments], cwd=checkout, check=True, capture_output=True, text=True, timeout=10
         ).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")) != checkout:  # installed below somebody else's repository
+            return "unknown"
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -10,8 +10,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
-class Config(BaseModel):
-    """A frozen configuration; an unknown key is an error, so a misspelt setting never passes in silence."""
+class Document(BaseModel):
+    """Something that is read from and written to JSON: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -37,8 +37,12 @@ class Config(BaseModel):
             raise ValueError(f"{source}: expected a {cls.__name__}, but {faults}") from None
 
     def document(self) -> dict[str, Any]:
-        """The configuration as plain JSON values, every default spelled out."""
+        """All of it as plain JSON values, every default spelled out."""
         return self.model_dump(mode="json")
+
+
+class Config(Document):
+    """A frozen configuration; an unknown key is an error, so a misspelt setting never passes in silence."""
 
     @property
     def digest(self) -> str:

@@ -11,12 +11,19 @@ from torch import Tensor
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.processes import Children, service
 from splitleak.eval.campaign.store import Store
+from splitleak.eval.record.metrics import headline
+from splitleak.eval.record.schema import Record
 
 _START_S = 180.0
 _ANYWHERE = "127.0.0.1:0"
 
-Figures = Mapping[str, float]
-"""What a finished job has to show: an accuracy, or scores."""
+Figures = Mapping[str, str]
+"""What a finished job has to show, by its name: an accuracy, or scores."""
+
+
+def shown_figures(record: Record) -> Figures:
+    """The scores of a record that tables show."""
+    return {metric.label: metric.text(value) for metric, value in headline(record)}
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ class CampaignConfig(CampaignHead):
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     attacks: tuple[AttackEntry, ...] = Field(min_length=1)
     report: ReportEntry = ReportEntry()
+    latency: bool = Field(default=False, description="measure the latency of all targets in turn, after all else")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -7,10 +7,11 @@ from typing import Any
 
 from splitleak.artifacts import write_json, written_folder
 from splitleak.config import merged
-from splitleak.eval.campaign.bench import Bench, Figures
+from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
 from splitleak.eval.campaign.classes.target_measures_jobs import do_besides, do_poison
 from splitleak.eval.campaign.plan import Job, Kind
 from splitleak.eval.campaign.predictions.jobs import do_predict, do_prediction_cell, do_prior, do_purify
+from splitleak.eval.record.schema import FeaturesPlace
 from splitleak.eval.record.victims import make_record
 from splitleak.seeding import derive_seed
 
@@ -46,7 +47,7 @@ def _train(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     write_json(config, _started(bench, settings))
     images = bench.below(settings["images"])
     made = bench.run(job, "train", "--out", out, "--images", images, "--config", config, *bench.computing())
-    return {"accuracy": made["accuracy"]}
+    return {"accuracy %": f"{100 * made['accuracy']:.1f}"}
 
 
 def _started(bench: Bench, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,14 +105,21 @@ def _cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
             *("--out", attacked, "--seed", job.seed, *bench.computing(), *chain.from_iterable(given.items())),
         )
     ledger, truth = capture / "ledger.json", images / "victims.npz"
-    record = make_record(artifact, attacked, truth, ledger, out, 0, cell=settings["cell"])
-    return {metric: record["score"][metric]["mean"] for metric in ("mse", "ssim")}
+    place = FeaturesPlace.parse({**settings["cell"], "id": job.key}, source=job.id)
+    return shown_figures(make_record(artifact, attacked, truth, ledger, out, cell=place))
 
 
 def _leakage(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
     where = (artifact, "--images", images, "--out", bench.store.path(job))
     bench.run(job, "leakage", *where, "--seed", job.seed, *bench.computing())
+    return {}
+
+
+def _latency(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
+    """One image in flight through edge and cloud of every target in turn; it needs all other jobs: none disturbs it."""
+    artifacts = map(bench.below, settings["artifacts"])
+    bench.run(job, "latency", *artifacts, "--no-alternatives", "--out", bench.store.path(job))
     return {}
 
 
@@ -124,6 +132,7 @@ _DO: dict[Kind, Callable[[Bench, Job, Mapping[str, Any]], Figures]] = {
     "predict": do_predict,
     "cell": _cell,
     "leakage": _leakage,
+    "latency": _latency,
     "poison": do_poison,
     "besides": do_besides,
 }

@@ -10,6 +10,7 @@ Below the campaign's folder::
     priors/<key>/                       what `splitleak prior` wrote for a set of public images
     predictions/<key>/                  shared-<m>.npz, ledger.json, pairs-<auxiliary>.npz: a target behind a policy
     leakage/<target>.json               attack-free measures of a target
+    latency/<key>.json                  latency of all targets of a seed, in turn
     besides/<measure>-<key>.json        what else is measured of a target, beside the attacks on its classes
     cells/<id>/attack/, cells/<id>/score/{record.json,pictures.npz}
     failures/<job>.json, logs/<job>.log
@@ -23,7 +24,19 @@ from splitleak.config import digest
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.eval.campaign.config import AttackEntry, CampaignConfig, DatasetEntry, fingerprint
 
-Kind = Literal["split", "train", "purify", "prior", "capture", "predict", "cell", "leakage", "poison", "besides"]
+Kind = Literal[
+    "split",
+    "train",
+    "purify",
+    "prior",
+    "capture",
+    "predict",
+    "cell",
+    "leakage",
+    "latency",
+    "poison",
+    "besides",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -128,6 +141,9 @@ def make_plan(config: CampaignConfig) -> Plan:
             jobs[made.id] = made
             for job in _of_split(config, dataset, made, seed):
                 jobs.setdefault(job.id, job)
+        if config.latency:
+            timed = _latency([job for job in jobs.values() if job.seed == seed], seed)
+            jobs[timed.id] = timed
     planned = tuple(jobs.values())
     return Plan(config, planned, _in_order(config, planned))
 
@@ -210,6 +226,14 @@ def _leakage(train: Job, title: str) -> Job:
     return Job(
         f"leakage-{train.key}", "leakage", f"{title}, seed {train.seed}", train.seed, output, (train.id,), 1.0, settings
     )
+
+
+def _latency(before: Sequence[Job], seed: int) -> Job:
+    """After all other jobs of the seed: nothing of it runs beside."""
+    settings = {"artifacts": [job.output for job in before if job.kind == "train"]}
+    key = digest([settings, seed])
+    needs = tuple(job.id for job in before)
+    return Job(f"latency-{key}", "latency", f"seed {seed}", seed, f"latency/{key}.json", needs, 1.0, settings)
 
 
 def _cell(config: CampaignConfig, train: Job, capture: Job, entry: AttackEntry, labels: dict[str, Any]) -> Job:

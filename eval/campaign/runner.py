@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -198,9 +198,8 @@ def _name(job: Job) -> str:
     return f"{job.kind} {job.label}"
 
 
-def _shown(figures: Mapping[str, float]) -> str:
-    names = {"accuracy": "accuracy {:.1%}", "mse": "MSE {:.4f}", "ssim": "SSIM {:.3f}"}
-    return ", ".join(names[name].format(value) for name, value in figures.items())
+def _shown(figures: Figures) -> str:
+    return ", ".join(f"{name} {value}" for name, value in figures.items())
 
 
 def _clock(seconds: float) -> str:

@@ -10,6 +10,10 @@ from typing import Any
 from splitleak.artifacts import provenance, write_json
 from splitleak.config import read_document
 from splitleak.eval.campaign.plan import KINDS, Job, Plan
+from splitleak.eval.record.metrics import headline
+from splitleak.eval.record.schema import load_record
+
+PLAN = "campaign.json"
 
 _ORPHANS_S = 30.0
 _POLL_S = 0.05
@@ -35,7 +39,7 @@ class Store:
 
     def write_plan(self, plan: Plan) -> None:
         """Makes ``plan`` the folder's present one; outputs of another one stay, and are no longer shown."""
-        write_json(self.folder / "campaign.json", {**plan.document(), "provenance": provenance()})
+        write_json(self.folder / PLAN, {**plan.document(), "provenance": provenance()})
 
     def read_plan(self) -> dict[str, Any]:
         """What `write_plan` wrote.
@@ -43,7 +47,7 @@ class Store:
         Raises:
             FileNotFoundError: The folder is no campaign's.
         """
-        path = self.folder / "campaign.json"
+        path = self.folder / PLAN
         if not path.is_file():
             raise FileNotFoundError(f"expected a folder that `splitleak campaign run` wrote, got {self.folder}")
         return dict(read_document(path))
@@ -65,13 +69,13 @@ class Store:
             if state == "failed" and failure:
                 failures.append({**failure, "error": failure["error"].strip().splitlines()[-1]})
             if state == "done" and job["kind"] == "cell":
-                records.append((output.stat().st_mtime, job["label"], output / "record.json"))
+                records.append((output.stat().st_mtime, job["label"], output))
         scores = []
         for _, label, path in sorted(records)[-_LAST:]:
-            record = read_document(path)
-            score = record["score"]
-            means = {metric: score[metric]["mean"] for metric in ("mse", "ssim", "recognised") if metric in score}
-            scores.append({"cell": label, "accuracy": record["target"]["accuracy"], **means})
+            shown = headline(load_record(path))
+            values = {metric.name: value for metric, value in shown}
+            text = ", ".join(f"{metric.label} {metric.text(value)}" for metric, value in shown)
+            scores.append({"cell": label, "figures": values, "text": text})
         planned = {kind: counts for kind, counts in kinds.items() if any(counts.values())}
         return {"name": plan["name"], "jobs": planned, "scores": scores, "failures": failures}
 

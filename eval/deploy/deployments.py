@@ -1,39 +1,48 @@
 """What can be deployed: a design behind a codec, with what was measured of its accuracy, leak, latency and bytes."""
 
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from splitleak.defenses import DEFENSES
 from splitleak.eval.latency.table import engine_text
-from splitleak.eval.report.features_results import Campaign, row_label
-from splitleak.eval.report.run_report import load_run
+from splitleak.eval.record.schema import Record
+from splitleak.eval.report.results import Results
 from splitleak.models.split import ARCHITECTURES
 
-Record = Mapping[str, Any]
+Latency = Mapping[str, Any]
+"""What `splitleak latency` writes."""
+
 PLAIN = "fp32"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One record of an attack, and the deployment that it attacked."""
+    """One record of an attack on features, and the deployment that it attacked."""
 
     design: str
     codec: str
-    seed: int
     record: Record
 
     @property
     def dataset(self) -> str:
         """Name and test images: accuracies on others are not compared."""
-        return str(self.record["target"]["dataset"]["dataset"])
+        return self.record.target.dataset.dataset
+
+    @property
+    def target(self) -> str:
+        return self.record.target.name
+
+    @property
+    def seed(self) -> int:
+        return self.record.target.design.seed
 
     @property
     def cut(self) -> int:
-        model = self.record["target"]["target"]["model"]
-        return int(model["cut"] or ARCHITECTURES[model["architecture"]].default_cut)
+        model = self.record.target.design.model
+        return model.cut or ARCHITECTURES[model.architecture].default_cut
 
 
 @dataclass(frozen=True)
@@ -73,41 +82,31 @@ class Candidate:
 
 
 def read_results(folders: Sequence[Path], dataset: str | None = None) -> list[Measured]:
-    """The records of campaigns of the kind ``features``, and of runs like the demo's, whose codec is fp32.
+    """The records of attacks on features: of campaigns, of recorded results, or below a folder.
 
     Raises:
         FileNotFoundError: A folder has no record.
-        ValueError: A campaign of another kind, or records on several data sets while none is named.
+        ValueError: A record of another threat model, or records on several data sets while none is named.
     """
-    found: list[Measured] = []
+    measured: list[Measured] = []
     for folder in folders:
-        found += _of_campaign(folder) if (folder / "campaign.json").is_file() else _of_run(folder)
-    sets = sorted({each.dataset for each in found})
+        results = Results.load(folder)
+        for cell, record in results.measured:
+            if record.threat_model.sees != "features":
+                got = f"one that saw {record.threat_model.sees} ({cell.label})"
+                raise ValueError(f"{folder}: expected records of attackers who saw features alone, got {got}")
+            name = cell.row.label + (f" ({cell.table})" if len(results.tables) > 1 else "")
+            measured.append(Measured(name, cell.codec, record))
+    sets = sorted({each.dataset for each in measured})
     if dataset is None and len(sets) > 1:
         raise ValueError(f"expected results on one data set, got {sets}; name one")
-    chosen = [each for each in found if dataset in (None, each.dataset)]
+    chosen = [each for each in measured if dataset in (None, each.dataset)]
     if not chosen:
         raise ValueError(f"expected results on {dataset or 'a data set'}, got {sets or 'none'}")
     return chosen
 
 
-def _of_campaign(folder: Path) -> Iterable[Measured]:
-    campaign = Campaign.load(folder)
-    if campaign.config.get("kind", "features") != "features":
-        raise ValueError(f"{folder}: expected a campaign of the kind 'features', got {campaign.config['kind']!r}")
-    several = len(campaign.groups) > 1
-    for cell, record in campaign.measured:
-        name = row_label(cell.row) + (f" ({cell.model})" if several else "")
-        yield Measured(name, cell.codec, cell.seed, record)
-
-
-def _of_run(folder: Path) -> Iterable[Measured]:
-    records, _ = load_run(folder)
-    for record in records:
-        yield Measured(record["target"]["name"], PLAIN, record["target"]["target"]["seed"], record)
-
-
-def candidates(measured: Sequence[Measured], latency: Record | None, link: str | None) -> list[Candidate]:
+def candidates(measured: Sequence[Measured], latency: Latency | None, link: str | None) -> list[Candidate]:
     """The deployments of ``measured``, with their latency over ``link``; beside them those assumed for other codecs.
 
     The accuracy lost is counted from the most accurate undefended design, or from the most accurate of all. A latency
@@ -136,75 +135,61 @@ def _of_targets(measured: Sequence[Measured]) -> list[Candidate]:
 
 def _twin(group: Sequence[Measured], grouped: Mapping[tuple[str, str], Sequence[Measured]]) -> str:
     """The design that is of the same targets and travels as fp32."""
-    targets = {each.record["target"]["name"] for each in group}
+    targets = {each.target for each in group}
     for (design, codec), others in grouped.items():
-        if codec == PLAIN and targets & {each.record["target"]["name"] for each in others}:
+        if codec == PLAIN and targets & {each.target for each in others}:
             return design
     return ""
 
 
 def _candidate(group: Sequence[Measured], twin: Sequence[Measured]) -> Candidate:
     first = group[0]
-    defenses = tuple(each["name"] for each in first.record["target"]["target"]["defenses"])
+    designs = {each.record.target.design.model_copy(update={"seed": 0}).model_dump_json() for each in group}
+    if len(designs) > 1:
+        raise ValueError(f"expected records of one target design under the name {first.design!r}, got {len(designs)}")
     by_attack: dict[str, list[Measured]] = {}
     for each in group:
         by_attack.setdefault(_attack_name(each.record), []).append(each)
-    strongest = min(by_attack, key=lambda name: _mean(by_attack[name], _mse))
+    strongest = min(by_attack, key=lambda name: fmean(each.record.mse for each in by_attack[name]))
+    defenses = first.record.target.design.names
     return Candidate(
         design=first.design,
         cut=first.cut,
         defenses=defenses,
         codec=first.codec,
-        targets=tuple(dict.fromkeys(str(each.record["target"]["name"]) for each in group)),
-        accuracy=_mean(group, _accuracy) + _wire_change(group, twin),
+        targets=tuple(dict.fromkeys(each.target for each in group)),
+        accuracy=100 * fmean(each.record.target.accuracy for each in group) + _wire_change(group, twin),
         drop=0.0,
-        mse=_mean(by_attack[strongest], _mse),
-        ssim=_mean(by_attack[strongest], lambda record: record["score"]["ssim"]["mean"]),
+        mse=fmean(each.record.mse for each in by_attack[strongest]),
+        ssim=fmean(each.record.scores["ssim"].mean for each in by_attack[strongest]),
         attack=strongest,
         attacks=tuple(by_attack),
-        knowledge=tuple(sorted({each for one in group for each in one.record["attack"].get("knowledge", ())})),
+        knowledge=tuple(sorted({known for each in group for known in each.record.threat_model.knowledge})),
         seeds=len({each.seed for each in group}),
-        victims=min(int(each.record["score"]["n"]) for each in group),
+        victims=min(each.record.n for each in group),
         randomised=any(DEFENSES[name].randomised for name in defenses),
-        adaptive=any(_adaptive(each.record["attack"]) for each in group),
-        bytes_per_image=_mean(group, lambda record: record["wire"]["bytes_per_image"]),
+        adaptive=any(max(each.record.threat_model.views, each.record.threat_model.draws) > 1 for each in group),
+        bytes_per_image=fmean(each.record.wire.bytes_per_image for each in group if each.record.wire is not None),
     )
 
 
 def _attack_name(record: Record) -> str:
-    cell = record.get("cell", {})
-    return str(cell.get("attack", record["attack"]["attack"]))
-
-
-def _adaptive(attack: Record) -> bool:
-    return int(attack.get("views", 1)) > 1 or int(attack.get("draws", 1)) > 1
-
-
-def _mse(record: Record) -> float:
-    return float(record["score"]["mse"]["mean"])
-
-
-def _accuracy(record: Record) -> float:
-    return 100 * float(record["target"]["accuracy"])
+    return record.attack.name if record.cell is None else record.cell.attack
 
 
 def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float:
     """Points of accuracy that the codec added on the victims' images, of the targets that both have."""
 
     def on_wire(measured: Sequence[Measured]) -> dict[tuple[str, int], float]:
-        found = {(each.record["target"]["name"], each.seed): each.record["wire"]["accuracy"] for each in measured}
-        return {name: 100 * share for name, share in found.items() if share is not None}
+        wires = {(each.target, each.seed): each.record.wire for each in measured}
+        return {name: 100 * wire.accuracy for name, wire in wires.items() if wire and wire.accuracy is not None}
 
     ours, plain = on_wire(group), on_wire(twin)
     both = ours.keys() & plain.keys()
-    return statistics.fmean(ours[name] - plain[name] for name in both) if both else 0.0
+    return fmean(ours[name] - plain[name] for name in both) if both else 0.0
 
 
-def _mean(measured: Sequence[Measured], figure: Callable[[Record], float]) -> float:
-    return statistics.fmean(figure(each.record) for each in measured)
-
-
-def _timed(latency: Record, link: str | None) -> list[Record]:
+def _timed(latency: Latency, link: str | None) -> list[Latency]:
     """The splits that count: one link, the smallest batch, one request in flight; of equals the fastest first."""
     if "cells" not in latency:
         raise ValueError("expected a latency record with cells, got one of an old form; run `splitleak latency` again")
@@ -219,18 +204,18 @@ def _timed(latency: Record, link: str | None) -> list[Record]:
     return sorted(counted, key=lambda cell: cell["parts"]["total_ms"]["p50"])
 
 
-def _with_latency(candidate: Candidate, timed: Sequence[Record]) -> Candidate:
+def _with_latency(candidate: Candidate, timed: Sequence[Latency]) -> Candidate:
     for cell in timed:
         if cell["target"] in candidate.targets and cell["codec"] == candidate.codec:
             return replace(candidate, latency_ms=cell["parts"]["total_ms"]["p50"], engine=engine_text(cell))
     return candidate
 
 
-def _assumed(found: Sequence[Candidate], timed: Sequence[Record]) -> Iterable[Candidate]:
+def _assumed(found: Sequence[Candidate], timed: Sequence[Latency]) -> Iterable[Candidate]:
     """Other codecs that were timed on a target, with the accuracy and the leak that it has as fp32."""
     known = {(target, each.codec) for each in found for target in each.targets}
     for plain in (each for each in found if each.codec == PLAIN):
-        cells: dict[str, Record] = {}
+        cells: dict[str, Latency] = {}
         for cell in timed:
             if cell["target"] in plain.targets and (cell["target"], cell["codec"]) not in known:
                 cells.setdefault(cell["codec"], cell)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from splitleak.eval.latency.break_even import way_label
-from splitleak.eval.report.run_table import quantile_text
 
 _SWEPT = ("target", "cut", "batch", "engine", "link", "window")
 _PARTS = ("encode", "serialise", "network", "queue", "compute")
@@ -47,6 +46,15 @@ def _swept(cell: Mapping[str, Any], name: str) -> str:
 
 def _only(swept: Sequence[Mapping[str, str]], name: str) -> str:
     return next((each[name] for each in swept if each[name] != "-"), "-")
+
+
+def quantile_text(quantiles: Mapping[str, float | None], shown: Sequence[str]) -> str:
+    """Milliseconds, ``n/a`` where the samples do not bear a quantile.
+
+    >>> quantile_text({"p50": 1.5, "p99": None}, ("p50", "p99"))
+    '1.50 / n/a'
+    """
+    return " / ".join("n/a" if (value := quantiles[name]) is None else f"{value:.2f}" for name in shown)
 
 
 def break_even_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

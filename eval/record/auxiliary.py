@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from splitleak.config import digest, read_document
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
+from splitleak.eval.record.schema import AuxiliaryImages, Checked
 
 Auxiliary = Literal["same", "generic", "distinct", "training"]
 """Images of the target's own classes, of other classes, of another data set, or those the target was trained on.
@@ -81,13 +82,12 @@ def read_auxiliary(
     train: Path,
     split: Mapping[str, Any],
     dataset: str | None = None,
-) -> dict[str, Any]:
+) -> AuxiliaryImages:
     """What a record says of the attacker's images in ``path``, once they are found to be what ``kind`` calls them.
 
     ``used`` are the hashes of the images that the attack had, ``train`` is the file of the target's training images,
     ``split`` the record of the split (``splits.json``) that the target was trained on; ``dataset`` names what the
-    attacker's images are of, and may be left out where a ``splits.json`` beside them tells. The result is JSON: kind,
-    data set, number of images, names of the classes that they show, and ``checked``, the counts of `check_auxiliary`.
+    attacker's images are of, and may be left out where a ``splits.json`` beside them tells.
 
     Raises:
         FileNotFoundError: There is no such file of images, or of the target's training images.
@@ -101,13 +101,13 @@ def read_auxiliary(
         raise ValueError(f"{train}: expected the images that the target was trained on, got others")
     known = dataset or _dataset_of(path, images)
     checked = check_auxiliary(kind, images, victims, split["dataset"], victims.classes, known, trained)
-    return {
-        "kind": kind,
-        "dataset": known,
-        "images": len(images),
-        "classes": [images.classes[label] for label in images.labels.unique().tolist()],
-        "checked": {**checked, "how": _EXACT},
-    }
+    return AuxiliaryImages(
+        kind=kind,
+        dataset=known,
+        images=len(images),
+        classes=tuple(images.classes[label] for label in images.labels.unique().tolist()),
+        checked=Checked(**checked, how=_EXACT),
+    )
 
 
 def _dataset_of(path: Path, images: Images) -> str:

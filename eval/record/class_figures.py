@@ -10,6 +10,17 @@ from splitleak.config import digest
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import WholeModel
 from splitleak.eval.record.evaluator import Evaluator, probabilities
+from splitleak.eval.record.schema import (
+    ClassFigures,
+    Diversity,
+    Frechet,
+    Identification,
+    PriorFigures,
+    Rates,
+    Score,
+    TopK,
+    Verification,
+)
 from splitleak.measures.diversity import diversity
 from splitleak.measures.feature_distance import feature_distances
 from splitleak.measures.frechet import frechet_distance
@@ -31,8 +42,8 @@ def class_figures(
     others: Images | None = None,
     k: int = 3,
     known: MutableMapping[str, tuple[Tensor, Tensor]] | None = None,
-) -> dict[str, Any]:
-    """The figures of images ``by_class`` ``(K, R, C, H, W)`` in [0, 1], rebuilt of ``target``; a JSON document.
+) -> ClassFigures:
+    """The figures of images ``by_class`` ``(K, R, C, H, W)`` in [0, 1], rebuilt of ``target``.
 
     ``private`` are the images that the target was trained on, ``others`` some of other classes, as distractors. Values
     of single images are lists of K lists of R. ``known`` keeps what the evaluator makes of ``private`` for the next.
@@ -71,43 +82,41 @@ def class_figures(
     own, own_logits = known[key]
     confidence = probabilities(target, by_class.flatten(0, 1)).gather(1, labels[:, None])[:, 0]
     distances = feature_distances(rebuilt, labels, own, private.labels)
-    top = {f"top{first}": _top(logits, labels, first, each) for first in _TOP}
-    recognised = top["top1"]["mean"] if top["top1"] else None
-    apart = frechet_distance(rebuilt, own) if len(rebuilt) > 1 else None
-    return {
-        "n": classes * each,
-        "classes": classes,
-        "images_per_class": each,
-        "chance": 1 / classes,
-        "evaluator_on_private": float((own_logits.argmax(1) == private.labels).float().mean()),
-        **top,
-        "target_confidence": _values(confidence, each),
-        "confidence_gap": None if recognised is None else float(confidence.mean()) - recognised,
-        "delta_eval": _values(distances.nearest, each),
-        "delta_eval_squared": _values(distances.nearest_squared, each),
-        "centroid_eval": _values(distances.centroid, each),
-        "frechet_eval": apart
-        and {"distance": apart, "rebuilt": len(rebuilt), "private": len(own), "dimensions": own.shape[1]},
-        "diversity_eval": _diversity(rebuilt, labels, own, private.labels, k),
-        "identification": _identification(evaluator, rebuilt, labels, own, private.labels, others, each),
-    }
+    top1 = _top(logits, labels, 1, each)
+    return ClassFigures(
+        n=classes * each,
+        classes=classes,
+        images_per_class=each,
+        chance=1 / classes,
+        evaluator_on_private=float((own_logits.argmax(1) == private.labels).float().mean()),
+        top1=top1,
+        top5=_top(logits, labels, 5, each),
+        target_confidence=_values(confidence, each),
+        confidence_gap=None if top1 is None else float(confidence.mean()) - top1.mean,
+        delta_eval=_values(distances.nearest, each),
+        delta_eval_squared=_values(distances.nearest_squared, each),
+        centroid_eval=_values(distances.centroid, each),
+        frechet_eval=_frechet(rebuilt, own),
+        diversity_eval=_diversity(rebuilt, labels, own, private.labels, k),
+        identification=_identification(evaluator, rebuilt, labels, own, private.labels, others, each),
+    )
 
 
-def prior_figures(evaluator: Evaluator, samples: Tensor) -> dict[str, Any]:
-    """What the evaluator makes of a generator's own images ``(N, C, H, W)``, before any attack; a JSON document.
+def prior_figures(evaluator: Evaluator, samples: Tensor) -> PriorFigures:
+    """What the evaluator makes of a generator's own images ``(N, C, H, W)``, before any attack.
 
     ``shares`` of them that it puts in each class: one that a generator never draws is hard to rebuild with it, whatever
     the defense. ``confidence`` is the mean of its highest probability, ``histogram`` counts that in tenths of [0, 1].
     """
     highest, answers = whole_features(evaluator.model, samples)[1].softmax(1).max(1)
     counts = torch.bincount(answers, minlength=evaluator.model.classes)
-    return {
-        "samples": len(samples),
-        "shares": (counts.double() / len(samples)).tolist(),
-        "classes_drawn": int((counts > 0).sum()),
-        "confidence": float(highest.mean()),
-        "histogram": torch.histc(highest, 10, 0, 1).int().tolist(),
-    }
+    return PriorFigures(
+        samples=len(samples),
+        shares=tuple((counts.double() / len(samples)).tolist()),
+        classes_drawn=int((counts > 0).sum()),
+        confidence=float(highest.mean()),
+        histogram=tuple(torch.histc(highest, 10, 0, 1).int().tolist()),
+    )
 
 
 @torch.inference_mode()
@@ -118,25 +127,34 @@ def whole_features(model: WholeModel, images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([features.float().cpu() for features, _ in found]), torch.cat([made.cpu() for _, made in found])
 
 
-def _top(logits: Tensor, labels: Tensor, first: int, each: int) -> dict[str, Any] | None:
+def _top(logits: Tensor, labels: Tensor, first: int, each: int) -> TopK | None:
     if first >= logits.shape[1]:
         return None
     hits = top_k_hits(logits, labels, first).unflatten(0, (-1, each))
-    return {**attack_accuracy(hits[None, None]).document(), "hits": hits.int().tolist()}
+    document = {**attack_accuracy(hits[None, None]).document(), "hits": hits.int().tolist()}
+    return TopK.parse(document, source=f"top-{first}")
 
 
-def _values(values: Tensor, each: int) -> dict[str, Any]:
+def _values(values: Tensor, each: int) -> Score:
     rows = values.double().unflatten(0, (-1, each)).tolist()
-    return {"mean": float(values.double().mean()), "images": [[round(value, 6) for value in row] for row in rows]}
+    images = tuple(tuple(round(value, 6) for value in row) for row in rows)
+    return Score(mean=float(values.double().mean()), images=images)
 
 
-def _diversity(rebuilt: Tensor, labels: Tensor, own: Tensor, private_labels: Tensor, k: int) -> dict[str, Any] | None:
+def _frechet(rebuilt: Tensor, own: Tensor) -> Frechet | None:
+    if len(rebuilt) < 2:
+        return None
+    distance = frechet_distance(rebuilt, own)
+    return Frechet(distance=distance, rebuilt=len(rebuilt), private=len(own), dimensions=own.shape[1])
+
+
+def _diversity(rebuilt: Tensor, labels: Tensor, own: Tensor, private_labels: Tensor, k: int) -> Diversity | None:
     smallest = min(int(torch.bincount(of).min()) for of in (labels, private_labels))
     k = min(k, smallest - 1)
     if k < 1:
         return None
     found = [diversity(rebuilt[labels == of], own[private_labels == of], k).document() for of in labels.unique()]
-    return {"k": k, **{name: sum(each[name] for each in found) / len(found) for name in found[0]}}
+    return Diversity(k=k, **{name: sum(each[name] for each in found) / len(found) for name in found[0]})
 
 
 def _identification(
@@ -147,7 +165,7 @@ def _identification(
     private_labels: Tensor,
     others: Images | None,
     each: int,
-) -> dict[str, Any]:
+) -> Identification:
     classes, gallery, people = int(labels.max()) + 1, own, private_labels
     if others is not None:
         further = others.labels.unique(return_inverse=True)[1]
@@ -155,22 +173,22 @@ def _identification(
         people = torch.cat([private_labels, classes + further])
     scores = match_scores(rebuilt, gallery, people)
     ranks, count = identification_ranks(scores, labels), scores.shape[1]
-    return {
-        "people": count,
-        "distractors": count - classes,
-        "gallery": len(gallery),
+    return Identification(
+        people=count,
+        distractors=count - classes,
+        gallery=len(gallery),
         **_rates(ranks, count),
-        "private_alone": _rates(identification_ranks(scores[:, :classes], labels), classes),
-        "to_others": float((scores.argmax(1) >= classes).double().mean()) if count > classes else None,
-        "verification": {
-            "false_match_rate": _FALSE_MATCHES,
-            "true_match_rate": true_match_rate(scores, labels, _FALSE_MATCHES),
-            "comparisons": scores.numel() - len(labels),
-        },
-        "ranks": ranks.unflatten(0, (-1, each)).tolist(),
-    }
+        private_alone=Rates(**_rates(identification_ranks(scores[:, :classes], labels), classes)),
+        to_others=float((scores.argmax(1) >= classes).double().mean()) if count > classes else None,
+        verification=Verification(
+            false_match_rate=_FALSE_MATCHES,
+            true_match_rate=true_match_rate(scores, labels, _FALSE_MATCHES),
+            comparisons=scores.numel() - len(labels),
+        ),
+        ranks=ranks.unflatten(0, (-1, each)).tolist(),
+    )
 
 
-def _rates(ranks: Tensor, people: int) -> dict[str, float | None]:
+def _rates(ranks: Tensor, people: int) -> dict[str, Any]:
     rates = {f"rank{k}": float((ranks <= k).double().mean()) if k < people else None for k in _TOP}
     return {"chance": 1 / people, **rates}

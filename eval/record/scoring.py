@@ -2,19 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from splitleak.datasets.images import Images
-from splitleak.measures.pixel import batch_psnr, mse, psnr
-from splitleak.measures.ssim import ssim, ssim_zero_padded
-
-METRICS = {"mse": mse, "psnr": psnr, "ssim": ssim, "ssim_zero_padded": ssim_zero_padded}
-"""Each takes images and truth ``(N, C, H, W)`` in [0, 1] and gives one value an image ``(N,)``."""
 
 
 def truth_of(ids: Sequence[str], places: Mapping[str, int], truth: Images) -> Images:
@@ -38,27 +30,6 @@ def truth_of(ids: Sequence[str], places: Mapping[str, int], truth: Images) -> Im
     return truth.select(torch.tensor([places[name] for name in ids]))
 
 
-def score(images: Tensor, truth: Tensor) -> dict[str, Any]:
-    """All metrics of ``images`` against ``truth``, both ``(N, C, H, W)`` in [0, 1].
-
-    For each metric its mean, standard deviation over images (n - 1) and the value of every image; PSNR of the whole
-    batch, the form of the published tables, is ``batch_psnr``. ``n`` is the number of images.
-    """
-    values = {name: metric(images, truth) for name, metric in METRICS.items()}
-    return {
-        "n": len(images),
-        **{name: spread(found.double().numpy()) for name, found in values.items()},
-        "batch_psnr": float(batch_psnr(images, truth)),
-    }
-
-
-def spread(values: NDArray[np.float64]) -> dict[str, Any]:
-    """Mean and standard deviation of ``values``, and the values; an image rebuilt exactly counts as 100 dB."""
-    finite = np.minimum(values, 100.0)
-    deviation = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
-    return {"mean": float(finite.mean()), "std": deviation, "values": [round(float(value), 6) for value in finite]}
-
-
 def check_disjoint(public: Sequence[str], truth: Images) -> None:
     """Refuses a score whose attacker owned what it rebuilt.
 
@@ -68,3 +39,9 @@ def check_disjoint(public: Sequence[str], truth: Images) -> None:
     shared = set(public) & set(truth.hashes())
     if shared:
         raise ValueError(f"expected public images that are not the victims', but {len(shared)} of them are the same")
+
+
+def constant_mse(truth: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
+    """The MSE of the mean of pictures ``(N, C, H, W)``, given to all: the best constant, which no attacker has."""
+    pictures = truth / 255.0
+    return float(np.square(pictures - pictures.mean(0)).mean())

@@ -1,20 +1,22 @@
-"""A cell's record: what was attacked, how, and how well; one JSON file whose id is the hash of what produced it."""
+"""The judge of victims' images: what was attacked, how, and how well. A record's id is the hash of what produced it."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from splitleak.artifacts import provenance, write_json, written_folder
+from splitleak.artifacts import provenance, written_folder
 from splitleak.attacker.outputs import Reconstructions
-from splitleak.config import digest, read_document
+from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.config import digest
 from splitleak.datasets.files import load_file
-from splitleak.defenses.artifact import read_record
 from splitleak.edge.ledger import Ledger
 from splitleak.eval.record.auxiliary import Auxiliary, read_auxiliary
 from splitleak.eval.record.evaluator import Evaluator
-from splitleak.eval.record.scoring import check_disjoint, score, spread, truth_of
+from splitleak.eval.record.inputs import Attacked, target_of
+from splitleak.eval.record.metrics import measured_victims, spread
+from splitleak.eval.record.schema import FILE, EvaluatorJudge, Place, Provenance, Service, VictimsRecord, Wire
+from splitleak.eval.record.scoring import check_disjoint, constant_mse, truth_of
 
 _IDENTIFYING = ("attack", "config", "seed", "queries", "draws", "views", "knowledge")
 
@@ -25,24 +27,32 @@ def make_record(
     truth: Path,
     ledger: Path,
     out: Path,
-    order: int,
-    cell: Mapping[str, Any] | None = None,
+    order: int = 0,
+    cell: Place | None = None,
     *,
     evaluator: Path | None = None,
     auxiliary: Auxiliary | None = None,
     auxiliary_images: Path | None = None,
     auxiliary_dataset: str | None = None,
-) -> dict[str, Any]:
+    service: Service | None = None,
+) -> VictimsRecord:
     """Scores what ``attack`` rebuilt and writes ``out``: ``record.json`` and ``pictures.npz``; returns the record.
 
-    ``cell`` says where in a campaign the record stands; it is kept under that name, and changes no id.
-
-    ``evaluator`` is an artifact that classifies the same classes and is not the target: ``score.reclassified`` then
-    says of every rebuilt image whether it is taken for its victim's true class (1 or 0), beside it the evaluator's
-    accuracy on its test images and on the victims' true ones (``evaluator.on_truth``).
-
-    ``auxiliary`` declares what the attacker's images are, which ``auxiliary_images`` holds; it is checked
-    (`read_auxiliary`) against them and against the target's training images, ``train.npz`` beside ``truth``.
+    Args:
+        artifact: The target that was attacked, with both halves.
+        attack: What ``splitleak attack`` wrote.
+        truth: The victims' images; the target's training images are ``train.npz`` beside it.
+        ledger: The edge's record of the stream.
+        out: Folder to write.
+        order: Place of the record in a report.
+        cell: Where in a campaign the record stands; it changes no id.
+        evaluator: An artifact that classifies the same classes and is not the target: ``reclassified`` then says of
+            every rebuilt image whether it is taken for its victim's true class (1 or 0), beside the evaluator's
+            accuracy on its test images and on the victims' true ones (``evaluator.on_truth``).
+        auxiliary: What the attacker's images are; checked (`read_auxiliary`) against them and the training images.
+        auxiliary_images: These images.
+        auxiliary_dataset: The data set they are of, where no ``splits.json`` beside them tells.
+        service: What the output policy costs honest users, where predictions were attacked.
 
     Raises:
         FileNotFoundError: One of the inputs is not there.
@@ -51,50 +61,53 @@ def make_record(
     """
     if (auxiliary is None) != (auxiliary_images is None):
         raise ValueError(f"expected auxiliary images and what they are, got {auxiliary_images} and {auxiliary}")
-    made, streamed = read_record(artifact), Ledger.read(ledger)
-    attacked = read_document(attack / "attack.json")
+    (target, made), streamed = target_of(artifact), Ledger.read(ledger)
+    attacked = Attacked.read(attack)
     rebuilt = _in_order(Reconstructions.load(attack / "reconstructions.npz"), streamed.places)
     victims = load_file(truth).train
-    public = attacked.pop("public_hashes")
-    check_disjoint(public, victims)
+    check_disjoint(attacked.public, victims)
     true = truth_of(rebuilt.ids, streamed.places, victims)
-    scores = score(rebuilt.images, true.floats())
-    judged: dict[str, Any] = {}
-    identity = [made["target"], made["dataset"], public, *(attacked[key] for key in _IDENTIFYING)]
+    pixels = true.pixels.numpy()
+    scores = measured_victims(rebuilt.images, true.floats())
+    identity = [made["target"], made["dataset"], list(attacked.public), *attacked.identity(*_IDENTIFYING)]
+    own, judge = None, None
     if auxiliary is not None and auxiliary_images is not None:
-        train, of = truth.parent / "train.npz", made["dataset"]
-        judged["auxiliary"] = read_auxiliary(auxiliary, auxiliary_images, public, victims, train, of, auxiliary_dataset)
+        train, public = truth.parent / "train.npz", attacked.public
+        own = read_auxiliary(auxiliary, auxiliary_images, public, victims, train, made["dataset"], auxiliary_dataset)
     if evaluator is not None:
-        judge = Evaluator.load(evaluator, artifact)
-        if victims.classes != judge.model.cloud.config.classes:
+        judging = Evaluator.load(evaluator, artifact)
+        if victims.classes != judging.model.cloud.config.classes:
             raise ValueError(f"{evaluator}: expected an evaluator of the victims' classes {victims.classes}")
-        scores["reclassified"] = spread(judge.recognised(rebuilt.images, true.labels).double().numpy())
-        on_truth = float(judge.recognised(true.floats(), true.labels).mean())
-        judged["evaluator"] = {**judge.document(), "on_truth": on_truth}
-        identity.append({"target": judge.made["target"], "dataset": judge.made["dataset"]})
-    produced = {
-        "target": {key: made[key] for key in ("name", "target", "dataset", "accuracy", "provenance")},
-        "attack": attacked,
-        "wire": streamed.summary(),
-    }
-    record = {
-        "id": digest(identity),
-        "order": order,
-        **({} if cell is None else {"cell": dict(cell)}),
-        **produced,
-        "score": scores,
-        **judged,
-        "provenance": provenance(),
-    }
+        scores["reclassified"] = spread(judging.recognised(rebuilt.images, true.labels).double().numpy())
+        on_truth = float(judging.recognised(true.floats(), true.labels).mean())
+        judge = EvaluatorJudge(**judging.document(), on_truth=on_truth)
+        identity.append({"target": judging.made["target"], "dataset": judging.made["dataset"]})
+    kind = ATTACKS.get(attacked.run.name)
+    record = VictimsRecord(
+        id=digest(identity),
+        order=order,
+        cell=cell,
+        target=target,
+        attack=attacked.run,
+        threat_model=attacked.threat_model(sees="features" if kind is None else kind.takes, auxiliary=own),
+        n=len(rebuilt.images),
+        scores=scores,
+        constant_mse=constant_mse(pixels),
+        images={"scored": digest(sorted(true.hashes())), "public": digest(sorted(attacked.public))},
+        evaluator=judge,
+        service=service,
+        wire=Wire.parse(streamed.summary(), source=str(ledger)),
+        provenance=Provenance(**provenance()),
+    )
     with written_folder(out) as partial:
         with (partial / "pictures.npz").open("wb") as file:
             np.savez_compressed(
                 file,
                 places=np.array([streamed.places[name] for name in rebuilt.ids]),
-                truth=true.pixels.numpy(),
+                truth=pixels,
                 rebuilt=(rebuilt.images * 255).round().byte().numpy(),
             )
-        write_json(partial / "record.json", record)
+        record.write(partial / FILE)
     return record
 
 

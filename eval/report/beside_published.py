@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from splitleak.eval.report.features_results import Spread
-from splitleak.eval.report.figures_results import STRONGEST, PredictionResults
+from splitleak.eval.campaign.classes.config import STRONGEST
 from splitleak.eval.report.page import NOTHING, Sheet, Text, decimals, seeds_note, spread_text
 from splitleak.eval.report.published import UNDEFENDED, Figure, PublishedTable, Row, load
 from splitleak.eval.report.published import names as tables
+from splitleak.eval.report.results import Results, Spread
+from splitleak.eval.report.results import Row as Target
 
 _COLUMNS = (
     ("", "defense"),
@@ -67,12 +68,13 @@ def published_of(defense: str) -> tuple[Published, ...]:
     return tuple(found)
 
 
-def beside_the_papers(results: PredictionResults) -> list[Sheet]:
+def beside_the_papers(results: Results) -> list[Sheet]:
     """The table of a campaign whose targets name published defenses and one of whose targets has no defense, or none.
 
     Rows are by defense: first ours, then the papers'.
     """
-    targets = [entry for entry in results.config.get("targets", ()) if entry["name"] in results.targets]
+    known = {target.name for target in results.targets}
+    targets = [entry for entry in results.config.get("targets", ()) if entry["name"] in known]
     undefended = next((entry["name"] for entry in targets if not entry["defenses"]), None)
     named = [entry for entry in targets if entry.get("published")]
     if undefended is None or not named:
@@ -113,13 +115,13 @@ def _figure(table: PublishedTable, row: Row, metric: str, attack: str | None) ->
     return table.figure(row.method, row.plus, key, setting=row.setting, setup=row.setup) if key else None
 
 
-def _ours(results: PredictionResults, target: str, undefended: str, group: str) -> Iterator[str]:
+def _ours(results: Results, target: str, undefended: str, group: str) -> Iterator[str]:
     names = (undefended, target)
     measured = [
         {name: _accuracy(results, name) for name in names},
-        {name: results.by_seed(group, name, "recognised") for name in names},
+        {name: results.by_seed(group, Target(name), "recognised") for name in names},
     ]
-    which = Counter(cell.figure for cell in results.strongest(target, group).values())
+    which = Counter(cell.table for cell in results.strongest(Target(target), group).values())
     yield f"ours: {target}" if group == STRONGEST else f"ours: {target}, {group}"
     yield ", ".join(f"{figure} {count}" for figure, count in which.most_common()) or NOTHING
     yield from (_spread(results, values[name].values()) for name in names for values in measured)
@@ -129,13 +131,13 @@ def _ours(results: PredictionResults, target: str, undefended: str, group: str) 
         yield "+" * (sum(paired) > 0) + _spread(results, paired)
 
 
-def _accuracy(results: PredictionResults, target: str) -> dict[int, float]:
+def _accuracy(results: Results, target: str) -> dict[int, float]:
     """By seed; no attack changes it, so whichever is measured tells it."""
-    of_attacks = [results.by_seed(name, target, "accuracy") for name in results.together]
+    of_attacks = [results.by_seed(name, Target(target), "accuracy") for name in results.together]
     return {seed: value for found in of_attacks for seed, value in found.items()}
 
 
-def _spread(results: PredictionResults, values: Collection[float]) -> str:
+def _spread(results: Results, values: Collection[float]) -> str:
     return spread_text(Spread.of(values), decimals(1), len(results.seeds))
 
 

@@ -1,13 +1,15 @@
 """Flags: machine-made doubts about a number that may flatter a defense."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import Any
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.defenses import DEFENSES
+from splitleak.eval.record.schema import FigurePlace, Record
+from splitleak.eval.report.results import Cell, Doubt, Results
+from splitleak.eval.report.statements import Statement
 
 _CHANCE = 2  # times the accuracy of chance, and less
 _STILL_FALLING = 0.02  # relative fall of the held-out error over the last tenth of the epochs
@@ -17,11 +19,48 @@ _CONSTANT = 0.95  # times the error of a constant picture: more is hardly better
 _UNSEEN = 0.01  # share of all that the victims' scores sum to
 _NO_GRADIENT = 1e-8  # norm; float32 loses what the pixels add long before
 
-Cell = Mapping[str, Any]
+
+def doubts(results: Results, statements: Sequence[Statement]) -> list[Doubt]:
+    """Each flag once, and what it is about, seeds together; of recorded results those that were recorded."""
+    if results.doubts is not None:
+        return list(results.doubts)
+    found: list[tuple[str, int | None, str]] = []
+    several = len(results.tables) > 1
+    for cell, flag, whole_target in cell_flags(results):
+        parts = [cell.row.label, None if whole_target else cell.attack] if cell.attack else [cell.table, cell.row.label]
+        parts += [cell.table] if several and cell.attack else []
+        found.append((", ".join(filter(None, parts)), cell.seed, flag))
+    found += _of_claims(statements)
+    return _gathered(found)
 
 
-def flags(record: Mapping[str, Any]) -> list[str]:
-    """What a reader should doubt in a cell's record, each with what to do; empty if nothing.
+def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
+    """The doubts about every cell: cell, flag, and whether it is about the cell's whole target.
+
+    Those of `record_flags`, and those that a service or records side by side can raise:
+
+    ``constant picture``: the pictures are hardly closer than the mean of the true ones, given to all.
+    ``randomised``: a defense or a service draws anew at each call, and no attack saw, or asked for, an image twice.
+    ``white box``: the attack runs the model itself, so an output policy is nothing to it; or the best attack that knows
+    the encoder's weights does worse than the best that does not.
+    ``unseen classes``: what was shared has scores of classes that no auxiliary image was given.
+    ``evaluator``: the judge's own classifier is weaker than the one that was attacked.
+    ``below the bound``: an attack that saw each image once beat the bound, so its assumptions fail on this target.
+    ``start``: an attack does worse than the attack that its ``start`` names.
+    """
+    found = [(cell, flag, False) for cell, record in results.measured for flag in _of_cell(cell, record)]
+    by_target: dict[str, list[tuple[Cell, Record]]] = {}
+    for cell, record in results.measured:
+        if cell.attack is not None and cell.kind == "victims":
+            by_target.setdefault(f"{cell.table}, {cell.place.target}", []).append((cell, record))
+    for ours in by_target.values():
+        found += [(ours[0][0], flag, True) for flag in (*_randomised(ours), *_white_box(ours))]
+        found += [(cell, flag, False) for cell, flag in (*_worse_than_start(ours), *_below_the_bound(ours))]
+    return found
+
+
+def record_flags(record: Record) -> list[str]:
+    """What a reader should doubt in a record, each with what to do; empty if nothing.
 
     ``target``: the classifier itself is hardly better than chance, so that its answers tell nothing.
     ``mean image``: the attack is hardly better than always answering the mean of its public images.
@@ -30,176 +69,140 @@ def flags(record: Mapping[str, Any]) -> list[str]:
     ``zero gradient``: it descends on the pixels, and no gradient came back to them.
     ``start``: it trained on from a decoder and never did better than that.
     """
-    findings, found = record["attack"]["findings"], []
-    target = record.get("target", {})
-    classes = target.get("target", {}).get("model", {}).get("classes")
-    if classes and target["accuracy"] < _CHANCE / classes:
+    findings, found = record.attack.findings, []
+    if record.target.accuracy < _CHANCE / record.target.design.model.classes:
         found.append("target: hardly better than chance; what is rebuilt of its answers speaks for no classifier")
-    if "mean_image_mse" in findings and findings["held_out_mse"] > _CONSTANT * findings["mean_image_mse"]:
+    mean_image, held_out = findings.mean_image_mse, findings.held_out_mse
+    if mean_image is not None and held_out is not None and held_out > _CONSTANT * mean_image:
         found.append("mean image: the attack is hardly better than a constant picture; try a stronger one")
-    errors = [figures["held_out_mse"] for figures in findings.get("history", ()) if "held_out_mse" in figures]
+    history = findings.history or ()
+    errors = [figures["held_out_mse"] for figures in history if "held_out_mse" in figures]
     tenth = max(1, len(errors) // 10)
     if len(errors) > tenth and min(errors[-tenth:]) < (1 - _STILL_FALLING) * min(errors[:-tenth]):
         found.append("not converged: the attack was still getting better when it ended; train it longer")
-    surer = [figures["confidence"] for figures in findings.get("history", ()) if "confidence" in figures]
+    surer = [figures["confidence"] for figures in history if "confidence" in figures]
     quarter = len(surer) // 4
     if quarter and fmean(surer[-quarter:]) > fmean(surer[-2 * quarter : -quarter]) + _STILL_RISING:
         found.append("not converged: the target was still getting surer of the pictures; give the search more steps")
-    gradient = findings.get("gradient_norm_start")
+    gradient = findings.gradient_norm_start
     if gradient is not None and not gradient > _NO_GRADIENT:
         found.append(
             "zero gradient: the defense hides the gradient, which is not the image; go around it (an encoder without "
             "what blocks it, or an attack without gradients)"
         )
-    if findings.get("chosen_epoch", 1) <= findings.get("decoder_epochs", 0):
+    chosen, before = findings.chosen_epoch, findings.decoder_epochs
+    if chosen is not None and before is not None and chosen <= before:
         found.append("start: no epoch beat the decoder that the attack started from, so its score is that decoder's")
     return found
 
 
-def campaign_flags(
-    records: Sequence[Mapping[str, Any]], leakage: Mapping[str, Mapping[str, Any]]
-) -> list[tuple[Cell, str]]:
-    """The doubts about every record of a campaign, and those that only records side by side can raise.
-
-    ``randomised``: a defense draws anew at each call, and no attack on the target saw an image more than once.
-    ``white box``: the best attack that knows the encoder's weights does worse than the best that does not.
-    ``below the bound``: an attack that saw each image once beat the bound, so its assumptions fail on this target.
-    ``start``: an attack does worse than the attack that its ``start`` names.
-
-    Args:
-        records: Records with their ``cell``.
-        leakage: What `splitleak.eval.targets.leakage.measure` found of each target, by its key; a target may lack it.
-
-    Returns:
-        The cell a doubt is about and the doubt; one about a whole target is told of the first of its cells.
-    """
-    found = [(record["cell"], flag) for record in records for flag in flags(record)]
-    by_target: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        by_target.setdefault(record["cell"]["target"], []).append(record)
-    for target, ours in by_target.items():
-        whole = {**ours[0]["cell"], "attack": None}
-        found += [(whole, flag) for flag in (*_randomised(ours), *_white_box(ours))]
-        found += _worse_than_start(ours)
-        found += _below_the_bound(ours, leakage.get(target, {}))
-    return found
+def _of_claims(statements: Sequence[Statement]) -> Iterator[tuple[str, int, str]]:
+    for claim in statements:
+        if claim.claimed and len(claim.seeds) == 1:
+            text = "one seed: too few to tell the claim from luck; run more"
+            yield claim.text.partition(" [")[0], claim.seeds[0], text
+    for claim in statements:
+        if claim.claimed and claim.doubtful:
+            text = "its margin is less than two standard errors over seeds: luck is not excluded"
+            yield from ((claim.text.partition(" [")[0], seed, text) for seed in claim.seeds)
 
 
-def prediction_flags(records: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, str]]:
-    """The doubts about every record of a campaign against predictions, with what such a campaign alone can get wrong.
+def _gathered(found: Sequence[tuple[str, int | None, str]]) -> list[Doubt]:
+    """Each doubt once, and what it is about, seeds together; each comes as what it is about, seed, doubt."""
+    about: dict[str, dict[str, list[int]]] = {}
+    for what, seed, flag in found:
+        seeds = about.setdefault(flag, {}).setdefault(what, [])
+        seeds += [seed] if seed is not None and seed not in seeds else []
 
-    ``constant picture``: the pictures are hardly closer than the mean of the true ones, given to all.
-    ``randomised``: the service draws anew at each answer, and the attacker asked once for each image.
-    ``white box``: the attack runs the model itself, so an output policy is nothing to it.
-    ``unseen classes``: what was shared has scores of classes that no auxiliary image was given.
-    ``evaluator``: the judge's own classifier is weaker than the one that was attacked.
+    def place(what: str, seeds: list[int]) -> str:
+        return f"{what} (seed {', '.join(map(str, seeds))})" if seeds else what
 
-    Args:
-        records: Records with their ``cell`` and ``constant_mse``, see `PredictionResults`.
-
-    Returns:
-        The cell a doubt is about and the doubt.
-    """
-    return [
-        (record["cell"], flag)
-        for record in records
-        for flag in (
-            *flags(record),
-            *_constant(record),
-            *_asked_once(record),
-            *_ignores_policy(record),
-            *_unseen(record),
-            *_weak_evaluator(record),
-        )
-    ]
+    return [(flag, "; ".join(place(*each) for each in places.items())) for flag, places in about.items()]
 
 
-def _mse(record: Mapping[str, Any]) -> float:
-    return float(record["score"]["mse"]["mean"])
+def _of_cell(cell: Cell, record: Record) -> Iterator[str]:
+    yield from record_flags(record)
+    yield from _constant(record)
+    if isinstance(cell.place, FigurePlace):
+        yield from _asked_once(cell.place, record)
+        yield from _ignores_policy(cell, record)
+        yield from _unseen(record)
+        yield from _weak_evaluator(record)
 
 
-def _randomised(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = [defense["name"] for defense in records[0]["target"]["target"]["defenses"]]
-    random = [name for name in names if name in DEFENSES and DEFENSES[name].randomised]
-    if not random or any(record["cell"]["views"] > 1 for record in records):
+def _drawing_anew(record: Record) -> list[str]:
+    names = record.target.design.names
+    return [name for name in names if name in DEFENSES and DEFENSES[name].randomised]
+
+
+def _randomised(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
+    random = _drawing_anew(ours[0][1])
+    if not random or any(record.threat_model.views > 1 for _, record in ours):
         return []
     what = ", ".join(random)
     return [f"randomised: {what} draws anew at each call, and every attack saw each image once; let one see more views"]
 
 
-def _white_box(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    best: dict[bool, Mapping[str, Any]] = {}
-    for record in sorted(records, key=_mse, reverse=True):
-        kind = ATTACKS.get(record["attack"]["attack"])
+def _white_box(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
+    best: dict[bool, tuple[Cell, Record]] = {}
+    for cell, record in sorted(ours, key=lambda each: each[1].mse, reverse=True):
+        kind = ATTACKS.get(record.attack.name)
         if kind is not None:
-            best["encoder" in kind.needs] = record
-    if len(best) < 2 or _mse(best[True]) <= _mse(best[False]):
+            best["encoder" in kind.needs] = cell, record
+    if len(best) < 2 or best[True][1].mse <= best[False][1].mse:
         return []
-    white, black = (f"{best[knows]['cell']['attack']} {_mse(best[knows]):.4f}" for knows in (True, False))
+    white, black = (f"{best[knows][0].attack} {best[knows][1].mse:.4f}" for knows in (True, False))
     return [
         f"white box: knowing the weights did worse (MSE of {white}) than not knowing them ({black}); the white-box "
         "attack is not at its best, so look for its gradient and give it more steps"
     ]
 
 
-def _worse_than_start(records: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, str]]:
-    found = []
-    for record in records:
-        start = record["attack"]["config"].get("start")
-        others = [
-            other
-            for other in records
-            if other["attack"]["attack"] == start and other["cell"]["views"] == record["cell"]["views"]
-        ]
-        if start in ATTACKS and others and _mse(record) > _WORSE * min(map(_mse, others)):
-            figures = f"MSE {_mse(record):.4f} beside {min(map(_mse, others)):.4f}"
-            found.append(
-                (record["cell"], f"start: weaker than the {start} that it starts from ({figures}); train it longer")
+def _worse_than_start(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:
+    for cell, record in ours:
+        start, views = record.attack.config.get("start"), record.threat_model.views
+        others = [other.mse for _, other in ours if (other.attack.name, other.threat_model.views) == (start, views)]
+        if start in ATTACKS and others and record.mse > _WORSE * min(others):
+            figures = f"MSE {record.mse:.4f} beside {min(others):.4f}"
+            yield cell, f"start: weaker than the {start} that it starts from ({figures}); train it longer"
+
+
+def _below_the_bound(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:
+    for cell, record in ours:
+        bound = 0.0 if cell.leakage is None else cell.leakage.mse_bound  # on attacks that see an image once
+        if record.threat_model.views == 1 and record.mse < bound:
+            yield (
+                cell,
+                f"below the bound: MSE {record.mse:.4f} under the bound of {bound:.4f}; what the bound assumes does "
+                "not hold here, so do not rely on it",
             )
-    return found
 
 
-def _below_the_bound(records: Sequence[Mapping[str, Any]], leakage: Mapping[str, Any]) -> list[tuple[Cell, str]]:
-    bound = leakage.get("mse_bound", 0.0)  # it is one on attacks that see an image once
-    return [
-        (
-            record["cell"],
-            f"below the bound: MSE {_mse(record):.4f} under the bound of {bound:.4f}; what the bound assumes does not "
-            "hold here, so do not rely on it",
-        )
-        for record in records
-        if record["cell"]["views"] == 1 and _mse(record) < bound
-    ]
-
-
-def _constant(record: Mapping[str, Any]) -> Iterator[str]:
-    constant = record["constant_mse"]
-    if constant is not None and _mse(record) > _CONSTANT * constant:
+def _constant(record: Record) -> Iterator[str]:
+    if record.constant_mse is not None and record.mse > _CONSTANT * record.constant_mse:
         yield "constant picture: hardly closer to the truth than its mean, given to all; nothing was rebuilt of any one"
 
 
-def _ignores_policy(record: Mapping[str, Any]) -> Iterator[str]:
-    if _policy(record) and _runs_the_model(record):
+def _ignores_policy(cell: Cell, record: Record) -> Iterator[str]:
+    if cell.policy and _runs_the_model(record):
         yield (
-            f"white box: the attack runs the model itself, so {', '.join(_policy(record))} is nothing to it; its "
+            f"white box: the attack runs the model itself, so {', '.join(cell.policy)} is nothing to it; its "
             "figures are those without, and speak for no policy"
         )
 
 
-def _asked_once(record: Mapping[str, Any]) -> Iterator[str]:
-    policy = PolicyConfig.parse(record["cell"]["policy"], source="policy")
-    names = [defense["name"] for defense in record["target"]["target"]["defenses"]]
-    fresh = [name for name in names if name in DEFENSES and DEFENSES[name].randomised]
-    fresh += ["the policy's noise"] if policy.sigma and policy.noise == "fresh" else []
-    if fresh and record["attack"]["draws"] == 1 and not _runs_the_model(record):
+def _asked_once(place: FigurePlace, record: Record) -> Iterator[str]:
+    policy = PolicyConfig.parse(place.policy, source="policy")
+    fresh = _drawing_anew(record) + (["the policy's noise"] if policy.sigma and policy.noise == "fresh" else [])
+    if fresh and record.threat_model.draws == 1 and not _runs_the_model(record):
         yield (
             f"randomised: {', '.join(fresh)} comes anew with each answer, and the attacker asked once for each image; "
             "let it draw more often"
         )
 
 
-def _unseen(record: Mapping[str, Any]) -> Iterator[str]:
-    mass = record["attack"]["findings"].get("mass_dropped", 0.0)
+def _unseen(record: Record) -> Iterator[str]:
+    mass = record.attack.findings.mass_dropped or 0.0
     if mass > _UNSEEN:
         yield (
             f"unseen classes: {100 * mass:.1f} % of what the victims shared is on classes that the attacker's own "
@@ -207,20 +210,15 @@ def _unseen(record: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _weak_evaluator(record: Mapping[str, Any]) -> Iterator[str]:
-    judge, target = record.get("evaluator", {}).get("accuracy"), record["target"]["accuracy"]
-    if judge is not None and judge < target:
+def _weak_evaluator(record: Record) -> Iterator[str]:
+    judge, target = record.evaluator, record.target.accuracy
+    if judge is not None and judge.accuracy < target:
         yield (
-            f"evaluator: weaker than the target ({100 * judge:.1f} % and {100 * target:.1f} %), so what it does not "
-            "recognise may be recognisable"
+            f"evaluator: weaker than the target ({100 * judge.accuracy:.1f} % and {100 * target:.1f} %), so what it "
+            "does not recognise may be recognisable"
         )
 
 
-def _policy(record: Mapping[str, Any]) -> list[str]:
-    """The steps of the cell's output policy in words."""
-    return [*record["cell"]["policy"], *([] if record["cell"].get("purify") is None else ["purification"])]
-
-
-def _runs_the_model(record: Mapping[str, Any]) -> bool:
-    attack = CLASS_ATTACKS.get(record["attack"]["attack"])
+def _runs_the_model(record: Record) -> bool:
+    attack = CLASS_ATTACKS.get(record.attack.name)
     return attack is not None and attack.ignores_output_policy()

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from splitleak.artifacts import written_file
-from splitleak.eval.report.features_results import Campaign, Row, row_label
+from splitleak.eval.report.results import Results, Row, TableRows
 
 _PANELS = {
     "mse": ("MSE of the strongest attack (higher: better protected)", 1.0),
@@ -38,36 +38,40 @@ def dominated(point: Sequence[float], others: Iterable[Sequence[float]]) -> bool
     return any(other != point and all(map(operator.ge, other, point)) for other in others)
 
 
-def draw_frontier(campaign: Campaign, out: Path) -> None:
+def draw_frontier(results: Results, out: Path) -> Path:
     """Writes ``frontier.svg`` and ``frontier.png`` to the folder ``out``; an empty frame where nothing is measured.
 
     Accuracy against the MSE, and against the SSIM, of the attack that came closest; means over seeds. An arrow leads
     from each method to its twin; the line joins the targets that none beats in both.
+
+    Returns:
+        The path of the SVG.
     """
     with mpl.rc_context({"svg.hashsalt": "splitleak", "font.size": 9}):
-        figure = Figure(figsize=(11, 4.4 * max(1, len(campaign.groups))), layout="constrained")
-        panels = figure.subplots(max(1, len(campaign.groups)), len(_PANELS), squeeze=False)
-        for group, line in zip(campaign.groups, panels, strict=False):
+        figure = Figure(figsize=(11, 4.4 * max(1, len(results.tables))), layout="constrained")
+        panels = figure.subplots(max(1, len(results.tables)), len(_PANELS), squeeze=False)
+        for table, line in zip(results.tables, panels, strict=False):
             for metric, axes in zip(_PANELS, line, strict=True):
-                _panel(campaign, group, metric, axes)
-        for suffix in ("svg", "png"):
+                _panel(results, table, metric, axes)
+        for suffix in ("png", "svg"):
             with written_file(out / f"frontier.{suffix}") as partial:
                 figure.savefig(partial, format=suffix, dpi=110, metadata={"Date": None} if suffix == "svg" else None)
+    return out / "frontier.svg"
 
 
-def _panel(campaign: Campaign, group: tuple[str, str], metric: str, axes: Axes) -> None:
+def _panel(results: Results, table: TableRows, metric: str, axes: Axes) -> None:
     title, sign = _PANELS[metric]
     places: dict[Row, tuple[float, float]] = {}
-    for row in campaign.rows:
-        accuracy, figure = campaign.spread(group, row, "accuracy"), campaign.strongest(group, row, metric)
+    for row in table.rows:
+        accuracy, figure = results.spread(table.name, row, "accuracy"), results.closest(table.name, row, metric)
         if accuracy and figure:
             places[row] = (accuracy.mean, figure.mean)
-    methods = list(dict.fromkeys(method for method, _ in campaign.rows))
+    names = list(dict.fromkeys(row.name for row in table.rows))
     for row, place in places.items():
-        colour, twin = f"C{methods.index(row[0]) % 10}", places.get((row[0], None))
-        axes.scatter(*place, color=colour, marker="^" if row[1] else "o", s=36, zorder=3)
-        axes.annotate(row_label(row), place, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
-        if row[1] and twin:
+        colour, twin = f"C{names.index(row.name) % 10}", places.get(Row(row.name))
+        axes.scatter(*place, color=colour, marker="^" if row.plus else "o", s=36, zorder=3)
+        axes.annotate(row.label, place, xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
+        if row.plus and twin:
             axes.annotate("", place, twin, arrowprops={"arrowstyle": "->", "color": colour, "alpha": 0.5})
     points = list(places.values())
     best = [points[index] for index in non_dominated([(x, sign * y) for x, y in points])]
@@ -76,6 +80,6 @@ def _panel(campaign: Campaign, group: tuple[str, str], metric: str, axes: Axes) 
         axes.legend(fontsize=7)
     if metric == "ssim":
         axes.invert_yaxis()
-    axes.set(xlabel="accuracy %", ylabel=title, title=", ".join(group))
+    axes.set(xlabel="accuracy %", ylabel=title, title=table.name)
     axes.ticklabel_format(useOffset=False)
     axes.margins(0.2, 0.12)

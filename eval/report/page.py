@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from splitleak.artifacts import written_file
-from splitleak.eval.report.features_results import Spread
+from splitleak.eval.report.results import Spread
 
 NOTHING = "-"
 PICTURES_BUDGET = 4_000_000
@@ -18,7 +18,6 @@ PICTURES_BUDGET = 4_000_000
 
 _LONG_LIST = 16
 _OF_IMAGES = ("images", "scores")  # [class][picture]
-_ERROR_LINES = 8
 
 
 @dataclass(frozen=True)
@@ -73,40 +72,6 @@ def seeds_note(seeds: Sequence[int]) -> str:
     return f"{made}; [n]: of n seeds, the others are not measured yet."
 
 
-def facts(
-    provenance: Mapping[str, Any], planned: int, records: Sequence[Mapping[str, Any]], seeds: Sequence[int]
-) -> list[tuple[str, str]]:
-    """Where the numbers of a campaign of ``planned`` cells come from; ``provenance`` is the plan's."""
-    made = [provenance] if not records else []
-    for record in records:
-        made += [part["provenance"] for part in (record, record["target"], record["attack"])]
-
-    def distinct(key: str) -> str:
-        return "; ".join(sorted({str(each[key]) for each in made if key in each}))
-
-    return [
-        ("measured", f"{len(records)} of {planned} cells"),
-        ("command", str(provenance["command"])),
-        ("commit", distinct("commit")),
-        ("hardware", distinct("hardware")),
-        ("torch", distinct("torch")),
-        ("seeds", ", ".join(map(str, seeds))),
-    ]
-
-
-def gathered(doubts: Iterable[tuple[str, int | None, str]]) -> list[tuple[str, str]]:
-    """Each doubt once, and what it is about, seeds together; each comes as what it is about, seed (or none), doubt."""
-    about: dict[str, dict[str, list[int]]] = {}
-    for what, seed, flag in doubts:
-        seeds = about.setdefault(flag, {}).setdefault(what, [])
-        seeds += [seed] if seed is not None and seed not in seeds else []
-
-    def place(what: str, seeds: list[int]) -> str:
-        return f"{what} (seed {', '.join(map(str, seeds))})" if seeds else what
-
-    return [(flag, "; ".join(place(*each) for each in places.items())) for flag, places in about.items()]
-
-
 def brief(document: Any) -> Any:  # noqa: ANN401  # any JSON
     """``document`` without values of single images, histories and other long lists; who was recognised (hits) stays."""
     if isinstance(document, Mapping):
@@ -137,17 +102,6 @@ def markdown_table(table: Sheet) -> Iterator[str]:
     yield from ("| " + " | ".join(plain(str(text)) for text in row) + " |" for row in table.rows)
     yield ""
     yield from (f"{note}\n" for note in table.notes)
-
-
-def markdown_end(doubts: Sequence[tuple[str, str]], failures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The lines of what was doubted and what failed."""
-    yield "## Doubts\n"
-    yield from (f"- {flag}: {where}" for flag, where in doubts or [("none", "no flag was raised")])
-    if failures:
-        yield "\n## Failures\n"
-        for failure in failures:
-            end = "\n".join(f"    {line}" for line in failure["error"].splitlines()[-_ERROR_LINES:])
-            yield f"- {failure['job']}, {failure['label']}:\n\n{end}\n"
 
 
 def plain(text: str) -> str:

@@ -1,146 +1,143 @@
 """Relations that the published tables obey, checked one by one against a campaign's records."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 from splitleak.config import digest
 from splitleak.defenses.stack import DefenseConfig
-from splitleak.eval.report.features_results import Campaign, row_label
-
-Verdict = Literal["holds", "does not hold", "not measured"]
-Group = tuple[str, str]
+from splitleak.eval.record.metrics import metric_named
+from splitleak.eval.record.schema import Design
+from splitleak.eval.report.results import Results, Row, Spread
+from splitleak.eval.report.statements import Case, Statement, over_cases
 
 _ACCURACY_POINTS = 0.7
 _PSNR_DB = 0.14
 
 
-@dataclass(frozen=True)
-class Relation:
-    """A statement, whether the records bear it out, and the figures."""
+def relations(results: Results) -> dict[str, list[Statement]]:
+    """The relations of the CEM paper's tables S1 to S5, by table, for a campaign on features; else none.
 
-    statement: str
-    verdict: Verdict
-    figures: str
-
-
-def relations(campaign: Campaign, group: Group) -> list[Relation]:
-    """The relations of the CEM paper's tables S1 to S5, for one data set and model, on means over seeds.
-
-    A relation of many cells holds if it holds in every one that is measured; those that break it are named.
+    On means over seeds. A relation of many cells holds if it holds in every one that is measured.
     """
-    return [
-        *_of_pairs(campaign, group),
-        *_of_order(campaign, group),
-        *_of_noise(campaign, group),
-        _psnr_is_that_of_the_mse(campaign, group),
-        _bound_is_below(campaign, group),
-    ]
+    if results.kind != "features":
+        return {}
+    return {
+        table.name: [
+            *_of_pairs(results, table.name),
+            *_of_order(results, table.name),
+            *_of_noise(results, table.name),
+            _psnr_is_that_of_the_mse(results, table.name),
+            _bound_is_below(results, table.name),
+        ]
+        for table in results.tables
+    }
 
 
-def _judged(statement: str, found: list[tuple[str, bool]]) -> Relation:
-    """``found``: each case in words with its figures, and whether it is as stated."""
-    if not found:
-        return Relation(statement, "not measured", "")
-    breaking = [text for text, fine in found if not fine]
-    count = f"{len(found) - len(breaking)} of {len(found)}"
-    if breaking:
-        return Relation(statement, "does not hold", f"{count}; not in {'; '.join(breaking)}")
-    return Relation(statement, "holds", f"{count}: {'; '.join(text for text, _ in found)}")
+def _of_pairs(results: Results, table: str) -> Iterator[Statement]:
+    pairs = results.pairs(table)
+    for plus in dict.fromkeys(row.plus for _, row in pairs):
+        of_plus = [pair for pair in pairs if pair[1].plus == plus]
+        for attack in results.attacks(table):
+            for name, label in (("mse", "MSE"), ("ssim", "SSIM"), ("ssim_valid", "standard SSIM")):
+                metric = metric_named(name, "victims")
+                sign = 1 if metric and metric.better == "higher" else -1
+                effect = f"{'raises the MSE' if name == 'mse' else f'lowers the {label}'} of every method"
+                cases = _differences(results, table, of_plus, name, attack, sign)
+                yield over_cases(f"+ {plus} {effect} against {attack}", cases)
+        moves = [
+            Case(f"{pair[0].label} {change.mean:+.2f}", (_ACCURACY_POINTS - abs(change.mean),))
+            for pair in of_plus
+            if (change := Spread.of(results.differences(table, pair, "accuracy").values()))
+        ]
+        yield _at_least(f"+ {plus} moves the accuracy by at most {_ACCURACY_POINTS} points", moves)
 
 
-def _of_pairs(campaign: Campaign, group: Group) -> Iterator[Relation]:
-    for plus in dict.fromkeys(plus for _, plus in campaign.rows if plus):
-        pairs = [pair for pair in campaign.pairs if pair[1][1] == plus]
-        for attack in campaign.attacks:
-            for metric, name, sign in (("mse", "MSE", 1), ("ssim", "SSIM", -1), ("ssim_valid", "standard SSIM", -1)):
-                found = []
-                for pair in pairs:
-                    differences = campaign.differences(group, pair, metric, attack).values()
-                    if differences:
-                        mean = sum(differences) / len(differences)
-                        found.append((f"{pair[0][0]} {mean:+.4f}", sign * mean > 0))
-                effect = "raises the MSE" if metric == "mse" else f"lowers the {name}"
-                yield _judged(f"+ {plus} {effect} of every method against {attack}", found)
-        found = []
-        for pair in pairs:
-            differences = campaign.differences(group, pair, "accuracy").values()
-            if differences:
-                mean = sum(differences) / len(differences)
-                found.append((f"{pair[0][0]} {mean:+.2f}", abs(mean) <= _ACCURACY_POINTS))
-        yield _judged(f"+ {plus} moves the accuracy by at most {_ACCURACY_POINTS} points", found)
+def _differences(
+    results: Results, table: str, pairs: list[tuple[Row, Row]], metric: str, attack: str | None, sign: int
+) -> Iterator[Case]:
+    for pair in pairs:
+        changes = results.differences(table, pair, metric, attack).values()
+        if changes:
+            mean = sum(changes) / len(changes)
+            yield Case(f"{pair[0].label} {mean:+.4f}", tuple(sign * change for change in changes))
 
 
-def _of_order(campaign: Campaign, group: Group) -> Iterator[Relation]:
+def _at_least(text: str, cases: Iterable[Case]) -> Statement:
+    """A statement that a margin of zero bears out."""
+    made = over_cases(text, cases)
+    return Statement(text, made.cases, made.figures)
+
+
+def _of_order(results: Results, table: str) -> Iterator[Statement]:
     """Who is weakest and who strongest of the methods with nothing on top."""
-    for attack in campaign.attacks:
-        errors = {
-            method: spread.mean
-            for method, plus in campaign.rows
-            if plus is None and (spread := campaign.spread(group, (method, None), "mse", attack))
-        }
-        order = sorted(errors, key=lambda method: errors[method])
-        figures = "MSE " + " < ".join(f"{method} {errors[method]:.4f}" for method in order)
-        weakest = f"Bottleneck is the weakest method against {attack}"
-        strongest = f"PATROL and Noise_ARL are the two strongest methods against {attack}"
-        if "Bottleneck" in errors and len(order) > 1:
-            yield Relation(weakest, "holds" if order[0] == "Bottleneck" else "does not hold", figures)
-        else:
-            yield Relation(weakest, "not measured", "")
-        if {"PATROL", "Noise_ARL"} < set(order):
-            holds = set(order[-2:]) == {"PATROL", "Noise_ARL"}
-            yield Relation(strongest, "holds" if holds else "does not hold", figures)
-        else:
-            yield Relation(strongest, "not measured", "")
+    rows = [row for row in results.table(table).rows if row.plus is None]
+    for attack in results.attacks(table):
+        spreads = {row.name: results.spread(table, row, "mse", attack) for row in rows}
+        errors = {name: spread.mean for name, spread in spreads.items() if spread}
+        order = sorted(errors, key=lambda name: errors[name])
+        figures = "MSE " + " < ".join(f"{name} {errors[name]:.4f}" for name in order)
+        weakest, strongest = "Bottleneck", {"PATROL", "Noise_ARL"}
+        cases = []
+        if weakest in errors and len(order) > 1:
+            others = min(errors[name] for name in order if name != weakest)
+            cases = [Case(figures, (others - errors[weakest],))]
+        yield Statement(f"{weakest} is the weakest method against {attack}", tuple(cases), figures * bool(cases))
+        cases = []
+        if strongest < set(order):
+            others = max(errors[name] for name in order if name not in strongest)
+            cases = [Case(figures, (min(errors[name] for name in strongest) - others,))]
+        text = f"PATROL and Noise_ARL are the two strongest methods against {attack}"
+        yield Statement(text, tuple(cases), figures * bool(cases))
 
 
-def _of_noise(campaign: Campaign, group: Group) -> Iterator[Relation]:
+def _of_noise(results: Results, table: str) -> Iterator[Statement]:
     """Pairs of rows whose stacks are equal but for the variance of the noise on the wire."""
-    stacks = {}
-    for cell, record in campaign.measured:
-        if cell.group == group:
-            defenses = [DefenseConfig.model_validate(each) for each in record["target"]["target"]["defenses"]]
-            variances = [(each.build().noise_variance, each.document()) for each in defenses]
-            made = {**record["target"]["target"], "defenses": [each for variance, each in variances if not variance]}
-            rest = digest({key: value for key, value in made.items() if key != "seed"})
-            stacks[cell.row] = (rest, sum(variance for variance, _ in variances))
+    stacks = {cell.row: _noise(record.target.design) for cell, record in results.measured if cell.table == table}
     pairs = [
         (low, high)
         for low in stacks
         for high in stacks
         if stacks[low][0] == stacks[high][0] and stacks[low][1] < stacks[high][1]
     ]
-    for attack in campaign.attacks:
-        found = []
+    for attack in results.attacks(table):
+        cases = []
         for low, high in pairs:
-            errors = [campaign.spread(group, row, "mse", attack) for row in (low, high)]
+            errors = [results.spread(table, row, "mse", attack) for row in (low, high)]
             if errors[0] and errors[1]:
-                text = f"{row_label(high)} {errors[1].mean:.4f}, {row_label(low)} {errors[0].mean:.4f}"
-                found.append((text, errors[1].mean > errors[0].mean))
-        yield _judged(f"More noise on the wire, all else equal, raises the MSE against {attack}", found)
+                text = f"{high.label} {errors[1].mean:.4f}, {low.label} {errors[0].mean:.4f}"
+                cases.append(Case(text, (errors[1].mean - errors[0].mean,)))
+        yield over_cases(f"More noise on the wire, all else equal, raises the MSE against {attack}", cases)
 
 
-def _psnr_is_that_of_the_mse(campaign: Campaign, group: Group) -> Relation:
-    statement = f"-10 log10(MSE) is the batch's PSNR within {_PSNR_DB} dB"
+def _noise(design: Design) -> tuple[str, float]:
+    """What identifies a target but for its seed and noise, and the variance of its noise."""
+    configs = [DefenseConfig.parse(step.document(), source=step.name) for step in design.defenses]
+    variances = [config.build().noise_variance for config in configs]
+    rest = [config.document() for config, variance in zip(configs, variances, strict=True) if not variance]
+    return digest([design.model.document(), design.training, rest]), sum(variances)
+
+
+def _psnr_is_that_of_the_mse(results: Results, table: str) -> Statement:
     found = []
-    for cell in campaign.cells:
-        error, psnr = cell.figure("mse"), cell.figure("psnr")
-        if cell.group == group and error and psnr is not None:
+    for cell in results.cells:
+        error, psnr = cell.measure("mse"), cell.measure("psnr")
+        if cell.table == table and error and psnr is not None:
             found.append((abs(-10 * math.log10(error) - psnr), cell.label))
+    text = f"-10 log10(MSE) is the batch's PSNR within {_PSNR_DB} dB"
     if not found:
-        return Relation(statement, "not measured", "")
+        return Statement(text, (), "")
     worst, label = max(found)
     figures = f"{len(found)} cells, at most {worst:.3f} dB apart ({label})"
-    return Relation(statement, "holds" if worst <= _PSNR_DB else "does not hold", figures)
+    return Statement(text, (Case(label, (_PSNR_DB - worst,)),), figures)
 
 
-def _bound_is_below(campaign: Campaign, group: Group) -> Relation:
-    statement = "The bound is at most the MSE of every attack that sees an image once"
-    found = []
-    for cell in campaign.cells:
-        error, bound = cell.figure("mse"), cell.figure("bound")
-        if cell.group == group and cell.views == 1 and error is not None and bound is not None:
-            found.append((f"{cell.label} ({error:.4f}, bound {bound:.4f})", bound <= error))
-    judged = _judged(statement, found)
-    return judged if judged.verdict != "holds" else Relation(statement, "holds", f"{len(found)} of {len(found)} cells")
+def _bound_is_below(results: Results, table: str) -> Statement:
+    cases = []
+    for cell in results.cells:
+        error, bound = cell.measure("mse"), cell.measure("bound")
+        if cell.table == table and cell.views == 1 and error is not None and bound is not None:
+            cases.append(Case(f"{cell.label} ({error:.4f}, bound {bound:.4f})", (error - bound,)))
+    made = _at_least("The estimated bound is at most the MSE of every attack that sees an image once", cases)
+    if made.verdict != "holds":
+        return made
+    return Statement(made.text, made.cases, f"{len(cases)} of {len(cases)} cells")

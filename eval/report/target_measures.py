@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from splitleak.config import read_document
 from splitleak.eval.campaign.classes.plan import Measure
-from splitleak.eval.campaign.store import Store
-from splitleak.eval.report.features_results import Record, Spread
 from splitleak.eval.report.page import Sheet, Text, decimals, seeds_note, spread_text
+from splitleak.eval.report.results import Results, Spread
+
+Document = Mapping[str, Any]
+"""What a command measured of a target, or of several."""
 
 _TARGETS_NOTE = (
     "Confidence: the mean of the highest probability, right or wrong. Parameters: those trained on private images."
@@ -49,7 +49,7 @@ class Column:
     scale: float = 1.0
     digits: int = 1
 
-    def figure(self, document: Record, target: str) -> float:
+    def figure(self, document: Document, target: str) -> float:
         """Its value in the document, which may be of several targets."""
         found: Any = document["targets"][target] if "targets" in document else document
         for name in self.path:
@@ -58,23 +58,16 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Besides:
-    """What the plan of a folder measures beside its cells, and the documents that are there, by their place."""
+class TargetMeasures:
+    """What a campaign measures of its targets beside its cells, and the documents that are there, by their place."""
 
-    places: tuple[dict[str, Any], ...]
-    documents: Mapping[str, Record]  # by output
+    places: tuple[Mapping[str, Any], ...]
+    documents: Mapping[str, Document]  # by output
 
     @classmethod
-    def load(cls, folder: Path) -> "Besides":
-        """Reads what there is.
-
-        Raises:
-            FileNotFoundError: There is no campaign at ``folder``.
-        """
-        places = tuple(Store(folder).read_plan().get("besides", ()))
-        outputs = {place["output"] for place in places}
-        there = {output: folder / output for output in sorted(outputs) if (folder / output).is_file()}
-        return cls(places, {output: read_document(path) for output, path in there.items()})
+    def of(cls, results: Results) -> "TargetMeasures":
+        """Those of a folder of results."""
+        return cls(results.measures, results.documents)
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -98,18 +91,29 @@ class Besides:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Each document with what it was measured of, one that is of several targets once."""
-        places: dict[str, list[dict[str, Any]]] = {}
+        places: dict[str, list[Document]] = {}
         for place in self.places:
             places.setdefault(place["output"], []).append(place)
         for output, document in self.documents.items():
             about = {name: value for name, value in places[output][0].items() if name in ("measure", "seed", "of")}
             yield {**about, "of_targets": [place["target"] for place in places[output]], **document}
 
+    def csv_rows(self) -> Iterator[dict[str, Any]]:
+        """One row a target and seed: all figures, unrounded; empty where not measured."""
+        shown = [column for of_table in columns(self).values() for column in of_table]
+        for target in self.targets:
+            for seed in self.seeds:
+                figures = {
+                    f"{column.heading} {column.name}".strip(): self.by_seed(target, column).get(seed)
+                    for column in shown
+                }
+                yield {"target": target, "seed": seed, **figures}
 
-def columns(besides: Besides) -> dict[str, list[Column]]:
+
+def columns(measures: TargetMeasures) -> dict[str, list[Column]]:
     """By title of a table its columns: what the plan measures."""
     asked: dict[str, list[str]] = {}
-    for place in besides.places:
+    for place in measures.places:
         named = asked.setdefault(place["measure"], [])
         named += [place["of"]] if place.get("of") not in (None, *named) else []
     shown = list(_of_targets())
@@ -129,11 +133,11 @@ def columns(besides: Besides) -> dict[str, list[Column]]:
     return found
 
 
-def besides_sheets(besides: Besides) -> list[Sheet]:
+def measure_sheets(measures: TargetMeasures) -> list[Sheet]:
     """The tables of what was measured beside the attacks; none where nothing was planned."""
-    if not besides.places:
+    if not measures.places:
         return []
-    measured = {place["measure"] for place in besides.places}
+    measured = {place["measure"] for place in measures.places}
     told = [
         _TARGETS_NOTE,
         *[_TIME_NOTE] * ("training time" in measured),
@@ -144,31 +148,20 @@ def besides_sheets(besides: Besides) -> list[Sheet]:
         Sheet(
             f"Beside the attacks: {title[0].lower()}{title[1:]}",
             (("", "target"), *((column.heading, column.name) for column in shown)),
-            tuple(_row(besides, target, shown) for target in besides.targets),
-            (f"{seeds_note(besides.seeds)} {notes[title]}",),
+            tuple(_row(measures, target, shown) for target in measures.targets),
+            (f"{seeds_note(measures.seeds)} {notes[title]}",),
         )
-        for title, shown in columns(besides).items()
+        for title, shown in columns(measures).items()
     ]
 
 
-def besides_csv(besides: Besides) -> Iterator[dict[str, Any]]:
-    """One row a target and seed: all figures, unrounded; empty where not measured."""
-    shown = [column for of_table in columns(besides).values() for column in of_table]
-    for target in besides.targets:
-        for seed in besides.seeds:
-            figures = {
-                f"{column.heading} {column.name}".strip(): besides.by_seed(target, column).get(seed) for column in shown
-            }
-            yield {"target": target, "seed": seed, **figures}
-
-
-def _row(besides: Besides, target: str, shown: Sequence[Column]) -> tuple[Text, ...]:
+def _row(measures: TargetMeasures, target: str, shown: Sequence[Column]) -> tuple[Text, ...]:
     return (
         Text(target),
         *(
             Text(
                 spread_text(
-                    Spread.of(besides.by_seed(target, column).values()), decimals(column.digits), len(besides.seeds)
+                    Spread.of(measures.by_seed(target, column).values()), decimals(column.digits), len(measures.seeds)
                 )
             )
             for column in shown

@@ -15,8 +15,8 @@ from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import load_whole, read_record
 from splitleak.eval.record.class_figures import whole_features
+from splitleak.eval.report.gallery import png
 from splitleak.eval.report.page import render, write_text
-from splitleak.eval.report.run_report import png
 from splitleak.eval.study.votes import Key, KeyPair, Side, Vote, Votes
 from splitleak.seeding import generator
 

@@ -11,9 +11,9 @@ from splitleak.cli.output import console, print_json, result, table
 
 if TYPE_CHECKING:
     from splitleak.eval.campaign.plan import Plan
+    from splitleak.eval.campaign.runner import Outcome
 
 campaign = typer.Typer(no_args_is_help=True, help="Run a grid of targets and attacks from one file; resumable.")
-_SHOWN = {"accuracy": "accuracy {:.1%}", "mse": "MSE {:.4f}", "ssim": "SSIM {:.3f}", "recognised": "recognised {:.1%}"}
 CampaignFile = Annotated[Path, typer.Argument(help="TOML file: data sets, models, methods, attacks, seeds.")]
 CampaignSeeds = Annotated[list[int] | None, typer.Option("--seed", help="Only this seed of the file's; repeatable.")]
 CampaignData = Annotated[str | None, typer.Option(help="What the file's data set is made from, as `split --data`.")]
@@ -73,25 +73,9 @@ def run(
     May be killed at any moment and run again: what is done stays done, and trainings go on where they were. A job that
     fails is recorded, and tried again by the next run.
     """
-    from splitleak.eval.campaign.kinds import report_campaign
-    from splitleak.eval.campaign.runner import run_campaign
-
     made = _campaign(file, data, data_root, settings)
     folder = out or Path("runs") / made.config.name
-
-    def say(line: str) -> None:
-        typer.echo(line, err=True)
-
-    try:
-        outcome = run_campaign(made, folder, seeds=seed, workers=workers, device=device, say=say)
-    except KeyboardInterrupt:
-        say(f"Stopped. The same command goes on from here; `splitleak campaign status {folder}` shows how far it is.")
-        raise
-    written = report_campaign(folder, folder / "report")
-    for job in outcome.failed:
-        say(f"failed: {job.kind} {job.label}; why is in {folder / 'failures' / job.id}.json")
-    for skipped, needed in outcome.skipped.items():
-        say(f"skipped: {skipped}, which needs {needed}")
+    written, outcome = run_and_report(made, folder, seeds=seed, workers=workers, device=device)
     ended = {
         "folder": str(folder),
         "done": len(outcome.done),
@@ -103,6 +87,33 @@ def run(
     result(as_json, ended, text)
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def run_and_report(
+    plan: "Plan",
+    folder: Path,
+    *,
+    seeds: list[int] | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+) -> "tuple[Path, Outcome]":
+    """Runs what is not done of a plan, says on standard error how it goes, and writes the report."""
+    from splitleak.eval.campaign.runner import run_campaign
+    from splitleak.eval.report.report import write_report
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    try:
+        outcome = run_campaign(plan, folder, seeds=seeds, workers=workers, device=device, say=say)
+    except KeyboardInterrupt:
+        say(f"Stopped. The same command goes on from here; `splitleak campaign status {folder}` shows how far it is.")
+        raise
+    for job in outcome.failed:
+        say(f"failed: {job.kind} {job.label}; why is in {folder / 'failures' / job.id}.json")
+    for skipped, needed in outcome.skipped.items():
+        say(f"skipped: {skipped}, which needs {needed}")
+    return write_report(folder, folder / "report"), outcome
 
 
 @campaign.command("status")
@@ -122,22 +133,23 @@ def status(
     shown = console()
     shown.print(table(("jobs", *states), rows, title=found["name"], left=("jobs",)))
     for score in found["scores"]:
-        figures = ", ".join(made.format(score[name]) for name, made in _SHOWN.items() if name in score)
-        shown.print(f"{score['cell']}: {figures}", highlight=False, soft_wrap=True)
+        shown.print(f"{score['cell']}: {score['text']}", highlight=False, soft_wrap=True)
     for failure in found["failures"]:
         shown.print(f"failed: {failure['job']} ({failure['label']}): {failure['error']}", markup=False, soft_wrap=True)
 
 
 @campaign.command("report")
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a campaign, finished or not.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a campaign, finished or not, or of recorded results (eval/results/NAME).")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: report in the campaign's.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write the report of a campaign as it stands: the table beside the published one, relations, flags, gallery."""
-    from splitleak.eval.campaign.kinds import report_campaign
+    from splitleak.eval.report.report import write_report
 
-    path = report_campaign(folder, out or folder / "report")
+    path = write_report(folder, out or folder / "report")
     result(as_json, {"report": str(path)}, f"Report: {path}")
 
 

@@ -1,14 +1,16 @@
 """The commands that judge what an attack rebuilt, by figures and by people."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from splitleak.cli.documents import with_settings
 from splitleak.cli.options import Device, Json, ResultFile, Seed, Settings, Threads, use_threads
 from splitleak.cli.output import keep, result
+
+if TYPE_CHECKING:
+    from splitleak.eval.record.schema import Place
 
 Attacked = Annotated[Path, typer.Option(help="Artifact that was attacked.")]
 Cell = Annotated[Path | None, typer.Option(help="TOML or JSON to keep in the record, as its place in a grid.")]
@@ -39,22 +41,27 @@ def score(
 
     --auxiliary is held against the attacker's images and the target's training images (train.npz beside --truth).
     """
-    from splitleak.config import read_document
     from splitleak.eval.record.victims import make_record
 
-    place = None if cell is None else read_document(cell)
     made = make_record(
-        *(artifact, attack, truth, ledger, out, order, place),
+        *(artifact, attack, truth, ledger, out, order, _place(cell)),
         evaluator=evaluator,
         auxiliary=auxiliary,
         auxiliary_images=auxiliary_images,
         auxiliary_dataset=auxiliary_data,
     )
-    scores = made["score"]
     shown = ("mse", "ssim", "psnr", *("reclassified",) * (evaluator is not None))
-    text = ", ".join(f"{name} {scores[name]['mean']:.4f} ± {scores[name]['std']:.4f}" for name in shown)
-    means = {name: value["mean"] if isinstance(value, Mapping) else value for name, value in scores.items()}
-    result(as_json, {"record": str(out / "record.json"), **means}, f"{out}: {text} over {scores['n']} images")
+    text = ", ".join(f"{name} {made.scores[name].mean:.4f} ± {made.scores[name].std:.4f}" for name in shown)
+    means = {"n": made.n, **{name: score.mean for name, score in made.scores.items()}}
+    result(as_json, {"record": str(out / "record.json"), **means}, f"{out}: {text} over {made.n} images")
+
+
+def _place(cell: Path | None) -> "Place | None":
+    """The place in a grid that a file names."""
+    from splitleak.config import read_document
+    from splitleak.eval.record.schema import parse_place
+
+    return None if cell is None else parse_place(read_document(cell), source=str(cell))
 
 
 def score_classes(
@@ -73,13 +80,12 @@ def score_classes(
     as_json: Json = False,
 ) -> None:
     """Judge one picture a class: is it taken for the class by an independent classifier, and by its pixels."""
-    from splitleak.config import read_document
     from splitleak.eval.record.classes import make_class_record
 
-    place = None if cell is None else read_document(cell)
-    made = make_class_record(artifact, attack, train_images, evaluator, out, place, others, prior)
-    judge = {f"evaluator_{name}": made["evaluator"][name] for name in ("accuracy", "on_truth")}
-    means = {name: value["mean"] if isinstance(value, dict) else value for name, value in made["score"].items()}
+    made = make_class_record(artifact, attack, train_images, evaluator, out, _place(cell), others, prior)
+    assert made.evaluator is not None
+    judge = {"evaluator_accuracy": made.evaluator.accuracy, "evaluator_on_truth": made.evaluator.on_truth}
+    means = {"n": made.n, "chance": made.chance, **{name: score.mean for name, score in made.scores.items()}}
     text = (
         f"{out}: of {means['n']} pictures {means['recognised']:.1%} recognised by an evaluator that is right in "
         f"{judge['evaluator_accuracy']:.1%}, {means['nearest_mean']:.1%} nearest to their own mean image (chance "

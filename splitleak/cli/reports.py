@@ -1,30 +1,31 @@
 """The commands that end in a report: of a run that is there, and of the whole chain."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from splitleak.cli.options import Json, Seed
 from splitleak.cli.output import console, print_json, table
 
+if TYPE_CHECKING:
+    from splitleak.eval.report.results import Results
+
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder with records below it (`splitleak score`).")],
-    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the folder.")] = None,
-    title: Annotated[str, typer.Option(help="Heading.")] = "What split inference leaks",
-    pictures: Annotated[int, typer.Option(min=1, help="Victims in the gallery.")] = 12,
+    folder: Annotated[Path, typer.Argument(help="Folder of a campaign, of recorded results, or of records.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; default: report in the folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print a run's table and write its report, one HTML file that needs no other."""
-    from splitleak.eval.report.run_report import load_run, write_report
+    """Print the table of a folder's records and write their report, one HTML file that needs no other."""
+    from splitleak.eval.report.report import write_report
+    from splitleak.eval.report.results import Results
 
-    path = out or run / "report.html"
-    write_report(run, path, title=title, pictures=pictures)
+    path = write_report(folder, out or folder / "report")
     if as_json:
         print_json({"report": str(path)})
         return
-    _print_table(*load_run(run))
+    _print_table(Results.load(folder))
     typer.echo(f"Report: {path}")
 
 
@@ -35,22 +36,31 @@ def demo(
 ) -> None:
     """Run the whole chain on the built-in images: train, serve, stream, tap, invert, score, report.
 
-    Takes minutes on two CPU cores. What is already done in the folder, with the same settings, is reused.
+    It is the campaign of demo.toml, for one seed. Takes minutes on two CPU cores. What is already done in the folder is
+    reused.
     """
-    from splitleak.eval.campaign.demo import run_demo
-    from splitleak.eval.report.run_report import load_run
+    from importlib.resources import as_file, files
 
-    path = run_demo(out, seed)
+    from splitleak.cli.campaigns import run_and_report
+    from splitleak.config import read_document
+    from splitleak.eval.campaign.kinds import plan_campaign
+    from splitleak.eval.report.results import Results
+
+    with as_file(files("splitleak.eval") / "campaigns" / "demo.toml") as file:
+        plan = plan_campaign({**read_document(file), "seeds": [seed]}, str(file))
+    path, outcome = run_and_report(plan, out)
     if as_json:
         print_json({"report": str(path)})
-        return
-    _print_table(*load_run(out))
-    typer.echo(f"Report: {path}")
+    else:
+        _print_table(Results.load(out))
+        typer.echo(f"Report: {path}")
+    if outcome.failed:
+        raise typer.Exit(1)
 
 
-def _print_table(records: list[dict[str, Any]], latency: dict[str, Any] | None) -> None:
-    from splitleak.eval.report.run_table import COLUMNS, LEGEND, rows
+def _print_table(results: "Results") -> None:
+    from splitleak.eval.report.terminal import LEGEND, columns, rows
 
     shown = console(width=180)
-    shown.print(table(COLUMNS, rows(records, latency), left=("target",), wrap=False, framed=False))
+    shown.print(table(columns(results), rows(results), left=("target", "attack"), wrap=False, framed=False))
     shown.print(LEGEND)

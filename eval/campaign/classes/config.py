@@ -11,8 +11,10 @@ from splitleak.eval.campaign.classes.target_measures import BesidesEntry
 from splitleak.eval.campaign.config import Name, check_target
 from splitleak.eval.campaign.predictions.config import FigureCampaign, RowEntry
 from splitleak.eval.record.auxiliary import Auxiliary
-from splitleak.eval.report.figures_results import STRONGEST
 from splitleak.eval.report.published import defenses as published_defenses
+
+STRONGEST = "strongest"
+"""The table that no file writes: of each target of a campaign against classes, the attack that did most in a seed."""
 
 
 class ClassTargetEntry(Config):

@@ -30,7 +30,7 @@ def _target(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
     found = target_figures(artifact, images, resolve_device(bench.device))
     write_json(bench.store.path(job), found)
-    return {"accuracy": found["test"]["accuracy"]}
+    return {"accuracy %": f"{100 * found['test']['accuracy']:.1f}"}
 
 
 def _robustness(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:

@@ -24,8 +24,8 @@ from splitleak.eval.campaign.config import (
     check_target,
     target_document,
 )
+from splitleak.eval.campaign.predictions.claims import ClaimEntry
 from splitleak.eval.record.auxiliary import Auxiliary
-from splitleak.eval.report.claims import ClaimEntry
 
 _OTHER_SEED = 1000
 """Added to a seed for the evaluator's: a network that shares nothing with the target but its training images."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from splitleak.artifacts import write_json, written_folder
-from splitleak.config import read_document
-from splitleak.eval.campaign.bench import Bench, Figures
+from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.record.classes import make_class_record
+from splitleak.eval.record.schema import FigurePlace, Service
 from splitleak.eval.record.victims import make_record
 from splitleak.eval.targets.service_quality import measure_service
 from splitleak.seeding import derive_seed, resolve_device
@@ -52,7 +52,7 @@ def do_predict(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
         noise, device = derive_seed(job.seed, "policy"), resolve_device(bench.device)
         quality = measure_service(artifact, policy, images / "test.npz", device, seed=noise)
         write_json(partial / "service.json", {**quality, "policy": settings["policy"]})
-    return {"accuracy": quality["accuracy"]}
+    return {"accuracy %": f"{100 * quality['accuracy']:.1f}"}
 
 
 @contextmanager
@@ -98,15 +98,14 @@ def do_prediction_cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> F
                 bench.run(*command, *common, *given, "--service", address)
         else:
             bench.run(*command, *common, *given)
-    service = read_document(predictions / "service.json") if predictions is not None else None
-    cell = {**settings["cell"], "service": service}
+    cell = FigurePlace.parse({**settings["cell"], "id": job.key}, source=job.id)
     if of_classes:
         others = images / "generic.npz"
         distractors = others if others.is_file() else None
         prior = bench.below(settings["prior"]) if "prior" in settings else None
         inputs = (artifact, attacked, images / "train.npz", evaluator)
-        record = make_class_record(*inputs, out, cell=cell, others=distractors, prior=prior, known=bench.known)
-        return {"mse": record["score"]["mse"]["mean"]}
+        pictured = make_class_record(*inputs, out, cell=cell, others=distractors, prior=prior, known=bench.known)
+        return shown_figures(pictured)
     assert predictions is not None
     record = make_record(
         artifact,
@@ -114,10 +113,10 @@ def do_prediction_cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> F
         images / "victims.npz",
         predictions / "ledger.json",
         out,
-        0,
         cell=cell,
         evaluator=evaluator,
         auxiliary=settings["auxiliary"],
         auxiliary_images=auxiliary,
+        service=Service.read(predictions / "service.json"),
     )
-    return {metric: record["score"][metric]["mean"] for metric in ("mse", "ssim")}
+    return shown_figures(record)

@@ -69,7 +69,7 @@ def test_a_writer_killed_inside_the_header_leaves_a_file_that_can_be_continued(t
 def test_what_a_killed_process_wrote_is_there_and_can_be_appended_to(tmp_path):
     path = tmp_path / "a.cap"
     script = (
-        "import os, signal, sys; from pathlib import Path; from splitleak.wire.captures import CaptureWriter\n"
+        "import os, signal, sys; from pathlib import Path; from splitleak.wire.files.captures import CaptureWriter\n"
         "writer = CaptureWriter(Path(sys.argv[1])).__enter__()\n"
         "for number in range(50): writer.write('/m', number, 'request', bytes([number]))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

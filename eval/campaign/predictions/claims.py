@@ -1,0 +1,65 @@
+"""What a campaign's file says that its results show: a claim about two rows and one metric."""
+
+from collections.abc import Collection, Mapping
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from splitleak.config import Config
+from splitleak.eval.record.metrics import metric_names
+
+
+class ClaimEntry(Config):
+    """``factor`` times row ``lower`` is at most row ``higher`` in one metric; or both are ``within`` a distance.
+
+    On means over the seeds that have both rows. Accuracies and shares of images are in percent.
+    """
+
+    text: str = Field(min_length=1, description="the claim in words, as the report prints it")
+    figure: str = Field(description="name of the figure that both rows stand in")
+    metric: str = Field(description="of `eval.record.metrics`")
+    lower: str = Field(description="name of a row")
+    higher: str = Field(description="name of another row")
+    against: str | None = Field(default=None, description="the figure that higher stands in, where it is another")
+    factor: float = Field(default=1.0, gt=0, description="lower times this is claimed to be at most higher")
+    within: float | None = Field(default=None, ge=0, description="instead: both differ by at most this, either way")
+
+    @model_validator(mode="after")
+    def _is_one_claim(self) -> Self:
+        if self.lower == self.higher and self.against in (None, self.figure):
+            raise ValueError(f"expected two different rows, got {self.lower!r} twice")
+        if self.within is not None and self.factor != 1:
+            raise ValueError(f"expected either factor or within, got {self.factor} and {self.within}")
+        if self.metric not in metric_names():
+            raise ValueError(f"expected a metric of {', '.join(metric_names())}, got {self.metric!r}")
+        return self
+
+    def check_names(self, figures: Mapping[str, Collection[str]]) -> None:
+        """Refuses a claim about what the campaign does not have; ``figures`` are names, each with those of its rows.
+
+        Raises:
+            ValueError: No figure has the claim's name, or the figure has no row of one of its names.
+        """
+        for figure, row in self.places:
+            if figure not in figures:
+                raise ValueError(f"claim {self.text!r}: expected a figure of {', '.join(figures)}, got {figure!r}")
+            if row not in figures[figure]:
+                raise ValueError(f"claim {self.text!r}: expected a row of {', '.join(figures[figure])}, got {row!r}")
+
+    @property
+    def places(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Figure and row of the lower and of the higher."""
+        return (self.figure, self.lower), (self.against or self.figure, self.higher)
+
+    def margin(self, lower: float, higher: float) -> float:
+        """By how much the two figures are as claimed; negative where they are not."""
+        return self.within - abs(higher - lower) if self.within is not None else higher - self.factor * lower
+
+    @property
+    def statement(self) -> str:
+        """The claim as it is checked."""
+        higher = f"{self.higher!r}{f' of {self.against}' if self.against else ''}"
+        if self.within is not None:
+            return f"{self.metric}: |{self.lower!r} - {higher}| ≤ {self.within:g}"
+        factor = "" if self.factor == 1 else f"{self.factor:g} x "
+        return f"{self.metric}: {factor}{self.lower!r} ≤ {higher}"

@@ -1,0 +1,553 @@
+"""The record: what the judge writes of one attack on one target. Its one schema; nothing else knows its keys.
+
+``record.json`` holds one record, ``records.jsonl`` one a line, without the values of single images. A record written
+by an older version is brought up to date when it is read, by one migration a version; an unknown version is refused.
+
+| version | since |
+|---|---|
+| 1 | the first recorded results; it says no version |
+| 2 | `kind`, `threat_model`, digests of target and images, package version; `scores` hold metrics alone |
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+
+from splitleak.artifacts import write_json
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.config import Document, read_document
+from splitleak.models.split import ArchitectureName
+
+VERSION = 2
+FILE = "record.json"
+
+Settings = dict[str, JsonValue]
+
+
+class _Part(Document):
+    """A part of a record: a field of the schema that is None is not written."""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        own = type(self).model_fields
+        return {name: value for name, value in handler(self).items() if value is not None or name not in own}
+
+
+class Provenance(_Part):
+    """What a number needs beside its config and seed; ``time`` is UTC."""
+
+    command: str = ""
+    commit: str = "unknown"
+    hardware: str = ""
+    python: str = ""
+    torch: str = ""
+    time: str = ""
+    version: str | None = Field(default=None, description="of the package; not told before record version 2")
+
+
+class ImageSet(_Part):
+    """One of the sets of a split: how many images, and a digest of their hashes."""
+
+    count: int
+    digest: str
+
+
+class Dataset(_Part):
+    """What ``splits.json`` says of the images that the target was trained on."""
+
+    dataset: str
+    config: Settings = Field(default_factory=dict)
+    images: dict[str, ImageSet] = Field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+
+
+class Network(_Part):
+    """The architecture and its cut; ``cut`` None is the architecture's own default."""
+
+    architecture: ArchitectureName
+    cut: int | None = None
+    width: float = 1.0
+    channels: int
+    size: int
+    classes: int
+
+
+class Step(_Part):
+    """One defense of the stack."""
+
+    name: str
+    config: Settings = Field(default_factory=dict)
+
+
+class Design(_Part):
+    """The target's configuration: network, defense stack, training, seed."""
+
+    model: Network
+    defenses: tuple[Step, ...] = ()
+    training: Settings = Field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the stacked defenses."""
+        return tuple(step.name for step in self.defenses)
+
+
+class Target(_Part):
+    """The model that was attacked; ``accuracy`` is the share of its test images that it classifies right."""
+
+    name: str
+    digest: str | None = Field(default=None, description="of its weights and settings; not told before version 2")
+    design: Design
+    dataset: Dataset
+    accuracy: float
+    provenance: Provenance
+
+
+class Findings(_Part):
+    """What an attack says of itself, on the attacker's own images alone; an attack may add figures of its own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    history: tuple[dict[str, float], ...] | None = Field(default=None, description="figures of each epoch or stretch")
+    held_out_mse: float | None = None
+    mean_image_mse: float | None = None
+    chosen_epoch: int | None = None
+    decoder_epochs: int | None = None
+    gradient_norm_start: float | None = None
+    mass_dropped: float | None = None
+
+
+class AttackRun(_Part):
+    """The attack: its registered name, its settings, and how its run went. ``prior`` is the digest of a generator."""
+
+    name: str
+    config: Settings = Field(default_factory=dict)
+    seed: int = 0
+    rebuilt: int = 0
+    findings: Findings = Findings()
+    prior: str | None = None
+    provenance: Provenance
+
+
+class Checked(_Part):
+    """How many of the attacker's images are a victim's or a training image, and how many target classes they show."""
+
+    victims_images: int
+    training_images: int
+    target_classes: int
+    how: str
+
+
+class AuxiliaryImages(_Part):
+    """The attacker's own images as declared, and as checked against the victims' and the training images."""
+
+    kind: str = Field(description="of `check_auxiliary`")
+    dataset: str
+    images: int
+    classes: tuple[str, ...] | None = None
+    checked: Checked
+
+
+class ThreatModel(_Part):
+    """What the attacker sees, knows and may ask.
+
+    ``sees``: features on the wire, scores that victims share, or no victim at all. ``draws``: how often each of its own
+    images was sent; ``views``: how often each victim's crossed the wire. ``adaptive``: it knew of a defense that hides
+    gradients and went around it.
+    """
+
+    sees: Literal["features", "scores", "nothing"]
+    knowledge: tuple[str, ...] = ()
+    queries: int = 0
+    draws: int = 1
+    views: int = 1
+    access: str | None = None
+    adaptive: bool = False
+    ignores_output_policy: bool = False
+    auxiliary: AuxiliaryImages | None = None
+
+
+class Wire(_Part):
+    """The victims' stream: images, mean bytes a request, share of answers that are the true class (if labelled)."""
+
+    images: int
+    bytes_per_image: float
+    accuracy: float | None = None
+
+
+class Score(_Part):
+    """One metric: mean and standard deviation (n - 1) over images or classes, and their values.
+
+    ``images`` holds the values of single pictures ``[class][picture]`` where there are several of each class. A metric
+    of the whole batch has neither deviation nor values.
+    """
+
+    mean: float
+    std: float | None = None
+    values: tuple[float, ...] | None = None
+    images: tuple[tuple[float, ...], ...] | None = None
+
+
+class TopK(_Part):
+    """Attack accuracy, see `AttackAccuracy`; ``hits`` ``[class][picture]``: 1 where the class is among the first k."""
+
+    mean: float
+    images: int
+    standard_error_images: float | None = None
+    std_trials: float | None = None
+    std_targets: float | None = None
+    std_image_index: float | None = None
+    hits: tuple[tuple[int, ...], ...]
+
+
+class Frechet(_Part):
+    """Fréchet distance between features of the rebuilt and of the private images, with both counts."""
+
+    distance: float
+    rebuilt: int
+    private: int
+    dimensions: int
+
+
+class Diversity(_Part):
+    """Precision, recall, density and coverage (PRDC) with ``k`` neighbours, means over classes."""
+
+    k: int
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+class Rates(_Part):
+    """Rank-1 and rank-5 identification rates beside that of chance; None where there are no more people than ranks."""
+
+    chance: float
+    rank1: float | None = None
+    rank5: float | None = None
+
+
+class Verification(_Part):
+    """The true match rate at a false match rate, over so many comparisons."""
+
+    false_match_rate: float
+    true_match_rate: float | None = None
+    comparisons: int
+
+
+class Identification(Rates):
+    """Re-identification of rebuilt pictures in a gallery of private images and distractors, closed set."""
+
+    people: int
+    distractors: int
+    gallery: int
+    private_alone: Rates
+    to_others: float | None = None
+    verification: Verification
+    ranks: tuple[tuple[int, ...], ...] | None = None
+
+
+class PriorFigures(_Part):
+    """What the evaluator makes of the generator's own samples, before any attack, see `prior_figures`."""
+
+    samples: int
+    shares: tuple[float, ...] | None = None
+    classes_drawn: int
+    confidence: float
+    histogram: tuple[int, ...]
+
+
+class ClassFigures(_Part):
+    """The figures of the literature on images rebuilt of classes; `class_figures` says what each is."""
+
+    n: int
+    classes: int
+    images_per_class: int
+    chance: float
+    evaluator_on_private: float
+    top1: TopK | None = None
+    top5: TopK | None = None
+    target_confidence: Score
+    confidence_gap: float | None = None
+    delta_eval: Score
+    delta_eval_squared: Score
+    centroid_eval: Score
+    frechet_eval: Frechet | None = None
+    diversity_eval: Diversity | None = None
+    identification: Identification | None = None
+    prior: PriorFigures | None = None
+
+
+class EvaluatorJudge(_Part):
+    """The judge's own classifier: accuracy on its test images, and on the true images (or class means)."""
+
+    name: str
+    accuracy: float
+    architecture: str | None = None
+    seed: int | None = None
+    on_truth: float | None = None
+
+
+class Service(_Part):
+    """What an output policy costs honest users, see `measure_service`."""
+
+    accuracy: float
+    accuracy_without: float | None = None
+    distortion: float
+    changed: float | None = None
+    policy: Settings = Field(default_factory=dict)
+
+
+class Leakage(_Part):
+    """Measures of a target without any attack, see `eval/targets/leakage.py`; some are None without noise."""
+
+    target: str | None = None
+    mse_bound: float = 0.0
+    information_nats: float | None = None
+    image_entropy_nats: float | None = None
+    image_dimensions: int | None = None
+    feature_dimensions: int | None = None
+    noise_variance: float | None = None
+    fsinfo_nats_per_pixel: float | None = None
+    effective_dimensions: float | None = None
+    assumptions: tuple[str, ...] | None = None
+    config: Settings | None = None
+    provenance: Provenance | None = None
+
+    def brief(self) -> Self:
+        """The figures alone."""
+        return self.model_copy(update=dict.fromkeys(("target", "assumptions", "config", "provenance")))
+
+
+class FeaturesPlace(_Part):
+    """Where a cell stands in a campaign on features; ``plus`` is what is stacked on top of the method."""
+
+    id: str = ""
+    campaign: str = ""
+    dataset: str
+    model: str
+    method: str
+    plus: str | None = None
+    attack: str
+    seed: int
+    views: int = 1
+    target: str
+    codec: str = "fp32"
+
+
+class FigurePlace(_Part):
+    """Where a cell stands in a campaign of figures: its row, and what is attacked, let out, shared and known there."""
+
+    id: str = ""
+    campaign: str = ""
+    kind: Literal["victims", "classes"]
+    figure: str = ""
+    row: str = ""
+    dataset: str
+    classes: int | None = None
+    auxiliary: str = "same"
+    share: int = 0
+    policy: Settings = Field(default_factory=dict)
+    purify: Settings | None = None
+    attack: str
+    seed: int
+    target: str
+
+
+Place = FeaturesPlace | FigurePlace
+
+
+def parse_place(document: Mapping[str, Any], *, source: str) -> Place:
+    """The place of a cell that a plan, or a user's file, names.
+
+    Raises:
+        ValueError: It is neither kind of place; the message begins with ``source``.
+    """
+    kind: type[FeaturesPlace] | type[FigurePlace] = FeaturesPlace if "method" in document else FigurePlace
+    return kind.parse(document, source=source)
+
+
+class _Record(_Part):
+    """What every record holds; see `VictimsRecord` and `ClassesRecord`.
+
+    ``scores`` are by the names of `eval.record.metrics`. ``images`` are digests: of those that were scored, and of the
+    attacker's own. ``constant_mse`` is the MSE of the mean of the true pictures, given to all: the best constant, which
+    no attacker has. ``places`` and ``leakage`` are only in ``records.jsonl``, where the folders beside it are missing.
+    """
+
+    version: Literal[2] = 2
+    id: str
+    order: int = 0
+    cell: Place | None = None
+    target: Target
+    attack: AttackRun
+    threat_model: ThreatModel
+    n: int = Field(description="images or pictures that were scored")
+    scores: dict[str, Score]
+    constant_mse: float | None = None
+    images: dict[str, str] = Field(default_factory=dict)
+    evaluator: EvaluatorJudge | None = None
+    service: Service | None = None
+    wire: Wire | None = None
+    provenance: Provenance
+    places: tuple[tuple[str, str], ...] | None = None
+    leakage: Leakage | None = None
+
+    def mean(self, metric: str) -> float | None:
+        """The mean of a score, None if it was not measured."""
+        score = self.scores.get(metric)
+        return None if score is None else score.mean
+
+    @property
+    def mse(self) -> float:
+        """The mean squared error, which every record has."""
+        return self.scores["mse"].mean
+
+    def write(self, path: Path) -> None:
+        """Writes one JSON file, whole or not at all."""
+        write_json(path, self.document())
+
+    def brief(self) -> Self:
+        """The record without values of single images and histories; who was recognised (hits) stays."""
+        bare = {"values": None, "images": None}
+        scores = {name: score.model_copy(update=bare) for name, score in self.scores.items()}
+        findings = self.attack.findings.model_copy(update={"history": None})
+        attack = self.attack.model_copy(update={"findings": findings})
+        return self.model_copy(update={"scores": scores, "attack": attack})
+
+
+class VictimsRecord(_Record):
+    """Victims' images were rebuilt, from features or from shared predictions."""
+
+    kind: Literal["victims"] = "victims"
+
+
+class ClassesRecord(_Record):
+    """Pictures of the target's classes were rebuilt; ``chance`` is one over the classes."""
+
+    kind: Literal["classes"] = "classes"
+    chance: float
+    figures: ClassFigures | None = None
+
+    def brief(self) -> Self:
+        short = super().brief()
+        if short.figures is None:
+            return short
+        bare = {"images": None}
+        names = ("target_confidence", "delta_eval", "delta_eval_squared", "centroid_eval")
+        figures: dict[str, object] = {name: getattr(short.figures, name).model_copy(update=bare) for name in names}
+        if short.figures.identification is not None:
+            figures["identification"] = short.figures.identification.model_copy(update={"ranks": None})
+        return short.model_copy(update={"figures": short.figures.model_copy(update=figures)})
+
+
+Record = VictimsRecord | ClassesRecord
+_KINDS: Mapping[str, type[VictimsRecord] | type[ClassesRecord]] = {"victims": VictimsRecord, "classes": ClassesRecord}
+
+
+def load_record(folder: Path) -> Record:
+    """The record that the judge left in ``folder``, of whatever version.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is no record, or of a version that this package does not know.
+    """
+    return parse_record(read_document(folder / FILE), source=str(folder / FILE))
+
+
+def load_lines(path: Path) -> list[Record]:
+    """The records of a ``records.jsonl``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is no record; the message names it.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            document = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: expected a record as JSON, but {error}") from None
+        records.append(parse_record(document, source=f"{path}, line {number}"))
+    return records
+
+
+def parse_record(document: object, *, source: str) -> Record:
+    """The record that a JSON document holds; an older version is brought up to date first.
+
+    Raises:
+        ValueError: It is none, or of a version that this package does not know; the message begins with ``source``.
+    """
+    if not isinstance(document, dict):
+        raise ValueError(f"{source}: expected a record, got {type(document).__name__}")
+    version = document.get("version", 1)
+    while version in MIGRATIONS:
+        try:
+            document = MIGRATIONS[version](document)
+        except (KeyError, TypeError, AttributeError) as error:
+            what = f"a record of version {version}"
+            raise ValueError(f"{source}: expected {what}, but {type(error).__name__}: {error}") from None
+        version = document["version"]
+    if version != VERSION:
+        raise ValueError(f"{source}: expected a record of version 1 to {VERSION}, got {version!r}; update splitleak")
+    kind = str(document.get("kind"))
+    if kind not in _KINDS:
+        raise ValueError(f"{source}: expected a record of kind {' or '.join(_KINDS)}, got {kind!r}")
+    return _KINDS[kind].parse(document, source=source)
+
+
+def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 said neither kind nor threat model, kept scores among counts, and named no digests."""
+    attack, cell, score = dict(old["attack"]), dict(old.get("cell") or {}), dict(old["score"])
+    classes = "recognised" in score
+    service = cell.pop("service", None)
+    if "method" in cell:
+        cell.pop("kind", None)
+    name = attack.pop("attack")
+    findings, provenance = attack.pop("findings", {}), attack.pop("provenance")
+    threat = {
+        "sees": "nothing" if classes else _seen_by(name, service),
+        "auxiliary": old.get("auxiliary"),
+        **{key: attack.pop(key) for key in _OF_THREAT if key in attack},
+    }
+    target = dict(old["target"])
+    dataset = target.get("dataset", {"dataset": ""})
+    new: dict[str, Any] = {
+        "version": 2,
+        "kind": "classes" if classes else "victims",
+        "id": old.get("id", cell.get("id", "")),
+        "order": old.get("order", 0),
+        "cell": cell or None,
+        "target": {**target, "design": target["target"], "dataset": dataset},
+        "attack": {**attack, "name": name, "findings": findings, "provenance": provenance},
+        "threat_model": threat,
+        "n": score.pop("n"),
+        "service": service,
+        **{key: old[key] for key in _KEPT if key in old},
+    }
+    del new["target"]["target"]
+    if classes:
+        new["chance"] = score.pop("chance")
+    new["scores"] = {key: value if isinstance(value, Mapping) else {"mean": value} for key, value in score.items()}
+    return new
+
+
+_OF_THREAT = ("knowledge", "queries", "draws", "views", "access", "adaptive", "ignores_output_policy")
+_KEPT = ("figures", "evaluator", "wire", "provenance", "constant_mse", "places", "leakage")
+
+
+def _seen_by(attack: str, service: object) -> str:
+    """What an attack on victims takes; of one that is no longer known, by whether there was a prediction service."""
+    kind = ATTACKS.get(attack)
+    if kind is not None:
+        return kind.takes
+    return "nothing" if attack in CLASS_ATTACKS else "features" if service is None else "scores"
+
+
+MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""By version, what makes the next one of it."""

@@ -1,0 +1,180 @@
+"""The pictures of a table in strips: the truth on top, then what each attack made of it."""
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from splitleak.artifacts import written_file
+from splitleak.eval.record.metrics import metrics_of
+from splitleak.eval.report.results import Cell, Results, TableRows
+
+PICTURES = "pictures.npz"
+_HEIGHT, _GAP, _FONT = 48, 3, 13  # pixels of a picture, between two, and of the letters
+_INK, _PAPER = (27, 31, 36), (255, 255, 255)
+_FILE_BYTES = 300_000
+_BESIDE = ("mse", "ssim", "recognised")  # metrics named beside a strip
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures ``(N, C, H, W)`` uint8 side by side, and what they are of."""
+
+    row: str
+    attack: str
+    figures: str
+    pictures: NDArray[np.uint8]
+
+    @cached_property
+    def picture(self) -> str:
+        """All of them as one data URI."""
+        return png(np.concatenate(list(self.pictures), axis=2))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The strips of one table and seed: the truth first, then every target under every attack."""
+
+    title: str
+    strips: tuple[Strip, ...]
+
+
+def galleries(results: Results, pictures: int, budget: int) -> dict[str, Gallery]:
+    """By its name the gallery of each table that has pictures, at most ``pictures`` a strip.
+
+    ``budget`` is how many characters all of them may take together as data URIs; over it, fewer pictures are shown.
+    """
+    return fewer_until(
+        lambda count: {table.name: made for table in results.tables if (made := _gallery(results, table, count))},
+        lambda made: sum(len(strip.picture) for each in made.values() for strip in each.strips) <= budget,
+        pictures,
+    )
+
+
+def draw_gallery(results: Results, table: TableRows, pictures: int, out: Path) -> bool:
+    """Writes the table's gallery as a PNG of less than 300 kB, with fewer pictures where it takes that; or nothing."""
+
+    def make(count: int) -> bytes:
+        gallery = _gallery(results, table, count)
+        return b"" if gallery is None else _drawn(gallery)
+
+    drawn = fewer_until(make, lambda made: len(made) < _FILE_BYTES, pictures)
+    if drawn:
+        with written_file(out) as partial:
+            partial.write_bytes(drawn)
+    return bool(drawn)
+
+
+def fewer_until(make: Callable[[int], Made], fits: Callable[[Made], bool], pictures: int) -> Made:
+    """``make(pictures)`` with as many pictures as fit, halved from ``pictures`` on; one even where it does not fit."""
+    made = make(pictures)
+    while pictures > 1 and not fits(made):
+        pictures = pictures // 2
+        made = make(pictures)
+    return made
+
+
+def load_pictures(folder: Path) -> dict[str, NDArray[Any]]:
+    """What the judge left to look at: ``truth`` and ``rebuilt`` ``(N, C, H, W)``, and ``places`` or ``classes``."""
+    with np.load(folder / PICTURES, allow_pickle=False) as file:
+        return dict(file)
+
+
+def png(image: NDArray[np.uint8]) -> str:
+    """A ``(C, H, W)`` uint8 picture as a data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _gallery(results: Results, table: TableRows, pictures: int) -> Gallery | None:
+    """Of the seed with the most rows, the first of them. One truth on top if all rows share it, else one a target."""
+    cells = [cell for row in table.rows for cell in results.of(table.name, row) if _has_pictures(cell)]
+    if not cells:
+        return None
+    seed = max(results.seeds, key=lambda seed: sum(cell.seed == seed for cell in cells))
+    cells = [cell for cell in cells if cell.seed == seed]
+    strips = list(_strips(cells, pictures))
+    if not strips:
+        of_target = groupby(cells, key=lambda cell: (cell.kind, cell.place.dataset, _classes(cell)))
+        strips = [strip for _, group in of_target for strip in _strips(list(group), pictures)]
+    return Gallery(f"{table.title}, seed {seed}", tuple(strips))
+
+
+def _has_pictures(cell: Cell) -> bool:
+    return cell.folder is not None and (cell.folder / PICTURES).is_file()
+
+
+def _classes(cell: Cell) -> int | None:
+    return getattr(cell.place, "classes", None)
+
+
+def _strips(cells: Sequence[Cell], pictures: int) -> Iterator[Strip]:
+    """The truth that all cells share, by its pixels, and what each rebuilt of it; none if they share nothing."""
+    loaded = [load_pictures(cell.folder) for cell in cells if cell.folder is not None]
+    indices = [{each.tobytes(): index for index, each in enumerate(found["truth"])} for found in loaded]
+    shared = set.intersection(*(set(each) for each in indices))
+    first = loaded[0]
+    order = [first["truth"][index].tobytes() for index in np.argsort(_keys(first), kind="stable")]
+    shown = [key for key in order if key in shared][:pictures]
+    if not shown:
+        return
+    classes = _classes(cells[0])
+    title = f"{'class means' if cells[0].kind == 'classes' else 'victims'}{f', {classes} classes' if classes else ''}"
+    yield Strip(title, "", "", first["truth"][[indices[0][key] for key in shown]])
+    for cell, found, at in zip(cells, loaded, indices, strict=True):
+        rebuilt = found["rebuilt"][[at[key] for key in shown]]
+        yield Strip(cell.row.label, cell.attack or cell.place.attack, _figures(cell), rebuilt)
+
+
+def _keys(pictures: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    return pictures["classes"] if "classes" in pictures else pictures["places"]
+
+
+def _figures(cell: Cell) -> str:
+    named = ((metric, cell.measure(metric.name)) for metric in metrics_of(cell.kind) if metric.name in _BESIDE)
+    return ", ".join(f"{metric.label} {metric.text(value)}" for metric, value in named if value is not None)
+
+
+def _drawn(gallery: Gallery) -> bytes:
+    """The strips below each other, each with its name on the left."""
+    font = ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _FONT)
+    several = len({strip.attack for strip in gallery.strips if strip.attack}) > 1
+    names = [", ".join(filter(None, (strip.row, strip.attack * several))) for strip in gallery.strips]
+    side = int(max(map(font.getlength, names))) + 4 * _GAP
+    lines = [_enlarged(strip.pictures) for strip in gallery.strips]
+    width = side + max(line.width for line in lines) + _GAP
+    page = Image.new("RGB", (width, sum(line.height + _GAP for line in lines) + _GAP), _PAPER)
+    draw, top = ImageDraw.Draw(page), _GAP
+    for name, line in zip(names, lines, strict=True):
+        draw.text((2 * _GAP, top + line.height / 2), name, _INK, font, anchor="lm")
+        page.paste(line, (side, top))
+        top += line.height + _GAP
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _enlarged(pictures: NDArray[np.uint8]) -> Image.Image:
+    """The pictures beside each other in colour, each pixel a square of whole pixels."""
+    coloured = np.broadcast_to(pictures, (len(pictures), 3, *pictures.shape[2:])).transpose(0, 2, 3, 1)
+    times = max(1, _HEIGHT // pictures.shape[2])
+    size = (pictures.shape[3] * times, pictures.shape[2] * times)
+    line = Image.new("RGB", ((size[0] + _GAP) * len(pictures) - _GAP, size[1]), _PAPER)
+    for index, each in enumerate(coloured):
+        line.paste(
+            Image.fromarray(np.ascontiguousarray(each)).resize(size, Image.Resampling.NEAREST),
+            (index * (size[0] + _GAP), 0),
+        )
+    return line

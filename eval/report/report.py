@@ -1,0 +1,221 @@
+"""The report: of a campaign of any kind, of loose records, or of recorded results; one page, its Markdown, and data."""
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from splitleak.artifacts import write_json
+from splitleak.eval.campaign.store import PLAN
+from splitleak.eval.record.schema import Provenance, Record
+from splitleak.eval.report.beside_published import beside_the_papers
+from splitleak.eval.report.claims import claims
+from splitleak.eval.report.flags import doubts
+from splitleak.eval.report.frontier import draw_frontier
+from splitleak.eval.report.gallery import Gallery, draw_gallery, galleries
+from splitleak.eval.report.page import (
+    PICTURES_BUDGET,
+    Sheet,
+    brief,
+    markdown_table,
+    plain,
+    render,
+    write_csv,
+    write_lines,
+    write_text,
+)
+from splitleak.eval.report.relations import relations
+from splitleak.eval.report.results import LINES, MEASURES, Doubt, Results, TableRows
+from splitleak.eval.report.sheets import csv_rows, difference_sheet, score_sheets, summary_sheets
+from splitleak.eval.report.statements import Statement
+from splitleak.eval.report.target_measures import TargetMeasures, measure_sheets
+
+_PICTURES = 12
+_ERROR_LINES = 8
+_UNSAFE = re.compile(r"[^\w.-]+")  # in a file's name
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table with its sheets of scores and its gallery, if it has pictures; ``drawn``: the gallery's PNG, if any."""
+
+    table: TableRows
+    sheets: list[Sheet]
+    gallery: Gallery | None
+    drawn: str | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report says, before it is laid out. ``statements`` are by the heading over them."""
+
+    results: Results
+    facts: list[tuple[str, str]]
+    statements: Mapping[str, list[Statement]]
+    overview: list[Sheet]
+    sections: list[Section]
+    differences: list[Sheet]
+    frontier: Path | None
+    doubts: list[Doubt]
+
+
+def write_report(folder: Path, out: Path) -> Path:
+    """Writes the report of what is at ``folder``, whatever is measured so far, to the folder ``out``.
+
+    ``folder`` is that of a campaign, of recorded results, or one with records below it (see `Results.load`).
+
+    ``report.html`` needs no other file; ``report.md`` has the same, with the galleries of ``gallery-<table>.png`` and
+    the plot of ``frontier.png``; ``table.csv`` has one row a planned cell and place; ``records.jsonl`` one line a
+    measured cell, without the values of single images; ``campaign.json`` the plan, what was doubted and what failed.
+    ``besides.csv`` and ``besides.jsonl``, where a campaign measures its targets beside the attacks, hold that: a row a
+    target and seed, and a line a measure. The folder can be reported again.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        FileNotFoundError: There is neither a campaign nor a record at ``folder``.
+        ValueError: A file holds something else, or the campaign's claims are none.
+    """
+    results = Results.load(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    report = _collected(results, out)
+    _write_data(report, out)
+    write_text(out / "report.md", _markdown(report))
+    html = render(
+        "report.html.jinja",
+        report=report,
+        frontier=report.frontier and _data_uri(report.frontier, "image/svg+xml"),
+        drawn={name: _data_uri(out / name, "image/png") for section in report.sections if (name := section.drawn)},
+        config=json.dumps(results.config, indent=2),
+    )
+    write_text(out / "report.html", html)
+    return out / "report.html"
+
+
+def _data_uri(path: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _collected(results: Results, out: Path) -> Report:
+    """Everything that the report says; its pictures are drawn to ``out``."""
+    claimed = claims(results)
+    statements = {"Claims": claimed} if claimed else {}
+    statements |= {f"Relations: {table}": found for table, found in relations(results).items()}
+    pictures = int(results.config.get("report", {}).get("pictures", _PICTURES))
+    shown = galleries(results, pictures, PICTURES_BUDGET)
+    sections = [
+        Section(table, score_sheets(results, table.name), shown.get(table.name), _drawn(results, table, pictures, out))
+        for table in results.tables
+    ]
+    differences = [difference_sheet(results, table.name) for table in results.tables]
+    measures = TargetMeasures.of(results)
+    return Report(
+        results=results,
+        facts=_facts(results, measures),
+        statements=statements,
+        overview=[*summary_sheets(results), *beside_the_papers(results), *measure_sheets(measures)],
+        sections=sections,
+        differences=[sheet for sheet in differences if sheet is not None],
+        frontier=draw_frontier(results, out) if results.kind == "features" else None,
+        doubts=doubts(results, claimed),
+    )
+
+
+def _drawn(results: Results, table: TableRows, pictures: int, out: Path) -> str | None:
+    """The name of the gallery's file, once it is drawn; recorded results have theirs from the run."""
+    name = f"gallery-{_UNSAFE.sub('_', table.name)}.png"
+    recorded = results.folder / name
+    if not draw_gallery(results, table, pictures, out / name) and recorded.is_file() and recorded != out / name:
+        shutil.copyfile(recorded, out / name)
+    return name if (out / name).is_file() else None
+
+
+def _facts(results: Results, measures: TargetMeasures) -> list[tuple[str, str]]:
+    """Where the numbers come from."""
+    made = [part for _, record in results.measured for part in _provenances(record)] or [results.provenance]
+
+    def distinct(key: str) -> str:
+        return "; ".join(sorted({value for each in made if (value := getattr(each, key))}))
+
+    planned = len({cell.id for cell in results.cells})
+    facts = [
+        ("measured", f"{len(results.records)} of {planned} cells"),
+        ("command", results.provenance.command),
+        ("commit", distinct("commit")),
+        ("hardware", distinct("hardware")),
+        ("torch", distinct("torch")),
+        ("seeds", ", ".join(map(str, results.seeds))),
+    ]
+    return [*facts, ("beside the attacks", measures.counted())] if measures.places else facts
+
+
+def _provenances(record: Record) -> Iterator[Provenance]:
+    yield from (record.provenance, record.target.provenance, record.attack.provenance)
+
+
+def _write_data(report: Report, out: Path) -> None:
+    results, measures = report.results, TargetMeasures.of(report.results)
+    places: dict[str, list[tuple[str, str]]] = {}
+    for cell, _ in results.measured:
+        places.setdefault(cell.id, []).append((cell.table, cell.row.label))
+    leakages = {cell.id: cell.leakage for cell, _ in results.measured}
+    records = (
+        record.brief().model_copy(update={"places": tuple(places[cell.id]), "leakage": leakages[cell.id]})
+        for cell, record in results.records
+    )
+    write_lines(out / LINES, (record.document() for record in records))
+    write_csv(out / "table.csv", list(csv_rows(results)))
+    if results.config:
+        plan = {
+            "name": results.name,
+            "title": results.title,
+            "config": results.config,
+            "cells": [cell.place.document() | {"id": cell.id} for cell in results.cells],
+            "besides": list(results.measures),
+            "doubts": report.doubts,
+            "failures": list(results.failures),
+            "provenance": results.provenance.document(),
+        }
+        write_json(out / PLAN, plan)
+    if measures.places:
+        write_lines(out / MEASURES, map(brief, measures.lines()))
+        write_csv(out / "besides.csv", list(measures.csv_rows()))
+
+
+def _markdown(report: Report) -> str:
+    def lines() -> Iterator[str]:
+        yield f"# {report.results.title}\n"
+        yield from (f"- {name}: {text}" for name, text in report.facts)
+        for heading, statements in report.statements.items():
+            yield f"\n## {heading}\n\n| statement | | margin | figures |\n|---|---|---:|---|"
+            for each in statements:
+                yield f"| {plain(each.text)} | {each.verdict} | {each.margin_text} | {plain(each.figures)} |"
+        for sheet in report.overview:
+            yield ""
+            yield from markdown_table(sheet)
+        for section in report.sections:
+            yield f"\n## {section.table.title}\n"
+            yield from [f"{section.table.note}\n"] if section.table.note else []
+            for sheet in section.sheets:
+                yield from markdown_table(sheet)
+            if section.drawn:
+                yield f"![{section.table.title}]({section.drawn})\n"
+        if report.differences:
+            yield "## Paired differences\n"
+            for sheet in report.differences:
+                yield from markdown_table(sheet)
+        if report.frontier:
+            yield "## Frontier\n\n![accuracy against leakage](frontier.png)\n"
+        yield "## Doubts\n"
+        yield from (f"- {flag}: {where}" for flag, where in report.doubts or [("none", "no flag was raised")])
+        if report.results.failures:
+            yield "\n## Failures\n"
+            for failure in report.results.failures:
+                end = "\n".join(f"    {line}" for line in failure["error"].splitlines()[-_ERROR_LINES:])
+                yield f"- {failure['job']}, {failure['label']}:\n\n{end}\n"
+
+    return "\n".join(lines()) + "\n"

@@ -1,0 +1,437 @@
+"""What a campaign has measured so far: tables of rows, the cells behind each, their figures and their spread.
+
+One shape for every kind of campaign, for records that commands left in a folder, and for recorded results.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.config import read_document
+from splitleak.eval.campaign.classes.config import STRONGEST
+from splitleak.eval.campaign.store import PLAN, Store
+from splitleak.eval.record.metrics import Kind, Reading, kind_of, metric_named
+from splitleak.eval.record.schema import (
+    FILE,
+    FeaturesPlace,
+    FigurePlace,
+    Leakage,
+    Provenance,
+    Record,
+    load_lines,
+    load_record,
+    parse_place,
+)
+
+LINES, MEASURES = "records.jsonl", "besides.jsonl"
+
+Doubt = tuple[str, str]
+"""A flag, and what it is about."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over ``n`` seeds, and their standard deviation (n - 1); None of one seed."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Collection[float]) -> "Spread | None":
+        """The spread of ``values``; None of none."""
+        if not values:
+            return None
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean over seeds; None of one seed."""
+        return None if self.std is None else self.std / math.sqrt(self.n)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a name, and what is stacked on top of it where it is a method's twin.
+
+    >>> Row("ResSFL", "CEM").label
+    'ResSFL + CEM'
+    """
+
+    name: str
+    plus: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} + {self.plus}" if self.plus else self.name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A planned cell in its place in a table, and its record once there is one.
+
+    ``attack`` is the column it stands in, None where a row has one attack; ``place`` is what the plan says of it.
+    """
+
+    id: str
+    table: str
+    row: Row
+    attack: str | None
+    seed: int
+    place: FeaturesPlace | FigurePlace
+    folder: Path | None = None
+    record: Record | None = None
+    leakage: Leakage | None = None
+    latency: Mapping[str, Mapping[str, float | None]] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Whether victims are rebuilt, or pictures of classes."""
+        if self.record is not None:
+            return kind_of(self.record)
+        return self.place.kind if isinstance(self.place, FigurePlace) else "victims"
+
+    @property
+    def label(self) -> str:
+        """The cell in words, for people."""
+        return f"{', '.join(filter(None, (self.row.label, self.attack)))}, seed {self.seed}"
+
+    @property
+    def codec(self) -> str:
+        """How features travelled."""
+        return self.place.codec if isinstance(self.place, FeaturesPlace) else "fp32"
+
+    @property
+    def views(self) -> int:
+        """How often each victim's image crossed the wire."""
+        return self.place.views if isinstance(self.place, FeaturesPlace) else 1
+
+    @property
+    def policy(self) -> list[str]:
+        """The steps of the output policy that is done to what the service lets out, in words."""
+        if isinstance(self.place, FeaturesPlace):
+            return []
+        return [*self.place.policy, *([] if self.place.purify is None else ["purification"])]
+
+    @property
+    def ignores_policy(self) -> bool:
+        """Whether there is an output policy, and the attack runs the model itself, so that it is nothing to it."""
+        attack = CLASS_ATTACKS.get(self.place.attack)
+        return bool(self.policy) and attack is not None and attack.ignores_output_policy()
+
+    def measure(self, name: str) -> float | None:
+        """A metric that applies to what was rebuilt, in the unit it is shown in; None where it is not measured."""
+        metric = metric_named(name, self.kind)
+        if self.record is None or metric is None:
+            return None
+        return metric.value(Reading(self.record, self.leakage, self.latency))
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows that are to be read beside each other, in the order of the campaign's file."""
+
+    name: str
+    title: str
+    note: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A folder of records as it stands.
+
+    ``config`` is the campaign's own, empty for loose records. ``doubts`` and ``assumptions`` are what was recorded
+    beside results whose single values are gone; of a run they are None, and follow from its records.
+    """
+
+    name: str
+    title: str
+    kind: str
+    config: Mapping[str, Any]
+    tables: tuple[TableRows, ...]
+    cells: tuple[Cell, ...]
+    provenance: Provenance
+    folder: Path
+    failures: tuple[Mapping[str, Any], ...] = ()
+    measures: tuple[Mapping[str, Any], ...] = ()
+    documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    doubts: tuple[Doubt, ...] | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> "Results":
+        """Reads a campaign's folder, a folder of recorded results, or the records below a folder.
+
+        Cells of another plan than the folder's present one are not looked at.
+
+        Raises:
+            FileNotFoundError: There is neither a campaign nor a record.
+            ValueError: A file holds something else.
+        """
+        if not (folder / PLAN).is_file():
+            return _of_loose_records(folder)
+        plan = Store(folder).read_plan()
+        config = plan["config"]
+        cells = tuple(_cells(folder, plan))
+        return cls(
+            name=plan["name"],
+            title=plan.get("title") or plan["name"],
+            kind=config.get("kind", "features"),
+            config=config,
+            tables=_tables(config, cells),
+            cells=cells,
+            provenance=Provenance.parse(plan["provenance"], source=str(folder / PLAN)),
+            folder=folder,
+            failures=tuple(plan.get("failures", ())) or _failures(folder, plan),
+            measures=tuple(plan.get("besides", ())),
+            documents=_documents(folder, plan.get("besides", ())),
+            doubts=tuple((flag, where) for flag, where in plan["doubts"]) if "doubts" in plan else None,
+        )
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        found = (*(cell.seed for cell in self.cells), *(place["seed"] for place in self.measures))
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def measured(self) -> tuple[tuple[Cell, Record], ...]:
+        """The cells that have a record, with it; one that stands in several tables comes once for each."""
+        return tuple((cell, cell.record) for cell in self.cells if cell.record is not None)
+
+    @cached_property
+    def records(self) -> tuple[tuple[Cell, Record], ...]:
+        """Each record once, with the first cell it stands in."""
+        return tuple({cell.id: (cell, record) for cell, record in reversed(self.measured)}.values())[::-1]
+
+    def table(self, name: str) -> TableRows:
+        """The table of that name."""
+        return next(table for table in self.tables if table.name == name)
+
+    def attacks(self, table: str) -> tuple[str | None, ...]:
+        """The attacks that are columns of a table; None alone where each row has its own."""
+        return tuple(dict.fromkeys(cell.attack for cell in self.cells if cell.table == table))
+
+    def of(self, table: str, row: Row, attack: str | None = None) -> list[Cell]:
+        """The cells of a row (of one attack, if given), by seed in the order of the file."""
+        return [cell for cell in self._by_row.get((table, row), ()) if attack in (None, cell.attack)]
+
+    @cached_property
+    def _by_row(self) -> dict[tuple[str, Row], list[Cell]]:
+        found: dict[tuple[str, Row], list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault((cell.table, cell.row), []).append(cell)
+        return found
+
+    def by_seed(self, table: str, row: Row, metric: str, attack: str | None = None) -> dict[int, float]:
+        """A metric of a row by seed, where measured; ``table`` may be one of `groups`."""
+        cells = self.strongest(row, table).values() if table in self.groups else self.of(table, row, attack)
+        values = ((cell.seed, cell.measure(metric)) for cell in cells)
+        return {seed: value for seed, value in values if value is not None}
+
+    def spread(self, table: str, row: Row, metric: str, attack: str | None = None) -> Spread | None:
+        """A metric of a row over seeds."""
+        return Spread.of(self.by_seed(table, row, metric, attack).values())
+
+    def pairs(self, table: str) -> list[tuple[Row, Row]]:
+        """Each row beside its twin, which has something on top."""
+        return [(Row(row.name), row) for row in self.table(table).rows if row.plus is not None]
+
+    def differences(
+        self, table: str, pair: tuple[Row, Row], metric: str, attack: str | None = None
+    ) -> dict[int, float]:
+        """By seed, the metric with something on top minus that without."""
+        without, with_plus = (self.by_seed(table, row, metric, attack) for row in pair)
+        return {seed: with_plus[seed] - value for seed, value in without.items() if seed in with_plus}
+
+    def closest(self, table: str, row: Row, metric: str) -> Spread | None:
+        """The metric of the attack that comes closest to the victims: by its mean, the way the metric says."""
+        found = [each for attack in self.attacks(table) if (each := self.spread(table, row, metric, attack))]
+        known = metric_named(metric, "victims")
+        if not found or known is None:
+            return None
+        return min(found, key=lambda each: each.mean if known.better == "higher" else -each.mean)
+
+    @cached_property
+    def together(self) -> tuple[str, ...]:
+        """The tables of a class campaign's attacks on its first setting, among which the strongest is looked for."""
+        if self.kind != "classes":
+            return ()
+        attacks = [entry["name"] for entry in self.config.get("attacks", ())]
+        return tuple(table.name for table in self.tables if table.name in attacks)
+
+    @cached_property
+    def targets(self) -> tuple[Row, ...]:
+        """The rows of these tables."""
+        return tuple(dict.fromkeys(row for table in self.tables if table.name in self.together for row in table.rows))
+
+    @cached_property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """By name the tables among which the strongest attack is looked for."""
+        given = {name: tuple(attacks) for name, attacks in self.config.get("strongest", {}).items()}
+        return {STRONGEST: self.together, **given} if self.together else {}
+
+    def strongest(self, row: Row, group: str = STRONGEST) -> dict[int, Cell]:
+        """By seed the cell with most pictures recognised, where all attacks of the group on the target are measured."""
+        cells = [cell for table in self.groups[group] for cell in self.of(table, row)]
+        found: dict[int, Cell] = {}
+        for seed in self.seeds:
+            rated = [(cell.measure("recognised"), cell) for cell in cells if cell.seed == seed]
+            if rated and all(share is not None for share, _ in rated):
+                found[seed] = max(rated, key=lambda each: each[0] or 0.0)[1]
+        return found
+
+
+def _tables(config: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[TableRows, ...]:
+    """The figures of a campaign's file, or one table for each data set and model."""
+    if "figures" in config:
+        return tuple(
+            TableRows(
+                figure["name"],
+                figure.get("title") or figure["name"],
+                figure.get("note", ""),
+                tuple(Row(row["name"]) for row in figure["rows"]),
+            )
+            for figure in config["figures"]
+        )
+    names = dict.fromkeys(cell.table for cell in cells)
+    return tuple(
+        TableRows(name, name, "", tuple(dict.fromkeys(cell.row for cell in cells if cell.table == name)))
+        for name in names
+    )
+
+
+def _cells(folder: Path, plan: Mapping[str, Any]) -> Iterator[Cell]:
+    """The planned cells. One record may stand in several places: what it says of its place is that of the plan."""
+    recorded = {_planned_id(record): record for record in load_lines(folder / LINES)} if _is_recorded(folder) else None
+    latencies = _latencies(folder)
+    known: dict[str, tuple[Record | None, Leakage | None]] = {}
+    for planned in plan["cells"]:
+        key, score = planned["id"], folder / "cells" / planned["id"] / "score"
+        if key not in known:
+            record = _record(score) if recorded is None else recorded.get(key)
+            known[key] = record, _leakage(folder, planned["target"], record)
+        record, leakage = known[key]
+        place = parse_place(planned, source=str(folder / PLAN))
+        if record is not None:
+            record = record.model_copy(update={"cell": place})
+        features = isinstance(place, FeaturesPlace)
+        yield Cell(
+            id=key,
+            table=f"{place.dataset}, {place.model}" if isinstance(place, FeaturesPlace) else place.figure,
+            row=Row(place.method, place.plus) if isinstance(place, FeaturesPlace) else Row(place.row),
+            attack=place.attack if features else None,
+            seed=place.seed,
+            place=place,
+            folder=None if record is None or recorded is not None else score,
+            record=record,
+            leakage=leakage,
+            latency=latencies.get(place.target),
+        )
+
+
+def _is_recorded(folder: Path) -> bool:
+    """Whether a folder holds the lines of a report alone, and not the run behind them."""
+    return (folder / LINES).is_file() and not (folder / "cells").is_dir()
+
+
+def _planned_id(record: Record) -> str:
+    return record.id if record.cell is None else record.cell.id
+
+
+def _record(score: Path) -> Record | None:
+    return load_record(score) if (score / FILE).is_file() else None
+
+
+def _leakage(folder: Path, target: str, record: Record | None) -> Leakage | None:
+    path = folder / "leakage" / f"{target}.json"
+    if path.is_file():
+        return Leakage.read(path)
+    return None if record is None else record.leakage
+
+
+def _latencies(folder: Path) -> dict[str, Mapping[str, Mapping[str, float | None]]]:
+    """Quantiles of the parts of a request's latency, by target."""
+    found: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
+    for path in (folder / "latency.json", *sorted((folder / "latency").glob("*.json"))):
+        if path.is_file():
+            found |= read_document(path)["targets"]
+    return found
+
+
+def _documents(folder: Path, places: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """What was measured of targets beside the attacks, by output; of recorded results by what a line is about."""
+    lines = folder / MEASURES
+    if not lines.is_file() or not _is_recorded(folder):
+        there = sorted({place["output"] for place in places if (folder / place["output"]).is_file()})
+        return {output: read_document(folder / output) for output in there}
+    found = {}
+    for document in map(json.loads, lines.read_text(encoding="utf-8").splitlines()):
+        about = (document["measure"], document["seed"], document.get("of"))
+        for place in places:
+            same = (place["measure"], place["seed"], place.get("of")) == about
+            if same and place["target"] in document["of_targets"]:
+                found[place["output"]] = document
+    return found
+
+
+def _failures(folder: Path, plan: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Why jobs of ``plan`` failed when they were last tried; those of another plan are left out."""
+    jobs = {job["id"] for job in plan.get("jobs", ())}
+    failures = [read_document(found) for found in sorted((folder / "failures").glob("*.json"))]
+    return tuple(failure for failure in failures if failure["job"] in jobs)
+
+
+def _of_loose_records(folder: Path) -> Results:
+    """The records below a folder in the order in which they were made, and ``latency.json`` if it is there."""
+    paths = sorted(path.parent for path in folder.rglob(FILE))
+    if not paths:
+        expected = "a campaign's folder, recorded results, or records (record.json, from `splitleak score`)"
+        raise FileNotFoundError(f"expected {expected} at {folder}, found none")
+    records = sorted(((path, load_record(path)) for path in paths), key=lambda each: each[1].order)
+    latencies = _latencies(folder)
+    cells = tuple(_loose(path, record, latencies.get(record.target.name)) for path, record in records)
+    return Results(
+        name=folder.name,
+        title=folder.name,
+        kind="loose",
+        config={},
+        tables=_tables({}, cells),
+        cells=cells,
+        provenance=records[0][1].provenance,
+        folder=folder,
+    )
+
+
+def _loose(folder: Path, record: Record, latency: Mapping[str, Mapping[str, float | None]] | None) -> Cell:
+    """A record that no campaign planned: its target is the row, its attack the column."""
+    target, attack = record.target, record.attack.name
+    about: dict[str, object] = {
+        "dataset": target.dataset.dataset,
+        "attack": attack,
+        "seed": record.attack.seed,
+        "target": target.name,
+    }
+    place: FeaturesPlace | FigurePlace
+    model = target.design.model.architecture
+    if kind_of(record) == "classes":
+        place = FigurePlace.parse({**about, "kind": "classes", "row": target.name}, source=str(folder))
+    else:
+        about |= {"method": target.name, "model": model, "views": record.threat_model.views}
+        place = FeaturesPlace.parse(about, source=str(folder))
+    return Cell(
+        id=str(folder),
+        table=f"{place.dataset}, {model}",
+        row=Row(target.name),
+        attack=attack,
+        seed=record.attack.seed,
+        place=place,
+        folder=folder,
+        record=record.model_copy(update={"cell": place}),
+        latency=latency,
+    )
