@@ -6,8 +6,8 @@ Either way it appears in records, tables, CSV, reports and status without anothe
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from splitleak.measures.ssim import ssim, ssim_zero_padded
 Kind = Literal["victims", "classes"]
 """What was rebuilt: victims' images, or pictures of the target's classes."""
 
-PSNR_CAP_DB = 100.0
+_CAP_DB = 100.0
 """An image rebuilt exactly has an infinite PSNR; it counts as this many dB, so that a mean exists."""
 
 
@@ -57,19 +57,19 @@ class Reading:
     latency: Mapping[str, Mapping[str, float | None]] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """One metric.
 
     Args:
         name: Its column in CSV files, and its name in claims.
         label: Its column in tables; a unit belongs in it.
+        heading: Over its column, together with others; an attack's name takes its place where attacks are columns.
+        digits: Decimals in tables; None: three significant digits.
+        better: Which way is better *for the victims*; None where neither is.
         of: Where it applies: to rebuilt victims, to pictures of classes, or to both.
         level: A figure of the target, of the attack, or a reference that the attack's figures are read beside.
-        better: Which way is better *for the victims*; None where neither is.
-        digits: Decimals in tables; None: three significant digits.
         scale: Between what a record holds and what is shown, 100 for percent.
-        heading: Over its column, together with others; an attack's name takes its place where attacks are columns.
         key: In a record's ``scores``, where that is not the name.
         compute: What the judge measures: of victims ``(images, truth)``, both ``(N, C, H, W)`` in [0, 1], to ``(N,)``
             or one value of the batch ``()``; of classes `JudgedClasses` to ``(K * R,)``.
@@ -77,24 +77,24 @@ class Metric:
         cap: Values above count as this.
         shown: Whether it stands in tables; CSV files have it in any case.
         always: Whether its column stands in a table though nothing of it is measured.
-        when: Names the condition under which its column is shown: a codec, or an output policy, is in use.
+        when: The condition under which its column is shown: a codec, or an output policy, is in use.
     """
 
     name: str
     label: str
-    of: tuple[Kind, ...] = ("victims", "classes")
-    level: Literal["target", "attack", "reference"] = "attack"
-    better: Literal["higher", "lower"] | None = None
-    digits: int | None = 4
-    scale: float = 1.0
     heading: str = ""
-    key: str = ""
-    compute: Callable[..., Tensor] | None = None
-    read: Callable[[Reading], float | None] | None = None
-    cap: float | None = None
-    shown: bool = True
-    always: bool = False
-    when: Literal["codec", "policy"] | None = None
+    digits: int | None = 4
+    better: Literal["higher", "lower"] | None = None
+    of: tuple[Kind, ...] = field(default=("victims", "classes"), kw_only=True)
+    level: Literal["target", "attack", "reference"] = field(default="attack", kw_only=True)
+    scale: float = field(default=1.0, kw_only=True)
+    key: str = field(default="", kw_only=True)
+    compute: Callable[..., Tensor] | None = field(default=None, kw_only=True)
+    read: Callable[[Reading], float | None] | None = field(default=None, kw_only=True)
+    cap: float | None = field(default=None, kw_only=True)
+    shown: bool = field(default=True, kw_only=True)
+    always: bool = field(default=False, kw_only=True)
+    when: Literal["codec", "policy"] | None = field(default=None, kw_only=True)
 
     @property
     def stored(self) -> str:
@@ -178,6 +178,22 @@ def _of_latency(part: str) -> Callable[[Reading], float | None]:
     return lambda reading: None if reading.latency is None else reading.latency[part]["p50"]
 
 
+def _recognised(judged: JudgedClasses) -> Tensor:
+    return judged.evaluator.recognised(judged.rebuilt, judged.labels)
+
+
+def _nearest_own(judged: JudgedClasses) -> Tensor:
+    return (judged.nearest == judged.labels).float()
+
+
+def _mse_to_mean(judged: JudgedClasses) -> Tensor:
+    return mse(judged.rebuilt, judged.means[judged.labels])
+
+
+def _target_confidence(judged: JudgedClasses) -> Tensor:
+    return probabilities(judged.target, judged.rebuilt).gather(1, judged.labels[:, None])[:, 0]
+
+
 def _recognised_error(reading: Reading) -> float | None:
     """Standard error of the share recognised over a target's pictures, in percent; None of one picture.
 
@@ -196,339 +212,61 @@ def _recognised_error(reading: Reading) -> float | None:
 _WIRE, _POLICY, _FREE, _TIME = "on the wire", "behind its policy", "without any attack", "latency p50"
 _REBUILT, _RIGHT, _OWN = "rebuilt victims", "right class by the evaluator %", "attacker's own held-out images"
 _PICTURES, _FEATURES, _EVALUATOR = "pictures of classes", "evaluator's features", "evaluator %"
-_VICTIMS: tuple[Kind, ...] = ("victims",)
-_CLASSES: tuple[Kind, ...] = ("classes",)
+
+_percent = partial(_of_record, scale=100)
+_victims, _classes = partial(Metric, of=("victims",)), partial(Metric, of=("classes",))
+_beside_victims, _beside_classes = partial(_victims, level="reference"), partial(_classes, level="reference")
+_target, _target_of_victims = partial(Metric, level="target"), partial(_victims, level="target")
+
+_VERIFIED = _percent("figures", "identification", "verification", "true_match_rate")
+_DIMENSIONS = _of_leakage("effective_dimensions")
 
 METRICS: list[Metric] = [
+    # The target: its accuracy, what a codec or an output policy makes of it.
+    _target("accuracy", "accuracy %", "classifier", digits=2, read=_percent("target", "accuracy"), always=True),
+    _target_of_victims("wire_accuracy", "accuracy %", _WIRE, 2, read=_percent("wire", "accuracy"), when="codec"),
+    _target_of_victims("bytes", "bytes/image", _WIRE, 0, read=_of_record("wire", "bytes_per_image"), when="codec"),
+    _target("service_accuracy", "accuracy %", _POLICY, 2, read=_percent("service", "accuracy"), when="policy"),
+    _target("distortion", "distortion", _POLICY, 3, read=_of_record("service", "distortion"), when="policy"),
+    # Victims rebuilt: SSIM and PSNR by the published tables' definitions, then the usual ones; what to read beside.
+    _victims("ssim", "SSIM", _REBUILT, 3, "lower", key="ssim_zero_padded", compute=ssim_zero_padded, always=True),
+    _victims("psnr", "PSNR dB", _REBUILT, 2, "lower", key="batch_psnr", compute=batch_psnr, cap=_CAP_DB, always=True),
+    _victims("mse", "MSE", _REBUILT, 4, "higher", compute=mse, always=True),
+    _victims("ssim_valid", "standard SSIM", "", 3, "lower", key="ssim", compute=ssim, shown=False),
+    _victims("psnr_image", "PSNR dB, mean", "", 2, "lower", key="psnr", compute=psnr, cap=_CAP_DB, shown=False),
+    _beside_victims("constant_mse", "constant", _REBUILT, read=_of_record("constant_mse")),
+    _victims("reclassified", "rebuilt", _RIGHT, 1, "lower", scale=100),
+    _beside_victims("evaluator_on_truth", "victims", _RIGHT, 1, read=_percent("evaluator", "on_truth")),
+    _beside_victims("evaluator_accuracy", "test images", _RIGHT, 1, read=_percent("evaluator", "accuracy")),
+    Metric("held_out_mse", "MSE", _OWN, level="reference", read=_of_record("attack", "findings", "held_out_mse")),
     Metric(
-        name="accuracy",
-        label="accuracy %",
-        heading="classifier",
-        level="target",
-        digits=2,
-        read=_of_record("target", "accuracy", scale=100),
-        always=True,
+        "mean_image_mse", "mean image", _OWN, level="reference", read=_of_record("attack", "findings", "mean_image_mse")
     ),
-    Metric(
-        name="wire_accuracy",
-        label="accuracy %",
-        heading=_WIRE,
-        of=_VICTIMS,
-        level="target",
-        digits=2,
-        read=_of_record("wire", "accuracy", scale=100),
-        when="codec",
-    ),
-    Metric(
-        name="bytes",
-        label="bytes/image",
-        heading=_WIRE,
-        of=_VICTIMS,
-        level="target",
-        digits=0,
-        read=_of_record("wire", "bytes_per_image"),
-        when="codec",
-    ),
-    Metric(
-        name="service_accuracy",
-        label="accuracy %",
-        heading=_POLICY,
-        level="target",
-        digits=2,
-        read=_of_record("service", "accuracy", scale=100),
-        when="policy",
-    ),
-    Metric(
-        name="distortion",
-        label="distortion",
-        heading=_POLICY,
-        level="target",
-        digits=3,
-        read=_of_record("service", "distortion"),
-        when="policy",
-    ),
-    Metric(
-        name="ssim",
-        label="SSIM",
-        heading=_REBUILT,
-        of=_VICTIMS,
-        better="lower",
-        digits=3,
-        key="ssim_zero_padded",
-        compute=ssim_zero_padded,
-        always=True,
-    ),
-    Metric(
-        name="psnr",
-        label="PSNR dB",
-        heading=_REBUILT,
-        of=_VICTIMS,
-        better="lower",
-        digits=2,
-        key="batch_psnr",
-        compute=batch_psnr,
-        cap=PSNR_CAP_DB,
-        always=True,
-    ),
-    Metric(
-        name="mse",
-        label="MSE",
-        heading=_REBUILT,
-        of=_VICTIMS,
-        better="higher",
-        compute=mse,
-        always=True,
-    ),
-    Metric(
-        name="ssim_valid",
-        label="standard SSIM",
-        of=_VICTIMS,
-        better="lower",
-        digits=3,
-        key="ssim",
-        compute=ssim,
-        shown=False,
-    ),
-    Metric(
-        name="psnr_image",
-        label="PSNR dB, mean over images",
-        of=_VICTIMS,
-        better="lower",
-        digits=2,
-        key="psnr",
-        compute=psnr,
-        cap=PSNR_CAP_DB,
-        shown=False,
-    ),
-    Metric(
-        name="constant_mse",
-        label="constant",
-        heading=_REBUILT,
-        of=_VICTIMS,
-        level="reference",
-        read=_of_record("constant_mse"),
-    ),
-    Metric(name="reclassified", label="rebuilt", heading=_RIGHT, of=_VICTIMS, better="lower", digits=1, scale=100),
-    Metric(
-        name="evaluator_on_truth",
-        label="victims",
-        heading=_RIGHT,
-        of=_VICTIMS,
-        level="reference",
-        digits=1,
-        read=_of_record("evaluator", "on_truth", scale=100),
-    ),
-    Metric(
-        name="evaluator_accuracy",
-        label="test images",
-        heading=_RIGHT,
-        of=_VICTIMS,
-        level="reference",
-        digits=1,
-        read=_of_record("evaluator", "accuracy", scale=100),
-    ),
-    Metric(
-        name="held_out_mse",
-        label="MSE",
-        heading=_OWN,
-        level="reference",
-        read=_of_record("attack", "findings", "held_out_mse"),
-    ),
-    Metric(
-        name="mean_image_mse",
-        label="mean image",
-        heading=_OWN,
-        level="reference",
-        read=_of_record("attack", "findings", "mean_image_mse"),
-    ),
-    Metric(
-        name="recognised",
-        label="recognised %",
-        heading=_PICTURES,
-        of=_CLASSES,
-        better="lower",
-        digits=1,
-        scale=100,
-        compute=lambda judged: judged.evaluator.recognised(judged.rebuilt, judged.labels),
-        always=True,
-    ),
-    Metric(
-        name="recognised_error",
-        label="standard error",
-        heading=_PICTURES,
-        of=_CLASSES,
-        level="reference",
-        digits=1,
-        read=_recognised_error,
-    ),
-    Metric(
-        name="top5",
-        label="top-5 %",
-        heading=_PICTURES,
-        of=_CLASSES,
-        better="lower",
-        digits=1,
-        read=_of_record("figures", "top5", "mean", scale=100),
-    ),
-    Metric(
-        name="rank1",
-        label="re-identified %",
-        heading=_PICTURES,
-        of=_CLASSES,
-        better="lower",
-        digits=1,
-        read=_of_record("figures", "identification", "rank1", scale=100),
-    ),
-    Metric(
-        name="rank5",
-        label="re-identified among 5 %",
-        of=_CLASSES,
-        better="lower",
-        digits=1,
-        read=_of_record("figures", "identification", "rank5", scale=100),
-        shown=False,
-    ),
-    Metric(
-        name="verified",
-        label="verified %",
-        of=_CLASSES,
-        better="lower",
-        digits=1,
-        read=_of_record("figures", "identification", "verification", "true_match_rate", scale=100),
-        shown=False,
-    ),
-    Metric(
-        name="nearest_mean",
-        label="nearest mean %",
-        heading=_PICTURES,
-        of=_CLASSES,
-        better="lower",
-        digits=1,
-        scale=100,
-        compute=lambda judged: (judged.nearest == judged.labels).float(),
-        always=True,
-    ),
-    Metric(
-        name="chance",
-        label="chance %",
-        heading=_PICTURES,
-        of=_CLASSES,
-        level="reference",
-        digits=1,
-        read=_of_record("chance", scale=100),
-        always=True,
-    ),
-    Metric(
-        name="mse",
-        label="MSE to the mean",
-        heading=_PICTURES,
-        of=_CLASSES,
-        better="higher",
-        compute=lambda judged: mse(judged.rebuilt, judged.means[judged.labels]),
-        always=True,
-    ),
-    Metric(
-        name="constant_mse",
-        label="constant",
-        heading=_PICTURES,
-        of=_CLASSES,
-        level="reference",
-        read=_of_record("constant_mse"),
-    ),
-    Metric(
-        name="target_confidence",
-        label="target's confidence",
-        heading=_PICTURES,
-        of=_CLASSES,
-        digits=3,
-        compute=lambda judged: probabilities(judged.target, judged.rebuilt)[
-            torch.arange(len(judged.labels)), judged.labels
-        ],
-        always=True,
-    ),
-    Metric(
-        name="delta_eval",
-        label="δ",
-        heading=_FEATURES,
-        of=_CLASSES,
-        better="higher",
-        digits=2,
-        read=_of_record("figures", "delta_eval", "mean"),
-    ),
-    Metric(
-        name="frechet_eval",
-        label="Fréchet",
-        heading=_FEATURES,
-        of=_CLASSES,
-        better="higher",
-        digits=1,
-        read=_of_record("figures", "frechet_eval", "distance"),
-    ),
-    Metric(
-        name="coverage",
-        label="coverage",
-        heading=_FEATURES,
-        of=_CLASSES,
-        better="lower",
-        digits=2,
-        read=_of_record("figures", "diversity_eval", "coverage"),
-    ),
-    Metric(
-        name="evaluator_on_truth",
-        label="class means",
-        heading=_EVALUATOR,
-        of=_CLASSES,
-        level="reference",
-        digits=1,
-        read=_of_record("evaluator", "on_truth", scale=100),
-    ),
-    Metric(
-        name="evaluator_accuracy",
-        label="test images",
-        heading=_EVALUATOR,
-        of=_CLASSES,
-        level="reference",
-        digits=1,
-        read=_of_record("evaluator", "accuracy", scale=100),
-    ),
-    Metric(
-        name="bound",
-        label="MSE bound",
-        heading=_FREE,
-        of=_VICTIMS,
-        level="target",
-        digits=None,
-        read=_of_leakage("mse_bound"),
-    ),
-    Metric(
-        name="fsinfo",
-        label="FSInfo",
-        heading=_FREE,
-        of=_VICTIMS,
-        level="target",
-        read=_of_leakage("fsinfo_nats_per_pixel"),
-    ),
-    Metric(
-        name="effective_dimensions",
-        label="effective dimensions",
-        of=_VICTIMS,
-        level="target",
-        digits=1,
-        read=_of_leakage("effective_dimensions"),
-        shown=False,
-    ),
-    *(
-        Metric(
-            name=part,
-            label=f"{part.removesuffix('_ms')} ms",
-            heading=_TIME,
-            of=_VICTIMS,
-            level="target",
-            digits=2,
-            read=_of_latency(part),
-        )
-        for part in ("edge_ms", "wire_ms", "cloud_ms", "total_ms")
-    ),
+    # Pictures of classes: what the evaluator, the nearest class mean, and the target itself make of them.
+    _classes("recognised", "recognised %", _PICTURES, 1, "lower", scale=100, compute=_recognised, always=True),
+    _beside_classes("recognised_error", "standard error", _PICTURES, 1, read=_recognised_error),
+    _classes("top5", "top-5 %", _PICTURES, 1, "lower", read=_percent("figures", "top5", "mean")),
+    _classes("rank1", "re-identified %", _PICTURES, 1, "lower", read=_percent("figures", "identification", "rank1")),
+    _classes("rank5", "rank 5 %", "", 1, "lower", read=_percent("figures", "identification", "rank5"), shown=False),
+    _classes("verified", "verified %", "", 1, "lower", read=_VERIFIED, shown=False),
+    _classes("nearest_mean", "nearest mean %", _PICTURES, 1, "lower", scale=100, compute=_nearest_own, always=True),
+    _beside_classes("chance", "chance %", _PICTURES, 1, read=_percent("chance"), always=True),
+    _classes("mse", "MSE to the mean", _PICTURES, 4, "higher", compute=_mse_to_mean, always=True),
+    _beside_classes("constant_mse", "constant", _PICTURES, read=_of_record("constant_mse")),
+    _classes("target_confidence", "target's confidence", _PICTURES, 3, compute=_target_confidence, always=True),
+    _classes("delta_eval", "δ", _FEATURES, 2, "higher", read=_of_record("figures", "delta_eval", "mean")),
+    _classes("frechet_eval", "Fréchet", _FEATURES, 1, "higher", read=_of_record("figures", "frechet_eval", "distance")),
+    _classes("coverage", "coverage", _FEATURES, 2, "lower", read=_of_record("figures", "diversity_eval", "coverage")),
+    _beside_classes("evaluator_on_truth", "class means", _EVALUATOR, 1, read=_percent("evaluator", "on_truth")),
+    _beside_classes("evaluator_accuracy", "test images", _EVALUATOR, 1, read=_percent("evaluator", "accuracy")),
+    # Measures of a target beside its attacks.
+    _target_of_victims("bound", "MSE bound", _FREE, None, read=_of_leakage("mse_bound")),
+    _target_of_victims("fsinfo", "FSInfo", _FREE, read=_of_leakage("fsinfo_nats_per_pixel")),
+    _target_of_victims("effective_dimensions", "effective dimensions", "", 1, read=_DIMENSIONS, shown=False),
+    _target_of_victims("edge_ms", "edge ms", _TIME, 2, read=_of_latency("edge_ms")),
+    _target_of_victims("wire_ms", "wire ms", _TIME, 2, read=_of_latency("wire_ms")),
+    _target_of_victims("cloud_ms", "cloud ms", _TIME, 2, read=_of_latency("cloud_ms")),
+    _target_of_victims("total_ms", "total ms", _TIME, 2, read=_of_latency("total_ms")),
 ]
 
 
