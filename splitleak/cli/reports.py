@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitleak.cli.options import Json, Seed
+from splitleak.cli.documents import read_settings
+from splitleak.cli.options import Json, Seed, Settings
 from splitleak.cli.output import console, print_json, table
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def report(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     seed: Seed = 0,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Run the whole chain on the built-in images: train, serve, stream, tap, invert, score, report.
@@ -42,12 +44,11 @@ def demo(
     from importlib.resources import as_file, files
 
     from splitleak.cli.campaigns import run_and_report
-    from splitleak.config import read_document
     from splitleak.eval.campaign.kinds import plan_campaign
     from splitleak.eval.report.results import Results
 
     with as_file(files("splitleak.eval") / "campaigns" / "demo.toml") as file:
-        plan = plan_campaign({**read_document(file), "seeds": [seed]}, str(file))
+        plan = plan_campaign({**read_settings(file, settings), "seeds": [seed]}, str(file))
     path, outcome = run_and_report(plan, out)
     if as_json:
         print_json({"report": str(path)})
