@@ -226,7 +226,7 @@ def purify(
     from splitleak.artifacts import provenance
     from splitleak.datasets.splits import Splits
     from splitleak.defenses.predictions.purifier import PurifierConfig, save_purifier
-    from splitleak.defenses.predictions.train_purifier import purify as purify_target
+    from splitleak.defenses.predictions.train_purifier import train_target_purifier
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 
@@ -235,7 +235,7 @@ def purify(
     use_threads(threads)
     splits, checkpoint = Splits.load(images), out.with_name(f".{out.name}.checkpoint")
     with progress(out.name) as report:
-        purifier, record = purify_target(
+        purifier, record = train_target_purifier(
             artifact, splits, asked, seed, device=resolve_device(device), report=report, checkpoint=checkpoint
         )
     save_purifier(out, purifier, {**record, "provenance": provenance()})

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from splitleak.defenses.base import EpochEnd, Start
+from splitleak.defenses.base import EpochEnd, TrainingStart
 from splitleak.defenses.classes.label_smoothing import LabelSmoothing, LabelSmoothingConfig, smoothed_cross_entropy
 from splitleak.defenses.training import assemble, train, training_step
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 def made(epochs, **config):
     defense = LabelSmoothing(LabelSmoothingConfig(**config))
-    defense.begin(Start(None, "builtin", (), epochs))
+    defense.begin(TrainingStart(None, "builtin", (), epochs))
     return defense
 
 

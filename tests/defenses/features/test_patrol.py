@@ -10,7 +10,7 @@ from splitleak.datasets.splits import SplitConfig, split
 from splitleak.defenses.artifact import load_edge, save
 from splitleak.defenses.base import EpochEnd
 from splitleak.defenses.features.patrol import Patrol, PatrolConfig
-from splitleak.defenses.features.pruning import GatedNorm
+from splitleak.defenses.features.pruning import GatedBatchNorm
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble, train, training_step
 from splitleak.models.split import ModelConfig, SplitModel
@@ -86,7 +86,7 @@ def test_one_step_after_pruning_changes_every_tensor_of_the_encoder_and_no_close
     model, defense, step = small()
     step()
     defense.on_epoch(end(2))
-    gates = [layer for layer in model.encoder.modules() if isinstance(layer, GatedNorm)]
+    gates = [layer for layer in model.encoder.modules() if isinstance(layer, GatedBatchNorm)]
     closed = [int((gate.mask == 0).sum()) for gate in gates]
     assert closed == [4, 8]
     step()
@@ -98,7 +98,7 @@ def test_one_step_after_pruning_changes_every_tensor_of_the_encoder_and_no_close
 
 def test_pruning_comes_at_its_share_of_the_epochs_and_weighs_the_epoch_before_it():
     model, defense, step = small()
-    gates = [layer for layer in model.encoder.modules() if isinstance(layer, GatedNorm)]
+    gates = [layer for layer in model.encoder.modules() if isinstance(layer, GatedBatchNorm)]
     for epoch in range(4):
         step()
         least = [gate.importance.argsort()[: len(gate.mask) // 4].sort().values for gate in gates]
@@ -128,7 +128,7 @@ def test_the_importance_holds_the_game_not_the_classification_alone():
     step()
     other_step()
     pairs = zip(model.encoder.modules(), other.encoder.modules(), strict=True)
-    gates = [(a, b) for a, b in pairs if isinstance(a, GatedNorm)]
+    gates = [(a, b) for a, b in pairs if isinstance(a, GatedBatchNorm)]
     assert len(gates) == 2
     assert all(not torch.equal(a.importance, b.importance) for a, b in gates)
 
