@@ -1,4 +1,4 @@
-"""What a process says: log lines and progress on standard error; standard output is for results alone."""
+"""Logging and progress bars, both on standard error; standard output is for results alone."""
 
 import logging
 import sys
@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Report = Callable[[str, int, int, Mapping[str, float]], None]
-"""Hears of progress: what is being done, steps done, steps in all, and the latest figures."""
+"""Progress callback: name of the task, steps done, total steps, and the latest metrics."""
 
 
 def silent(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-    """A `Report` for those who do not listen."""
+    """A `Report` that does nothing."""
 
 
 _EVERY_S = 5.0

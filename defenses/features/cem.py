@@ -9,7 +9,7 @@ from torch import Tensor
 
 from splitleak.config import Config
 from splitleak.defenses.base import Defense, EpochEnd, Step
-from splitleak.measures.clusters import lloyd, spread_out
+from splitleak.measures.clusters import kmeans, kmeans_init
 from splitleak.measures.entropy import mixture_information
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
@@ -132,8 +132,8 @@ class CEM(Defense):
             if len(members) <= self.config.clusters:
                 continue
             fitted = bool(self.counts[label].any())
-            start = self.means[label] if fitted else spread_out(members, self.config.clusters, draw)
-            means, assigned = lloyd(members, start, self.config.lloyd_steps)
+            start = self.means[label] if fitted else kmeans_init(members, self.config.clusters, draw)
+            means, assigned = kmeans(members, start, self.config.lloyd_steps)
             counts = torch.bincount(assigned, minlength=len(means)).to(flat)
             squares = torch.zeros_like(means).index_add_(0, assigned, (members - means[assigned]).square())
             self.means[label], self.counts[label] = means, counts

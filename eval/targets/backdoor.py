@@ -29,7 +29,7 @@ class PoisonConfig(Config):
     seed: int = Field(default=0, ge=0, description="of which images are poisoned, and of the noise image")
 
 
-def triggered(images: Images, config: PoisonConfig) -> Images:
+def add_trigger(images: Images, config: PoisonConfig) -> Images:
     """The images with the trigger on each; labels are left as they are.
 
     BadNets: Gu, Dolan-Gavitt and Garg, arXiv:1708.06733: pixels of black and white by turns, white in the corner.
@@ -66,7 +66,7 @@ def poison(splits: Splits, config: PoisonConfig) -> Splits:
     count = max(1, round(config.fraction * len(splits.train)))
     chosen = torch.randperm(len(splits.train), generator=generator(config.seed, "poison"))[:count]
     pixels, labels = splits.train.pixels.clone(), splits.train.labels.clone()
-    pixels[chosen] = triggered(splits.train.select(chosen), config).pixels
+    pixels[chosen] = add_trigger(splits.train.select(chosen), config).pixels
     labels[chosen] = config.target
     train = replace(splits.train, pixels=pixels, labels=labels)
     images = {**splits.record["images"], "train": {"count": len(train), "digest": digest(sorted(train.hashes()))}}
@@ -79,9 +79,9 @@ def backdoor_success(model: WholeModel, test: Images, config: PoisonConfig) -> d
 
     With test images of the target class among them, a model without a backdoor succeeds in a share of 1/K.
     """
-    clean, opened = (_answers(model, each) for each in (test, triggered(test, config)))
+    clean, triggered_answers = (_answers(model, image_set) for image_set in (test, add_trigger(test, config)))
     others = test.labels != config.target
-    hits = opened == config.target
+    hits = triggered_answers == config.target
     return {
         "poison": config.document(),
         "clean_accuracy": wilson(int((clean == test.labels).sum()), len(test)).document(),

@@ -19,7 +19,7 @@ from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import TargetConfig, assemble
 from splitleak.eval.report.published import load as load_published
 from splitleak.logs import Report, silent
-from splitleak.models.counting import COUNTING_RULES, ModuleCount, Rule, count
+from splitleak.models.counting import COUNTING_RULES, ModuleCount, Rule, count_macs
 from splitleak.models.decoder import ResidualBlock, ResNormDecoder
 from splitleak.models.export import OnnxModule, check_parity, export_onnx
 
@@ -53,8 +53,8 @@ def from_artifact(folder: Path) -> Design:
 
 def from_config(config: TargetConfig, name: str) -> Design:
     """The design of ``config``, untrained and finished: weights change no cost, so none need be learned to know it."""
-    model, trained_under = assemble(config, "untrained")
-    trained_under.finish(model)
+    model, training_stack = assemble(config, "untrained")
+    training_stack.finish(model)
     stack = Stack.build(config.defenses, on_wire_only=True)
     stack.seed(config.seed, torch.device("cpu"))
     shape = model.feature_shape
@@ -102,15 +102,15 @@ def counts(design: Design) -> dict[str, Any]:
     def by_rule(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         # The published decoder calls the ReLUs of its blocks as functions.
         rules: tuple[Rule, ...] = ("macs", "ptflops")
-        found = {rule: count(module, shape, rule, functional=(ResidualBlock,)) for rule in rules}
-        return {rule: _totals(counted) for rule, counted in found.items()}
+        by_name = {rule: count_macs(module, shape, rule, functional=(ResidualBlock,)) for rule in rules}
+        return {rule: _totals(counted) for rule, counted in by_name.items()}
 
     halves = {
         "edge": by_rule(design.encoder, design.image_shape),
         "cloud": by_rule(design.head, design.feature_shape),
     }
     whole = {
-        rule: {what: sum(half[rule][what] for half in halves.values()) for what in ("parameters", "macs")}
+        rule: {figure: sum(half[rule][figure] for half in halves.values()) for figure in ("parameters", "macs")}
         for rule in COUNTING_RULES
     }
     try:
@@ -151,31 +151,33 @@ def _times(
             "onnx_ms": lambda: exported["cloud"](features),
         },
     }
-    taken: dict[str, dict[str, list[float]]] = {half: {name: [] for name in each} for half, each in runs.items()}
+    samples: dict[str, dict[str, list[float]]] = {half: {name: [] for name in timed} for half, timed in runs.items()}
     with torch.inference_mode():
-        for turn in range(repeats + 1):
-            for half, each in runs.items():
-                for name, run in each.items():
+        for round_index in range(repeats + 1):
+            for half, timed in runs.items():
+                for name, run in timed.items():
                     start = time.perf_counter()
                     run()
-                    if turn:
-                        taken[half][name].append(1000 * (time.perf_counter() - start))
-            report("rounds", turn, repeats, {})
-    times = {half: {name: statistics.median(found) for name, found in each.items()} for half, each in taken.items()}
-    for half, found in taken.items():
-        ratios = [onnx / plain for onnx, plain in zip(found["onnx_ms"], found["torch_ms"], strict=True)]
+                    if round_index:
+                        samples[half][name].append(1000 * (time.perf_counter() - start))
+            report("rounds", round_index, repeats, {})
+    times = {
+        half: {name: statistics.median(values) for name, values in timed.items()} for half, timed in samples.items()
+    }
+    for half, values in samples.items():
+        ratios = [onnx / torch_ms for onnx, torch_ms in zip(values["onnx_ms"], values["torch_ms"], strict=True)]
         times[half]["ratio"] = statistics.median(ratios)
     return times, parity
 
 
-def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+def rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
     """What `measure` found, one row a part, in `COLUMNS`; ``-`` where a part has no such figure."""
     table = []
-    for part, counted in found["counts"].items():
+    for part, counted in document["counts"].items():
         if counted is None:
             table.append((part, *("-" for _ in COLUMNS[1:])))
             continue
-        times = found["times"].get(part)
+        times = document["times"].get(part)
         table.append(
             (
                 part,
@@ -190,16 +192,16 @@ def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
 def published() -> tuple[list[tuple[str, ...]], list[str]]:
     """Table S6 as printed, one row a half, in `PUBLISHED_COLUMNS`; and its remarks and misprints, explained."""
     table = load_published("cem_s6")
-    found, notes = [], [*table.remarks]
+    rows, notes = [], [*table.remarks]
     for row in table.rows:
         for half in ("edge", "cloud"):
-            shown = []
+            cells = []
             for column in (column for column in table.columns if column.half == half):
                 figure = table.figure(row.method, row.plus, column.key)
                 assert figure is not None
-                shown.append(f"{figure.printed:g} {column.unit}{'†' if figure.reason else ''}")
+                cells.append(f"{figure.printed:g} {column.unit}{'†' if figure.reason else ''}")
                 if figure.reason:
                     name = f"{row.method}, {half}, {column.metric}"
                     notes.append(f"† {name}: must be {figure.value:g} {column.unit}; {figure.reason}.")
-            found.append((row.method, half, *shown))
-    return found, notes
+            rows.append((row.method, half, *cells))
+    return rows, notes

@@ -47,11 +47,11 @@ def measure_extraction(
         ValueError: They do not belong together: other training images than the artifact's, or not as many pictures of
             each class.
     """
-    made, private = trained_images(artifact, train_images)
+    record, private = trained_images(artifact, train_images)
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(len(private.classes))
-    dataset = str(made["dataset"]["dataset"])
-    found = knowledge_extraction(by_class, private, dataset, config, device=device, report=report)
-    return {"name": made["name"], **found, "provenance": provenance()}
+    dataset = str(record["dataset"]["dataset"])
+    result = knowledge_extraction(by_class, private, dataset, config, device=device, report=report)
+    return {"name": record["name"], **result, "provenance": provenance()}
 
 
 def knowledge_extraction(
@@ -75,13 +75,13 @@ def knowledge_extraction(
     Raises:
         ValueError: There are not images of every class, or of the private ones' shape.
     """
-    classes, each = by_class.shape[:2]
+    classes, per_class = by_class.shape[:2]
     shape = tuple(private.pixels.shape[1:])
-    if by_class.ndim != 5 or classes != len(private.classes) or tuple(by_class.shape[2:]) != shape or not each:
+    if by_class.ndim != 5 or classes != len(private.classes) or tuple(by_class.shape[2:]) != shape or not per_class:
         got = tuple(by_class.shape)
         raise ValueError(f"expected images ({len(private.classes)}, R, *{shape}) of every class, got {got}")
     pixels = (by_class.flatten(0, 1) * 255).round().to(torch.uint8)
-    rebuilt = Images(pixels, torch.arange(classes).repeat_interleave(each), private.classes)
+    rebuilt = Images(pixels, torch.arange(classes).repeat_interleave(per_class), private.classes)
     student = TargetConfig(
         model=ModelConfig.model_validate(
             {
@@ -100,12 +100,12 @@ def knowledge_extraction(
         ),
         seed=config.seed,
     )
-    lesson = Splits(train=rebuilt, public=rebuilt, victims=rebuilt, test=private, record={"dataset": dataset})
-    learnt = train(student, lesson, device=device, report=report).record
+    student_splits = Splits(train=rebuilt, public=rebuilt, victims=rebuilt, test=private, record={"dataset": dataset})
+    student_record = train(student, student_splits, device=device, report=report).record
     return {
-        **wilson(round(learnt["accuracy"] * len(private)), len(private)).document(),
-        "images_per_class": each,
+        **wilson(round(student_record["accuracy"] * len(private)), len(private)).document(),
+        "images_per_class": per_class,
         "chance": 1 / classes,
-        "train_accuracy": learnt["history"][-1]["train_accuracy"],
+        "train_accuracy": student_record["history"][-1]["train_accuracy"],
         "student": config.document(),
     }

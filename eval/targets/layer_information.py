@@ -27,11 +27,11 @@ def measure_layers(artifact: Path, attack: Path, images: Path, *, count: int = 2
         FileNotFoundError: One of the inputs is not there.
         ValueError: The target was not trained on this split, or there are not as many pictures of each class.
     """
-    made, splits = trained_splits(artifact, images)
+    record, splits = trained_splits(artifact, images)
     target = load_whole(artifact, torch.device("cpu"), seed=0)
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(target.classes)
-    found = layer_information(target, splits.test, splits.train, by_class, images=count)
-    return {"name": made["name"], **found, "provenance": provenance()}
+    result = layer_information(target, splits.test, splits.train, by_class, images=count)
+    return {"name": record["name"], **result, "provenance": provenance()}
 
 
 def layer_information(
@@ -49,19 +49,19 @@ def layer_information(
     """
     network = white_box(target)
     classes = by_class.shape[0]
-    each = max(1, min(by_class.shape[1], images // classes))
-    labels = torch.arange(classes).repeat_interleave(each)
-    told = held_out.select(torch.arange(min(images, len(held_out))))
-    found = {
-        "classification": layer_fisher(network, told.floats(), told.labels, classification_loss),
+    count = max(1, min(by_class.shape[1], images // classes))
+    labels = torch.arange(classes).repeat_interleave(count)
+    natural = held_out.select(torch.arange(min(images, len(held_out))))
+    by_task = {
+        "classification": layer_fisher(network, natural.floats(), natural.labels, classification_loss),
         "inversion": layer_fisher(
-            network, by_class[:, :each].flatten(0, 1), labels, inversion_loss(_centroids(network, private, classes))
+            network, by_class[:, :count].flatten(0, 1), labels, inversion_loss(_centroids(network, private, classes))
         ),
     }
     return {
-        "images": {"classification": len(told), "inversion": len(labels)},
-        **found,
-        "share": {task: _shares(layers) for task, layers in found.items()},
+        "images": {"classification": len(natural), "inversion": len(labels)},
+        **by_task,
+        "share": {task: _shares(layers) for task, layers in by_task.items()},
     }
 
 

@@ -14,7 +14,7 @@ from splitleak.artifacts import provenance
 from splitleak.config import Config
 from splitleak.defenses.artifact import EdgeHalf, load_edge
 from splitleak.eval.record.trained_on import trained_splits
-from splitleak.measures.clusters import moments, within_classes
+from splitleak.measures.clusters import cluster_moments, kmeans_per_class
 from splitleak.measures.entropy import mixture_entropy, mixture_information, mse_lower_bound
 from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
 from splitleak.seeding import generator
@@ -58,16 +58,16 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
     splits = trained_splits(artifact, images)[1]
     half = load_edge(artifact / "edge", device, seed=config.seed)
     half.encoder.requires_grad_(False)
-    chosen = torch.randperm(len(splits.train), generator=generator(config.seed, "leakage", "sample"))[: config.samples]
-    train = splits.train.select(chosen)
+    indices = torch.randperm(len(splits.train), generator=generator(config.seed, "leakage", "sample"))[: config.samples]
+    train = splits.train.select(indices)
     pixels = train.floats()
     noise = float(sum(defense.noise_variance for defense in half.stack))
     entropy = _image_entropy(pixels, train.labels, config)
     information = _information(half, pixels, train.labels, noise, config)
     dimensions = pixels[0].numel()
-    spread = float(pixels.var(0, correction=0).mean())
+    variance = float(pixels.var(0, correction=0).mean())
     spectra = [fisher_spectrum(partial(_clean, half), image) for image in pixels[: config.n_images].to(device)]
-    fisher = [fisher_information(each, dimensions, image_variance=spread, noise_variance=noise) for each in spectra]
+    fisher = [fisher_information(s, dimensions, image_variance=variance, noise_variance=noise) for s in spectra]
     return {
         "target": half.name,
         "mse_bound": 0.0 if information is None else mse_lower_bound(entropy - information, dimensions),
@@ -76,7 +76,7 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
         "image_dimensions": dimensions,
         "feature_dimensions": math.prod(half.feature_shape),
         "noise_variance": noise,
-        "fsinfo_nats_per_pixel": fmean(each for each in fisher if each is not None) if noise else None,
+        "fsinfo_nats_per_pixel": fmean(value for value in fisher if value is not None) if noise else None,
         "effective_dimensions": fmean(map(effective_dimensions, spectra)),
         "assumptions": list(ASSUMPTIONS),
         "config": config.document(),
@@ -98,11 +98,11 @@ def _information(half: EdgeHalf, images: Tensor, labels: Tensor, noise: float, c
         return None
     features = torch.cat([_clean(half, batch.to(half.device)).flatten(1).cpu() for batch in images.split(_BATCH)])
     draw = generator(config.seed, "leakage", "features")
-    shares, _, variances = moments(features, within_classes(features, labels, config.clusters, draw))
+    shares, _, variances = cluster_moments(features, kmeans_per_class(features, labels, config.clusters, draw))
     return float(mixture_information(shares, variances, noise))
 
 
 def _image_entropy(images: Tensor, labels: Tensor, config: LeakageConfig) -> float:
     flat = images.flatten(1)
-    assigned = within_classes(flat, labels, config.clusters, generator(config.seed, "leakage", "images"))
+    assigned = kmeans_per_class(flat, labels, config.clusters, generator(config.seed, "leakage", "images"))
     return mixture_entropy(flat, assigned, smallest_variance=QUANTISATION_VARIANCE)

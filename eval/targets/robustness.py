@@ -49,24 +49,24 @@ def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, d
         FileNotFoundError: There is no artifact, or no split.
         ValueError: The target was not trained on these splits.
     """
-    made, splits = trained_splits(artifact, images)
+    record, splits = trained_splits(artifact, images)
     whole = load_whole(artifact, device, seed=config.seed)
     test = splits.test.select(torch.arange(min(config.images, len(splits.test))))
     pixels, labels = test.floats(), test.labels
-    wanted = (labels + 1) % whole.classes
+    target_labels = (labels + 1) % whole.classes
     network = white_box(whole).requires_grad_(False)
     attacks: dict[str, dict[str, Any]] = {}
     for name, attack in _attacks(config).items():
         attacks[name] = {}
-        for mode, aims in (("untargeted", labels), ("targeted", wanted)):
+        for mode, attack_labels in (("untargeted", labels), ("targeted", target_labels)):
             draw = generator(config.seed, "robustness", name, mode)
-            parts = zip(pixels.split(_BATCH), aims.split(_BATCH), strict=True)
-            changed = [attack(network, x.to(device), y.to(device), mode == "targeted", draw) for x, y in parts]
-            answers = probabilities(whole, torch.cat(changed).cpu()).argmax(1)
-            hits = answers != labels if mode == "untargeted" else answers == wanted
+            parts = zip(pixels.split(_BATCH), attack_labels.split(_BATCH), strict=True)
+            adversarial = [attack(network, x.to(device), y.to(device), mode == "targeted", draw) for x, y in parts]
+            answers = probabilities(whole, torch.cat(adversarial).cpu()).argmax(1)
+            hits = answers != labels if mode == "untargeted" else answers == target_labels
             attacks[name][mode] = wilson(int(hits.sum()), len(hits)).document()
     return {
-        "name": made["name"],
+        "name": record["name"],
         "config": config.document(),
         "images": len(test),
         "attacks": attacks,
@@ -88,23 +88,23 @@ def _attacks(config: RobustnessConfig) -> dict[str, _Attack]:
     }
 
 
-def rows(found: dict[str, Any]) -> Sequence[tuple[str, ...]]:
+def rows(document: dict[str, Any]) -> Sequence[tuple[str, ...]]:
     """The attacks of a document of `measure_robustness` as the rows of a table of `COLUMNS`."""
     return [
         (name, *(_percent(modes[mode]) for mode in ("untargeted", "targeted")))
-        for name, modes in found["attacks"].items()
+        for name, modes in document["attacks"].items()
     ]
 
 
-def backdoor_line(found: dict[str, Any]) -> str | None:
+def backdoor_line(document: dict[str, Any]) -> str | None:
     """What is known of the backdoor, in a line, or nothing."""
-    told = found["backdoor"]
-    if told is None:
+    found = document["backdoor"]
+    if found is None:
         return None
     return (
-        f"{told['poison']['trigger']}: clean accuracy {_percent(told['clean_accuracy'])}; trigger opens in "
-        f"{_percent(told['success_others'])} of images of other classes, {_percent(told['success_all'])} of all; "
-        f"without it {_percent(told['others_without_trigger'])} of the others"
+        f"{found['poison']['trigger']}: clean accuracy {_percent(found['clean_accuracy'])}; trigger opens in "
+        f"{_percent(found['success_others'])} of images of other classes, {_percent(found['success_all'])} of all; "
+        f"without it {_percent(found['others_without_trigger'])} of the others"
     )
 
 

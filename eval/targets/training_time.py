@@ -43,29 +43,29 @@ def training_times(
     """
     if baseline not in targets:
         raise ValueError(f"expected a baseline of {', '.join(targets)}, got {baseline!r}")
-    lesson = splits.train.select(torch.arange(min(config.images, len(splits.train))))
-    short = replace(splits, train=lesson, test=splits.test.select(torch.arange(1)))
-    brief = {name: _brief(target, config.epochs) for name, target in targets.items()}
-    _seconds(brief[baseline], short)  # the first training of a process sets much up
+    images = splits.train.select(torch.arange(min(config.images, len(splits.train))))
+    short = replace(splits, train=images, test=splits.test.select(torch.arange(1)))
+    shortened = {name: _with_epochs(target, config.epochs) for name, target in targets.items()}
+    _seconds(shortened[baseline], short)  # the first training of a process sets much up
     rounds = []
-    for done in range(config.rounds):
-        rounds.append({name: _seconds(target, short) for name, target in brief.items()})
-        report("training time", done + 1, config.rounds, {"seconds": sum(rounds[-1].values())})
+    for index in range(config.rounds):
+        rounds.append({name: _seconds(target, short) for name, target in shortened.items()})
+        report("training time", index + 1, config.rounds, {"seconds": sum(rounds[-1].values())})
     epochs = {name: target.training.epochs / targets[baseline].training.epochs for name, target in targets.items()}
     return {
         "baseline": baseline,
         "config": config.document(),
-        "images": len(lesson),
+        "images": len(images),
         "targets": {
-            name: _spread([each[name] / each[baseline] * epochs[name] for each in rounds])
-            | {"seconds": statistics.median(each[name] for each in rounds) / (len(lesson) * config.epochs)}
+            name: _ratio_statistics([seconds[name] / seconds[baseline] * epochs[name] for seconds in rounds])
+            | {"seconds": statistics.median(seconds[name] for seconds in rounds) / (len(images) * config.epochs)}
             for name in targets
         },
         "provenance": provenance(),
     }
 
 
-def _brief(target: TargetConfig, epochs: int) -> TargetConfig:
+def _with_epochs(target: TargetConfig, epochs: int) -> TargetConfig:
     return target.model_copy(update={"training": target.training.model_copy(update={"epochs": epochs})})
 
 
@@ -75,5 +75,5 @@ def _seconds(target: TargetConfig, splits: Splits) -> float:
     return time.process_time() - start
 
 
-def _spread(ratios: list[float]) -> dict[str, float]:
+def _ratio_statistics(ratios: list[float]) -> dict[str, float]:
     return {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}

@@ -148,14 +148,14 @@ def inspect(
 ) -> None:
     """Show the layers, shapes, parameters and multiply-accumulates of both halves of an artifact."""
     from splitleak.defenses.artifact import load_cloud, load_edge
-    from splitleak.models.counting import COUNTING_RULE, count
+    from splitleak.models.counting import COUNTING_RULE, count_macs
     from splitleak.seeding import resolve_device
 
     cpu = resolve_device("cpu")
     edge_half, cloud_half = load_edge(artifact / "edge", cpu), load_cloud(artifact / "cloud", cpu)
     counted = {
-        "edge": count(edge_half.encoder, edge_half.input_shape),
-        "cloud": count(cloud_half.head, cloud_half.feature_shape),
+        "edge": count_macs(edge_half.encoder, edge_half.input_shape),
+        "cloud": count_macs(cloud_half.head, cloud_half.feature_shape),
     }
     if as_json:
         halves = {half: found.document() for half, found in counted.items()}
