@@ -1,4 +1,4 @@
-"""How sure a target is of the images it was trained on and of others, and how much of it was trained."""
+"""Accuracy and confidence of a target on training and test images, and its number of trainable parameters."""
 
 from itertools import chain
 from pathlib import Path
@@ -13,11 +13,17 @@ from splitleak.eval.record.trained_on import trained_splits
 
 
 def target_figures(artifact: Path, images: Path, device: torch.device) -> dict[str, Any]:
-    """Of the target's training images and of test images; a JSON document.
+    """Accuracy, confidence and parameter counts of a target; a JSON document.
 
-    For ``train`` and ``test``: ``accuracy``, and ``confidence``, the mean of the highest probability, right or wrong.
-    ``parameters``: ``all`` of both halves, without running statistics, and those ``trained`` on the
-    private images, by what a defense that freezes some has found.
+    Args:
+        artifact: Folder of the target.
+        images: Folder of the splits that it was trained on.
+        device: Where it runs.
+
+    Returns:
+        For ``train`` and ``test``: ``accuracy``, and ``confidence``, the mean of the highest probability, right or
+        wrong. ``parameters``: ``all`` of both halves, without running statistics, and those ``trained`` on the private
+        images, as recorded by a defense that freezes layers.
 
     Raises:
         FileNotFoundError: There is no artifact, or no split.

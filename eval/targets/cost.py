@@ -1,4 +1,4 @@
-"""What a split costs: parameters, operations and inference time of both halves, and of the decoder that attacks it."""
+"""Cost of a split model: parameters, MACs and inference time of both halves, and parameters and MACs of the decoder."""
 
 import statistics
 import time
@@ -30,7 +30,7 @@ MILLION = 1e6
 
 @dataclass(frozen=True)
 class Design:
-    """What is measured: both halves in eval mode on the CPU; of the stack only what acts on the wire."""
+    """The measured model: both halves in eval mode on the CPU; of the defenses only those that act on the wire."""
 
     name: str
     image_shape: tuple[int, int, int]
@@ -41,7 +41,7 @@ class Design:
 
 
 def from_artifact(folder: Path) -> Design:
-    """The design that ``splitleak train`` wrote to ``folder``, with its weights.
+    """The trained model that ``splitleak train`` wrote to ``folder``.
 
     Raises:
         FileNotFoundError: There is no artifact.
@@ -52,7 +52,7 @@ def from_artifact(folder: Path) -> Design:
 
 
 def from_config(config: TargetConfig, name: str) -> Design:
-    """The design of ``config``, untrained and finished: weights change no cost, so none need be learned to know it."""
+    """The model of ``config``, untrained and finished: the cost does not depend on the weights."""
     model, training_stack = assemble(config, "untrained")
     training_stack.finish(model)
     stack = Stack.build(config.defenses, on_wire_only=True)
@@ -63,11 +63,17 @@ def from_config(config: TargetConfig, name: str) -> Design:
 
 
 def measure(design: Design, *, batch: int = 128, repeats: int = 20, report: Report = silent) -> dict[str, Any]:
-    """Counts the design by every rule of `COUNTING_RULES`, and times batches of ``batch`` random images.
+    """Counts parameters and MACs by every rule of `COUNTING_RULES`, and measures inference times of random images.
 
-    The halves are exported to ONNX, held to torch on the same batch, and then timed in turn with it, ``repeats`` times
-    after one round that is not counted, with the threads that torch has. The edge's time includes the defenses that
-    act on the wire; they draw random numbers, so they stay in torch behind the ONNX encoder. The decoder is N8C64.
+    The halves are exported to ONNX, checked for parity with torch on the same batch, and then timed in alternation with
+    torch, after one warm-up round, with torch's number of threads. The edge's time includes the defenses on the wire;
+    they draw random numbers, so they run in torch after the ONNX encoder. The decoder is N8C64.
+
+    Args:
+        design: The model.
+        batch: Images per batch.
+        repeats: Timed rounds.
+        report: Progress callback.
 
     Returns:
         ``{name, shapes, wire_bytes, counts: {part: {rule: {parameters, macs}}}, times: {half: {torch_ms, onnx_ms,
@@ -93,14 +99,14 @@ def measure(design: Design, *, batch: int = 128, repeats: int = 20, report: Repo
 
 
 def counts(design: Design) -> dict[str, Any]:
-    """Parameters and MACs of edge, cloud, both, and the decoder N8C64 (None where it does not fit), by every rule.
+    """Parameters and MACs of edge, cloud, both, and the decoder N8C64 (None where it does not fit the cut), by rule.
 
     Returns:
         ``{part: {rule: {parameters, macs}}}``.
     """
 
     def by_rule(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-        # The published decoder calls the ReLUs of its blocks as functions.
+        # The published decoder's blocks use functional ReLUs.
         rules: tuple[Rule, ...] = ("macs", "ptflops")
         by_name = {rule: count_macs(module, shape, rule, functional=(ResidualBlock,)) for rule in rules}
         return {rule: _totals(counted) for rule, counted in by_name.items()}
@@ -171,7 +177,7 @@ def _times(
 
 
 def rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
-    """What `measure` found, one row a part, in `COLUMNS`; ``-`` where a part has no such figure."""
+    """The result of `measure` as table rows of `COLUMNS`, one per part; ``-`` for missing values."""
     table = []
     for part, counted in document["counts"].items():
         if counted is None:
@@ -190,7 +196,7 @@ def rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def published() -> tuple[list[tuple[str, ...]], list[str]]:
-    """Table S6 as printed, one row a half, in `PUBLISHED_COLUMNS`; and its remarks and misprints, explained."""
+    """Table S6 as printed, rows of `PUBLISHED_COLUMNS`, one per half; and notes on its remarks and misprints."""
     table = load_published("cem_s6")
     rows, notes = [], [*table.remarks]
     for row in table.rows:

@@ -1,4 +1,4 @@
-"""What a target leaks before any attack is run: a bound on every attack's error, and its Fisher information."""
+"""Information-theoretic leakage of a target, without an attack: MSE bound, mutual information, Fisher information."""
 
 import math
 from functools import partial
@@ -33,23 +33,30 @@ _BATCH = 256
 
 
 class LeakageConfig(Config):
-    """How much is computed."""
+    """Sample sizes and mixture components."""
 
-    samples: int = Field(default=2000, ge=2, description="training images that the mixtures are fitted to, at most")
-    n_images: int = Field(default=12, ge=1, description="training images at which the Jacobian is taken")
-    clusters: int = Field(default=5, ge=1, description="components a class, of features and of images")
+    samples: int = Field(default=2000, ge=2, description="maximum training images that the mixtures are fitted to")
+    n_images: int = Field(default=12, ge=1, description="training images at which the Jacobian is computed")
+    clusters: int = Field(default=5, ge=1, description="mixture components per class, of features and of images")
     seed: int = 0
 
 
 def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.device) -> dict[str, Any]:
-    r"""The leakage of a target, for its edge half and the training images it was made with; a JSON document.
+    r"""The leakage of a target's edge half; a JSON document.
 
-    ``mse_bound`` is the mean squared error a pixel that no attack on average beats,
-    :math:`e^{2 H(x|z)/d} / (2 \pi e)` with :math:`H(x|z) = H(x) - I(x; z) \ge` ``image_entropy_nats -
-    information_nats`` (theorem 1 and equation S8 of Xia et al., CEM, CVPR 2025), 0 without noise.
-    ``fsinfo_nats_per_pixel`` is the mean of `fisher_information` over ``n_images``, null without noise, as
-    ``information_nats`` is; ``effective_dimensions`` that of `effective_dimensions`. What the numbers assume is part
-    of the document.
+    Args:
+        artifact: Folder of the target.
+        images: Folder of the splits that it was trained on.
+        config: Sample sizes and mixture components.
+        device: Where the encoder runs.
+
+    Returns:
+        ``mse_bound``: estimate of the expected MSE per pixel that no attack falls below,
+        :math:`e^{2 H(x|z)/d} / (2 \pi e)` with :math:`H(x|z) = H(x) - I(x; z) \ge` ``image_entropy_nats -
+        information_nats`` (theorem 1 and equation S8 of Xia et al., CEM, CVPR 2025), 0 without noise.
+        ``fsinfo_nats_per_pixel``: mean of `fisher_information` over ``n_images``, null without noise, as
+        ``information_nats``. ``effective_dimensions``: mean of `effective_dimensions`. ``assumptions`` lists what the
+        numbers assume.
 
     Raises:
         FileNotFoundError: There is no artifact, or no split.
@@ -85,7 +92,7 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
 
 
 def _clean(half: EdgeHalf, images: Tensor) -> Tensor:
-    """Features as they are before anything random happens to them, ``(N, C, H, W)`` to ``(N, *cut)``."""
+    """Features without noise or dropout, images ``(N, C, H, W)`` to ``(N, *cut)``."""
     features: Tensor = half.encoder(images)
     for defense in half.stack:
         features = features if defense.randomised else defense(features)

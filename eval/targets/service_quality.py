@@ -1,4 +1,4 @@
-"""What a service's output policy costs its honest users."""
+"""Utility cost of a service's output policy: accuracy and distortion of the returned scores."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +17,19 @@ _BATCH = 256
 def measure_service(
     artifact: Path, policy: Mapping[str, Any], test: Path, device: torch.device, *, seed: int
 ) -> dict[str, float]:
-    """Accuracy of what is let out, and how far it is from what the model says, over the images of ``test``.
+    """Accuracy of the scores under a policy, and their distortion.
 
-    ``accuracy`` and ``accuracy_without`` are shares of images whose highest score is on the right class (ties: the
-    lower class), with the policy and without; ``distortion`` is the mean L1 distance of the two vectors of an image,
-    from 0 to 2; ``changed`` the share of images whose highest score moved to another class.
+    Args:
+        artifact: Folder of the target.
+        policy: Settings of the policy.
+        test: File of labelled test images.
+        device: Where the target runs.
+        seed: Of the policy and the defenses.
+
+    Returns:
+        ``accuracy`` and ``accuracy_without``: top-1 accuracy (ties: the lower class), with the policy and without;
+        ``distortion``: mean L1 distance of the two score vectors of an image, from 0 to 2; ``changed``: share of images
+        whose top-1 class changed.
     """
     whole, images = load_whole(artifact, device, seed=seed), load_file(test).train
     policy_config = PolicyConfig.parse(policy, source="policy")
