@@ -79,12 +79,12 @@ def _numbers(numbers: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]
 
 
 def epochs(
-    what: str, total: int, state: Resumable, checkpoint: Path | None, report: Report = silent, *, every_s: float = 10.0
+    name: str, total: int, state: Resumable, checkpoint: Path | None, report: Report = silent, *, every_s: float = 10.0
 ) -> Iterator[int]:
     """Yields the remaining epochs, from 0 to ``total - 1``; the body appends its metrics to ``state.history``.
 
     Args:
-        what: Name of the training, for the progress report.
+        name: Of the training, for the progress report.
         total: Number of epochs.
         state: Saved to and restored from the checkpoint.
         checkpoint: File from which a run of the same ``identity`` resumes, removed after the last epoch; None: no
@@ -96,13 +96,13 @@ def epochs(
         RuntimeError: The body did not append exactly one entry to the history.
     """
     if checkpoint is not None and state.restore(checkpoint):
-        report(what, len(state.history), total, state.history[-1])
+        report(name, len(state.history), total, state.history[-1])
     saved = time.monotonic()
     for epoch in range(len(state.history), total):
         yield epoch
         if len(state.history) != epoch + 1:
             raise RuntimeError(f"expected epoch {epoch} to append its figures once, got {len(state.history)} in all")
-        report(what, epoch + 1, total, state.history[-1])
+        report(name, epoch + 1, total, state.history[-1])
         if checkpoint is not None and time.monotonic() - saved >= every_s:
             state.save(checkpoint)
             saved = time.monotonic()

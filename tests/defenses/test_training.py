@@ -60,7 +60,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(
     assert resumed.record == whole.record
 
 
-def test_a_network_that_draws_random_numbers_itself_goes_on_exactly(tmp_path, killed):
+def test_a_network_with_dropout_resumes_bit_for_bit(tmp_path, killed):
     counts = SplitConfig(train=96, public=10, victims=10, test=20)
     splits = split(load("builtin").fitted(32, 1), counts)
     model = ModelConfig(architecture="vgg11", width=1 / 16, channels=1, size=32, classes=10)  # it has dropout

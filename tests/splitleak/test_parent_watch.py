@@ -29,7 +29,7 @@ def test_a_child_is_terminated_when_its_parent_is_killed():
         assert parent.stdout.read() == "terminated\n"  # ends when the child has closed it too
 
 
-def test_a_child_is_terminated_when_its_parent_lets_go():
+def test_a_child_is_terminated_when_its_parent_closes_the_pipe():
     arguments = [sys.executable, "-c", CHILD]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(arguments, **streams, env=child_environment(), text=True) as child:
@@ -53,7 +53,7 @@ def test_a_process_that_no_parent_of_ours_started_does_not_watch_its_standard_in
     assert done.stdout == "['MainThread'] False\n"
 
 
-def test_a_grandchild_does_not_inherit_the_lifeline():
+def test_a_grandchild_does_not_inherit_the_watch():
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", ASKED], **streams, env=child_environment(), text=True) as child:
         assert child.stdout.read() == "['MainThread', 'parent-watch'] False\n"

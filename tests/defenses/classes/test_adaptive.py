@@ -31,7 +31,7 @@ def images(small_splits):
 
 
 @torch.no_grad()
-def test_a_low_rank_head_is_passed_by_whole_on_the_way_to_features(deployed, images):
+def test_the_feature_extractor_removes_a_low_rank_head_completely(deployed, images):
     whole = deployed({"name": "low-rank", "rank": 4})
     head, features = whole.cloud.head[-1][-1], feature_extractor(white_box(whole))(images)
     assert isinstance(head, LowRankHead)
@@ -39,7 +39,7 @@ def test_a_low_rank_head_is_passed_by_whole_on_the_way_to_features(deployed, ima
     torch.testing.assert_close(white_box(whole)(images), head(features))
 
 
-def test_gradients_bypass_the_tanh_of_a_low_rank_head_and_logits_do_not(deployed, images):
+def test_the_backward_pass_bypasses_the_tanh_of_a_low_rank_head_and_the_forward_pass_does_not(deployed, images):
     whole = deployed({"name": "low-rank", "rank": 4})
     head, model = whole.cloud.head[-1][-1], white_box(whole)
     through, without = (pixels.clone().requires_grad_() for pixels in (images, images))
@@ -53,7 +53,7 @@ def test_gradients_bypass_the_tanh_of_a_low_rank_head_and_logits_do_not(deployed
 
 
 @torch.no_grad()
-def test_only_the_input_of_what_gives_logits_is_a_feature(images):
+def test_features_are_the_input_of_the_layer_that_computes_logits(images):
     pixels, layer = nn.Flatten(), nn.Linear(256, 3)
     model = nn.Sequential(pixels, nn.Sequential(layer))
     torch.testing.assert_close(feature_extractor(model)(images), pixels(images))
@@ -78,7 +78,7 @@ def test_a_variational_head_takes_the_mean_of_its_code(deployed, images):
 
 @pytest.mark.parametrize("defense", ["mid", {"name": "low-rank", "activation": "identity"}, "bottleneck"])
 @torch.no_grad()
-def test_where_nothing_is_to_be_bypassed_the_model_comes_as_it_is(deployed, images, defense):
+def test_without_obfuscated_gradients_the_adaptive_model_is_the_white_box(deployed, images, defense):
     whole = deployed(defense)
     assert not obfuscates_gradients(whole)
     torch.testing.assert_close(adaptive_model(whole)(images), torch.from_numpy(whole.predict(images.numpy())))

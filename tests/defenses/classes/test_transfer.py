@@ -70,7 +70,7 @@ def test_frozen_layers_keep_the_public_weights_and_statistics_and_the_others_lea
         (3, 33 * 5),
     ],
 )
-def test_what_still_trains_is_counted(halves, small_target, pretrained, frozen, trainable):
+def test_trainable_parameters_are_counted(halves, small_target, pretrained, frozen, trainable):
     document = {"name": "transfer", "pretrained": str(pretrained), "frozen": frozen}
     target = train(of_five(small_target(document, epochs=1)), halves[0], device=CPU)
     everything = count(target.model)
@@ -88,7 +88,7 @@ def test_what_still_trains_is_counted(halves, small_target, pretrained, frozen, 
         (13, 17, 2_053_096, "2.053"),
     ],
 )
-def test_of_the_published_vgg16_as_much_still_trains_as_was_published(convolutions, frozen, trainable, printed):
+def test_the_trainable_parameters_of_the_published_vgg16_are_those_published(convolutions, frozen, trainable, printed):
     with torch.device("meta"):
         model = build(ModelConfig(architecture="vgg16", channels=3, size=64, classes=1000))
     defense = Transfer(TransferConfig(frozen=frozen))
@@ -113,7 +113,7 @@ def test_a_frozen_layer_is_in_eval_mode_whatever_the_network_is_in():
     assert torch.equal(network[0].layer[0].running_mean, torch.zeros(3))
 
 
-def test_what_was_loaded_is_told_by_its_digest_and_other_weights_in_its_place_are_refused(
+def test_the_digest_of_pretrained_weights_is_recorded_and_other_weights_are_refused(
     halves, small_target, pretrained, tmp_path
 ):
     public = shutil.copytree(pretrained, tmp_path / "public")
@@ -150,7 +150,7 @@ def test_pre_training_on_the_targets_own_classes_is_refused(halves, small_target
         train(config, halves[0], device=CPU)
 
 
-def test_it_combines_with_bido_and_the_frozen_layer_feels_none_of_it(halves, small_target, pretrained):
+def test_it_combines_with_bido_and_the_frozen_layer_stays_unchanged(halves, small_target, pretrained):
     documents = [{"name": "transfer", "pretrained": str(pretrained)}, {"name": BiDO.name}]
     for stack in (documents, documents[::-1]):
         target = train(of_five(small_target(*stack, epochs=1)), halves[0], device=CPU)

@@ -11,7 +11,7 @@ def shrinking(architecture, size):
     return [index for index, place in positions(model).items() if reduces_resolution(place.layer)]
 
 
-def test_positions_are_found_in_both_halves_and_behind_what_defenses_wrap_around_them(small_target):
+def test_positions_are_found_in_both_halves_and_inside_wrappers_of_defenses(small_target):
     plain, _ = assemble(small_target(), "builtin")
     wrapped, _ = assemble(small_target("bottleneck", {"name": "transfer", "frozen": 3}), "builtin")
     assert list(positions(plain)) == list(positions(wrapped)) == [1, 2, 3]

@@ -25,7 +25,7 @@ def squeezed(encoder, channels):
     return nn.Sequential(encoder, nn.Conv2d(channels, 2, 3, padding=1), nn.Sigmoid())
 
 
-def test_a_chain_is_the_layers_of_nested_sequences_in_the_order_of_calls():
+def test_nested_sequences_are_flattened_in_the_order_of_calls():
     inner = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
     nested = nn.Sequential(nn.Identity(), nn.Sequential(inner, nn.Sigmoid()))
     assert [type(place.layer).__name__ for place in flatten_sequential(nested)] == [
@@ -39,7 +39,7 @@ def test_a_chain_is_the_layers_of_nested_sequences_in_the_order_of_calls():
     assert isinstance(inner[0], nn.Identity)
 
 
-def test_what_feeds_one_convolution_can_be_pruned_and_what_is_sent_cannot():
+def test_a_layer_that_feeds_one_convolution_is_prunable_and_the_last_is_not():
     assert [layer.channels for layer in prunable_convolutions(edge(VGG11, 4))] == [16]
     assert [layer.channels for layer in prunable_convolutions(squeezed(edge(VGG11, 4), 32))] == [16, 32]
 
@@ -50,12 +50,12 @@ def test_of_a_residual_network_the_inner_channels_of_its_blocks_can_be_pruned():
 
 
 @pytest.mark.parametrize("between", [nn.Sigmoid(), nn.Dropout(), nn.Conv2d(4, 4, 3, groups=2)])
-def test_a_layer_that_does_not_keep_zeros_apart_protects_what_is_before_it(between):
+def test_a_layer_that_is_not_zero_preserving_prevents_pruning_before_it(between):
     encoder = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), between, nn.Conv2d(4, 2, 1))
     assert prunable_convolutions(encoder) == []
 
 
-def test_leaky_layers_keep_zeros_apart():
+def test_leaky_layers_are_zero_preserving():
     assert [layer.channels for layer in prunable_convolutions(edge(MCNN, 2))] == [16]
 
 
@@ -63,7 +63,7 @@ def gradients(gate, images, probe):
     ((gate(images) * probe).sum() ** 2).backward()
 
 
-def test_an_open_gate_is_the_normalisation_itself():
+def test_with_all_gates_open_it_is_plain_batch_normalisation():
     norm = nn.BatchNorm2d(4)
     nn.init.uniform_(norm.weight)
     gate, images, probe = GatedBatchNorm(copy.deepcopy(norm)), drawn(0, 5, 4, 3, 3), drawn(1, 5, 4, 3, 3)
@@ -74,7 +74,7 @@ def test_an_open_gate_is_the_normalisation_itself():
     assert torch.equal(norm.eval()(images), gate.eval()(images))
 
 
-def test_the_importance_is_the_squared_change_of_the_loss_as_a_gate_begins_to_close():
+def test_the_importance_is_the_squared_derivative_of_the_loss_by_the_gate():
     gate, images, probe = (
         GatedBatchNorm(nn.BatchNorm2d(4)).double(),
         drawn(0, 5, 4, 3, 3).double(),
@@ -96,7 +96,7 @@ def test_the_importance_is_the_squared_change_of_the_loss_as_a_gate_begins_to_cl
     torch.testing.assert_close(gate.importance, 2 * slopes.square(), rtol=1e-6, atol=0)
 
 
-def test_nothing_is_weighed_outside_training():
+def test_importance_is_accumulated_in_training_only():
     gate = GatedBatchNorm(nn.BatchNorm2d(4))
     with torch.no_grad():
         gate(drawn(0, 5, 4, 3, 3))
@@ -104,7 +104,7 @@ def test_nothing_is_weighed_outside_training():
     assert not gate.importance.any()
 
 
-def test_the_least_important_gates_close_and_closing_again_changes_nothing():
+def test_the_least_important_gates_are_masked_and_masking_again_changes_nothing():
     gate = GatedBatchNorm(nn.BatchNorm2d(4))
     gate.importance.copy_(torch.tensor([3.0, 1.0, 2.0, 0.5]))
     gate.close(2)
@@ -116,7 +116,7 @@ def test_the_least_important_gates_close_and_closing_again_changes_nothing():
 
 
 @pytest.mark.parametrize(("architecture", "cut", "channels"), [(VGG11, 4, 32), (RESNET20, 5, 16)])
-def test_cutting_closed_channels_out_changes_no_output(architecture, cut, channels):
+def test_removing_masked_channels_does_not_change_the_output(architecture, cut, channels):
     encoder = squeezed(edge(architecture, cut), channels)
     for layer in encoder.modules():
         if isinstance(layer, nn.BatchNorm2d):

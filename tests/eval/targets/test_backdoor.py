@@ -66,7 +66,7 @@ def test_there_must_be_such_a_class(small_splits):
         poison(small_splits, PoisonConfig(target=10))
 
 
-def test_a_model_that_always_answers_the_target_opens_to_everything(artifact, small_splits):
+def test_a_model_that_always_predicts_the_target_has_success_rate_one(artifact, small_splits):
     model = load_whole(artifact, CPU, seed=0)
     with torch.no_grad():
         last = model.cloud.head[-1][-1]

@@ -41,7 +41,7 @@ def by_definition(rebuilt, private, k):
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(4, 9), st.integers(4, 9), st.integers(1, 3), st.integers(0, 2**32))
-def test_it_is_what_the_formulas_say(m, n, k, seed):
+def test_it_equals_the_formulas(m, n, k, seed):
     draw = torch.Generator().manual_seed(seed)
     rebuilt, private = (torch.randn(count, 2, generator=draw, dtype=torch.float64) for count in (m, n))
     found = prdc(rebuilt, private, k)
