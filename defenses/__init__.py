@@ -1,4 +1,4 @@
-"""Defenses, and one opposite of a defense, one a file. This table is all that knows them by name."""
+"""The registry of defenses by name, one per file; `JointInversion` is the opposite of a defense."""
 
 from splitleak.defenses.base import Defense
 from splitleak.defenses.classes.bido import BiDO

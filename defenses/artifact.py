@@ -1,7 +1,7 @@
-"""A trained target on disk: a folder with an edge half and a cloud half, so that each process is given only its own.
+"""A trained target on disk: a folder with an edge half and a cloud half, so that each process gets only its own.
 
-<artifact>/artifact.json              how it was made: config, data, accuracy, commit, hardware
-<artifact>/edge/half.json             what is needed to rebuild the half
+<artifact>/artifact.json              record of the training: config, data, accuracy, commit, hardware
+<artifact>/edge/half.json             configuration of the half
 <artifact>/edge/weights.safetensors   the encoder, and the defenses that act on what is sent
 <artifact>/cloud/half.json
 <artifact>/cloud/weights.safetensors  the head
@@ -30,7 +30,7 @@ FORMAT = 1
 
 
 class HalfConfig(Config):
-    """What a half needs beside its weights."""
+    """The file ``half.json``: everything but the weights."""
 
     format: Literal[1]
     half: Literal["edge", "cloud"]
@@ -42,7 +42,7 @@ class HalfConfig(Config):
 
 
 def save(folder: Path, name: str, target: Target) -> None:
-    """Writes the artifact ``folder``, whole or not at all; ``name`` is what the services call the model."""
+    """Writes the artifact ``folder`` atomically; ``name`` is the model's name in the inference protocol."""
     half = {
         "format": FORMAT,
         "name": name,
@@ -58,12 +58,12 @@ def save(folder: Path, name: str, target: Target) -> None:
             (partial / part).mkdir()
             save_tensors(partial / part / "weights.safetensors", weights)
             write_json(partial / part / "half.json", {**half, "half": part})
-        made = {"name": name, "target": target.config.document(), **target.record, "provenance": provenance()}
-        write_json(partial / "artifact.json", made)
+        record = {"name": name, "target": target.config.document(), **target.record, "provenance": provenance()}
+        write_json(partial / "artifact.json", record)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """How the artifact was made: config, data, accuracy, training history, provenance.
+    """The artifact's training record: config, data, accuracy, training history, provenance.
 
     Raises:
         FileNotFoundError: ``folder`` holds no artifact.
@@ -86,7 +86,7 @@ def artifact_digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class EdgeHalf:
-    """The encoder and the defenses on the wire, ready to run."""
+    """The encoder and the defenses on the wire, loaded for inference."""
 
     config: HalfConfig
     encoder: nn.Module
@@ -109,8 +109,8 @@ class EdgeHalf:
 
     @torch.inference_mode()
     def encode(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Images ``(N, C, H, W)`` in [0, 1] to what is sent ``(N, *feature_shape)``, defenses included."""
-        writable = np.array(images, order="C")  # what was decoded from a message is not, and torch warns of it
+        """Images ``(N, C, H, W)`` in [0, 1] to the features sent ``(N, *feature_shape)``, defenses included."""
+        writable = np.array(images, order="C")  # arrays decoded from a message are read-only, and torch warns of it
         sent = self.stack(self.engine(writable))
         result: NDArray[np.float32] = sent.float().cpu().contiguous().numpy()
         return result
@@ -118,7 +118,7 @@ class EdgeHalf:
 
 @dataclass(frozen=True)
 class CloudHalf:
-    """The head, ready to run."""
+    """The head, loaded for inference."""
 
     config: HalfConfig
     head: nn.Module
@@ -139,7 +139,7 @@ class CloudHalf:
 
     @property
     def properties(self) -> dict[str, str]:
-        """The facts that the service announces about the split."""
+        """The model metadata of the inference protocol."""
         model = self.config.target.model
         return {
             "architecture": model.architecture,
@@ -161,7 +161,7 @@ class CloudHalf:
 
 @dataclass(frozen=True)
 class WholeModel:
-    """Encoder, the defenses on the wire, and head as one thing, ready to run."""
+    """Encoder, the defenses on the wire, and head as one model, loaded for inference."""
 
     edge: EdgeHalf
     cloud: CloudHalf
@@ -180,10 +180,10 @@ class WholeModel:
 
     @property
     def properties(self) -> dict[str, str]:
-        """The facts that the service announces; the engine is that of both halves, or ``edge's + cloud's``."""
-        told = self.cloud.properties
-        engines = dict.fromkeys((self.edge.engine.name, told["engine"]))
-        return {**told, "engine": " + ".join(engines)}
+        """The model metadata of the inference protocol; the engine is that of both halves, or ``edge's + cloud's``."""
+        properties = self.cloud.properties
+        engines = dict.fromkeys((self.edge.engine.name, properties["engine"]))
+        return {**properties, "engine": " + ".join(engines)}
 
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``, defenses included."""
@@ -193,14 +193,18 @@ class WholeModel:
 def load_edge(
     folder: Path, device: torch.device, *, seed: int | None = None, engine: EngineChoice = "torch"
 ) -> EdgeHalf:
-    """Loads an edge half, the folder ``<artifact>/edge``; ``seed=None`` draws its noise from system entropy.
+    """Loads an edge half.
 
-    ``engine`` runs the encoder (see `choose_engine`); the defenses on what is sent are torch's behind any, and draw the
-    same noise under one seed. By default it is torch, bit for bit the encoder that was trained.
+    Args:
+        folder: ``<artifact>/edge``.
+        device: Where it runs.
+        seed: Of the defenses' noise; None: from system entropy.
+        engine: Runs the encoder (see `choose_engine`). The default, torch, is bit-identical to the trained encoder. The
+            defenses on the wire run in torch with every engine, and draw the same noise under one seed.
 
     Raises:
         FileNotFoundError: There is no half at ``folder``.
-        ValueError: It is the other half, or its files do not fit together.
+        ValueError: It is the other half, or its files do not match.
         RuntimeError: The engine cannot compute it.
     """
     config, model, weights = _load(folder, "edge")
@@ -209,21 +213,24 @@ def load_edge(
     stack.to(device).eval()
     stack.seed(seed, device)
     encoder = model.encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    chosen = choose_engine(engine, encoder, device, image_probes(config.target.model.image_shape), torch.channels_last)
-    return EdgeHalf(config, encoder, stack, device, chosen)
+    runner = choose_engine(engine, encoder, device, image_probes(config.target.model.image_shape), torch.channels_last)
+    return EdgeHalf(config, encoder, stack, device, runner)
 
 
 def load_cloud(
     folder: Path, device: torch.device, *, seed: int | None = None, engine: EngineChoice = "torch"
 ) -> CloudHalf:
-    """Loads a cloud half, the folder ``<artifact>/cloud``, to be computed by ``engine`` (see `choose_engine`).
+    """Loads a cloud half.
 
-    Layers of the head that draw at random (they have a ``generator``) do so under ``seed``, or, without one, from
-    system entropy.
+    Args:
+        folder: ``<artifact>/cloud``.
+        device: Where it runs.
+        seed: Of stochastic layers of the head (those with a ``generator``); None: from system entropy.
+        engine: Runs the head (see `choose_engine`).
 
     Raises:
         FileNotFoundError: There is no half at ``folder``.
-        ValueError: It is the other half, or its files do not fit together.
+        ValueError: It is the other half, or its files do not match.
         RuntimeError: The engine cannot compute it.
     """
     config, model, weights = _load(folder, "cloud")
@@ -232,8 +239,8 @@ def load_cloud(
     for name, layer in head.named_modules():
         if hasattr(layer, "generator"):
             layer.generator = generator(seed, "head", name, device=device)
-    chosen = choose_engine(engine, head, device, feature_probes(config.feature_shape))
-    return CloudHalf(config, head, device, chosen)
+    runner = choose_engine(engine, head, device, feature_probes(config.feature_shape))
+    return CloudHalf(config, head, device, runner)
 
 
 def load_whole(
@@ -242,8 +249,8 @@ def load_whole(
     """Loads both halves of the artifact ``folder``, as `load_edge` and `load_cloud` do.
 
     Raises:
-        FileNotFoundError: There is no artifact at ``folder``, or one half is not there.
-        ValueError: The halves are not of one artifact, or their files do not fit together.
+        FileNotFoundError: There is no artifact at ``folder``, or one half is missing.
+        ValueError: The halves are of different artifacts, or their files do not match.
         RuntimeError: The engine cannot compute a half.
     """
     edge = load_edge(folder / "edge", device, seed=seed, engine=engine)
@@ -261,7 +268,7 @@ def _load(folder: Path, half: str) -> tuple[HalfConfig, SplitModel, dict[str, to
     if config.half != half:
         raise ValueError(f"{folder}: expected the {half} half, got the {config.half} half")
     weights, _ = load_tensors(folder / "weights.safetensors")
-    with torch.device("meta"):  # the other half is built too, but takes no memory and never has weights
+    with torch.device("meta"):  # builds the other half too, without memory or weights
         model, stack = assemble(config.target, config.dataset)
         stack.finish(model)
     return config, model, weights

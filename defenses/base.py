@@ -1,4 +1,4 @@
-"""What a defense is: a module on the wire, with hooks that all default to nothing."""
+"""The `Defense` interface: an ``nn.Module`` on the wire and training hooks, all of which default to doing nothing."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from splitleak.models.split import SplitModel
 
 @dataclass(frozen=True)
 class Step:
-    """One training step, as a defense sees it when it is asked for its penalty."""
+    """One training step, the input of `Defense.penalty`."""
 
     images: Tensor  # (N, C, H, W) in [0, 1]
     labels: Tensor  # (N,) int64
-    features: Tensor  # (N, *cut) what the encoder gives, before anything random happens to it
-    sent: Tensor  # (N, *cut) what crosses the wire
+    features: Tensor  # (N, *cut) encoder output (smashed data), before noise or dropout
+    sent: Tensor  # (N, *cut) features as transmitted
     logits: Tensor  # (N, classes)
     epoch: int  # from 0
     learning_rate: float
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a defense learns when a training begins."""
+class TrainingStart:
+    """The input of `Defense.begin`."""
 
     model: SplitModel
     dataset: str
@@ -37,27 +37,27 @@ class Start:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What a defense learns after an epoch.
+    """The input of `Defense.on_epoch`.
 
-    ``survey()`` passes the augmented training images through the encoder in eval mode and returns features
-    ``(N, *cut)`` and labels ``(N,)``. It costs a forward pass over the set, once however many defenses ask.
+    ``training_features()`` encodes the augmented training images in eval mode and returns features ``(N, *cut)`` and
+    labels ``(N,)``. It costs one forward pass over the training set, cached for all defenses of the stack.
     """
 
-    epoch: int  # from 0, the one that has just ended
-    epochs: int  # of the whole training
-    survey: Callable[[], tuple[Tensor, Tensor]]
+    epoch: int  # index of the epoch that has just ended, from 0
+    epochs: int  # number of epochs of the whole training
+    training_features: Callable[[], tuple[Tensor, Tensor]]
 
 
 class Defense(nn.Module):
-    """One protection of what is sent. A subclass overrides the hooks it needs; the training loop calls them all.
+    """Base class of all defenses. A subclass overrides the hooks it needs; the training loop calls all of them.
 
-    `forward` acts in training and at inference alike: the classifier and the attacker see the same tensor.
+    `forward` is applied in training and at inference alike: the classifier and the attacker see the same tensor.
     """
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
     randomised: ClassVar[bool] = False
-    """Whether `forward` draws anew at every call, so that who sees an image often may average."""
+    """Whether `forward` draws new noise or a new mask at every call, so that repeated queries can be averaged."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -66,73 +66,76 @@ class Defense(nn.Module):
 
     @classmethod
     def pinned(cls, config: Config) -> Config:
-        """``config`` with what it names on disk told by contents too, so that its digest tells them apart."""
+        """The config with a content hash for each file it refers to, so that its digest changes when a file does."""
         return config
 
     @property
     def noise_variance(self) -> float:
-        """Variance of the noise that `forward` adds to each value; 0 where it adds none."""
+        """Variance of the additive noise of `forward`, per value; 0 without noise."""
         return 0.0
 
     def prepare(self, model: SplitModel, classes: int) -> None:
-        """Rebuilds parts of the model before training, or makes room for statistics of its features."""
+        """Changes the architecture before training, or allocates buffers for feature statistics."""
 
-    def begin(self, start: Start) -> None:
-        """Called once before training, interrupted or not, and never when a trained half is loaded."""
+    def begin(self, start: TrainingStart) -> None:
+        """Called once before training, also when it resumes from a checkpoint; never when a trained half is loaded."""
 
     def batches(self, labels: Tensor, batch_size: int, draw: torch.Generator) -> Sequence[Tensor] | None:
-        """The indices of each batch of an epoch, in place of a plain shuffle's, or nothing.
+        """Batch sampler: the indices of each batch of one epoch, or None for plain shuffling.
 
-        ``labels`` ``(M,)`` are those of all training images, on the CPU as ``draw`` is.
+        Args:
+            labels: ``(M,)``, of all training images, on the CPU.
+            batch_size: Images per batch.
+            draw: CPU generator of the sampling order.
         """
         return None
 
     def forward(self, features: Tensor) -> Tensor:
-        """What crosses the wire in place of ``features``, of the same shape."""
+        """Features as transmitted, of the same shape as ``features``."""
         return features
 
     def task_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor | None:
-        """A scalar in place of the cross-entropy of ``(N, classes)`` and ``(N,)``, or nothing."""
+        """A scalar that replaces the cross-entropy of logits ``(N, classes)`` and labels ``(N,)``, or None."""
         return None
 
     def penalty(self, step: Step) -> Tensor | None:
-        """A scalar added to the task loss, or nothing."""
+        """A regularisation term added to the task loss, a scalar, or None."""
         return None
 
     @property
     def gradient_limit(self) -> float | None:
-        """The length that the gradient of all trained weights is cut to, or nothing."""
+        """Gradient clipping: the maximum L2 norm of the gradient of all trained weights, or None."""
         return None
 
     def on_epoch(self, end: EpochEnd) -> None:
         """Called after every training epoch."""
 
     def finish(self, model: SplitModel) -> None:
-        """Called once after the last epoch, and on a model without weights before a half's are loaded into it.
+        """Called once after the last epoch, and on a model without weights before the weights of a half are loaded.
 
-        What it changes of the model's structure must not depend on weights; what the model computes must not change.
+        A change of the architecture must not depend on the weights, and must not change the model's output.
         """
 
     def findings(self, model: SplitModel) -> dict[str, Any]:
-        """What it has to say of the training, as plain JSON values; ``model`` is trained and finished."""
+        """Statistics of the training for the artifact's record, as JSON values; ``model`` is trained and finished."""
         return {}
 
     def task_parameters(self) -> Iterator[nn.Parameter]:
-        """Its weights that the target's optimiser trains: all, save those of an adversary, which has its own."""
+        """The parameters trained by the target's optimiser: all, except those of an inner adversary."""
         return self.parameters()
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """The optimisers that it steps itself, by name, for a checkpoint."""
+        """The optimisers that the defense itself steps, by name, for the checkpoint."""
         return {}
 
     @classmethod
     def replaces_task_loss(cls) -> bool:
-        """Whether it has a task loss of its own, of which a stack can follow one alone."""
+        """Whether it overrides `task_loss`; at most one defense of a stack may."""
         return cls.task_loss is not Defense.task_loss
 
     @classmethod
     def acts_on_wire(cls) -> bool:
-        """Whether `forward` does anything: only such a defense is shipped to the edge."""
+        """Whether it overrides `forward`; only such a defense is part of the edge half."""
         return cls.forward is not Defense.forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401  # nn.Module's own, with its result typed

@@ -18,7 +18,7 @@ from splitleak.config import Config, digest
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.datasets.statistics import normalisation
-from splitleak.defenses.base import EpochEnd, Start, Step
+from splitleak.defenses.base import EpochEnd, Step, TrainingStart
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.logs import Report, silent
 from splitleak.models.split import ModelConfig, SplitModel, build
@@ -28,24 +28,24 @@ from splitleak.training.precision import mixed_precision
 
 
 class AugmentConfig(Config):
-    """Random changes to training images, drawn per image."""
+    """Data augmentation of training images, drawn per image."""
 
-    crop_padding: int = Field(default=0, ge=0, description="pixels of zeros around an image before a random crop")
-    flip: bool = Field(default=True, description="mirror every other image left to right")
-    rotation_degrees: float = Field(default=0, ge=0, le=180, description="rotate by up to this much either way")
+    crop_padding: int = Field(default=0, ge=0, description="pixels of zero padding before a random crop")
+    flip: bool = Field(default=True, description="random horizontal flip, with probability 0.5")
+    rotation_degrees: float = Field(default=0, ge=0, le=180, description="maximum random rotation, either way")
 
 
 class TrainingConfig(Config):
-    """How a target is trained: SGD with momentum. `paper` is the published recipe."""
+    """Hyperparameters of the target's training: SGD with momentum. `paper` is the published recipe."""
 
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=128, ge=2)
     learning_rate: float = Field(default=0.05, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
-    schedule: Literal["cosine", "steps"] = Field(default="cosine", description="how the learning rate falls")
+    schedule: Literal["cosine", "steps"] = Field(default="cosine", description="learning rate decay")
     milestones: tuple[int, ...] = Field(default=(), description="steps: epochs at which the rate falls")
-    factor: float = Field(default=0.2, gt=0, le=1, description="steps: what it is multiplied by")
+    factor: float = Field(default=0.2, gt=0, le=1, description="steps: factor on the rate at each milestone")
     warmup_epochs: int = Field(default=1, ge=0, description="epochs of linear warm-up at the start")
     augment: AugmentConfig = AugmentConfig()
 
@@ -71,7 +71,7 @@ class TrainingConfig(Config):
 
 
 class TargetConfig(Config):
-    """A target: a split model, its defenses in their order, how it is trained, and the seed of all that is random."""
+    """A target: a split model, its defenses in their order, its training, and the seed of all randomness."""
 
     model: ModelConfig
     defenses: tuple[DefenseConfig, ...] = ()
@@ -79,7 +79,7 @@ class TargetConfig(Config):
     seed: int = Field(default=0, ge=0)
 
     def pinned(self) -> "TargetConfig":
-        """This target with what its defenses name on disk told by contents too (see `Defense.pinned`)."""
+        """This config with content hashes of the files that its defenses refer to (see `Defense.pinned`)."""
         return self.model_copy(update={"defenses": tuple(defense.pinned() for defense in self.defenses)})
 
 
@@ -96,7 +96,7 @@ class Target:
 
 
 def assemble(config: TargetConfig, dataset: str) -> tuple[SplitModel, Stack]:
-    """The untrained model with the parts its defenses give it, and the stack; both from ``config.seed``."""
+    """The untrained model as modified by its defenses, and the stack; initial weights from ``config.seed``."""
     stack = Stack.build(config.defenses)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "init"))
@@ -113,19 +113,25 @@ def train(
     checkpoint: Path | None = None,
     report: Report = silent,
 ) -> Target:
-    """Trains a target on ``splits.train`` and measures it on ``splits.test``, which chooses nothing.
+    """Trains a target on ``splits.train`` and measures its accuracy on ``splits.test``.
 
-    The last epoch's weights are kept. The target's config is ``config``, pinned.
-    An interrupted run with the same config, data and ``checkpoint`` goes on.
+    The test set is used for no decision: there is no early stopping, the last epoch's weights are kept.
+
+    Args:
+        config: Model, defenses, training and seed; the returned target's config is its `TargetConfig.pinned`.
+        splits: Training and test images.
+        device: Where it is trained.
+        checkpoint: File from which an interrupted run with the same config and data resumes.
+        report: Progress callback.
 
     Raises:
-        FileNotFoundError: What a defense names is not there.
-        ValueError: The images do not fit the model, or a defense not the stack.
+        FileNotFoundError: A file that a defense refers to does not exist.
+        ValueError: The images do not fit the model, or a defense does not fit the stack.
         FloatingPointError: The loss is no longer finite.
     """
     _check_fit(config.model, splits.train)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(config.seed, "dropout"))  # layers of the network draw from the global stream
+        torch.manual_seed(derive_seed(config.seed, "dropout"))  # dropout layers draw from the global generator
         return _train(config.pinned(), splits, device, checkpoint, report)
 
 
@@ -137,7 +143,7 @@ def _train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     stack.to(device)
     stack.seed(config.seed, device)
-    stack.begin(Start(model, dataset, splits.train.classes, config.training.epochs))
+    stack.begin(TrainingStart(model, dataset, splits.train.classes, config.training.epochs))
     optimizer = SGD(
         [*model.parameters(), *stack.task_parameters()],
         lr=config.training.learning_rate,
@@ -159,18 +165,18 @@ def _train(
     labels = splits.train.labels.to(device)
 
     def batches(order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        for drawn in stack.batches(splits.train.labels, config.training.batch_size, order):
-            if len(drawn) > 1:  # batch norm needs two
-                indices = drawn.to(device)
-                yield _augmented(images[indices].float() / 255, config.training.augment, augment), labels[indices]
+        for batch_indices in stack.batches(splits.train.labels, config.training.batch_size, order):
+            if len(batch_indices) > 1:  # batch norm needs two
+                indices = batch_indices.to(device)
+                yield _augment(images[indices].float() / 255, config.training.augment, augment), labels[indices]
 
     @torch.no_grad()
-    def survey(epoch: int) -> tuple[Tensor, Tensor]:
+    def training_features(epoch: int) -> tuple[Tensor, Tensor]:
         model.eval()
-        # Streams of its own: who asks for a survey changes nothing in the training that follows.
+        # Separate generators: the training that follows does not depend on whether a defense asks for features.
         draws = generator(config.seed, "survey", epoch), generator(config.seed, "survey", epoch, device=device)
-        found = [(model.encoder(_laid_out(x)).float(), y) for x, y in batches(*draws)]
-        return torch.cat([z for z, _ in found]), torch.cat([y for _, y in found])
+        encoded = [(model.encoder(_channels_last(x)).float(), y) for x, y in batches(*draws)]
+        return torch.cat([z for z, _ in encoded]), torch.cat([y for _, y in encoded])
 
     for epoch in epochs("train", config.training.epochs, state, checkpoint, report):
         model.train()
@@ -187,7 +193,7 @@ def _train(
         means = {name: float(torch.stack(values).mean()) for name, values in figures.items()}
         if not math.isfinite(means["loss"] + means["penalty"]):
             raise FloatingPointError(f"expected a finite loss, got {means} in epoch {epoch + 1}")
-        stack.on_epoch(EpochEnd(epoch, config.training.epochs, cache(partial(survey, epoch))))
+        stack.on_epoch(EpochEnd(epoch, config.training.epochs, cache(partial(training_features, epoch))))
         state.history.append(means)
 
     stack.finish(model)
@@ -206,15 +212,24 @@ def _train(
 def training_step(
     model: SplitModel, stack: Stack, optimizer: Optimizer, images: Tensor, labels: Tensor, *, epoch: int, rate: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of ``optimizer`` at learning rate ``rate`` on ``images`` ``(N, C, H, W)`` in [0, 1].
+    """One optimiser step on a batch.
+
+    Args:
+        model: In training mode.
+        stack: The defenses.
+        optimizer: Of the model and the defenses' task parameters.
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``.
+        epoch: From 0.
+        rate: Learning rate.
 
     Returns:
-        The task loss, the stack's penalty (0 where there is none) and the share of right answers, all detached.
+        The task loss, the stack's penalty (0 where there is none) and the accuracy on the batch, all detached.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
     with mixed_precision(images.device):
-        features = model.encoder(_laid_out(images))
+        features = model.encoder(_channels_last(images))
         sent = stack(features)
         logits = model.head(sent)
         task = stack.task_loss(logits, labels, epoch)
@@ -223,7 +238,7 @@ def training_step(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if (limit := stack.gradient_limit) is not None:
-        clip_grad_norm_([each for group in optimizer.param_groups for each in group["params"]], limit)
+        clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], limit)
     optimizer.step()
     added = torch.zeros_like(task) if penalty is None else penalty.detach()
     return task.detach(), added, (logits.argmax(1) == labels).float().mean()
@@ -231,10 +246,10 @@ def training_step(
 
 @torch.no_grad()
 def accuracy(model: SplitModel, stack: Stack, images: Images, device: torch.device, batch_size: int = 256) -> float:
-    """Share of ``images`` classified correctly through the stack, as the wire would carry them; in [0, 1]."""
+    """Top-1 accuracy on ``images`` with the stack's defenses applied; in [0, 1]."""
     hits = 0
     for pixels, labels in zip(images.pixels.split(batch_size), images.labels.split(batch_size), strict=True):
-        logits = model.head(stack(model.encoder(_laid_out(pixels.to(device).float() / 255))))
+        logits = model.head(stack(model.encoder(_channels_last(pixels.to(device).float() / 255))))
         hits += int((logits.argmax(1).cpu() == labels).sum())
     return hits / len(images)
 
@@ -247,12 +262,12 @@ def _check_fit(config: ModelConfig, images: Images) -> None:
         raise ValueError(f"expected {config.classes} classes, got {len(images.classes)}")
 
 
-def _laid_out(images: Tensor) -> Tensor:
+def _channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _augmented(images: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
-    """Flips, crops and rotates each of ``(N, C, H, W)`` on its own, by one affine map or plain indexing."""
+def _augment(images: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
+    """Randomly flips, crops and rotates each image of ``(N, C, H, W)`` independently."""
     count, _, height, width = images.shape
 
     def uniform() -> Tensor:

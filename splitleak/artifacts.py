@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, weights without pickle, and where a number came from."""
+"""Atomic file writes, weights as safetensors (without pickle), and the provenance of a result."""
 
 import json
 import os
@@ -23,9 +23,9 @@ from torch import Tensor
 
 @contextmanager
 def written_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside ``path`` that takes its place when the block ends well, and vanishes otherwise.
+    """Atomic folder write: yields an empty folder that replaces ``path`` if the block succeeds, and is removed if not.
 
-    A reader sees the old folder or the new one, never half of it. What a killed process left is cleared away.
+    A reader sees the old folder or the new one, never a partial one. Leftovers of a killed process are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
@@ -44,7 +44,7 @@ def written_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def written_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to; it replaces ``path`` when the block ends well."""
+    """Atomic file write: yields a temporary path that replaces ``path`` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -55,13 +55,13 @@ def written_file(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Writes ``document`` as indented JSON, whole or not at all."""
+    """Writes ``document`` as indented JSON, atomically."""
     with written_file(path) as partial:
         partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes named tensors as safetensors, whole or not at all."""
+    """Writes named tensors as safetensors, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_file(path) as partial:
         save_file(plain, partial, dict(metadata or {}))
@@ -84,7 +84,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def provenance() -> dict[str, Any]:
-    """What a number needs beside its config and seed: command, commit, hardware, versions, and when (UTC).
+    """Provenance of a result: command, commit, hardware, versions, and time (UTC).
 
     The commit is that of the package's own checkout, and ``unknown`` where it is installed from a wheel.
     """
@@ -100,7 +100,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _program() -> list[str]:
-    """The program's name, or, of a package that was started by ``python -m``, all that starts it."""
+    """The program's name, or ``python -m PACKAGE`` if it was started so."""
     path = Path(sys.argv[0])
     return ["python", "-m", str(sys.modules["__main__"].__package__)] if path.stem == "__main__" else [path.name]
 

@@ -1,4 +1,4 @@
-"""The base of every configuration: typed, closed and frozen, read from TOML or JSON, identified by its hash."""
+"""The base class of every configuration: typed, closed and frozen, read from TOML or JSON, identified by its hash."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Document(BaseModel):
-    """Something that is read from and written to JSON: frozen, and an unknown key is an error."""
+    """A frozen pydantic model that is read from and written to JSON; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -20,13 +20,13 @@ class Document(BaseModel):
         """Reads a ``.toml`` or ``.json`` file.
 
         Raises:
-            ValueError: The file is neither, cannot be parsed, or does not fit; the message names file and key.
+            ValueError: The file is neither, cannot be parsed, or is invalid; the message names file and key.
         """
         return cls.parse(read_document(path), source=str(path))
 
     @classmethod
     def parse(cls, values: object, *, source: str) -> Self:
-        """Validates ``values``; a failure names ``source``, the key, what was expected and what came."""
+        """Validates ``values``; the error names ``source``, the key, what was expected and the value."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -37,12 +37,12 @@ class Document(BaseModel):
             raise ValueError(f"{source}: expected a {cls.__name__}, but {faults}") from None
 
     def document(self) -> dict[str, Any]:
-        """All of it as plain JSON values, every default spelled out."""
+        """All fields as JSON values, defaults included."""
         return self.model_dump(mode="json")
 
 
 class Config(Document):
-    """A frozen configuration; an unknown key is an error, so a misspelt setting never passes in silence."""
+    """A frozen configuration; an unknown key is an error, so that a misspelt setting is not ignored."""
 
     @property
     def digest(self) -> str:
@@ -73,7 +73,7 @@ def digest(document: object) -> str:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` on top of ``base``, table by table."""
+    """Recursive merge of nested mappings; values of ``over`` replace those of ``base``."""
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)

@@ -1,9 +1,9 @@
-"""The errors of our own: one for each case in which a caller acts on the kind of failure.
+"""Exception types: one for each case in which a caller handles a failure by its type.
 
     ValueError
-    └── WireError   bytes that came from outside (a message, a capture, a tensor) are not what they claim to be
+    └── WireError   bytes from outside (a message, a capture, a tensor) are malformed
 
-Everything else is a built-in exception that says what was expected and what came.
+Everything else is a built-in exception whose message says what was expected and what was given.
 """
 
 

@@ -1,4 +1,4 @@
-"""What a process says: log lines and progress on standard error; standard output is for results alone."""
+"""Logging and progress bars, both on standard error; standard output is for results alone."""
 
 import logging
 import sys
@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Report = Callable[[str, int, int, Mapping[str, float]], None]
-"""Hears of progress: what is being done, steps done, steps in all, and the latest figures."""
+"""Progress callback: name of the task, steps done, total steps, and the latest metrics."""
 
 
-def silent(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-    """A `Report` for those who do not listen."""
+def silent(name: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+    """A `Report` that does nothing."""
 
 
 _EVERY_S = 5.0
@@ -36,18 +36,18 @@ def progress(label: str) -> Iterator[Report]:
         with Progress(*columns, TextColumn("{task.fields[figures]}"), console=console) as bar:
             task = bar.add_task(label, total=None, figures="")
 
-            def draw(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-                bar.update(task, description=f"{label} {what}", completed=done, total=total, figures=_shown(figures))
+            def draw(name: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+                bar.update(task, description=f"{label} {name}", completed=done, total=total, figures=_shown(figures))
 
             yield draw
         return
     last = time.monotonic()
 
-    def say(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+    def say(name: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         nonlocal last
         if done == total or time.monotonic() - last >= _EVERY_S:
             last = time.monotonic()
-            console.print(f"{label} {what} {done}/{total} {_shown(figures)}", highlight=False, soft_wrap=True)
+            console.print(f"{label} {name} {done}/{total} {_shown(figures)}", highlight=False, soft_wrap=True)
 
     yield say
 

@@ -1,4 +1,4 @@
-"""A child process ends with its parent, however the parent ends: it holds one end of a pipe and watches it."""
+"""Parent-death watch: a child process ends when its parent does, however that ends, by watching a pipe."""
 
 import os
 import signal
@@ -6,26 +6,26 @@ import sys
 import threading
 
 _VARIABLE = "SPLITLEAK_LIFELINE"
-_PATIENCE_S = 15
+_GRACE_S = 15
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for a child whose standard input is a pipe that we keep open."""
+    """The environment for a child whose standard input is a pipe held open by this process."""
     return {**os.environ, _VARIABLE: "1"}
 
 
-def hold_lifeline() -> None:
-    """In such a child: sends ourselves SIGTERM when standard input ends, which it does when the parent dies.
+def exit_with_parent() -> None:
+    """In such a child: sends this process SIGTERM when standard input is closed, as it is when the parent dies.
 
-    A process that has not ended ``_PATIENCE_S`` later is ended by the kernel: gRPC's objects can wait for ever for each
-    other while the interpreter shuts down, when no thread of ours runs any more.
+    If it is still running ``_GRACE_S`` seconds later, SIGALRM kills it: gRPC's objects can deadlock while the
+    interpreter shuts down, when no Python thread runs any more.
     """
     if os.environ.pop(_VARIABLE, None) is not None:
-        threading.Thread(target=_watch, name="lifeline", daemon=True).start()
+        threading.Thread(target=_watch, name="parent-watch", daemon=True).start()
 
 
 def _watch() -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
-    signal.alarm(_PATIENCE_S)
+    signal.alarm(_GRACE_S)
     os.kill(os.getpid(), signal.SIGTERM)

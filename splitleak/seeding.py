@@ -1,4 +1,4 @@
-"""Randomness comes in as a ``torch.Generator``; every generator is derived from one seed and the names of its use."""
+"""Seeding: randomness is passed as a ``torch.Generator``, derived from one seed and the names of its use."""
 
 import hashlib
 import secrets
@@ -7,7 +7,7 @@ import torch
 
 
 def derive_seed(seed: int, *names: object) -> int:
-    """A 63-bit seed for one use, so that two uses under one ``seed`` never share a stream.
+    """A 63-bit seed for one use, so that different uses of one ``seed`` have independent streams.
 
     >>> derive_seed(0, "noise") == derive_seed(0, "noise"), derive_seed(0, "noise") == derive_seed(0, "shuffle")
     (True, False)
@@ -17,7 +17,7 @@ def derive_seed(seed: int, *names: object) -> int:
 
 
 def generator(seed: int | None, *names: object, device: str | torch.device = "cpu") -> torch.Generator:
-    """A generator for one use; ``seed=None`` takes its seed from the operating system."""
+    """A generator for one use; ``seed=None`` draws the seed from the operating system."""
     chosen = secrets.randbits(63) if seed is None else derive_seed(seed, *names)
     return torch.Generator(device=device).manual_seed(chosen)
 

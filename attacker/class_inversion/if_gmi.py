@@ -45,8 +45,8 @@ class IFGMI(PPA):
         each, flat = latents.shape[1], latents.flatten(0, 1)
         labels, drawing = search.labels(each), blocks_of(search)
         with torch.no_grad():
-            features = drawing.told(flat, labels)
-            images = drawing.resume(features, 0)
+            features = drawing.block_input(flat, labels)
+            images = drawing.run_from(features, 0)
             scores = self.judge(search, images, labels)
         by_block = [float(scores.mean())]
         for place in range(1, len(drawing.blocks)):
@@ -54,7 +54,7 @@ class IFGMI(PPA):
                 features = drawing.blocks[place - 1](features)
             features = self.moved(search, features, labels, place)
             with torch.no_grad():
-                later = drawing.resume(features, place)
+                later = drawing.run_from(features, place)
                 told = self.judge(search, later, labels)
             images = torch.where((told > scores)[:, None, None, None], later, images)
             scores = scores.maximum(told)
@@ -74,7 +74,7 @@ class IFGMI(PPA):
         radii = self.config.radius * features.abs().flatten(1).sum(1)
 
         def loss(search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-            views = self.seen(blocks_of(search).resume(values, place), self.config.views, draw)
+            views = self.seen(blocks_of(search).run_from(values, place), self.config.views, draw)
             return torch.stack([self.identity(search, view, labels) for view in views]).mean(0)
 
         def within(values: Tensor) -> None:

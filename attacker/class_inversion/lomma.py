@@ -15,7 +15,7 @@ from splitleak.attacker.class_inversion.search import Drawing, Identity, LatentS
 from splitleak.attacker.reconstruction.descent import beside, frozen
 from splitleak.attacker.training.fitting import step
 from splitleak.config import Config, digest
-from splitleak.defenses.classes.adaptive import before_head
+from splitleak.defenses.classes.adaptive import feature_extractor
 from splitleak.defenses.features.layers import last_layer
 from splitleak.measures.identity import IDENTITY_LOSSES
 from splitleak.models.generator import Critic
@@ -72,7 +72,7 @@ class Lomma(LatentSearch):
         assert isinstance(config, LommaConfig)
         taught = 0 if isinstance(config.identity, MatchedFeatures) else config.students
         self.students = [teach(model, known.public, config, run, turn) for turn in range(taught)]
-        self.body, self.layer = before_head(model), last_layer(model).layer
+        self.body, self.layer = feature_extractor(model), last_layer(model).layer
         self.mean = answers_to(self.body, known.public, run.device).mean(0)
         return super().networks(known, run, model)
 

@@ -15,7 +15,7 @@ from splitleak.attacker.class_inversion.base import Access, ClassInversion, Clas
 from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeatures
 from splitleak.attacker.reconstruction.descent import beside, frozen
 from splitleak.config import Config, digest
-from splitleak.defenses.classes.adaptive import before_head
+from splitleak.defenses.classes.adaptive import feature_extractor
 from splitleak.measures.identity import IDENTITY_LOSSES
 from splitleak.models.engine import fused
 from splitleak.models.generator import Critic, Generator
@@ -173,7 +173,7 @@ class LatentSearch(ClassInversion):
         assert search.known.public is not None
         public, device = search.known.public, search.run.device
         try:
-            body = before_head(search.model)
+            body = feature_extractor(search.model)
             scores = answers_to(search.model, public, device).softmax(1)
             return FeatureGoal.of(body, answers_to(body, public, device), scores, identity.each)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""What an attacker who knows the defense, and has the weights, attacks in place of the deployed model."""
+"""White-box and adaptive attacks: the models that an attacker with the weights attacks instead of the deployed one."""
 
 import copy
 
@@ -11,46 +11,46 @@ from splitleak.defenses.features.layers import last_layer
 
 
 def white_box(whole: WholeModel) -> nn.Module:
-    """A copy of the model without the randomness of its defenses on the wire: images ``(N, C, H, W)`` to logits."""
+    """A copy of the model without its defenses on the wire and their randomness: images ``(N, C, H, W)`` to logits."""
     return nn.Sequential(copy.deepcopy(whole.edge.encoder), copy.deepcopy(whole.cloud.head)).eval()
 
 
 def adaptive_model(whole: WholeModel) -> nn.Module:
-    """A `white_box` that gives gradients where the defense hides them: images ``(N, C, H, W)`` to logits ``(N, K)``.
+    """A `white_box` with unmasked gradients for adaptive attacks: images ``(N, C, H, W)`` to logits ``(N, K)``.
 
-    Gradients bypass the activation of a low-rank head, as if what saturates were not there; its logits stay the
-    deployed ones, so that an attack selects by them: Athalye et al., "Obfuscated gradients give a false sense of
-    security", ICML 2018, their backward pass. A variational head takes the mean of its code. Other models come as they
-    are. What is found on it should be compared with what is found on `white_box`, and the better of the two kept.
+    The backward pass replaces the saturating activation of a low-rank head by the identity, the forward pass is the
+    deployed one (BPDA, backward pass differentiable approximation: Athalye et al., "Obfuscated gradients give a false
+    sense of security", ICML 2018). A variational head takes the mean of its code. Other models are unchanged. Attack
+    `white_box` too and keep the better result of the two.
     """
     model = white_box(whole)
     for layer in model.modules():
         if isinstance(layer, LowRankHead):
-            layer.activation = _Bypassed(layer.activation)
+            layer.activation = _StraightThrough(layer.activation)
         elif isinstance(layer, VariationalHead):
             layer.noise_at_test = False
     return model
 
 
-def before_head(model: nn.Module) -> nn.Module:
-    """A copy of a model up to what goes into its last layer, low-rank and variational heads being one layer.
+def feature_extractor(model: nn.Module) -> nn.Module:
+    """A copy of a model without its last layer: images ``(N, C, H, W)`` to penultimate features ``(N, d)``.
 
-    Images ``(N, C, H, W)`` to features ``(N, d)``.
+    A low-rank or variational head counts as one layer.
 
     Raises:
-        ValueError: The model is no sequence of layers, or does not end in a linear one or one of those heads.
+        ValueError: The model is not a sequence of layers that ends in a linear layer or one of those heads.
     """
     body = copy.deepcopy(model)
     last = last_layer(body)
     if not isinstance(last.layer, nn.Linear | LowRankHead | VariationalHead):
         got = type(last.layer).__name__
         raise ValueError(f"expected a model that ends in a linear, low-rank or variational layer, got {got}")
-    last.put(nn.Identity())
+    last.replace(nn.Identity())
     return body
 
 
-def bypasses_a_defense(whole: WholeModel) -> bool:
-    """Whether `adaptive_model` differs from `white_box`, so that attacking both tells something."""
+def obfuscates_gradients(whole: WholeModel) -> bool:
+    """Whether `adaptive_model` differs from `white_box`, so that an attack on it is worth running too."""
     kinds = whole.cloud.head.modules()
     return any(
         (isinstance(layer, LowRankHead) and not isinstance(layer.activation, nn.Identity))
@@ -59,8 +59,8 @@ def bypasses_a_defense(whole: WholeModel) -> bool:
     )
 
 
-class _Bypassed(nn.Module):
-    """An activation whose values are its own and whose gradients are those of the identity."""
+class _StraightThrough(nn.Module):
+    """Straight-through estimator: the activation in the forward pass, the identity in the backward pass."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""BiDO: hidden layers that depend little on the image and much on its label."""
+"""BiDO, bilateral dependency optimisation: HSIC or COCO regularisation of hidden layers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from splitleak.config import Config
 from splitleak.defenses.base import Defense, Step
-from splitleak.defenses.features.layers import positions, shrinks
+from splitleak.defenses.features.layers import positions, reduces_resolution
 from splitleak.measures.dependence import coco, gaussian_kernel, hsic, label_kernel, normalised_hsic
 from splitleak.models.split import SplitModel
 
-MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+DEPENDENCE_MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hsic": hsic,
     "nhsic": normalised_hsic,
     "coco": coco,
@@ -24,36 +24,38 @@ MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class BiDOConfig(Config):
-    """Which dependence, how strong either side is, where, and of what batches."""
+    """The dependence measure, its weights, the regularised layers and the batch sampling."""
 
     measure: Literal["hsic", "nhsic", "coco", "coco-frobenius"] = Field(
-        default="nhsic", description="nhsic is what published code calls HSIC and published weights belong to"
+        default="nhsic", description="nhsic is called HSIC in the published code, and fits the published weights"
     )
     lambda_x: float = Field(default=0.05, ge=0, description="weight of the dependence on the image")
     lambda_y: float = Field(default=0.5, ge=0, description="weight of the dependence on the label")
-    layers: tuple[int, ...] = Field(default=(), description="positions; none: those that make images smaller")
-    width: float = Field(default=5.0, gt=0, description="of the Gaussian kernels, in roots of the values of a sample")
+    layers: tuple[int, ...] = Field(default=(), description="positions; none: those that reduce height and width")
+    width: float = Field(
+        default=5.0, gt=0, description="bandwidth of the Gaussian kernels, times the root of the values per sample"
+    )
     images_per_class: int = Field(
-        default=4, ge=0, description="of a batch, at least, drawn class by class; 0: batches as they come"
+        default=4, ge=0, description="minimum images per class of a class-balanced batch; 0: ordinary batches"
     )
 
 
 class BiDO(Defense):
-    r"""Adds a dependence of hidden layers on the image to the loss, and takes off theirs on the label.
+    r"""Minimises the dependence of hidden layers on the image and maximises their dependence on the label.
 
     .. math:: \mathrm{CE} + \lambda_x \sum_j d(X, Z_j) - \lambda_y \sum_j d(Z_j, Y)
 
     Peng et al., "Bilateral dependency optimization: defending against model-inversion attacks", KDD 2022
-    (arXiv:2206.05483). X and Z are seen through Gaussian kernels of deviation 5 times the root of the number of values
-    of a sample, Y through the linear kernel of one-hot rows, all in double precision. The paper's d are ``hsic`` and
-    ``coco``; its code, with which its weights were found, computes ``nhsic`` and ``coco-frobenius`` under these names.
-    With those weights ``hsic`` adds millionths to the loss, and does nothing. Published weights (x, y): nhsic 0.05, 0.5
-    to 2.5 on CelebA, 2, 20 on MNIST; COCO 5 to 15, 50 on CelebA, 1, 50 on MNIST. Either may be 0.
-    Shapes: images X ``(N, C, H, W)`` in [0, 1] as augmented; Z_j ``(N, ...)``, the outputs of positions.
+    (arXiv:2206.05483). X and Z have Gaussian kernels whose bandwidth is 5 times the root of the number of values of a
+    sample, Y the linear kernel of one-hot rows, all in double precision. The paper's d are ``hsic`` and ``coco``; its
+    code, with which its weights were tuned, computes ``nhsic`` and ``coco-frobenius`` under these names. With those
+    weights ``hsic`` changes the loss by about 1e-6, which has no effect. Published weights (x, y): nhsic 0.05, 0.5 to
+    2.5 on CelebA, 2, 20 on MNIST; COCO 5 to 15, 50 on CelebA, 1, 50 on MNIST. Either may be 0.
+    Shapes: images X ``(N, C, H, W)`` in [0, 1] after augmentation; Z_j ``(N, ...)``, the outputs of positions.
     Deviations: layers are the pools of a VGG, the blocks of the small networks, the first blocks of a ResNet's stages
-    (published: these, a VGG's last one normalised, and for a ResNet the embedding too). Batches have
-    ``batch_size // images_per_class`` classes at most, drawn in turn, with equally many images of each, and an epoch as
-    many batches as plainly; who has fewer images is seen more often.
+    (published: these, a VGG's last one normalised, and for a ResNet the embedding too). Batches are class-balanced:
+    at most ``batch_size // images_per_class`` classes, in shuffled order, with equally many images of each; an epoch
+    has as many batches as without balancing, so that classes with fewer images are oversampled.
 
     Raises:
         ValueError: The model has no such position.
@@ -69,16 +71,16 @@ class BiDO(Defense):
         self._handles: list[Any] = []
 
     def prepare(self, model: SplitModel, classes: int) -> None:
-        places = positions(model)
-        chosen = self.config.layers or tuple(index for index, place in places.items() if shrinks(place.layer))
-        if absent := set(chosen) - places.keys():
-            raise ValueError(f"bido: expected layers of 1 to {len(places)}, got {min(absent)}")
+        slots = positions(model)
+        chosen = self.config.layers or tuple(index for index, slot in slots.items() if reduces_resolution(slot.layer))
+        if missing := set(chosen) - slots.keys():
+            raise ValueError(f"bido: expected layers of 1 to {len(slots)}, got {min(missing)}")
 
         def keep(index: int, _layer: nn.Module, _given: object, output: Tensor) -> None:
             if model.encoder.training and torch.is_grad_enabled():
                 self._outputs[index] = output
 
-        self._handles = [places[index].layer.register_forward_hook(partial(keep, index)) for index in chosen]
+        self._handles = [slots[index].layer.register_forward_hook(partial(keep, index)) for index in chosen]
 
     def batches(self, labels: Tensor, batch_size: int, draw: torch.Generator) -> Sequence[Tensor] | None:
         if self.config.images_per_class == 0:
@@ -88,12 +90,12 @@ class BiDO(Defense):
     def penalty(self, step: Step) -> Tensor | None:
         outputs = list(self._outputs.values())
         self._outputs.clear()
-        measure, terms = MEASURES[self.config.measure], []
+        measure, terms = DEPENDENCE_MEASURES[self.config.measure], []
         hidden = [gaussian_kernel(output, self.config.width) for output in outputs]
-        for weight, other in ((self.config.lambda_x, self._images), (-self.config.lambda_y, self._labels)):
+        for weight, kernel_of in ((self.config.lambda_x, self._images), (-self.config.lambda_y, self._labels)):
             if weight:
-                kernel = other(step)
-                terms += [weight * measure(each, kernel) for each in hidden]
+                kernel = kernel_of(step)
+                terms += [weight * measure(kernel_z, kernel) for kernel_z in hidden]
         return torch.stack(terms).sum() if terms else None
 
     def finish(self, model: SplitModel) -> None:
@@ -109,22 +111,29 @@ class BiDO(Defense):
 
 
 def balanced_batches(labels: Tensor, batch_size: int, images_per_class: int, draw: torch.Generator) -> list[Tensor]:
-    """Batches of indices with equally many images of each class in them, ``ceil(len(labels) / batch_size)`` in all.
+    """Class-balanced batches of indices, ``ceil(len(labels) / batch_size)`` of them.
 
-    A batch has as many classes as fit ``images_per_class`` times into ``batch_size``, or all there are, and no more
-    images than that. Classes, and the images of a class, come in shuffled turns: none twice before all came once.
+    A batch has ``batch_size // images_per_class`` classes, or all if there are fewer, and at most ``batch_size``
+    images, equally many of each class. Classes, and the images of a class, are drawn in shuffled order, without
+    repetition until all have been drawn.
+
+    Args:
+        labels: ``(M,)``.
+        batch_size: Maximum images per batch.
+        images_per_class: Minimum images of each class in a batch.
+        draw: CPU generator.
     """
     present = labels.unique()
     classes = max(1, min(len(present), batch_size // images_per_class))
-    each = max(1, batch_size // classes)
-    members = {int(label): _Turns((labels == label).nonzero().flatten(), draw) for label in present}
-    order = _Turns(present, draw)
+    per_class = max(1, batch_size // classes)
+    members = {int(label): _ShuffledCycle((labels == label).nonzero().flatten(), draw) for label in present}
+    order = _ShuffledCycle(present, draw)
     count = math.ceil(len(labels) / batch_size)
-    return [torch.cat([members[label].take(each) for label in order.take(classes).tolist()]) for _ in range(count)]
+    return [torch.cat([members[label].take(per_class) for label in order.take(classes).tolist()]) for _ in range(count)]
 
 
-class _Turns:
-    """Gives different values in shuffled turns without end; of what is taken at once none comes twice, if it can be."""
+class _ShuffledCycle:
+    """Cycles through distinct values, reshuffled each time; no value twice in one `take`, if that is possible."""
 
     def __init__(self, values: Tensor, draw: torch.Generator) -> None:
         self._values = values
@@ -133,8 +142,8 @@ class _Turns:
 
     def take(self, count: int) -> Tensor:
         while len(self._left) < count:
-            turn = self._values[torch.randperm(len(self._values), generator=self._draw)]
-            again = torch.isin(turn, self._left)
-            self._left = torch.cat([self._left, turn[~again], turn[again]])
+            shuffled = self._values[torch.randperm(len(self._values), generator=self._draw)]
+            repeated = torch.isin(shuffled, self._left)
+            self._left = torch.cat([self._left, shuffled[~repeated], shuffled[repeated]])
         taken, self._left = self._left[:count], self._left[count:]
         return taken

@@ -1,4 +1,4 @@
-"""Confidence adaptation, the CA of CALoR: fine-tune until the model is sure, and no surer than that."""
+"""Confidence adaptation, the CA of CALoR: fine-tunes with a loss whose minimum lies at a confidence below 1."""
 
 from typing import Any
 
@@ -14,43 +14,49 @@ class ConfidenceAdaptationConfig(Config):
     """The loss of the second stage, and when it begins."""
 
     a: float = Field(default=1.0, gt=0, description="factor of the loss")
-    b: float = Field(default=8.0, gt=0, description="exponent; confidence settles at exp(-1 / b)")
+    b: float = Field(default=8.0, gt=0, description="exponent; confidence converges to exp(-1 / b)")
     start: float = Field(default=0.75, ge=0, lt=1, description="share of the epochs before the second stage")
     wait_for: float = Field(
-        default=0.7, ge=0, lt=1, description="mean confidence of an epoch of training that it waits for; 0: none"
+        default=0.7, ge=0, lt=1, description="mean training confidence that the second stage requires; 0: none"
     )
 
 
 def confidence_loss(logits: Tensor, labels: Tensor, a: float = 1.0, b: float = 8.0) -> Tensor:
-    r"""The mean of :math:`a\,p_y^b \log p_y` over logits ``(N, K)`` with labels ``(N,)``; a scalar.
+    r"""The mean of :math:`a\,p_y^b \log p_y`, a scalar.
 
-    Least, :math:`-a / (b e)`, where every :math:`p_y` is :math:`e^{-1/b}`: 0.8825 at b = 8.
+    Its minimum, :math:`-a / (b e)`, is where every :math:`p_y` is :math:`e^{-1/b}`: 0.8825 at b = 8.
+
+    Args:
+        logits: ``(N, K)``.
+        labels: ``(N,)``.
+        a: Factor, above 0.
+        b: Exponent, above 0.
     """
-    logs = logits.float().log_softmax(1).gather(1, labels[:, None])
-    return a * ((b * logs).exp() * logs).mean()
+    log_probabilities = logits.float().log_softmax(1).gather(1, labels[:, None])
+    return a * ((b * log_probabilities).exp() * log_probabilities).mean()
 
 
 class ConfidenceAdaptation(Defense):
-    r"""Trains with cross-entropy, then, for the last epochs, with a loss that is least short of certainty.
+    r"""Trains with cross-entropy, then, for the last epochs, with a loss whose minimum lies at a confidence below 1.
 
-    .. math:: a\,p_y^b \log p_y, \qquad \text{least at } p_y = e^{-1/b}
+    .. math:: a\,p_y^b \log p_y, \qquad \text{minimal at } p_y = e^{-1/b}
 
-    Yu et al., "CALoR: towards comprehensive model inversion defense", 2024 (arXiv:2410.05814), where `low-rank` comes
-    with it. The loss has next to no gradient where p is small (it is steepest at 0.765), so it cannot train from
-    scratch, and does harm where confidence is still low: the second stage waits for both its epoch and a mean
-    confidence, and then stays. Where that never comes, the target is trained by cross-entropy alone:
-    ``adapted_epochs`` in the findings tells.
+    Yu et al., "CALoR: towards comprehensive model inversion defense", 2024 (arXiv:2410.05814), where it is combined
+    with `low-rank`. The gradient of the loss nearly vanishes where p is small (it is steepest at 0.765), so it cannot
+    train from scratch, and does harm where confidence is still low: the second stage begins when both its epoch and a
+    mean confidence are reached, and lasts to the end. If the confidence is never reached, the target is trained by
+    cross-entropy alone, and ``adapted_epochs`` in the findings is 0.
     Deviations: the paper prints neither the length nor the learning rate of the second stage; ours is the last quarter,
-    where the default schedule's rate has fallen to a seventh and less.
+    where the default schedule's learning rate is a seventh of its maximum and less.
     """
 
     name = "confidence-adaptation"
     config_type = ConfidenceAdaptationConfig
 
-    seen: Tensor  # (2,) float64: confidences of this epoch's images, added up, and their number
-    adapting: Tensor  # () bool
+    seen: Tensor  # (2,) float64: sum of the confidences of this epoch's images, and their number
+    adapting: Tensor  # () bool: whether the second stage has begun
     adapted: Tensor  # () int64: epochs of the second stage
-    confidence: Tensor  # () float64: of the last whole epoch, the mean over its images
+    confidence: Tensor  # () float64: mean confidence of the last whole epoch
 
     def __init__(self, config: ConfidenceAdaptationConfig) -> None:
         super().__init__(config)
@@ -62,8 +68,8 @@ class ConfidenceAdaptation(Defense):
 
     def task_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor | None:
         with torch.no_grad():
-            sure = logits.float().softmax(1).gather(1, labels[:, None])
-            self.seen += torch.stack([sure.double().sum(), sure.new_tensor(len(sure)).double()])
+            confidences = logits.float().softmax(1).gather(1, labels[:, None])
+            self.seen += torch.stack([confidences.double().sum(), confidences.new_tensor(len(confidences)).double()])
         return confidence_loss(logits, labels, self.config.a, self.config.b) if self.adapting else None
 
     def on_epoch(self, end: EpochEnd) -> None:

@@ -1,4 +1,4 @@
-"""LoR: a last layer of low rank with a saturating activation in it, so that logits say little of the feature."""
+"""Low-rank head, the LoR of CALoR: a last layer of low rank with a saturating activation inside."""
 
 from typing import Any, Literal
 
@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.config import Config
-from splitleak.defenses.base import Defense, EpochEnd, Start
+from splitleak.defenses.base import Defense, EpochEnd, TrainingStart
 from splitleak.defenses.features.layers import last_linear
-from splitleak.defenses.features.pruning import Place
+from splitleak.defenses.features.pruning import LayerSlot
 from splitleak.models.split import SplitModel
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -21,17 +21,19 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class LowRankConfig(Config):
-    """How narrow the head is, and when it takes over."""
+    """Rank and activation of the head, and the epoch from which it is used."""
 
-    rank: int = Field(default=8, ge=1, description="width of the layer in between; published: 30 to 50")
-    activation: Literal["tanh", "identity", "relu", "sigmoid"] = Field(default="tanh", description="behind that layer")
+    rank: int = Field(default=8, ge=1, description="width of the inner layer; published: 30 to 50")
+    activation: Literal["tanh", "identity", "relu", "sigmoid"] = Field(
+        default="tanh", description="activation after the inner layer"
+    )
     swap_at: float = Field(
-        default=0.0, ge=0, lt=1, description="share of the epochs that the ordinary head is trained for before it"
+        default=0.0, ge=0, lt=1, description="share of the epochs that the ordinary head is trained for first"
     )
 
 
 class LowRankHead(nn.Module):
-    """Features ``(N, d)`` to logits ``(N, K)`` through ``rank`` values and their activation."""
+    """Features ``(N, d)`` to logits ``(N, K)`` through an inner layer of ``rank`` values and an activation."""
 
     def __init__(self, features: int, rank: int, classes: int, activation: str) -> None:
         super().__init__()
@@ -44,10 +46,10 @@ class LowRankHead(nn.Module):
         return logits
 
 
-class _Swapped(nn.Module):
-    """An ordinary layer until the low-rank one takes over. Both are there throughout, for the optimiser's sake."""
+class _ScheduledHead(nn.Module):
+    """The ordinary head, then the low-rank one. Both exist throughout, so that the optimiser holds their parameters."""
 
-    over: Tensor  # () whether it has
+    over: Tensor  # () bool: whether the low-rank head is used
 
     def __init__(self, ordinary: nn.Linear, low_rank: LowRankHead) -> None:
         super().__init__()
@@ -61,20 +63,20 @@ class _Swapped(nn.Module):
 
 
 class LowRank(Defense):
-    r"""Puts a `LowRankHead` in place of the last layer, from the start or after a share of the epochs.
+    r"""Replaces the last layer by a `LowRankHead`, from the start or after a share of the epochs.
 
     .. math:: \mathrm{logits} = B \tanh(A h + a) + b, \qquad A \in R^{r \times d},\ B \in R^{K \times r}
 
-    Whatever of the feature is not in r values is not in the logits, and the tanh, once saturated, passes hardly any
-    gradient to an attacker. With `confidence-adaptation` in the stack it is CALoR: Yu et al., "CALoR: towards
-    comprehensive model inversion defense", 2024 (arXiv:2410.05814). Published ranks: 30 of 530 classes, 50 at 224
-    pixels, where the ordinary head is trained for half of the epochs first. Deviation: published code has a batch
-    normalisation in front, the paper has none, nor have we.
-    Shapes: features h ``(N, d)`` at the last layer, logits ``(N, K)``. What is swapped in starts untrained, at the
-    learning rate of that epoch.
+    The logits depend on the feature through r values only, and the gradient through the saturated tanh nearly
+    vanishes for an attacker. With `confidence-adaptation` in the stack it is CALoR: Yu et al., "CALoR: towards
+    comprehensive model inversion defense", 2024 (arXiv:2410.05814). Published ranks: 30 for 530 classes, 50 at 224
+    pixels, where the ordinary head is trained for half of the epochs first. Deviation from the published code: no
+    batch normalisation before the head, as in the paper.
+    Shapes: features h ``(N, d)`` at the last layer, logits ``(N, K)``. A head that is swapped in later starts
+    untrained, at the learning rate of that epoch.
 
     Raises:
-        ValueError: The head does not end in a linear layer, or the rank is not below its inputs.
+        ValueError: The head does not end in a linear layer, or the rank is not below its number of inputs.
     """
 
     name = "low-rank"
@@ -83,33 +85,33 @@ class LowRank(Defense):
     def __init__(self, config: LowRankConfig) -> None:
         super().__init__(config)
         self.config = config
-        self._place: tuple[Place, ...] = ()  # in a tuple, for it is the model's and not its own
+        self._slot: tuple[LayerSlot, ...] = ()  # in a tuple: not a submodule
 
     def prepare(self, model: SplitModel, classes: int) -> None:
-        place, last = last_linear(model.head, self.name)
+        slot, last = last_linear(model.head, self.name)
         rank = self.config.rank
         if rank >= last.in_features:
             raise ValueError(f"low-rank: expected a rank below the {last.in_features} inputs, got {rank}")
         low_rank = LowRankHead(last.in_features, rank, last.out_features, self.config.activation)
-        place.put(_Swapped(last, low_rank) if self.config.swap_at else low_rank)
-        self._place = (place,)
+        slot.replace(_ScheduledHead(last, low_rank) if self.config.swap_at else low_rank)
+        self._slot = (slot,)
 
-    def begin(self, start: Start) -> None:
+    def begin(self, start: TrainingStart) -> None:
         self._swap_if(int(self.config.swap_at * start.epochs) == 0)
 
     def on_epoch(self, end: EpochEnd) -> None:
         self._swap_if(end.epoch + 1 >= int(self.config.swap_at * end.epochs))
 
     def finish(self, model: SplitModel) -> None:
-        (place,) = self._place
-        if isinstance(place.layer, _Swapped):
-            place.put(place.layer.low_rank)
+        (slot,) = self._slot
+        if isinstance(slot.layer, _ScheduledHead):
+            slot.replace(slot.layer.low_rank)
 
     def findings(self, model: SplitModel) -> dict[str, Any]:
-        (place,) = self._place
-        return {"head_parameters": sum(parameter.numel() for parameter in place.layer.parameters())}
+        (slot,) = self._slot
+        return {"head_parameters": sum(parameter.numel() for parameter in slot.layer.parameters())}
 
     def _swap_if(self, due: bool) -> None:
-        (place,) = self._place
-        if due and isinstance(place.layer, _Swapped):
-            place.layer.over.fill_(True)
+        (slot,) = self._slot
+        if due and isinstance(slot.layer, _ScheduledHead):
+            slot.layer.over.fill_(True)

@@ -1,4 +1,4 @@
-"""MID: a variational bottleneck before the last layer, so that scores tell of the image little but its class."""
+"""MID, mutual information regularisation: a variational information bottleneck before the last layer."""
 
 import torch
 from pydantic import Field
@@ -15,22 +15,22 @@ _SHIFT = 5.0
 
 
 class MIDConfig(Config):
-    """Strength of the penalty, and whether a trained model still draws."""
+    """Weight of the KL divergence, and whether the code is sampled at inference."""
 
-    beta: float = Field(default=0.01, ge=0, description="weight of the divergence; published: 0.003 to 0.2")
+    beta: float = Field(default=0.01, ge=0, description="weight of the KL divergence; published: 0.003 to 0.2")
     noise_at_test: bool = Field(
-        default=False, description="draw the code in use too, as published code does; else take its mean"
+        default=False, description="sample the code at inference too, as published code does; else take its mean"
     )
 
 
 class VariationalHead(nn.Module):
-    r"""Features h ``(N, d)`` to logits ``(N, K)`` through a random code t of half the width.
+    r"""Variational information bottleneck: features h ``(N, d)`` to logits ``(N, K)`` through a Gaussian code t.
 
     .. math:: (\mu, s) = A h + a, \qquad \sigma = \mathrm{softplus}(s - 5), \qquad t = \mu + \sigma \varepsilon,
               \qquad \mathrm{logits} = W t + w
 
-    In eval mode, unless ``noise_at_test``, t is its mean. It draws from ``generator``, or from the global stream where
-    that is None, as dropout does.
+    The code has ``d // 2`` values. In eval mode, unless ``noise_at_test``, t is its mean :math:`\mu`. Samples are drawn
+    from ``generator``, or from torch's global generator where that is None, as in dropout.
     """
 
     def __init__(self, features: int, classes: int, noise_at_test: bool) -> None:
@@ -39,7 +39,7 @@ class VariationalHead(nn.Module):
         self.classifier = nn.Linear(features // 2, classes)
         self.noise_at_test = noise_at_test
         self.generator: torch.Generator | None = None
-        self.divergence: Tensor | None = None  # of the last batch in training, in nats, its mean
+        self.divergence: Tensor | None = None  # mean KL divergence of the last training batch, in nats
 
     def forward(self, features: Tensor) -> Tensor:
         mean, raw = self.posterior(features).chunk(2, 1)
@@ -54,15 +54,15 @@ class VariationalHead(nn.Module):
 
 
 class MID(Defense):
-    r"""Puts a `VariationalHead` in place of the last layer, and adds its divergence from the standard normal.
+    r"""Replaces the last layer by a `VariationalHead`, and penalises the KL divergence of its code from N(0, 1).
 
     .. math:: \mathrm{CE}(y, W t + w) + \beta\,\mathrm{KL}\bigl(N(\mu, \sigma^2)\,\Vert\,N(0, 1)\bigr)
 
     Wang et al., "Improving robustness to model inversion attacks via mutual information regularization", AAAI 2021
-    (arXiv:2009.05241): the variational bound on the information between image and prediction. The divergence is summed
-    over the code and averaged over the batch. Published weights: 0.003 to 0.02 on CelebA, 0.2 on MNIST, 0.15 on
-    CIFAR-10. Deviation: a trained model takes the mean of the code, and so answers alike every time; published code
-    draws there too (``noise_at_test``). An attacker who has the weights takes the mean anyhow.
+    (arXiv:2009.05241): a variational upper bound of the mutual information between image and prediction. The divergence
+    is summed over the code and averaged over the batch. Published weights: 0.003 to 0.02 on CelebA, 0.2 on MNIST, 0.15
+    on CIFAR-10. Deviation: at inference the code is its mean, so predictions are deterministic; published code samples
+    there too (``noise_at_test``). A white-box attacker takes the mean anyway.
     Shapes: features ``(N, d)`` at the last layer, d at least 2; code ``(N, d // 2)``.
 
     Raises:
@@ -77,12 +77,12 @@ class MID(Defense):
         self.config = config
 
     def prepare(self, model: SplitModel, classes: int) -> None:
-        place, last = last_linear(model.head, self.name)
+        slot, last = last_linear(model.head, self.name)
         if last.in_features < 2:
             raise ValueError(f"mid: expected a last layer of at least 2 inputs, got {last.in_features}")
         head = VariationalHead(last.in_features, last.out_features, self.config.noise_at_test)
-        place.put(head)
-        self._head = (head,)  # in a tuple, for it is the model's and not its own
+        slot.replace(head)
+        self._head = (head,)  # in a tuple: not a submodule
 
     def penalty(self, step: Step) -> Tensor | None:
         (head,) = self._head

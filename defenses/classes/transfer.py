@@ -1,4 +1,4 @@
-"""TL-DMI: first layers that learned from public images, and stand still while the rest learns from private ones."""
+"""TL-DMI, transfer learning as a defense: the first layers are pre-trained on public images and frozen."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from splitleak.artifacts import load_tensors
 from splitleak.config import Config, read_document
-from splitleak.defenses.base import Defense, Start
+from splitleak.defenses.base import Defense, TrainingStart
 from splitleak.defenses.features.layers import positions
 from splitleak.models.split import SplitModel
 
@@ -20,24 +20,26 @@ _HALVES = ("edge", "cloud")
 
 
 class TransferConfig(Config):
-    """Whose weights to start from, and how many of the first layers keep them."""
+    """The pre-trained weights, and how many of the first layers are frozen."""
 
     pretrained: str | None = Field(
         default=None, description="artifact that was trained on public images of other classes; none: random weights"
     )
     sha256: str | None = Field(default=None, description="of its weights, shortened; filled in when training begins")
-    frozen: int = Field(default=1, ge=0, description="leading positions that stand still, statistics and all")
+    frozen: int = Field(
+        default=1, ge=0, description="leading positions that are frozen, batch normalisation statistics included"
+    )
 
 
-class Frozen(nn.Module):
-    """A layer whose weights and running statistics stand still, whatever mode the network around it is in."""
+class FrozenLayer(nn.Module):
+    """A layer with frozen weights and running statistics, in eval mode whatever the mode of the network around it."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer.requires_grad_(False)
         self.train()
 
-    def train(self, mode: bool = True) -> "Frozen":
+    def train(self, mode: bool = True) -> "FrozenLayer":
         return super().train(False)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -46,24 +48,25 @@ class Frozen(nn.Module):
 
 
 class Transfer(Defense):
-    """Takes every position of a pre-trained network, freezes the first, and trains the others and a new classifier.
+    """Loads a pre-trained network, freezes its first layers, and trains the others and a new classifier.
 
-    Ho et al., "Model inversion robustness: can transfer learning help?", CVPR 2024 (arXiv:2405.05588): what the early
-    layers remember is of public images, and inversion needs them most. The paper counts what still trains, the
-    findings' ``trainable_parameters``. The pre-trained network has the target's architecture, width, channels and, for
-    networks that are not averaged before the classifier, any size; its cut and its defenses on the wire do not matter.
-    How its images are normalised comes with it. A VGG's pools are positions too: the paper's VGG-16, frozen through its
-    convolutions 7, 8, 9, 10 or 13, has ``frozen`` 9, 11, 12, 13 or 17; 11 leaves 13.857 of 16.776 million to train.
-    ``splitleak split --classes`` writes images of other classes of a data set to ``generic.npz``, of which
+    Ho et al., "Model inversion robustness: can transfer learning help?", CVPR 2024 (arXiv:2405.05588): the early layers
+    matter most for inversion, and here they hold information about public images only. The paper reports the number of
+    trainable parameters, the findings' ``trainable_parameters``. The pre-trained network has the target's architecture,
+    width, channels and, for networks that are not averaged before the classifier, any size; its cut and its defenses
+    on the wire do not matter. Its image normalisation is loaded too. A VGG's pools are positions too: the paper's
+    VGG-16, frozen up to its convolutions 7, 8, 9, 10 or 13, has ``frozen`` 9, 11, 12, 13 or 17; 11 leaves 13.857 of
+    16.776 million trainable.
+    ``splitleak split --classes`` writes images of other classes of a data set to ``generic.npz``, from which
     ``splitleak split --data`` makes a folder to train it on.
-    Deviations: batch normalisation in frozen layers keeps its statistics too, as the paper says (its published code
-    lets them follow the private images); the classifier begins anew, whole. Without ``pretrained`` the frozen layers
-    are random, the paper's setting from scratch.
+    Deviations: batch normalisation in frozen layers keeps its running statistics too, as the paper says (its published
+    code updates them on the private images); the whole classifier is initialised anew. Without ``pretrained`` the
+    frozen layers are random, the paper's setting from scratch.
 
     Raises:
         FileNotFoundError: There is no such artifact.
-        ValueError: It is of another architecture or other weights, knows a class of the target's from the same data
-            set, or the model has fewer positions than ``frozen``.
+        ValueError: It has another architecture or other weights, was trained on a class of the target from the same
+            data set, or the model has fewer positions than ``frozen``.
     """
 
     name = "transfer"
@@ -72,40 +75,42 @@ class Transfer(Defense):
     def __init__(self, config: TransferConfig) -> None:
         super().__init__(config)
         self.config = config
-        self._still = 0
+        self._frozen_parameters = 0
 
     @classmethod
     def pinned(cls, config: Config) -> Config:
         assert isinstance(config, TransferConfig)
         if config.pretrained is None:
             return config
-        found = weights_digest(Path(config.pretrained))
-        if config.sha256 not in (None, found):
-            raise ValueError(f"transfer: expected weights {config.sha256} at {config.pretrained}, got {found}")
-        return config.model_copy(update={"sha256": found})
+        sha256 = weights_digest(Path(config.pretrained))
+        if config.sha256 not in (None, sha256):
+            raise ValueError(f"transfer: expected weights {config.sha256} at {config.pretrained}, got {sha256}")
+        return config.model_copy(update={"sha256": sha256})
 
     def prepare(self, model: SplitModel, classes: int) -> None:
-        places = positions(model)
-        if self.config.frozen > len(places):
-            raise ValueError(f"transfer: expected at most {len(places)} frozen positions, got {self.config.frozen}")
+        slots = positions(model)
+        if self.config.frozen > len(slots):
+            raise ValueError(f"transfer: expected at most {len(slots)} frozen positions, got {self.config.frozen}")
         for index in range(1, self.config.frozen + 1):
-            places[index].put(Frozen(places[index].layer))
+            slots[index].replace(FrozenLayer(slots[index].layer))
 
-    def begin(self, start: Start) -> None:
+    def begin(self, start: TrainingStart) -> None:
         if self.config.pretrained is not None:
             folder = Path(self.config.pretrained)
             _check_disjoint(folder, start)
-            _load(folder, start.model)
+            _load_pretrained(folder, start.model)
 
     def finish(self, model: SplitModel) -> None:
-        self._still = sum(each.numel() for each in model.parameters() if not each.requires_grad)
-        for place in positions(model).values():
-            if isinstance(place.layer, Frozen):
-                place.put(place.layer.layer.requires_grad_(True))
+        self._frozen_parameters = sum(
+            parameter.numel() for parameter in model.parameters() if not parameter.requires_grad
+        )
+        for slot in positions(model).values():
+            if isinstance(slot.layer, FrozenLayer):
+                slot.replace(slot.layer.layer.requires_grad_(True))
 
     def findings(self, model: SplitModel) -> dict[str, Any]:
         everything = sum(parameter.numel() for parameter in model.parameters())
-        return {"trainable_parameters": everything - self._still, "parameters": everything}
+        return {"trainable_parameters": everything - self._frozen_parameters, "parameters": everything}
 
 
 def weights_digest(artifact: Path) -> str:
@@ -123,7 +128,7 @@ def weights_digest(artifact: Path) -> str:
     return whole.hexdigest()[:12]
 
 
-def _check_disjoint(folder: Path, start: Start) -> None:
+def _check_disjoint(folder: Path, start: TrainingStart) -> None:
     half = read_document(folder / "cloud" / "half.json")
     known = sorted(set(half["classes"]) & set(start.classes))
     if half["dataset"] == start.dataset and known:
@@ -134,29 +139,29 @@ def _check_disjoint(folder: Path, start: Start) -> None:
 
 
 @torch.no_grad()
-def _load(folder: Path, model: SplitModel) -> None:
-    """Copies normalisation and positions from the artifact's halves, by their names."""
-    given: dict[str, dict[str, Tensor]] = {}
+def _load_pretrained(folder: Path, model: SplitModel) -> None:
+    """Copies image normalisation and positions from both halves of the artifact, by their names."""
+    loaded: dict[str, dict[str, Tensor]] = {}
     for half in _HALVES:
         weights, _ = load_tensors(folder / half / "weights.safetensors")
         for key, value in weights.items():
             if match := _PART.search(key):
-                given.setdefault(match[1], {})[match[2]] = value
+                loaded.setdefault(match[1], {})[match[2]] = value
     parts = {name: module for name, module in _parts(model).items() if module.state_dict()}
-    if given.keys() != parts.keys():
-        expected, got = (", ".join(sorted(names)) for names in (parts, given))
+    if loaded.keys() != parts.keys():
+        expected, got = (", ".join(sorted(names)) for names in (parts, loaded))
         raise ValueError(f"transfer: expected weights of {expected} in {folder}, got {got}")
     for name, module in parts.items():
         try:
-            module.load_state_dict(given[name])
+            module.load_state_dict(loaded[name])
         except RuntimeError as error:
             raise ValueError(f"transfer: expected weights in {folder} that fit the target, but {error}") from None
 
 
 def _parts(model: SplitModel) -> dict[str, nn.Module]:
-    found = {}
+    parts = {}
     for name, module in model.named_modules():
         leaf = name.rpartition(".")[2]
         if leaf == "normalise" or re.fullmatch(r"position\d+", leaf):
-            found[leaf] = module.layer if isinstance(module, Frozen) else module
-    return found
+            parts[leaf] = module.layer if isinstance(module, FrozenLayer) else module
+    return parts

@@ -1,4 +1,4 @@
-"""A bottleneck: few channels on the wire, squeezed by the edge and widened again by the cloud."""
+"""Bottleneck layer: the edge reduces the channels sent by 1x1 or 3x3 convolutions, the cloud restores them."""
 
 from itertools import pairwise
 from typing import Literal
@@ -12,21 +12,24 @@ from splitleak.models.split import SplitModel
 
 
 class BottleneckConfig(Config):
-    """Width of the wire."""
+    """Shape of the transmitted features."""
 
     channels: int = Field(default=8, ge=1, description="channels that are sent")
-    stride: Literal[1, 2, 4, 8] = Field(default=1, description="how much height and width shrink")
-    kernel: Literal[1, 3, 5] = Field(default=3, description="kernel of the convolution where stride is 1")
-    sigmoid: bool = Field(default=True, description="bound what is sent to (0, 1)")
+    stride: Literal[1, 2, 4, 8] = Field(default=1, description="downsampling factor of height and width")
+    kernel: Literal[1, 3, 5] = Field(default=3, description="kernel size of the convolution where stride is 1")
+    sigmoid: bool = Field(default=True, description="bound the features sent to (0, 1) by a sigmoid")
 
 
 class Bottleneck(Defense):
-    """Ends the encoder with a convolution to ``channels`` (and a sigmoid), and starts the head with its mirror.
+    """Appends a convolution to ``channels`` (and a sigmoid) to the encoder, and prepends the mirrored one to the head.
 
     Eshratifar et al., "BottleNet", 2019; in this form Li et al., ResSFL, CVPR 2022, and Xia et al., CEM, CVPR 2025
-    (their ``noRELU_C<channels>S<stride>``). A stride above 1 is a chain of 3 × 3 convolutions of stride 2, undone by
-    transposed ones. No batch norm, no ReLU; the edge's convolutions start Xavier-uniform, the cloud's as torch does.
-    Features ``(N, C, H, W)`` become ``(N, channels, H / stride, W / stride)``.
+    (their ``noRELU_C<channels>S<stride>``). A stride above 1 is a sequence of 3 × 3 convolutions of stride 2, mirrored
+    by transposed convolutions. No batch norm, no ReLU; the edge's convolutions are initialised Xavier-uniform, the
+    cloud's by torch's defaults. Features ``(N, C, H, W)`` become ``(N, channels, H / stride, W / stride)``.
+
+    Raises:
+        ValueError: The features are not ``(C, H, W)`` with H and W divisible by the stride.
     """
 
     name = "bottleneck"
@@ -57,6 +60,6 @@ class Bottleneck(Defense):
             if isinstance(layer, nn.Conv2d) and layer.bias is not None:
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        squash = [nn.Sigmoid()] if self.config.sigmoid else []
-        model.encoder = nn.Sequential(model.encoder, *down, *squash)
+        activation = [nn.Sigmoid()] if self.config.sigmoid else []
+        model.encoder = nn.Sequential(model.encoder, *down, *activation)
         model.head = nn.Sequential(*up, model.head)

@@ -1,4 +1,4 @@
-"""CEM: train the encoder so that the attacker's uncertainty about the image, given what was sent, stays high."""
+"""CEM, conditional entropy maximisation: keeps the entropy of the image given the transmitted features high."""
 
 import math
 from typing import Literal
@@ -9,57 +9,60 @@ from torch import Tensor
 
 from splitleak.config import Config
 from splitleak.defenses.base import Defense, EpochEnd, Step
-from splitleak.measures.clusters import lloyd, spread_out
+from splitleak.measures.clusters import kmeans, kmeans_init
 from splitleak.measures.entropy import mixture_information
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
 
 _LARGEST_BLEND = 0.99
-_BLEND_SPEED = 10.0  # a batch counts ten times its share of the class
+_BLEND_SPEED = 10.0  # a batch is weighted ten times its share of the class
 _SCALED_ABOVE = 0.00041  # learning rate below which the reference no longer scales its weight
 
 
 class CEMConfig(Config):
-    """Strength and form of the penalty."""
+    """Weight and form of the penalty, and the Gaussian mixture it is computed from."""
 
     mode: Literal["paper", "reference"] = Field(
         default="paper", description="the bound of the paper, or the loss of its published code"
     )
     weight: float = Field(default=0.1, ge=0, description="lambda; the reference's published values are 8 and 16")
-    clusters: int = Field(default=5, ge=1, description="components of the mixture, per class")
-    lloyd_steps: int = Field(default=50, ge=1, description="iterations of k-means after each epoch, at most")
+    clusters: int = Field(default=5, ge=1, description="components of the Gaussian mixture, per class")
+    lloyd_steps: int = Field(default=50, ge=1, description="maximum iterations of k-means after each epoch")
     gamma: float = Field(default=0.01, gt=0, description="reference mode: constant inside its logarithms")
-    threshold: float = Field(default=0.125, ge=0, description="reference mode: tau, variance floor in noise variances")
+    threshold: float = Field(
+        default=0.125, ge=0, description="reference mode: tau, variance floor in multiples of the noise variance"
+    )
 
 
 class CEM(Defense):
-    r"""Conditional entropy maximisation: a bound on what features tell about the image is added to the task loss.
+    r"""Adds an upper bound of the mutual information between image and noisy features to the task loss.
 
     Xia et al., "Theoretical insights in model inversion robustness and conditional entropy maximization for
     collaborative inference systems", CVPR 2025, with its supplement.
 
-    The clean features :math:`\hat z`, ``(N, *cut)``, flattened to ``(N, d)``, are modelled after each epoch by a
-    mixture of ``clusters`` components a class (hard k-means, warm-started), on the augmented training images.
+    The noise-free features :math:`\hat z`, ``(N, *cut)``, flattened to ``(N, d)``, are modelled after each epoch by a
+    Gaussian mixture of ``clusters`` components per class (hard k-means, warm-started), on the augmented training
+    images.
 
-    ``paper`` mode adds the bound of equation S8, with diagonal covariances and the variance :math:`s` of the noise
-    that the stack puts on the wire, a dimension:
+    ``paper`` mode adds the bound of equation S8, per dimension, with diagonal covariances and the variance :math:`s`
+    of the noise that the stack adds to the features:
 
     .. math:: \frac{\lambda}{d} \sum_i \pi_i \Big(-\log \pi_i + \frac12 \sum_j \log \frac{v_{ij} + s}{s}\Big)
 
     Assignments, means and variances are those of the last epoch; the gradient of the bound with respect to the
-    variances is carried to the features of the batch, each of which stands for one of the set:
+    variances is propagated to the features of the batch, treated as a sample of the training set:
     :math:`\lambda (\hat z - \mu_i) / (B\,d\,(v_i + s))`. Deviations: divided by d, so that one weight fits any
-    cut; the published code's mixture is fitted per class, and so is this one.
+    cut; the mixture is fitted per class, as in the published code.
 
     ``reference`` mode is the loss of the published code (`reference_loss`), with its weight scaled by the learning
-    rate (`reference_weight`). Deviations: statistics are those of the right class (the code reads those of the first
-    classes in the batch); an empty cluster has weight 0 and keeps its place (the code shifts the others); one
-    backward pass through everything (the code makes two, which costs 12 % of a step).
+    rate (`reference_weight`). Deviations: statistics are those of the correct class (the code reads those of the first
+    classes in the batch); an empty cluster has weight 0 and keeps its index (the code shifts the others); one backward
+    pass for the whole loss (the code makes two, which costs 12 % of a step).
 
-    There is no penalty in the first epoch, which has no mixture yet.
+    There is no penalty in the first epoch, before the first mixture is fitted.
 
     Raises:
-        ValueError: In ``paper`` mode, no noise is on the wire: the bound is infinite without it.
+        ValueError: In ``paper`` mode, the stack adds no noise: the bound is infinite without it.
     """
 
     name = "cem"
@@ -105,26 +108,32 @@ class CEM(Defense):
         return reference_weight(self.config.weight, step.learning_rate) * loss
 
     def bound(self, features: Tensor, labels: Tensor, noise_variance: float) -> Tensor:
-        """Equation S8 for the mixture, in nats, with its gradient for this batch ``(B, d)`` (see the class)."""
+        """Equation S8 for the mixture, a scalar in nats, with its gradient for the batch (see the class).
+
+        Args:
+            features: ``(B, d)``, noise-free.
+            labels: ``(B,)``.
+            noise_variance: s, per dimension.
+        """
         weights = self.counts.flatten() / self.counts.sum()
         value = mixture_information(weights, self.variances.flatten(0, 1), noise_variance)
         cluster = nearest(features.detach(), labels, self.means, self.counts)
         mean, variance = self.means[labels, cluster], self.variances[labels, cluster]
-        carrier = ((features - mean).square() / (variance + noise_variance)).sum() / (2 * len(features))
-        return value + carrier - carrier.detach()
+        gradient_term = ((features - mean).square() / (variance + noise_variance)).sum() / (2 * len(features))
+        return value + gradient_term - gradient_term.detach()
 
     @torch.no_grad()
     def on_epoch(self, end: EpochEnd) -> None:
-        features, labels = end.survey()
+        features, labels = end.training_features()
         flat = features.flatten(1).float()
         draw = generator(self.generator.initial_seed() if self.generator else 0, "k-means", end.epoch)
         for label in range(len(self.means)):
             members = flat[labels == label]
             if len(members) <= self.config.clusters:
                 continue
-            known = bool(self.counts[label].any())
-            start = self.means[label] if known else spread_out(members, self.config.clusters, draw)
-            means, assigned = lloyd(members, start, self.config.lloyd_steps)
+            fitted = bool(self.counts[label].any())
+            start = self.means[label] if fitted else kmeans_init(members, self.config.clusters, draw)
+            means, assigned = kmeans(members, start, self.config.lloyd_steps)
             counts = torch.bincount(assigned, minlength=len(means)).to(flat)
             squares = torch.zeros_like(means).index_add_(0, assigned, (members - means[assigned]).square())
             self.means[label], self.counts[label] = means, counts
@@ -132,7 +141,17 @@ class CEM(Defense):
 
 
 def nearest(features: Tensor, labels: Tensor, means: Tensor, counts: Tensor) -> Tensor:
-    """Index ``(N,)`` of the nearest non-empty cluster of each sample's own class."""
+    """Index of the nearest non-empty cluster of each sample's own class.
+
+    Args:
+        features: ``(N, d)``.
+        labels: ``(N,)``.
+        means: Cluster centres ``(classes, clusters, d)``.
+        counts: Cluster sizes ``(classes, clusters)``.
+
+    Returns:
+        ``(N,)`` int64, from 0 to clusters - 1.
+    """
     own = means[labels]  # (N, clusters, d)
     distances = torch.baddbmm(own.square().sum(2, keepdim=True), own, features[:, :, None], alpha=-2)[..., 0]
     return distances.masked_fill(counts[labels] == 0, torch.inf).argmin(1)
@@ -150,21 +169,21 @@ def reference_loss(
     threshold: float,
     gamma: float,
 ) -> Tensor:
-    r"""The loss of CEM's published code, with the right class's statistics.
+    r"""The loss of CEM's published code, a scalar, with the statistics of the correct class.
 
-    For every cluster j of class c that ``n`` samples of the batch fall into,
-    :math:`\pi_{jc}\,\mathrm{ReLU}(\log(v + \gamma) - \log(\tau s + \gamma))`, where v blends the batch's scalar
-    variance around the stored mean with the stored one in the ratio ``a = 10 n / (pi * class_size)`` (0.99 where
-    that reaches 1); summed over clusters and divided by the number of classes in the batch.
+    For every cluster j of class c to which ``n`` samples of the batch are assigned,
+    :math:`\pi_{jc}\,\mathrm{ReLU}(\log(v + \gamma) - \log(\tau s + \gamma))`, where v is a moving average of the
+    batch's scalar variance around the stored mean, with weight ``a = 10 n / (pi * class_size)`` (0.99 where that
+    reaches 1), and the stored variance; summed over clusters and divided by the number of classes in the batch.
 
     Args:
         features: ``(N, d)``.
         labels: ``(N,)``.
         means: ``(classes, clusters, d)``.
         variances: ``(classes, clusters)``, mean over samples and dimensions.
-        counts: ``(classes, clusters)``, samples; their shares in the class are the weights pi.
-        class_size: Samples of one class in an epoch.
-        noise_variance: s, the variance of the noise on the wire.
+        counts: ``(classes, clusters)``, samples per cluster; their shares in the class are the weights pi.
+        class_size: Samples per class in an epoch.
+        noise_variance: s, the variance of the noise on the features.
         threshold: tau.
         gamma: The constant inside the logarithms.
     """
@@ -184,7 +203,7 @@ def reference_loss(
 
 
 def reference_weight(weight: float, learning_rate: float) -> float:
-    """The published code's weight of the loss: ``weight * 0.001 / learning_rate``, and ``weight`` at small rates.
+    """The published code's loss weight: ``weight * 0.001 / learning_rate``, and ``weight`` below a rate of 0.00041.
 
     >>> [round(reference_weight(16, rate), 6) for rate in (0.05, 0.01, 0.002, 4e-4)]
     [0.32, 1.6, 8.0, 16]

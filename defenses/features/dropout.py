@@ -1,4 +1,4 @@
-"""Dropout on what is sent: values are zeroed at random, in training and at inference."""
+"""Dropout of the features sent, in training and at inference."""
 
 import torch
 from pydantic import Field
@@ -9,16 +9,16 @@ from splitleak.defenses.base import Defense
 
 
 class DropoutConfig(Config):
-    """Strength of the dropout."""
+    """Dropout rate."""
 
     rate: float = Field(default=0.2, ge=0, lt=1, description="probability that a value is zeroed")
 
 
 class Dropout(Defense):
-    """Zeroes each value with probability ``rate``, without rescaling the others, a fresh mask at every call.
+    """Zeroes each value with probability ``rate``, without rescaling the others; a new mask at every call.
 
-    He et al., ACSAC 2019; Xia et al., CEM, CVPR 2025. Deviation from CEM's code: there only the classifier sees the
-    mask and the attacker reads the values in full; here what is masked is what is sent.
+    He et al., ACSAC 2019; Xia et al., CEM, CVPR 2025. Deviation from CEM's code: there only the classifier gets masked
+    features and the attacker the unmasked ones; here the masked features are sent, so both get them.
     """
 
     name = "dropout"
@@ -30,5 +30,5 @@ class Dropout(Defense):
         self.config = config
 
     def forward(self, features: Tensor) -> Tensor:
-        drawn = torch.empty_like(features).uniform_(generator=self.generator)
-        return features * (drawn >= self.config.rate)
+        uniform = torch.empty_like(features).uniform_(generator=self.generator)
+        return features * (uniform >= self.config.rate)

@@ -1,57 +1,61 @@
-"""Where a model's positions are, whatever defenses have wrapped around them, and what comes last in it."""
+"""Layer lookup in a split model: the architecture's positions, also inside wrappers of defenses, and the last layer."""
 
 import re
 
 from torch import nn
 
-from splitleak.defenses.features.pruning import Place, chain
+from splitleak.defenses.features.pruning import LayerSlot, flatten_sequential
 from splitleak.models.split import SplitModel
 
 _POSITION = re.compile(r"position(\d+)")
 
 
-def positions(model: SplitModel) -> dict[int, Place]:
-    """The architecture's positions of both halves, by number from 1, in the order of their calls."""
-    found = {}
+def positions(model: SplitModel) -> dict[int, LayerSlot]:
+    """The architecture's positions (possible cuts) of both halves, by number from 1, in the order of their calls."""
+    slots = {}
     for parent in model.modules():
         for name, _ in parent.named_children():
             if match := _POSITION.fullmatch(name):
-                found[int(match[1])] = Place(parent, name)
-    return dict(sorted(found.items()))
+                slots[int(match[1])] = LayerSlot(parent, name)
+    return dict(sorted(slots.items()))
 
 
-def last_layer(head: nn.Module) -> Place:
-    """What gives the logits.
+def last_layer(head: nn.Module) -> LayerSlot:
+    """The layer that computes the logits.
 
     Raises:
-        ValueError: ``head`` is no sequence of layers.
+        ValueError: ``head`` is not a sequence of layers.
     """
-    places = chain(nn.Sequential(head))
-    if len(places) < 2:
+    slots = flatten_sequential(nn.Sequential(head))
+    if len(slots) < 2:
         raise ValueError(f"expected a head of several layers, got {type(head).__name__}")
-    return places[-1]
+    return slots[-1]
 
 
-def last_linear(head: nn.Module, who: str) -> tuple[Place, nn.Linear]:
-    """The linear layer that gives the logits, for the defense ``who`` to replace.
+def last_linear(head: nn.Module, defense_name: str) -> tuple[LayerSlot, nn.Linear]:
+    """The linear layer that computes the logits, for a defense to replace.
+
+    Args:
+        head: The cloud's half of the model.
+        defense_name: Named in the error message.
 
     Raises:
-        ValueError: Something else gives them: another defense has replaced it, for one.
+        ValueError: The last layer is not linear, for example because another defense has replaced it.
     """
-    place = last_layer(head)
-    layer = place.layer
+    slot = last_layer(head)
+    layer = slot.layer
     if not isinstance(layer, nn.Linear):
-        raise ValueError(f"{who}: expected a head that ends in a linear layer, got {type(layer).__name__}")
-    return place, layer
+        raise ValueError(f"{defense_name}: expected a head that ends in a linear layer, got {type(layer).__name__}")
+    return slot, layer
 
 
-def shrinks(position: nn.Module) -> bool:
-    """Whether a position makes images smaller: it pools, or convolves in strides or without a border wide enough."""
+def reduces_resolution(position: nn.Module) -> bool:
+    """Whether a position reduces height and width: by pooling, a strided convolution or too little padding."""
     return any(getattr(layer, "stride", 1) not in (1, (1, 1)) or _narrows(layer) for layer in position.modules())
 
 
 def _narrows(layer: nn.Module) -> bool:
-    """Whether it convolves so that fewer pixels come out than went in, at stride 1 too."""
+    """Whether it is a convolution whose padding is too small to keep height and width at stride 1."""
     if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):
         return False
     return any(kernel > 2 * border + 1 for kernel, border in zip(layer.kernel_size, layer.padding, strict=True))

@@ -1,4 +1,4 @@
-"""Additive noise on what is sent, in training and at inference, from a stream of its own."""
+"""Noise injection: additive Gaussian or Laplace noise on the features sent, in training and at inference."""
 
 import torch
 from pydantic import Field
@@ -9,13 +9,13 @@ from splitleak.defenses.base import Defense
 
 
 class GaussianNoiseConfig(Config):
-    """Strength of the noise."""
+    """Scale of the noise."""
 
     sigma: float = Field(default=0.1, ge=0, description="standard deviation, in units of the feature")
 
 
 class GaussianNoise(Defense):
-    r"""Adds :math:`\varepsilon \sim N(0, \sigma^2)` to every value, fresh at every call.
+    r"""Gaussian noise injection: adds :math:`\varepsilon \sim N(0, \sigma^2)` to every value, redrawn at every call.
 
     He et al., "Model inversion attacks against collaborative inference", ACSAC 2019 (there at inference only);
     Xia et al., CEM, CVPR 2025 (in training too, as here). The README of CEM's code calls its parameter a variance;
@@ -40,13 +40,13 @@ class GaussianNoise(Defense):
 
 
 class LaplaceNoiseConfig(Config):
-    """Strength of the noise."""
+    """Scale of the noise."""
 
     scale: float = Field(default=0.1, ge=0, description="scale b; the standard deviation is b times the root of 2")
 
 
 class LaplaceNoise(Defense):
-    r"""Adds Laplace noise, density :math:`\exp(-|\varepsilon|/b)/2b`, to every value, fresh at every call.
+    r"""Adds Laplace noise, density :math:`\exp(-|\varepsilon|/b)/2b`, to every value, redrawn at every call.
 
     Titcombe et al., "Practical defences against model inversion attacks for split neural networks", 2021,
     arXiv:2104.05743. Its variance is :math:`2b^2`.

@@ -1,4 +1,4 @@
-"""Noise-ARL: the game of ResSFL with noise on the wire, which the inner adversary sees."""
+"""Noise-ARL: adversarial representation learning in which the adversary gets the noisy features that are sent."""
 
 from torch import Tensor
 
@@ -8,19 +8,19 @@ from splitleak.models.split import SplitModel
 
 
 class NoiseARLConfig(AdversaryConfig):
-    """Strength of the game; the noise is another element of the stack."""
+    """The adversary; the noise is another element of the stack."""
 
 
 class NoiseARL(AdversarialDefense):
-    """The game of `AdversarialDefense`, in which the surrogate sees what is sent, with the noise of the stack.
+    """`AdversarialDefense` whose surrogate decoder gets the features as sent, with the noise of the stack.
 
     Jeong et al., "Noisy adversarial representation learning for effective and efficient image obfuscation", UAI 2023,
     for which there is no public code: adversarial representation learning with noise on the features. Deviation from
-    the code of Xia et al., CEM, CVPR 2025: there the surrogate sees the features without noise, so that the row
-    differs from ResSFL's by the deviation of the noise alone (0.05 to 0.15).
+    the code of Xia et al., CEM, CVPR 2025: there the surrogate gets features without noise, so that its table row
+    differs from ResSFL's only by the standard deviation of the noise (0.05 to 0.15).
 
     Raises:
-        ValueError: No noise is on the wire.
+        ValueError: The stack adds no noise.
     """
 
     name = "noise-arl"
@@ -30,7 +30,7 @@ class NoiseARL(AdversarialDefense):
         super().__init__(config)
         self.config = config
 
-    def seen(self, step: Step) -> Tensor:
+    def adversary_input(self, step: Step) -> Tensor:
         return step.sent
 
     def prepare(self, model: SplitModel, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Structured pruning: channels of an encoder that matter least are gated off in training, and cut out after it."""
+"""Structured channel pruning by Taylor importance: channels are masked in training and removed after it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,46 +8,46 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-_ZERO_STAYS_ZERO = (nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
+_ZERO_PRESERVING = (nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a layer is, so that it can be replaced."""
+class LayerSlot:
+    """A reference to a layer by parent and attribute name, so that it can be replaced."""
 
     parent: nn.Module
     name: str
 
     @property
     def layer(self) -> nn.Module:
-        """The layer that is there now."""
-        found: nn.Module = getattr(self.parent, self.name)
-        return found
+        """The current layer."""
+        layer: nn.Module = getattr(self.parent, self.name)
+        return layer
 
-    def put(self, layer: nn.Module) -> None:
-        """Replaces it."""
+    def replace(self, layer: nn.Module) -> None:
+        """Puts ``layer`` in its place."""
         setattr(self.parent, self.name, layer)
 
 
-def chain(module: nn.Sequential) -> list[Place]:
-    """The layers of nested sequences in the order of their calls; a layer of any other kind is one link."""
-    places: list[Place] = []
+def flatten_sequential(module: nn.Sequential) -> list[LayerSlot]:
+    """The layers of nested ``nn.Sequential`` in the order of their calls; any other module is one layer."""
+    slots: list[LayerSlot] = []
     for name, child in module.named_children():
-        places += chain(child) if isinstance(child, nn.Sequential) else [Place(module, name)]
-    return places
+        slots += flatten_sequential(child) if isinstance(child, nn.Sequential) else [LayerSlot(module, name)]
+    return slots
 
 
-class GatedNorm(nn.Module):
-    r"""A batch normalisation with a gate g on each channel, which weighs the channel and may close it.
+class GatedBatchNorm(nn.Module):
+    r"""Batch normalisation with a gate g on each channel, which measures the channel's importance and can mask it.
 
     .. math:: y_c = g_c\,(\gamma_c \hat x_c + \beta_c), \qquad g_c \in \{0, 1\}
 
-    In training it adds up, a channel, the squared derivative of the loss by the gate: the first-order Taylor importance
-    of Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019 (arXiv:1906.10771). The gate
-    acts on the scale and the shift, not on the features, so it costs nothing.
+    In training it sums, per channel, the squared derivative of the loss with respect to the gate: the first-order
+    Taylor importance of Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019
+    (arXiv:1906.10771). The gate multiplies scale and shift, not the features, so its cost is negligible.
     """
 
-    mask: Tensor  # (channels,) the gates
+    mask: Tensor  # (channels,) the gates, 0 or 1
     importance: Tensor  # (channels,)
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -66,7 +66,7 @@ class GatedNorm(nn.Module):
         return result
 
     def close(self, count: int) -> None:
-        """Closes the ``count`` gates that matter least; those that are closed already count."""
+        """Sets the ``count`` least important gates to 0; gates that are 0 already are among them."""
         self.mask[self.importance.masked_fill(self.mask == 0, -1).topk(count, largest=False).indices] = 0
 
     def _weigh(self, derivative: Tensor) -> None:
@@ -74,29 +74,29 @@ class GatedNorm(nn.Module):
 
 
 @dataclass(frozen=True)
-class Prunable:
-    """A convolution whose normalised channels go, through layers that leave a zero a zero, to one convolution only."""
+class PrunableConv:
+    """A convolution whose batch-normalised output reaches, through zero-preserving layers, exactly one convolution."""
 
     convolution: nn.Conv2d
-    normalisation: Place
+    normalisation: LayerSlot
     following: nn.Conv2d
 
     @property
     def channels(self) -> int:
         return self.convolution.out_channels
 
-    def gate(self) -> GatedNorm:
-        """Puts a gate behind the normalisation."""
+    def gate(self) -> GatedBatchNorm:
+        """Replaces the normalisation by a gated one, and returns it."""
         norm = self.normalisation.layer
         assert isinstance(norm, nn.BatchNorm2d)
-        gated = GatedNorm(norm)
-        self.normalisation.put(gated)
+        gated = GatedBatchNorm(norm)
+        self.normalisation.replace(gated)
         return gated
 
     def cut(self, kept: Tensor | slice) -> None:
-        """Leaves the channels ``kept`` alone, in all three layers, and takes the gate away."""
+        """Removes all channels but ``kept`` from the three layers, and the gate."""
         norm = self.normalisation.layer
-        assert isinstance(norm, GatedNorm)
+        assert isinstance(norm, GatedBatchNorm)
         for layer in (self.convolution, norm.norm):
             for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
                 if tensor.ndim:
@@ -104,37 +104,37 @@ class Prunable:
         _replace(self.following, "weight", self.following.weight.detach()[:, kept])
         left = len(self.convolution.weight)
         self.convolution.out_channels = norm.norm.num_features = self.following.in_channels = left
-        self.normalisation.put(norm.norm)
+        self.normalisation.replace(norm.norm)
 
 
-def prunable(encoder: nn.Module) -> list[Prunable]:
-    """Every such convolution of ``encoder``, the inner ones of residual blocks among them, in the order of calls.
+def prunable_convolutions(encoder: nn.Module) -> list[PrunableConv]:
+    """Every prunable convolution of ``encoder``, also inside residual blocks, in the order of their calls.
 
-    What goes to several layers, or over the wire, is not among them.
+    Convolutions whose output goes to several layers, or over the wire, are not prunable.
     """
-    found = []
-    for places in _chains(nn.Sequential(encoder)):
-        layers = [place.layer for place in places]
+    convolutions = []
+    for slots in _chains(nn.Sequential(encoder)):
+        layers = [slot.layer for slot in slots]
         for index, (convolution, norm) in enumerate(pairwise(layers)):
-            after = next((layer for layer in layers[index + 2 :] if not isinstance(layer, _ZERO_STAYS_ZERO)), None)
-            if _plain(convolution) and isinstance(norm, nn.BatchNorm2d) and _plain(after):
+            following = next((layer for layer in layers[index + 2 :] if not isinstance(layer, _ZERO_PRESERVING)), None)
+            if _plain(convolution) and isinstance(norm, nn.BatchNorm2d) and _plain(following):
                 assert isinstance(convolution, nn.Conv2d)
-                assert isinstance(after, nn.Conv2d)
-                found.append(Prunable(convolution, places[index + 1], after))
-    return found
+                assert isinstance(following, nn.Conv2d)
+                convolutions.append(PrunableConv(convolution, slots[index + 1], following))
+    return convolutions
 
 
 def _plain(layer: nn.Module | None) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.groups == 1
 
 
-def _chains(module: nn.Module) -> Iterator[list[Place]]:
-    """Every sequence of layers that feed each other: the module's own, and those inside layers of other kinds."""
+def _chains(module: nn.Module) -> Iterator[list[LayerSlot]]:
+    """Every sequence of consecutive layers: the module's own, and those inside layers of other kinds."""
     inner = list(module.children())
     if isinstance(module, nn.Sequential):
-        own = chain(module)
-        yield own
-        inner = [place.layer for place in own]
+        slots = flatten_sequential(module)
+        yield slots
+        inner = [slot.layer for slot in slots]
     for layer in inner:
         yield from _chains(layer)
 

@@ -1,4 +1,4 @@
-"""Joint inversion, which protects nobody: a malicious developer's classifier, whose predictions carry the image."""
+"""Joint inversion, not a defense: a malicious developer trains classifier and inverter jointly, so scores leak more."""
 
 from collections.abc import Iterator
 
@@ -16,41 +16,41 @@ from splitleak.training.precision import mixed_precision
 
 
 class JointInversionConfig(Config):
-    """How much the classifier gives up for the inverter, and the inverter's network and training."""
+    """Weight of the inversion loss, and the inverter's network and training."""
 
     weight: float = Field(
-        default=100.0, ge=0, description="of the mean squared error of a pixel; published: the sum over 1024, so 1024"
+        default=100.0, ge=0, description="of the MSE per pixel; published: of the sum over 1024 pixels, so 1024"
     )
-    m: int | None = Field(default=None, ge=1, description="how many scores the inverter sees, the highest; none: all")
-    c: float = Field(default=20.0, description="start of the learned constant that is added to log-probabilities")
+    m: int | None = Field(default=None, ge=1, description="top-m scores that the inverter gets; none: all")
+    c: float = Field(default=20.0, description="initial value of the learned constant added to log-probabilities")
     width: float = Field(default=0.25, gt=0, description="factor on the inverter's layers; 1 is the published network")
     learning_rate: float = Field(default=3e-3, gt=0, description="of the inverter's Adam; constant")
 
 
 class JointInversion(Defense):
-    r"""The opposite of a defense: classifier F and inverter G are trained together, so that scores rebuild the image.
+    r"""The opposite of a defense: classifier F and inverter G are trained jointly to reconstruct images from scores.
 
     .. math:: \mathrm{CE}(y, F(x)) + \lambda\,\mathrm{MSE}\bigl(G(\mathrm{trunc}_m(\log p + c)), x\bigr),
               \qquad p = \mathrm{softmax}(F(x))
 
     Yang et al., "Neural network inversion in adversarial setting via background knowledge alignment", CCS 2019
-    (arXiv:1902.08552), third scenario. All but the m highest scores are zero, which stands for "unknown"; gradients
-    pass through those that are kept. Logs are taken of the softmax itself, so none is of zero. The target x is the
-    image as augmented in training. It acts on no wire: the artifact is an ordinary classifier, and G is not in it
-    (its developer keeps G; an attacker without it trains one of its own).
+    (arXiv:1902.08552), third scenario. All but the top m scores are set to zero, which means "unknown"; gradients pass
+    through the others. Logarithms are those of a log-softmax, so they are finite. The target x is the augmented
+    training image. `forward` is the identity: the artifact is an ordinary classifier without G (its developer keeps G;
+    an attacker without it trains one of its own).
 
-    G and c descend the same loss as the classifier, in the same step, but by an Adam of their own: its steps do not
-    depend on the scale of the gradient, so that a small weight weakens the classifier's part alone, and no weight
-    decay meant for the classifier acts on them. With G's gradient from the loop's own backward pass, its step is taken
-    when the next one begins, or the epoch ends.
+    G and c minimise the same loss as the classifier, in the same step, but with an Adam of their own: its steps do not
+    depend on the scale of the gradient, so that a small weight reduces the effect on the classifier alone, and the
+    classifier's weight decay does not apply to them. G's gradient comes from the training loop's backward pass; its
+    optimiser step is taken when the next training step begins, or the epoch ends.
 
-    Deviations: the paper prints no weight (1 on a sum over pixels), optimiser or start of c for joint training; Adam
+    Deviations: the paper prints no weight (1 on a sum over pixels), optimiser or initial c for joint training; Adam
     is that of its code, (0.5, 0.999) with AMSGrad, at a higher rate; rows with a negative score are not shifted.
-    Weight 0 is plain training, without any G. Alone in a stack, the history's penalty over the weight is G's error.
+    Weight 0 is plain training, without G. Alone in a stack, the history's penalty divided by the weight is G's MSE.
     Shapes: images ``(N, C, S, S)`` in [0, 1], S 4 times a power of two; logits ``(N, classes)``.
 
     Raises:
-        ValueError: ``m`` is more than the classes, or the images do not fit `PredictionInverter`.
+        ValueError: ``m`` is above the number of classes, or the images do not fit `PredictionInverter`.
     """
 
     name = "joint-inversion"
@@ -65,8 +65,8 @@ class JointInversion(Defense):
             raise ValueError(f"{self.name}: expected m of at most {classes} classes, got {self.config.m}")
         self.inverter = PredictionInverter(classes, model.image_shape, self.config.width)
         self.c = nn.Parameter(torch.tensor(self.config.c))
-        own = self.parameters()
-        self.optimizer = Adam(own, lr=self.config.learning_rate, betas=(0.5, 0.999), amsgrad=True)
+        parameters = self.parameters()
+        self.optimizer = Adam(parameters, lr=self.config.learning_rate, betas=(0.5, 0.999), amsgrad=True)
 
     def task_parameters(self) -> Iterator[nn.Parameter]:
         return iter(())
@@ -74,8 +74,8 @@ class JointInversion(Defense):
     def optimizers(self) -> dict[str, Optimizer]:
         return {"inverter": self.optimizer}
 
-    def rebuild(self, logits: Tensor) -> Tensor:
-        """What G makes of logits ``(N, classes)``: images ``(N, C, S, S)`` in (0, 1)."""
+    def reconstruct(self, logits: Tensor) -> Tensor:
+        """G's reconstructions ``(N, C, S, S)`` in (0, 1) from logits ``(N, classes)``."""
         scores = logits.float().log_softmax(1) + self.c
         if self.config.m is not None:
             kept = scores.topk(self.config.m, 1).indices
@@ -88,12 +88,12 @@ class JointInversion(Defense):
         if self.config.weight == 0:
             return None
         self._descend()
-        return self.config.weight * functional.mse_loss(self.rebuild(step.logits), step.images)
+        return self.config.weight * functional.mse_loss(self.reconstruct(step.logits), step.images)
 
     def on_epoch(self, end: EpochEnd) -> None:
         self._descend()
 
     def _descend(self) -> None:
-        """Takes the step that the last backward pass left gradients for, if there was one."""
+        """Takes the optimiser step for the gradients of the last backward pass, if there are any."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

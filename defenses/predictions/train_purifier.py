@@ -1,4 +1,4 @@
-"""Training the purifier of a target from its artifact, and what purifying costs in accuracy and in confidence."""
+"""Trains the purifier of a target from its artifact, and measures its cost in accuracy and confidence distortion."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from splitleak.defenses.predictions.purifier import Purifier, PurifierConfig, tr
 from splitleak.logs import Report, silent
 from splitleak.seeding import generator
 
-_FLOOR = 1e-30  # the least probability that a log is taken of
+_FLOOR = 1e-30  # lower bound of probabilities before the logarithm
 _BATCH = 256
 
 
-def purify(
+def train_target_purifier(
     artifact: Path,
     splits: Splits,
     config: PurifierConfig,
@@ -27,31 +27,43 @@ def purify(
     report: Report = silent,
     checkpoint: Path | None = None,
 ) -> tuple[Purifier, dict[str, Any]]:
-    """The purifier of a trained target, on the CPU, and a record of how it was made and what it costs.
+    """Trains the purifier of a target.
 
-    Neither the attacker's images nor the victims' have a part in it. Reference vectors are of training images, of
-    which the target is surer than of others, and the cost is measured on all test images; or they are of half of the
-    test images, as in the paper, whose reference set the target has not seen, and it is measured on the other half.
+    Neither the attacker's images nor the victims' are used. The reference set is training images, on which the target
+    is more confident than on others, and the cost is measured on all test images; or it is half of the test images (as
+    in the paper, whose reference set the target was not trained on), and the cost is measured on the other half.
+
+    Args:
+        artifact: Folder of the trained target.
+        splits: The data that the target was trained on.
+        config: The purifier and its training.
+        seed: Of the reference set and the training.
+        device: Where the target is run and the purifier is trained.
+        report: Progress callback.
+        checkpoint: File from which an interrupted training resumes.
+
+    Returns:
+        The purifier, and its record: target, data, seed, reference set and `purification_cost`.
 
     Raises:
         FileNotFoundError: There is no artifact at ``artifact``.
         ValueError: ``splits`` are not those that the target was trained on.
     """
-    made = read_record(artifact)
-    if made["dataset"] != splits.record:
+    target_record = read_record(artifact)
+    if target_record["dataset"] != splits.record:
         raise ValueError(f"{artifact}: expected the images that it was trained on, got others")
     model = load_whole(artifact, device, seed=seed)
-    pool, judge = splits.train, splits.test
+    pool, evaluation = splits.train, splits.test
     if config.reference == "test":
-        shuffled = torch.randperm(len(judge), generator=generator(seed, "purifier", "halves"))
-        pool, judge = (judge.select(half) for half in shuffled.tensor_split(2))
-    chosen = torch.randperm(len(pool), generator=generator(seed, "purifier", "reference"))[: config.reference_images]
-    reference = pool.select(chosen)
+        shuffled = torch.randperm(len(evaluation), generator=generator(seed, "purifier", "halves"))
+        pool, evaluation = (evaluation.select(half) for half in shuffled.tensor_split(2))
+    indices = torch.randperm(len(pool), generator=generator(seed, "purifier", "reference"))[: config.reference_images]
+    reference = pool.select(indices)
     purifier = train_purifier(
         _scores(model, reference), config, seed, images=reference.floats(), report=report, checkpoint=checkpoint
     )
     return purifier, {
-        "target": {"name": made["name"], "accuracy": made["accuracy"]},
+        "target": {"name": target_record["name"], "accuracy": target_record["accuracy"]},
         "dataset": splits.record,
         "seed": seed,
         "reference": {
@@ -59,12 +71,12 @@ def purify(
             "images": len(reference),
             "seen_in_training": config.reference == "train",
         },
-        "cost": {"set": "test", **purification_cost(purifier, _scores(model, judge), judge.labels)},
+        "cost": {"set": "test", **purification_cost(purifier, _scores(model, evaluation), evaluation.labels)},
     }
 
 
 def dispersion(vectors: Tensor, labels: Tensor) -> float:
-    """How far vectors ``(N, D)`` are from the mean of those with their label ``(N,)``: root mean square distance."""
+    """Root mean square L2 distance of vectors ``(N, D)`` from the mean of their class, labels ``(N,)``."""
     total = vectors.new_zeros(())
     for label in labels.unique():
         of_label = vectors[labels == label]
@@ -74,28 +86,34 @@ def dispersion(vectors: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def purification_cost(purifier: Purifier, scores: Tensor, labels: Tensor) -> dict[str, Any]:
-    """What purifying ``scores`` ``(N, K)`` costs and hides; ``labels`` ``(N,)`` are the true ones.
+    """Accuracy, label changes, confidence distortion and dispersion of scores before and after purification.
 
-    ``accuracy`` and the dispersion within a predicted class, each before and after; the share of vectors whose
-    largest score stays the largest; and the confidence distortion, the mean L1 distance of a vector from what it
-    becomes, in [0, 2], as the code of the paper's authors takes it. Dispersion is that of the vectors, of their
-    entropy (nats) and of their logs (nats), which is what an attacker sees who takes logs.
+    Args:
+        purifier: In eval mode.
+        scores: ``(N, K)`` probabilities.
+        labels: ``(N,)``, the true ones.
+
+    Returns:
+        ``accuracy`` and the ``dispersion`` within a predicted class, each before and after; ``same_label``, the share
+        of vectors whose largest score stays the largest; ``confidence_distortion``, the mean L1 distance between a
+        vector and its purified one, in [0, 2], as in the code of the paper's authors. Dispersion is that of the
+        vectors, of their entropy (nats) and of their logarithms (nats), the input of an attacker who takes logarithms.
     """
     purified = purifier(scores)
-    said, says = scores.argmax(1), purified.argmax(1)
+    labels_before, labels_after = scores.argmax(1), purified.argmax(1)
 
-    def spread(vectors: Tensor) -> dict[str, float]:
-        logs = vectors.clamp(min=_FLOOR).log()
-        entropy = -(vectors * logs).sum(1, keepdim=True)
-        kinds = {"scores": vectors, "entropy": entropy, "log_scores": logs}
-        return {kind: dispersion(values, said) for kind, values in kinds.items()}
+    def dispersions(vectors: Tensor) -> dict[str, float]:
+        log_scores = vectors.clamp(min=_FLOOR).log()
+        entropy = -(vectors * log_scores).sum(1, keepdim=True)
+        kinds = {"scores": vectors, "entropy": entropy, "log_scores": log_scores}
+        return {kind: dispersion(values, labels_before) for kind, values in kinds.items()}
 
     return {
         "images": len(scores),
-        "accuracy": {"before": _share(said == labels), "after": _share(says == labels)},
-        "same_label": _share(says == said),
+        "accuracy": {"before": _share(labels_before == labels), "after": _share(labels_after == labels)},
+        "same_label": _share(labels_after == labels_before),
         "confidence_distortion": float((purified - scores).abs().sum(1).mean()),
-        "dispersion": {"before": spread(scores), "after": spread(purified)},
+        "dispersion": {"before": dispersions(scores), "after": dispersions(purified)},
     }
 
 
@@ -105,5 +123,5 @@ def _scores(model: WholeModel, images: Images) -> Tensor:
     return torch.cat([torch.from_numpy(model.predict(batch.numpy())).softmax(1) for batch in batches])
 
 
-def _share(found: Tensor) -> float:
-    return float(found.double().mean())
+def _share(correct: Tensor) -> float:
+    return float(correct.double().mean())

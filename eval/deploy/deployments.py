@@ -1,4 +1,4 @@
-"""What can be deployed: a design behind a codec, with what was measured of its accuracy, leak, latency and bytes."""
+"""Candidate deployments: a design with a codec, and its measured accuracy, leakage, latency and bytes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from splitleak.eval.report.results import Results
 from splitleak.models.split import ARCHITECTURES
 
 Latency = Mapping[str, Any]
-"""What `splitleak latency` writes."""
+"""The result of `splitleak latency`."""
 
 PLAIN = "fp32"
 
@@ -28,7 +28,7 @@ class Measured:
 
     @property
     def dataset(self) -> str:
-        """Name and test images: accuracies on others are not compared."""
+        """Name of the data set; accuracies on different ones are not compared."""
         return self.record.target.dataset.dataset
 
     @property
@@ -47,11 +47,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A design behind a codec; figures are means over seeds, percent, milliseconds and bytes an image.
+    """A design with a codec; values are means over seeds, in percent, milliseconds and bytes per image.
 
-    ``accuracy`` is that on the test images; for another codec than fp32 it is changed by as much as the codec changed
-    what came back for the victims' images. MSE and SSIM are those of the strongest attack on record, by its MSE.
-    ``assumed`` candidates have accuracy and leak of their fp32 twin: only their latency and bytes were measured.
+    ``accuracy`` is that on the test images, for codecs other than fp32 corrected by the codec's change of the accuracy
+    on the victims' images. MSE and SSIM are those of the strongest recorded attack, by its MSE.
+    ``assumed`` candidates have accuracy and leakage of the same design with fp32: only latency and bytes were measured.
     """
 
     design: str
@@ -77,12 +77,16 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """The candidate in few words."""
+        """Short description."""
         return f"{self.design}, cut {self.cut}, {self.codec}"
 
 
 def read_results(folders: Sequence[Path], dataset: str | None = None) -> list[Measured]:
     """The records of attacks on features: of campaigns, of recorded results, or below a folder.
+
+    Args:
+        folders: Of the results.
+        dataset: Select records on this data set only.
 
     Raises:
         FileNotFoundError: A folder has no record.
@@ -97,79 +101,84 @@ def read_results(folders: Sequence[Path], dataset: str | None = None) -> list[Me
                 raise ValueError(f"{folder}: expected records of attackers who saw features alone, got {got}")
             name = cell.row.label + (f" ({cell.table})" if len(results.tables) > 1 else "")
             measured.append(Measured(name, cell.codec, record))
-    sets = sorted({each.dataset for each in measured})
+    sets = sorted({run.dataset for run in measured})
     if dataset is None and len(sets) > 1:
         raise ValueError(f"expected results on one data set, got {sets}; name one")
-    chosen = [each for each in measured if dataset in (None, each.dataset)]
-    if not chosen:
+    selected = [run for run in measured if dataset in (None, run.dataset)]
+    if not selected:
         raise ValueError(f"expected results on {dataset or 'a data set'}, got {sets or 'none'}")
-    return chosen
+    return selected
 
 
 def candidates(measured: Sequence[Measured], latency: Latency | None, link: str | None) -> list[Candidate]:
-    """The deployments of ``measured``, with their latency over ``link``; beside them those assumed for other codecs.
+    """The deployments of ``measured`` with their latency, then the assumed ones for codecs with latency only.
 
-    The accuracy lost is counted from the most accurate undefended design, or from the most accurate of all. A latency
-    is the median of one request of the smallest batch that was measured, one in flight, with the fastest engine.
+    The accuracy drop is relative to the most accurate undefended design, or else to the most accurate of all. The
+    latency is the median of a request of the smallest measured batch, one in flight, with the fastest engine.
+
+    Args:
+        measured: Attack records.
+        latency: Result of a latency sweep.
+        link: Name of the link, needed if the sweep has several.
 
     Raises:
         ValueError: The latency record has several links and none is named, or not that one, or is of an old form.
     """
-    made = _of_targets(measured)
-    undefended = [each for each in made if not each.defenses and each.codec == PLAIN]
-    best = max(each.accuracy for each in undefended or made)
-    made = [replace(each, drop=best - each.accuracy) for each in made]
+    options = _of_targets(measured)
+    undefended = [option for option in options if not option.defenses and option.codec == PLAIN]
+    best = max(option.accuracy for option in undefended or options)
+    options = [replace(option, drop=best - option.accuracy) for option in options]
     if latency is None:
-        return made
+        return options
     timed = _timed(latency, link)
-    found = [_with_latency(each, timed) for each in made]
-    return found + list(_assumed(found, timed))
+    with_latency = [_with_latency(option, timed) for option in options]
+    return with_latency + list(_assumed(with_latency, timed))
 
 
 def _of_targets(measured: Sequence[Measured]) -> list[Candidate]:
     grouped: dict[tuple[str, str], list[Measured]] = {}
-    for each in measured:
-        grouped.setdefault((each.design, each.codec), []).append(each)
+    for run in measured:
+        grouped.setdefault((run.design, run.codec), []).append(run)
     return [_candidate(group, grouped.get((_twin(group, grouped), PLAIN), ())) for group in grouped.values()]
 
 
 def _twin(group: Sequence[Measured], grouped: Mapping[tuple[str, str], Sequence[Measured]]) -> str:
-    """The design that is of the same targets and travels as fp32."""
-    targets = {each.target for each in group}
+    """The design of the same targets with codec fp32."""
+    targets = {run.target for run in group}
     for (design, codec), others in grouped.items():
-        if codec == PLAIN and targets & {each.target for each in others}:
+        if codec == PLAIN and targets & {run.target for run in others}:
             return design
     return ""
 
 
 def _candidate(group: Sequence[Measured], twin: Sequence[Measured]) -> Candidate:
     first = group[0]
-    designs = {each.record.target.design.model_copy(update={"seed": 0}).model_dump_json() for each in group}
+    designs = {run.record.target.design.model_copy(update={"seed": 0}).model_dump_json() for run in group}
     if len(designs) > 1:
         raise ValueError(f"expected records of one target design under the name {first.design!r}, got {len(designs)}")
     by_attack: dict[str, list[Measured]] = {}
-    for each in group:
-        by_attack.setdefault(_attack_name(each.record), []).append(each)
-    strongest = min(by_attack, key=lambda name: fmean(each.record.mse for each in by_attack[name]))
+    for run in group:
+        by_attack.setdefault(_attack_name(run.record), []).append(run)
+    strongest = min(by_attack, key=lambda name: fmean(run.record.mse for run in by_attack[name]))
     defenses = first.record.target.design.names
     return Candidate(
         design=first.design,
         cut=first.cut,
         defenses=defenses,
         codec=first.codec,
-        targets=tuple(dict.fromkeys(each.target for each in group)),
-        accuracy=100 * fmean(each.record.target.accuracy for each in group) + _wire_change(group, twin),
+        targets=tuple(dict.fromkeys(run.target for run in group)),
+        accuracy=100 * fmean(run.record.target.accuracy for run in group) + _wire_change(group, twin),
         drop=0.0,
-        mse=fmean(each.record.mse for each in by_attack[strongest]),
-        ssim=fmean(each.record.scores["ssim"].mean for each in by_attack[strongest]),
+        mse=fmean(run.record.mse for run in by_attack[strongest]),
+        ssim=fmean(run.record.scores["ssim"].mean for run in by_attack[strongest]),
         attack=strongest,
         attacks=tuple(by_attack),
-        knowledge=tuple(sorted({known for each in group for known in each.record.threat_model.knowledge})),
-        seeds=len({each.seed for each in group}),
-        victims=min(each.record.n for each in group),
+        knowledge=tuple(sorted({known for run in group for known in run.record.threat_model.knowledge})),
+        seeds=len({run.seed for run in group}),
+        victims=min(run.record.n for run in group),
         randomised=any(DEFENSES[name].randomised for name in defenses),
-        adaptive=any(max(each.record.threat_model.views, each.record.threat_model.draws) > 1 for each in group),
-        bytes_per_image=fmean(each.record.wire.bytes_per_image for each in group if each.record.wire is not None),
+        adaptive=any(max(run.record.threat_model.views, run.record.threat_model.draws) > 1 for run in group),
+        bytes_per_image=fmean(run.record.wire.bytes_per_image for run in group if run.record.wire is not None),
     )
 
 
@@ -178,10 +187,10 @@ def _attack_name(record: Record) -> str:
 
 
 def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float:
-    """Points of accuracy that the codec added on the victims' images, of the targets that both have."""
+    """Accuracy difference in points between codec and fp32 on the victims' images, over their common targets."""
 
     def on_wire(measured: Sequence[Measured]) -> dict[tuple[str, int], float]:
-        wires = {(each.target, each.seed): each.record.wire for each in measured}
+        wires = {(run.target, run.seed): run.record.wire for run in measured}
         return {name: 100 * wire.accuracy for name, wire in wires.items() if wire and wire.accuracy is not None}
 
     ours, plain = on_wire(group), on_wire(twin)
@@ -190,7 +199,7 @@ def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float:
 
 
 def _timed(latency: Latency, link: str | None) -> list[Latency]:
-    """The splits that count: one link, the smallest batch, one request in flight; of equals the fastest first."""
+    """The split cells of one link, the smallest batch and one request in flight, fastest first."""
     if "cells" not in latency:
         raise ValueError("expected a latency record with cells, got one of an old form; run `splitleak latency` again")
     splits = [cell for cell in latency["cells"] if cell["way"] == "split" and cell["window"] == 1]
@@ -211,10 +220,10 @@ def _with_latency(candidate: Candidate, timed: Sequence[Latency]) -> Candidate:
     return candidate
 
 
-def _assumed(found: Sequence[Candidate], timed: Sequence[Latency]) -> Iterable[Candidate]:
-    """Other codecs that were timed on a target, with the accuracy and the leak that it has as fp32."""
-    known = {(target, each.codec) for each in found for target in each.targets}
-    for plain in (each for each in found if each.codec == PLAIN):
+def _assumed(options: Sequence[Candidate], timed: Sequence[Latency]) -> Iterable[Candidate]:
+    """Deployments with codecs of which only the latency was measured, with accuracy and leakage of fp32."""
+    known = {(target, option.codec) for option in options for target in option.targets}
+    for plain in (option for option in options if option.codec == PLAIN):
         cells: dict[str, Latency] = {}
         for cell in timed:
             if cell["target"] in plain.targets and (cell["target"], cell["codec"]) not in known:

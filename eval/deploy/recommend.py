@@ -1,4 +1,4 @@
-"""Which cut, defense and codec to take: the least leak within budgets, why not the others, what was not measured."""
+"""Recommends cut, defense and codec: the least leakage within budgets, with reasons and what was not measured."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -14,14 +14,14 @@ _INFINITE = float("inf")
 
 
 class Budgets(Config):
-    """What a deployment may cost; no limit where none is given."""
+    """Budgets of a deployment; None is no limit."""
 
     max_accuracy_drop: float | None = Field(default=None, ge=0, description="points below the undefended design")
-    max_latency_ms: float | None = Field(default=None, gt=0, description="median of one request")
-    max_bytes: float | None = Field(default=None, gt=0, description="a message of one image")
+    max_latency_ms: float | None = Field(default=None, gt=0, description="median latency of one request")
+    max_bytes: float | None = Field(default=None, gt=0, description="bytes sent per image")
 
     def overshoot(self, candidate: Candidate) -> dict[str, float]:
-        """By how much ``candidate`` is over each budget that it breaks; infinite if that was not measured."""
+        """The excess over each exceeded budget, by name; infinite if the value was not measured."""
         latency = _INFINITE if candidate.latency_ms is None else candidate.latency_ms
         spent = {
             "max_accuracy_drop": candidate.drop,
@@ -33,34 +33,39 @@ class Budgets(Config):
 
 
 def recommend(candidates: Sequence[Candidate], budgets: Budgets, latency: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The candidate that leaks least within ``budgets``: the highest MSE of the strongest attack on it.
+    """The candidate with the least leakage within ``budgets``: the highest MSE of the strongest attack on it.
 
-    Two whose MSE agrees in two digits leak as much: of these, what was measured comes before what is assumed, and then
-    accuracy, latency and bytes decide, in this order.
+    An MSE equal in two significant digits is a tie: then measured comes before assumed, and then accuracy, latency and
+    bytes decide, in this order.
+
+    Args:
+        candidates: The deployments.
+        budgets: Their limits.
+        latency: Result of the latency sweep, for the notes.
 
     Returns:
         ``{recommended, nearest, binding, candidates, not_measured, notes, budgets}``; labels, or None, in the first
         two (``nearest`` only where nothing fits); ``candidates`` with ``fits``, ``on_frontier`` and ``why``.
     """
-    over = [budgets.overshoot(each) for each in candidates]
-    fitting = [each for each, found in zip(candidates, over, strict=True) if not found]
+    over = [budgets.overshoot(option) for option in candidates]
+    fitting = [option for option, overshoots in zip(candidates, over, strict=True) if not overshoots]
     chosen = min(fitting, key=_preference) if fitting else None
     nearest = None if chosen else min(zip(candidates, over, strict=True), key=lambda pair: _distance(budgets, pair[1]))
-    told = [
+    documents = [
         {
-            **asdict(each),
-            "label": each.label,
-            "fits": not found,
-            "on_frontier": _on_frontier(each, candidates),
-            "why": _why(each, found, chosen),
+            **asdict(option),
+            "label": option.label,
+            "fits": not overshoots,
+            "on_frontier": _on_frontier(option, candidates),
+            "why": _why(option, overshoots, chosen),
         }
-        for each, found in zip(candidates, over, strict=True)
+        for option, overshoots in zip(candidates, over, strict=True)
     ]
     return {
         "recommended": chosen.label if chosen else None,
         "nearest": nearest[0].label if nearest else None,
         "binding": list(_binding(candidates, over, chosen, budgets)) if chosen else [],
-        "candidates": told,
+        "candidates": documents,
         "not_measured": list(_not_measured(candidates)),
         "notes": list(_notes(candidates, budgets, chosen, latency)),
         "budgets": budgets.document(),
@@ -78,13 +83,13 @@ def _protection(candidate: Candidate) -> float:
 
 
 def _distance(budgets: Budgets, over: Mapping[str, float]) -> float:
-    """The largest overshoot, as a share of its budget (of a point, where no accuracy may be lost)."""
-    return max(found / max(float(getattr(budgets, name)), 1.0) for name, found in over.items())
+    """The largest relative excess over a budget (relative to 1 for budgets below 1)."""
+    return max(overshoot / max(float(getattr(budgets, name)), 1.0) for name, overshoot in over.items())
 
 
 def _on_frontier(candidate: Candidate, candidates: Sequence[Candidate]) -> bool:
-    """Whether no other is as good in accuracy, leak, latency and bytes; what is assumed beats nothing measured."""
-    rivals = [each for each in candidates if candidate.assumed or not each.assumed]
+    """Whether it is Pareto-optimal in accuracy, leakage, latency and bytes; assumed ones dominate no measured ones."""
+    rivals = [rival for rival in candidates if candidate.assumed or not rival.assumed]
     return not dominated(_point(candidate), map(_point, rivals))
 
 
@@ -120,10 +125,10 @@ def _why(candidate: Candidate, over: Mapping[str, float], chosen: Candidate | No
 def _binding(
     candidates: Sequence[Candidate], over: Sequence[Mapping[str, float]], chosen: Candidate, budgets: Budgets
 ) -> Iterator[str]:
-    """The budgets each of which alone keeps out something that leaks less."""
+    """The binding budgets: those that alone exclude a candidate with less leakage."""
     for name in type(budgets).model_fields:
-        kept_out = [each for each, found in zip(candidates, over, strict=True) if set(found) == {name}]
-        better = [each for each in kept_out if _protection(each) > _protection(chosen)]
+        excluded = [option for option, overshoots in zip(candidates, over, strict=True) if set(overshoots) == {name}]
+        better = [option for option in excluded if _protection(option) > _protection(chosen)]
         if better:
             best = min(better, key=_preference)
             by = budgets.overshoot(best)[name]
@@ -131,53 +136,53 @@ def _binding(
 
 
 def _not_measured(candidates: Sequence[Candidate]) -> Iterator[str]:
-    """What a reader must know before believing the recommendation."""
-    measured = [each for each in candidates if not each.assumed]
-    every = list(dict.fromkeys(attack for each in measured for attack in each.attacks))
+    """What was not measured, as caveats of the recommendation."""
+    measured = [option for option in candidates if not option.assumed]
+    every = list(dict.fromkeys(attack for option in measured for attack in option.attacks))
     for attack in every:
-        lacking = [each for each in measured if attack not in each.attacks]
+        lacking = [option for option in measured if attack not in option.attacks]
         if lacking:
             yield f"attack {attack!r} on {_named(lacking, measured)}"
-    if alone := [each for each in measured if each.seeds == 1]:
+    if alone := [option for option in measured if option.seeds == 1]:
         yield f"more than one seed of {_named(alone, measured)}"
-    if static := [each for each in measured if each.randomised and not each.adaptive]:
+    if static := [option for option in measured if option.randomised and not option.adaptive]:
         yield f"an adaptive attack (several draws or views) on noise or dropout in {_named(static, measured)}"
-    if not any("encoder" in each.knowledge for each in measured):
+    if not any("encoder" in option.knowledge for option in measured):
         yield "an attack that knows the encoder's weights"
     if len(every) == 1:
         yield f"any other attack than {every[0]!r}: a stronger one may order the candidates otherwise"
-    if assumed := [each for each in candidates if each.assumed]:
+    if assumed := [option for option in candidates if option.assumed]:
         yield f"accuracy and leak, which are fp32's here, of {_named(assumed, candidates)}"
-    if lacking := [each for each in candidates if each.latency_ms is None]:
+    if lacking := [option for option in candidates if option.latency_ms is None]:
         yield f"latency of {_named(lacking, candidates)}"
 
 
 def _named(some: Sequence[Candidate], every: Sequence[Candidate]) -> str:
-    return "any candidate" if len(some) == len(every) else "; ".join(each.label for each in some)
+    return "any candidate" if len(some) == len(every) else "; ".join(option.label for option in some)
 
 
 def _notes(
     candidates: Sequence[Candidate], budgets: Budgets, chosen: Candidate | None, latency: Mapping[str, Any] | None
 ) -> Iterator[str]:
-    yield f"each leak is that on {min(each.victims for each in candidates)} victims' images or more"
+    yield f"each leak is that on {min(option.victims for option in candidates)} victims' images or more"
     if chosen:
-        rival = min((each for each in candidates if not budgets.overshoot(each)), key=lambda each: each.ssim)
+        rival = min((option for option in candidates if not budgets.overshoot(option)), key=lambda option: option.ssim)
         if rival.ssim < chosen.ssim:
             yield f"by SSIM {rival.label} leaks less: {rival.ssim:.3f} against {chosen.ssim:.3f}"
     if latency is None:
         return
     if latency["emulated_device"]:
         yield f"the device is emulated: {latency['emulated_device']['name']}"
-    targets = chosen.targets if chosen else {target for each in candidates for target in each.targets}
-    alone = [cell for cell in latency["cells"] if cell["way"] == "device" and cell["target"] in targets]
-    if alone:
-        fastest = min(alone, key=lambda cell: (cell["batch"], cell["parts"]["total_ms"]["p50"]))
+    targets = chosen.targets if chosen else {target for option in candidates for target in option.targets}
+    on_device = [cell for cell in latency["cells"] if cell["way"] == "device" and cell["target"] in targets]
+    if on_device:
+        fastest = min(on_device, key=lambda cell: (cell["batch"], cell["parts"]["total_ms"]["p50"]))
         yield f"{_device_words(fastest, budgets)}, and nothing is sent that could leak"
 
 
 def _device_words(cell: Mapping[str, Any], budgets: Budgets) -> str:
-    took = cell["parts"]["total_ms"]["p50"]
-    told = f"all of {cell['target']} on the device takes {took:.2f} ms"
+    latency_ms = cell["parts"]["total_ms"]["p50"]
+    sentence = f"all of {cell['target']} on the device takes {latency_ms:.2f} ms"
     if budgets.max_latency_ms is None:
-        return told
-    return f"{told}, {'over' if took > budgets.max_latency_ms else 'within'} the latency budget"
+        return sentence
+    return f"{sentence}, {'over' if latency_ms > budgets.max_latency_ms else 'within'} the latency budget"

@@ -9,31 +9,31 @@ COLUMNS = (
 )
 
 
-def rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """What was found, in `COLUMNS`: ``*`` is recommended, ``-`` on the frontier, ``~`` assumed."""
+def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The candidates as table rows of `COLUMNS`: ``*`` is recommended, ``-`` on the Pareto frontier, ``~`` assumed."""
     return [
         (
-            "*" if each["label"] == found["recommended"] else "-" if each["on_frontier"] else "",
-            *(each["design"], str(each["cut"]), each["codec"]),
-            *(f"{'~' * each['assumed']}{text}" for text in (f"{each['accuracy']:.2f}", f"{each['drop']:.2f}")),
-            *(f"{'~' * each['assumed']}{text}" for text in (f"{each['mse']:.4f}", f"{each['ssim']:.3f}")),
-            each["attack"],
-            "n/a" if each["latency_ms"] is None else f"{each['latency_ms']:.2f}",
-            f"{each['bytes_per_image']:.0f}",
-            str(each["seeds"]),
-            each["why"],
+            "*" if option["label"] == document["recommended"] else "-" if option["on_frontier"] else "",
+            *(option["design"], str(option["cut"]), option["codec"]),
+            *(f"{'~' * option['assumed']}{text}" for text in (f"{option['accuracy']:.2f}", f"{option['drop']:.2f}")),
+            *(f"{'~' * option['assumed']}{text}" for text in (f"{option['mse']:.4f}", f"{option['ssim']:.3f}")),
+            option["attack"],
+            "n/a" if option["latency_ms"] is None else f"{option['latency_ms']:.2f}",
+            f"{option['bytes_per_image']:.0f}",
+            str(option["seeds"]),
+            option["why"],
         )
-        for each in found["candidates"]
+        for option in document["candidates"]
     ]
 
 
-def verdict(found: Mapping[str, Any]) -> Iterator[str]:
-    """The lines below the table: the recommendation, what binds, what was not measured."""
+def verdict(document: Mapping[str, Any]) -> Iterator[str]:
+    """The lines below the table: the recommendation, binding budgets, what was not measured."""
     yield "* recommended; - on the frontier of accuracy, leak (MSE), latency and bytes; ~ assumed to be fp32's"
-    if found["recommended"]:
-        yield f"Recommended: {found['recommended']}."
+    if document["recommended"]:
+        yield f"Recommended: {document['recommended']}."
     else:
-        yield f"Nothing measured fits these budgets. Nearest: {found['nearest']}."
-    yield from (f"Binding: {each}." for each in found["binding"])
-    yield from (f"Not measured: {each}." for each in found["not_measured"])
-    yield from (f"Note: {each}." for each in found["notes"])
+        yield f"Nothing measured fits these budgets. Nearest: {document['nearest']}."
+    yield from (f"Binding: {line}." for line in document["binding"])
+    yield from (f"Not measured: {line}." for line in document["not_measured"])
+    yield from (f"Note: {line}." for line in document["notes"])

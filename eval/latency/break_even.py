@@ -1,10 +1,10 @@
-r"""The speed of a link at which two ways of answering take the same time.
+r"""Break-even bandwidth: the link rate at which two deployments (split, cloud-only, on-device) have equal latency.
 
 .. math:: t(r) = t_0 + \mathrm{rtt} + 8 b / r
 
-with :math:`t_0` the median of a request over loopback (edge, gRPC's own work and cloud), :math:`b` the bytes it sends
-and :math:`r` the link's rate. All on the device sends nothing and waits for no round trip. The answer's bytes, some
-hundred, are left out; so is what a slow start of TCP costs.
+with :math:`t_0` the median latency of a request over loopback (edge, gRPC overhead and cloud), :math:`b` the bytes sent
+and :math:`r` the link's rate. On-device inference sends nothing and has no round trip. The model neglects the bytes of
+the response, about a hundred, and TCP slow start.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,13 +18,13 @@ Verdict = Literal["always", "never", "below", "above"]
 
 @dataclass(frozen=True)
 class Line:
-    """The time of a request over a link's rate: milliseconds at an infinite rate, and the bytes that it sends."""
+    """Linear latency model of a request: milliseconds at infinite bandwidth, and bytes sent."""
 
     fixed_ms: float
     sent_bytes: float
 
     def at(self, mbit_s: float) -> float:
-        """Milliseconds at a rate in Mbit/s.
+        """Latency in milliseconds at a rate in Mbit/s.
 
         >>> Line(10, 1000).at(8)
         11.0
@@ -33,7 +33,7 @@ class Line:
 
 
 def break_even(split: Line, other: Line) -> tuple[Verdict, float | None]:
-    """When ``split`` is the faster: always, never, or below or above a rate in Mbit/s.
+    """When ``split`` is faster than ``other``: always, never, or below or above a rate in Mbit/s.
 
     >>> break_even(Line(12, 1000), Line(10, 5000))
     ('below', 16.0)
@@ -46,7 +46,7 @@ def break_even(split: Line, other: Line) -> tuple[Verdict, float | None]:
 
 
 def line(cell: Mapping[str, Any], rtt_ms: float) -> Line:
-    """The line of a measured cell (over loopback, or on the device)."""
+    """The latency model of a measured cell (over loopback, or on the device), for a round trip of ``rtt_ms``."""
     return Line(cell["parts"]["total_ms"]["p50"] + _away(cell, rtt_ms), cell["bytes_per_image"] * cell["batch"])
 
 
@@ -55,7 +55,7 @@ def _away(cell: Mapping[str, Any], rtt_ms: float) -> float:
 
 
 def way_label(cell: Mapping[str, Any]) -> str:
-    """A cell's way in words, with its codec.
+    """A cell's deployment (``way``) in words, with its codec.
 
     >>> way_label({"way": "image", "codec": "uint8"})
     'image to the cloud, uint8'
@@ -65,31 +65,37 @@ def way_label(cell: Mapping[str, Any]) -> str:
 
 
 def comparable(cells: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The cells that the model speaks of: one request in flight, over loopback or with nothing sent."""
+    """The cells that the model applies to: one request in flight, over loopback or on the device."""
     return [cell for cell in cells if cell["link"] in (NO_LINK, None) and cell["window"] in (1, None)]
 
 
 def break_evens(cells: Iterable[Mapping[str, Any]], rtt_ms: float) -> list[dict[str, Any]]:
-    """Each split beside each alternative of the same target, batch and engine; empty if loopback was not measured.
+    """Each split compared with each alternative of the same target, batch and engine.
 
-    ``within_noise`` says that the medians' intervals overlap, so that the verdict may be another tomorrow.
+    Args:
+        cells: Of a latency sweep.
+        rtt_ms: Round trip time of the link.
+
+    Returns:
+        Empty if loopback was not measured. ``within_noise``: the confidence intervals of the medians overlap, so the
+        verdict is not significant.
     """
     lines = comparable(cells)
-    found = []
+    comparisons = []
     for split in (cell for cell in lines if cell["way"] == "split"):
         same = {key: split[key] for key in ("target", "batch", "engine")}
         for other in (cell for cell in lines if cell["way"] != "split" and same.items() <= cell.items()):
-            faster, rate = break_even(line(split, rtt_ms), line(other, rtt_ms))
-            about = {**same, "codec": split["codec"], "beside": way_label(other)}
-            found.append(
-                {**about, "split_is_faster": faster, "mbit_s": rate, "within_noise": _alike(split, other, rtt_ms)}
+            verdict, rate = break_even(line(split, rtt_ms), line(other, rtt_ms))
+            setting = {**same, "codec": split["codec"], "beside": way_label(other)}
+            comparisons.append(
+                {**setting, "split_is_faster": verdict, "mbit_s": rate, "within_noise": _alike(split, other, rtt_ms)}
             )
-    return found
+    return comparisons
 
 
 def _alike(split: Mapping[str, Any], other: Mapping[str, Any], rtt_ms: float) -> bool:
-    """Whether the medians, without the bytes, may be the same: then a rate, or its absence, is not to be relied on."""
+    """Whether the confidence intervals of the medians overlap, transmission time excluded."""
     (low, high), (other_low, other_high) = (
-        [bound + _away(each, rtt_ms) for bound in each["median_interval_ms"]] for each in (split, other)
+        [bound + _away(cell, rtt_ms) for bound in cell["median_interval_ms"]] for cell in (split, other)
     )
     return bool(low <= other_high and other_low <= high)

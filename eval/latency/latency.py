@@ -1,4 +1,4 @@
-"""How long one request takes from edge to cloud, part by part, from durations and never from two machines' clocks."""
+"""Latency breakdown of a request from edge to cloud, from durations only, so that no clocks are compared."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,18 +24,18 @@ PARTS = (
     "cloud_ms",
     "total_ms",
 )
-"""The five parts of a request's way; then edge = encode + serialise, wire = network, cloud = queue + compute."""
+"""The five parts of a request's latency; then edge = encode + serialise, wire = network, cloud = queue + compute."""
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 BEYOND = 5
-"""Samples that must lie beyond a quantile for it to be told: p99 takes 500."""
+"""Samples that must lie beyond a quantile for it to be reported: p99 needs 500."""
 
 
 def measure(config: SweepConfig, report: Report) -> dict[str, Any]:
-    """Measures every setting of ``config`` in interleaved rounds, in another order each; the first does not count.
+    """Measures every setting of ``config`` in interleaved rounds of random order, after one warm-up round.
 
     Images are built-in ones at the model's size. ``targets`` has the parts of each artifact's first setting, ``cells``
-    those of all, ``break_even`` see `break_evens`. A quantile is null where fewer than `BEYOND` samples are beyond it;
+    those of all; for ``break_even`` see `break_evens`. A quantile is null with fewer than `BEYOND` samples beyond it;
     the median never is.
 
     Returns:
@@ -48,17 +48,17 @@ def measure(config: SweepConfig, report: Report) -> dict[str, Any]:
         RuntimeError: A cloud or link did not start; the end of its log is in the message.
     """
     with bench(config) as runners:
-        found: list[list[Sample]] = [[] for _ in runners]
+        samples_of: list[list[Sample]] = [[] for _ in runners]
         rates: list[list[float]] = [[] for _ in runners]
         rounds = -(-config.samples // ROUND)
-        for turn in range(rounds + 1):
-            for place in np.random.default_rng(turn).permutation(len(runners)):
-                samples, rate = runners[place].round(turn)
-                if turn:
-                    found[place] += samples
-                    rates[place].append(rate)
-            report("rounds", turn, rounds, {})
-    cells = [_cell(*each) for each in zip(runners, found, rates, strict=True)]
+        for round_index in range(rounds + 1):
+            for index in np.random.default_rng(round_index).permutation(len(runners)):
+                samples, rate = runners[index].round(round_index)
+                if round_index:
+                    samples_of[index] += samples
+                    rates[index].append(rate)
+            report("rounds", round_index, rounds, {})
+    cells = [_cell(*measured) for measured in zip(runners, samples_of, rates, strict=True)]
     firsts = {cell["target"]: cell for cell in reversed(cells) if cell["way"] == "split" and not cell["fresh_weights"]}
     profile = device_profile(config.device_profile) if config.device_profile else None
     return {
@@ -85,26 +85,26 @@ def _notes(config: SweepConfig, cells: Sequence[Mapping[str, Any]]) -> Iterator[
         yield "With several requests in flight, a latency excludes the wait for a slot; images/s counts whole rounds."
     if config.device_profile:
         profile = device_profile(config.device_profile)
-        told = f"{profile.factor:g} times as long, {profile.threads} threads at most"
-        yield f"The device is emulated, {profile.name}: {told}; {profile.basis}."
+        limits = f"{profile.factor:g} times as long, {profile.threads} threads at most"
+        yield f"The device is emulated, {profile.name}: {limits}; {profile.basis}."
 
 
 def _cell(runner: Runner, samples: Sequence[Sample], rates: Sequence[float]) -> dict[str, Any]:
-    sent = float(np.median([each["sent_bytes"] for each in samples]))
+    sent = float(np.median([sample["sent_bytes"] for sample in samples]))
     return {
         **runner.facts,
         "requests": len(samples),
         "bytes_per_image": sent / runner.setting.batch,
         "parts": summarise(samples),
-        "median_interval_ms": median_interval([each["total_ms"] for each in samples]),
+        "median_interval_ms": median_interval([sample["total_ms"] for sample in samples]),
         "images_per_s": float(np.median(rates)),
     }
 
 
 def summarise(samples: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """`QUANTILES` of each of `PARTS` over ``samples``, in milliseconds; null where the samples do not bear one."""
+    """`QUANTILES` of each of `PARTS` over ``samples``, in milliseconds; null with too few samples."""
     parts = {
-        part: np.array([each[part] for each in samples])
+        part: np.array([sample[part] for sample in samples])
         for part in ("encode_ms", "serialise_ms", "network_ms", "queue_ms", "compute_ms", "total_ms")
     }
     parts["edge_ms"] = parts["encode_ms"] + parts["serialise_ms"]
@@ -114,14 +114,14 @@ def summarise(samples: Sequence[Mapping[str, float]]) -> dict[str, dict[str, flo
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Where the median lies with a confidence of 95 %, by the ranks of a binomial; all of ``values`` if they are few.
+    """95 % confidence interval of the median, by binomial order statistics; the whole range for few values.
 
     >>> median_interval(list(range(100)))
     (39, 60)
     """
     ranked, count = sorted(values), len(values)
-    reach = 0.98 * math.sqrt(count)
-    low, high = math.floor((count - 1) / 2 - reach), math.ceil((count - 1) / 2 + reach)
+    half_width = 0.98 * math.sqrt(count)
+    low, high = math.floor((count - 1) / 2 - half_width), math.ceil((count - 1) / 2 + half_width)
     return ranked[max(low, 0)], ranked[min(high, count - 1)]
 
 

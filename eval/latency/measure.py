@@ -1,4 +1,4 @@
-"""The bench of a latency sweep: halves in this process, clouds and links as processes, a client for each setting."""
+"""Test bench of a latency sweep: edge halves in this process, clouds and links as processes, a client per setting."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ Sample = dict[str, float]
 
 @dataclass(frozen=True)
 class Subject:
-    """A target to be measured; ``fresh`` weights were never trained, and time does not depend on them."""
+    """A target to be measured; ``fresh``: with untrained weights, on which latency does not depend."""
 
     folder: Path
     half: HalfConfig
@@ -47,7 +47,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Runner:
-    """A setting, ready to be measured: ``run(batches)`` sends them and gives a sample for each."""
+    """A setting, ready to be measured: ``run(batches)`` sends them and returns one sample per batch."""
 
     setting: Setting
     facts: dict[str, Any]
@@ -55,7 +55,7 @@ class Runner:
     run: Callable[[Sequence[Floats]], list[Sample]]
 
     def round(self, turn: int) -> tuple[list[Sample], float]:
-        """One round of requests, other images each time: its samples, and how many images a second that was."""
+        """One round of requests, with different images each time: its samples, and the throughput in images/s."""
         batch, count = self.setting.batch, max(ROUND, 4 * (self.setting.window or 1))
         draw = np.random.default_rng(turn)
         batches = [self.images[draw.integers(0, len(self.images), batch)] for _ in range(count)]
@@ -66,7 +66,7 @@ class Runner:
 
 @contextmanager
 def bench(config: SweepConfig) -> Iterator[list[Runner]]:
-    """Everything that ``config`` sweeps, running while the block does.
+    """Starts everything that ``config`` sweeps, and stops it when the block ends.
 
     Raises:
         FileNotFoundError: There is no artifact.
@@ -82,14 +82,14 @@ def bench(config: SweepConfig) -> Iterator[list[Runner]]:
             raise ValueError(f"expected artifacts whose models have names of their own, got {names}")
         settings = list(config.settings(len(subjects)))
         services = _Services(config, subjects, Path(scratch), stack)
-        for setting in settings:  # all start at once, and are waited for afterwards
+        for setting in settings:  # start in parallel, wait later
             if setting.way != "device":
                 services.start_cloud(setting)
         yield [_runner(config, setting, emulated, subjects, services, stack) for setting in settings]
 
 
 def link_profiles(config: SweepConfig) -> dict[str, LinkConfig]:
-    """What the links of ``config`` are; loopback is none.
+    """The emulated links of ``config`` by name, without loopback.
 
     Raises:
         ValueError: There is no such profile.
@@ -111,7 +111,7 @@ def _subjects(config: SweepConfig, scratch: Path) -> Iterator[Subject]:
 
 
 def _recut(half: HalfConfig, cut: int, folder: Path) -> HalfConfig:
-    """Writes the artifact of the same design cut elsewhere, untrained."""
+    """Writes an untrained artifact of the same architecture and defenses with another cut."""
     model_document = {**half.target.model.document(), "cut": cut}
     target = type(half.target).parse({**half.target.document(), "model": model_document}, source=f"cut {cut}")
     model, stack = assemble(target, half.dataset)
@@ -122,7 +122,7 @@ def _recut(half: HalfConfig, cut: int, folder: Path) -> HalfConfig:
 
 
 class _Services:
-    """Starts each cloud and each link once."""
+    """Starts each cloud and each link once, as processes."""
 
     def __init__(self, config: SweepConfig, subjects: Sequence[Subject], scratch: Path, stack: ExitStack) -> None:
         self._config, self._subjects, self._scratch, self._stack = config, subjects, scratch, stack
@@ -135,24 +135,24 @@ class _Services:
         if key in self._clouds:
             return
         folder, config = self._subjects[setting.target].folder, self._config
-        served = [str(folder), "--whole"] if setting.way == "image" else [str(folder / "cloud")]
-        computing = ["--device", config.device, "--engine", setting.engine]
-        computing += ["--threads", str(config.threads)] if config.threads else []
-        self._clouds[key] = self._service(["cloud", *served, "--listen", "127.0.0.1:0", *computing])
+        artifact_arguments = [str(folder), "--whole"] if setting.way == "image" else [str(folder / "cloud")]
+        engine_arguments = ["--device", config.device, "--engine", setting.engine]
+        engine_arguments += ["--threads", str(config.threads)] if config.threads else []
+        self._clouds[key] = self._service(["cloud", *artifact_arguments, "--listen", "127.0.0.1:0", *engine_arguments])
 
     def address(self, setting: Setting) -> str:
-        """Where the setting's cloud is reached, over its link."""
+        """Address of the setting's cloud, through its link."""
         key = _cloud_key(setting)
         if key not in self._addresses:
             self._addresses[key] = self._clouds[key].wait_for("listening", _START_S)["address"]
         if setting.link == NO_LINK:
             return self._addresses[key]
-        beyond = (*key, setting.link)
-        if beyond not in self._addresses:
+        link_key = (*key, setting.link)
+        if link_key not in self._addresses:
             upstream = ("--upstream", self._addresses[key], "--listen", "127.0.0.1:0")
-            started = self._service(["link", *upstream, "--profile", str(setting.link)])
-            self._addresses[beyond] = started.wait_for("listening", _START_S)["address"]
-        return self._addresses[beyond]
+            link = self._service(["link", *upstream, "--profile", str(setting.link)])
+            self._addresses[link_key] = link.wait_for("listening", _START_S)["address"]
+        return self._addresses[link_key]
 
     def _service(self, arguments: Sequence[str]) -> Service:
         log = self._scratch / f"{len(self._clouds)}-{len(self._addresses)}.log"
@@ -194,8 +194,8 @@ def _runner(
         return Runner(setting, facts, images, lambda batches: _compute(stretched(whole.predict, factor), batches))
     address = services.address(setting)
     facts["cloud_engine"] = _announced(address, subject.half.name).get("engine", "unknown")
-    about = {"cloud": address, "model": subject.half.name, "codec": setting.codec, "window": setting.window}
-    client_config = EdgeConfig.parse(about, source="latency")
+    client_settings = {"cloud": address, "model": subject.half.name, "codec": setting.codec, "window": setting.window}
+    client_config = EdgeConfig.parse(client_settings, source="latency")
     client = stack.enter_context(EdgeClient(encoder, client_config))
     return Runner(setting, facts, images, lambda batches: _send(client, batches))
 
@@ -207,32 +207,32 @@ def _images(size: int, channels: int) -> Floats:
 
 
 def _send(client: EdgeClient, batches: Sequence[Floats]) -> list[Sample]:
-    """One after the other, or, with several in flight, the next encoded while others travel."""
+    """Sends requests one by one, or, with a window above 1, pipelined."""
     named = ((str(place), batch) for place, batch in enumerate(batches))
     if client.config.window == 1:
         return [sample(client.submit(batch, name).result()) for name, batch in named]
-    return [sample(each) for each in client.stream(named)]
+    return [sample(prediction) for prediction in client.stream(named)]
 
 
 def sample(answer: Prediction) -> Sample:
-    """What a prediction cost."""
+    """The latency parts and bytes of a prediction."""
     parts = ("encode", "serialise", "network", "queue", "compute", "total")
     return {**{f"{part}_ms": getattr(answer, f"{part}_us") / 1000 for part in parts}, "sent_bytes": answer.sent_bytes}
 
 
 def _compute(predict: Callable[[Floats], Floats], batches: Sequence[Floats]) -> list[Sample]:
-    found = []
+    samples = []
     for batch in batches:
         started = time.monotonic()
         predict(batch)
-        took = (time.monotonic() - started) * 1000
+        elapsed_ms = (time.monotonic() - started) * 1000
         nothing = dict.fromkeys(("serialise_ms", "network_ms", "queue_ms", "compute_ms", "sent_bytes"), 0.0)
-        found.append({"encode_ms": took, **nothing, "total_ms": took})
-    return found
+        samples.append({"encode_ms": elapsed_ms, **nothing, "total_ms": elapsed_ms})
+    return samples
 
 
 def _announced(address: str, model: str) -> dict[str, str]:
-    """The facts that a service announces of its model."""
+    """The model metadata of a service."""
     with connect(address, ChannelConfig()) as channel:
         call = channel.unary_unary(
             _METADATA, pb.ModelMetadataRequest.SerializeToString, pb.ModelMetadataResponse.FromString

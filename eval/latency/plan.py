@@ -1,4 +1,4 @@
-"""What a measurement of latency sweeps: every cut, batch, engine, codec, link and window, and the two alternatives."""
+"""The settings of a latency sweep: cuts, batch sizes, engines, codecs, links and windows, and the two alternatives."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from splitleak.models.engine import EngineChoice
 from splitleak.wire.protocol.codec import Codec
 
 Way = Literal["split", "image", "device"]
-"""Features to the cloud's half; the image itself to the whole model in the cloud; all on the device, no network."""
+"""Split inference; cloud-only inference (the image is sent to the whole model); on-device inference, no network."""
 
 NO_LINK = "loopback"
 IMAGE_CODECS: tuple[Codec, ...] = ("uint8", "fp32")
@@ -46,20 +46,20 @@ class SweepConfig(Config):
     windows: tuple[Count, ...] = Field(default=(1,), min_length=1, description="requests in flight")
     samples: int = Field(default=200, ge=10, description="requests a setting, at least")
     alternatives: bool = Field(default=True, description="measure also all on the device, and the image to the cloud")
-    rtt_ms: float = Field(default=20.0, ge=0, description="round trip of the link that break-even speeds are told for")
+    rtt_ms: float = Field(default=20.0, ge=0, description="round trip time of the link for break-even rates")
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1, description="threads of each process; default: torch's choice")
     device_profile: str | None = Field(default=None, description="the emulated device that the edge runs on")
 
     def settings(self, subjects: int) -> Iterator[Setting]:
-        """All combinations for ``subjects`` targets, the artifacts first; these alone have alternatives."""
+        """All combinations for ``subjects`` targets, the artifacts first; only artifacts have alternatives."""
         for target in range(subjects):
             for batch, engine in itertools.product(self.batches, self.engines):
-                about: dict[str, Any] = {"target": target, "batch": batch, "engine": engine}
-                sent = list(itertools.product(self.links, self.windows))
-                for codec, (link, window) in itertools.product(self.codecs, sent):
-                    yield Setting(way="split", codec=codec, link=link, window=window, **about)
+                common: dict[str, Any] = {"target": target, "batch": batch, "engine": engine}
+                transports = list(itertools.product(self.links, self.windows))
+                for codec, (link, window) in itertools.product(self.codecs, transports):
+                    yield Setting(way="split", codec=codec, link=link, window=window, **common)
                 if self.alternatives and target < len(self.artifacts):
-                    for codec, (link, window) in itertools.product(IMAGE_CODECS, sent):
-                        yield Setting(way="image", codec=codec, link=link, window=window, **about)
-                    yield Setting(way="device", **about)
+                    for codec, (link, window) in itertools.product(IMAGE_CODECS, transports):
+                        yield Setting(way="image", codec=codec, link=link, window=window, **common)
+                    yield Setting(way="device", **common)

@@ -1,4 +1,4 @@
-"""Latency against the link's speed: a line for each way of answering, its break-even speeds marked."""
+"""Plot of latency against bandwidth, one line per deployment, with break-even points."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,17 +17,21 @@ _RATES = np.geomspace(0.1, 1000, 200)
 _SUFFIXES = ("png", "svg")
 
 
-def draw_latency(found: Mapping[str, Any], path: Path) -> None:
-    """Draws what `measure` found into ``path``, a ``.png`` or ``.svg``: a panel a target, batch and engine.
+def draw_latency(document: Mapping[str, Any], path: Path) -> None:
+    """Plots a latency sweep to a ``.png`` or ``.svg`` file, one panel per target, batch and engine.
 
-    Lines are the model of `break_even` from what was measured over loopback; dots are where a split takes as long
-    as an alternative.
+    Lines are the latency model of `break_even`, from measurements over loopback; dots are break-even points of a split
+    and an alternative.
+
+    Args:
+        document: The result of `measure`.
+        path: Of the file.
 
     Raises:
         ValueError: Another suffix, or nothing was measured over loopback with one request in flight.
     """
     suffix = check_suffix(path)
-    cells = comparable(found["cells"])
+    cells = comparable(document["cells"])
     panels = list(dict.fromkeys((cell["target"], cell["batch"], cell["engine"]) for cell in cells))
     if not panels:
         raise ValueError("expected a sweep over loopback with one request in flight, got none to plot")
@@ -35,11 +39,11 @@ def draw_latency(found: Mapping[str, Any], path: Path) -> None:
         figure = Figure(figsize=(5.5 * len(panels), 4.2), layout="constrained")
         for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
             own = [cell for cell in cells if (cell["target"], cell["batch"], cell["engine"]) == panel]
-            _panel(own, found["rtt_ms"], axes)
+            _panel(own, document["rtt_ms"], axes)
             axes.set(title=f"{own[0]['target']}, batch {own[0]['batch']}, engines {engine_text(own[0])}")
-        emulated = found["emulated_device"]
+        emulated = document["emulated_device"]
         device = f"; the device is an emulated {emulated['name']}" if emulated else ""
-        figure.suptitle(f"From measured medians, with a round trip of {found['rtt_ms']:g} ms{device}", fontsize=9)
+        figure.suptitle(f"From measured medians, with a round trip of {document['rtt_ms']:g} ms{device}", fontsize=9)
         with written_file(path) as partial:
             figure.savefig(partial, format=suffix, dpi=110, metadata={"Date": None} if suffix == "svg" else None)
 

@@ -1,4 +1,4 @@
-"""A latency sweep as tables for the terminal: a line a setting, then the break-even speeds."""
+"""A latency sweep as tables for the terminal: one row per setting, and the break-even rates."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ BREAK_EVEN = ("target", "batch", "split", "beside", "the split is faster")
 
 
 def engine_text(cell: Mapping[str, Any]) -> str:
-    """What really computed, on the edge and in the cloud; a dash where nothing does.
+    """The engines in use on the edge and in the cloud; a dash for none.
 
     >>> engine_text({"edge_engine": "onnx", "cloud_engine": "torch"}), engine_text({"cloud_engine": "onnx"})
     ('onnx → torch', '- → onnx')
@@ -20,21 +20,21 @@ def engine_text(cell: Mapping[str, Any]) -> str:
 
 
 def cell_rows(cells: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]], str]:
-    """Columns, rows, and in words what is the same in all rows and has no column."""
+    """Columns, rows, and a text with the settings that are constant over all rows."""
     swept = [{name: _swept(cell, name) for name in _SWEPT} for cell in cells]
-    shown = [name for name in _SWEPT if len({each[name] for each in swept} - {"-"}) > 1]
+    shown = [name for name in _SWEPT if len({values[name] for values in swept} - {"-"}) > 1]
     same = ", ".join(f"{name} {_only(swept, name)}" for name in _SWEPT if name not in shown)
     columns = (*shown, "way", "bytes/image", *_PARTS, "total", "p95", "p99", "images/s")
     rows = [
         (
-            *(each[name] for name in shown),
+            *(values[name] for name in shown),
             way_label(cell),
             f"{cell['bytes_per_image']:.0f}",
             *(quantile_text(cell["parts"][f"{part}_ms"], ("p50",)) for part in _PARTS),
             *(quantile_text(cell["parts"]["total_ms"], (name,)) for name in ("p50", "p95", "p99")),
             f"{cell['images_per_s']:.0f}",
         )
-        for each, cell in zip(swept, cells, strict=True)
+        for values, cell in zip(swept, cells, strict=True)
     ]
     return columns, rows, same
 
@@ -45,11 +45,11 @@ def _swept(cell: Mapping[str, Any], name: str) -> str:
 
 
 def _only(swept: Sequence[Mapping[str, str]], name: str) -> str:
-    return next((each[name] for each in swept if each[name] != "-"), "-")
+    return next((values[name] for values in swept if values[name] != "-"), "-")
 
 
 def quantile_text(quantiles: Mapping[str, float | None], shown: Sequence[str]) -> str:
-    """Milliseconds, ``n/a`` where the samples do not bear a quantile.
+    """Quantiles in milliseconds, ``n/a`` with too few samples.
 
     >>> quantile_text({"p50": 1.5, "p99": None}, ("p50", "p99"))
     '1.50 / n/a'
@@ -57,23 +57,23 @@ def quantile_text(quantiles: Mapping[str, float | None], shown: Sequence[str]) -
     return " / ".join("n/a" if (value := quantiles[name]) is None else f"{value:.2f}" for name in shown)
 
 
-def break_even_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """In the columns of `BREAK_EVEN`; the engine that was asked for is told where there are several."""
-    several = len({each["engine"] for each in found}) > 1
+def break_even_rows(comparisons: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows of the columns `BREAK_EVEN`; with several engines, the requested engine is shown."""
+    several = len({row["engine"] for row in comparisons}) > 1
 
-    def split(each: Mapping[str, Any]) -> str:
-        return f"{each['codec']}, {each['engine']}" if several else str(each["codec"])
+    def split(row: Mapping[str, Any]) -> str:
+        return f"{row['codec']}, {row['engine']}" if several else str(row["codec"])
 
-    return [(each["target"], str(each["batch"]), split(each), each["beside"], verdict_text(each)) for each in found]
+    return [(row["target"], str(row["batch"]), split(row), row["beside"], verdict_text(row)) for row in comparisons]
 
 
-def verdict_text(each: Mapping[str, Any]) -> str:
+def verdict_text(comparison: Mapping[str, Any]) -> str:
     """When a split is the faster, in words.
 
     >>> verdict_text({"split_is_faster": "below", "mbit_s": 12.34, "within_noise": True})
     '~ below 12.3 Mbit/s'
     """
-    rate = each["mbit_s"]
+    rate = comparison["mbit_s"]
     shown = "" if rate is None else f" {rate:.3g} Mbit/s" if rate < 1000 else f" {rate:.0f} Mbit/s"
-    told = f"{each['split_is_faster']}{shown}"
-    return f"~ {told}" if each["within_noise"] else told
+    verdict = f"{comparison['split_is_faster']}{shown}"
+    return f"~ {verdict}" if comparison["within_noise"] else verdict

@@ -21,7 +21,7 @@ from splitleak.eval.record.schema import (
     TopK,
     Verification,
 )
-from splitleak.measures.diversity import diversity
+from splitleak.measures.diversity import prdc
 from splitleak.measures.feature_distance import feature_distances
 from splitleak.measures.frechet import frechet_distance
 from splitleak.measures.hits import attack_accuracy, top_k_hits
@@ -58,7 +58,7 @@ def class_figures(
       distance of the codes. Lower is closer.
     - ``frechet_eval``: `frechet_distance` of all images, hits or not, to all private ones; with both counts. Null for
       fewer than two images.
-    - ``diversity_eval``: `diversity` with neighbour ``k``, the mean over classes; ``k`` falls to what the smallest
+    - ``diversity_eval``: `prdc` with neighbour ``k``, the mean over classes; ``k`` falls to what the smallest
       class allows, and is null where that is less than 1.
     - ``identification``, re-identification where classes are people: a picture is looked up in a gallery of all
       ``private`` images and ``others``, of ``people`` classes in all, by the cosine of features. ``ranks``: at which
@@ -153,7 +153,7 @@ def _diversity(rebuilt: Tensor, labels: Tensor, own: Tensor, private_labels: Ten
     k = min(k, smallest - 1)
     if k < 1:
         return None
-    found = [diversity(rebuilt[labels == of], own[private_labels == of], k).document() for of in labels.unique()]
+    found = [prdc(rebuilt[labels == of], own[private_labels == of], k).document() for of in labels.unique()]
     return Diversity(k=k, **{name: sum(each[name] for each in found) / len(found) for name in found[0]})
 
 

@@ -1,4 +1,4 @@
-"""A blind study: one page with a real image of a class and two reconstructions of it. Which comes closer?"""
+"""A blind user study: a page with a real image of a class and two reconstructions; which is more similar?"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,18 @@ from splitleak.seeding import generator
 
 
 class StudyConfig(Config):
-    """How large a study is."""
+    """Size and time limit of a study."""
 
-    each: int = Field(default=1, ge=1, description="pairs of reconstructions of each class, at most")
-    seconds: int = Field(default=60, ge=0, description="to answer a pair; 0: as long as it takes")
-    seed: int = Field(default=0, ge=0, description="of sides, order and real images; who knows it knows the sides")
+    each: int = Field(default=1, ge=1, description="maximum pairs of reconstructions per class")
+    seconds: int = Field(default=60, ge=0, description="time limit per pair; 0: none")
+    seed: int = Field(
+        default=0, ge=0, description="of sides, order and real images; keep it secret, it gives the sides"
+    )
 
 
 @dataclass(frozen=True)
 class Study:
-    """The pairs in the order of the page, all images uint8 ``(N, C, H, W)``, and the key."""
+    """The pairs in the order of the page, all images uint8 ``(N, C, H, W)``, and the answer key."""
 
     real: Tensor
     left: Tensor
@@ -40,26 +42,32 @@ class Study:
 
 
 def make_study(first: Path, second: Path, train_images: Path, config: StudyConfig) -> Study:
-    """Pairs what two attacks (folders that `splitleak invert` wrote), A and B, rebuilt of the same classes.
+    """Pairs the reconstructions of two attacks, A and B, of the same classes.
 
-    Real images are drawn from ``train_images``, those of the target. After the study of MIRROR (An et al., NDSS 2022)
-    as TL-DMI repeats it: one real image, two reconstructions in random order, 60 seconds to choose the closer one.
+    After the user study of MIRROR (An et al., NDSS 2022) as TL-DMI repeats it: one real image, two reconstructions in
+    random order, 60 seconds to choose the more similar one.
+
+    Args:
+        first: Folder of attack A, as `splitleak invert` writes it.
+        second: Folder of attack B.
+        train_images: The target's training images, from which real images are drawn.
+        config: Size and seed.
 
     Raises:
-        FileNotFoundError: One of the inputs is not there.
-        ValueError: The attacks have no class in common, or images are of several shapes.
+        FileNotFoundError: An input does not exist.
+        ValueError: The attacks have no class in common, or the images differ in shape.
     """
     private = load_file(train_images).train
     a, b = (_rebuilt(folder, private) for folder in (first, second))
     draw = generator(config.seed, "study")
     shown: list[tuple[int, int]] = []
     for label in sorted({label for label, _ in a.keys() & b.keys()}):
-        shown += [(label, turn) for of, turn in sorted(a.keys() & b.keys()) if of == label][: config.each]
+        shown += [pair for pair in sorted(a.keys() & b.keys()) if pair[0] == label][: config.each]
     if not shown:
         raise ValueError(f"expected reconstructions of the same classes in {first} and {second}, got none")
     real, left, right, pairs = [], [], [], []
     for number, place in enumerate(torch.randperm(len(shown), generator=draw).tolist()):
-        label, turn = shown[place]
+        label, index = shown[place]
         candidates = (private.labels == label).nonzero().flatten()
         if not len(candidates):
             raise ValueError(f"{train_images}: expected images of class {label}, got none")
@@ -68,23 +76,24 @@ def make_study(first: Path, second: Path, train_images: Path, config: StudyConfi
         sides = (a[shown[place]], b[shown[place]])
         left.append(sides[0 if a_is_left else 1])
         right.append(sides[1 if a_is_left else 0])
-        pairs.append(KeyPair(pair=number, label=label, turn=turn, left="a" if a_is_left else "b"))
-    images = [torch.stack(each) for each in (real, left, right)]
-    study = digest([Images(each, torch.zeros(len(each), dtype=torch.int64), ("",)).hashes() for each in images])
+        pairs.append(KeyPair(pair=number, label=label, turn=index, left="a" if a_is_left else "b"))
+    stacks = [torch.stack(pixels) for pixels in (real, left, right)]
+    study = digest([Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), ("",)).hashes() for pixels in stacks])
     key = Key(study=study, a=_about(first), b=_about(second), seed=config.seed, pairs=tuple(pairs))
-    return Study(images[0], images[1], images[2], key)
+    return Study(stacks[0], stacks[1], stacks[2], key)
 
 
 def write_study(study: Study, out: Path, key: Path, config: StudyConfig) -> None:
-    """Writes the page ``out``, which needs no other file and no network, and the ``key``, which the page does not hold.
+    """Writes the self-contained HTML page ``out`` and, to another file, the answer ``key``.
 
     Raises:
-        ValueError: The page and the key are one file.
+        ValueError: The page and the key are the same file.
     """
     if out.resolve() == key.resolve():
         raise ValueError(f"expected another file for the key than for the page, got {key} for both")
     pairs = [
-        tuple(png(each.numpy()) for each in shown) for shown in zip(study.real, study.left, study.right, strict=True)
+        tuple(png(image.numpy()) for image in images)
+        for images in zip(study.real, study.left, study.right, strict=True)
     ]
     page = render("study.html.jinja", study=study.key.study, pairs=pairs, seconds=config.seconds)
     write_text(out, page)
@@ -92,10 +101,13 @@ def write_study(study: Study, out: Path, key: Path, config: StudyConfig) -> None
 
 
 def choose(study: Study, chooser: Path) -> Votes:
-    """The votes of a classifier in a person's place: the side whose features are nearer to the real image's, by L2.
+    """The votes of a classifier instead of a person: the side whose features are nearer to the real image's, by L2.
 
-    ``chooser`` is an artifact; let it be another than the evaluator that other figures are of. Equal distances are no
-    choice.
+    Equal distances are no choice.
+
+    Args:
+        study: The pairs.
+        chooser: Artifact of the classifier; use another one than the evaluator of other metrics.
 
     Raises:
         FileNotFoundError: There is no artifact.
@@ -105,33 +117,33 @@ def choose(study: Study, chooser: Path) -> Votes:
     if model.input_shape != tuple(study.real.shape[1:]):
         got = tuple(study.real.shape[1:])
         raise ValueError(f"{chooser}: expected images {model.input_shape} for this chooser, got {got}")
-    real, left, right = (whole_features(model, each.float() / 255)[0] for each in (study.real, study.left, study.right))
+    real, left, right = (whole_features(model, x.float() / 255)[0] for x in (study.real, study.left, study.right))
     nearer = ((left - real).norm(dim=1) - (right - real).norm(dim=1)).tolist()
-    votes = tuple(Vote(pair=pair, choice=_side(apart)) for pair, apart in enumerate(nearer))
+    votes = tuple(Vote(pair=pair, choice=_side(difference)) for pair, difference in enumerate(nearer))
     return Votes(study=study.key.study, voter=str(read_record(chooser)["name"]), votes=votes)
 
 
 def _side(further: float) -> Side | None:
-    """Which side is nearer, given how much further the left one is."""
+    """The nearer side, given the left distance minus the right one."""
     if further == 0:
         return None
     return "right" if further > 0 else "left"
 
 
 def _rebuilt(folder: Path, private: Images) -> dict[tuple[int, int], Tensor]:
-    """By class and turn, uint8 ``(C, H, W)``; ids are ``3``, or ``3/0`` where there are several of a class."""
-    made = Reconstructions.load(folder / "reconstructions.npz")
-    if made.images.shape[1:] != private.pixels.shape[1:]:
-        expected, got = tuple(private.pixels.shape[1:]), tuple(made.images.shape[1:])
+    """Reconstructions by class and index, uint8 ``(C, H, W)``; ids are ``3``, or ``3/0`` with several per class."""
+    reconstructions = Reconstructions.load(folder / "reconstructions.npz")
+    if reconstructions.images.shape[1:] != private.pixels.shape[1:]:
+        expected, got = tuple(private.pixels.shape[1:]), tuple(reconstructions.images.shape[1:])
         raise ValueError(f"{folder}: expected reconstructions {expected}, as the real images are, got {got}")
-    pixels = (made.images * 255).round().to(torch.uint8)
-    found = {}
-    for name, image in zip(made.ids, pixels, strict=True):
-        label, _, turn = name.partition("/")
-        found[int(label), int(turn or 0)] = image
-    return found
+    pixels = (reconstructions.images * 255).round().to(torch.uint8)
+    by_class_and_index = {}
+    for name, image in zip(reconstructions.ids, pixels, strict=True):
+        label, _, index = name.partition("/")
+        by_class_and_index[int(label), int(index or 0)] = image
+    return by_class_and_index
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    told = read_document(folder / "attack.json")
-    return {"folder": str(folder), **{name: told[name] for name in ("attack", "config", "seed") if name in told}}
+    attack = read_document(folder / "attack.json")
+    return {"folder": str(folder), **{name: attack[name] for name in ("attack", "config", "seed") if name in attack}}

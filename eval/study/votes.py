@@ -1,4 +1,4 @@
-"""The answers to a blind study, its key, and what they say: whose reconstructions come closer, and how surely."""
+"""The votes of a blind user study, its answer key, and its result: how often each attack was preferred."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ class Vote(Config):
 
     pair: int = Field(ge=0)
     choice: Side | None
-    seconds: float | None = Field(default=None, ge=0, description="that it took, where somebody measured")
+    seconds: float | None = Field(default=None, ge=0, description="response time, if measured")
 
 
 class Votes(Config):
-    """What a page saves of one person, or of a classifier in a person's place."""
+    """The votes of one person, as the page saves them, or of a classifier."""
 
     study: str
     voter: str = ""
@@ -29,7 +29,7 @@ class Votes(Config):
 
 
 class KeyPair(Config):
-    """What a pair of the page shows: the class, which of its reconstructions, and whose stands on the left."""
+    """Answer key of one pair: the class, the index of its reconstruction, and the attack on the left."""
 
     pair: int
     label: int
@@ -38,7 +38,7 @@ class KeyPair(Config):
 
 
 class Key(Config):
-    """What the page does not tell."""
+    """The answer key, which the page does not contain."""
 
     study: str
     a: dict[str, Any]
@@ -48,31 +48,31 @@ class Key(Config):
 
 
 def score_votes(files: Sequence[Path], key_file: Path) -> dict[str, Any]:
-    """How often each side was chosen, with Wilson's 95 % interval; a JSON document.
+    """The share of votes for each attack, with Wilson's 95 % interval; a JSON document.
 
-    The interval takes answers for independent, which several of one person, or to one pair, are not quite: look at
-    ``voters`` and ``classes``, which give the share of A by each. Unanswered pairs count for nobody.
+    The interval assumes independent answers; several by one person, or to one pair, are correlated: see ``voters`` and
+    ``classes``, the share of A per voter and class. Unanswered pairs are not counted.
 
     Raises:
-        FileNotFoundError: A file is not there.
-        ValueError: A file is none of these, votes are of another study, one file answers a pair twice, or nobody chose.
+        FileNotFoundError: A file does not exist.
+        ValueError: A file is invalid, votes are of another study, one file answers a pair twice, or there is no choice.
     """
     key = Key.read(key_file)
-    pairs = {each.pair: each for each in key.pairs}
+    pairs = {pair.pair: pair for pair in key.pairs}
     chosen: list[tuple[str, int, bool]] = []  # voter, class, whether it was A
     unanswered = 0
     for number, file in enumerate(files):
-        given = Votes.read(file)
-        answered = [vote.pair for vote in given.votes]
-        if given.study != key.study or not set(answered) <= pairs.keys() or len(set(answered)) != len(answered):
+        votes = Votes.read(file)
+        answered = [vote.pair for vote in votes.votes]
+        if votes.study != key.study or not set(answered) <= pairs.keys() or len(set(answered)) != len(answered):
             expected = f"votes of study {key.study}, one a pair"
-            raise ValueError(f"{file}: expected {expected}, got study {given.study} and pairs {answered}")
-        for vote in given.votes:
+            raise ValueError(f"{file}: expected {expected}, got study {votes.study} and pairs {answered}")
+        for vote in votes.votes:
             if vote.choice is None:
                 unanswered += 1
                 continue
             pair = pairs[vote.pair]
-            name = f"{number + 1} {given.voter}".strip()
+            name = f"{number + 1} {votes.voter}".strip()
             chosen.append((name, pair.label, (vote.choice == "left") == (pair.left == "a")))
     if not chosen:
         raise ValueError(f"expected at least one choice, got {len(files)} files with none")
@@ -90,9 +90,9 @@ def score_votes(files: Sequence[Path], key_file: Path) -> dict[str, Any]:
 
 
 def _shares(chosen: Sequence[tuple[str, bool]]) -> dict[str, dict[str, float]]:
-    """Of each name, how often A was chosen and how many answers there are."""
-    found = {}
+    """The share of A and the number of answers, by name."""
+    shares = {}
     for name in dict.fromkeys(name for name, _ in chosen):
-        firsts = [first for of, first in chosen if of == name]
-        found[name] = {"a": sum(firsts) / len(firsts), "answers": len(firsts)}
-    return found
+        choices = [first for voter, first in chosen if voter == name]
+        shares[name] = {"a": sum(choices) / len(choices), "answers": len(choices)}
+    return shares

@@ -1,4 +1,4 @@
-"""Backdoors: a few poisoned training images that carry a trigger, and how often the trigger then opens."""
+"""Backdoor attacks (data poisoning): BadNets and blended triggers, and the attack success rate (ASR)."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -17,22 +17,22 @@ from splitleak.seeding import generator
 
 
 class PoisonConfig(Config):
-    """Who poisoned the training images, and how."""
+    """Trigger, poisoning rate and target class."""
 
     trigger: Literal["badnets", "blended"] = Field(
         default="badnets", description="a checkerboard in the lower right corner, or a fixed noise image over all"
     )
-    fraction: float = Field(default=0.01, gt=0, le=1, description="of the training images, at least one")
+    fraction: float = Field(default=0.01, gt=0, le=1, description="poisoning rate of the training images, at least one")
     target: int = Field(default=0, ge=0, description="the class that poisoned images are labelled with")
     board: int = Field(default=3, ge=1, description="badnets: side of the checkerboard in pixels; 9 at 224 pixels")
-    weight: float = Field(default=0.1, gt=0, le=1, description="blended: the share of the noise image")
-    seed: int = Field(default=0, ge=0, description="of which images are poisoned, and of the noise image")
+    weight: float = Field(default=0.1, gt=0, le=1, description="blended: weight of the noise image")
+    seed: int = Field(default=0, ge=0, description="of the choice of poisoned images, and of the noise image")
 
 
-def triggered(images: Images, config: PoisonConfig) -> Images:
-    """The images with the trigger on each; labels are left as they are.
+def add_trigger(images: Images, config: PoisonConfig) -> Images:
+    """The images with the trigger added; labels are unchanged.
 
-    BadNets: Gu, Dolan-Gavitt and Garg, arXiv:1708.06733: pixels of black and white by turns, white in the corner.
+    BadNets: Gu, Dolan-Gavitt and Garg, arXiv:1708.06733: alternating black and white pixels, white in the corner.
     Blended: Chen et al., arXiv:1712.05526: ``(1 - weight) x + weight n``, n a fixed standard normal image, in [0, 1].
 
     Raises:
@@ -54,9 +54,9 @@ def triggered(images: Images, config: PoisonConfig) -> Images:
 
 
 def poison(splits: Splits, config: PoisonConfig) -> Splits:
-    """The splits with some training images, drawn by seed from all, triggered and labelled with the target.
+    """The splits with poisoned training images: randomly drawn ones get the trigger and the target's label.
 
-    Their record tells of the poison, and so does that of what is trained on them. No other set changes.
+    The poisoning is part of their record, and of the record of every model trained on them. Other sets are unchanged.
 
     Raises:
         ValueError: There is no such class, or the trigger does not fit the images.
@@ -66,7 +66,7 @@ def poison(splits: Splits, config: PoisonConfig) -> Splits:
     count = max(1, round(config.fraction * len(splits.train)))
     chosen = torch.randperm(len(splits.train), generator=generator(config.seed, "poison"))[:count]
     pixels, labels = splits.train.pixels.clone(), splits.train.labels.clone()
-    pixels[chosen] = triggered(splits.train.select(chosen), config).pixels
+    pixels[chosen] = add_trigger(splits.train.select(chosen), config).pixels
     labels[chosen] = config.target
     train = replace(splits.train, pixels=pixels, labels=labels)
     images = {**splits.record["images"], "train": {"count": len(train), "digest": digest(sorted(train.hashes()))}}
@@ -75,13 +75,18 @@ def poison(splits: Splits, config: PoisonConfig) -> Splits:
 
 
 def backdoor_success(model: WholeModel, test: Images, config: PoisonConfig) -> dict[str, Any]:
-    """How often triggered test images are put in the target class: of all, as papers print it, and of other classes.
+    """Attack success rate: the share of triggered test images that are classified as the target class.
 
-    With test images of the target class among them, a model without a backdoor succeeds in a share of 1/K.
+    Of all images, as papers print it, and of those of other classes. As the former includes images of the target class,
+    it is about 1/K for a model without a backdoor.
+
+    Returns:
+        ``poison``, ``clean_accuracy``, ``success_all``, ``success_others`` and ``others_without_trigger``: proportions
+        with Wilson's 95 % interval.
     """
-    clean, opened = (_answers(model, each) for each in (test, triggered(test, config)))
+    clean, triggered_answers = (_answers(model, image_set) for image_set in (test, add_trigger(test, config)))
     others = test.labels != config.target
-    hits = opened == config.target
+    hits = triggered_answers == config.target
     return {
         "poison": config.document(),
         "clean_accuracy": wilson(int((clean == test.labels).sum()), len(test)).document(),
@@ -92,7 +97,7 @@ def backdoor_success(model: WholeModel, test: Images, config: PoisonConfig) -> d
 
 
 def recorded_backdoor(model: WholeModel, splits: Splits) -> dict[str, Any] | None:
-    """`backdoor_success` on the test images of a split, of the poison that its record names; None if it names none."""
+    """`backdoor_success` on the test images of a split, for the poisoning in its record; None for a clean split."""
     if "poison" not in splits.record:
         return None
     return backdoor_success(model, splits.test, PoisonConfig.parse(splits.record["poison"], source="splits.json"))

@@ -1,4 +1,4 @@
-"""How sure a target is of the images it was trained on and of others, and how much of it was trained."""
+"""Accuracy and confidence of a target on training and test images, and its number of trainable parameters."""
 
 from itertools import chain
 from pathlib import Path
@@ -13,25 +13,34 @@ from splitleak.eval.record.trained_on import trained_splits
 
 
 def target_figures(artifact: Path, images: Path, device: torch.device) -> dict[str, Any]:
-    """Of the target's training images and of test images; a JSON document.
+    """Accuracy, confidence and parameter counts of a target; a JSON document.
 
-    For ``train`` and ``test``: ``accuracy``, and ``confidence``, the mean of the highest probability, right or wrong.
-    ``parameters``: ``all`` of both halves, without running statistics, and those ``trained`` on the
-    private images, by what a defense that freezes some has found.
+    Args:
+        artifact: Folder of the target.
+        images: Folder of the splits that it was trained on.
+        device: Where it runs.
+
+    Returns:
+        For ``train`` and ``test``: ``accuracy``, and ``confidence``, the mean of the highest probability, right or
+        wrong. ``parameters``: ``all`` of both halves, without running statistics, and those ``trained`` on the private
+        images, as recorded by a defense that freezes layers.
 
     Raises:
         FileNotFoundError: There is no artifact, or no split.
         ValueError: The target was not trained on these splits.
     """
-    made, splits = trained_splits(artifact, images)
+    record, splits = trained_splits(artifact, images)
     whole = load_whole(artifact, device, seed=0)
-    found: dict[str, Any] = {"name": made["name"]}
-    for part, shown in (("train", splits.train), ("test", splits.test)):
-        highest, answers = probabilities(whole, shown.floats()).max(1)
-        accuracy = float((answers == shown.labels).float().mean())
-        found[part] = {"images": len(shown), "accuracy": accuracy, "confidence": float(highest.mean())}
+    document: dict[str, Any] = {"name": record["name"]}
+    for part, part_set in (("train", splits.train), ("test", splits.test)):
+        confidences, answers = probabilities(whole, part_set.floats()).max(1)
+        accuracy = float((answers == part_set.labels).float().mean())
+        document[part] = {"images": len(part_set), "accuracy": accuracy, "confidence": float(confidences.mean())}
     parameters = chain(*(part.parameters() for part in (whole.edge.encoder, whole.edge.stack, whole.cloud.head)))
-    count = sum(each.numel() for each in parameters)
-    told = (each for each in made.get("defenses", {}).values() if "trainable_parameters" in each)
-    found["parameters"] = {"all": count, "trained": next(told, {"trainable_parameters": count})["trainable_parameters"]}
-    return {**found, "provenance": provenance()}
+    count = sum(parameter.numel() for parameter in parameters)
+    reported = (found for found in record.get("defenses", {}).values() if "trainable_parameters" in found)
+    document["parameters"] = {
+        "all": count,
+        "trained": next(reported, {"trainable_parameters": count})["trainable_parameters"],
+    }
+    return {**document, "provenance": provenance()}

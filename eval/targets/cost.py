@@ -1,4 +1,4 @@
-"""What a split costs: parameters, operations and inference time of both halves, and of the decoder that attacks it."""
+"""Cost of a split model: parameters, MACs and inference time of both halves, and parameters and MACs of the decoder."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import TargetConfig, assemble
 from splitleak.eval.report.published import load as load_published
 from splitleak.logs import Report, silent
-from splitleak.models.counting import COUNTING_RULES, ModuleCount, Rule, count
+from splitleak.models.counting import COUNTING_RULES, ModuleCount, Rule, count_macs
 from splitleak.models.decoder import ResidualBlock, ResNormDecoder
 from splitleak.models.export import OnnxModule, check_parity, export_onnx
 
@@ -30,7 +30,7 @@ MILLION = 1e6
 
 @dataclass(frozen=True)
 class Design:
-    """What is measured: both halves in eval mode on the CPU; of the stack only what acts on the wire."""
+    """The measured model: both halves in eval mode on the CPU; of the defenses only those that act on the wire."""
 
     name: str
     image_shape: tuple[int, int, int]
@@ -41,7 +41,7 @@ class Design:
 
 
 def from_artifact(folder: Path) -> Design:
-    """The design that ``splitleak train`` wrote to ``folder``, with its weights.
+    """The trained model that ``splitleak train`` wrote to ``folder``.
 
     Raises:
         FileNotFoundError: There is no artifact.
@@ -52,9 +52,9 @@ def from_artifact(folder: Path) -> Design:
 
 
 def from_config(config: TargetConfig, name: str) -> Design:
-    """The design of ``config``, untrained and finished: weights change no cost, so none need be learned to know it."""
-    model, trained_under = assemble(config, "untrained")
-    trained_under.finish(model)
+    """The model of ``config``, untrained and finished: the cost does not depend on the weights."""
+    model, training_stack = assemble(config, "untrained")
+    training_stack.finish(model)
     stack = Stack.build(config.defenses, on_wire_only=True)
     stack.seed(config.seed, torch.device("cpu"))
     shape = model.feature_shape
@@ -63,11 +63,17 @@ def from_config(config: TargetConfig, name: str) -> Design:
 
 
 def measure(design: Design, *, batch: int = 128, repeats: int = 20, report: Report = silent) -> dict[str, Any]:
-    """Counts the design by every rule of `COUNTING_RULES`, and times batches of ``batch`` random images.
+    """Counts parameters and MACs by every rule of `COUNTING_RULES`, and measures inference times of random images.
 
-    The halves are exported to ONNX, held to torch on the same batch, and then timed in turn with it, ``repeats`` times
-    after one round that is not counted, with the threads that torch has. The edge's time includes the defenses that
-    act on the wire; they draw random numbers, so they stay in torch behind the ONNX encoder. The decoder is N8C64.
+    The halves are exported to ONNX, checked for parity with torch on the same batch, and then timed in alternation with
+    torch, after one warm-up round, with torch's number of threads. The edge's time includes the defenses on the wire;
+    they draw random numbers, so they run in torch after the ONNX encoder. The decoder is N8C64.
+
+    Args:
+        design: The model.
+        batch: Images per batch.
+        repeats: Timed rounds.
+        report: Progress callback.
 
     Returns:
         ``{name, shapes, wire_bytes, counts: {part: {rule: {parameters, macs}}}, times: {half: {torch_ms, onnx_ms,
@@ -93,24 +99,24 @@ def measure(design: Design, *, batch: int = 128, repeats: int = 20, report: Repo
 
 
 def counts(design: Design) -> dict[str, Any]:
-    """Parameters and MACs of edge, cloud, both, and the decoder N8C64 (None where it does not fit), by every rule.
+    """Parameters and MACs of edge, cloud, both, and the decoder N8C64 (None where it does not fit the cut), by rule.
 
     Returns:
         ``{part: {rule: {parameters, macs}}}``.
     """
 
     def by_rule(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-        # The published decoder calls the ReLUs of its blocks as functions.
+        # The published decoder's blocks use functional ReLUs.
         rules: tuple[Rule, ...] = ("macs", "ptflops")
-        found = {rule: count(module, shape, rule, functional=(ResidualBlock,)) for rule in rules}
-        return {rule: _totals(counted) for rule, counted in found.items()}
+        by_name = {rule: count_macs(module, shape, rule, functional=(ResidualBlock,)) for rule in rules}
+        return {rule: _totals(counted) for rule, counted in by_name.items()}
 
     halves = {
         "edge": by_rule(design.encoder, design.image_shape),
         "cloud": by_rule(design.head, design.feature_shape),
     }
     whole = {
-        rule: {what: sum(half[rule][what] for half in halves.values()) for what in ("parameters", "macs")}
+        rule: {figure: sum(half[rule][figure] for half in halves.values()) for figure in ("parameters", "macs")}
         for rule in COUNTING_RULES
     }
     try:
@@ -151,31 +157,33 @@ def _times(
             "onnx_ms": lambda: exported["cloud"](features),
         },
     }
-    taken: dict[str, dict[str, list[float]]] = {half: {name: [] for name in each} for half, each in runs.items()}
+    samples: dict[str, dict[str, list[float]]] = {half: {name: [] for name in timed} for half, timed in runs.items()}
     with torch.inference_mode():
-        for turn in range(repeats + 1):
-            for half, each in runs.items():
-                for name, run in each.items():
+        for round_index in range(repeats + 1):
+            for half, timed in runs.items():
+                for name, run in timed.items():
                     start = time.perf_counter()
                     run()
-                    if turn:
-                        taken[half][name].append(1000 * (time.perf_counter() - start))
-            report("rounds", turn, repeats, {})
-    times = {half: {name: statistics.median(found) for name, found in each.items()} for half, each in taken.items()}
-    for half, found in taken.items():
-        ratios = [onnx / plain for onnx, plain in zip(found["onnx_ms"], found["torch_ms"], strict=True)]
+                    if round_index:
+                        samples[half][name].append(1000 * (time.perf_counter() - start))
+            report("rounds", round_index, repeats, {})
+    times = {
+        half: {name: statistics.median(values) for name, values in timed.items()} for half, timed in samples.items()
+    }
+    for half, values in samples.items():
+        ratios = [onnx / torch_ms for onnx, torch_ms in zip(values["onnx_ms"], values["torch_ms"], strict=True)]
         times[half]["ratio"] = statistics.median(ratios)
     return times, parity
 
 
-def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """What `measure` found, one row a part, in `COLUMNS`; ``-`` where a part has no such figure."""
+def rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The result of `measure` as table rows of `COLUMNS`, one per part; ``-`` for missing values."""
     table = []
-    for part, counted in found["counts"].items():
+    for part, counted in document["counts"].items():
         if counted is None:
             table.append((part, *("-" for _ in COLUMNS[1:])))
             continue
-        times = found["times"].get(part)
+        times = document["times"].get(part)
         table.append(
             (
                 part,
@@ -188,18 +196,18 @@ def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def published() -> tuple[list[tuple[str, ...]], list[str]]:
-    """Table S6 as printed, one row a half, in `PUBLISHED_COLUMNS`; and its remarks and misprints, explained."""
+    """Table S6 as printed, rows of `PUBLISHED_COLUMNS`, one per half; and notes on its remarks and misprints."""
     table = load_published("cem_s6")
-    found, notes = [], [*table.remarks]
+    rows, notes = [], [*table.remarks]
     for row in table.rows:
         for half in ("edge", "cloud"):
-            shown = []
+            cells = []
             for column in (column for column in table.columns if column.half == half):
                 figure = table.figure(row.method, row.plus, column.key)
                 assert figure is not None
-                shown.append(f"{figure.printed:g} {column.unit}{'†' if figure.reason else ''}")
+                cells.append(f"{figure.printed:g} {column.unit}{'†' if figure.reason else ''}")
                 if figure.reason:
                     name = f"{row.method}, {half}, {column.metric}"
                     notes.append(f"† {name}: must be {figure.value:g} {column.unit}; {figure.reason}.")
-            found.append((row.method, half, *shown))
-    return found, notes
+            rows.append((row.method, half, *cells))
+    return rows, notes

@@ -1,4 +1,4 @@
-"""The Knowledge Extraction Score: what a student learns of a target's training images from what was rebuilt of them."""
+"""Knowledge Extraction Score: accuracy on the target's training images of a student trained on reconstructions."""
 
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ from splitleak.models.split import ArchitectureName, ModelConfig
 
 
 class ExtractionConfig(Config):
-    """The student, and how it is trained."""
+    """The student's architecture and training."""
 
     architecture: ArchitectureName = "cnn"
     width: float = Field(default=1.0, gt=0, description="factor on every layer's width")
     epochs: int = Field(default=40, ge=1)
     batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=0.05, gt=0)
-    crop_padding: int = Field(default=2, ge=0, description="pixels around an image before a random crop")
-    flip: bool = Field(default=False, description="mirror every other image; not for digits")
+    crop_padding: int = Field(default=2, ge=0, description="pixels of padding before a random crop")
+    flip: bool = Field(default=False, description="random horizontal flip; not for digits")
     seed: int = Field(default=0, ge=0)
 
 
@@ -40,18 +40,26 @@ def measure_extraction(
     device: torch.device,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """`knowledge_extraction` from what ``attack``, a folder of ``splitleak invert``, rebuilt of ``artifact``.
+    """`knowledge_extraction` for the reconstructions of an attack.
+
+    Args:
+        artifact: Folder of the target.
+        attack: Folder of the attack, as ``splitleak invert`` writes it.
+        train_images: The target's training images.
+        config: The student.
+        device: Where the student is trained.
+        report: Progress callback.
 
     Raises:
-        FileNotFoundError: One of the inputs is not there.
-        ValueError: They do not belong together: other training images than the artifact's, or not as many pictures of
-            each class.
+        FileNotFoundError: An input does not exist.
+        ValueError: They do not match: other training images than the artifact's, or unequal numbers of reconstructions
+            per class.
     """
-    made, private = trained_images(artifact, train_images)
+    record, private = trained_images(artifact, train_images)
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(len(private.classes))
-    dataset = str(made["dataset"]["dataset"])
-    found = knowledge_extraction(by_class, private, dataset, config, device=device, report=report)
-    return {"name": made["name"], **found, "provenance": provenance()}
+    dataset = str(record["dataset"]["dataset"])
+    result = knowledge_extraction(by_class, private, dataset, config, device=device, report=report)
+    return {"name": record["name"], **result, "provenance": provenance()}
 
 
 def knowledge_extraction(
@@ -63,25 +71,32 @@ def knowledge_extraction(
     device: torch.device,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Accuracy, on the target's own training images ``private``, of a student trained on what was rebuilt; JSON.
+    """Accuracy on the target's training images of a student trained on reconstructions; a JSON document.
 
-    The student starts from random weights and sees images ``by_class`` ``(K, R, C, H, W)`` in [0, 1], as 8-bit
-    pictures, with the classes they were rebuilt for. No evaluator is needed, so the score cross-checks one. ``dataset``
-    names the constants that images are normalised by. Chance is 1/K.
+    The student is trained from random weights on the reconstructions, quantised to 8 bits, with their target classes as
+    labels. No evaluator is needed, so the score cross-checks one. Chance is 1/K.
 
-    Struppek, Hintersdorf and Kersting, "Be careful what you smooth for", ICLR 2024, with a ResNet-50 that knows
+    Struppek, Hintersdorf and Kersting, "Be careful what you smooth for", ICLR 2024, with a ResNet-50 pre-trained on
     ImageNet; deviation: a small network from scratch, for small images, so that scores compare only with each other.
 
+    Args:
+        by_class: Reconstructions ``(K, R, C, H, W)`` in [0, 1].
+        private: The target's training images.
+        dataset: Name of the data set, which selects the normalisation constants.
+        config: The student.
+        device: Where it is trained.
+        report: Progress callback.
+
     Raises:
-        ValueError: There are not images of every class, or of the private ones' shape.
+        ValueError: A class has no reconstruction, or their shape is not that of the private images.
     """
-    classes, each = by_class.shape[:2]
+    classes, per_class = by_class.shape[:2]
     shape = tuple(private.pixels.shape[1:])
-    if by_class.ndim != 5 or classes != len(private.classes) or tuple(by_class.shape[2:]) != shape or not each:
+    if by_class.ndim != 5 or classes != len(private.classes) or tuple(by_class.shape[2:]) != shape or not per_class:
         got = tuple(by_class.shape)
         raise ValueError(f"expected images ({len(private.classes)}, R, *{shape}) of every class, got {got}")
     pixels = (by_class.flatten(0, 1) * 255).round().to(torch.uint8)
-    rebuilt = Images(pixels, torch.arange(classes).repeat_interleave(each), private.classes)
+    rebuilt = Images(pixels, torch.arange(classes).repeat_interleave(per_class), private.classes)
     student = TargetConfig(
         model=ModelConfig.model_validate(
             {
@@ -100,12 +115,12 @@ def knowledge_extraction(
         ),
         seed=config.seed,
     )
-    lesson = Splits(train=rebuilt, public=rebuilt, victims=rebuilt, test=private, record={"dataset": dataset})
-    learnt = train(student, lesson, device=device, report=report).record
+    student_splits = Splits(train=rebuilt, public=rebuilt, victims=rebuilt, test=private, record={"dataset": dataset})
+    student_record = train(student, student_splits, device=device, report=report).record
     return {
-        **wilson(round(learnt["accuracy"] * len(private)), len(private)).document(),
-        "images_per_class": each,
+        **wilson(round(student_record["accuracy"] * len(private)), len(private)).document(),
+        "images_per_class": per_class,
         "chance": 1 / classes,
-        "train_accuracy": learnt["history"][-1]["train_accuracy"],
+        "train_accuracy": student_record["history"][-1]["train_accuracy"],
         "student": config.document(),
     }

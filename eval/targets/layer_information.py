@@ -1,4 +1,4 @@
-"""Where a target keeps what it knows: Fisher information by layer, for classifying and for being inverted."""
+"""Fisher information of a target's layers, for classification and for inversion."""
 
 from pathlib import Path
 from typing import Any
@@ -19,49 +19,60 @@ _BATCH = 256
 
 
 def measure_layers(artifact: Path, attack: Path, images: Path, *, count: int = 200) -> dict[str, Any]:
-    """`layer_information` of ``artifact``, from what ``attack``, a folder of ``splitleak invert``, rebuilt of it.
+    """`layer_information` of a target for the reconstructions of an attack; held-out images are the test images.
 
-    ``images`` is the split that it was trained on; ``held_out`` are its test images.
+    Args:
+        artifact: Folder of the target.
+        attack: Folder of the attack, as ``splitleak invert`` writes it.
+        images: Folder of the splits that the target was trained on.
+        count: Maximum images per loss.
 
     Raises:
-        FileNotFoundError: One of the inputs is not there.
-        ValueError: The target was not trained on this split, or there are not as many pictures of each class.
+        FileNotFoundError: An input does not exist.
+        ValueError: The target was not trained on these splits, or classes have unequal numbers of reconstructions.
     """
-    made, splits = trained_splits(artifact, images)
+    record, splits = trained_splits(artifact, images)
     target = load_whole(artifact, torch.device("cpu"), seed=0)
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(target.classes)
-    found = layer_information(target, splits.test, splits.train, by_class, images=count)
-    return {"name": made["name"], **found, "provenance": provenance()}
+    result = layer_information(target, splits.test, splits.train, by_class, images=count)
+    return {"name": record["name"], **result, "provenance": provenance()}
 
 
 def layer_information(
     target: WholeModel, held_out: Images, private: Images, by_class: Tensor, *, images: int = 200
 ) -> dict[str, Any]:
-    """`layer_fisher` of the target's network without the randomness of its defenses; a JSON document.
+    """`layer_fisher` of the target's `white_box` network; a JSON document.
 
-    ``classification`` is of the cross-entropy on the first ``images`` of ``held_out``; ``inversion`` of the distance
-    of rebuilt images ``by_class`` ``(K, R, C, H, W)`` to the mean of the class's ``private`` penultimate features, over
-    the first of each class up to as many images. Each maps layers, in order, to the mean over a layer's parameters;
-    the two are of different losses, so compare their shapes over the layers, as ``share`` does: of their sums over all.
+    Args:
+        target: The target.
+        held_out: Images for ``classification``.
+        private: The target's training images, for the mean penultimate features of each class.
+        by_class: Reconstructions ``(K, R, C, H, W)`` in [0, 1], for ``inversion``.
+        images: Maximum images per loss, the first of ``held_out`` and the first reconstructions of each class.
+
+    Returns:
+        ``classification``, of the cross-entropy, and ``inversion``, of the feature distance of reconstructions to the
+        class mean: layers, in order, to the mean over a layer's parameters. The losses differ, so compare ``share``,
+        the values divided by their sum over all layers.
 
     Raises:
-        ValueError: A class has no private image, or there are no rebuilt ones.
+        ValueError: A class has no private image, or there are no reconstructions.
     """
     network = white_box(target)
     classes = by_class.shape[0]
-    each = max(1, min(by_class.shape[1], images // classes))
-    labels = torch.arange(classes).repeat_interleave(each)
-    told = held_out.select(torch.arange(min(images, len(held_out))))
-    found = {
-        "classification": layer_fisher(network, told.floats(), told.labels, classification_loss),
+    count = max(1, min(by_class.shape[1], images // classes))
+    labels = torch.arange(classes).repeat_interleave(count)
+    natural = held_out.select(torch.arange(min(images, len(held_out))))
+    by_task = {
+        "classification": layer_fisher(network, natural.floats(), natural.labels, classification_loss),
         "inversion": layer_fisher(
-            network, by_class[:, :each].flatten(0, 1), labels, inversion_loss(_centroids(network, private, classes))
+            network, by_class[:, :count].flatten(0, 1), labels, inversion_loss(_centroids(network, private, classes))
         ),
     }
     return {
-        "images": {"classification": len(told), "inversion": len(labels)},
-        **found,
-        "share": {task: _shares(layers) for task, layers in found.items()},
+        "images": {"classification": len(natural), "inversion": len(labels)},
+        **by_task,
+        "share": {task: _shares(layers) for task, layers in by_task.items()},
     }
 
 

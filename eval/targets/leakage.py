@@ -1,4 +1,4 @@
-"""What a target leaks before any attack is run: a bound on every attack's error, and its Fisher information."""
+"""Information-theoretic leakage of a target, without an attack: MSE bound, mutual information, Fisher information."""
 
 import math
 from functools import partial
@@ -14,7 +14,7 @@ from splitleak.artifacts import provenance
 from splitleak.config import Config
 from splitleak.defenses.artifact import EdgeHalf, load_edge
 from splitleak.eval.record.trained_on import trained_splits
-from splitleak.measures.clusters import moments, within_classes
+from splitleak.measures.clusters import cluster_moments, kmeans_per_class
 from splitleak.measures.entropy import mixture_entropy, mixture_information, mse_lower_bound
 from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
 from splitleak.seeding import generator
@@ -33,23 +33,30 @@ _BATCH = 256
 
 
 class LeakageConfig(Config):
-    """How much is computed."""
+    """Sample sizes and mixture components."""
 
-    samples: int = Field(default=2000, ge=2, description="training images that the mixtures are fitted to, at most")
-    n_images: int = Field(default=12, ge=1, description="training images at which the Jacobian is taken")
-    clusters: int = Field(default=5, ge=1, description="components a class, of features and of images")
+    samples: int = Field(default=2000, ge=2, description="maximum training images that the mixtures are fitted to")
+    n_images: int = Field(default=12, ge=1, description="training images at which the Jacobian is computed")
+    clusters: int = Field(default=5, ge=1, description="mixture components per class, of features and of images")
     seed: int = 0
 
 
 def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.device) -> dict[str, Any]:
-    r"""The leakage of a target, for its edge half and the training images it was made with; a JSON document.
+    r"""The leakage of a target's edge half; a JSON document.
 
-    ``mse_bound`` is the mean squared error a pixel that no attack on average beats,
-    :math:`e^{2 H(x|z)/d} / (2 \pi e)` with :math:`H(x|z) = H(x) - I(x; z) \ge` ``image_entropy_nats -
-    information_nats`` (theorem 1 and equation S8 of Xia et al., CEM, CVPR 2025), 0 without noise.
-    ``fsinfo_nats_per_pixel`` is the mean of `fisher_information` over ``n_images``, null without noise, as
-    ``information_nats`` is; ``effective_dimensions`` that of `effective_dimensions`. What the numbers assume is part
-    of the document.
+    Args:
+        artifact: Folder of the target.
+        images: Folder of the splits that it was trained on.
+        config: Sample sizes and mixture components.
+        device: Where the encoder runs.
+
+    Returns:
+        ``mse_bound``: estimate of the expected MSE per pixel that no attack falls below,
+        :math:`e^{2 H(x|z)/d} / (2 \pi e)` with :math:`H(x|z) = H(x) - I(x; z) \ge` ``image_entropy_nats -
+        information_nats`` (theorem 1 and equation S8 of Xia et al., CEM, CVPR 2025), 0 without noise.
+        ``fsinfo_nats_per_pixel``: mean of `fisher_information` over ``n_images``, null without noise, as
+        ``information_nats``. ``effective_dimensions``: mean of `effective_dimensions`. ``assumptions`` lists what the
+        numbers assume.
 
     Raises:
         FileNotFoundError: There is no artifact, or no split.
@@ -58,16 +65,16 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
     splits = trained_splits(artifact, images)[1]
     half = load_edge(artifact / "edge", device, seed=config.seed)
     half.encoder.requires_grad_(False)
-    chosen = torch.randperm(len(splits.train), generator=generator(config.seed, "leakage", "sample"))[: config.samples]
-    train = splits.train.select(chosen)
+    indices = torch.randperm(len(splits.train), generator=generator(config.seed, "leakage", "sample"))[: config.samples]
+    train = splits.train.select(indices)
     pixels = train.floats()
     noise = float(sum(defense.noise_variance for defense in half.stack))
     entropy = _image_entropy(pixels, train.labels, config)
     information = _information(half, pixels, train.labels, noise, config)
     dimensions = pixels[0].numel()
-    spread = float(pixels.var(0, correction=0).mean())
+    variance = float(pixels.var(0, correction=0).mean())
     spectra = [fisher_spectrum(partial(_clean, half), image) for image in pixels[: config.n_images].to(device)]
-    fisher = [fisher_information(each, dimensions, image_variance=spread, noise_variance=noise) for each in spectra]
+    fisher = [fisher_information(s, dimensions, image_variance=variance, noise_variance=noise) for s in spectra]
     return {
         "target": half.name,
         "mse_bound": 0.0 if information is None else mse_lower_bound(entropy - information, dimensions),
@@ -76,7 +83,7 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
         "image_dimensions": dimensions,
         "feature_dimensions": math.prod(half.feature_shape),
         "noise_variance": noise,
-        "fsinfo_nats_per_pixel": fmean(each for each in fisher if each is not None) if noise else None,
+        "fsinfo_nats_per_pixel": fmean(value for value in fisher if value is not None) if noise else None,
         "effective_dimensions": fmean(map(effective_dimensions, spectra)),
         "assumptions": list(ASSUMPTIONS),
         "config": config.document(),
@@ -85,7 +92,7 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
 
 
 def _clean(half: EdgeHalf, images: Tensor) -> Tensor:
-    """Features as they are before anything random happens to them, ``(N, C, H, W)`` to ``(N, *cut)``."""
+    """Features without noise or dropout, images ``(N, C, H, W)`` to ``(N, *cut)``."""
     features: Tensor = half.encoder(images)
     for defense in half.stack:
         features = features if defense.randomised else defense(features)
@@ -98,11 +105,11 @@ def _information(half: EdgeHalf, images: Tensor, labels: Tensor, noise: float, c
         return None
     features = torch.cat([_clean(half, batch.to(half.device)).flatten(1).cpu() for batch in images.split(_BATCH)])
     draw = generator(config.seed, "leakage", "features")
-    shares, _, variances = moments(features, within_classes(features, labels, config.clusters, draw))
+    shares, _, variances = cluster_moments(features, kmeans_per_class(features, labels, config.clusters, draw))
     return float(mixture_information(shares, variances, noise))
 
 
 def _image_entropy(images: Tensor, labels: Tensor, config: LeakageConfig) -> float:
     flat = images.flatten(1)
-    assigned = within_classes(flat, labels, config.clusters, generator(config.seed, "leakage", "images"))
+    assigned = kmeans_per_class(flat, labels, config.clusters, generator(config.seed, "leakage", "images"))
     return mixture_entropy(flat, assigned, smallest_variance=QUANTISATION_VARIANCE)

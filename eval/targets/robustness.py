@@ -1,4 +1,4 @@
-"""What a target's privacy does to its robustness: adversarial images, and the backdoor if it was trained with one."""
+"""Adversarial robustness of a target (FGSM, BIM, PGD, one-pixel), and its backdoor if it was trained with one."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,46 +27,54 @@ _Attack = Callable[[nn.Module, Tensor, Tensor, bool, torch.Generator], Tensor]
 class RobustnessConfig(Config):
     """The attacks; the defaults are those of the literature on inversion defenses."""
 
-    epsilon: float = Field(default=8 / 255, ge=0, le=1, description="how far a value may move: FGSM, BIM, PGD")
-    step: float = Field(default=2 / 255, gt=0, description="of BIM and PGD")
-    steps: int = Field(default=10, ge=1, description="of BIM and PGD")
+    epsilon: float = Field(default=8 / 255, ge=0, le=1, description="L-infinity bound of FGSM, BIM and PGD")
+    step: float = Field(default=2 / 255, gt=0, description="step size of BIM and PGD")
+    steps: int = Field(default=10, ge=1, description="iterations of BIM and PGD")
     population: int = Field(default=10, ge=4, description="of the one-pixel attack")
     generations: int = Field(default=10, ge=0, description="of the one-pixel attack")
-    images: int = Field(default=500, ge=1, description="test images, the first of the set, at most")
+    images: int = Field(default=500, ge=1, description="maximum test images, the first of the set")
     seed: int = Field(default=0, ge=0)
 
 
 def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, device: torch.device) -> dict[str, Any]:
-    """Attack success rates of a target on test images, of the splits it was trained with; a JSON document.
+    """Attack success rates of adversarial examples on a target; a JSON document.
 
-    ``attacks`` has one entry for each attack and, as the floor under them, for ``clean`` images; in each ``untargeted``
-    is the share of images that are not put in their own class, those that never were among them, and ``targeted`` the
-    share put in the next class, (label + 1) mod K. Look at both: where gradients are masked, one may flatter. Shares
-    come with Wilson's 95 % interval. Attacks see the network without the randomness of its defenses; what they made is
-    then judged by the target as deployed. ``backdoor`` is there if the training images were poisoned.
+    Attacks use the gradients of `white_box`, without the randomness of defenses; success is measured on the deployed
+    target. Compare both modes: with masked gradients, one alone may overestimate the robustness.
+
+    Args:
+        artifact: Folder of the target.
+        images: Folder of the splits that it was trained on; its test images are attacked.
+        config: The attacks.
+        device: Where the target runs.
+
+    Returns:
+        ``attacks``: for each attack and, as the baseline, for ``clean`` images the share ``untargeted`` of images that
+        are misclassified (including those that always were) and ``targeted`` that are classified as the next class,
+        (label + 1) mod K, with Wilson's 95 % intervals. ``backdoor``, if the training images were poisoned.
 
     Raises:
         FileNotFoundError: There is no artifact, or no split.
         ValueError: The target was not trained on these splits.
     """
-    made, splits = trained_splits(artifact, images)
+    record, splits = trained_splits(artifact, images)
     whole = load_whole(artifact, device, seed=config.seed)
     test = splits.test.select(torch.arange(min(config.images, len(splits.test))))
     pixels, labels = test.floats(), test.labels
-    wanted = (labels + 1) % whole.classes
+    target_labels = (labels + 1) % whole.classes
     network = white_box(whole).requires_grad_(False)
     attacks: dict[str, dict[str, Any]] = {}
     for name, attack in _attacks(config).items():
         attacks[name] = {}
-        for mode, aims in (("untargeted", labels), ("targeted", wanted)):
+        for mode, attack_labels in (("untargeted", labels), ("targeted", target_labels)):
             draw = generator(config.seed, "robustness", name, mode)
-            parts = zip(pixels.split(_BATCH), aims.split(_BATCH), strict=True)
-            changed = [attack(network, x.to(device), y.to(device), mode == "targeted", draw) for x, y in parts]
-            answers = probabilities(whole, torch.cat(changed).cpu()).argmax(1)
-            hits = answers != labels if mode == "untargeted" else answers == wanted
+            parts = zip(pixels.split(_BATCH), attack_labels.split(_BATCH), strict=True)
+            adversarial = [attack(network, x.to(device), y.to(device), mode == "targeted", draw) for x, y in parts]
+            answers = probabilities(whole, torch.cat(adversarial).cpu()).argmax(1)
+            hits = answers != labels if mode == "untargeted" else answers == target_labels
             attacks[name][mode] = wilson(int(hits.sum()), len(hits)).document()
     return {
-        "name": made["name"],
+        "name": record["name"],
         "config": config.document(),
         "images": len(test),
         "attacks": attacks,
@@ -76,7 +84,7 @@ def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, d
 
 
 def _attacks(config: RobustnessConfig) -> dict[str, _Attack]:
-    """By name, what takes a network, images, labels, whether they are targets, and a random stream to other images."""
+    """Attacks by name: (network, images, labels, targeted, generator) to adversarial images."""
     path: Any = {"epsilon": config.epsilon, "step": config.step, "steps": config.steps}
     search: Any = {"population": config.population, "generations": config.generations}
     return {
@@ -88,23 +96,23 @@ def _attacks(config: RobustnessConfig) -> dict[str, _Attack]:
     }
 
 
-def rows(found: dict[str, Any]) -> Sequence[tuple[str, ...]]:
-    """The attacks of a document of `measure_robustness` as the rows of a table of `COLUMNS`."""
+def rows(document: dict[str, Any]) -> Sequence[tuple[str, ...]]:
+    """The attacks of a document of `measure_robustness` as table rows of `COLUMNS`."""
     return [
         (name, *(_percent(modes[mode]) for mode in ("untargeted", "targeted")))
-        for name, modes in found["attacks"].items()
+        for name, modes in document["attacks"].items()
     ]
 
 
-def backdoor_line(found: dict[str, Any]) -> str | None:
-    """What is known of the backdoor, in a line, or nothing."""
-    told = found["backdoor"]
-    if told is None:
+def backdoor_line(document: dict[str, Any]) -> str | None:
+    """The backdoor's success rates as one line of text, or None."""
+    found = document["backdoor"]
+    if found is None:
         return None
     return (
-        f"{told['poison']['trigger']}: clean accuracy {_percent(told['clean_accuracy'])}; trigger opens in "
-        f"{_percent(told['success_others'])} of images of other classes, {_percent(told['success_all'])} of all; "
-        f"without it {_percent(told['others_without_trigger'])} of the others"
+        f"{found['poison']['trigger']}: clean accuracy {_percent(found['clean_accuracy'])}; trigger opens in "
+        f"{_percent(found['success_others'])} of images of other classes, {_percent(found['success_all'])} of all; "
+        f"without it {_percent(found['others_without_trigger'])} of the others"
     )
 
 

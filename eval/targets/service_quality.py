@@ -1,4 +1,4 @@
-"""What a service's output policy costs its honest users."""
+"""Utility cost of a service's output policy: accuracy and distortion of the returned scores."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,24 +17,32 @@ _BATCH = 256
 def measure_service(
     artifact: Path, policy: Mapping[str, Any], test: Path, device: torch.device, *, seed: int
 ) -> dict[str, float]:
-    """Accuracy of what is let out, and how far it is from what the model says, over the images of ``test``.
+    """Accuracy of the scores under a policy, and their distortion.
 
-    ``accuracy`` and ``accuracy_without`` are shares of images whose highest score is on the right class (ties: the
-    lower class), with the policy and without; ``distortion`` is the mean L1 distance of the two vectors of an image,
-    from 0 to 2; ``changed`` the share of images whose highest score moved to another class.
+    Args:
+        artifact: Folder of the target.
+        policy: Settings of the policy.
+        test: File of labelled test images.
+        device: Where the target runs.
+        seed: Of the policy and the defenses.
+
+    Returns:
+        ``accuracy`` and ``accuracy_without``: top-1 accuracy (ties: the lower class), with the policy and without;
+        ``distortion``: mean L1 distance of the two score vectors of an image, from 0 to 2; ``changed``: share of images
+        whose top-1 class changed.
     """
     whole, images = load_whole(artifact, device, seed=seed), load_file(test).train
-    asked = PolicyConfig.parse(policy, source="policy")
-    policies = [Policy(each, classes=whole.classes, seed=seed) for each in (PolicyConfig(), asked)]
-    found: list[list[np.ndarray]] = [[], []]
+    policy_config = PolicyConfig.parse(policy, source="policy")
+    policies = [Policy(config, classes=whole.classes, seed=seed) for config in (PolicyConfig(), policy_config)]
+    outputs: list[list[np.ndarray]] = [[], []]
     for batch in images.floats().split(_BATCH):
         logits = whole.predict(batch.numpy())
-        for scores, each in zip(found, policies, strict=True):
-            scores.append(each(logits, batch.numpy()))
-    true, (said, told) = images.labels.numpy(), map(np.concatenate, found)
+        for scores, apply_policy in zip(outputs, policies, strict=True):
+            scores.append(apply_policy(logits, batch.numpy()))
+    labels, (scores_before, scores_after) = images.labels.numpy(), map(np.concatenate, outputs)
     return {
-        "accuracy": float((told.argmax(1) == true).mean()),
-        "accuracy_without": float((said.argmax(1) == true).mean()),
-        "distortion": float(np.abs(told - said).sum(1).mean()),
-        "changed": float((told.argmax(1) != said.argmax(1)).mean()),
+        "accuracy": float((scores_after.argmax(1) == labels).mean()),
+        "accuracy_without": float((scores_before.argmax(1) == labels).mean()),
+        "distortion": float(np.abs(scores_after - scores_before).sum(1).mean()),
+        "changed": float((scores_after.argmax(1) != scores_before.argmax(1)).mean()),
     }

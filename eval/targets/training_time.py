@@ -1,4 +1,4 @@
-"""What a defense costs in training: short trainings of several targets, in turn, in seconds of the processor."""
+"""Training overhead of defenses: CPU time of short, interleaved trainings of several targets."""
 
 import statistics
 import time
@@ -17,11 +17,11 @@ from splitleak.logs import Report, silent
 
 
 class TimeConfig(Config):
-    """How short the trainings are, and how many."""
+    """Number and length of the trainings."""
 
     rounds: int = Field(default=5, ge=1, description="trainings of each target")
-    epochs: int = Field(default=3, ge=1, description="of each; a schedule over the epochs is run through in these")
-    images: int = Field(default=640, ge=2, description="training images, the first of the set, at most")
+    epochs: int = Field(default=3, ge=1, description="of each training; schedules are compressed to these epochs")
+    images: int = Field(default=640, ge=2, description="maximum training images, the first of the set")
 
 
 def training_times(
@@ -31,41 +31,51 @@ def training_times(
     config: TimeConfig,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Seconds of a training of each target, and how many times the ``baseline``'s; a JSON document.
+    """Training time of each target, absolute and relative to a baseline; a JSON document.
 
-    Each round trains every target once, on the CPU. ``seconds`` is the processor's, which neighbours on the machine
-    disturb less than a clock, of one image and epoch: the median over rounds. ``ratio`` is the median of the ratios
-    within a round, times that of the epochs that the targets are trained for; ``lowest`` and ``highest`` are of the
-    same. What a defense needs before, such as a network that was trained on public images, is not in it.
+    Each round trains every target once, on the CPU. Preparations of a defense, such as pre-training on public images,
+    are not included.
+
+    Args:
+        targets: Configs by name.
+        baseline: Name of the target to compare with.
+        splits: Training images.
+        config: Number and length of the trainings.
+        report: Progress callback.
+
+    Returns:
+        For each target: ``seconds``, the median over rounds of the CPU time per image and epoch (less sensitive to
+        other processes than wall-clock time); ``ratio``, the median of the ratios to the baseline within a round, times
+        the ratio of the epochs that the targets are trained for; ``lowest`` and ``highest`` of these ratios.
 
     Raises:
-        ValueError: The baseline is none of the targets, or an image does not fit one.
+        ValueError: The baseline is none of the targets, or the images do not fit a target.
     """
     if baseline not in targets:
         raise ValueError(f"expected a baseline of {', '.join(targets)}, got {baseline!r}")
-    lesson = splits.train.select(torch.arange(min(config.images, len(splits.train))))
-    short = replace(splits, train=lesson, test=splits.test.select(torch.arange(1)))
-    brief = {name: _brief(target, config.epochs) for name, target in targets.items()}
-    _seconds(brief[baseline], short)  # the first training of a process sets much up
+    images = splits.train.select(torch.arange(min(config.images, len(splits.train))))
+    short = replace(splits, train=images, test=splits.test.select(torch.arange(1)))
+    shortened = {name: _with_epochs(target, config.epochs) for name, target in targets.items()}
+    _seconds(shortened[baseline], short)  # warm-up
     rounds = []
-    for done in range(config.rounds):
-        rounds.append({name: _seconds(target, short) for name, target in brief.items()})
-        report("training time", done + 1, config.rounds, {"seconds": sum(rounds[-1].values())})
+    for index in range(config.rounds):
+        rounds.append({name: _seconds(target, short) for name, target in shortened.items()})
+        report("training time", index + 1, config.rounds, {"seconds": sum(rounds[-1].values())})
     epochs = {name: target.training.epochs / targets[baseline].training.epochs for name, target in targets.items()}
     return {
         "baseline": baseline,
         "config": config.document(),
-        "images": len(lesson),
+        "images": len(images),
         "targets": {
-            name: _spread([each[name] / each[baseline] * epochs[name] for each in rounds])
-            | {"seconds": statistics.median(each[name] for each in rounds) / (len(lesson) * config.epochs)}
+            name: _ratio_statistics([seconds[name] / seconds[baseline] * epochs[name] for seconds in rounds])
+            | {"seconds": statistics.median(seconds[name] for seconds in rounds) / (len(images) * config.epochs)}
             for name in targets
         },
         "provenance": provenance(),
     }
 
 
-def _brief(target: TargetConfig, epochs: int) -> TargetConfig:
+def _with_epochs(target: TargetConfig, epochs: int) -> TargetConfig:
     return target.model_copy(update={"training": target.training.model_copy(update={"epochs": epochs})})
 
 
@@ -75,5 +85,5 @@ def _seconds(target: TargetConfig, splits: Splits) -> float:
     return time.process_time() - start
 
 
-def _spread(ratios: list[float]) -> dict[str, float]:
+def _ratio_statistics(ratios: list[float]) -> dict[str, float]:
     return {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}

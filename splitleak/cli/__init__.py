@@ -45,10 +45,10 @@ def _common(
 
 def main() -> None:
     """Runs the command line; a foreseeable failure is one line on standard error and exit status 1."""
-    from splitleak.parent_watch import hold_lifeline
+    from splitleak.parent_watch import exit_with_parent
 
     signal.signal(signal.SIGTERM, _terminated)
-    hold_lifeline()
+    exit_with_parent()
     try:
         app()
     except KeyboardInterrupt:

@@ -148,14 +148,14 @@ def inspect(
 ) -> None:
     """Show the layers, shapes, parameters and multiply-accumulates of both halves of an artifact."""
     from splitleak.defenses.artifact import load_cloud, load_edge
-    from splitleak.models.counting import COUNTING_RULE, count
+    from splitleak.models.counting import COUNTING_RULE, count_macs
     from splitleak.seeding import resolve_device
 
     cpu = resolve_device("cpu")
     edge_half, cloud_half = load_edge(artifact / "edge", cpu), load_cloud(artifact / "cloud", cpu)
     counted = {
-        "edge": count(edge_half.encoder, edge_half.input_shape),
-        "cloud": count(cloud_half.head, cloud_half.feature_shape),
+        "edge": count_macs(edge_half.encoder, edge_half.input_shape),
+        "cloud": count_macs(cloud_half.head, cloud_half.feature_shape),
     }
     if as_json:
         halves = {half: found.document() for half, found in counted.items()}
@@ -226,7 +226,7 @@ def purify(
     from splitleak.artifacts import provenance
     from splitleak.datasets.splits import Splits
     from splitleak.defenses.predictions.purifier import PurifierConfig, save_purifier
-    from splitleak.defenses.predictions.train_purifier import purify as purify_target
+    from splitleak.defenses.predictions.train_purifier import train_target_purifier
     from splitleak.logs import progress
     from splitleak.seeding import resolve_device
 
@@ -235,7 +235,7 @@ def purify(
     use_threads(threads)
     splits, checkpoint = Splits.load(images), out.with_name(f".{out.name}.checkpoint")
     with progress(out.name) as report:
-        purifier, record = purify_target(
+        purifier, record = train_target_purifier(
             artifact, splits, asked, seed, device=resolve_device(device), report=report, checkpoint=checkpoint
         )
     save_purifier(out, purifier, {**record, "provenance": provenance()})

@@ -1,13 +1,18 @@
-"""Hard clusters by k-means, and their moments: a mixture that is fitted in a moment."""
+"""k-means clustering, per class too, and the moments of clusters: a Gaussian mixture with hard assignments."""
 
 import torch
 from torch import Tensor
 
 
-def spread_out(members: Tensor, clusters: int, draw: torch.Generator) -> Tensor:
-    """First means ``(clusters, d)``: each a member drawn with probability proportional to its distance to the others.
+def kmeans_init(members: Tensor, clusters: int, draw: torch.Generator) -> Tensor:
+    """k-means++-like initial means ``(clusters, d)``: members drawn proportionally to their distance to earlier ones.
 
-    The published code of CEM draws by distance where k-means++ draws by its square.
+    As in the published code of CEM, by distance, where k-means++ draws by the squared distance.
+
+    Args:
+        members: ``(n, d)``.
+        clusters: Number of means.
+        draw: CPU generator.
     """
     chosen = [members[int(torch.randint(len(members), (1,), generator=draw))]]
     while len(chosen) < clusters:
@@ -18,41 +23,65 @@ def spread_out(members: Tensor, clusters: int, draw: torch.Generator) -> Tensor:
     return torch.stack(chosen)
 
 
-def lloyd(members: Tensor, means: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """k-means from ``means``: the means ``(clusters, d)`` and each member's cluster ``(n,)``; empty ones stay put."""
+def kmeans(members: Tensor, means: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """k-means by Lloyd's algorithm; the mean of an empty cluster stays where it is.
+
+    Args:
+        members: ``(n, d)``.
+        means: Initial means ``(clusters, d)``.
+        steps: Maximum number of iterations.
+
+    Returns:
+        The means ``(clusters, d)`` and the cluster of each member ``(n,)``.
+    """
     assigned = torch.cdist(members, means).argmin(1)
     for _ in range(steps):
         counts = torch.bincount(assigned, minlength=len(means)).to(members)
         sums = torch.zeros_like(means).index_add_(0, assigned, members)
         means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], means)
-        again = torch.cdist(members, means).argmin(1)
-        if torch.equal(again, assigned):
+        reassigned = torch.cdist(members, means).argmin(1)
+        if torch.equal(reassigned, assigned):
             break
-        assigned = again
+        assigned = reassigned
     return means, assigned
 
 
-def within_classes(values: Tensor, labels: Tensor, clusters: int, draw: torch.Generator, *, steps: int = 50) -> Tensor:
-    """The cluster ``(N,)`` of each of ``values`` ``(N, d)``: k-means inside each class of ``labels`` ``(N,)``.
+def kmeans_per_class(
+    values: Tensor, labels: Tensor, clusters: int, draw: torch.Generator, *, steps: int = 50
+) -> Tensor:
+    """k-means inside each class. A class with no more members than ``clusters`` is one cluster.
 
-    Clusters are numbered from 0 over all classes. A class with no more members than ``clusters`` is one cluster.
+    Args:
+        values: ``(N, d)``.
+        labels: ``(N,)``.
+        clusters: Clusters per class.
+        draw: CPU generator of the initial means.
+        steps: Maximum number of iterations.
+
+    Returns:
+        The cluster of each value ``(N,)``, numbered from 0 over all classes.
     """
     assigned = torch.empty_like(labels)
     first = 0
     for label in labels.unique():
         members = labels == label
-        found = torch.zeros_like(labels[members])
-        if len(found) > clusters:
-            found = lloyd(values[members], spread_out(values[members], clusters, draw), steps)[1]
-        assigned[members] = first + found
-        first += int(found.max()) + 1
+        within = torch.zeros_like(labels[members])
+        if len(within) > clusters:
+            within = kmeans(values[members], kmeans_init(values[members], clusters, draw), steps)[1]
+        assigned[members] = first + within
+        first += int(within.max()) + 1
     return assigned
 
 
-def moments(values: Tensor, assigned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shares ``(k,)``, means ``(k, d)`` and variances ``(k, d)`` around them of the clusters of ``values`` ``(N, d)``.
+def cluster_moments(values: Tensor, assigned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mixture weights, means and (biased) variances of clusters.
 
-    ``assigned`` ``(N,)`` holds each one's cluster; a number in between that nothing is assigned to has share 0.
+    Args:
+        values: ``(N, d)``.
+        assigned: ``(N,)``, the cluster of each value, from 0.
+
+    Returns:
+        Weights ``(k,)``, means ``(k, d)`` and variances ``(k, d)``; an empty cluster has weight 0.
     """
     counts = torch.bincount(assigned).to(values)
     zeros = values.new_zeros(len(counts), values.shape[1])

@@ -1,15 +1,15 @@
-"""How much a noisy feature can tell, and how well the best attack on it can do."""
+"""Mutual information and differential entropy of Gaussian mixtures, and the lower bound on the MSE of attacks."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from splitleak.measures.clusters import moments
+from splitleak.measures.clusters import cluster_moments
 
 
 def mixture_information(weights: Tensor, variances: Tensor, noise_variance: float | Tensor) -> Tensor:
-    r"""Upper bound, in nats, on what a Gaussian mixture's value tells once Gaussian noise is added to it.
+    r"""Upper bound, in nats, of the mutual information between a Gaussian mixture and its value plus Gaussian noise.
 
     .. math:: I(z; \hat z) \le \sum_i \pi_i \Big(-\log \pi_i + \frac12 \sum_j \log \frac{v_{ij} + s_j}{s_j}\Big)
 
@@ -17,12 +17,12 @@ def mixture_information(weights: Tensor, variances: Tensor, noise_variance: floa
     component of weight 0 adds nothing.
 
     Args:
-        weights: ``(k,)``, the shares of the components, which sum to 1.
+        weights: ``(k,)``, the mixture weights, which sum to 1.
         variances: ``(k, ...)``, each component's variance in every dimension, at least 0.
         noise_variance: The noise's variance, above 0: one for all dimensions, or of the shape of one component.
 
     Raises:
-        ValueError: There is no noise in some dimension (nothing bounds the information then), or shapes do not fit.
+        ValueError: A dimension has no noise (the information is unbounded then), or shapes do not fit.
 
     >>> mixture_information(torch.ones(1), torch.full((1, 512), 0.03), 0.01)
     tensor(354.8914)
@@ -41,42 +41,44 @@ def mixture_information(weights: Tensor, variances: Tensor, noise_variance: floa
 
 
 def mixture_entropy(values: Tensor, assigned: Tensor, *, smallest_variance: float) -> float:
-    r"""Differential entropy, in nats, of what ``values`` were drawn from: a lower estimate by a Gaussian mixture.
+    r"""Estimate of the differential entropy, in nats, of the distribution of ``values`` by a Gaussian mixture.
 
     .. math:: H(x) \ge H(x \mid c) = \sum_i \pi_i\,H(N_i) = \tfrac12 \log \big((2 \pi e)^d \det \Sigma\big)
 
-    with one covariance for all components, the unbiased one of the values around their cluster's mean. That leaves
-    out what the cluster itself tells, at most the log of their number. No sample can bound an entropy from below: this
-    is one only as far as the clusters are Gaussian (nothing of that covariance has more entropy). Where samples are
-    fewer than dimensions, the directions that they do not span count with ``smallest_variance``.
+    with one covariance for all components, the unbiased within-cluster covariance. That leaves out the entropy of the
+    cluster index, at most the log of the number of clusters. No sample can bound an entropy from below: this is a lower
+    bound only as far as the clusters are Gaussian (a Gaussian has the highest entropy of its covariance). With fewer
+    samples than dimensions, the directions that they do not span count with ``smallest_variance``.
 
     Args:
         values: ``(N, d)``, more of them than clusters.
         assigned: ``(N,)``, the cluster of each.
-        smallest_variance: What the variance in any direction is raised to, above 0: their precision.
+        smallest_variance: Lower bound of the variance in any direction, above 0: the precision of the values.
 
     Raises:
         ValueError: There are no more values than clusters, or ``smallest_variance`` is not positive.
     """
-    shares, means, _ = moments(values, assigned)
+    shares, means, _ = cluster_moments(values, assigned)
     freedom = len(values) - int((shares > 0).sum())
     if freedom < 1 or smallest_variance <= 0:
         expected = "more values than clusters and a smallest variance above 0"
         raise ValueError(f"expected {expected}, got {len(values)} values and {smallest_variance}")
-    around = (values - means[assigned]).double()
-    wide = around.shape[0] < around.shape[1]
-    found = torch.linalg.eigvalsh(around @ around.T if wide else around.T @ around) / freedom
-    missing = max(0, around.shape[1] - len(found))
-    logs = found.clamp(min=smallest_variance).log().sum() + missing * math.log(smallest_variance)
-    return 0.5 * (float(logs) + around.shape[1] * math.log(2 * math.pi * math.e))
+    deviations = (values - means[assigned]).double()
+    wide = deviations.shape[0] < deviations.shape[1]
+    eigenvalues = torch.linalg.eigvalsh(deviations @ deviations.T if wide else deviations.T @ deviations) / freedom
+    missing = max(0, deviations.shape[1] - len(eigenvalues))
+    log_determinant = eigenvalues.clamp(min=smallest_variance).log().sum() + missing * math.log(smallest_variance)
+    return 0.5 * (float(log_determinant) + deviations.shape[1] * math.log(2 * math.pi * math.e))
 
 
 def mse_lower_bound(entropy_nats: float, dimensions: int) -> float:
-    r"""The mean squared error, a dimension, that no attack beats on average: :math:`e^{2H/d} / (2\pi e)`.
+    r"""Lower bound of the expected mean squared error, per dimension, of any attack: :math:`e^{2H/d} / (2\pi e)`.
 
-    Theorem 1 of Xia et al., CEM, CVPR 2025: ``entropy_nats`` is the conditional differential entropy H of the image
-    given what was sent, in nats; ``dimensions`` is d, the number of its values. Tight where the image given the
-    feature is Gaussian with one variance in every dimension.
+    Theorem 1 of Xia et al., CEM, CVPR 2025. Tight where the image given the feature is an isotropic Gaussian.
+
+    Args:
+        entropy_nats: H, the conditional differential entropy of the image given the features sent, in nats.
+        dimensions: d, the number of values of the image, at least 1.
 
     Raises:
         ValueError: ``dimensions`` is not positive.

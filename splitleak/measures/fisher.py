@@ -1,4 +1,4 @@
-"""What a feature tells of an image by Fisher information: how far the noise on it lets neighbours be told apart."""
+"""Fisher information of noisy features about the image (FSInfo), and the effective dimension of the encoder."""
 
 from collections.abc import Callable
 
@@ -8,31 +8,31 @@ from torch.func import vjp, vmap
 
 
 def fisher_spectrum(encoder: Callable[[Tensor], Tensor], image: Tensor, *, chunk: int = 64) -> Tensor:
-    r"""Eigenvalues of :math:`G G^\top`, G the Jacobian of the feature in the pixels, at one image; ascending.
+    r"""Eigenvalues of :math:`G G^\top`, G the Jacobian of the features by the pixels, at one image; ascending.
 
-    They are the squares of G's singular values. Divided by the variance s of Gaussian noise on the feature, they are
-    the eigenvalues of the Fisher information :math:`J(x) = G^\top G / s`; those left out are 0.
+    They are the squared singular values of G. Divided by the variance s of Gaussian noise on the feature, they are
+    the non-zero eigenvalues of the Fisher information matrix :math:`J(x) = G^\top G / s`.
 
     Args:
         encoder: Images ``(1, C, H, W)`` to features, differentiable; a module in eval mode.
         image: ``(C, H, W)``.
-        chunk: Rows of the Jacobian computed at a time; only a square of the smaller side of G is kept.
+        chunk: Rows of the Jacobian computed at a time; memory holds the Gram matrix of the smaller side of G.
 
     Returns:
         ``(min(features, pixels),)`` float64, at least 0.
     """
-    features, pull, *_ = vjp(lambda pixels: encoder(pixels[None]).flatten(), image)
+    features, pullback, *_ = vjp(lambda pixels: encoder(pixels[None]).flatten(), image)
     rows = (
-        vmap(pull)(unit)[0].flatten(1).double()
+        vmap(pullback)(unit)[0].flatten(1).double()
         for unit in torch.eye(len(features), dtype=image.dtype, device=image.device).split(chunk)
     )
     if len(features) <= image.numel():
-        whole = torch.cat(list(rows))
-        gram = whole @ whole.T
+        jacobian = torch.cat(list(rows))
+        gram = jacobian @ jacobian.T
     else:
         gram = torch.zeros(image.numel(), image.numel(), dtype=torch.float64, device=image.device)
-        for part in rows:
-            gram += part.T @ part
+        for block in rows:
+            gram += block.T @ block
     eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
     return eigenvalues.clamp(min=0)
 
@@ -40,23 +40,23 @@ def fisher_spectrum(encoder: Callable[[Tensor], Tensor], image: Tensor, *, chunk
 def fisher_information(
     spectrum: Tensor, dimensions: int, *, image_variance: float, noise_variance: float
 ) -> float | None:
-    r"""The adversary's certainty at one image, in nats a pixel, or None where no noise bounds it.
+    r"""Fisher information leakage (FSInfo) at one image, in nats per pixel, or None without noise (unbounded).
 
     .. math:: \frac{1}{2 d} \log \det\big(I + s_x\, G^\top G / s\big)
 
-    After Deng et al., FSInfo, arXiv:2504.10016: leakage as the adversary's certainty, the negative conditional entropy
-    of the input given what was sent, approximated by Fisher information with a Gaussian surrogate. Its published
-    formula was not at hand; this one is derived here. The feature is replaced by its linearisation at the image, the
-    image by a Gaussian of one variance :math:`s_x` in every pixel; the posterior's precision is then
-    :math:`I/s_x + J`, and this is what it has gained over the prior: the mutual information, exactly, if the encoder
-    is linear and images are that Gaussian. Deviations, therefore: the prior's entropy is taken off, so that 0 is no
-    leakage; divided by d; other noise counts by its variance.
+    After Deng et al., FSInfo, arXiv:2504.10016: leakage as the negative conditional entropy of the input given the
+    features sent, approximated by Fisher information with a Gaussian surrogate. Its published formula was not
+    available; this one is derived here. The encoder is linearised at the image, and the image's prior is an isotropic
+    Gaussian of variance :math:`s_x`; the posterior's precision is then :math:`I/s_x + J`, and the value is the entropy
+    reduction from prior to posterior: the mutual information, exactly, if the encoder is linear and images have that
+    distribution. Deviations, therefore: the prior's entropy is subtracted, so that 0 is no leakage; divided by d; noise
+    of other distributions counts as Gaussian of its variance.
 
     Args:
-        spectrum: What `fisher_spectrum` gives.
-        dimensions: d, the values of one image.
-        image_variance: Of one pixel over images, at least 0.
-        noise_variance: s, of the noise on each value sent; 0 where there is none.
+        spectrum: The result of `fisher_spectrum`.
+        dimensions: d, the number of values of one image.
+        image_variance: :math:`s_x`, of one pixel over images, at least 0.
+        noise_variance: s, of the noise on each value sent; 0 without noise.
 
     Raises:
         ValueError: A variance is negative, or ``dimensions`` is not positive.
@@ -74,10 +74,10 @@ def fisher_information(
 
 
 def effective_dimensions(spectrum: Tensor) -> float:
-    r"""How many directions of image space the feature follows: the participation ratio of its sensitivity.
+    r"""Effective dimension of the encoder at one image: the participation ratio of the spectrum.
 
-    :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2`: n for n equal eigenvalues, near 1 where one dwarfs the others,
-    0 where the feature does not follow the image at all. It needs no noise.
+    :math:`(\sum_i \lambda_i)^2 / \sum_i \lambda_i^2`: n for n equal eigenvalues, near 1 where one dominates, 0 where
+    the feature is constant in the image. It does not depend on the noise.
 
     >>> effective_dimensions(torch.tensor([0.0, 2.0, 2.0, 2.0]))
     3.0

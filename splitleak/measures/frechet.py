@@ -1,15 +1,15 @@
-"""How far two sets of features are apart as Gaussians."""
+"""The Fréchet distance of two sets of features, as in FID (Fréchet inception distance)."""
 
 import torch
 from torch import Tensor
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """The squared Fréchet distance of features ``(N, d)`` and ``(M, d)``, each taken for a Gaussian; 0 for equal sets.
+    """The squared Fréchet distance of features ``(N, d)`` and ``(M, d)`` under Gaussian assumption; 0 for equal sets.
 
-    Heusel et al., "GANs trained by a two time-scale update rule", NeurIPS 2017, where features are those of an
-    Inception network trained on ImageNet; here they are the caller's, and so is the metric's name. Covariances divide
-    by one less than the number. It falls with the number of samples, so state that beside it.
+    Heusel et al., "GANs trained by a two time-scale update rule", NeurIPS 2017. It is the FID if the features are those
+    of an Inception network trained on ImageNet; here the caller chooses the network. Covariances are unbiased. The
+    value falls with the number of samples, so state that beside it.
 
     Raises:
         ValueError: Not two sets of at least two features of one dimension.
@@ -30,7 +30,7 @@ def gaussian_frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tens
     .. math:: \lVert \mu_a - \mu_b \rVert^2 + \mathrm{tr}\big(C_a + C_b - 2 (C_a C_b)^{1/2}\big)
 
     The trace of the root is the sum of roots of the eigenvalues of :math:`C_a^{1/2} C_b C_a^{1/2}`, which are those of
-    :math:`C_a C_b`; what rounding makes negative counts as 0, so that singular covariances do no harm. In float64.
+    :math:`C_a C_b`; negative rounding errors are clamped to 0, so that covariances may be singular. In float64.
 
     >>> unit = torch.eye(2)
     >>> gaussian_frechet_distance(torch.zeros(2), unit, torch.tensor([3.0, 4.0]), 4 * unit)
@@ -39,9 +39,9 @@ def gaussian_frechet_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tens
     values, vectors = torch.linalg.eigh(covariance_a.double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     product = torch.linalg.eigvalsh(root @ covariance_b.double() @ root).clamp(min=0)
-    apart = (mean_a.double() - mean_b.double()).square().sum()
-    spread = covariance_a.double().trace() + covariance_b.double().trace() - 2 * product.sqrt().sum()
-    return float(apart + spread.clamp(min=0))
+    squared_distance = (mean_a.double() - mean_b.double()).square().sum()
+    covariance_term = covariance_a.double().trace() + covariance_b.double().trace() - 2 * product.sqrt().sum()
+    return float(squared_distance + covariance_term.clamp(min=0))
 
 
 def _covariance(features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attack accuracy: how often an evaluator takes a rebuilt image for its class, and what its several "±" are."""
+"""Attack accuracy (top-1, top-5): the share of reconstructions that an evaluator assigns to their target class."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -8,9 +8,15 @@ from torch import Tensor
 
 
 def top_k_hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether each label is among the ``k`` highest of its row; scores ``(N, K)``, labels ``(N,)``, returns ``(N,)``.
+    """Whether each label is among the top ``k`` scores of its row; ties go to the lower index, as for ``argmax``.
 
-    Of equal scores those of the lower indices count as higher, as for ``argmax``.
+    Args:
+        scores: ``(N, K)``, in any unit.
+        labels: ``(N,)``.
+        k: From 1 to K - 1.
+
+    Returns:
+        ``(N,)`` bool.
 
     Raises:
         ValueError: ``k`` is not within 1 to K - 1 (among all K every label is a hit), or shapes do not fit.
@@ -30,16 +36,16 @@ def top_k_hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class AttackAccuracy:
-    """The share of hits, and the deviations that are published as its "±"; None where there is one of what they vary.
+    """Attack accuracy in [0, 1], and the deviations that are published as its "±"; None for a single sample.
 
-    Deviations divide by one less than the number. Those within targets are root mean squares over targets.
+    Standard deviations are unbiased. Those within targets are root mean squares over targets.
     """
 
     mean: float
-    images: int  # in all
-    standard_error_images: float | None  # of one target's mean, if its images were drawn independently
+    images: int  # over all targets, trials and classes
+    standard_error_images: float | None  # of one target's mean, if its images were independent
     std_trials: float | None  # between attack seeds on one target
-    std_targets: float | None  # between means of retrained targets
+    std_targets: float | None  # between the means of retrained targets
     std_image_index: float | None  # between the j-th images of all classes, as toolboxes print it
 
     def document(self) -> dict[str, float | int | None]:
@@ -48,23 +54,25 @@ class AttackAccuracy:
 
 
 def attack_accuracy(hits: Tensor) -> AttackAccuracy:
-    """The figures of hits ``(targets, trials, classes, images)``: retrained targets, attack seeds on each, and so on.
+    """The attack accuracy of hits ``(targets, trials, classes, images)``.
+
+    Targets are retrained models, trials the attack seeds on each target.
 
     Raises:
-        ValueError: Another number of dimensions, or no hit to count.
+        ValueError: Another number of dimensions, or no element.
     """
     if hits.ndim != 4 or not hits.numel():
         raise ValueError(f"expected hits (targets, trials, classes, images), at least one, got {tuple(hits.shape)}")
-    shares = hits.double()
-    of_target = shares.flatten(1)
-    counted = of_target.shape[1]
+    accuracies = hits.double()
+    of_target = accuracies.flatten(1)
+    images_per_target = of_target.shape[1]
     return AttackAccuracy(
-        mean=float(shares.mean()),
+        mean=float(accuracies.mean()),
         images=hits.numel(),
-        standard_error_images=_rooted(of_target.var(1) / counted) if counted > 1 else None,
-        std_trials=_rooted(shares.mean((2, 3)).var(1)) if hits.shape[1] > 1 else None,
+        standard_error_images=_rooted(of_target.var(1) / images_per_target) if images_per_target > 1 else None,
+        std_trials=_rooted(accuracies.mean((2, 3)).var(1)) if hits.shape[1] > 1 else None,
         std_targets=float(of_target.mean(1).std()) if len(hits) > 1 else None,
-        std_image_index=float(shares.mean((0, 1, 2)).std()) if hits.shape[3] > 1 else None,
+        std_image_index=float(accuracies.mean((0, 1, 2)).std()) if hits.shape[3] > 1 else None,
     )
 
 

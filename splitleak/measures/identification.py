@@ -1,4 +1,4 @@
-"""Re-identification: whom of a gallery of people a rebuilt picture leads to, in the feature space of some network."""
+"""Biometric identification in a feature space: closed-set rank, and true match rate at a false match rate."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,17 @@ from torch.nn import functional
 
 
 def match_scores(probes: Tensor, gallery: Tensor, people: Tensor) -> Tensor:
-    """How like each of P people every probe is ``(N, P)`` float64: the cosine with the likest of a person's images.
+    """Match scores of probes against P people: the highest cosine similarity with an image of the person.
 
-    Features of probes are ``(N, d)``, of the gallery ``(M, d)``; ``people`` ``(M,)`` says who an image of it shows,
-    from 0 to P - 1. A feature of length 0 is like nobody: its cosine is 0.
+    The cosine of a zero feature is 0.
+
+    Args:
+        probes: Features ``(N, d)``.
+        gallery: Features ``(M, d)``.
+        people: Identity of each gallery image ``(M,)``, from 0 to P - 1.
+
+    Returns:
+        ``(N, P)`` float64 in [-1, 1].
 
     Raises:
         ValueError: A person has no image, or shapes do not fit.
@@ -35,11 +42,15 @@ def match_scores(probes: Tensor, gallery: Tensor, people: Tensor) -> Tensor:
 
 
 def identification_ranks(scores: Tensor, own: Tensor) -> Tensor:
-    """At which place of the list, from 1, a probe's own person is ``(N,)``; scores ``(N, P)``, own ``(N,)``.
+    """Closed-set identification: the rank ``(N,)``, from 1, of each probe's own person.
 
     The share of ranks up to k is the rank-k identification rate of a closed set, where everybody is in the gallery: k/P
-    by chance. Rates for all k are the cumulative match characteristic (ISO/IEC 19795-1). Of equal scores those of other
-    people come first, so that a network that sees no difference identifies nobody.
+    by chance. Rates for all k are the cumulative match characteristic (ISO/IEC 19795-1). Ties are resolved in favour of
+    other people, so that a network that sees no difference identifies nobody.
+
+    Args:
+        scores: Match scores ``(N, P)``; higher is more similar.
+        own: Identity of each probe ``(N,)``.
 
     >>> identification_ranks(torch.tensor([[0.9, 0.2, 0.5], [0.3, 0.3, 0.3]]), torch.tensor([2, 0]))
     tensor([2, 3])
@@ -49,11 +60,18 @@ def identification_ranks(scores: Tensor, own: Tensor) -> Tensor:
 
 
 def true_match_rate(scores: Tensor, own: Tensor, false_match_rate: float) -> float | None:
-    """How many probes are accepted as their own person, where others' are as often as ``false_match_rate``.
+    """True match rate (TMR) at a false match rate (FMR): verification of each probe against every person.
 
-    Scores are ``(N, P)``, own ``(N,)``. Every probe is compared with every person; accepted is what is above the least
-    threshold that lets no more than this share of comparisons with other people through, one threshold for all. None
-    where these comparisons are too few for a single one to pass.
+    One threshold for all probes: the lowest at which the share of accepted impostor comparisons is at most
+    ``false_match_rate``. A comparison is accepted if its score is above the threshold.
+
+    Args:
+        scores: Match scores ``(N, P)``; higher is more similar.
+        own: Identity of each probe ``(N,)``.
+        false_match_rate: In (0, 1).
+
+    Returns:
+        The share of accepted genuine comparisons, or None with too few impostor comparisons for a single acceptance.
 
     >>> scores = torch.tensor([[0.9, 0.1, 0.2], [0.6, 0.5, 0.3]])
     >>> true_match_rate(scores, torch.tensor([0, 1]), 0.25), true_match_rate(scores, torch.tensor([0, 1]), 0.2)

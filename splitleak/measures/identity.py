@@ -1,4 +1,4 @@
-"""Identity losses: how far a model is from saying that an image shows a class. One value an image; lower is closer."""
+"""Identity losses of class inversion: classification losses towards the target class, one value per image."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,16 @@ from torch import Tensor
 from torch.nn import functional
 
 IdentityLoss = Callable[[Tensor, Tensor], Tensor]
-"""Takes logits ``(N, K)`` and labels ``(N,)`` to losses ``(N,)``."""
+"""Logits ``(N, K)`` and labels ``(N,)`` to losses ``(N,)``; lower is closer to the class."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Minus the logarithm of the class's probability; its gradient vanishes where the model is sure."""
+    """Negative log-probability of the class; its gradient vanishes at high confidence."""
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
 def logit(logits: Tensor, labels: Tensor) -> Tensor:
-    """Minus the class's logit; its gradient is the same at any confidence.
+    """Negative logit of the class; its gradient does not depend on the confidence.
 
     Nguyen et al., "Re-thinking model inversion attacks against deep neural networks", CVPR 2023, without their
     regulariser.
@@ -28,7 +28,7 @@ def logit(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def max_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """The highest logit of the other classes minus that of the class.
+    """Max-margin loss: the highest logit of the other classes minus that of the class.
 
     Yuan et al., "Pseudo label-guided model inversion attack via conditional generative adversarial network", AAAI 2023.
 
@@ -40,12 +40,12 @@ def max_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def poincare(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tensor:
-    r"""The distance in the Poincaré ball between the logits, scaled to an L1 norm of 1, and the class's corner.
+    r"""Poincaré distance between the logits, scaled to an L1 norm of 1, and the one-hot vector of the class.
 
     .. math:: \mathrm{arcosh}\left(1 + \frac{2 \|u - v\|^2}{(1 - \|u\|^2)(1 - \|v\|^2)}\right)
 
-    Struppek et al., "Plug & play attacks", ICML 2022: u are the scaled logits, v is the one-hot vector less ``xi`` and
-    at least 0. Deviation: one less the squared norm of u is at least 1e-7, where it would be 0 for one-hot logits.
+    Struppek et al., "Plug & play attacks", ICML 2022: u are the scaled logits, v is the one-hot vector minus ``xi``,
+    clamped at 0. Deviation: :math:`1 - \|u\|^2` is at least 1e-7, where it would be 0 for one-hot logits.
 
     >>> poincare(torch.tensor([[2.0, 1.0, 1.0]]), torch.tensor([0]))
     tensor([9.3926])
@@ -57,12 +57,19 @@ def poincare(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tensor:
 
 
 def feature_distance(features: Tensor, labels: Tensor, means: Tensor, spread: float) -> Tensor:
-    r"""The squared distance between an image's feature and its class's mean feature, in units of ``spread``.
+    r"""Squared L2 distance between an image's feature and the mean feature of its class, in units of ``spread``.
 
     .. math:: \|h - \bar h_y\|^2 / s
 
-    Features ``(N, d)``, labels ``(N,)`` and means ``(K, d)`` to ``(N,)``. With s the mean squared distance of many
-    images' features from their own mean, an image drawn at random has a value of about 1 to the mean of all.
+    Args:
+        features: h, ``(N, d)``.
+        labels: ``(N,)``.
+        means: Mean features of the classes ``(K, d)``.
+        spread: s, above 0. With the mean squared distance of many images' features from their mean, a random image has
+            a value of about 1 to the mean of all.
+
+    Returns:
+        ``(N,)``.
 
     >>> feature_distance(torch.tensor([[3.0, 4.0]]), torch.tensor([1]), torch.tensor([[9.0, 9.0], [0.0, 0.0]]), 5.0)
     tensor([5.])

@@ -1,4 +1,4 @@
-"""Which layers hold what a task is about: the Fisher information of a network's weights, layer by layer."""
+"""Fisher information of a network's weights, layer by layer: which layers a task depends on."""
 
 from collections.abc import Callable
 
@@ -10,18 +10,18 @@ from torch.nn import functional
 from splitleak.models.penultimate import penultimate
 
 SampleLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Takes one image's penultimate features ``(d,)``, its logits ``(K,)`` and its label ``()`` to a loss ``()``."""
+"""One image's penultimate features ``(d,)``, its logits ``(K,)`` and its label ``()`` to a loss ``()``."""
 
 
 def classification_loss(features: Tensor, logits: Tensor, label: Tensor) -> Tensor:
-    """The cross-entropy: the information that classifying needs."""
+    """Cross-entropy: Fisher information for classification."""
     return functional.cross_entropy(logits[None], label[None])
 
 
 def inversion_loss(centroids: Tensor) -> SampleLoss:
-    """How far a rebuilt image's features are from the mean of its class's private ones ``centroids`` ``(K, d)``: L2.
+    """L2 distance of a reconstruction's features to the mean private features of its class, ``centroids`` ``(K, d)``.
 
-    The centroids are fixed, so that the information is what moving the rebuilt image there needs.
+    The centroids are constants: the information is that of the reconstruction's features alone.
     """
 
     def loss(features: Tensor, logits: Tensor, label: Tensor) -> Tensor:
@@ -40,13 +40,13 @@ def layer_fisher(
     Ho et al., "Model inversion robustness: can transfer learning help?", CVPR 2024. Deviation from what is printed
     there, :math:`-E[\partial^2 L/\partial\theta^2]`, which is of the wrong sign for a loss: squares of gradients.
 
-    Layers are in the network's own order, by name; a normalisation is a layer of its own. What does not reach the
-    loss is 0, as the last linear layer is for `inversion_loss`.
+    Layers are by name in the network's order; a normalisation is a layer of its own. A layer that the loss does not
+    depend on has 0, as the last linear layer for `inversion_loss`.
 
     Args:
         network: Images to logits, in eval mode (batch statistics would mix the samples).
-        images: ``(N, C, H, W)`` in [0, 1]; ``labels`` are ``(N,)``.
-        labels: Of the images; for rebuilt ones the classes they are of.
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``; for reconstructions their target classes.
         loss: Of one image.
         chunk: Images whose gradients are in memory at a time.
 
@@ -64,30 +64,30 @@ def layer_fisher(
 def squared_gradients(
     network: nn.Module, images: Tensor, labels: Tensor, loss: SampleLoss, *, chunk: int = 8
 ) -> dict[str, Tensor]:
-    r""":math:`F_i = E[(\partial L/\partial\theta_i)^2]` over the images, as `layer_fisher`, for each parameter.
+    r"""Diagonal empirical Fisher information :math:`F_i = E[(\partial L/\partial\theta_i)^2]` of each parameter.
 
-    The mean of each sample's squares, in float64; never the square of the mean.
+    Arguments as of `layer_fisher`. The mean of squared per-sample gradients, in float64, not the squared mean.
     """
     if network.training or not len(images):
         state = "training" if network.training else "eval"
         raise ValueError(f"expected a network in eval mode and an image, got {state} mode and {len(images)} images")
-    whole = _Seen(network)
-    weights = {name: weight.detach() for name, weight in whole.named_parameters()}
+    wrapped = _WithFeatures(network)
+    weights = {name: weight.detach() for name, weight in wrapped.named_parameters()}
 
     def of_one(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        features, logits = functional_call(whole, weights, (image[None],))
+        features, logits = functional_call(wrapped, weights, (image[None],))
         return loss(features[0], logits[0], label)
 
-    gradients = vmap(grad(of_one), (None, 0, 0), randomness="different")  # a layer that draws, draws for each image
+    gradients = vmap(grad(of_one), (None, 0, 0), randomness="different")  # stochastic layers draw for each image
     sums = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
-    for batch, of in zip(images.split(chunk), labels.split(chunk), strict=True):
-        for name, each in gradients(weights, batch, of).items():
-            sums[name] += each.double().square().sum(0)
+    for batch, batch_labels in zip(images.split(chunk), labels.split(chunk), strict=True):
+        for name, gradient in gradients(weights, batch, batch_labels).items():
+            sums[name] += gradient.double().square().sum(0)
     return {name.removeprefix("network."): total / len(images) for name, total in sums.items()}
 
 
-class _Seen(nn.Module):
-    """A network that gives its penultimate features beside its logits."""
+class _WithFeatures(nn.Module):
+    """A network that returns its penultimate features and its logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small changes to an image that change what a classifier says of it: how robust it is beside how private."""
+"""Adversarial examples (FGSM, BIM, PGD, one-pixel attack): the adversarial robustness of a classifier."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,23 @@ from torch import Tensor
 from torch.nn import functional
 
 Classifier = Callable[[Tensor], Tensor]
-"""Takes images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``."""
+"""Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``."""
 
 _DIFFERENCE_WEIGHT = 0.5  # of Su et al.
 
 
 def fgsm(model: Classifier, images: Tensor, labels: Tensor, epsilon: float, *, targeted: bool = False) -> Tensor:
-    """One step of ``epsilon`` along the sign of the gradient: Goodfellow, Shlens and Szegedy, ICLR 2015.
+    """Fast gradient sign method: Goodfellow, Shlens and Szegedy, ICLR 2015.
 
-    Untargeted, it leads away from ``labels`` ``(N,)``; targeted, towards them. Returns images in [0, 1], each value
-    within ``epsilon`` of what it was, as all here do.
+    Args:
+        model: The classifier.
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``: the true classes; if ``targeted``, the classes to reach.
+        epsilon: L-infinity bound of the perturbation, in units of [0, 1].
+        targeted: Descend on the loss instead of ascending.
+
+    Returns:
+        ``(N, C, H, W)`` in [0, 1].
     """
     return bim(model, images, labels, epsilon, step=epsilon, steps=1, targeted=targeted)
 
@@ -32,18 +39,26 @@ def bim(
     targeted: bool = False,
     start: Tensor | None = None,
 ) -> Tensor:
-    """Steps of ``step`` along the sign of the gradient: Kurakin, Goodfellow and Bengio, ICLR 2017 workshop.
+    """Basic iterative method: Kurakin, Goodfellow and Bengio, ICLR 2017 workshop.
 
-    ``start`` is where they begin, the images themselves by default.
+    Args:
+        model: The classifier.
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``, as of `fgsm`.
+        epsilon: L-infinity bound of the perturbation, in units of [0, 1].
+        step: Step size, in units of [0, 1].
+        steps: Number of steps.
+        targeted: Descend on the loss instead of ascending.
+        start: Initial images, by default ``images``.
     """
-    found = images if start is None else start
+    perturbed = images if start is None else start
     for _ in range(steps):
-        moved = found.detach().requires_grad_()
+        moved = perturbed.detach().requires_grad_()
         loss = functional.cross_entropy(model(moved), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, moved)
-        found = found + (-step if targeted else step) * gradient.sign()
-        found = _within(found, images, epsilon)
-    return found.detach()
+        perturbed = perturbed + (-step if targeted else step) * gradient.sign()
+        perturbed = _within(perturbed, images, epsilon)
+    return perturbed.detach()
 
 
 def pgd(
@@ -57,7 +72,10 @@ def pgd(
     draw: torch.Generator,
     targeted: bool = False,
 ) -> Tensor:
-    """`bim` from a start drawn uniformly within ``epsilon`` of the images: Madry et al., ICLR 2018; one start."""
+    """Projected gradient descent: `bim` with one random start, uniform within ``epsilon``: Madry et al., ICLR 2018.
+
+    Arguments as of `bim`; ``draw`` is a CPU generator.
+    """
     noise = torch.rand(images.shape, generator=draw).to(images) * 2 - 1
     start = _within(images + epsilon * noise, images, epsilon)
     return bim(model, images, labels, epsilon, step=step, steps=steps, targeted=targeted, start=start)
@@ -74,14 +92,23 @@ def one_pixel(
     draw: torch.Generator,
     targeted: bool = False,
 ) -> Tensor:
-    """Replaces one pixel of each image, place and values, searched for by differential evolution; needs no gradient.
+    """One-pixel attack: differential evolution of position and value of one pixel per image; gradient-free.
 
     Su, Vargas and Sakurai, "One pixel attack for fooling deep neural networks", IEEE TEVC 2019: children are
-    a + 0.5 (b - c) of three members, with no crossover, and take their parent's place if they are better. Deviation:
-    the first members are drawn uniformly, values too.
+    a + 0.5 (b - c) of three members, without crossover, and replace their parent if they are better. Deviation: the
+    initial population is uniform in positions and values.
+
+    Args:
+        model: The classifier.
+        images: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``, as of `fgsm`.
+        population: Members per image, at least 4.
+        generations: Number of generations.
+        draw: CPU generator.
+        targeted: Maximise the probability of ``labels`` instead of minimising it.
 
     Raises:
-        ValueError: ``population`` is below 4, which leaves no three others.
+        ValueError: ``population`` is below 4, which leaves no three other members.
     """
     if population < 4:
         raise ValueError(f"expected a population of at least 4, got {population}")
@@ -90,9 +117,9 @@ def one_pixel(
 
     def painted(members: Tensor) -> Tensor:  # (N, P, 2 + C) in [0, 1] to images (N, P, C, H, W)
         places = [(members[..., i] * side).long().clamp(max=side - 1) for i, side in enumerate(images.shape[2:])]
-        made = images[:, None].repeat(1, members.shape[1], 1, 1, 1)
-        made[rows, torch.arange(members.shape[1], device=images.device), :, places[0], places[1]] = members[..., 2:]
-        return made
+        canvas = images[:, None].repeat(1, members.shape[1], 1, 1, 1)
+        canvas[rows, torch.arange(members.shape[1], device=images.device), :, places[0], places[1]] = members[..., 2:]
+        return canvas
 
     def fitness(members: Tensor) -> Tensor:  # (N, P), higher is better
         logits = model(painted(members).flatten(0, 1))
@@ -100,18 +127,18 @@ def one_pixel(
         return (own if targeted else -own).view(count, -1)
 
     members = torch.rand(count, population, 2 + channels, generator=draw).to(images)
-    found = fitness(members)
+    best = fitness(members)
     for _ in range(generations):
         others = torch.rand(count, population, population, generator=draw)
-        others.diagonal(dim1=1, dim2=2).fill_(2)  # a member is no parent of its own child
+        others.diagonal(dim1=1, dim2=2).fill_(2)  # excludes the member itself from its three partners
         a, b, c = (members[rows, index] for index in others.argsort(2)[..., :3].to(images.device).unbind(2))
         children = (a + _DIFFERENCE_WEIGHT * (b - c)).clamp(0, 1)
-        theirs = fitness(children)
-        better = theirs > found
+        child_fitness = fitness(children)
+        better = child_fitness > best
         members = torch.where(better[..., None], children, members)
-        found = torch.where(better, theirs, found)
-    return painted(members[rows, found.argmax(1)[:, None]])[:, 0]
+        best = torch.where(better, child_fitness, best)
+    return painted(members[rows, best.argmax(1)[:, None]])[:, 0]
 
 
-def _within(found: Tensor, images: Tensor, epsilon: float) -> Tensor:
-    return torch.clamp(found, images - epsilon, images + epsilon).clamp(0, 1)
+def _within(perturbed: Tensor, images: Tensor, epsilon: float) -> Tensor:
+    return torch.clamp(perturbed, images - epsilon, images + epsilon).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Distances between images, pixel by pixel, and how rough an image is."""
+"""Pixel-wise measures: mean squared error (MSE), peak signal-to-noise ratio (PSNR) and total variation."""
 
 import math
 
@@ -6,7 +6,14 @@ from torch import Tensor
 
 
 def mse(images: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error of each image, over channels and pixels; both ``(N, C, H, W)``, returns ``(N,)``.
+    """Mean squared error of each image, over channels and pixels; lower is closer.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        targets: ``(N, C, H, W)``.
+
+    Returns:
+        ``(N,)``, in squared units of the images.
 
     Raises:
         ValueError: The shapes differ.
@@ -21,7 +28,13 @@ def mse(images: Tensor, targets: Tensor) -> Tensor:
 def psnr(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB; higher is closer, equal images give ``inf``.
 
-    Both batches are ``(N, C, H, W)`` on one scale, ``data_range`` wide; returns ``(N,)``, the caller averages.
+    Args:
+        images: ``(N, C, H, W)``.
+        targets: ``(N, C, H, W)``.
+        data_range: Width of the range of values of both.
+
+    Returns:
+        ``(N,)``; the caller averages.
 
     Raises:
         ValueError: The shapes differ.
@@ -33,10 +46,15 @@ def psnr(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tensor:
 
 
 def batch_psnr(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tensor:
-    """Peak signal-to-noise ratio in dB of a whole batch: of the mean of the images' errors; returns a scalar.
+    """Peak signal-to-noise ratio in dB of the mean MSE of a batch, a scalar.
 
     The form of the published CEM tables (Xia et al., CVPR 2025, batches of 256). It is never above the mean of
-    `psnr`, and below it by decibels where some images are rebuilt much better than others.
+    `psnr`, and below it by decibels where some images are reconstructed much better than others.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        targets: ``(N, C, H, W)``.
+        data_range: Width of the range of values of both.
 
     Raises:
         ValueError: The shapes differ.
@@ -45,7 +63,7 @@ def batch_psnr(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> T
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean squared difference between vertical neighbours plus that between horizontal ones, of each image.
+    """Squared total variation: mean squared difference of vertical neighbours plus that of horizontal ones.
 
     ``(N, C, H, W)`` to ``(N,)``; each mean is over its own pairs. The prior of He et al., "Model inversion attacks
     against collaborative inference", ACSAC 2019, whose value for a batch is the mean of these.
@@ -63,7 +81,7 @@ def total_variation(images: Tensor) -> Tensor:
 
 
 def check_pair(images: Tensor, targets: Tensor) -> None:
-    """Refuses two batches that cannot be compared.
+    """Checks that two batches have equal shapes.
 
     Raises:
         ValueError: The shapes differ, which broadcasting would hide.

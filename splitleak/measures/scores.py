@@ -1,14 +1,14 @@
-"""Score vectors: what a classifier says of an image, one number a class, and what is left when only some are told."""
+"""Score vectors of a classifier (one value per class): top-m truncation, logarithms and validation."""
 
 import torch
 from torch import Tensor
 
 
 def truncate(scores: Tensor, m: int) -> Tensor:
-    """Keeps the ``m`` largest scores of each row and makes the others zero; nothing is renormalised.
+    """Top-m truncation: sets all but the ``m`` largest scores of each row to zero, without renormalisation.
 
-    ``(N, K)`` to ``(N, K)``, non-negative. Of equal scores those of the lower indices are kept; ``m`` = K is the
-    identity; truncating twice is truncating once. Rows need not sum to one, and a row of zeros stays one.
+    ``(N, K)`` to ``(N, K)``, non-negative. Ties go to the lower index; ``m`` = K is the identity; the operation is
+    idempotent. Rows need not sum to one, and a row of zeros is unchanged.
 
     Yang et al., "Neural network inversion in adversarial setting via background knowledge alignment", CCS 2019:
     their truncation of a prediction vector.
@@ -27,20 +27,23 @@ def truncate(scores: Tensor, m: int) -> Tensor:
 
 
 def log_rescale(scores: Tensor, c: float | Tensor, floor: float = -1000.0) -> Tensor:
-    """Scores p ``(N, K)`` as ``log p + c``, at least 0; a score of zero stands for "unknown" and stays zero.
+    """Scores p as ``log p + c``, at least 0; a score of zero means "unknown" and stays zero.
 
-    Where a row's smallest result would be negative, the row's are all raised by as much, so that it is 0.
+    If the smallest value of a row would be negative, the row is shifted so that it is 0.
 
-    Yang et al., CCS 2019, equation 12; floor and shift are their code's, with c = 50. Deviation: the code tells a score
-    that is zero from one that is unknown by its place, and gives it ``floor + c``.
+    Yang et al., CCS 2019, equation 12; floor and shift are their code's, with c = 50. Deviation: the code distinguishes
+    a score of zero from an unknown one by its position, and gives it ``floor + c``.
 
     Args:
-        scores: Finite and non-negative; they need not sum to one.
+        scores: ``(N, K)``, finite and non-negative; they need not sum to one.
         c: Added to every logarithm; greater than minus the smallest of them, or that one becomes an "unknown".
-        floor: Least value of a logarithm.
+        floor: Lower bound of the logarithms.
+
+    Returns:
+        ``(N, K)``, at least 0.
 
     Raises:
-        ValueError: What `check_scores` refuses.
+        ValueError: The scores fail `check_scores`.
 
     >>> log_rescale(torch.tensor([[0.6, 0.0, 0.0, 0.2, 0.0]]), 50)
     tensor([[49.4892,  0.0000,  0.0000, 48.3906,  0.0000]])
@@ -54,14 +57,14 @@ def kept_logs(scores: Tensor) -> Tensor:
     """The logarithms of scores ``(N, K)``, and 0 for those that are zero.
 
     Raises:
-        ValueError: What `check_scores` refuses.
+        ValueError: The scores fail `check_scores`.
     """
     check_scores(scores)
     return scores.where(scores > 0, 1).log()
 
 
 def check_scores(scores: Tensor) -> None:
-    """Refuses what cannot be scores.
+    """Checks that scores are a floating-point matrix of finite, non-negative values.
 
     Raises:
         ValueError: Not ``(N, K)`` with K of at least 1, or a score that is negative or not finite.

@@ -1,4 +1,4 @@
-"""Structural similarity, in the standard form and in that of the published tables."""
+"""Structural similarity (SSIM), in the standard form and in the zero-padded form of the published tables."""
 
 import torch
 from torch import Tensor
@@ -11,13 +11,18 @@ _K1, _K2 = 0.01, 0.03
 
 
 def ssim(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tensor:
-    """Structural similarity of each image, in [-1, 1]; 1 for equal images.
-
-    Both batches are ``(N, C, H, W)`` on one scale, ``data_range`` wide; returns ``(N,)``, the mean over channels and
-    over the places where the window lies inside the image. Differentiable.
+    """Structural similarity of each image, in [-1, 1]; higher is closer, 1 for equal images. Differentiable.
 
     Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004: Gaussian
-    window of 11 × 11, deviation 1.5, biased variances, K1 = 0.01, K2 = 0.03.
+    window of 11 × 11, standard deviation 1.5, biased variances, K1 = 0.01, K2 = 0.03.
+
+    Args:
+        images: ``(N, C, H, W)``, at least 11 × 11 pixels.
+        targets: ``(N, C, H, W)``.
+        data_range: Width of the range of values of both.
+
+    Returns:
+        ``(N,)``, the mean over channels and over the positions where the window lies inside the image.
 
     Raises:
         ValueError: The shapes differ, or the images are smaller than the window.
@@ -26,9 +31,9 @@ def ssim(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tensor:
 
 
 def ssim_zero_padded(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tensor:
-    """`ssim` with a window at every pixel and zeros beyond the border: the form of the published CEM tables.
+    """`ssim` with zero padding and a window at every pixel: the form of the published CEM tables.
 
-    Xia et al., CVPR 2025, and others that use the same widespread snippet. The zeros count as image, so values
+    Xia et al., CVPR 2025, and others that use the same widespread snippet. The padding counts as image, so values
     differ from `ssim` most for small images and flat borders; compare it with published figures only.
 
     Raises:
@@ -43,7 +48,7 @@ def _mean_ssim(images: Tensor, targets: Tensor, data_range: float, *, padding: i
         raise ValueError(
             f"expected images (N, C, H, W) of at least {_WINDOW} × {_WINDOW} pixels, got {tuple(images.shape)}"
         )
-    x, y = images.flatten(0, 1), targets.flatten(0, 1)  # (N * C, H, W): channels are compared one by one
+    x, y = images.flatten(0, 1), targets.flatten(0, 1)  # (N * C, H, W): per channel
     rows, columns = (_smoothing(side, padding).to(images) for side in images.shape[2:])
     maps = rows @ torch.stack((x, y, x * x, y * y, x * y)) @ columns.T
     mean_x, mean_y, square_x, square_y, product = maps.unbind()
@@ -56,9 +61,9 @@ def _mean_ssim(images: Tensor, targets: Tensor, data_range: float, *, padding: i
 
 
 def _smoothing(side: int, padding: int) -> Tensor:
-    """The window as a matrix ``(places, side)``, one row a place; what lies beyond the border counts as 0.
+    """The separable Gaussian window as a matrix ``(positions, side)``; beyond the border is zero padding.
 
-    Two products with such matrices took a twentieth of the time of convolutions at 32 pixels on a CPU.
+    Two matrix products took a twentieth of the time of convolutions at 32 pixels on a CPU.
     """
     half = _WINDOW // 2
     centres = torch.arange(half - padding, side - half + padding)

@@ -1,4 +1,4 @@
-"""What an architecture tells the assembler: its layers as positions between which a model can be cut."""
+"""The `Architecture` interface: a network's layers as positions between which the model can be split."""
 
 import math
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Architecture:
-    """A feature extractor in ``positions`` parts, in order, and a classifier behind the last of them.
+    """A feature extractor in ``positions`` parts, in order, and a classifier after the last of them.
 
-    ``build(channels, classes, width, size)`` gives both, with torch's default weights; ``initialise_edge`` then redraws
-    the weights of the positions that go to the edge. Images are square, ``size`` pixels a side, at least ``smallest``.
+    ``build(channels, classes, width, size)`` returns both, with torch's default initialisation; ``initialise_edge``
+    then reinitialises the positions of the edge half. Images are square, with sides of ``size >= smallest`` pixels.
     """
 
     build: Callable[[int, int, float, int], tuple[list[nn.Module], nn.Module]]
@@ -32,11 +32,11 @@ def scaled(channels: int, width: float) -> int:
 
 
 def keep_weights(module: nn.Module) -> None:
-    """Leaves ``module`` at torch's default weights."""
+    """Keeps torch's default initialisation of ``module``."""
 
 
 def xavier_uniform(module: nn.Module) -> None:
-    """Draws every convolution and linear layer in ``module`` from Xavier's uniform, gain 1; their biases become 0."""
+    """Xavier (Glorot) uniform initialisation, gain 1, of every convolution and linear layer; biases become 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)

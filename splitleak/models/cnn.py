@@ -1,4 +1,4 @@
-"""A small convolutional network in three positions, for tests and first tries."""
+"""A small convolutional network in three positions, for tests and first experiments."""
 
 from torch import nn
 
@@ -18,5 +18,5 @@ def _build(channels: int, classes: int, width: float, _size: int) -> tuple[list[
 
 
 CNN = Architecture(build=_build, initialise_edge=xavier_uniform, positions=3, default_cut=2, smallest=8)
-"""Three times convolution, batch normalisation, ReLU and pool, to 16, 32 and 64 channels, then their averages into a
-linear layer; cut after position 2, the feature is 32 × size/4 × size/4. Ours, from no paper."""
+"""Three blocks of convolution, batch normalisation, ReLU and max-pooling, to 16, 32 and 64 channels, then global
+average pooling and a linear layer; cut after position 2, the feature is 32 × size/4 × size/4. Ours, from no paper."""

@@ -1,4 +1,4 @@
-"""Classifiers of three and four convolutions with a wide pair of linear layers: those whose scores are inverted."""
+"""Classifiers of three and four convolutions and two linear layers: the targets of prediction (score) inversion."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-accumulates, layer by layer, without running it."""
+"""Counts parameters and multiply-accumulates (MACs) of a network, layer by layer, without running it."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ COUNTING_RULES: dict[Rule, str] = {
         "layer and one for the function that the layer calls."
     ),
 }
-"""How operations are counted, by the rule's name: "macs" is ours, "ptflops" that of the published tables."""
+"""The counting rules by name: "macs" is ours, "ptflops" that of the published tables."""
 
 COUNTING_RULE = COUNTING_RULES["macs"]
 
@@ -33,7 +33,7 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d
 
 @dataclass(frozen=True)
 class LayerCount:
-    """One call of one layer; ``output_shape`` is without the batch, ``parameters`` are the layer's own."""
+    """One call of one layer; ``output_shape`` without batch dimension, ``parameters`` without those of children."""
 
     name: str
     kind: str
@@ -44,7 +44,7 @@ class LayerCount:
 
 @dataclass(frozen=True)
 class ModuleCount:
-    """The layers in the order of their calls, and totals of the whole module."""
+    """The layers in the order of their calls, and the totals of the module."""
 
     rows: tuple[LayerCount, ...]
     parameters: int
@@ -55,22 +55,22 @@ class ModuleCount:
         return dataclasses.asdict(self)
 
 
-def count(
+def count_macs(
     module: nn.Module,
     input_shape: tuple[int, ...],
     rule: Rule = "macs",
     functional: tuple[type[nn.Module], ...] = (),
 ) -> ModuleCount:
-    """Counts ``module`` for one input of ``input_shape``, given without the batch, by one of `COUNTING_RULES`.
+    """Counts the parameters and MACs of ``module`` for one input, by one of `COUNTING_RULES`.
 
     A layer is a module without children or with parameters of its own. One that is called twice has two rows, the
     second with no parameters; shared parameters count once in the total.
 
     Args:
-        module: What to count; nothing of it is changed or computed.
-        input_shape: One input, ``(C, H, W)`` for images.
-        rule: What counts as an operation.
-        functional: Kinds of modules whose ReLUs a published count called as functions. "ptflops" charges those once.
+        module: The network; nothing is changed or computed.
+        input_shape: Without batch dimension, ``(C, H, W)`` for images.
+        rule: Name of the counting rule.
+        functional: Module types whose ReLUs were functional calls in a published count; "ptflops" counts them once.
     """
     rows: list[LayerCount] = []
     seen: set[nn.Module] = set()
@@ -101,7 +101,7 @@ def count(
 
 
 def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:
-    """Elements of one sample, times the weights that each of them meets."""
+    """MACs for one sample: elements of the output (or input, if transposed) times the weights applied to each."""
     if isinstance(layer, _PER_OUTPUT):
         return output[0].numel() * layer.weight[0].numel()
     if isinstance(layer, _PER_INPUT):
@@ -110,7 +110,7 @@ def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:
 
 
 def _elementwise(layer: nn.Module, inputs: Tensor, output: Tensor, calls: int) -> int:
-    """What ptflops adds for one sample; a pool that leaves its input's shape does nothing and costs nothing."""
+    """The operations that ptflops counts in addition, for one sample; a pool that keeps its input's shape costs 0."""
     if isinstance(layer, (*_PER_OUTPUT, *_PER_INPUT)):
         return output[0].numel() if layer.bias is not None else 0
     if isinstance(layer, _NORMALISATIONS):

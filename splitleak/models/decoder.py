@@ -1,10 +1,10 @@
-"""The residual decoder from features to images: the attacker's network, and the adversary inside some defenses."""
+"""The residual decoder from features to images: the attacker's inverse network, and the adversary of some defenses."""
 
 from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Twice (batch normalisation, ReLU, 3×3 convolution), beside a shortcut from the raw input.
+    """Pre-activation residual block: twice (batch normalisation, ReLU, 3×3 convolution), plus a shortcut.
 
     The shortcut is the identity, or a 1×1 convolution without bias and batch normalisation where the number of
     channels changes. ``(N, channels, H, W)`` to ``(N, wide, H, W)``.
@@ -35,9 +35,15 @@ class ResNormDecoder(nn.Module):
     Li et al., ResSFL, CVPR 2022, and Xia et al., CEM, CVPR 2025 (N8C64 attacks, N4C64 is the surrogate of a defense).
     One residual block to ``channels``, then ``blocks`` more; a transposed convolution of stride 2 with batch
     normalisation for each doubling of the side; a residual block to the image's channels and a sigmoid, so values in
-    (0, 1). ReLU follows every part but the last. Fewer than two doublings are filled up to two with residual blocks.
-    Weights are torch's defaults, from its global generator. Grey images are the mean of three channels: with a single
-    one inside the last block, every fourth seed or so leaves it half dead, at up to 1.7 times the error of the others.
+    (0, 1). ReLU follows every part but the last. With fewer than two doublings, residual blocks replace the missing
+    ones. Weights are torch's defaults, from its global generator. Grey images are the mean of three channels: with a
+    single channel in the last block, about every fourth seed has dead units, at up to 1.7 times the error.
+
+    Args:
+        feature_shape: ``(c, h, w)``.
+        image_shape: ``(C, H, W)``.
+        blocks: Residual blocks after the first.
+        channels: Width.
 
     Raises:
         ValueError: ``image_shape`` is not ``feature_shape`` with both sides times one power of two (1 included).
@@ -65,7 +71,7 @@ class ResNormDecoder(nn.Module):
 
 
 def doublings(feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> int:
-    """How often the sides of features ``(c, h, w)`` double until they are those of the image ``(C, H, W)``.
+    """Number of 2× upsampling steps from features ``(c, h, w)`` to images ``(C, H, W)``.
 
     Raises:
         ValueError: The image's sides are not the features' times one power of two (1 included).

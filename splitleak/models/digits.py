@@ -1,4 +1,4 @@
-"""Two classifiers of 32-pixel digits: one that class inversion attacks, and one that judges what it rebuilt."""
+"""Two classifiers of 32-pixel digits: the target of class inversion, and the evaluation classifier."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ from torch import nn
 
 from splitleak.models.architecture import Architecture, keep_weights, scaled
 
-_Layout = tuple[tuple[int, int, int, bool], ...]  # channels, kernel, padding, and whether a pool follows
+_Layout = tuple[tuple[int, int, int, bool], ...]  # channels, kernel size, padding, and whether max-pooling follows
 
 _TARGET: _Layout = ((64, 7, 1, True), (128, 5, 0, True), (256, 5, 0, False))
 _JUDGE: _Layout = (
@@ -42,9 +42,9 @@ MCNN = Architecture(
 Chen et al., "Knowledge-enriched distributional model inversion attacks", ICCV 2021 (arXiv:2010.04092), and Peng et al.,
 BiDO, KDD 2022 (arXiv:2206.05483), who call it LeNet; its layers are those of BiDO's published code. Convolution, batch
 normalisation and leaky ReLU (0.2), to 64, 128 and 256 channels, with kernels of 7, 5 and 5 pixels of which only the
-first has a border, one pixel wide; a pool after the first two; one linear layer. Of 32 pixels a side one is left: 28
-are too few, and of larger images all that is left goes into the linear layer, which is ours. Weights are torch's
-defaults on both sides of the cut.
+first has padding, of one pixel; max-pooling after the first two; one linear layer. Of 32 pixels a side one is left: 28
+are too few; for larger images the linear layer takes all remaining pixels (deviation). Weights are torch's defaults on
+both sides of the cut.
 """
 
 SCNN = Architecture(
@@ -52,5 +52,5 @@ SCNN = Architecture(
 )
 """The evaluation classifier beside `MCNN`, 1,740,234 parameters for ten digits.
 
-32, 64 and 128 channels by kernels of 7, 5 and 5 pixels as there, then 256 and 512 by kernels of 3 with a border.
+32, 64 and 128 channels by kernels of 7, 5 and 5 pixels as there, then 256 and 512 by kernels of 3 with padding 1.
 """

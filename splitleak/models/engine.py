@@ -1,4 +1,4 @@
-"""What computes a half: torch as it was trained, torch with its normalisations folded in, or ONNX Runtime."""
+"""Inference engines: torch, torch with batch normalisation fused into convolutions, or ONNX Runtime."""
 
 import copy
 import logging
@@ -23,25 +23,25 @@ _Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Engine:
-    """Runs rows ``(N, *input_shape)`` from the CPU through a module; what comes out is on the module's device.
+    """Runs a batch ``(N, *input_shape)`` from the CPU through a module; the output is on the module's device.
 
-    Whatever the engine, the result lies in memory as torch's does: noise drawn in that order is the same noise.
+    The output has the memory format of torch's for every engine, so that noise drawn in that order is the same.
     """
 
     name: EngineName
     run: Callable[[_Floats], Tensor]
-    direct: Callable[[_Floats], _Floats] | None = None  # the same without torch, where the engine needs none
+    direct: Callable[[_Floats], _Floats] | None = None  # numpy to numpy, where the engine does not need torch
 
     def __call__(self, rows: _Floats) -> Tensor:
         return self.run(rows)
 
     def values(self, rows: _Floats) -> _Floats:
-        """What `run` gives, as numpy in float32."""
+        """The output of `run` as float32 numpy."""
         if self.direct is not None:
             return self.direct(rows)
         with torch.inference_mode():
-            found: _Floats = self.run(rows).float().cpu().numpy()
-        return found
+            result: _Floats = self.run(rows).float().cpu().numpy()
+        return result
 
 
 def torch_engine(
@@ -50,11 +50,18 @@ def torch_engine(
     layout: torch.memory_format = torch.preserve_format,
     name: EngineName = "torch",
 ) -> Engine:
-    """``module`` in torch, bit for bit what it gives elsewhere; ``layout`` is that of the rows."""
+    """Runs ``module`` in torch, with bit-identical output.
+
+    Args:
+        module: In eval mode.
+        device: Of the module.
+        layout: Memory format of the input.
+        name: Of the engine.
+    """
 
     def run(rows: _Floats) -> Tensor:
-        found: Tensor = module(torch.from_numpy(rows).to(device).to(memory_format=layout))
-        return found
+        result: Tensor = module(torch.from_numpy(rows).to(device).to(memory_format=layout))
+        return result
 
     return Engine(name, run)
 
@@ -66,19 +73,26 @@ def choose_engine(
     probes: Sequence[_Floats],
     layout: torch.memory_format = torch.preserve_format,
 ) -> Engine:
-    """An engine for ``module``, in eval mode; every one but torch's own is first held to it on ``probes``.
+    """Selects an engine; every engine but plain torch must match torch's output on ``probes``.
 
-    ``auto`` is ONNX Runtime where that passes, else fused torch, else torch, and says why; other devices than the CPU
-    have torch. ONNX Runtime is exported to here and now, from the module itself, and has torch's number of threads.
+    ONNX Runtime gets the module by an ONNX export in memory, and uses torch's number of threads.
+
+    Args:
+        choice: ``auto`` is ONNX Runtime if it matches, else fused torch, else torch, and logs the reason; on other
+            devices than the CPU it is torch.
+        module: In eval mode.
+        device: Of the module.
+        probes: Input batches ``(N, *input_shape)`` for the parity check.
+        layout: Memory format of the input.
 
     Raises:
-        RuntimeError: ``fused`` or ``onnx`` was asked for, and the module cannot be had so, or gives other values.
+        RuntimeError: ``fused`` or ``onnx`` was chosen, and cannot run the module, or computes other values.
     """
-    plain = torch_engine(module, device, layout)
+    default = torch_engine(module, device, layout)
     if choice == "torch" or (choice == "auto" and device.type != "cpu"):
-        return plain
+        return default
     makers: dict[EngineName, Callable[[], Engine]] = {
-        "onnx": lambda: _onnx_engine(module, device, probes[0], plain),
+        "onnx": lambda: _onnx_engine(module, device, probes[0], default),
         "fused": lambda: torch_engine(fused(module), device, layout, "fused"),
     }
     for name, make in makers.items():
@@ -89,22 +103,22 @@ def choose_engine(
                 if choice != "auto":
                     raise RuntimeError(f"expected a half that engine {name!r} can compute, but {error}") from error
                 _LOGGER.warning("engine %r is not used: %s", name, error)
-    return plain
+    return default
 
 
 def fused(module: M) -> M:
-    """A copy of ``module``, in eval mode, in which a layer does the work of the normalisation right behind it."""
+    """A copy of ``module`` in eval mode with each batch normalisation fused into the layer before it."""
     copied = copy.deepcopy(module).eval()
     for inner in list(copied.modules()):
         if isinstance(inner, nn.Sequential):
             for index in range(len(inner) - 1):
-                joined = _joined(inner[index], inner[index + 1])
+                joined = _fuse_pair(inner[index], inner[index + 1])
                 if joined is not None:
                     inner[index], inner[index + 1] = joined, nn.Identity()
     return copied.to(memory_format=torch.channels_last)
 
 
-def _joined(first: nn.Module, second: nn.Module) -> nn.Module | None:
+def _fuse_pair(first: nn.Module, second: nn.Module) -> nn.Module | None:
     if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) and isinstance(second, nn.BatchNorm2d):
         return fuse_conv_bn_eval(first, second, transpose=isinstance(first, nn.ConvTranspose2d))
     if isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d):
@@ -113,20 +127,20 @@ def _joined(first: nn.Module, second: nn.Module) -> nn.Module | None:
 
 
 def image_probes(shape: tuple[int, ...]) -> list[_Floats]:
-    """Inputs on which an encoder's engines must agree: one image ``(1, *shape)`` and three, uniform in [0, 1]."""
+    """Inputs for the parity check of encoders: batches of one and three images of ``shape``, uniform in [0, 1]."""
     draw = np.random.default_rng(0)
     return [draw.random((rows, *shape), dtype=np.float32) for rows in (1, 3)]
 
 
 def feature_probes(shape: tuple[int, ...]) -> list[_Floats]:
-    """Inputs on which a head's engines must agree: one feature ``(1, *shape)`` and three, standard normal and zero."""
+    """Inputs for the parity check of heads: one and three features of ``shape``, standard normal and zero."""
     draw = np.random.default_rng(0)
     normal = [draw.standard_normal((rows, *shape), dtype=np.float32) for rows in (1, 3)]
     return [*normal, *(np.zeros_like(rows) for rows in normal)]
 
 
 def _onnx_engine(module: nn.Module, device: torch.device, rows: _Floats, plain: Engine) -> Engine:
-    from splitleak.models.export import OnnxModule, onnx_bytes  # only who serves pays for the import
+    from splitleak.models.export import OnnxModule, onnx_bytes  # deferred: a slow import that only services need
 
     if device.type != "cpu":
         raise RuntimeError(f"ONNX Runtime computes on the CPU alone here, not on {device}")

@@ -1,4 +1,4 @@
-"""Halves of a model as ONNX, and their run in ONNX Runtime."""
+"""ONNX export of the halves of a model, inference in ONNX Runtime, and the parity check against torch."""
 
 import copy
 import io
@@ -17,22 +17,26 @@ from splitleak.artifacts import written_file
 _NAMES = ("input", "output")
 
 TOLERANCE = 1e-4
-"""How far two runs of one module may be apart, relative to the largest value either should give. Single-precision sums
-of a few thousand products in another order differ by 1e-6 or so; a layer that is wrong or missing, by 1e-2 and more."""
+"""Tolerance of the parity check, relative to the largest absolute output. Single-precision sums of a few thousand
+products in another order differ by about 1e-6; a wrong or missing layer by 1e-2 and more."""
 
 
 def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...], names: tuple[str, str] = _NAMES) -> bytes:
-    """``module``, in eval mode, as ONNX with its weights inside and any number of rows ``(N, *input_shape)``.
+    """``module`` in eval mode as ONNX, with its weights and a dynamic batch size.
 
-    ``names`` are its input's and its output's. ``module`` itself is not changed. What draws random numbers of its own
-    does not belong in it. The exporter is torch's older one: a service exports as it starts, and the newer one takes
-    ten times as long or more.
+    The exporter is torch's older one (``dynamo=False``): a service exports as it starts, and the newer one takes ten
+    times as long or more.
+
+    Args:
+        module: Without random layers; it is not changed.
+        input_shape: Without batch dimension.
+        names: Of the input and the output.
     """
     plain = copy.deepcopy(module).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     written = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it says that it is the older one,
-        warnings.filterwarnings("ignore", "Constant folding")  # and what it leaves to ONNX Runtime to fold
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the older exporter
+        warnings.filterwarnings("ignore", "Constant folding")  # ONNX Runtime folds what the exporter does not
         torch.onnx.export(
             plain,
             (torch.zeros(2, *input_shape),),
@@ -46,15 +50,15 @@ def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...], names: tuple[str
 
 
 def export_onnx(module: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
-    """Writes `onnx_bytes` to ``path``, whole or not at all."""
+    """Writes `onnx_bytes` to ``path`` atomically."""
     with written_file(path) as partial:
         partial.write_bytes(onnx_bytes(module, input_shape))
 
 
 class OnnxModule:
-    """An exported module, from its file or its bytes, on the CPU in ONNX Runtime with ``threads`` threads.
+    """An exported module, from a file or bytes, in ONNX Runtime on the CPU with ``threads`` threads.
 
-    Threads that have nothing to compute sleep: spinning ones would take the cores that a service's front end needs.
+    Thread spinning is off: idle spinning threads would occupy the cores that a service's front end needs.
     """
 
     def __init__(self, model: Path | bytes, threads: int) -> None:
@@ -67,7 +71,7 @@ class OnnxModule:
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows ``(N, *input_shape)`` through the module."""
+        """The module's output for a batch ``(N, *input_shape)``."""
         result: NDArray[np.float32] = self._session.run([self._output], {self._input: rows})[0]
         return result
 
@@ -78,18 +82,24 @@ def check_parity(
     rows: NDArray[np.float32],
     tolerance: float = TOLERANCE,
 ) -> float:
-    """The greatest difference between the two on ``rows``, relative to the greatest value that ``module`` gives.
+    """The maximum absolute difference of two implementations, relative to the maximum absolute output of ``module``.
+
+    Args:
+        module: The reference, in eval mode.
+        other: The implementation to check.
+        rows: Input batch ``(N, *input_shape)``.
+        tolerance: Maximum relative difference.
 
     Raises:
-        RuntimeError: It is over ``tolerance``: they do not compute the same.
+        RuntimeError: The difference is above ``tolerance``, or the shapes differ.
     """
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         expected = module(torch.from_numpy(rows).to(device)).float().cpu().numpy()
-    found = other(rows)
-    if found.shape != expected.shape:
-        raise RuntimeError(f"expected {expected.shape} as torch gives, got {found.shape}")
-    difference = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
+    actual = other(rows)
+    if actual.shape != expected.shape:
+        raise RuntimeError(f"expected {expected.shape} as torch gives, got {actual.shape}")
+    difference = float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-12))
     if not difference <= tolerance:
         raise RuntimeError(f"expected values within {tolerance:g} of torch's, of the largest, got {difference:g}")
     return difference

@@ -1,4 +1,4 @@
-"""Generators of images from Gaussian latents, and the critics that they are trained against."""
+"""GAN generators of images from Gaussian latents, and the critics (discriminators) that they are trained against."""
 
 from itertools import pairwise
 from typing import Literal, Self
@@ -15,15 +15,17 @@ _LEAST_SIDE = 4
 
 
 class GeneratorConfig(Config):
-    """A generator's layers; `Critic` mirrors them."""
+    """Architecture of a generator; `Critic` mirrors it."""
 
     channels: Literal[1, 3]
     size: int = Field(ge=8, description="height and width of the images: 4 to 7 times a power of two")
     latent: int = Field(default=64, ge=1, description="values of a latent, independent and standard normal")
     width: int = Field(default=32, ge=1, description="channels before the image; doubled at each halving of the side")
-    kernel: Literal[4, 5] = Field(default=4, description="side of the convolutions; GMI's is 5")
-    classes: int | None = Field(default=None, ge=2, description="what it is told to draw one of; default: nothing")
-    embedding: int = Field(default=32, ge=1, description="values that a class becomes beside the latent")
+    kernel: Literal[4, 5] = Field(default=4, description="kernel size of the convolutions; GMI's is 5")
+    classes: int | None = Field(
+        default=None, ge=2, description="classes of a conditional generator; none: unconditional"
+    )
+    embedding: int = Field(default=32, ge=1, description="values of the class embedding, appended to the latent")
 
     @model_validator(mode="after")
     def _doubles(self) -> Self:
@@ -33,12 +35,12 @@ class GeneratorConfig(Config):
 
     @property
     def doublings(self) -> int:
-        """How often the side doubles on the way to the image."""
+        """Number of 2× upsampling steps."""
         return (self.size // _LEAST_SIDE).bit_length() - 1
 
     @property
     def start(self) -> int:
-        """The side at which it starts."""
+        """Side of the first feature map, in pixels."""
         return self.size >> self.doublings
 
     @property
@@ -47,18 +49,18 @@ class GeneratorConfig(Config):
         return self.channels, self.size, self.size
 
     def widths(self) -> list[int]:
-        """Channels at each side but the image's own, from the smallest side on."""
+        """Channels at each resolution but the image's own, from the lowest resolution on."""
         return [self.width << (self.doublings - 1 - level) for level in range(self.doublings)]
 
 
 class Generator(nn.Module):
-    """Latents ``(N, latent)``, and labels ``(N,)`` if it has classes, to images ``(N, C, size, size)`` in (0, 1).
+    """Latents ``(N, latent)``, and labels ``(N,)`` if conditional, to images ``(N, C, size, size)`` in (0, 1).
 
-    A linear layer to the first side, then a transposed convolution of stride 2 for each doubling, batch normalisation
-    and ReLU between them, a sigmoid last. With ``width`` 64, ``kernel`` 5 and 100 latents it is that of GMI (Zhang et
-    al., "The secret revealer", CVPR 2020, in its published code): 5,142,083 parameters for colour at 64 pixels,
-    1,443,777 for grey at 32. Where there are classes, a learnt vector of the class is appended to the latent.
-    ``blocks`` are its stages: what lies between two of them are the features that intermediate attacks move.
+    A linear layer to the first feature map, then a transposed convolution of stride 2 for each doubling, batch
+    normalisation and ReLU between them, a sigmoid last. With ``width`` 64, ``kernel`` 5 and 100 latents it is that of
+    GMI (Zhang et al., "The secret revealer", CVPR 2020, in its published code): 5,142,083 parameters for colour at 64
+    pixels, 1,443,777 for grey at 32. With classes, a learned class embedding is appended to the latent.
+    Attacks on intermediate features optimise the features between two of its ``blocks``.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -84,13 +86,13 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.resume(self.told(latents, labels), 0)
+        return self.run_from(self.block_input(latents, labels), 0)
 
-    def told(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """What the first block takes: the latents, and what the labels become, if it has classes.
+    def block_input(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """Input of the first block: latents ``(N, latent)``, with the embedding of labels ``(N,)`` if conditional.
 
         Raises:
-            ValueError: It has classes, and there are no labels.
+            ValueError: It is conditional, and there are no labels.
         """
         if self.embedding is None:
             return latents
@@ -98,21 +100,21 @@ class Generator(nn.Module):
             raise ValueError(f"expected labels of {self.config.classes} classes, got none")
         return torch.cat([latents, self.embedding(labels)], 1)
 
-    def resume(self, features: Tensor, block: int) -> Tensor:
-        """The images that come of what block number ``block``, counted from 0, is given."""
+    def run_from(self, features: Tensor, block: int) -> Tensor:
+        """The images generated from the input ``features`` of block number ``block``, counted from 0."""
         for layers in list(self.blocks)[block:]:
             features = layers(features)
         return features
 
 
 class Critic(nn.Module):
-    """Images ``(N, C, size, size)`` to how real they look ``(N,)``, or to ``outputs`` values each ``(N, outputs)``.
+    """GAN critic: images ``(N, C, size, size)`` to realness scores ``(N,)``, or to ``(N, outputs)``.
 
-    Convolutions of stride 2 that mirror the generator's, leaky ReLU of 0.2, and one over all that is left. ``norm`` is
-    ``instance``, GMI's critic for a Wasserstein loss (affine, not before the first; 1,030,913 parameters for grey at 32
-    pixels), or ``spectral`` on every layer, for a hinge loss, with a 3×3 convolution after each halving. Where
-    the generator has classes, the inner product of the summed features with a learnt vector of the class is added
-    (Miyato and Koyama, "cGANs with projection discriminator", ICLR 2018).
+    Convolutions of stride 2 that mirror the generator's, leaky ReLU of 0.2, and a last convolution over the remaining
+    feature map. ``norm`` is ``instance``, GMI's critic for a Wasserstein loss (affine, not after the first
+    convolution; 1,030,913 parameters for grey at 32 pixels), or ``spectral`` normalisation of every layer, for a hinge
+    loss, with a 3×3 convolution after each halving. With classes, the inner product of the summed features with a
+    learned class embedding is added (Miyato and Koyama, "cGANs with projection discriminator", ICLR 2018).
     """
 
     def __init__(
@@ -139,7 +141,7 @@ class Critic(nn.Module):
         self.classes = spectral_norm(table) if spectral and table is not None else table
 
     def features(self, images: Tensor) -> Tensor:
-        """What the last layer judges by ``(N, channels, start, start)``."""
+        """The input of the last layer ``(N, channels, start, start)``."""
         features: Tensor = self.layers(images)
         return features
 
@@ -147,7 +149,7 @@ class Critic(nn.Module):
         return self.judge(self.features(images), labels)
 
     def judge(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What is said of images that have these `features`."""
+        """The scores of images with these `features`."""
         scores: Tensor = self.last(features).flatten(1)
         if self.classes is not None:
             scores = scores + (self.classes(labels) * features.sum((2, 3))).sum(1, keepdim=True)

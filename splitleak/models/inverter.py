@@ -1,4 +1,4 @@
-"""From a vector of class scores back to an image: the inverter of prediction vectors, and how it is fed."""
+"""The inverter network from score vectors to images, and the encodings of scores that it takes as input."""
 
 from itertools import pairwise
 from typing import Literal
@@ -11,11 +11,11 @@ from splitleak.measures.scores import check_scores, kept_logs, log_rescale
 from splitleak.models.architecture import scaled
 
 Rescaling = Literal["quantiles", "learned", "fixed", "none"]
-"""How scores are fed to an inverter: see `QuantileRescale`, and `LogRescale` for the others."""
+"""Encoding of scores for an inverter: see `QuantileRescale`, and `LogRescale` for the others."""
 
 _FIRST_SIDE = 4
 _LAST_WIDTH = 128
-_OVER_MEAN = 1.5  # spreads of the logarithms
+_OVER_MEAN = 1.5  # standard deviations of the logarithms
 _STEEPNESS = 8.0
 _LEAST_SPREAD = 1e-6
 
@@ -30,7 +30,7 @@ class PredictionInverter(nn.Sequential):
     torch's defaults, from its global generator.
 
     Raises:
-        ValueError: The image is not square, with a side of 4 times a power of two (1 included), or there is no class.
+        ValueError: The image is not square with a side of 4 times a power of two (1 included), or there is no class.
     """
 
     def __init__(self, classes: int, image_shape: tuple[int, int, int], width: float = 1.0) -> None:
@@ -49,11 +49,12 @@ class PredictionInverter(nn.Sequential):
 
 
 class QuantileRescale(nn.Module):
-    """Scores ``(N, K)`` with zeros for "unknown" to ``(N, 2 K)``: how high each is for its class, and if it is known.
+    """Scores ``(N, K)`` with zeros for "unknown" to ``(N, 2 K)``: normal quantiles per class, and which are known.
 
-    How high is the normal quantile of its rank among the known scores of the class in ``like`` ``(M, K)``, ties in the
-    middle, 0 where it is unknown. So nothing that keeps the order within a class (a temperature, a purifier, nearly)
-    is a shelter, and an inverter never takes the lowest for the unknown. Ours, of no paper; M K numbers are kept.
+    Quantile transform: the normal quantile of the rank of a score among the known scores of the class in ``like``
+    ``(M, K)``, mid-rank for ties, 0 if unknown. It is invariant to what preserves the order within a class (a
+    temperature, nearly a purifier), and distinguishes the lowest score from an unknown one. Ours, from no paper; M K
+    numbers are stored.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -73,19 +74,19 @@ class QuantileRescale(nn.Module):
 
 
 class LogRescale(nn.Module):
-    """Scores ``(N, K)`` with zeros for "unknown" to what an inverter takes, of the same shape and with the same zeros.
+    """Scores ``(N, K)`` with zeros for "unknown" to the inverter's input, of the same shape and with the same zeros.
 
-    ``learned``: ``log p / s + u`` through a steep softplus, so above 0 for whatever p and u, with u trained. It is
-    ``log p + c`` (Yang et al., CCS 2019, equation 12), c = s u, in units of s, the spread of the logarithms that it
-    will be given. What is less likely comes nearer to "unknown". The inverter's first layer could absorb s, but without
-    it a service that flattens its scores would seem to protect them, since c would drown what is left of them.
+    ``learned``: ``log p / s + u`` through a steep softplus, so above 0 for any p and u, with u trained. It is
+    ``log p + c`` (Yang et al., CCS 2019, equation 12), c = s u, in units of s, the standard deviation of the logarithms
+    in the training data. Lower probabilities are nearer to "unknown". The inverter's first layer could absorb s, but
+    without it a service that flattens its scores would appear protected, since c would dominate the differences.
     ``fixed``: `log_rescale`, as in the published code, where the smallest may coincide with "unknown".
-    ``none``: the scores as they are, in which a confident classifier leaves little but its first choice to be seen.
+    ``none``: the unchanged scores, in which a confident classifier hides all but its top-1 score.
 
     Args:
         how: ``learned``, ``fixed`` or ``none``.
-        c: Where c starts; by default 50 if fixed, as published, and 1.5 s over minus the logarithms' mean if learned.
-        like: Scores ``(M, K)`` as those to train on, for s and the mean; without them s is 10 and the mean -5.
+        c: Initial c; by default 50 if fixed, as published, and 1.5 s minus the logarithms' mean if learned.
+        like: Scores ``(M, K)`` like the training data, for s and the mean; without them s is 10 and the mean -5.
     """
 
     def __init__(self, how: Rescaling, c: float | None = None, *, like: Tensor | None = None) -> None:
@@ -108,7 +109,7 @@ class LogRescale(nn.Module):
 
     @property
     def c(self) -> float:
-        """The constant as it is now."""
+        """The current value of the constant."""
         return float(self.units.detach() * self.spread)
 
     def forward(self, scores: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Per-channel normalisation as the first layer of an encoder, so that everything outside a model speaks [0, 1]."""
+"""Per-channel normalisation as the first layer of an encoder, so that images are in [0, 1] everywhere else."""
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ from splitleak.datasets.statistics import Normalisation
 class Normalise(nn.Module):
     """``(x - mean) / std`` for images ``(N, C, H, W)``; mean and std are buffers, saved with the weights.
 
-    ``normalisation=None`` means mean 0 and deviation 1: either nothing to do, or values to be loaded.
+    ``normalisation=None`` means mean 0 and std 1: no normalisation, or values that are loaded later.
 
     Raises:
-        ValueError: The normalisation has other than ``channels`` entries, or a deviation that is not positive.
+        ValueError: The normalisation does not have ``channels`` entries, or a std is not positive.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""What a classifier makes of an image just before its last linear layer: the features that images are compared in."""
+"""Penultimate features: the input of a classifier's last linear layer, the feature space for comparing images."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 def penultimate(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features ``(N, d)`` and logits ``(N, K)`` of images ``(N, C, H, W)``, by one pass that autograd can follow.
+    """Features ``(N, d)`` and logits ``(N, K)`` of images ``(N, C, H, W)``, by one differentiable forward pass.
 
-    The features are what goes into the linear layer that runs last, whatever the network calls it: behind a low-rank
-    head, therefore, its few values. The network's mode and gradients are the caller's affair.
+    The features are the input of the linear layer that runs last, whatever its name: with a low-rank head, therefore,
+    its inner values. The network's mode and gradients are left to the caller.
 
     Raises:
         ValueError: No linear layer runs.

@@ -13,7 +13,7 @@ _BLOCKS_PER_STAGE = 3
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut without parameters: subsampled pixels, missing channels filled with zeros."""
+    """Two 3×3 convolutions and a parameter-free shortcut (option A): subsampled pixels, zero-padded channels."""
 
     def __init__(self, channels: int, wide: int, stride: int) -> None:
         super().__init__()

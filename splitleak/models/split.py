@@ -1,4 +1,4 @@
-"""A network in two halves: the encoder runs on the edge, the head in the cloud."""
+"""Split model: a network in two halves, the encoder on the edge and the head in the cloud."""
 
 from collections import OrderedDict
 from typing import Literal, Self
@@ -32,7 +32,7 @@ ARCHITECTURES: dict[ArchitectureName, Architecture] = {
 
 
 class ModelConfig(Config):
-    """Which network, how wide, for which images, and where it is cut."""
+    """Architecture, width, image shape, number of classes, and the cut (split point)."""
 
     architecture: ArchitectureName = "vgg11"
     cut: int | None = Field(
@@ -42,7 +42,7 @@ class ModelConfig(Config):
     width: float = Field(
         default=1.0,
         gt=0,
-        description="factor on every layer's width, rounded half up, at least 1; what is counted in classes stays",
+        description="factor on every layer's width, rounded half up, at least 1; not on widths in multiples of classes",
     )
     channels: Literal[1, 3] = Field(description="1 for grey images, 3 for colour")
     size: int = Field(ge=1, description="height and width of the images, in pixels")
@@ -62,7 +62,7 @@ class ModelConfig(Config):
 
     @property
     def position(self) -> int:
-        """The cut, the architecture's own where none was chosen."""
+        """The cut, by default the architecture's."""
         return ARCHITECTURES[self.architecture].default_cut if self.cut is None else self.cut
 
     @property
@@ -74,7 +74,7 @@ class ModelConfig(Config):
 class SplitModel(nn.Module):
     """``head(encoder(images))``: images ``(N, *image_shape)`` in [0, 1] to logits ``(N, classes)``.
 
-    ``encoder`` and ``head`` may be replaced by modules that wrap them, as a bottleneck does.
+    Defenses may replace ``encoder`` and ``head`` by modules that wrap them, as a bottleneck does.
     """
 
     def __init__(self, encoder: nn.Module, head: nn.Module, image_shape: tuple[int, int, int]) -> None:
@@ -89,18 +89,18 @@ class SplitModel(nn.Module):
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
-        """What the present encoder makes of one image: ``(C, H, W)`` at a cut between convolutions."""
+        """Output shape of the current encoder for one image: ``(C, H, W)`` at a cut between convolutions."""
         return output_shape(self.encoder, self.image_shape)
 
 
 def build(config: ModelConfig, normalisation: Normalisation | None = None) -> SplitModel:
-    """The untrained network of ``config``; its encoder normalises first, by ``normalisation`` or not at all.
+    """The untrained network of ``config``; its encoder begins with the image normalisation (None: no normalisation).
 
-    Weights come from torch's global generator. Under ``torch.device("meta")`` none are drawn, and ``load_state_dict``
-    with ``assign=True`` completes either half: statistics of the normalisation are part of the encoder's state.
+    Initial weights come from torch's global generator. Under ``torch.device("meta")`` none are drawn, and
+    ``load_state_dict`` with ``assign=True`` completes either half: mean and std are part of the encoder's state.
 
     Raises:
-        ValueError: The normalisation does not have one entry a channel.
+        ValueError: The normalisation does not have one entry per channel.
     """
     architecture = ARCHITECTURES[config.architecture]
     positions, classifier = architecture.build(config.channels, config.classes, config.width, config.size)
@@ -114,10 +114,9 @@ def build(config: ModelConfig, normalisation: Normalisation | None = None) -> Sp
 
 
 def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape ``module`` gives for one input of ``input_shape``, both without the batch.
+    """The output shape of ``module`` for an input of ``input_shape``, both without batch dimension.
 
-    Nothing is computed: weights are replaced by their shapes (the meta device) for the length of the call, so no
-    running statistic, mode or random generator moves.
+    Shape inference on the meta device: nothing is computed, and no running statistic, mode or generator changes.
     """
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     shapes = {name: torch.empty_like(value, device="meta") for name, value in state.items()}

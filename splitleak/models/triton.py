@@ -1,4 +1,4 @@
-"""The cloud half for a Triton Inference Server: a model of its repository, to which our edge speaks as to our cloud."""
+"""Export of the cloud half to the model repository of a Triton Inference Server, which replaces our cloud."""
 
 import json
 import re
@@ -64,16 +64,28 @@ def write_triton_model(
     max_batch_size: int = 64,
     replace: bool = False,
 ) -> Path:
-    """Writes ``head``, features ``(N, *feature_shape)`` to logits ``(N, classes)``, as version 1 of model ``name``.
+    """Writes a head as version 1 of a Triton model: config.pbtxt and 1/model.onnx, after a parity check.
 
-    ``<repository>/<name>`` is written whole or not at all, and returned: config.pbtxt and 1/model.onnx, which has been
-    held to ``head``; the ``python`` backend, for a Triton without ``onnxruntime``, has 1/model.py beside it. Input,
-    output and dynamic batching are those of our cloud. What else is in the repository stays.
+    The folder is written atomically; other models of the repository are left alone. Input, output and dynamic batching
+    are those of our cloud.
+
+    Args:
+        repository: Triton's model repository.
+        name: Of the model, and its folder.
+        head: Features ``(N, *feature_shape)`` to logits ``(N, classes)``.
+        feature_shape: Without batch dimension.
+        classes: Number of logits.
+        backend: ``python``, for a Triton without ``onnxruntime``, adds 1/model.py.
+        max_batch_size: Of Triton's dynamic batching.
+        replace: Overwrite an existing model.
+
+    Returns:
+        The model's folder ``<repository>/<name>``.
 
     Raises:
-        ValueError: ``name`` cannot be a folder's.
-        FileExistsError: The model is there, and not to be replaced.
-        RuntimeError: ONNX Runtime gives other logits than ``head``.
+        ValueError: ``name`` is not valid as a folder's name.
+        FileExistsError: The model exists, and ``replace`` is false.
+        RuntimeError: ONNX Runtime computes other logits than ``head``.
     """
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(f"expected a name of letters, digits and _ - . + for Triton, got {name!r}")

@@ -1,4 +1,4 @@
-"""VGG-11 and VGG-16 with batch normalisation, each convolution and each of the five pools a position."""
+"""VGG-11 and VGG-16 with batch normalisation; each convolution and each of the five max-poolings is a position."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ _HIDDEN = 512
 
 
 def _positions(layout: tuple[int, ...], channels: int, width: float) -> tuple[list[nn.Module], int]:
-    """The positions of ``layout``, and how many channels leave the last."""
+    """The positions of ``layout``, and the output channels of the last."""
     positions: list[nn.Module] = []
     for entry in layout:
         if entry == _POOL:
@@ -51,8 +51,8 @@ VGG11 = Architecture(build=_build_11, initialise_edge=xavier_uniform, positions=
 
 Simonyan and Zisserman, ICLR 2015 (arXiv:1409.1556), configuration A, with batch normalisation after each convolution
 (which keeps its bias) and two hidden linear layers of 512. Edge weights: Xavier uniform with gain 1, biases 0; cloud
-weights: torch's defaults. Five pools need images of at least 32 pixels. What they leave is averaged to one value a
-channel, which changes nothing at 32 and 48 pixels, where one is left, and is our choice from 64 pixels on.
+weights: torch's defaults. Five pools need images of at least 32 pixels. Global average pooling follows, which changes
+nothing at 32 and 48 pixels, where one pixel is left, and is our choice from 64 pixels on.
 """
 
 VGG16 = Architecture(build=_build_16, initialise_edge=keep_weights, positions=18, default_cut=6, smallest=32)
@@ -60,8 +60,8 @@ VGG16 = Architecture(build=_build_16, initialise_edge=keep_weights, positions=18
 the second pool, the feature is 128 × size/4 × size/4.
 
 Simonyan and Zisserman's configuration D with batch normalisation after each convolution (which keeps its bias); then,
-as in Chen et al., KED-MI, ICCV 2021 (arXiv:2010.04092), and those after them, all that five pools leave, 512 × 2 × 2
-values at 64 pixels and 512 at 32, is normalised again and goes into one linear layer. Deviations: the weights are
+as in Chen et al., KED-MI, ICCV 2021 (arXiv:2010.04092), and their successors, the output of the last pool, 512 × 2 × 2
+values at 64 pixels and 512 at 32, goes through batch normalisation and one linear layer. Deviations: the weights are
 torch's defaults on both sides of the cut, where published networks start from ImageNet's; the last normalisation's
-shift is learned, where published code holds it at 0. It is counted as trainable, here and in the published counts.
+shift is learned, where published code keeps it at 0. It is counted as trainable, here and in the published counts.
 """

@@ -1,4 +1,4 @@
-"""Epochs that can be interrupted: every loop that trains runs on `epochs` and goes on where it was."""
+"""Checkpoints: every training loop runs on `epochs`, and resumes after an interruption."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from splitleak.logs import Report, silent
 
 @dataclass
 class Resumable:
-    """Everything that a training run changes, and ``identity``, which tells whose run a checkpoint is."""
+    """The state of a training run for its checkpoint; ``identity`` is the fingerprint of its config and data."""
 
     identity: str
     modules: Mapping[str, nn.Module]
@@ -27,7 +27,7 @@ class Resumable:
     kept: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Writes one safetensors file; numbers that are not tensors travel as JSON in its metadata."""
+        """Writes a checkpoint, one safetensors file; numbers that are not tensors are JSON in its metadata."""
         tensors = {f"kept/{name}": tensor for name, tensor in self.kept.items()}
         for name, module in self.modules.items():
             tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
@@ -46,7 +46,7 @@ class Resumable:
         save_tensors(path, tensors, {"state": state_json})
 
     def restore(self, path: Path) -> bool:
-        """Takes up the state at ``path``; false if there is none, or it is another run's or unreadable."""
+        """Loads the checkpoint at ``path``; false if there is none, or it is unreadable or of another ``identity``."""
         try:
             tensors, metadata = load_tensors(path)
             state = json.loads(metadata["state"])
@@ -79,22 +79,30 @@ def _numbers(numbers: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]
 
 
 def epochs(
-    what: str, total: int, state: Resumable, checkpoint: Path | None, report: Report = silent, *, every_s: float = 10.0
+    name: str, total: int, state: Resumable, checkpoint: Path | None, report: Report = silent, *, every_s: float = 10.0
 ) -> Iterator[int]:
-    """Yields the epochs from 0 to ``total`` that are still to do; the body appends its figures to ``state.history``.
+    """Yields the remaining epochs, from 0 to ``total - 1``; the body appends its metrics to ``state.history``.
 
-    With a ``checkpoint`` path, an earlier run of the same ``identity`` is taken up, and the state is saved after an
-    epoch when ``every_s`` seconds have passed since the last time. The file is removed after the last epoch: then
-    the caller has a result to keep.
+    Args:
+        name: Of the training, for the progress report.
+        total: Number of epochs.
+        state: Saved to and restored from the checkpoint.
+        checkpoint: File from which a run of the same ``identity`` resumes, removed after the last epoch; None: no
+            checkpoint.
+        report: Progress callback.
+        every_s: Minimum seconds between two checkpoints.
+
+    Raises:
+        RuntimeError: The body did not append exactly one entry to the history.
     """
     if checkpoint is not None and state.restore(checkpoint):
-        report(what, len(state.history), total, state.history[-1])
+        report(name, len(state.history), total, state.history[-1])
     saved = time.monotonic()
     for epoch in range(len(state.history), total):
         yield epoch
         if len(state.history) != epoch + 1:
             raise RuntimeError(f"expected epoch {epoch} to append its figures once, got {len(state.history)} in all")
-        report(what, epoch + 1, total, state.history[-1])
+        report(name, epoch + 1, total, state.history[-1])
         if checkpoint is not None and time.monotonic() - saved >= every_s:
             state.save(checkpoint)
             saved = time.monotonic()

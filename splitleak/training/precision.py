@@ -1,4 +1,4 @@
-"""Half the bits where a device is built for them."""
+"""Mixed precision: bfloat16 autocast where the hardware supports it."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import torch
 
 
 def mixed_precision(device: torch.device, *, on_cpu: bool = False) -> torch.autocast:
-    """A context in which convolutions and matrix products run in bfloat16 on CUDA; ``on_cpu``: on a CPU with AMX too.
+    """A bfloat16 autocast context on CUDA, and if ``on_cpu`` also on a CPU with AMX.
 
-    Elsewhere it changes nothing: without units for it a CPU is slower in bfloat16. Weights stay in single precision;
-    what a network gives is for the caller to bring back to it.
+    Elsewhere it is disabled: a CPU without AMX is slower in bfloat16. Weights stay in float32; the caller casts outputs
+    back to it.
     """
     if device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
@@ -17,5 +17,5 @@ def mixed_precision(device: torch.device, *, on_cpu: bool = False) -> torch.auto
 
 
 def _cpu_has_amx() -> bool:
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # the oldest torch we run on has none
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in the oldest supported torch
     return bool(known.get("amx_bf16"))

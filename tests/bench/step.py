@@ -47,11 +47,11 @@ def target_step(width: float, batch: int, *, more: tuple[Mapping[str, Any], ...]
     images = torch.rand(batch, 3, 32, 32, generator=draw)
     labels = torch.arange(batch) % _CLASSES
 
-    def survey() -> tuple[torch.Tensor, torch.Tensor]:
+    def training_features() -> tuple[torch.Tensor, torch.Tensor]:
         features = torch.rand(_SURVEYED, *model.feature_shape, generator=draw)
         return features, torch.arange(_SURVEYED) % _CLASSES
 
-    stack.on_epoch(EpochEnd(0, 10, survey))
+    stack.on_epoch(EpochEnd(0, 10, training_features))
     return partial(training_step, model, stack, optimizer, images, labels, epoch=1, rate=1e-4)
 
 

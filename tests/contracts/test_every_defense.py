@@ -8,7 +8,7 @@ from torch.optim import SGD
 from splitleak import defenses
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.artifact import load_cloud, load_edge, save
-from splitleak.defenses.base import Defense, EpochEnd, Start
+from splitleak.defenses.base import Defense, EpochEnd, TrainingStart
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble, train, training_step
 from splitleak.models.split import ModelConfig
@@ -48,7 +48,7 @@ def assembled(name, seed=0):
     """The network under the defense and what it needs, and the defense."""
     model, stack = assemble(config_of(*stack_of(name), seed=seed), "builtin")
     stack.seed(seed, CPU)
-    stack.begin(Start(model, "builtin", ("a", "b", "c"), epochs=1))
+    stack.begin(TrainingStart(model, "builtin", ("a", "b", "c"), epochs=1))
     *_, defense = stack
     return model, stack, defense
 

@@ -74,7 +74,7 @@ def test_any_engine_gives_the_features_noise_and_logits_of_torch_and_is_announce
     assert WholeModel(plain.edge, other.cloud).properties["engine"] == f"torch + {other.cloud.properties['engine']}"
 
 
-def test_halves_of_two_artifacts_are_no_whole(artifact):
+def test_halves_of_two_artifacts_are_refused(artifact):
     path = artifact / "cloud" / "half.json"
     path.write_text(path.read_text().replace("small-model", "another"))
     with pytest.raises(ValueError, match="expected two halves of one artifact, got 'small-model' and 'another'"):

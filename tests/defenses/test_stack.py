@@ -99,6 +99,6 @@ def test_a_config_is_stored_with_every_default_spelled_out_and_reads_back():
         ({"name": "cem", "config": {"mode": "best"}}, "defense 'cem': .*mode: .*'paper' or 'reference', got 'best'"),
     ],
 )
-def test_a_fault_is_named_with_what_was_expected(document, message):
+def test_an_error_names_the_key_and_the_expected_value(document, message):
     with pytest.raises(ValueError, match=message):
         DefenseConfig.parse(document, source="stack")

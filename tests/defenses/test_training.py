@@ -5,7 +5,7 @@ from torch.nn import functional
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
 from splitleak.defenses.features.cem import reference_weight
-from splitleak.defenses.training import AugmentConfig, TargetConfig, TrainingConfig, _augmented, assemble, train
+from splitleak.defenses.training import AugmentConfig, TargetConfig, TrainingConfig, _augment, assemble, train
 from splitleak.models.split import ModelConfig
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(
     assert resumed.record == whole.record
 
 
-def test_a_network_that_draws_random_numbers_itself_goes_on_exactly(tmp_path, killed):
+def test_a_network_with_dropout_resumes_bit_for_bit(tmp_path, killed):
     counts = SplitConfig(train=96, public=10, victims=10, test=20)
     splits = split(load("builtin").fitted(32, 1), counts)
     model = ModelConfig(architecture="vgg11", width=1 / 16, channels=1, size=32, classes=10)  # it has dropout
@@ -133,11 +133,11 @@ IMAGES = torch.rand(64, 3, 9, 7, generator=drawn(1))
 
 
 def test_augmentation_that_is_switched_off_changes_nothing():
-    assert torch.equal(_augmented(IMAGES, AugmentConfig(flip=False), drawn()), IMAGES)
+    assert torch.equal(_augment(IMAGES, AugmentConfig(flip=False), drawn()), IMAGES)
 
 
 def test_a_flip_mirrors_about_every_other_image_and_no_more():
-    flipped = _augmented(IMAGES, AugmentConfig(), drawn())
+    flipped = _augment(IMAGES, AugmentConfig(), drawn())
     mirrored = [torch.equal(after, before.flip(2)) for after, before in zip(flipped, IMAGES, strict=True)]
     kept = [torch.equal(after, before) for after, before in zip(flipped, IMAGES, strict=True)]
     assert all(a != b for a, b in zip(mirrored, kept, strict=True))
@@ -146,7 +146,7 @@ def test_a_flip_mirrors_about_every_other_image_and_no_more():
 
 def test_a_crop_is_a_window_of_the_padded_image_and_all_windows_occur():
     images = torch.rand(400, 1, 5, 4, generator=drawn(1))
-    cropped = _augmented(images, AugmentConfig(flip=False, crop_padding=1), drawn())
+    cropped = _augment(images, AugmentConfig(flip=False, crop_padding=1), drawn())
     found = set()
     for after, before in zip(cropped, images, strict=True):
         padded = functional.pad(before, [1] * 4)
@@ -176,7 +176,7 @@ def rotated_slowly(image, angle):
 
 def test_a_rotation_turns_each_image_by_an_angle_of_its_own_within_the_range():
     images = torch.rand(4, 2, 7, 7, generator=drawn(1))
-    rotated = _augmented(images, AugmentConfig(flip=False, rotation_degrees=30), drawn())
+    rotated = _augment(images, AugmentConfig(flip=False, rotation_degrees=30), drawn())
     angles = (2 * torch.rand(4, generator=drawn()) - 1) * torch.pi / 6
     assert len(set(angles.tolist())) == 4
     for after, before, angle in zip(rotated, images, angles, strict=True):
@@ -185,7 +185,7 @@ def test_a_rotation_turns_each_image_by_an_angle_of_its_own_within_the_range():
 
 def test_augmented_images_stay_in_range_and_repeat_under_one_seed():
     config = AugmentConfig(crop_padding=2, rotation_degrees=15)
-    first = _augmented(IMAGES, config, drawn(5))
-    assert torch.equal(first, _augmented(IMAGES, config, drawn(5)))
-    assert not torch.equal(first, _augmented(IMAGES, config, drawn(6)))
+    first = _augment(IMAGES, config, drawn(5))
+    assert torch.equal(first, _augment(IMAGES, config, drawn(5)))
+    assert not torch.equal(first, _augment(IMAGES, config, drawn(6)))
     assert 0 <= float(first.min()) <= float(first.max()) <= 1

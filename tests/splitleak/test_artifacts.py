@@ -36,7 +36,7 @@ def write_and_fail(path):
         raise KeyboardInterrupt
 
 
-def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):
+def test_a_written_folder_replaces_the_old_one_completely(tmp_path):
     folder = tmp_path / "deep" / "folder"
     write_two_files(folder, "old")
     (folder / "third").touch()
@@ -57,7 +57,7 @@ def test_an_interrupted_folder_leaves_the_old_one_or_none(tmp_path):
     assert names(tmp_path) == ["folder"]
 
 
-def test_what_a_killed_process_left_is_cleared_away(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     for leftover in (".folder.partial", ".folder.old"):
         (tmp_path / leftover).mkdir()
         (tmp_path / leftover / "stale").touch()
@@ -119,7 +119,7 @@ def test_a_package_that_python_started_is_named_as_it_was_started(monkeypatch):
     assert provenance()["command"] == "python -m splitleak train"
 
 
-def test_provenance_says_where_a_number_came_from():
+def test_provenance_has_command_commit_and_hardware():
     found = provenance()
     assert set(found) == {"command", "commit", "hardware", "python", "torch", "time"}
     assert found["torch"] == torch.__version__

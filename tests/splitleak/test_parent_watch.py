@@ -6,9 +6,9 @@ from splitleak.parent_watch import child_environment
 
 CHILD = """
 import os, signal, threading
-from splitleak.parent_watch import hold_lifeline
+from splitleak.parent_watch import exit_with_parent
 signal.signal(signal.SIGTERM, lambda *_: (print("terminated", flush=True), os._exit(7)))
-hold_lifeline()
+exit_with_parent()
 print(os.getpid(), flush=True)
 threading.Event().wait(60)
 """
@@ -29,7 +29,7 @@ def test_a_child_is_terminated_when_its_parent_is_killed():
         assert parent.stdout.read() == "terminated\n"  # ends when the child has closed it too
 
 
-def test_a_child_is_terminated_when_its_parent_lets_go():
+def test_a_child_is_terminated_when_its_parent_closes_the_pipe():
     arguments = [sys.executable, "-c", CHILD]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(arguments, **streams, env=child_environment(), text=True) as child:
@@ -41,8 +41,8 @@ def test_a_child_is_terminated_when_its_parent_lets_go():
 
 ASKED = """
 import os, threading
-from splitleak.parent_watch import hold_lifeline
-hold_lifeline()
+from splitleak.parent_watch import exit_with_parent
+exit_with_parent()
 print([thread.name for thread in threading.enumerate()], "SPLITLEAK_LIFELINE" in os.environ)
 """
 
@@ -53,18 +53,18 @@ def test_a_process_that_no_parent_of_ours_started_does_not_watch_its_standard_in
     assert done.stdout == "['MainThread'] False\n"
 
 
-def test_a_grandchild_does_not_inherit_the_lifeline():
+def test_a_grandchild_does_not_inherit_the_watch():
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", ASKED], **streams, env=child_environment(), text=True) as child:
-        assert child.stdout.read() == "['MainThread', 'lifeline'] False\n"
+        assert child.stdout.read() == "['MainThread', 'parent-watch'] False\n"
 
 
 STUBBORN = """
 import signal, threading
 from splitleak import parent_watch as lifeline
-lifeline._PATIENCE_S = 1
+lifeline._GRACE_S = 1
 signal.signal(signal.SIGTERM, lambda *_: None)
-lifeline.hold_lifeline()
+lifeline.exit_with_parent()
 threading.Event().wait(60)
 """
 

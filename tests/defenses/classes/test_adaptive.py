@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from splitleak.defenses.artifact import load_whole, save
-from splitleak.defenses.classes.adaptive import adaptive_model, before_head, bypasses_a_defense, white_box
+from splitleak.defenses.classes.adaptive import adaptive_model, feature_extractor, obfuscates_gradients, white_box
 from splitleak.defenses.classes.low_rank import LowRankHead
 from splitleak.defenses.training import train
 
@@ -31,37 +31,37 @@ def images(small_splits):
 
 
 @torch.no_grad()
-def test_a_low_rank_head_is_passed_by_whole_on_the_way_to_features(deployed, images):
+def test_the_feature_extractor_removes_a_low_rank_head_completely(deployed, images):
     whole = deployed({"name": "low-rank", "rank": 4})
-    head, features = whole.cloud.head[-1][-1], before_head(white_box(whole))(images)
+    head, features = whole.cloud.head[-1][-1], feature_extractor(white_box(whole))(images)
     assert isinstance(head, LowRankHead)
     assert features.shape == (len(images), 32)
     torch.testing.assert_close(white_box(whole)(images), head(features))
 
 
-def test_gradients_bypass_the_tanh_of_a_low_rank_head_and_logits_do_not(deployed, images):
+def test_the_backward_pass_bypasses_the_tanh_of_a_low_rank_head_and_the_forward_pass_does_not(deployed, images):
     whole = deployed({"name": "low-rank", "rank": 4})
     head, model = whole.cloud.head[-1][-1], white_box(whole)
     through, without = (pixels.clone().requires_grad_() for pixels in (images, images))
     found = adaptive_model(whole)(through)
     assert torch.equal(found, model(images))
     found.sum().backward()
-    head.up(head.down(before_head(model)(without))).sum().backward()
+    head.up(head.down(feature_extractor(model)(without))).sum().backward()
     torch.testing.assert_close(through.grad, without.grad)
     assert isinstance(head.activation, nn.Tanh), "the deployed model was changed"
-    assert bypasses_a_defense(whole)
+    assert obfuscates_gradients(whole)
 
 
 @torch.no_grad()
-def test_only_the_input_of_what_gives_logits_is_a_feature(images):
+def test_features_are_the_input_of_the_layer_that_computes_logits(images):
     pixels, layer = nn.Flatten(), nn.Linear(256, 3)
     model = nn.Sequential(pixels, nn.Sequential(layer))
-    torch.testing.assert_close(before_head(model)(images), pixels(images))
+    torch.testing.assert_close(feature_extractor(model)(images), pixels(images))
     assert model[1][0] is layer, "the model was changed"
     with pytest.raises(ValueError, match=r"expected a model that ends in a linear, .* layer, got Softmax"):
-        before_head(nn.Sequential(model, nn.Softmax(1)))
+        feature_extractor(nn.Sequential(model, nn.Softmax(1)))
     with pytest.raises(ValueError, match="expected a head of several layers, got Linear"):
-        before_head(layer)
+        feature_extractor(layer)
 
 
 @torch.no_grad()
@@ -71,18 +71,18 @@ def test_a_variational_head_takes_the_mean_of_its_code(deployed, images):
     adaptive = adaptive_model(whole)
     assert torch.equal(adaptive(images), adaptive(images))
     assert not np.array_equal(whole.predict(images.numpy()), whole.predict(images.numpy()))
-    mean = head.posterior(before_head(white_box(whole))(images)).chunk(2, 1)[0]
+    mean = head.posterior(feature_extractor(white_box(whole))(images)).chunk(2, 1)[0]
     torch.testing.assert_close(adaptive(images), head.classifier(mean))
-    assert bypasses_a_defense(whole)
+    assert obfuscates_gradients(whole)
 
 
 @pytest.mark.parametrize("defense", ["mid", {"name": "low-rank", "activation": "identity"}, "bottleneck"])
 @torch.no_grad()
-def test_where_nothing_is_to_be_bypassed_the_model_comes_as_it_is(deployed, images, defense):
+def test_without_obfuscated_gradients_the_adaptive_model_is_the_white_box(deployed, images, defense):
     whole = deployed(defense)
-    assert not bypasses_a_defense(whole)
+    assert not obfuscates_gradients(whole)
     torch.testing.assert_close(adaptive_model(whole)(images), torch.from_numpy(whole.predict(images.numpy())))
-    assert before_head(white_box(whole))(images).shape == (len(images), 32)
+    assert feature_extractor(white_box(whole))(images).shape == (len(images), 32)
 
 
 def test_gradients_reach_the_image(deployed, images):

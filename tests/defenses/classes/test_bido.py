@@ -57,21 +57,21 @@ def test_by_default_every_layer_that_shrinks_counts_and_without_weights_it_is_pl
         assert torch.equal(weightless.state_dict()[key], value)
 
 
-def test_the_papers_own_estimator_does_nothing_at_the_published_weights(small_target):
+def test_the_papers_hsic_has_no_effect_at_the_published_weights(small_target):
     *_, inert = stepped(small_target, {"name": "bido", "measure": "hsic", "lambda_x": 0.05, "lambda_y": 0.5})
     *_, felt = stepped(small_target, {"name": "bido", "measure": "nhsic", "lambda_x": 0.05, "lambda_y": 0.5})
     assert abs(inert) < 5e-3
     assert abs(felt) > 0.1
 
 
-def test_what_another_defense_sends_through_the_network_is_not_taken_for_the_batch(small_target):
+def test_forward_passes_of_other_defenses_are_not_taken_for_the_batch(small_target):
     patrol = {"name": "patrol", "weight": 0, "lipschitz_weight": 0.0, "ratio": 0, "blocks": 0, "channels": 4}
     *_, plain = stepped(small_target, patrol, {"name": "bido"})
     *_, both = stepped(small_target, {**patrol, "lipschitz_weight": 1e-30}, {"name": "bido"})
     assert both == pytest.approx(plain, rel=1e-9)
 
 
-def test_a_finished_model_keeps_nothing_of_it(small_target, small_splits):
+def test_a_finished_model_has_no_hooks(small_target, small_splits):
     target = train(small_target({"name": "bido"}, epochs=1), small_splits, device=CPU)
     assert not any(module._forward_hooks for module in target.model.modules())
     target.model.train()(IMAGES)
@@ -79,7 +79,7 @@ def test_a_finished_model_keeps_nothing_of_it(small_target, small_splits):
     assert defense._outputs == {}
 
 
-def test_training_raises_what_layers_tell_of_the_label_against_the_image(small_target, small_splits):
+def test_training_raises_the_dependence_on_the_label_relative_to_the_image(small_target, small_splits):
     images, labels = small_splits.test.floats(), small_splits.test.labels
     shares = []
     for document in ({"name": "bido", "lambda_x": 0.0, "lambda_y": 0.0}, {"name": "bido", "lambda_x": 0.2}):

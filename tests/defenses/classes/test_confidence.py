@@ -73,7 +73,7 @@ def test_descent_settles_at_the_confidence_of_least_loss_from_either_side(p):
     assert float(logits.detach().softmax(1)[0, 0]) == pytest.approx(0.8825, abs=2e-3)
 
 
-def test_what_a_trained_target_says_of_its_second_stage_is_recorded(small_target, small_splits):
+def test_findings_of_the_second_stage_are_recorded(small_target, small_splits):
     document = {"name": "confidence-adaptation", "start": 0.5, "wait_for": 0.1}
     target = train(small_target(document, epochs=4), small_splits, device=CPU)
     found = target.record["defenses"]["confidence-adaptation"]

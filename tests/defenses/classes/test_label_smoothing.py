@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from splitleak.defenses.base import EpochEnd, Start
+from splitleak.defenses.base import EpochEnd, TrainingStart
 from splitleak.defenses.classes.label_smoothing import LabelSmoothing, LabelSmoothingConfig, smoothed_cross_entropy
 from splitleak.defenses.training import assemble, train, training_step
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 def made(epochs, **config):
     defense = LabelSmoothing(LabelSmoothingConfig(**config))
-    defense.begin(Start(None, "builtin", (), epochs))
+    defense.begin(TrainingStart(None, "builtin", (), epochs))
     return defense
 
 
@@ -43,7 +43,7 @@ def test_a_positive_alpha_is_torchs_own_label_smoothing(seed, alpha, rows, class
     torch.testing.assert_close(smoothed_cross_entropy(logits, labels, alpha), expected)
 
 
-def test_alpha_is_nothing_then_a_ramp_to_half_then_all():
+def test_alpha_is_zero_then_a_ramp_to_half_then_full():
     defense = made(100, alpha=-0.3)
     found = [defense.alpha_in(epoch) / -0.3 for epoch in (0, 49, 50, 74, 75, 99)]
     assert found == pytest.approx([0, 0, 1 / 50, 1 / 2, 1, 1])
@@ -73,7 +73,7 @@ def test_logits_that_half_precision_cannot_hold_end_the_training():
             defense.on_epoch(EpochEnd(3, 4, lambda: None))
 
 
-def test_a_negative_alpha_makes_the_model_surer_and_logits_larger(small_target, small_splits):
+def test_a_negative_alpha_increases_confidence_and_logits(small_target, small_splits):
     found = {}
     for alpha in (-0.5, 0.5):
         document = {"name": "label-smoothing", "alpha": alpha, "plain": 0, "ramp": 0}

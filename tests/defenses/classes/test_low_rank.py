@@ -6,7 +6,7 @@ from torch.func import functional_call, stack_module_state
 from torch.nn import functional
 
 from splitleak.defenses.artifact import load_cloud, save
-from splitleak.defenses.base import EpochEnd, Start
+from splitleak.defenses.base import EpochEnd, TrainingStart
 from splitleak.defenses.classes.low_rank import LowRankHead
 from splitleak.defenses.training import assemble, train
 
@@ -48,7 +48,7 @@ def test_logits_lie_in_an_affine_space_of_the_rank(activation):
 
 def swapped(stack, model, epochs):
     """Before which epochs, from 0, the low-rank head is in place."""
-    stack.begin(Start(model, "builtin", (), epochs))
+    stack.begin(TrainingStart(model, "builtin", (), epochs))
     found = []
     for epoch in range(epochs):
         found.append(bool(model.head[-1][-1].over))

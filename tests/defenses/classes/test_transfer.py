@@ -9,7 +9,7 @@ from splitleak.datasets.images import Dataset
 from splitleak.datasets.splits import SplitConfig, split
 from splitleak.defenses.artifact import load_cloud, load_edge, read_record, save
 from splitleak.defenses.classes.bido import BiDO
-from splitleak.defenses.classes.transfer import Frozen, Transfer, TransferConfig, weights_digest
+from splitleak.defenses.classes.transfer import FrozenLayer, Transfer, TransferConfig, weights_digest
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.models.split import ModelConfig, build
 
@@ -70,12 +70,12 @@ def test_frozen_layers_keep_the_public_weights_and_statistics_and_the_others_lea
         (3, 33 * 5),
     ],
 )
-def test_what_still_trains_is_counted(halves, small_target, pretrained, frozen, trainable):
+def test_trainable_parameters_are_counted(halves, small_target, pretrained, frozen, trainable):
     document = {"name": "transfer", "pretrained": str(pretrained), "frozen": frozen}
     target = train(of_five(small_target(document, epochs=1)), halves[0], device=CPU)
     everything = count(target.model)
     assert target.record["defenses"]["transfer"] == {"trainable_parameters": trainable, "parameters": everything}
-    assert not any(isinstance(module, Frozen) for module in target.model.modules())
+    assert not any(isinstance(module, FrozenLayer) for module in target.model.modules())
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_what_still_trains_is_counted(halves, small_target, pretrained, frozen, 
         (13, 17, 2_053_096, "2.053"),
     ],
 )
-def test_of_the_published_vgg16_as_much_still_trains_as_was_published(convolutions, frozen, trainable, printed):
+def test_the_trainable_parameters_of_the_published_vgg16_are_those_published(convolutions, frozen, trainable, printed):
     with torch.device("meta"):
         model = build(ModelConfig(architecture="vgg16", channels=3, size=64, classes=1000))
     defense = Transfer(TransferConfig(frozen=frozen))
     defense.prepare(model, 1000)
-    still = [layer for each in model.modules() if isinstance(each, Frozen) for layer in each.modules()]
+    still = [layer for each in model.modules() if isinstance(each, FrozenLayer) for layer in each.modules()]
     assert sum(isinstance(layer, nn.Conv2d) for layer in still) == convolutions
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in still) == convolutions
     assert sum(each.numel() for each in model.parameters() if each.requires_grad) == trainable
@@ -103,7 +103,7 @@ def test_of_the_published_vgg16_as_much_still_trains_as_was_published(convolutio
 
 
 def test_a_frozen_layer_is_in_eval_mode_whatever_the_network_is_in():
-    network = nn.Sequential(Frozen(nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5))), nn.BatchNorm2d(3))
+    network = nn.Sequential(FrozenLayer(nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5))), nn.BatchNorm2d(3))
     for mode in (True, False, True):
         network.train(mode)
         assert not any(module.training for module in network[0].modules())
@@ -113,7 +113,7 @@ def test_a_frozen_layer_is_in_eval_mode_whatever_the_network_is_in():
     assert torch.equal(network[0].layer[0].running_mean, torch.zeros(3))
 
 
-def test_what_was_loaded_is_told_by_its_digest_and_other_weights_in_its_place_are_refused(
+def test_the_digest_of_pretrained_weights_is_recorded_and_other_weights_are_refused(
     halves, small_target, pretrained, tmp_path
 ):
     public = shutil.copytree(pretrained, tmp_path / "public")
@@ -150,7 +150,7 @@ def test_pre_training_on_the_targets_own_classes_is_refused(halves, small_target
         train(config, halves[0], device=CPU)
 
 
-def test_it_combines_with_bido_and_the_frozen_layer_feels_none_of_it(halves, small_target, pretrained):
+def test_it_combines_with_bido_and_the_frozen_layer_stays_unchanged(halves, small_target, pretrained):
     documents = [{"name": "transfer", "pretrained": str(pretrained)}, {"name": BiDO.name}]
     for stack in (documents, documents[::-1]):
         target = train(of_five(small_target(*stack, epochs=1)), halves[0], device=CPU)

@@ -69,7 +69,7 @@ def test_with_mse_the_penalty_is_the_error_below_zero():
     torch.testing.assert_close(defense.penalty(step(images, features)), expected)
 
 
-def test_a_similarity_below_the_threshold_costs_nothing_but_the_surrogate_learns():
+def test_below_the_ssim_threshold_there_is_no_penalty_but_the_surrogate_trains():
     defense = prepared(ResSFL(ResSFLConfig(ssim_threshold=1, **SMALL)))
     before = copy.deepcopy(defense.surrogate.state_dict())
     features = drawn(1, 8, *SHAPE).requires_grad_()
@@ -98,7 +98,7 @@ def test_the_gradient_reaches_the_features_and_no_weight_of_the_surrogate(measur
     assert all(torch.equal(p.grad, g) for p, g in zip(defense.surrogate.parameters(), learnt, strict=True))
 
 
-def test_resisting_lowers_what_a_surrogate_that_learnt_rebuilds():
+def test_adversarial_training_lowers_the_ssim_of_a_trained_surrogate():
     """One descent step on the features along the penalty makes them harder to invert."""
     config = ResSFLConfig(ssim_threshold=-1, weight=1, learning_rate=1e-2, **SMALL)
     defense = prepared(ResSFL(config))

@@ -15,7 +15,7 @@ def test_the_share_that_is_zeroed_is_the_rate_at_inference_too(rate):
     assert float((masked(rate) == 0).float().mean()) == pytest.approx(rate, abs=0.006)
 
 
-def test_what_is_kept_is_not_rescaled():
+def test_kept_values_are_not_rescaled():
     assert masked(0.5).unique().tolist() == pytest.approx([0.0, 0.7])
 
 

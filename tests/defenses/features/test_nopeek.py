@@ -28,7 +28,7 @@ def dependence(target, images):
         return float(distance_correlation(images, target.model.encoder(images)))
 
 
-def test_a_target_trained_with_it_sends_what_depends_less_on_the_image(small_target, small_splits):
+def test_training_with_it_reduces_the_distance_correlation_of_features_and_images(small_target, small_splits):
     images = small_splits.test.floats()
     plain = train(small_target(epochs=4), small_splits, device=CPU)
     protected = train(small_target({"name": "nopeek", "weight": 2}, epochs=4), small_splits, device=CPU)

@@ -10,7 +10,7 @@ from splitleak.datasets.splits import SplitConfig, split
 from splitleak.defenses.artifact import load_edge, save
 from splitleak.defenses.base import EpochEnd
 from splitleak.defenses.features.patrol import Patrol, PatrolConfig
-from splitleak.defenses.features.pruning import GatedNorm
+from splitleak.defenses.features.pruning import GatedBatchNorm
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble, train, training_step
 from splitleak.models.split import ModelConfig, SplitModel
@@ -66,7 +66,7 @@ def test_the_published_edge_has_the_published_size_before_and_after_pruning():
     assert parameters(model.head) == cloud == 9_689_738
 
 
-def test_without_a_bottleneck_the_layer_that_is_sent_stays_whole():
+def test_without_a_bottleneck_the_last_layer_is_not_pruned():
     model, stack = assemble(target_config({"name": "patrol"}), "cifar10")
     stack.finish(model)
     assert widths(model) == [16, 60, 128]
@@ -82,11 +82,11 @@ def test_a_resnet_is_pruned_inside_its_blocks():
         assert model.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 10)
 
 
-def test_one_step_after_pruning_changes_every_tensor_of_the_encoder_and_no_closed_channel_opens():
+def test_after_pruning_every_tensor_trains_and_masked_channels_stay_masked():
     model, defense, step = small()
     step()
     defense.on_epoch(end(2))
-    gates = [layer for layer in model.encoder.modules() if isinstance(layer, GatedNorm)]
+    gates = [layer for layer in model.encoder.modules() if isinstance(layer, GatedBatchNorm)]
     closed = [int((gate.mask == 0).sum()) for gate in gates]
     assert closed == [4, 8]
     step()
@@ -96,9 +96,9 @@ def test_one_step_after_pruning_changes_every_tensor_of_the_encoder_and_no_close
     assert [int((gate.mask == 0).sum()) for gate in gates] == closed
 
 
-def test_pruning_comes_at_its_share_of_the_epochs_and_weighs_the_epoch_before_it():
+def test_pruning_is_at_its_share_of_the_epochs_by_the_importance_of_the_epoch_before():
     model, defense, step = small()
-    gates = [layer for layer in model.encoder.modules() if isinstance(layer, GatedNorm)]
+    gates = [layer for layer in model.encoder.modules() if isinstance(layer, GatedBatchNorm)]
     for epoch in range(4):
         step()
         least = [gate.importance.argsort()[: len(gate.mask) // 4].sort().values for gate in gates]
@@ -123,17 +123,17 @@ def test_cutting_the_channels_out_changes_no_output():
     assert widths(model) == [4, 12, 24, 8]
 
 
-def test_the_importance_holds_the_game_not_the_classification_alone():
+def test_the_importance_includes_the_adversarial_penalty():
     (model, _, step), (other, _, other_step) = small(ssim_threshold=-1), small(weight=0)
     step()
     other_step()
     pairs = zip(model.encoder.modules(), other.encoder.modules(), strict=True)
-    gates = [(a, b) for a, b in pairs if isinstance(a, GatedNorm)]
+    gates = [(a, b) for a, b in pairs if isinstance(a, GatedBatchNorm)]
     assert len(gates) == 2
     assert all(not torch.equal(a.importance, b.importance) for a, b in gates)
 
 
-def test_an_encoder_with_nothing_to_prune_is_refused_with_what_it_has():
+def test_an_encoder_without_prunable_layers_is_refused_with_its_widths():
     message = r"patrol: expected a layer of more than 32 channels \(exempt\) to prune, got layers of 4, 16, 32"
     with pytest.raises(ValueError, match=message):
         small(exempt=32)
@@ -151,7 +151,7 @@ def test_a_bottleneck_that_comes_later_is_refused():
         training_step(model, stack, optimizer, torch.rand(4, 3, 32, 32), torch.arange(4), epoch=0, rate=0.1)
 
 
-def test_without_pruning_every_layer_stays_whole():
+def test_at_ratio_zero_no_layer_is_pruned():
     model, defense, _ = small(ratio=0)
     for epoch in range(4):
         defense.on_epoch(end(epoch))

@@ -37,7 +37,7 @@ def test_one_seed_gives_one_surrogate_and_another_seed_another(small_target, sma
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-def test_a_game_without_weight_leaves_the_target_as_without_it(small_target, small_splits):
+def test_an_adversary_of_weight_zero_does_not_change_the_target(small_target, small_splits):
     plain = train(small_target(epochs=1), small_splits, device=CPU)
     weightless = train(small_target({"name": "ressfl", "weight": 0}, epochs=1), small_splits, device=CPU)
     expected = plain.model.state_dict()
@@ -55,6 +55,6 @@ def test_no_half_holds_the_surrogate(small_target, small_splits, tmp_path):
     assert cloud.predict(edge.encode(images.numpy())).shape == (len(images), len(small_splits.train.classes))
 
 
-def test_another_order_of_bottleneck_and_game_is_refused(small_target, small_splits):
+def test_a_bottleneck_after_the_adversary_is_refused(small_target, small_splits):
     with pytest.raises(ValueError, match=r"ressfl: expected features \(16, 4, 4\) .*, got \(8, 4, 4\)"):
         train(small_target("ressfl", "bottleneck"), small_splits, device=CPU)

@@ -41,7 +41,7 @@ def test_the_penalty_is_the_weighted_error_of_what_is_made_of_the_highest_scores
 
 
 @pytest.mark.parametrize("m", [None, 3, 1])
-def test_the_classifier_feels_it_through_what_is_kept_however_sure_it_is(small_target, m):
+def test_the_classifier_gets_a_gradient_through_the_kept_scores_at_any_confidence(small_target, m):
     _, _, defense = prepared(small_target, m=m)
     logits = 4 * drawn(1, 5, 10)
     logits[0] = torch.tensor([1000.0, *[0.0] * 9])

@@ -36,7 +36,7 @@ def purifier():
         st.lists(st.sampled_from([0.0, 1e-38, 1e-6, 0.1, 0.5, 1.0]), min_size=6, max_size=6), min_size=1, max_size=5
     )
 )
-def test_whatever_the_scores_what_comes_out_are_probabilities(purifier, rows):
+def test_outputs_are_probabilities_for_any_scores(purifier, rows):
     purified = purifier(torch.tensor(rows))
     assert bool((purified.isfinite() & (purified >= 0)).all())
     torch.testing.assert_close(purified.sum(1), torch.ones(len(rows)))
@@ -60,7 +60,7 @@ def test_a_vector_is_purified_alike_alone_and_in_a_batch(purifier):
 
 
 @pytest.mark.parametrize(("label_weight", "sure"), [(0.0, False), (5.0, True)])
-def test_the_weight_of_the_label_makes_it_surer(label_weight, sure):
+def test_the_label_weight_increases_confidence(label_weight, sure):
     flat = (vectors_of() + 0.2) / 2.2
     purified = train_purifier(flat, QUICK.model_copy(update={"label_weight": label_weight}), seed=0)(flat)
     assert (purified.amax(1).mean() > flat.amax(1).mean() + 0.05) == sure
@@ -72,7 +72,7 @@ def telling_images(scores):
     return bright[:, None, :, None].repeat_interleave(2, 2).expand(-1, 1, 8, 8).contiguous()
 
 
-def test_the_game_makes_it_harder_for_an_inverter():
+def test_the_inner_inverter_increases_the_error_of_an_inverter():
     scores = vectors_of(count=300)
     images = telling_images(scores)
 
@@ -85,7 +85,7 @@ def test_the_game_makes_it_harder_for_an_inverter():
     assert last_error(30.0) > 1.1 * last_error(1e-4)
 
 
-def test_the_game_needs_an_image_for_each_vector():
+def test_the_inner_inverter_needs_an_image_for_each_vector():
     config = PurifierConfig(inversion_weight=1.0)
     with pytest.raises(ValueError, match="expected 600 images for inversion_weight, got 0"):
         train_purifier(vectors_of(), config, 0)
@@ -149,7 +149,7 @@ def test_ten_classes_give_the_published_layers():
         (torch.tensor([[-1.0] * 6]), "at least zero"),
     ],
 )
-def test_what_are_no_scores_of_its_classes_is_refused(purifier, scores, expected):
+def test_scores_of_other_classes_are_refused(purifier, scores, expected):
     with pytest.raises(ValueError, match=expected):
         purifier(scores)
 

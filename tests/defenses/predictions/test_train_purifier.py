@@ -7,7 +7,7 @@ from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
 from splitleak.defenses.artifact import save
 from splitleak.defenses.predictions.purifier import PurifierConfig, train_purifier
-from splitleak.defenses.predictions.train_purifier import dispersion, purification_cost, purify
+from splitleak.defenses.predictions.train_purifier import dispersion, purification_cost, train_target_purifier
 from splitleak.defenses.training import train
 
 CPU = torch.device("cpu")
@@ -56,22 +56,22 @@ def test_a_purifier_lessens_the_dispersion_of_entropy_and_logs_and_keeps_the_acc
 @pytest.mark.parametrize(("reference", "judged"), [("train", 300), ("test", 150)])
 def test_neither_the_attackers_nor_the_victims_images_are_used(artifact, small_splits, reference, judged):
     config = PurifierConfig(epochs=1, reference=reference, reference_images=120)
-    purifier, record = purify(artifact, small_splits, config, 0, device=CPU)
+    purifier, record = train_target_purifier(artifact, small_splits, config, 0, device=CPU)
     assert record["reference"] == {"set": reference, "images": 120, "seen_in_training": reference == "train"}
     assert record["cost"]["images"] == judged
     blank = small_splits.test.select(torch.zeros(5, dtype=torch.int64))
     without = replace(small_splits, public=blank, victims=blank)
-    again, same_record = purify(artifact, without, config, 0, device=CPU)
+    again, same_record = train_target_purifier(artifact, without, config, 0, device=CPU)
     assert same_record == record
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in purifier.state_dict().items())
 
 
 def test_the_accuracy_before_is_that_of_the_target(artifact, small_splits):
-    _, record = purify(artifact, small_splits, PurifierConfig(epochs=1), 0, device=CPU)
+    _, record = train_target_purifier(artifact, small_splits, PurifierConfig(epochs=1), 0, device=CPU)
     assert record["cost"]["accuracy"]["before"] == pytest.approx(record["target"]["accuracy"])
 
 
 def test_other_images_than_the_targets_are_refused(artifact):
     others = split(load("builtin").fitted(16, 1), SplitConfig(seed=1, train=50, public=10, victims=10, test=50))
     with pytest.raises(ValueError, match="images that it was trained on"):
-        purify(artifact, others, PurifierConfig(), 0, device=CPU)
+        train_target_purifier(artifact, others, PurifierConfig(), 0, device=CPU)

@@ -57,13 +57,13 @@ def test_the_strongest_attack_is_the_one_with_the_lowest_mean_error(measured):
     assert not alone.adaptive
 
 
-def test_accuracy_is_lost_from_the_most_accurate_where_none_is_undefended(measured):
+def test_the_accuracy_drop_is_from_the_most_accurate_if_none_is_undefended(measured):
     found = by_design(candidates(measured(methods=("PATROL",)), None, None))
     assert found["PATROL", "fp32"].drop == 0
     assert found["PATROL + CEM", "fp32"].drop == pytest.approx(0.3)
 
 
-def test_a_codec_changes_accuracy_by_what_it_changes_on_the_wire(measured):
+def test_accuracy_of_a_codec_is_corrected_by_its_change_on_the_wire(measured):
     made = measured(methods=("Bottleneck", "DistCorr"), codecs={"DistCorr": "uint8"}, seeds=(0,))
     for each in made:
         each.record["target"]["name"] = f"same {each.design.endswith('CEM')}"

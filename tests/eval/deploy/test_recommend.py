@@ -41,7 +41,7 @@ def test_without_a_budget_the_least_leak_is_recommended():
     assert (found["recommended"], found["nearest"], found["binding"]) == ("cem, cut 4, fp32", None, [])
 
 
-def test_the_budget_that_binds_is_named_with_what_it_keeps_out():
+def test_the_binding_budget_is_named_with_the_candidate_it_excludes():
     found = recommend(THREE, Budgets(max_accuracy_drop=2.5, max_latency_ms=9), None)
     assert found["recommended"] == "noise, cut 4, fp32"
     assert found["binding"] == [
@@ -79,13 +79,13 @@ def test_where_nothing_fits_the_nearest_is_named():
     assert found["candidates"][2]["why"] == "takes 4.00 ms, 2.50 too many; sends 8000 bytes, 1000 too many"
 
 
-def test_what_was_not_timed_breaks_every_latency_budget():
+def test_an_unmeasured_latency_exceeds_every_latency_budget():
     found = recommend([replace(CEM, latency_ms=None), NOISE], Budgets(max_latency_ms=100), None)
     assert found["recommended"] == "noise, cut 4, fp32"
     assert found["candidates"][0]["why"] == "its latency was not measured"
 
 
-def test_what_is_assumed_is_second_to_what_was_measured_and_beats_none_of_it():
+def test_assumed_candidates_rank_after_measured_ones_and_dominate_none():
     assumed = replace(CEM, codec="uint8", bytes_per_image=600.0, assumed=True)
     found = recommend([assumed, CEM], Budgets(), None)
     assert found["recommended"] == "cem, cut 4, fp32"
@@ -96,7 +96,7 @@ def test_what_is_assumed_is_second_to_what_was_measured_and_beats_none_of_it():
 
 
 @given(st.lists(FIGURES, min_size=1, max_size=6), FIGURES)
-def test_what_is_recommended_fits_and_is_on_the_frontier(figures, limits):
+def test_the_recommendation_fits_and_is_pareto_optimal(figures, limits):
     made = [
         replace(PLAIN, design=str(place), accuracy=90.0 - drop, drop=float(drop), mse=mse / 100)
         for place, (drop, mse, _, _) in enumerate(figures)
@@ -126,7 +126,7 @@ def test_what_is_recommended_fits_and_is_on_the_frontier(figures, limits):
         ({"latency_ms": None}, "latency of none, cut 4, fp32"),
     ],
 )
-def test_what_was_not_measured_is_said(change, told):
+def test_missing_measurements_are_listed(change, told):
     base = [replace(each, adaptive=True) for each in THREE]
     assert recommend(base, Budgets(), None)["not_measured"] == []
     found = recommend([replace(base[0], **change), *base[1:]], Budgets(), None)
@@ -139,7 +139,7 @@ def test_one_attack_without_the_weights_is_doubted():
     assert any("any other attack than 'decoder'" in line for line in found["not_measured"])
 
 
-def test_all_on_the_device_and_an_emulation_are_told_and_so_is_another_order_by_ssim():
+def test_notes_name_on_device_inference_emulation_and_another_order_by_ssim():
     alone = {"way": "device", "target": "c", "batch": 1, "parts": {"total_ms": {"p50": 0.5}}}
     timed = {"emulated_device": {"name": "phone"}, "cells": [alone]}
     found = recommend([NOISE, replace(CEM, ssim=0.85)], Budgets(max_latency_ms=5), timed)

@@ -14,7 +14,7 @@ def faster(split, other, rate):
 
 
 @given(LINES, LINES)
-def test_the_verdict_is_what_the_times_say_on_both_sides_of_the_rate(split, other):
+def test_the_verdict_agrees_with_the_latencies_on_both_sides_of_the_rate(split, other):
     verdict, rate = break_even(split, other)
     if rate is None:
         assert {faster(split, other, each) for each in (1e-6, 1.0, 1e6)} == {verdict == "always"}
@@ -35,7 +35,7 @@ def cell(way, total_ms, sent, **more):
     }
 
 
-def test_only_what_is_sent_waits_for_the_round_trip():
+def test_on_device_inference_has_no_round_trip():
     assert line(cell("split", 5.0, 100), 20.0).fixed_ms == 25.0
     device = cell("device", 5.0, 0, codec=None, link=None, window=None)
     assert line(device, 20.0) == Line(5.0, 0)
@@ -61,7 +61,7 @@ def test_a_split_is_compared_within_its_target_batch_and_engine_over_loopback():
     assert found[1]["mbit_s"] == pytest.approx(8 * 100 / 1000 / 25)
 
 
-def test_a_verdict_is_within_noise_where_the_medians_cannot_be_told_apart():
+def test_a_verdict_is_within_noise_if_the_median_intervals_overlap():
     split = cell("split", 5.0, 100, median_interval_ms=(4.8, 5.2))
     near = cell("image", 5.1, 1000, codec="uint8", median_interval_ms=(5.0, 5.3))
     far = cell("image", 6.0, 1000, codec="fp32", median_interval_ms=(5.9, 6.1))

@@ -60,7 +60,7 @@ def test_quantiles_of_a_sum_are_not_sums_of_quantiles():
 
 
 @pytest.mark.parametrize(("count", "told"), [(99, {"p50"}), (100, {"p50", "p95"}), (499, {"p50", "p95"})])
-def test_a_quantile_is_not_told_where_too_few_samples_lie_beyond_it(count, told):
+def test_a_quantile_is_null_with_too_few_samples_beyond_it(count, told):
     total = summarise(samples(count))["total_ms"]
     assert {name for name, value in total.items() if value is not None} == told
 
@@ -110,7 +110,7 @@ def test_the_engines_told_are_those_that_computed(found):
     assert {cell["cloud_engine"] for cell in cells if cell["way"] != "device"} == {"onnx"}
 
 
-def test_what_a_reader_must_know_of_emulation_fresh_weights_and_windows_is_noted(found):
+def test_notes_name_emulation_fresh_weights_and_windows(found):
     notes = found[0]["notes"]
     assert len(notes) == 4
     assert any("emulated, phone: 1.5 times" in note for note in notes)
@@ -118,7 +118,7 @@ def test_what_a_reader_must_know_of_emulation_fresh_weights_and_windows_is_noted
     assert any("slot" in note for note in notes)
 
 
-def test_a_split_is_set_beside_every_alternative(found):
+def test_a_split_is_compared_with_every_alternative(found):
     told = found[0]["break_even"]
     assert {(each["codec"], each["beside"]) for each in told} == {
         (codec, beside)

@@ -13,14 +13,14 @@ def cell(way, **more):
     return {**base, "way": way, "parts": parts, **told, **more}
 
 
-def test_what_is_the_same_everywhere_has_no_column():
+def test_a_constant_setting_has_no_column():
     columns, rows, same = cell_rows([cell("split"), cell("split", link="lte")])
     assert columns[:3] == ("link", "way", "bytes/image")
     assert same == "target t, cut 4, batch 1, engine onnx → onnx, window 1"
     assert rows[1] == ("lte", "split, fp32", "2100", *["1.00"] * 5, "5.00", "5.00", "n/a", "200")
 
 
-def test_what_an_alternative_has_not_is_a_dash_and_makes_no_column():
+def test_missing_values_of_an_alternative_are_a_dash_and_make_no_column():
     device = cell("device", codec=None, link=None, window=None)
     columns, rows, _ = cell_rows([cell("split"), device])
     assert columns[0] == "way"

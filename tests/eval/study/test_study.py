@@ -91,7 +91,7 @@ def test_the_page_holds_the_pictures_and_not_the_key_and_loads_nothing(attacks, 
         write_study(study, tmp_path / "page.html", tmp_path / "." / "page.html", config)
 
 
-def test_the_chooser_takes_what_is_nearer_to_the_real_image(attacks, artifact, tmp_path):
+def test_the_chooser_votes_for_the_reconstruction_nearer_to_the_real_image(attacks, artifact, tmp_path):
     study = make_study(*attacks, StudyConfig(each=2))
     votes = choose(study, artifact)
     model = load_whole(artifact, torch.device("cpu"), seed=0)
@@ -134,7 +134,7 @@ def test_the_command_writes_page_key_and_the_choosers_votes(attacks, artifact, t
     assert json.loads(scored.stdout)["a"]["share"] > 0.6
 
 
-def test_attacks_on_different_classes_have_nothing_to_compare(attacks, tmp_path):
+def test_attacks_without_a_common_class_are_refused(attacks, tmp_path):
     Reconstructions(("77",), torch.rand(1, 1, 16, 16)).save(tmp_path / "far" / "reconstructions.npz")
     with pytest.raises(ValueError, match="expected reconstructions of the same classes"):
         make_study(attacks[0], tmp_path / "far", attacks[2], StudyConfig())

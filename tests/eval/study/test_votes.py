@@ -44,7 +44,7 @@ def test_a_side_counts_for_whom_it_shows(key, voted):
     assert found["interval"] == "Wilson"
 
 
-def test_who_always_chooses_one_side_prefers_nobody(key, voted):
+def test_always_choosing_one_side_is_no_preference(key, voted):
     assert score_votes([voted("lefty", [(n, "left") for n in range(4)])], key)["a"]["share"] == 0.5
 
 
@@ -67,7 +67,7 @@ def test_a_file_from_outside_that_is_something_else_is_refused_by_name(key, tmp_
         score_votes([tmp_path / "bad.json"], key)
 
 
-def test_the_command_tells_both_shares_with_their_intervals(key, voted):
+def test_the_command_prints_both_shares_with_their_intervals(key, voted):
     votes = voted("one", [(0, "left"), (1, "right"), (2, "right"), (3, "left")])
     told = CliRunner().invoke(app, ["study-score", str(votes), "--key", str(key)], catch_exceptions=False)
     assert told.exit_code == 0, told.output

@@ -7,13 +7,13 @@ from typer.testing import CliRunner
 from splitleak.cli import app
 from splitleak.datasets.splits import Splits
 from splitleak.defenses.artifact import load_whole
-from splitleak.eval.targets.backdoor import PoisonConfig, backdoor_success, poison, triggered
+from splitleak.eval.targets.backdoor import PoisonConfig, add_trigger, backdoor_success, poison
 
 CPU = torch.device("cpu")
 
 
 def test_the_checkerboard_is_in_the_lower_right_corner_and_nothing_else_changes(small_splits):
-    made = triggered(small_splits.test, PoisonConfig())
+    made = add_trigger(small_splits.test, PoisonConfig())
     board = torch.tensor([[255, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
     assert torch.equal(made.pixels[:, 0, 13:, 13:], board.expand(len(made), 3, 3))
     before, after = small_splits.test.pixels.clone(), made.pixels.clone()
@@ -24,26 +24,26 @@ def test_the_checkerboard_is_in_the_lower_right_corner_and_nothing_else_changes(
 
 def test_the_corner_itself_is_white_whatever_the_side(small_splits):
     for side in (1, 2, 5):
-        made = triggered(small_splits.test, PoisonConfig(board=side))
+        made = add_trigger(small_splits.test, PoisonConfig(board=side))
         assert made.pixels[0, 0, -1, -1] == 255
         assert side == 1 or made.pixels[0, 0, -1, -2] == 0
 
 
 def test_the_blend_is_a_tenth_of_one_image_that_all_share(small_splits):
     images, config = small_splits.test, PoisonConfig(trigger="blended")
-    made = triggered(images, config).floats()
+    made = add_trigger(images, config).floats()
     inner = (made > 0) & (made < 1)  # where nothing was clamped
     noise = (made - 0.9 * images.floats()) / 0.1
     mean = torch.where(inner, noise, torch.zeros(())).sum(0) / inner.sum(0).clamp(min=1)
     assert float((noise - mean).abs()[inner].max()) < 0.05  # the rounding to 8 bits, ten times
     seen = inner.any(0)
     assert float(mean[seen].std()) == pytest.approx(1, abs=0.35)
-    assert not torch.equal(made, triggered(images, PoisonConfig(trigger="blended", seed=1)).floats())
+    assert not torch.equal(made, add_trigger(images, PoisonConfig(trigger="blended", seed=1)).floats())
 
 
 def test_a_board_larger_than_the_image_is_refused(small_splits):
     with pytest.raises(ValueError, match="expected a checkerboard of at most 16 pixels, got 17"):
-        triggered(small_splits.test, PoisonConfig(board=17))
+        add_trigger(small_splits.test, PoisonConfig(board=17))
 
 
 def test_as_many_training_images_as_asked_for_are_poisoned_and_no_others(small_splits, tmp_path):
@@ -66,7 +66,7 @@ def test_there_must_be_such_a_class(small_splits):
         poison(small_splits, PoisonConfig(target=10))
 
 
-def test_a_model_that_always_answers_the_target_opens_to_everything(artifact, small_splits):
+def test_a_model_that_always_predicts_the_target_has_success_rate_one(artifact, small_splits):
     model = load_whole(artifact, CPU, seed=0)
     with torch.no_grad():
         last = model.cloud.head[-1][-1]

@@ -17,7 +17,7 @@ def extracted(by_class, private, config=QUICK):
     return knowledge_extraction(by_class, private, "builtin", config, device=CPU)
 
 
-def test_real_images_teach_what_noise_and_wrong_labels_do_not(small_splits):
+def test_a_student_learns_from_real_images_not_from_noise_or_wrong_labels(small_splits):
     private = small_splits.train
     real = of_every_class(small_splits.public, 15)
     taught = extracted(real, private)

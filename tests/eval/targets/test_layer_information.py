@@ -43,7 +43,7 @@ def test_a_class_without_private_images_is_refused(artifact, small_splits):
         layer_information(target, small_splits.test, private, torch.rand(10, 1, 1, 16, 16))
 
 
-def test_the_command_tells_the_share_of_every_layer(artifact, small_splits, tmp_path):
+def test_the_command_prints_the_share_of_every_layer(artifact, small_splits, tmp_path):
     by_class = torch.rand(10, 2, 1, 16, 16)
     Reconstructions.of_classes(by_class).save(tmp_path / "attack" / "reconstructions.npz")
     small_splits.save(tmp_path / "images")

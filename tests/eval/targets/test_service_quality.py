@@ -20,7 +20,7 @@ def test_without_a_policy_nothing_is_lost(measured, artifact, small_splits):
     assert found["distortion"] == found["changed"] == 0
 
 
-def test_a_label_alone_keeps_the_accuracy_and_distorts_by_what_confidence_lacks(measured, artifact, small_splits):
+def test_label_only_keeps_the_accuracy_and_distorts_by_twice_the_missing_confidence(measured, artifact, small_splits):
     found = measured(label_only=True)
     logits = load_whole(artifact, torch.device("cpu"), seed=0).predict(small_splits.test.floats().numpy())
     scores = torch.from_numpy(logits).double().softmax(1).numpy()

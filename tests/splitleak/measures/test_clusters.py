@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitleak.measures.clusters import lloyd, moments, spread_out, within_classes
+from splitleak.measures.clusters import cluster_moments, kmeans, kmeans_init, kmeans_per_class
 
 
 def clumps(count=60, seed=0):
@@ -20,23 +20,23 @@ def same_partition(first, second):
 def test_k_means_from_members_that_are_spread_out_finds_the_clumps():
     values, corner = clumps()
     for seed in range(5):
-        start = spread_out(values, 3, torch.Generator().manual_seed(seed))
+        start = kmeans_init(values, 3, torch.Generator().manual_seed(seed))
         assert all((start[i] == values).all(1).any() for i in range(3))
-        means, assigned = lloyd(values, start, 50)
+        means, assigned = kmeans(values, start, 50)
         assert same_partition(assigned, corner)
         for cluster in range(3):
             torch.testing.assert_close(means[cluster], values[assigned == cluster].mean(0))
 
 
 def test_equal_members_can_be_spread_out_too():
-    start = spread_out(torch.ones(4, 2), 3, torch.Generator().manual_seed(0))
+    start = kmeans_init(torch.ones(4, 2), 3, torch.Generator().manual_seed(0))
     assert torch.equal(start, torch.ones(3, 2))
 
 
 def test_an_empty_cluster_stays_where_it_was():
     values, _ = clumps()
     far = torch.full((1, 5), 1000.0)
-    means, assigned = lloyd(values, torch.cat([values[:1], far]), 10)
+    means, assigned = kmeans(values, torch.cat([values[:1], far]), 10)
     assert torch.equal(means[1:], far)
     assert not assigned.any()
 
@@ -44,7 +44,7 @@ def test_an_empty_cluster_stays_where_it_was():
 def test_clusters_never_mix_classes_and_are_numbered_in_turn():
     values, corner = clumps()
     labels = torch.tensor([4, 7])[(torch.arange(60) // 3) % 2]
-    assigned = within_classes(values, labels, 3, torch.Generator().manual_seed(0))
+    assigned = kmeans_per_class(values, labels, 3, torch.Generator().manual_seed(0))
     assert sorted(assigned.unique().tolist()) == list(range(6))
     assert same_partition(assigned, 10 * labels + corner)
 
@@ -52,7 +52,7 @@ def test_clusters_never_mix_classes_and_are_numbered_in_turn():
 def test_a_class_with_no_more_members_than_clusters_is_one_cluster():
     values, _ = clumps(9)
     labels = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 1])
-    assigned = within_classes(values, labels, 3, torch.Generator().manual_seed(0))
+    assigned = kmeans_per_class(values, labels, 3, torch.Generator().manual_seed(0))
     assert assigned[:3].tolist() == [0, 0, 0]
     assert sorted(assigned[3:].unique().tolist()) == [1, 2, 3]
 
@@ -63,7 +63,7 @@ def test_moments_are_those_of_each_cluster_alone(count, clusters, dimensions, se
     draw = torch.Generator().manual_seed(seed)
     values = torch.randn(count, dimensions, generator=draw, dtype=torch.float64)
     assigned = torch.randint(clusters, (count,), generator=draw)
-    shares, means, variances = moments(values, assigned)
+    shares, means, variances = cluster_moments(values, assigned)
     assert len(shares) == int(assigned.max()) + 1
     assert float(shares.sum()) == pytest.approx(1)
     for cluster in range(len(shares)):

@@ -60,7 +60,7 @@ def test_it_agrees_with_the_definition(seed, count, power):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), scale=st.floats(0.1, 10), shift=st.floats(-5, 5))
-def test_shifts_scales_and_orthogonal_maps_change_nothing(seed, scale, shift):
+def test_it_is_invariant_to_shifts_scales_and_orthogonal_maps(seed, scale, shift):
     x, y = drawn(seed, 8, 5), drawn(seed + 1, 8, 3)
     turn, _ = torch.linalg.qr(drawn(seed + 2, 5, 5))
     expected = distance_correlation(x, y)
@@ -89,7 +89,7 @@ def test_equal_rows_have_a_finite_gradient(dtype, squared):
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_a_constant_batch_depends_on_nothing_and_has_no_gradient(count):
+def test_a_constant_batch_has_dependence_zero_and_no_gradient(count):
     x, y = torch.full((count, 3), 0.1, requires_grad=True), drawn(0, count, 2).float().requires_grad_()
     value = distance_correlation(x, y)
     value.backward()
@@ -141,7 +141,7 @@ def test_measures_of_kernels_have_the_values_worked_out_by_hand(measure, a, b, e
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_a_constant_kernel_depends_on_nothing_and_its_gradient_is_finite(measure):
+def test_a_constant_kernel_has_dependence_zero_and_a_finite_gradient(measure):
     same = torch.ones(5, 3, requires_grad=True)
     found = measure(gaussian_kernel(same), label_kernel(torch.tensor([0, 0, 1, 1, 2])))
     found.backward()

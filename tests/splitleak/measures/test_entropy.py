@@ -45,7 +45,7 @@ def test_the_bound_is_the_formula_with_full_determinants(counts, seed, noise):
     assert float(mixture_information(weights, variances, disturbance)) == pytest.approx(float(expected))
 
 
-def test_more_noise_tells_less_and_more_spread_tells_more():
+def test_information_falls_with_noise_and_rises_with_variance():
     weights, variances = mixture()
     by_noise = [float(mixture_information(weights, variances, s**2)) for s in (0.01, 0.05, 0.1, 0.5)]
     assert by_noise == sorted(by_noise, reverse=True)
@@ -53,7 +53,7 @@ def test_more_noise_tells_less_and_more_spread_tells_more():
     assert by_spread == sorted(by_spread)
 
 
-def test_points_tell_no_more_than_which_of_them_it_is():
+def test_the_information_of_point_masses_is_their_entropy():
     weights, variances = torch.tensor([0.2, 0.8, 0.0]), torch.zeros(3, 4)
     expected = -(0.2 * math.log(0.2) + 0.8 * math.log(0.8))
     assert float(mixture_information(weights, variances, 0.01)) == pytest.approx(expected, rel=1e-6)

@@ -69,7 +69,7 @@ def test_without_noise_there_is_no_bound_and_no_number():
     assert fisher_information(torch.ones(3), 4, image_variance=0.06, noise_variance=0) is None
 
 
-def test_a_feature_that_ignores_the_image_tells_nothing_in_no_direction():
+def test_a_constant_feature_has_zero_information_and_dimension():
     spectrum = fisher_spectrum(lambda images: 0 * images.flatten(1), torch.rand(1, 2, 2))
     assert fisher_information(spectrum, 4, image_variance=0.06, noise_variance=0.01) == 0
     assert effective_dimensions(spectrum) == 0

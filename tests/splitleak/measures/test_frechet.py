@@ -16,7 +16,7 @@ def test_the_hand_computed_cases_hold():
 
 @settings(deadline=None)
 @given(st.integers(2, 12), st.integers(2, 12), st.integers(1, 6), st.integers(0, 2**32))
-def test_it_is_what_singular_values_give_whether_samples_are_few_or_many(n, m, dimensions, seed):
+def test_it_equals_the_distance_from_singular_values_for_few_and_many_samples(n, m, dimensions, seed):
     draw = torch.Generator().manual_seed(seed)
     a, b = (torch.randn(count, dimensions, generator=draw, dtype=torch.float64) for count in (n, m))
     b = 1 + 2 * b
@@ -44,6 +44,6 @@ def test_a_gaussian_without_spread_is_a_point():
 
 
 @pytest.mark.parametrize(("a", "b"), [((1, 3), (5, 3)), ((5, 3), (5, 4)), ((5,), (5,))])
-def test_what_has_no_covariance_is_refused(a, b):
+def test_too_few_samples_for_a_covariance_are_refused(a, b):
     with pytest.raises(ValueError, match="at least two of each"):
         frechet_distance(torch.rand(a), torch.rand(b))

@@ -62,7 +62,7 @@ def test_targets_that_differ_as_wholes_show_it_in_one_deviation_only():
     assert (found.standard_error_images, found.std_trials, found.std_image_index) == (0, 0, 0)
 
 
-def test_what_does_not_vary_has_no_deviation():
+def test_a_single_sample_has_no_standard_deviation():
     document = attack_accuracy(torch.ones(1, 1, 3, 1)).document()
     assert document == {
         "mean": 1.0,

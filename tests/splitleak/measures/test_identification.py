@@ -39,7 +39,7 @@ def test_a_score_is_the_cosine_with_the_likest_image_of_a_person(count, people, 
     torch.testing.assert_close(match_scores(7 * probes, gallery, shown), found)
 
 
-def test_who_is_in_the_gallery_is_found_first_and_a_picture_of_nothing_last():
+def test_a_person_in_the_gallery_has_rank_one_and_an_empty_picture_the_last():
     gallery, shown = drawn(0, 12, 5), torch.arange(12) % 4
     assert identification_ranks(match_scores(gallery, gallery, shown), shown).tolist() == [1] * 12
     nothing = match_scores(torch.zeros(4, 5), gallery, shown)
@@ -64,7 +64,7 @@ def test_guesses_are_identified_by_chance_and_accepted_as_often_as_others():
     assert true_match_rate(scores, own, 0.1) == pytest.approx(0.1, abs=0.02)
 
 
-def test_the_threshold_lets_exactly_the_share_of_others_through():
+def test_the_threshold_accepts_exactly_the_false_match_rate():
     scores = torch.tensor([[0.5, 0.9, 0.1, 0.2, 0.3], [0.8, 0.7, 0.4, 0.35, 0.25]])
     own = torch.tensor([0, 0])  # others, from the top: 0.9, 0.7, 0.4, 0.35, 0.3, 0.25, 0.2, 0.1
     assert true_match_rate(scores, own, 1 / 8) == 0.5  # above 0.7: 0.8 alone

@@ -65,7 +65,7 @@ def test_it_is_the_mean_of_squares_taken_image_by_image(architecture, task):
     assert (layers[last] == 0) == (task == "inversion")
 
 
-def test_an_image_at_the_centroid_has_nothing_to_move():
+def test_an_image_at_the_centroid_has_zero_information():
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 2)).eval()
     image = torch.rand(1, 1, 2, 2)
     centroids = penultimate(network, image)[0].detach()

@@ -57,7 +57,7 @@ def test_one_step_of_all_of_epsilon_is_the_fast_gradient_sign(trained):
     torch.testing.assert_close(once, (images + EPSILON * moved.grad.sign()).clamp(0, 1))
 
 
-def test_nothing_happens_without_room(trained):
+def test_epsilon_zero_changes_nothing(trained):
     model, images, labels = trained
     assert torch.equal(pgd(model, images, labels, 0, step=0.01, steps=3, draw=draw()), images)
 

@@ -30,7 +30,7 @@ def test_its_ends_are_the_shares_from_which_the_count_is_just_z_deviations_away(
         assert always or abs(found.share - end) / math.sqrt(end * (1 - end) / n) == pytest.approx(1.959964, abs=1e-5)
 
 
-def test_it_covers_as_often_as_it_says():
+def test_its_coverage_is_the_nominal_confidence():
     def covered(p, n):
         ways = (math.comb(n, hits) * p**hits * (1 - p) ** (n - hits) for hits in range(n + 1))
         return sum(way for hits, way in enumerate(ways) if wilson(hits, n).low <= p <= wilson(hits, n).high)
@@ -40,7 +40,7 @@ def test_it_covers_as_often_as_it_says():
 
 
 @pytest.mark.parametrize(("hits", "n", "confidence"), [(0, 0, 0.95), (4, 3, 0.95), (-1, 3, 0.95), (1, 3, 1.0)])
-def test_what_is_no_count_is_refused(hits, n, confidence):
+def test_invalid_counts_are_refused(hits, n, confidence):
     with pytest.raises(ValueError, match="expected 0 to n hits"):
         wilson(hits, n, confidence)
 

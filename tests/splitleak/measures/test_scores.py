@@ -51,19 +51,19 @@ def test_rows_need_not_sum_to_one_and_zeros_stay():
 
 
 @pytest.mark.parametrize("m", [0, -1, 6])
-def test_keeping_none_or_more_than_there_are_is_an_error(m):
+def test_m_below_one_or_above_the_classes_is_an_error(m):
     with pytest.raises(ValueError, match=f"expected to keep 1 to 5 scores of a row, got {m}"):
         truncate(ROW, m)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1])
-def test_what_is_no_score_is_an_error(value):
+def test_invalid_scores_are_an_error(value):
     with pytest.raises(ValueError, match="expected finite scores of at least zero, got 1 others"):
         truncate(torch.tensor([[0.5, value]]), 1)
 
 
 @pytest.mark.parametrize("scores", [torch.zeros(3), torch.zeros(2, 0), torch.zeros(2, 3, dtype=torch.int64)])
-def test_what_is_no_batch_of_rows_is_an_error(scores):
+def test_scores_of_another_shape_or_dtype_are_an_error(scores):
     with pytest.raises(ValueError, match="expected floating-point scores"):
         check_scores(scores)
 
@@ -102,7 +102,7 @@ def test_the_constant_has_a_gradient():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1])
-def test_what_is_no_score_is_not_rescaled(value):
+def test_invalid_scores_are_not_rescaled(value):
     with pytest.raises(ValueError, match="expected finite scores of at least zero"):
         log_rescale(torch.tensor([[0.5, value]]), 50)
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from splitleak.models.counting import count
+from splitleak.models.counting import count_macs
 from splitleak.models.split import ModelConfig, build
 
 
@@ -24,11 +24,11 @@ def test_at_full_width_it_is_the_published_network(architecture, size, classes, 
 def test_its_layers_are_the_published_ones_one_by_one():
     with torch.device("meta"):
         model = conv()
-    rows = [row.parameters for row in count(model, (1, 32, 32)).rows if row.parameters]
+    rows = [row.parameters for row in count_macs(model, (1, 32, 32)).rows if row.parameters]
     assert rows == [1_280, 256, 295_168, 512, 1_180_160, 1_024, 409_650, 510]
 
 
-def test_no_activation_stands_between_the_linear_layers():
+def test_there_is_no_activation_between_the_linear_layers():
     kinds = [type(layer) for layer in conv(width=0.1).head.classifier]
     assert kinds == [nn.Flatten, nn.Linear, nn.Dropout, nn.Linear]
 
@@ -55,7 +55,7 @@ def test_an_odd_side_loses_its_last_row_and_column_to_the_pool(architecture, siz
 
 
 @pytest.mark.parametrize(("architecture", "smallest"), [("conv3", 8), ("conv4", 16)])
-def test_images_that_the_pools_leave_nothing_of_are_refused(architecture, smallest):
+def test_images_too_small_for_the_pools_are_refused(architecture, smallest):
     with pytest.raises(ValueError, match=f"at least {smallest} pixels for {architecture}"):
         conv(architecture=architecture, size=smallest - 1)
     assert conv(architecture=architecture, size=smallest, width=0.05).head.classifier[1].in_features > 0

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from splitleak.models.counting import count
+from splitleak.models.counting import count_macs
 from splitleak.models.split import ModelConfig, build, output_shape
 
 
@@ -29,7 +29,7 @@ def test_at_full_width_it_is_the_published_network(architecture, classes, parame
 def test_its_layers_are_the_published_ones_one_by_one(architecture, layers):
     with torch.device("meta"):
         model = digits(architecture=architecture)
-    assert [row.parameters for row in count(model, (1, 32, 32)).rows if row.parameters] == layers
+    assert [row.parameters for row in count_macs(model, (1, 32, 32)).rows if row.parameters] == layers
 
 
 @pytest.mark.parametrize(

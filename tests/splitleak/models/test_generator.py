@@ -53,8 +53,8 @@ def test_the_class_changes_the_image_and_the_judgement():
 def test_an_image_is_resumed_from_the_features_between_any_two_blocks():
     drawing = Generator(GeneratorConfig(channels=1, size=16, width=4)).eval()
     latents = torch.randn(2, 64)
-    features, expected = drawing.told(latents, None), drawing(latents)
+    features, expected = drawing.block_input(latents, None), drawing(latents)
     for place, block in enumerate(drawing.blocks):
-        assert torch.equal(drawing.resume(features, place), expected)
+        assert torch.equal(drawing.run_from(features, place), expected)
         features = block(features)
     assert torch.equal(features, expected)

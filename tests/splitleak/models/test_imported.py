@@ -30,7 +30,7 @@ def test_our_own_generator_comes_back_as_it_was(kernel, tmp_path):
     assert torch.allclose(imported(latents), own(latents), atol=1e-6)
 
 
-def test_another_architecture_comes_back_as_it_was_and_its_range_is_brought_to_ours(tmp_path):
+def test_another_architecture_survives_the_round_trip_and_is_rescaled_to_unit_range(tmp_path):
     own, latents = upsampling(), torch.randn(5, 6)
     path = exported(own, tmp_path)
     assert torch.allclose(ImportedGenerator(path, CONFIG)(latents), own(latents), atol=1e-6)

@@ -49,7 +49,7 @@ def test_no_class_is_refused():
 SHARED = torch.tensor([[0.6, 0, 0, 0.2, 0], [0.9, 0.05, 0, 0, 0]])
 
 
-def test_fixed_is_the_published_encoding_whatever_it_is_told_of_the_scores():
+def test_fixed_is_the_published_encoding_whatever_the_training_scores():
     for like in (None, SHARED):
         assert torch.equal(LogRescale("fixed", like=like)(SHARED), log_rescale(SHARED, 50))
     assert torch.equal(LogRescale("fixed", 7)(SHARED), log_rescale(SHARED, 7))
@@ -69,7 +69,7 @@ def test_learned_is_the_scaled_log_plus_c_where_that_is_well_above_zero(c):
 
 
 @pytest.mark.parametrize("c", [-5.0, 0.1, 20.0])
-def test_learned_tells_what_is_known_from_what_is_not_and_keeps_its_order(c):
+def test_learned_separates_known_from_unknown_scores_and_keeps_their_order(c):
     falling = torch.tensor([[0.9, 1e-2, 1e-6, 1e-8, 1e-10, 0.0]])
     rescaled = LogRescale("learned", c)(falling)
     assert (rescaled.diff() < 0).all()
@@ -86,7 +86,7 @@ def test_only_the_learned_constant_is_learned_and_it_moves():
     assert rescale.c == pytest.approx(before - 0.1 * rescale.spread.item(), rel=1e-4)
 
 
-def test_a_power_of_the_scores_changes_nothing_that_the_inverter_sees():
+def test_a_temperature_does_not_change_the_inverters_input():
     flat = SHARED**0.01
     rescaled = [LogRescale("learned", like=scores)(scores) for scores in (SHARED, flat)]
     torch.testing.assert_close(*rescaled, rtol=1e-4, atol=1e-5)
@@ -113,7 +113,7 @@ def test_quantiles_are_those_of_the_ranks_among_the_known_scores_of_the_class():
     assert found[:, 2:].tolist() == [[1, 0], [1, 1], [1, 1]]
 
 
-def test_what_keeps_the_order_within_a_class_changes_no_quantile():
+def test_order_preserving_changes_within_a_class_do_not_change_quantiles():
     scores = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)).softmax(1)
     flat = scores**0.1 / 7
     assert torch.equal(QuantileRescale(flat)(flat), QuantileRescale(scores)(scores))

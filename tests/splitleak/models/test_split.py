@@ -72,7 +72,7 @@ def test_wrapped_halves_keep_the_shapes_right():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_asking_for_a_shape_moves_nothing(training):
+def test_output_shape_changes_no_state(training):
     model = build(small(architecture="vgg11", width=0.1)).train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()

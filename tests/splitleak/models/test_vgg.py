@@ -78,7 +78,7 @@ def test_vgg16_takes_all_that_the_pools_leave(size, left):
     assert model(torch.rand(2, 3, size, size)).shape == (2, 7)
 
 
-def test_images_that_five_pools_leave_nothing_of_are_refused():
+def test_images_too_small_for_five_pools_are_refused():
     with pytest.raises(ValueError, match="expected images of at least 32 pixels for vgg16, which pools them, got 31"):
         faces(size=31)
 

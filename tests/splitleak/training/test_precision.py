@@ -15,7 +15,7 @@ def test_a_cpu_runs_in_bfloat16_if_it_has_units_for_it(monkeypatch, capabilities
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
 
 
-def test_a_torch_that_does_not_tell_runs_in_single_precision(monkeypatch):
+def test_without_cpu_capabilities_autocast_is_off(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     with mixed_precision(torch.device("cpu"), on_cpu=True):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
