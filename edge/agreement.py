@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from splitleak.errors import WireError
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.paths import method_path
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.status import error_of
 
-_METADATA = "/inference.GRPCInferenceService/ModelMetadata"
+_METADATA = method_path("ModelMetadata")
 
 
 @dataclass

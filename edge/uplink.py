@@ -14,11 +14,11 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from splitleak.errors import WireError
+from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.status import error_of, named_error
 
 _LOGGER = logging.getLogger(__name__)
-_SERVICE = "/inference.GRPCInferenceService"
 _CANCEL_S = 5.0  # far more than a cancelled call needs to end
 _PAUSE_S = 0.05  # before the first attempt that follows; it doubles each time
 _LONGEST_BREAK_S, _LONGEST_REFUSAL_S = 0.4, 2.0
@@ -96,10 +96,8 @@ class Uplink(Generic[P]):
         broken: Callable[[list[P], str], None],
         streams: bool = True,
     ) -> None:
-        self._stream_infer: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
-            f"{_SERVICE}/ModelStreamInfer"
-        )
-        self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{_SERVICE}/ModelInfer")
+        self._stream_infer: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(MODEL_STREAM_INFER)
+        self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(MODEL_INFER)
         self._answered = answered
         self._failed = failed
         self._interrupted = interrupted

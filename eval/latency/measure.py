@@ -24,12 +24,13 @@ from splitleak.eval.latency.plan import NO_LINK, Setting, SweepConfig
 from splitleak.seeding import resolve_device
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.link.link import LinkConfig, profile
+from splitleak.wire.protocol.paths import method_path
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 ROUND = 10
 _START_S = 120.0
 _IMAGES = 256
-_METADATA = "/inference.GRPCInferenceService/ModelMetadata"
+_METADATA = method_path("ModelMetadata")
 
 Floats = NDArray[np.float32]
 Sample = dict[str, float]

@@ -219,7 +219,7 @@ def link(
     """Stand between edge and cloud as a slow link: rate, delay, jitter and stalls each way, until SIGINT or SIGTERM.
 
     It carries bytes unread, TLS included, and needs no rights. What a profile holds, and where its figures are from,
-    is said in splitleak/wire/link.py.
+    is said in splitleak/wire/link/link.py.
     """
     from contextlib import contextmanager
 

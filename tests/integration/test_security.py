@@ -28,6 +28,7 @@ from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.files import captures
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.paths import method_path
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from splitleak.wire.security import TlsClientConfig, TlsServerConfig, make_token, read_beside, read_token
@@ -210,11 +211,8 @@ def test_what_passes_a_tap_holds_the_feature_only_without_tls(certificates, tmp_
 
 def test_without_a_token_no_method_of_a_cloud_says_anything(tmp_path):
     make_token("camera", tmp_path / "tokens.json", tmp_path / "camera.token")
-    methods = [
-        f"/{service.full_name}/{method.name}"
-        for service in (pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],)
-        for method in service.methods
-    ]
+    service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    methods = [method_path(method.name) for method in service.methods]
     methods += ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
     methods += ["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"]
     assert len(methods) > 10

@@ -27,6 +27,7 @@ from google.protobuf.message import DecodeError
 
 from splitleak.errors import WireError
 from splitleak.wire.protocol.codec import WireTensor, request_tensor
+from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 FORMAT_VERSION = 1
@@ -37,7 +38,6 @@ _DIRECTIONS: tuple[Direction, ...] = ("request", "response")
 _FRAME = struct.Struct("<III")
 _FRAME_SUM = struct.Struct("<II")
 _BODY = struct.Struct("<QQBH")
-_INFERENCE = ("/inference.GRPCInferenceService/ModelInfer", "/inference.GRPCInferenceService/ModelStreamInfer")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Record:
     time_ns: int  # wall clock, nanoseconds since 1970
     call: int  # which RPC of this writer; all messages of one stream share it
     direction: Direction
-    method: str  # "/inference.GRPCInferenceService/ModelInfer"
+    method: str  # its full path, see `splitleak.wire.protocol.paths`
     message: bytes
 
 
@@ -159,7 +159,7 @@ def inference_requests(records: Iterable[Record]) -> Iterator[tuple[str, WireTen
         WireError: A request that is no message of the protocol, or has no tensor in it.
     """
     for record in records:
-        if record.direction != "request" or record.method not in _INFERENCE:
+        if record.direction != "request" or record.method not in (MODEL_INFER, MODEL_STREAM_INFER):
             continue
         try:
             request = pb.ModelInferRequest.FromString(record.message)

@@ -17,18 +17,12 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.errors import WireError
+from splitleak.wire.protocol.paths import method_path
 from splitleak.wire.security import Tokens
 
 Kind = Literal["calls", "streams", "probes"]
 
-_PROBES = frozenset(
-    {
-        "/grpc.health.v1.Health/Check",
-        "/inference.GRPCInferenceService/ServerLive",
-        "/inference.GRPCInferenceService/ServerReady",
-        "/inference.GRPCInferenceService/ModelReady",
-    }
-)
+_PROBES = frozenset({"/grpc.health.v1.Health/Check", *map(method_path, ("ServerLive", "ServerReady", "ModelReady"))})
 _MAX_PROBES = 64
 _FOR_REFUSALS = 16  # threads beyond what may be open
 _SWEEP_S = 1.0

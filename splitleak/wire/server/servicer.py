@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from splitleak.errors import WireError
 from splitleak.wire.files.captures import Direction
-from splitleak.wire.protocol import codec
+from splitleak.wire.protocol import codec, paths
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from splitleak.wire.protocol.status import mapped, status
@@ -35,7 +35,6 @@ from splitleak.wire.server.statistics import OK, Statistics
 Observer = Callable[[str, int, Direction, bytes], None]  # method, number of the call, direction, message
 
 _Observe = Callable[[Direction, Message], None]
-_SERVICE = "inference.GRPCInferenceService"
 _INFER, _STREAM = "ModelInfer", "ModelStreamInfer"
 _ROOM_S = 0.005  # how often a stream asks a full queue for room
 
@@ -89,7 +88,7 @@ class OpenInferenceServicer:
         """Registers the protocol, ``grpc.health.v1`` and reflection."""
         add_GRPCInferenceServiceServicer_to_server(self, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((_SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection((paths.SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
 
     def stop(self) -> None:
         """Answers not ready from now on, and ends every stream after the answers to what it has accepted."""
@@ -322,7 +321,7 @@ class OpenInferenceServicer:
         return time.monotonic() + min(limits)
 
     def _observe(self, method: str) -> _Observe:
-        observer, call, path = self._observer, next(self._calls), f"/{_SERVICE}/{method}"
+        observer, call, path = self._observer, next(self._calls), paths.method_path(method)
 
         def observe(direction: Direction, message: Message) -> None:
             if observer is not None:
