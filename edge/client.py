@@ -22,6 +22,7 @@ from splitleak.config import Config
 from splitleak.edge.agreement import Agreement, agree
 from splitleak.edge.encoder import Encoder, check_images, encode_images
 from splitleak.edge.uplink import Parcel, Uplink
+from splitleak.wire.address import Target
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.codec import Codec
@@ -36,7 +37,7 @@ Images = npt.NDArray[np.float32]
 class EdgeConfig(Config):
     """Which cloud and model the edge talks to, and how much it keeps under way."""
 
-    cloud: str = Field(min_length=1, description="host:port of the cloud, or of whatever stands in front of it")
+    cloud: Target = Field(description="host:port of the cloud, or of whatever stands in front of it")
     model: str = Field(min_length=1, description="name of the model in the cloud")
     codec: Codec = Field(default="fp32", description="how features travel")
     input_name: str | None = Field(default=None, description="of the model; none: its only one, as announced")

@@ -13,6 +13,7 @@ from splitleak.edge.client import EdgeClient, EdgeConfig, Images
 from splitleak.edge.encoder import Encoder
 from splitleak.edge.ledger import Entry, Ledger
 from splitleak.edge.service import EdgeServiceConfig, edge
+from splitleak.wire.address import bound_address
 from splitleak.wire.server.server import ServerConfig, run_until_stopped
 
 
@@ -52,11 +53,10 @@ def run_edge(
         again = sum(entry.sends - 1 for entry in record.entries)
         report({"event": "streamed", **record.summary(), "sent_again": again})
     if server is not None:
-        host = server.address.rpartition(":")[0]
         service = EdgeServiceConfig(server=server, client=config)
         run_until_stopped(
             edge(service, half, half.name),
-            lambda port: report({"event": "listening", "address": f"{host}:{port}"}),
+            lambda port: report({"event": "listening", "address": bound_address(server.address, port)}),
         )
 
 

@@ -14,6 +14,7 @@ from splitleak.datasets.images import Images
 from splitleak.edge.client import Prediction
 from splitleak.edge.ledger import Entry, Ledger
 from splitleak.measures.scores import truncate
+from splitleak.wire.address import Target
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.client.classifier import ClassifierClient, Scores
 from splitleak.wire.files.shared import SharedScores
@@ -22,7 +23,7 @@ from splitleak.wire.files.shared import SharedScores
 class SharingConfig(Config):
     """Which service the victims ask, and how much of its answers they publish."""
 
-    service: str = Field(min_length=1, description="host:port of the prediction service")
+    service: Target = Field(description="host:port of the prediction service")
     model: str | None = Field(default=None, description="its model; none: the only one, where the service lists them")
     share: tuple[NonNegativeInt, ...] = Field(
         default=(0,), min_length=1, description="highest scores that are told; 0: all"

@@ -239,12 +239,11 @@ def link(
 
 
 def _serve(service: "AbstractContextManager[int]", listen: str, as_json: bool, what: str) -> None:
+    from splitleak.wire.address import bound_address
     from splitleak.wire.server.server import run_until_stopped
 
-    host = listen.rpartition(":")[0]
-
     def announce(port: int) -> None:
-        address = f"{host}:{port}"
+        address = bound_address(listen, port)
         result(as_json, {"event": "listening", "address": address}, f"{what} on {address} (Ctrl-C stops it)")
 
     run_until_stopped(service, announce)

@@ -7,7 +7,6 @@ configuration nor an error message holds more than the files' names.
 
 import hashlib
 import hmac
-import ipaddress
 import os
 import re
 import secrets
@@ -163,19 +162,6 @@ def read_beside(path: Path) -> dict[str, Any]:
         for key in _PATHS & table.keys():
             table[key] = str(path.parent / str(table[key]))
     return document
-
-
-def is_loopback(address: str) -> bool:
-    """Whether ``address`` (``host:port``, or ``unix:path``) can be reached from this machine alone."""
-    if address.startswith(("unix:", "unix-abstract:")):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _key_and_certificate(key: Path, certificate: Path) -> tuple[bytes, bytes]:

@@ -24,6 +24,7 @@ from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.processes import service
 from splitleak.seeding import resolve_device
+from splitleak.wire.address import parse_address
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.files import captures
@@ -162,7 +163,6 @@ class Half:
 @contextlib.contextmanager
 def recorded(address):
     """A relay of one connection that keeps all bytes: what anybody on the way can have."""
-    host, _, port = address.rpartition(":")
     passed, sockets = [], []
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(3) as pool:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -170,7 +170,7 @@ def recorded(address):
 
         def carry():
             near, _ = listener.accept()
-            far = socket.create_connection((host, int(port)))
+            far = socket.create_connection(parse_address(address))
             for each in (near, far):
                 sockets.append(stack.enter_context(each))
             pool.submit(pump, near, far)

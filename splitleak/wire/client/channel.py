@@ -14,7 +14,8 @@ import grpc
 from pydantic import Field
 
 from splitleak.config import Config
-from splitleak.wire.security import TlsClientConfig, is_loopback, read_token
+from splitleak.wire.address import check_target, is_loopback
+from splitleak.wire.security import TlsClientConfig, read_token
 
 MEBIBYTE = 1024 * 1024
 Options = list[tuple[str, int | str]]
@@ -67,12 +68,13 @@ class ChannelConfig(Config):
 
 
 def open_channel(address: str, config: ChannelConfig, options: Options | None = None) -> grpc.Channel:
-    """A channel to ``address`` (``host:port``), which need not answer yet; ``options`` come on top of the config's.
+    """A channel to ``address``, see `check_target`, which need not answer yet; ``options`` come on top of the config's.
 
     Raises:
         OSError: A file of the config cannot be read.
-        ValueError: Such a file holds something else, or a token would travel in clear.
+        ValueError: Such a file holds something else, a token would travel in clear, or ``address`` is none.
     """
+    check_target(address)
     given = [*config.options(), *(options or [])]
     if config.token_file is not None and config.tls is None and not is_loopback(address):
         raise ValueError(f"expected TLS for {address}, since a token would travel in clear, got a channel without")
@@ -87,7 +89,7 @@ def open_channel(address: str, config: ChannelConfig, options: Options | None = 
 
 @contextlib.contextmanager
 def connect(address: str, config: ChannelConfig) -> Iterator[grpc.Channel]:
-    """A channel to ``address`` (``host:port``), ready when the block starts, closed when it ends.
+    """A channel to ``address``, ready when the block starts, closed when it ends.
 
     Raises:
         ConnectionError: No server answered within ``connect_timeout_s``, or one side refused the other's certificate.

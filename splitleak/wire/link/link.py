@@ -33,6 +33,7 @@ from typing import Literal
 from pydantic import Field
 
 from splitleak.config import Config
+from splitleak.wire.address import bound_address, parse_address
 from splitleak.wire.link.relay import CONNECT_S, Connection, Lane, LinkDirection
 
 
@@ -88,6 +89,7 @@ def link(config: LinkConfig, upstream: str, listen: str = "127.0.0.1:0") -> Iter
 
     Raises:
         OSError: The address is taken.
+        ValueError: One of them is no ``host:port``.
     """
     handle = LinkHandle(config, upstream, listen)
     try:
@@ -101,7 +103,7 @@ class LinkHandle:
 
     def __init__(self, config: LinkConfig, upstream: str, listen: str) -> None:
         self.config = config
-        self._upstream = _endpoint(upstream)
+        self._upstream = parse_address(upstream)
         self._lanes = {
             "up": Lane(config.up, random.Random(f"{config.seed}-up")),
             "down": Lane(config.down, random.Random(f"{config.seed}-down")),
@@ -110,7 +112,7 @@ class LinkHandle:
         self._connections: set[Connection] = set()
         self._flowing = threading.Event()
         self._flowing.set()
-        host, port = _endpoint(listen)
+        host, port = parse_address(listen, listening=True)
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._reserved = socket.socket(self._family)  # never listens: keeps the port ours while the link is cut
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -120,7 +122,7 @@ class LinkHandle:
             self._reserved.close()
             raise OSError(f"expected a free address to listen on, got {listen}, which cannot be bound") from None
         self.port: int = self._reserved.getsockname()[1]
-        self.address = f"{listen.rpartition(':')[0]}:{self.port}"
+        self.address = bound_address(listen, self.port)
         self._start_accepting()
 
     @property
@@ -184,10 +186,3 @@ class LinkHandle:
         self._flowing.set()  # whoever waits for the link sees that there is nothing to wait for
         for connection in left:
             connection.join()
-
-
-def _endpoint(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        raise ValueError(f"expected host:port, got {address!r}")
-    return host.strip("[]"), int(port)

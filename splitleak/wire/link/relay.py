@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pydantic import Field
 
 from splitleak.config import Config
+from splitleak.wire.address import Address
 
 CONNECT_S = 10.0
 _PACKET = 1460  # bytes of data in a packet of Ethernet
@@ -137,7 +138,7 @@ class Connection:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def start(self, upstream: tuple[str, int], round_trip_s: float) -> None:
+    def start(self, upstream: Address, round_trip_s: float) -> None:
         self._thread = threading.Thread(target=self._run, args=(upstream, round_trip_s), name="link", daemon=True)
         self._thread.start()
 
@@ -157,7 +158,7 @@ class Connection:
                         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                         end.shutdown(socket.SHUT_RDWR)
 
-    def _run(self, upstream: tuple[str, int], round_trip_s: float) -> None:
+    def _run(self, upstream: Address, round_trip_s: float) -> None:
         with self._near:
             if not self._dropped.wait(round_trip_s):
                 self._flowing.wait()

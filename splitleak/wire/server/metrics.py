@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from splitleak.wire.address import parse_address
 from splitleak.wire.server.statistics import Counts, Histogram, Statistics
 
 _STOP_S = 5.0
@@ -55,13 +56,14 @@ def exposed(address: str, statistics: Mapping[str, Statistics]) -> Iterator[int]
 
     Raises:
         OSError: The address cannot be bound.
+        ValueError: ``address`` is none.
     """
     registry = CollectorRegistry()
     registry.register(Models(statistics))
-    host, _, port = address.rpartition(":")
+    host, port = parse_address(address, listening=True)
     try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
-    except (OSError, OverflowError) as error:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
         raise OSError(f"expected a free address for the metrics, got {address}: {error}") from None
     try:
         yield server.server_port

@@ -15,8 +15,9 @@ import grpc
 from pydantic import Field, model_validator
 
 from splitleak.config import Config
+from splitleak.wire.address import ListenHostPort, ListenTarget, bound_address, is_loopback
 from splitleak.wire.client.channel import MEBIBYTE, Options, message_limits
-from splitleak.wire.security import TlsServerConfig, Tokens, is_loopback
+from splitleak.wire.security import TlsServerConfig, Tokens
 from splitleak.wire.server.guard import Guard, Limits
 from splitleak.wire.server.statistics import Statistics
 
@@ -29,7 +30,9 @@ _CANCEL_S = 5.0  # how long cancelled calls may take to leave their handlers
 class ServerConfig(Config):
     """Where a service listens, whom it lets in, how much it takes on, and how it stops."""
 
-    address: str = Field(default="127.0.0.1:0", description="host:port to listen on; port 0 lets the system choose")
+    address: ListenTarget = Field(
+        default="127.0.0.1:0", description="host:port to listen on; port 0 lets the system choose"
+    )
     tls: TlsServerConfig | None = Field(default=None, description="the server's certificate; none: all is in clear")
     tokens_file: Path | None = Field(
         default=None, description="clients' names and the SHA-256 of their tokens; none: anybody may call"
@@ -37,9 +40,8 @@ class ServerConfig(Config):
     limits: Limits = Field(default_factory=Limits)
     grace_s: float = Field(default=5.0, ge=0, description="seconds that calls in flight get to finish at the end")
     max_message_bytes: int = Field(default=64 * MEBIBYTE, gt=0, lt=2**31, description="largest message, both ways")
-    metrics: str | None = Field(
+    metrics: ListenHostPort | None = Field(
         default=None,
-        pattern=r"^.+:\d{1,5}$",
         description="host:port for Prometheus, plain HTTP for whoever reaches it; port 0 is told in the log; none: off",
     )
     keepalive_s: float = Field(default=60.0, ge=1, description="seconds of silence after which a client is pinged")
@@ -99,7 +101,7 @@ def _metrics(address: str | None, statistics: Mapping[str, Statistics] | None) -
     if not is_loopback(address):
         _LOGGER.warning("metrics on %s have no access control: whoever reaches the port reads them", address)
     with exposed(address, statistics) as port:
-        _LOGGER.info("metrics at http://%s:%d/metrics", address.rpartition(":")[0], port)
+        _LOGGER.info("metrics at http://%s/metrics", bound_address(address, port))
         yield
 
 

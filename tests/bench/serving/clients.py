@@ -20,6 +20,7 @@ import numpy as np
 
 from splitleak.edge.client import EdgeClient, EdgeConfig
 from splitleak.edge.encoder import PassThrough
+from splitleak.wire.address import parse_address
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import MODEL_INFER
@@ -87,8 +88,8 @@ def by_socket(task: Task) -> Iterator[Sender]:
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(task.in_flight) as pool:
         idle: deque[socket.socket] = deque()
         for _ in range(task.in_flight):
-            host, _, port = task.address.rpartition(":")
-            idle.append(stack.enter_context(socket.create_connection((host, int(port)), timeout=TIMEOUT_S)))
+            connection = socket.create_connection(parse_address(task.address), timeout=TIMEOUT_S)
+            idle.append(stack.enter_context(connection))
             idle[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         values = task.features
 
