@@ -18,7 +18,7 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.errors import WireError
-from splitleak.wire.server.model import Answer
+from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.server.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)

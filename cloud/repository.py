@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from splitleak.cloud.batching import ComputeWorker
 from splitleak.cloud.policy import Policy
 from splitleak.errors import WireError
-from splitleak.wire.server.model import Answer, ServedModel
+from splitleak.wire.protocol.answer import Answer
+from splitleak.wire.protocol.checks import check_range
+from splitleak.wire.server.model import ServedModel
 
 Floats = NDArray[np.float32]
 _Submit = Callable[[Floats, str, float], Future[Answer]]
@@ -106,9 +108,7 @@ def _of_images(submit: _Submit) -> _Submit:
     """Refuses what is no image before it costs a place in the queue."""
 
     def checked(batch: Floats, request_id: str, timeout_s: float) -> Future[Answer]:
-        low, high = float(batch.min()), float(batch.max())
-        if not (low >= 0 and high <= 1):  # also false for NaN
-            raise ValueError(f"expected image values in [0, 1], got values from {low:g} to {high:g}")
+        check_range(batch)
         return submit(batch, request_id, timeout_s)
 
     return checked

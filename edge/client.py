@@ -20,15 +20,16 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.edge.agreement import Agreement, agree
-from splitleak.edge.encoder import Encoder, check_images, encode_images
+from splitleak.edge.encoder import Encoder, encode_images
 from splitleak.edge.uplink import Parcel, Uplink
 from splitleak.wire.address import Target
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.answer import Prediction
+from splitleak.wire.protocol.checks import check_images
 from splitleak.wire.protocol.codec import Codec
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.request import RequestEncoder
-from splitleak.wire.server.model import Answer
 
 _LOGGER = logging.getLogger(__name__)
 Images = npt.NDArray[np.float32]
@@ -53,29 +54,6 @@ class EdgeConfig(Config):
         default_factory=ChannelConfig,
         description="its timeout_s is how long the cloud may say nothing to what waits, outages not counted",
     )
-
-
-@dataclass(frozen=True)
-class Prediction(Answer):
-    """The cloud's answer to one request, and what it cost. All durations are whole microseconds.
-
-    ``encode_us`` and ``serialise_us`` (codec and message) are read off the edge's monotonic clock; ``queue_us`` and
-    ``compute_us`` are the cloud's own durations, 0 if it reports none; no instant of one clock is compared with one of
-    the other. ``network_us`` is the round trip (from handing the message to gRPC until the answer's bytes are there)
-    less ``queue_us`` and ``compute_us``, at least 0: it holds both ends' gRPC work, and the cloud's decoding and
-    encoding. ``total_us`` is encode + serialise + round trip. Waiting for the encoder, and for a free slot in the
-    window, is the caller's load and not the chain's latency: it is in none of them. Of a request that was sent more
-    than once (``sends``), the last sending counts.
-    """
-
-    request_id: str
-    encode_us: int
-    serialise_us: int
-    network_us: int
-    total_us: int
-    sent_bytes: int  # the message as handed to gRPC: tensor, shape, names and parameters
-    payload_sha256: str  # of the tensor's raw bytes as sent
-    sends: int = 1  # how often the same bytes were handed to gRPC
 
 
 @dataclass(eq=False)
@@ -127,7 +105,7 @@ class EdgeClient:
 
     Raises:
         ConnectionError: (on entry) the cloud cannot be reached.
-        LookupError: (on entry) the cloud has no such model.
+        LookupError: (on entry) the cloud has no such model, or the model no such input or output.
         ValueError: (on entry) the cloud's half takes other features than this encoder gives.
     """
 
@@ -155,7 +133,7 @@ class EdgeClient:
                 tuple(self._encoder.feature_shape),
                 input_name=self.config.input_name,
                 output_name=self.config.output_name,
-                what=f"metadata of model {self.config.model!r} at {self.config.cloud}",
+                where=f"model {self.config.model!r} at {self.config.cloud}",
                 timeout_s=self.config.channel.timeout_s,
             )
             self._requests = RequestEncoder(self.config.model, self._agreement.input_name)
@@ -392,18 +370,13 @@ class EdgeClient:
     def _prediction(self, request: _Request, response: pb.ModelInferResponse) -> Prediction:
         output = self._agreement.logits(response, len(request.images))
         request.left()  # its answer may be here before gRPC says so
-        queued, computed = (max(response.parameters[key].int64_param, 0) for key in ("queue_us", "compute_us"))
-        encode, serialise = request.encode_ns // 1000, request.serialise_ns // 1000
-        round_trip = (request.answered_ns - request.sent_ns) // 1000
-        return Prediction(
-            output=output,
-            queue_us=queued,
-            compute_us=computed,
+        return Prediction.of(
+            output,
+            response,
             request_id=request.request_id,
-            encode_us=encode,
-            serialise_us=serialise,
-            network_us=max(round_trip - queued - computed, 0),
-            total_us=encode + serialise + round_trip,
+            encode_us=request.encode_ns // 1000,
+            serialise_us=request.serialise_ns // 1000,
+            round_trip_us=(request.answered_ns - request.sent_ns) // 1000,
             sent_bytes=len(request.message),
             payload_sha256=request.payload_sha256,
             sends=request.sends,

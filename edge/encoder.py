@@ -36,22 +36,6 @@ class PassThrough:
         return images
 
 
-def check_images(images: npt.NDArray[np.float32], input_shape: tuple[int, ...]) -> None:
-    """Refuses what is no batch of images for an encoder of ``input_shape`` ``(C, H, W)``.
-
-    Raises:
-        ValueError: Not float32, not ``(N, C, H, W)`` with at least one image, or a value outside [0, 1] (NaN included).
-    """
-    if images.dtype != np.float32:
-        raise ValueError(f"expected float32 images, got {images.dtype}")
-    if images.ndim != 1 + len(input_shape) or images.shape[1:] != input_shape or len(images) == 0:
-        expected = ", ".join(map(str, input_shape))
-        raise ValueError(f"expected images of shape (N, {expected}) with N at least 1, got {images.shape}")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= 0 and high <= 1):  # also false for NaN
-        raise ValueError(f"expected image values in [0, 1], got values from {low:g} to {high:g}")
-
-
 def encode_images(encoder: Encoder, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Runs the encoder on ``(N, C, H, W)`` and holds it to its word.
 

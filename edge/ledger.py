@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from splitleak.artifacts import write_json
 from splitleak.config import Config
-from splitleak.edge.client import Prediction
+from splitleak.wire.protocol.answer import Prediction
 
 
 class Entry(Config):

@@ -14,7 +14,8 @@ from pydantic import Field
 from splitleak.config import Config
 from splitleak.edge.client import EdgeClient, EdgeConfig
 from splitleak.edge.encoder import Encoder
-from splitleak.wire.server.model import Answer, ServedModel
+from splitleak.wire.protocol.answer import Answer
+from splitleak.wire.server.model import ServedModel
 from splitleak.wire.server.server import ServerConfig, serve
 from splitleak.wire.server.servicer import OpenInferenceServicer
 from splitleak.wire.server.statistics import Statistics

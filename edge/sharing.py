@@ -11,7 +11,6 @@ from pydantic import Field, NonNegativeInt
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.edge.client import Prediction
 from splitleak.edge.ledger import Entry, Ledger
 from splitleak.measures.scores import truncate
 from splitleak.wire.address import Target
@@ -54,16 +53,15 @@ def share_predictions(config: SharingConfig, images: Path, out: Path) -> dict[st
         config.service, config.model, scores=config.scores, output=config.output, channel=config.channel
     ) as client:
         pixels = _fitted(found, client.input_shape).floats().numpy()
-        replies = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(ids)]
+        predictions = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(ids)]
         model = client.model
-    labelled = replies[0].output.shape[1] == len(found.classes)
+    labelled = predictions[0].output.shape[1] == len(found.classes)
     labels = found.labels.tolist() if labelled else [None] * len(ids)
     entries = tuple(
-        Entry.of(Prediction(**vars(reply), encode_us=0), place=place, label=labels[place])
-        for place, reply in enumerate(replies)
+        Entry.of(prediction, place=place, label=labels[place]) for place, prediction in enumerate(predictions)
     )
     order = np.argsort(ids)
-    told = torch.from_numpy(np.concatenate([replies[place].output for place in order]))
+    told = torch.from_numpy(np.concatenate([predictions[place].output for place in order]))
     published = {m: truncate(told, m).numpy() if m else told.numpy() for m in config.share}
     files = {m: out / f"shared-{m or 'all'}.npz" for m in published}
     names = tuple(ids[place] for place in order)
@@ -75,7 +73,7 @@ def share_predictions(config: SharingConfig, images: Path, out: Path) -> dict[st
         "folder": str(out),
         "model": model,
         "classes": told.shape[1],
-        "requests": len(replies),
+        "requests": len(predictions),
         "shared": [path.name for path in files.values()],
         **ledger.summary(),
     }

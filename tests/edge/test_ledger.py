@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from splitleak.edge.client import Prediction
 from splitleak.edge.ledger import Entry, Ledger
+from splitleak.wire.protocol.answer import Prediction
 
 
 def prediction(name, logits, sent_bytes=100):

@@ -27,7 +27,7 @@ from google.protobuf.message import DecodeError
 
 from splitleak.errors import WireError
 from splitleak.wire.protocol.codec import WireTensor, request_tensor
-from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER
+from splitleak.wire.protocol.paths import INFERENCE
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 FORMAT_VERSION = 1
@@ -159,7 +159,7 @@ def inference_requests(records: Iterable[Record]) -> Iterator[tuple[str, WireTen
         WireError: A request that is no message of the protocol, or has no tensor in it.
     """
     for record in records:
-        if record.direction != "request" or record.method not in (MODEL_INFER, MODEL_STREAM_INFER):
+        if record.direction != "request" or record.method not in INFERENCE:
             continue
         try:
             request = pb.ModelInferRequest.FromString(record.message)

@@ -14,3 +14,4 @@ def method_path(method: str) -> str:
 
 MODEL_INFER = method_path("ModelInfer")
 MODEL_STREAM_INFER = method_path("ModelStreamInfer")
+INFERENCE = frozenset({MODEL_INFER, MODEL_STREAM_INFER})  # the methods whose requests carry tensors

@@ -9,17 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.server.statistics import Statistics
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model gave for one request."""
-
-    output: NDArray[np.float32]  # (N, *output_shape)
-    queue_us: int  # microseconds the request waited to be computed
-    compute_us: int  # microseconds its batch took
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,12 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from splitleak.errors import WireError
 from splitleak.wire.files.captures import Direction
 from splitleak.wire.protocol import codec, paths
+from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from splitleak.wire.protocol.status import mapped, status
 from splitleak.wire.server.health import Health
-from splitleak.wire.server.model import Answer, ServedModel
+from splitleak.wire.server.model import ServedModel
 from splitleak.wire.server.statistics import OK, Statistics
 
 Observer = Callable[[str, int, Direction, bytes], None]  # method, number of the call, direction, message

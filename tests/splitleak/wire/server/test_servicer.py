@@ -13,10 +13,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.protocol.paths import MODEL_INFER, SERVICE
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from splitleak.wire.server.model import Answer, ServedModel
+from splitleak.wire.server.model import ServedModel
 from splitleak.wire.server.server import ServerConfig, serve
 from splitleak.wire.server.servicer import OpenInferenceServicer
 from splitleak.wire.server.statistics import Statistics
