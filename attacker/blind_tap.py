@@ -17,7 +17,7 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.errors import WireError
-from splitleak.wire.address import HostPort, ListenHostPort, parse_address
+from splitleak.wire.address import ListenTarget, Target, parse_address
 from splitleak.wire.files.captures import Direction
 
 _T = TypeVar("_T")
@@ -30,8 +30,8 @@ _PATIENCE_S = 10.0
 class BlindTapConfig(Config):
     """Where the tap listens, whom it forwards to, and where it writes what it saw."""
 
-    listen: ListenHostPort = Field(default="127.0.0.1:0", description="host:port; port 0: any free one")
-    upstream: HostPort = Field(description="host:port of the real cloud")
+    listen: ListenTarget = Field(default="127.0.0.1:0", description="host:port; port 0: any free one")
+    upstream: Target = Field(description="host:port of the real cloud")
     record: Path = Field(description="JSON lines: a head, then one a piece of a connection; begun anew")
 
 

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
 from splitleak.errors import WireError
-from splitleak.wire.client.metadata import read_metadata, select
+from splitleak.wire.client.metadata import select
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.checks import fits
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
@@ -37,9 +36,9 @@ class Agreement:
         if not self.output_name and alone:
             self.output_name = outputs[0].name
         output = codec.response_array(response, self.output_name)
-        wanted = self.output_shape or output.shape[1:]
-        if output.ndim < 2 or len(output) != rows or not fits(output.shape[1:], wanted):
-            expected = (rows, *(wanted or ("...",)))
+        announced = self.output_shape or output.shape[1:]
+        if output.ndim < 2 or len(output) != rows or not fits(output.shape[1:], announced):
+            expected = (rows, *(announced or ("...",)))
             raise WireError(f"expected logits of shape {expected}, got {output.shape}")
         self.output_shape = output.shape[1:]
         self.layout = codec.Layout.of(outputs[0], output) if alone else None
@@ -47,36 +46,31 @@ class Agreement:
 
 
 def agree(
-    channel: grpc.Channel,
-    model: str,
+    metadata: pb.ModelMetadataResponse,
     feature_shape: tuple[int, ...],
     *,
     input_name: str | None,
     output_name: str | None,
     where: str,
-    timeout_s: float,
 ) -> Agreement:
-    """Reads the metadata of ``model`` and checks it against the encoder; what is not announced is taken on trust.
+    """Checks a model's metadata against the encoder; what is not announced is taken on trust.
 
     Args:
-        channel: To the cloud.
-        model: Its name there.
+        metadata: As the cloud announces it.
         feature_shape: What the encoder gives for one image, without the batch axis.
         input_name: None: the model's only input, as announced.
         output_name: None: its only output.
         where: Model and address in words, for error messages.
-        timeout_s: Seconds until the request for metadata counts as unanswered.
 
     Raises:
-        LookupError: There is no such model, input or output, or there are several and none was named.
-        ConnectionError, TimeoutError: The server cannot be asked.
+        LookupError: There is no such input or output, or there are several and none was named.
         ValueError: It takes other features, or announces no input and none is named.
     """
-    metadata = read_metadata(channel, model, where=where, timeout_s=timeout_s)
-    taken = select(metadata.inputs, input_name, f"{where}: expected one input")
-    given = select(metadata.outputs, output_name, f"{where}: expected one output")
-    if not taken.name:
+    features = select(metadata.inputs, input_name, f"{where}: expected one input")
+    logits = select(metadata.outputs, output_name, f"{where}: expected one output")
+    if not features.name:
         raise ValueError(f"{where}: expected the name of the input, there or as input_name, got none")
-    if taken.shape[1:] and not fits(feature_shape, taken.shape[1:]):
-        raise ValueError(f"{where}: expected the encoder's features {feature_shape}, got {taken.shape[1:]}")
-    return Agreement(taken.name, given.name, given.shape[1:])
+    shape = tuple(features.shape[1:])
+    if shape and not fits(feature_shape, shape):
+        raise ValueError(f"{where}: expected the encoder's features {feature_shape}, got {shape}")
+    return Agreement(features.name, logits.name, tuple(logits.shape[1:]))

@@ -1,5 +1,6 @@
 """Network addresses: ``HOST:PORT`` with an IPv6 host in brackets, and the targets that gRPC knows beside it."""
 
+import contextlib
 import ipaddress
 import re
 from functools import partial
@@ -33,8 +34,9 @@ def parse_address(text: str, *, listening: bool = False) -> Address:
     Address(host='::1', port=8001)
     """
     match, lowest = _HOST_PORT.fullmatch(text), 0 if listening else 1
-    if match and lowest <= int(match["port"]) <= 65535 and _is_host(match["ipv6"]):
-        return Address(match["ipv6"] or match["name"], int(match["port"]))
+    if match and lowest <= int(match["port"]) <= 65535:
+        with contextlib.suppress(ValueError):  # brackets around something else
+            return Address(match["name"] or str(ipaddress.IPv6Address(match["ipv6"])), int(match["port"]))
     raise ValueError(f"expected HOST:PORT with a port of {lowest} to 65535, got {text!r}")
 
 
@@ -43,10 +45,7 @@ def check_target(text: str, *, listening: bool = False) -> str:
 
     Args:
         text: ``HOST:PORT``, also behind ``dns:``, ``ipv4:`` or ``ipv6:``; or ``unix:PATH``, ``unix-abstract:NAME``.
-        listening: As in `parse_address`.
-
-    Raises:
-        ValueError: ``text`` is something else.
+        listening: As in `parse_address`, and so are the errors.
     """
     if not text.startswith(_SOCKET_FILE):
         parse_address(_SCHEME.sub("", text), listening=listening)
@@ -55,13 +54,10 @@ def check_target(text: str, *, listening: bool = False) -> str:
 
 def is_loopback(text: str) -> bool:
     """Whether a target can be reached from this machine alone."""
-    if text.startswith(_SOCKET_FILE):
-        return True
-    try:
+    with contextlib.suppress(ValueError):  # no HOST:PORT, or the name of a host
         host = parse_address(text, listening=True).host
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return text.startswith(_SOCKET_FILE)
 
 
 def bound_address(listen: str, port: int) -> str:
@@ -69,20 +65,6 @@ def bound_address(listen: str, port: int) -> str:
     return listen if listen.startswith(_SOCKET_FILE) else f"{listen.rpartition(':')[0]}:{port}"
 
 
-def _is_host(in_brackets: str | None) -> bool:
-    try:
-        return in_brackets is None or bool(ipaddress.IPv6Address(in_brackets))
-    except ValueError:
-        return False
-
-
-def _checked(text: str, *, listening: bool = False) -> str:
-    parse_address(text, listening=listening)
-    return text
-
-
 # Types of a configuration's fields.
-HostPort = Annotated[str, AfterValidator(_checked)]
-ListenHostPort = Annotated[str, AfterValidator(partial(_checked, listening=True))]
 Target = Annotated[str, AfterValidator(check_target)]
 ListenTarget = Annotated[str, AfterValidator(partial(check_target, listening=True))]

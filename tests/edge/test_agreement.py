@@ -25,7 +25,7 @@ def test_a_server_that_announces_nothing_is_taken_at_the_configs_word(encoder, s
         pass
     with EdgeClient(encoder, config(cloud, input_name="features")) as client:
         assert client.submit(IMAGE, "a").result().output.shape == (1, 3)
-        assert (client.output_name, client.output_shape) == ("logits", (3,))
+        assert (client.agreement.output_name, client.agreement.output_shape) == ("logits", (3,))
     with (
         EdgeClient(encoder, config(cloud, input_name="features", output_name="scores")) as client,
         pytest.raises(ValueError, match=r"expected output 'scores', got \['logits'\]"),

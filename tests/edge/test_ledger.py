@@ -15,8 +15,7 @@ def prediction(name, logits, sent_bytes=100):
         request_id=name,
         encode_us=1,
         serialise_us=2,
-        network_us=5,
-        total_us=15,
+        round_trip_us=12,
         sent_bytes=sent_bytes,
         payload_sha256="0" * 64,
     )

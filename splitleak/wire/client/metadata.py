@@ -1,7 +1,6 @@
 """A model's metadata, and which of the tensors that it announces a client uses."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
 
 import grpc
 
@@ -9,13 +8,7 @@ from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from splitleak.wire.protocol.status import error_of
 
-
-class Tensor(NamedTuple):
-    """An input or output as a server announces it; what it does not announce is empty."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]  # with the batch axis; -1 stands for any size
+Tensor = pb.ModelMetadataResponse.TensorMetadata
 
 
 def read_metadata(channel: grpc.Channel, model: str, *, where: str, timeout_s: float) -> pb.ModelMetadataResponse:
@@ -39,20 +32,20 @@ def read_metadata(channel: grpc.Channel, model: str, *, where: str, timeout_s: f
     return metadata
 
 
-def select(announced: Iterable[Any], name: str | None, expected: str) -> Tensor:
+def select(announced: Iterable[Tensor], name: str | None, expected: str) -> Tensor:
     """The announced tensor called ``name``, or the only one; ``name`` is taken on trust where none is announced.
 
     Args:
-        announced: The inputs or the outputs of a ModelMetadataResponse.
+        announced: The inputs or the outputs of a ModelMetadataResponse; shapes include the batch axis.
         name: None for a model with one such tensor.
         expected: Begins the error message.
 
     Raises:
         LookupError: There is none of that name, or there are several and none was named.
     """
-    tensors = {entry.name: Tensor(entry.name, entry.datatype, tuple(entry.shape)) for entry in announced}
+    tensors = {tensor.name: tensor for tensor in announced}
     if not tensors:
-        return Tensor(name or "", "", ())
+        return Tensor(name=name or "")
     if name is None and len(tensors) == 1:
         return next(iter(tensors.values()))
     if name not in tensors:

@@ -35,11 +35,7 @@ def check_images(images: FloatArray, image_shape: tuple[int, ...]) -> None:
 
 
 def check_range(images: FloatArray) -> None:
-    """Refuses images with values outside [0, 1].
-
-    Raises:
-        ValueError: There is one, or a NaN.
-    """
+    """Raises a ValueError for images with a value outside [0, 1] or a NaN."""
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):  # also false for NaN
         raise ValueError(f"expected image values in [0, 1], got values from {low:g} to {high:g}")

@@ -4,11 +4,7 @@ SERVICE = "inference.GRPCInferenceService"
 
 
 def method_path(method: str) -> str:
-    """The full path of one of the service's methods, as ``grpc.Channel`` takes it.
-
-    >>> method_path("ServerLive")
-    '/inference.GRPCInferenceService/ServerLive'
-    """
+    """The full path of one of the service's methods, as ``grpc.Channel`` takes it."""
     return f"/{SERVICE}/{method}"
 
 

@@ -10,7 +10,7 @@ from splitleak.wire.address import Address, bound_address, check_target, is_loop
 from splitleak.wire.client.channel import ChannelConfig, connect, open_channel
 from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.link.link import LinkConfig, link
-from splitleak.wire.server.metrics import exposed
+from splitleak.wire.server.metrics import serve_metrics
 from splitleak.wire.server.server import ServerConfig, serve
 
 GOOD = {
@@ -124,7 +124,7 @@ CONNECTING = {
 SERVING = {
     "server": lambda address, path: ServerConfig(address=address),
     "metrics": lambda address, path: ServerConfig(metrics=address),
-    "prometheus": lambda address, path: exposed(address, {}).__enter__(),
+    "prometheus": lambda address, path: serve_metrics(address, {}).__enter__(),
     "blind tap": lambda address, path: BlindTapConfig(listen=address, upstream="host:1", record=path),
     "link": lambda address, path: link(LinkConfig(), "host:1", address).__enter__(),
 }

@@ -8,15 +8,14 @@ import pytest
 
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import Tensor, read_metadata, select
-from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
     add_GRPCInferenceServiceServicer_to_server,
 )
 
 TWO = [
-    pb.ModelMetadataResponse.TensorMetadata(name="b", datatype="FP32", shape=(-1, 3)),
-    pb.ModelMetadataResponse.TensorMetadata(name="a", datatype="FP16", shape=(-1,)),
+    Tensor(name="b", datatype="FP32", shape=(-1, 3)),
+    Tensor(name="a", datatype="FP16", shape=(-1,)),
 ]
 
 
@@ -41,13 +40,13 @@ def serving(code):
 
 
 def test_the_named_tensor_is_used_or_the_only_one():
-    assert select(TWO, "a", "x") == Tensor("a", "FP16", (-1,))
-    assert select(TWO[:1], None, "x") == select(TWO[:1], "b", "x") == Tensor("b", "FP32", (-1, 3))
+    assert select(TWO, "a", "x") == TWO[1]
+    assert select(TWO[:1], None, "x") == select(TWO[:1], "b", "x") == TWO[0]
 
 
 def test_a_name_is_taken_on_trust_where_nothing_is_announced():
-    assert select([], "mine", "x") == Tensor("mine", "", ())
-    assert select([], None, "x") == Tensor("", "", ())
+    assert select([], "mine", "x") == Tensor(name="mine")
+    assert select([], None, "x") == Tensor()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from splitleak.wire.protocol.answer import Prediction
+from splitleak.wire.protocol.answer import Prediction, server_durations
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 OUTPUT = np.zeros((1, 3), np.float32)
@@ -13,9 +13,9 @@ def prediction(round_trip_us, **durations):
     response = pb.ModelInferResponse()
     for name, value in durations.items():
         response.parameters[name].int64_param = value
-    return Prediction.of(
-        OUTPUT,
-        response,
+    return Prediction(
+        output=OUTPUT,
+        **server_durations(response),
         request_id="a",
         serialise_us=20,
         round_trip_us=round_trip_us,
