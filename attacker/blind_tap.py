@@ -17,6 +17,7 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.errors import WireError
+from splitleak.wire.address import ListenTarget, Target, parse_address
 from splitleak.wire.files.captures import Direction
 
 _T = TypeVar("_T")
@@ -29,8 +30,8 @@ _PATIENCE_S = 10.0
 class BlindTapConfig(Config):
     """Where the tap listens, whom it forwards to, and where it writes what it saw."""
 
-    listen: str = Field(default="127.0.0.1:0", pattern=r"^.+:\d{1,5}$", description="host:port; port 0: any free one")
-    upstream: str = Field(pattern=r"^.+:\d{1,5}$", description="host:port of the real cloud")
+    listen: ListenTarget = Field(default="127.0.0.1:0", description="host:port; port 0: any free one")
+    upstream: Target = Field(description="host:port of the real cloud")
     record: Path = Field(description="JSON lines: a head, then one a piece of a connection; begun anew")
 
 
@@ -154,7 +155,7 @@ class _Record:
 
 async def _start(config: BlindTapConfig, record: _Record) -> asyncio.Server:
     numbers = itertools.count()
-    upstream, port = _endpoint(config.upstream)
+    upstream, port = parse_address(config.upstream)
     carried: set[asyncio.Task[Any] | None] = set()  # asyncio itself forgets a connection of which one way has ended
 
     async def carry(near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
@@ -174,7 +175,7 @@ async def _start(config: BlindTapConfig, record: _Record) -> asyncio.Server:
                 near_out.close()
                 carried.discard(task)
 
-    return await asyncio.start_server(carry, *_endpoint(config.listen))
+    return await asyncio.start_server(carry, *parse_address(config.listen, listening=True))
 
 
 async def _pump(
@@ -211,8 +212,3 @@ def _loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, _T]) -> _T:
     return asyncio.run_coroutine_threadsafe(work, loop).result(_PATIENCE_S)
-
-
-def _endpoint(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)

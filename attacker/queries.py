@@ -25,6 +25,7 @@ from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.classifier import ClassifierClient, Scores
 from splitleak.wire.files import captures
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.paths import INFERENCE
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from splitleak.wire.protocol.status import error_of
@@ -272,7 +273,7 @@ def served_model(capture: Path) -> str:
         WireError: The capture holds no inference request.
     """
     for record in captures.read(capture):
-        if record.direction == "request" and record.method.endswith(("/ModelInfer", "/ModelStreamInfer")):
+        if record.direction == "request" and record.method in INFERENCE:
             return str(pb.ModelInferRequest.FromString(record.message).model_name)
     raise WireError(f"{capture}: expected at least one inference request, found none")
 

@@ -11,6 +11,7 @@ import grpc
 from pydantic import Field
 
 from splitleak.config import Config
+from splitleak.wire.address import Target
 from splitleak.wire.client.channel import ChannelConfig, open_channel
 from splitleak.wire.files.captures import CaptureWriter, Direction
 from splitleak.wire.server.server import ServerConfig, serve
@@ -25,7 +26,7 @@ class TapConfig(Config):
     """Where the tap listens, whom it forwards to, and where it writes what passes."""
 
     server: ServerConfig = Field(default_factory=ServerConfig, description="the address the victims' edge connects to")
-    upstream: str = Field(min_length=1, description="host:port of the real cloud")
+    upstream: Target = Field(description="host:port of the real cloud")
     capture: Path = Field(description="the capture file; an existing one is appended to")
     channel: ChannelConfig = Field(default_factory=ChannelConfig, description="the connection to the cloud")
 

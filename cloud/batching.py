@@ -1,4 +1,4 @@
-"""The one thread that computes: it batches whatever waits, and never waits for more."""
+"""Dynamic batching on a single compute thread: it batches the waiting requests, and never waits for more."""
 
 import itertools
 import logging
@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -18,18 +17,18 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.errors import WireError
-from splitleak.wire.server.model import Answer
+from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.server.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
 
 
 class BatchingConfig(Config):
-    """How much waits, and how much is computed together."""
+    """Limits of queue and batch."""
 
-    max_batch_size: int = Field(default=64, ge=1, description="rows computed together, and rows of one request")
-    max_queue: int = Field(default=128, ge=1, description="requests that may wait; one more is refused")
-    drain_s: float = Field(default=10.0, ge=0, description="seconds to compute what still waits at the end")
+    max_batch_size: int = Field(default=64, ge=1, description="most rows in a batch, and in a request")
+    max_queue: int = Field(default=128, ge=1, description="most waiting requests; one more is refused")
+    drain_s: float = Field(default=10.0, ge=0, description="seconds for the waiting requests at shutdown")
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,14 @@ class _Job:
 
 
 class ComputeWorker:
-    """Computes requests on one thread of its own while the ``with`` block runs; at the end it drains what it accepted.
+    """Computes requests on a thread of its own while the ``with`` block runs, and drains its queue on exit.
 
-    Triton's rule of dynamic batching: a request that comes alone is computed at once; those that come meanwhile wait
-    and are computed together, in order, as many as fit. Cancelled and expired requests are dropped before they cost
-    anything. A batch that fails is computed again one request at a time, so that an error reaches only the request
-    that made it.
+    As Triton's dynamic batcher without a delay: a request that finds the worker idle is computed at once; requests that
+    arrive meanwhile are batched in order, as many as fit. Cancelled and expired requests are dropped before they are
+    computed. A batch that fails is computed again one request at a time, so that only the request at fault fails.
 
     Args:
-        predict: ``(N, *feature)`` float32 to ``(N, *output)``; called on this thread only, with an array of its own.
+        predict: ``(N, *feature)`` float32 to ``(N, *output)``; called on this thread only, with a copy.
         config: The limits.
     """
 
@@ -67,9 +65,7 @@ class ComputeWorker:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -83,10 +79,12 @@ class ComputeWorker:
             _LOGGER.warning("stopped after %g s of draining, with %d requests left", self.config.drain_s, len(left))
 
     def submit(self, batch: NDArray[np.float32], request_id: str, timeout_s: float) -> Future[Answer]:
-        """Queues ``(N, *feature)``; N above ``max_batch_size`` makes a batch of its own.
+        """Queues a request; its future fails with TimeoutError, WireError (refused values) or RuntimeError.
 
-        The future fails with TimeoutError when ``timeout_s`` passed before its turn came, with WireError when the model
-        refused these values, and with RuntimeError when it failed.
+        Args:
+            batch: ``(N, *feature)`` float32; N above ``max_batch_size`` makes a batch of its own.
+            request_id: The request's id.
+            timeout_s: Seconds until it is dropped if its computation has not begun.
 
         Raises:
             queue.Full: ``max_queue`` requests wait already.
@@ -110,7 +108,7 @@ class ComputeWorker:
                 self._compute(live)
 
     def _take(self) -> list[_Job]:
-        """Whatever waits, as much as fits into one batch; nothing only when the worker is stopped and drained."""
+        """Waits for requests and takes as many as fit into a batch; none once the worker is stopped and drained."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             jobs: list[_Job] = []
@@ -150,7 +148,7 @@ class ComputeWorker:
 
 
 def _failure(error: Exception) -> Exception:
-    """A WireError is about what was sent, and the client's; all else is the server's."""
+    """A WireError is the client's fault, any other error the server's."""
     if isinstance(error, WireError):
         return error
     failure = RuntimeError(f"the model failed: {error}")
@@ -159,7 +157,7 @@ def _failure(error: Exception) -> Exception:
 
 
 def _claim(job: _Job) -> bool:
-    """Takes a job on, unless its client is gone or its time is over."""
+    """Whether to compute the job: not if it was cancelled or has expired."""
     if not job.future.set_running_or_notify_cancel():
         return False
     now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the cloud lets out of a prediction: everybody's answer passes the operator's policy, whoever asks."""
+"""The cloud's output policy: how predictions are altered before any client gets them."""
 
 import hashlib
 import secrets
@@ -19,26 +19,26 @@ Floats = NDArray[np.float32]
 
 
 class PolicyConfig(Config):
-    """The steps of a policy, in the order in which they act; each is off by default."""
+    """The steps of a policy, in the order in which they are applied; each is off by default."""
 
     temperature: float = Field(default=1.0, gt=0, description="softmax(logits / temperature)")
-    purifier: Path | None = Field(default=None, description="folder of a trained purifier, scores to scores")
-    sigma: float = Field(default=0.0, ge=0, description="standard deviation of the normal noise on each score")
+    purifier: Path | None = Field(default=None, description="folder of a trained purifier of score vectors")
+    sigma: float = Field(default=0.0, ge=0, description="standard deviation of Gaussian noise on each score")
     noise: Literal["fresh", "fixed"] = Field(
-        default="fresh", description="fresh: drawn anew for each answer; fixed: the same whenever an input is asked"
+        default="fresh", description="fresh: drawn for each response; fixed: the same for the same input"
     )
-    rounding: float = Field(default=0.0, ge=0, le=1, description="scores become multiples of this step; 0: as they are")
-    top: int | None = Field(default=None, ge=1, description="how many of the highest scores are told; 1: top-1 alone")
-    label_only: bool = Field(default=False, description="one for the highest score, and nothing of how high it is")
+    rounding: float = Field(default=0.0, ge=0, le=1, description="scores are rounded to multiples of this step; 0: off")
+    top: int | None = Field(default=None, ge=1, description="how many of the highest scores are kept; 1: top-1")
+    label_only: bool = Field(default=False, description="only the label: a one-hot vector")
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
         if self.label_only and (self.top is not None or self.rounding):
-            raise ValueError("expected label_only without top and rounding, which act on scores that it does not tell")
+            raise ValueError("expected label_only without top and rounding, which act on scores that it hides")
         return self
 
     def announced(self) -> dict[str, Any]:
-        """The steps that are on, as the service tells its clients; of a purifier only that there is one."""
+        """The active steps, as announced to clients; of a purifier only its presence."""
         on = {name: value for name, value in self.document().items() if value != type(self)().document()[name]}
         if self.purifier is not None:
             on["purifier"] = True
@@ -57,16 +57,16 @@ class Policy:
        purification", arXiv:2005.03915, see `splitleak.defenses.predictions.purifier`.
     3. noise: p + sigma * N(0, 1) in each score, brought back onto the simplex: negative scores become zero, the row is
        divided by its sum, and a row without a positive score becomes uniform. Fresh noise can be averaged away by
-       asking again. Fixed noise follows from the input's bytes and a secret, so it cannot; an input that is changed in
-       the last bit has noise of its own.
+       repeated queries. Fixed noise, derived from the input's bytes and a secret, cannot; but an input that differs in
+       one bit has other noise.
     4. ``rounding``: round(p / r) * r, halves to the even multiple, at most 1. Rows need not sum to one any more, and
-       may be zero.
+       may be all zero.
     5. ``top``: the m highest (see `truncate`), or ``label_only``: the one-hot vector of the first highest score.
 
     Args:
         config: The steps.
         classes: K.
-        seed: Of the noise, for experiments; None draws it, and the secret of fixed noise, from the operating system.
+        seed: Of the noise, for experiments; None: it and the secret of fixed noise come from the operating system.
 
     Raises:
         FileNotFoundError: There is no purifier at ``purifier``.
@@ -84,10 +84,12 @@ class Policy:
 
     @torch.inference_mode()
     def __call__(self, logits: Floats, inputs: Floats | None = None) -> Floats:
-        """What is let out of ``logits``.
+        """Applies the policy.
 
-        ``inputs`` ``(N, ...)`` are what the model was asked; fixed noise follows from them. Without them it follows
-        from the logits, whose last bits may change with the batch in which an input was computed.
+        Args:
+            logits: ``(N, classes)``, finite.
+            inputs: ``(N, ...)`` inputs of the model, from which fixed noise is derived; None: from the logits, whose
+                last bits may depend on the batch in which an input was computed.
 
         Raises:
             ValueError: The logits are not ``(N, classes)``, or not finite.
@@ -105,15 +107,15 @@ class Policy:
             scores = truncate(scores, self.config.top)
         if self.config.label_only:
             scores = nn.functional.one_hot(scores.argmax(1), self.classes).float()
-        told: Floats = scores.numpy()
-        return told
+        released: Floats = scores.numpy()
+        return released
 
     def _noise(self, inputs: Floats) -> Tensor:
         if self.config.noise == "fresh":
             return torch.randn(len(inputs), self.classes, generator=self._fresh)
-        rows = np.ascontiguousarray(inputs + np.float32(0))  # -0.0 and 0.0 are one value, and must be one input
-        names = [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]
-        drawn = [torch.randn(self.classes, generator=generator(self._secret, "policy", name)) for name in names]
+        rows = np.ascontiguousarray(inputs + np.float32(0))  # makes -0.0 and 0.0 the same bytes
+        digests = [hashlib.sha256(row.tobytes()).hexdigest() for row in rows]
+        drawn = [torch.randn(self.classes, generator=generator(self._secret, "policy", digest)) for digest in digests]
         return torch.stack(drawn)
 
 

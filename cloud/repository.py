@@ -1,4 +1,4 @@
-"""What the cloud serves: the rest of a network, or all of it, behind a name, and the facts that it announces."""
+"""The models that the cloud serves, half of a network or all of it, and their metadata."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,55 +11,48 @@ from numpy.typing import NDArray
 from splitleak.cloud.batching import ComputeWorker
 from splitleak.cloud.policy import Policy
 from splitleak.errors import WireError
-from splitleak.wire.server.model import Answer, ServedModel
+from splitleak.wire.protocol.answer import Answer
+from splitleak.wire.protocol.checks import check_range
+from splitleak.wire.server.model import ServedModel
 
 Floats = NDArray[np.float32]
 _Submit = Callable[[Floats, str, float], Future[Answer]]
 
 
-class Half(Protocol):
-    """The cloud's part of a split network; `splitleak.defenses.artifact.CloudHalf` is one."""
+class Model(Protocol):
+    """A network with a name; ``properties`` are facts to announce."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def properties(self) -> Mapping[str, str]: ...
+
+    def predict(self, batch: Floats, /) -> Floats:
+        """Features ``(N, *feature_shape)``, or images ``(N, C, H, W)`` in [0, 1], to logits ``(N, classes)``."""
+        ...
+
+
+class Half(Model, Protocol):
+    """The cloud's part of a split network; `splitleak.defenses.artifact.CloudHalf` is one."""
 
     @property
     def feature_shape(self) -> tuple[int, ...]: ...
 
-    @property
-    def classes(self) -> int: ...
-
-    @property
-    def properties(self) -> Mapping[str, str]: ...
-
-    def predict(self, features: Floats, /) -> Floats:
-        """Features ``(N, *feature_shape)`` to logits ``(N, classes)``."""
-        ...
-
 
 @runtime_checkable
-class Whole(Protocol):
+class Whole(Model, Protocol):
     """A network from the image to the logits; `splitleak.defenses.artifact.WholeModel` is one."""
-
-    @property
-    def name(self) -> str: ...
 
     @property
     def input_shape(self) -> tuple[int, int, int]: ...
 
-    @property
-    def classes(self) -> int: ...
-
-    @property
-    def properties(self) -> Mapping[str, str]: ...
-
-    def predict(self, images: Floats, /) -> Floats:
-        """Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``."""
-        ...
-
 
 def predictor(model: Half | Whole, policy: Policy | None) -> Callable[[Floats], Floats]:
-    """What the compute worker runs: the model, and the policy on what it says."""
+    """The function of the compute worker: the model, and the policy on its logits."""
     if policy is None:
         return model.predict
 
@@ -73,10 +66,12 @@ def predictor(model: Half | Whole, policy: Policy | None) -> Callable[[Floats], 
 
 
 def served_model(model: Half | Whole, worker: ComputeWorker, policy: Policy | None = None) -> ServedModel:
-    """``model`` as a model of the protocol, computed by ``worker``, which runs its `predictor`.
+    """The protocol's view of ``model``: input ``features`` of a half or ``images`` of a whole model.
 
-    In: ``features`` of a half, ``images`` of a whole model. Out: ``probabilities`` where a policy acts, else
-    ``logits``. The policy that is on is announced.
+    Args:
+        model: Its name, shapes and properties are announced.
+        worker: Computes it with its `predictor`.
+        policy: Announced; with one the output is ``probabilities``, else ``logits``.
     """
     properties = dict(model.properties)
     submit: _Submit = worker.submit
@@ -103,12 +98,10 @@ def served_model(model: Half | Whole, worker: ComputeWorker, policy: Policy | No
 
 
 def _of_images(submit: _Submit) -> _Submit:
-    """Refuses what is no image before it costs a place in the queue."""
+    """Validates images before they are queued."""
 
     def checked(batch: Floats, request_id: str, timeout_s: float) -> Future[Answer]:
-        low, high = float(batch.min()), float(batch.max())
-        if not (low >= 0 and high <= 1):  # also false for NaN
-            raise ValueError(f"expected image values in [0, 1], got values from {low:g} to {high:g}")
+        check_range(batch)
         return submit(batch, request_id, timeout_s)
 
     return checked

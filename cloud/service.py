@@ -1,4 +1,4 @@
-"""The cloud: an inference server for one half of a split network, or for a whole one; honest or curious."""
+"""The cloud: an inference server for half of a split network or a whole one, honest or curious."""
 
 import contextlib
 import logging
@@ -19,19 +19,16 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class CloudConfig(Config):
-    """Where the cloud listens, how it computes, and whether it keeps what it is sent."""
+    """Server, batching, deadlines, capture and policy of the cloud."""
 
     server: ServerConfig = Field(default_factory=ServerConfig)
     batching: BatchingConfig = Field(default_factory=BatchingConfig)
-    timeout_s: float = Field(
-        default=30.0, gt=0, description="the longest a request may take, whatever its client allows"
-    )
-    in_flight: int = Field(
-        default=8, ge=1, description="unanswered requests of one stream before it is read no further"
-    )
-    capture: Path | None = Field(default=None, description="the curious cloud: the capture of all inference messages")
+    timeout_s: float = Field(default=30.0, gt=0, description="longest deadline of a request")
+    in_flight: int = Field(default=8, ge=1, description="most unanswered requests of a stream")
+    capture: Path | None = Field(default=None, description="the curious cloud: file for all inference messages")
     policy: PolicyConfig | None = Field(
-        default=None, description="what is let out; none: logits of a half, plain probabilities of a whole model"
+        default=None,
+        description="none: logits of a half, plain probabilities of a whole model",
     )
     noise_seed: int | None = Field(default=None, ge=0, description="of the policy's noise; default: from the system")
 
@@ -40,16 +37,16 @@ class CloudConfig(Config):
 def cloud(config: CloudConfig, model: Half | Whole) -> Iterator[int]:
     """Serves ``model`` under its name while the block runs; yields the bound port.
 
-    On the way out no call is accepted any more, streams end after the answers they are owed, and those in flight get
-    the server's ``grace_s``. A curious cloud has each request in its capture before it is computed.
+    On exit new calls are refused, streams end once their accepted requests are answered, and calls in flight get the
+    server's ``grace_s``. A curious cloud captures each request before it is computed.
 
     Raises:
-        OSError: The address is taken, or the capture cannot be opened or has another writer.
+        OSError: The address is in use, or the capture cannot be opened or has another writer.
         ValueError: The policy does not fit the model.
-        WireError: ``capture`` is a file that is no capture.
+        WireError: ``capture`` exists and is no capture.
     """
-    asked = config.policy or (PolicyConfig() if isinstance(model, Whole) else None)
-    policy = None if asked is None else Policy(asked, classes=model.classes, seed=config.noise_seed)
+    policy_config = config.policy or (PolicyConfig() if isinstance(model, Whole) else None)
+    policy = None if policy_config is None else Policy(policy_config, classes=model.classes, seed=config.noise_seed)
     with contextlib.ExitStack() as stack:
         observe = stack.enter_context(CaptureWriter(config.capture)).write if config.capture else None
         worker = stack.enter_context(ComputeWorker(predictor(model, policy), config.batching))

@@ -1,4 +1,4 @@
-"""The edge's client: encodes images on a worker thread and streams their features to the cloud, many in flight."""
+"""The edge's client: a worker thread encodes images and streams their features to the cloud, many in flight."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -20,61 +19,39 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.edge.agreement import Agreement, agree
-from splitleak.edge.encoder import Encoder, check_images, encode_images
+from splitleak.edge.encoder import Encoder, encode_images
 from splitleak.edge.uplink import Parcel, Uplink
+from splitleak.wire.address import Target
 from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.client.metadata import read_metadata
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.answer import Prediction, server_durations
+from splitleak.wire.protocol.checks import check_images
 from splitleak.wire.protocol.codec import Codec
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.request import RequestEncoder
-from splitleak.wire.server.model import Answer
 
 _LOGGER = logging.getLogger(__name__)
 Images = npt.NDArray[np.float32]
 
 
 class EdgeConfig(Config):
-    """Which cloud and model the edge talks to, and how much it keeps under way."""
+    """Which cloud and model the edge uses, and how many requests it keeps in flight."""
 
-    cloud: str = Field(min_length=1, description="host:port of the cloud, or of whatever stands in front of it")
+    cloud: Target = Field(description="host:port of the cloud, or of whatever stands in front of it")
     model: str = Field(min_length=1, description="name of the model in the cloud")
     codec: Codec = Field(default="fp32", description="how features travel")
     input_name: str | None = Field(default=None, description="of the model; none: its only one, as announced")
     output_name: str | None = Field(default=None, description="of the logits; none: its only one")
     streams: bool = Field(default=True, description="one long-lived stream, where the server has it; else single calls")
-    window: int = Field(default=8, ge=1, le=1024, description="requests sent and not answered yet, at most")
-    max_queue: int = Field(default=128, ge=1, description="requests that wait to be encoded, at most")
-    grace_s: float = Field(default=5.0, ge=0, description="time for what is under way when the client is closed")
-    patience_s: float = Field(
-        default=60.0, ge=0, description="how long an outage may last; longer, and what is unanswered fails"
-    )
+    window: int = Field(default=8, ge=1, le=1024, description="most requests in flight: sent and not yet answered")
+    max_queue: int = Field(default=128, ge=1, description="most requests that wait to be encoded")
+    grace_s: float = Field(default=5.0, ge=0, description="seconds for requests in flight at shutdown")
+    patience_s: float = Field(default=60.0, ge=0, description="seconds of outage until unanswered requests fail")
     channel: ChannelConfig = Field(
         default_factory=ChannelConfig,
-        description="its timeout_s is how long the cloud may say nothing to what waits, outages not counted",
+        description="its timeout_s is how long the cloud may answer nothing outside outages",
     )
-
-
-@dataclass(frozen=True)
-class Prediction(Answer):
-    """The cloud's answer to one request, and what it cost. All durations are whole microseconds.
-
-    ``encode_us`` and ``serialise_us`` (codec and message) are read off the edge's monotonic clock; ``queue_us`` and
-    ``compute_us`` are the cloud's own durations, 0 if it reports none; no instant of one clock is compared with one of
-    the other. ``network_us`` is the round trip (from handing the message to gRPC until the answer's bytes are there)
-    less ``queue_us`` and ``compute_us``, at least 0: it holds both ends' gRPC work, and the cloud's decoding and
-    encoding. ``total_us`` is encode + serialise + round trip. Waiting for the encoder, and for a free slot in the
-    window, is the caller's load and not the chain's latency: it is in none of them. Of a request that was sent more
-    than once (``sends``), the last sending counts.
-    """
-
-    request_id: str
-    encode_us: int
-    serialise_us: int
-    network_us: int
-    total_us: int
-    sent_bytes: int  # the message as handed to gRPC: tensor, shape, names and parameters
-    payload_sha256: str  # of the tensor's raw bytes as sent
-    sends: int = 1  # how often the same bytes were handed to gRPC
 
 
 @dataclass(eq=False)
@@ -82,8 +59,8 @@ class _Request(Parcel):
     images: Images = field(kw_only=True)
     submitted: float = field(kw_only=True)
     timeout_s: float = field(kw_only=True)
-    limit: float = field(kw_only=True)  # when an answer is late, on the monotonic clock
-    patient: bool = field(kw_only=True)  # not late while others are answered, nor in an outage
+    limit: float = field(kw_only=True)  # its deadline, on the monotonic clock
+    patient: bool = field(kw_only=True)  # no deadline of the caller's: extended by responses and outages
     future: "Future[Prediction]" = field(default_factory=Future)
     encode_ns: int = 0
     serialise_ns: int = 0
@@ -93,14 +70,14 @@ class _Request(Parcel):
     def abandoned(self) -> bool:
         return self.future.done()
 
-    def left(self) -> None:
-        """Hashes the payload, which ends the message, while it travels; earlier it would hold the message up."""
+    def on_sent(self) -> None:
+        """Hashes the payload, the end of the message, once it is on its way: before, it would delay the message."""
         if not self.payload_sha256:
             payload = memoryview(self.message)[len(self.message) - self.payload_bytes :]
             self.payload_sha256 = hashlib.sha256(payload).hexdigest()
 
     def settle(self, outcome: Prediction | Exception) -> None:
-        """The first outcome counts: the answer to a request that was cancelled or timed out is dropped."""
+        """Resolves the future; a later outcome, as a response after a timeout or a cancellation, is dropped."""
         with contextlib.suppress(InvalidStateError):
             if isinstance(outcome, Exception):
                 self.future.set_exception(outcome)
@@ -109,55 +86,59 @@ class _Request(Parcel):
 
 
 class EdgeClient:
-    """A context manager; connects on the way in, drains for ``grace_s`` on the way out.
+    """A context manager that connects on entry and drains for ``grace_s`` seconds on exit.
 
-    One worker thread encodes and sends, so the next image is encoded while the last one travels; at most ``window``
-    requests travel at a time, over one long-lived stream (see `edge/uplink.py` for servers without one, and for what is
-    sent again). An outage lasts from the connection's break to the next answer. Meanwhile nothing is lost: a request
-    is sent again as the bytes it was, for a defense that drew anew would tell more, and its time stands still. Unless
-    the caller gave it a limit, a request is late once no answer came to any for ``timeout_s``, so that a link that is
-    slow but alive is no fault. Every future settles once, within its time:
+    One worker thread encodes and sends, so that the next image is encoded while the last one is in flight. At most
+    ``window`` requests are in flight, over one bidirectional stream (see `splitleak.edge.uplink` for servers without
+    one, and for retries). An outage lasts from the loss of the connection to the next response; no request is lost
+    meanwhile. A retry sends the bytes of the first attempt, since a defense that drew its noise anew would leak more,
+    and deadlines are suspended. Without a ``timeout_s`` of its own, a request times out when no request at all was
+    answered for ``channel.timeout_s``, so that a slow link alone is no failure. Every future resolves once:
 
-    - ValueError, LookupError or RuntimeError: the encoder or the cloud refused this one request;
-    - queue.Full: the cloud had no room for it, as often as it was sent in its time;
-    - TimeoutError: no answer in time. It keeps its slot until the answer comes; once no slot is left the stream is cut;
-    - ConnectionError: an outage was longer than ``patience_s``, or the cloud ended the stream for good. It names every
-      request left without an answer, those not yet sent included. The next request opens a new stream.
+    - ValueError, LookupError or RuntimeError: the encoder or the cloud refused this request;
+    - queue.Full: the cloud's queue was full at every attempt before the deadline;
+    - TimeoutError: no response before the deadline. The request keeps its place in the window until the response
+      comes; once the window holds only such requests, the stream is cancelled;
+    - ConnectionError: an outage longer than ``patience_s``, or the cloud ended the stream for good. The message names
+      every unanswered request, those not yet sent included. The next request opens a new stream.
+
+    Args:
+        encoder: The device's half; called from the worker thread alone.
+        config: Cloud, model and limits.
 
     Raises:
         ConnectionError: (on entry) the cloud cannot be reached.
-        LookupError: (on entry) the cloud has no such model.
+        LookupError: (on entry) the cloud has no such model, or the model no such input or output.
         ValueError: (on entry) the cloud's half takes other features than this encoder gives.
     """
 
     def __init__(self, encoder: Encoder, config: EdgeConfig) -> None:
         self.config = config
-        self._agreement = Agreement("", "", ())
-        self.outages = 0  # how often the connection broke while answers were owed
-        self._heard = -math.inf  # when the last answer came, on the monotonic clock
-        self._outage: tuple[float, str] | None = None  # since when (monotonic clock), and why
+        self.agreement = Agreement("", "", ())  # of input and output, once connected
+        self.outages = 0  # how often the connection was lost with requests in flight
+        self._last_answer = -math.inf  # on the monotonic clock
+        self._outage: tuple[float, str] | None = None  # start (monotonic clock) and reason
         self._encoder = encoder
         self._lock = threading.RLock()
-        self._submitted = threading.Condition(self._lock)  # the worker has nothing to do until then
-        self._settled = threading.Condition(self._lock)  # it is held up, or the client waits for the end
-        self._waiting: deque[_Request] = deque()  # the head is the one being encoded
+        self._submitted = threading.Condition(self._lock)  # wakes the idle worker
+        self._settled = threading.Condition(self._lock)  # wakes a worker that waits for the window, and `__exit__`
+        self._waiting: deque[_Request] = deque()  # the first one is being encoded
         self._closed = True
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            once = self.config.channel.model_copy(update={"attempts": 1})  # what is sent again is our own affair
+            once = self.config.channel.model_copy(update={"attempts": 1})  # the uplink retries itself
             channel = stack.enter_context(connect(self.config.cloud, once))
-            self._agreement = agree(
-                channel,
-                self.config.model,
+            where = f"model {self.config.model!r} at {self.config.cloud}"
+            self.agreement = agree(
+                read_metadata(channel, self.config.model, where=where, timeout_s=self.config.channel.timeout_s),
                 tuple(self._encoder.feature_shape),
                 input_name=self.config.input_name,
                 output_name=self.config.output_name,
-                what=f"metadata of model {self.config.model!r} at {self.config.cloud}",
-                timeout_s=self.config.channel.timeout_s,
+                where=where,
             )
-            self._requests = RequestEncoder(self.config.model, self._agreement.input_name)
+            self._requests = RequestEncoder(self.config.model, self.agreement.input_name)
             self._outage = None
             self._uplink: Uplink[_Request] = Uplink(
                 channel,
@@ -173,16 +154,14 @@ class EdgeClient:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         grace_s = self.config.grace_s if kind is None else 0.0
         with self._stack:
             with self._lock:
                 self._closed = True
                 self._wake()
-                self._settled.wait_for(lambda: not self._open(), grace_s)
-                left = self._open()
+                self._settled.wait_for(lambda: not self._pending(), grace_s)
+                left = self._pending()
                 self._waiting.clear()
                 self._wake()
             if left:
@@ -191,21 +170,13 @@ class EdgeClient:
             self._worker.join(self.config.channel.timeout_s)
             self._uplink.close(0.0 if self._outage else grace_s)
 
-    @property
-    def output_name(self) -> str:
-        """Of the cloud's output; empty until connected, or until the first answer where it is not announced."""
-        return self._agreement.output_name
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Of the output for one image; empty as long as the name may be."""
-        return self._agreement.output_shape
-
     def submit(self, images: Images, request_id: str, timeout_s: float | None = None) -> "Future[Prediction]":
-        """Queues ``(N, C, H, W)`` images in [0, 1], to be sent as one request under ``request_id``; never blocks.
+        """Queues one request; never blocks. Cancelling its future drops it unless it is being encoded already.
 
-        The images are not copied. Cancelling the future drops a request that is not being encoded yet. With
-        ``timeout_s`` the answer comes within it or not at all; without, an outage of ``patience_s`` is waited out.
+        Args:
+            images: ``(N, C, H, W)`` float32 in [0, 1]; not copied.
+            request_id: The id on the wire.
+            timeout_s: Seconds until the future fails with TimeoutError; None: see `EdgeClient`.
 
         Raises:
             ValueError: No such batch, see `check_images`.
@@ -235,30 +206,30 @@ class EdgeClient:
         return request.future
 
     def stream(self, batches: Iterable[tuple[str, Images]]) -> Iterator[Prediction]:
-        """Sends ``(request id, images)`` one after the other and yields their predictions in that order.
+        """Sends pairs of request id and images; yields their predictions in that order.
 
-        Keeps at most ``window`` + 2 under way: those that travel, one being encoded, one that waits for the encoder.
-        The first failure is raised, and what was not sent by then is dropped.
+        At most ``window`` + 2 requests are open: those in flight, one being encoded, and one in the queue. The first
+        failure is raised, and requests not sent by then are dropped.
         """
-        under_way: deque[Future[Prediction]] = deque()
+        pending: deque[Future[Prediction]] = deque()
         try:
             for request_id, images in batches:
-                under_way.append(self.submit(images, request_id))
-                if len(under_way) > self.config.window + 1:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                pending.append(self.submit(images, request_id))
+                if len(pending) > self.config.window + 1:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in under_way:
+            for future in pending:
                 future.cancel()
 
     def _wake(self) -> None:
-        """Has the worker, whatever it waits for, look again; called with the lock held."""
+        """Wakes the worker whatever it waits for; called with the lock held."""
         self._submitted.notify_all()
         self._settled.notify_all()
 
-    def _open(self) -> list[_Request]:
-        return [each for each in (*self._uplink.unanswered(), *self._waiting) if not each.future.done()]
+    def _pending(self) -> list[_Request]:
+        return [request for request in (*self._uplink.unanswered(), *self._waiting) if not request.future.done()]
 
     def _work(self) -> None:
         while True:
@@ -281,13 +252,13 @@ class EdgeClient:
             request.settle(error)
         self._wait_until(lambda: request.future.done() or len(self._uplink) < self.config.window, self._settled)
         with self._lock:
-            if request in self._waiting:  # else a broken connection or the end of the client has settled it
+            if request in self._waiting:  # else a lost connection or the end of the client has settled it
                 self._waiting.remove(request)
                 if not request.future.done():
                     self._uplink.send(request)
             self._settled.notify_all()
         if request.call is not None:
-            request.left()
+            request.on_sent()
 
     def _prepare(self, request: _Request) -> None:
         started = time.monotonic_ns()
@@ -303,38 +274,39 @@ class EdgeClient:
         if len(request.message) > limit:
             raise ValueError(f"expected a message of at most {limit} bytes, got {len(request.message)}")
 
-    def _wait_until(self, ready: Callable[[], bool], told: threading.Condition) -> None:
-        """Blocks the worker until ``ready()``, of which it is told, and lets requests expire meanwhile."""
+    def _wait_until(self, ready: Callable[[], bool], changed: threading.Condition) -> None:
+        """Blocks the worker until ``ready()``, checked at each notification; meanwhile it expires requests."""
         while True:
             with self._lock:
-                alive, now = self._open(), time.monotonic()
-                late = [each for each in alive if self._limit(each) <= now]
-                given_up = any(self._patience_ends(each) <= now for each in late)
+                pending, now = self._pending(), time.monotonic()
+                late = [request for request in pending if self._expires(request) <= now]
+                out_of_patience = any(self._patience_ends(request) <= now for request in late)
                 if not late:
                     if ready():
                         return
-                    soonest = min(map(self._limit, alive), default=None)
-                    told.wait(None if soonest is None else soonest - now)
+                    soonest = min(map(self._expires, pending), default=None)
+                    changed.wait(None if soonest is None else soonest - now)
                     continue
                 reason = self._outage[1] if self._outage else ""
-                for each in late:
-                    if each in self._waiting:
-                        self._waiting.remove(each)
-            if given_up:
-                self._broken(alive, f"no answer for {self.config.patience_s:g} s, since {reason}")
-            for each in late:
-                what = f"request {each.request_id!r}: expected an answer within {each.timeout_s:g} s, got none"
-                each.settle(TimeoutError(f"{what}; {reason}") if reason else each.refusal or TimeoutError(what))
-            travelling = self._uplink.unanswered()
-            if given_up or (len(travelling) >= self.config.window and all(each.future.done() for each in travelling)):
+                for request in late:
+                    if request in self._waiting:
+                        self._waiting.remove(request)
+            if out_of_patience:
+                self._broken(pending, f"no answer for {self.config.patience_s:g} s, since {reason}")
+            for request in late:
+                what = f"request {request.request_id!r}: expected an answer within {request.timeout_s:g} s, got none"
+                request.settle(TimeoutError(f"{what}; {reason}") if reason else request.refusal or TimeoutError(what))
+            in_flight = self._uplink.unanswered()
+            blocked = len(in_flight) >= self.config.window and all(request.future.done() for request in in_flight)
+            if out_of_patience or blocked:
                 self._uplink.cut("the cloud left every request of the window without an answer")
 
-    def _limit(self, request: _Request) -> float:
-        """When its time is over; during an outage, when the patience is, and no caller's own limit comes earlier."""
+    def _expires(self, request: _Request) -> float:
+        """When the request times out, on the monotonic clock: during an outage no later than its patience ends."""
         if not request.patient:
             return min(request.limit, self._patience_ends(request))
         if self._outage is None:
-            return max(request.limit, self._heard + request.timeout_s)
+            return max(request.limit, self._last_answer + request.timeout_s)
         return self._patience_ends(request)
 
     def _patience_ends(self, request: _Request) -> float:
@@ -347,13 +319,13 @@ class EdgeClient:
             if self._outage is None:
                 self.outages += 1
                 self._outage = time.monotonic(), reason
-                _LOGGER.warning("%s: %s; what is unanswered will be sent again", self.config.cloud, reason)
+                _LOGGER.warning("%s: %s; unanswered requests will be sent again", self.config.cloud, reason)
             self._wake()
 
     def _restored(self) -> None:
-        """There was an answer: an outage is over, and whoever is patient waits for the next."""
+        """Notes a response: it ends an outage, and extends the deadlines that no caller set."""
         with self._lock:
-            now = self._heard = time.monotonic()
+            now = self._last_answer = time.monotonic()
             if self._outage is None:
                 return
             since, _ = self._outage
@@ -364,7 +336,7 @@ class EdgeClient:
         self._restored()
         try:
             self._settle(request, self._prediction(request, response))
-        except Exception as error:  # the thread that reads answers goes on, whatever this one holds
+        except Exception as error:  # a bad response must not end the thread that reads them
             self._settle(request, error)
 
     def _failed(self, request: _Request, error: Exception) -> None:
@@ -379,30 +351,25 @@ class EdgeClient:
 
     def _broken(self, requests: list[_Request], reason: str) -> None:
         with self._lock:
-            lost = [each for each in requests if not each.future.done()]
+            lost = [request for request in requests if not request.future.done()]
             if lost:
                 lost += self._waiting
                 self._waiting.clear()
-            self._wake()  # slots are free, even if nobody waits for an answer any more
-        names = ", ".join(repr(each.request_id) for each in lost)
-        for each in lost:
-            self._settle(each, ConnectionError(f"{self.config.cloud}: {reason}; without an answer: {names}"))
+            self._wake()  # the window has room, even if nobody waits for a response any more
+        names = ", ".join(repr(request.request_id) for request in lost)
+        for request in lost:
+            self._settle(request, ConnectionError(f"{self.config.cloud}: {reason}; without an answer: {names}"))
 
     def _prediction(self, request: _Request, response: pb.ModelInferResponse) -> Prediction:
-        output = self._agreement.logits(response, len(request.images))
-        request.left()  # its answer may be here before gRPC says so
-        queued, computed = (max(response.parameters[key].int64_param, 0) for key in ("queue_us", "compute_us"))
-        encode, serialise = request.encode_ns // 1000, request.serialise_ns // 1000
-        round_trip = (request.answered_ns - request.sent_ns) // 1000
+        output = self.agreement.logits(response, len(request.images))
+        request.on_sent()  # the response may be here before gRPC reports the send
         return Prediction(
             output=output,
-            queue_us=queued,
-            compute_us=computed,
+            **server_durations(response),
             request_id=request.request_id,
-            encode_us=encode,
-            serialise_us=serialise,
-            network_us=max(round_trip - queued - computed, 0),
-            total_us=encode + serialise + round_trip,
+            encode_us=request.encode_ns // 1000,
+            serialise_us=request.serialise_ns // 1000,
+            round_trip_us=(request.answered_ns - request.sent_ns) // 1000,
             sent_bytes=len(request.message),
             payload_sha256=request.payload_sha256,
             sends=request.sends,

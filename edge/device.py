@@ -1,28 +1,25 @@
-"""A slower device, emulated: few threads, and after each computation a wait. It says nothing of caches or of heat."""
+"""Emulation of a slower device: fewer threads and a wait after each computation; not of its caches or throttling."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from splitleak.config import Config
-from splitleak.edge.encoder import Encoder
+from splitleak.edge.encoder import Half
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 class DeviceProfile(Config):
-    """How a device differs from this machine; every figure is an assumption, for the reason in ``basis``."""
+    """A device relative to this machine; every figure is an assumption, explained in ``basis``."""
 
     name: str = Field(min_length=1)
-    factor: float = Field(ge=1, description="how much longer one core of it takes than one core of this machine")
-    threads: int = Field(ge=1, description="threads that compute, at most")
-    basis: str = Field(min_length=1, description="where threads and factor come from")
+    factor: float = Field(ge=1, description="how many times as long one of its cores takes as one of this machine")
+    threads: int = Field(ge=1, description="most compute threads")
+    basis: str = Field(min_length=1, description="source of threads and factor")
 
 
 _SERVER = "this machine's core is assumed to reach 1500 points of Geekbench 6, as server cores of 2021 do"
@@ -51,39 +48,16 @@ DEVICES = {
 }
 
 
-class Half(Encoder, Protocol):
-    """An encoder with a name."""
-
-    @property
-    def name(self) -> str: ...
-
-
-@dataclass(frozen=True)
 class EmulatedHalf:
-    """An edge half that takes ``profile.factor`` times as long to encode; what it gives is unchanged."""
+    """An edge half that takes ``profile.factor`` times as long to encode; its features are unchanged."""
 
-    half: Half
-    profile: DeviceProfile
-
-    @property
-    def name(self) -> str:
-        return self.half.name
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.half.input_shape
-
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        return self.half.feature_shape
-
-    def encode(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Images ``(N, C, H, W)`` to features ``(N, *feature_shape)``, late."""
-        return stretched(self.half.encode, self.profile.factor)(images)
+    def __init__(self, half: Half, profile: DeviceProfile) -> None:
+        self.name, self.input_shape, self.feature_shape = half.name, half.input_shape, half.feature_shape
+        self.encode = stretched(half.encode, profile.factor)
 
 
 def stretched(compute: Callable[_P, _T], factor: float) -> Callable[_P, _T]:
-    """``compute``, followed by a wait of ``factor - 1`` times what it took, in which it uses no processor."""
+    """``compute``, made ``factor`` times as slow by sleeping after it."""
 
     def slower(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         started = time.monotonic()
@@ -99,7 +73,7 @@ def device_profile(name: str) -> DeviceProfile:
     """The profile called ``name``.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such profile.
     """
     if name not in DEVICES:
         raise ValueError(f"expected a device profile of {', '.join(DEVICES)}, got {name!r}")

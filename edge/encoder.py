@@ -1,6 +1,5 @@
-"""What the edge runs on an image before anything leaves the device: the encoder and its defense, seen from outside."""
+"""The interface of the edge's half of a split model: encoder and defense."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,44 +15,32 @@ class Encoder(Protocol):
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
-        """Shape of what is sent for one image, without a batch axis."""
+        """Shape of the features of one image, without the batch axis."""
 
     def encode(self, images: npt.NDArray[np.float32], /) -> npt.NDArray[np.float32]:
         """Images ``(N, C, H, W)`` in [0, 1] to features ``(N, *feature_shape)``; called from one thread at a time."""
 
 
-@dataclass(frozen=True)
-class PassThrough:
-    """The encoder of a device that sends what it is given."""
-
-    input_shape: tuple[int, ...]
+class Half(Encoder, Protocol):
+    """An encoder with a name."""
 
     @property
-    def feature_shape(self) -> tuple[int, ...]:
-        return self.input_shape
+    def name(self) -> str:
+        """The model's name in the cloud, and the name under which the edge serves it."""
+
+
+class PassThrough:
+    """The encoder of a device that sends the image itself."""
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        self.input_shape = self.feature_shape = input_shape
 
     def encode(self, images: npt.NDArray[np.float32], /) -> npt.NDArray[np.float32]:
         return images
 
 
-def check_images(images: npt.NDArray[np.float32], input_shape: tuple[int, ...]) -> None:
-    """Refuses what is no batch of images for an encoder of ``input_shape`` ``(C, H, W)``.
-
-    Raises:
-        ValueError: Not float32, not ``(N, C, H, W)`` with at least one image, or a value outside [0, 1] (NaN included).
-    """
-    if images.dtype != np.float32:
-        raise ValueError(f"expected float32 images, got {images.dtype}")
-    if images.ndim != 1 + len(input_shape) or images.shape[1:] != input_shape or len(images) == 0:
-        expected = ", ".join(map(str, input_shape))
-        raise ValueError(f"expected images of shape (N, {expected}) with N at least 1, got {images.shape}")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= 0 and high <= 1):  # also false for NaN
-        raise ValueError(f"expected image values in [0, 1], got values from {low:g} to {high:g}")
-
-
 def encode_images(encoder: Encoder, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Runs the encoder on ``(N, C, H, W)`` and holds it to its word.
+    """Encodes images ``(N, C, H, W)``, and validates shape and dtype of the features.
 
     Raises:
         RuntimeError: The features are not float32 of shape ``(N, *feature_shape)``.

@@ -1,6 +1,6 @@
-"""The edge's private record of one stream: which request was which image, and what it cost.
+"""The edge's private record of a stream of requests: the image behind each, and its latency.
 
-Only the device and the judge read it: it is what joins a reconstruction with the truth. No attacker gets it.
+It links reconstructions to the true images, so only the device and the evaluation read it, never an attacker.
 """
 
 from pathlib import Path
@@ -10,15 +10,15 @@ from pydantic import Field, model_validator
 
 from splitleak.artifacts import write_json
 from splitleak.config import Config
-from splitleak.edge.client import Prediction
+from splitleak.wire.protocol.answer import Prediction
 
 
 class Entry(Config):
-    """One image sent as one request. Durations are microseconds; see `Prediction` for what each holds."""
+    """One image sent as one request. Durations are microseconds, as defined by `Prediction`."""
 
     request_id: str = Field(min_length=1)
     place: int = Field(ge=0, description="index of the image in the file it came from")
-    label: int | None = Field(default=None, ge=0, description="the true class, where known")
+    label: int | None = Field(default=None, ge=0, description="the true class, if known")
     predicted: int = Field(ge=0, description="the class of the largest logit")
     encode_us: int = Field(ge=0)
     serialise_us: int = Field(ge=0)
@@ -28,7 +28,7 @@ class Entry(Config):
     total_us: int = Field(ge=0)
     sent_bytes: int = Field(ge=1)
     payload_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the tensor's raw bytes as sent")
-    sends: int = Field(default=1, ge=1, description="how often these bytes were sent, for the connection broke")
+    sends: int = Field(default=1, ge=1, description="attempts with the same bytes")
 
     @classmethod
     def of(cls, prediction: Prediction, *, place: int, label: int | None = None) -> Self:
@@ -44,7 +44,7 @@ class Entry(Config):
 
 
 class Ledger(Config):
-    """A whole stream, in the order it was sent; ``Ledger.read(path)`` reads what `write` wrote."""
+    """All entries, in the order in which they were sent; ``Ledger.read(path)`` reads what `write` wrote."""
 
     version: Literal[1] = 1
     entries: tuple[Entry, ...]
@@ -58,11 +58,11 @@ class Ledger(Config):
 
     @property
     def places(self) -> dict[str, int]:
-        """Request id to the image's index in the file it came from; several ids where an image was sent often."""
+        """The image's index in its file by request id; an image that was sent often has several ids."""
         return {entry.request_id: entry.place for entry in self.entries}
 
     def summary(self) -> dict[str, float | None]:
-        """How many images, mean bytes of a message, and the share of messages given their true class (if labelled)."""
+        """Number of images, mean message size in bytes, and accuracy over the labelled messages (None without)."""
         labelled = [entry for entry in self.entries if entry.label is not None]
         right = sum(entry.predicted == entry.label for entry in labelled)
         return {
@@ -72,5 +72,5 @@ class Ledger(Config):
         }
 
     def write(self, path: Path) -> None:
-        """Writes ``path`` (a ``.json`` file), whole or not at all."""
+        """Writes ``path`` (a ``.json`` file) atomically."""
         write_json(path, self.document())

@@ -1,27 +1,20 @@
-"""What ``splitleak edge`` does: stream a file of images to the cloud, keep the private record, then serve callers."""
+"""``splitleak edge``: streams a file of images to the cloud, writes the ledger, then serves callers."""
 
 import itertools
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from splitleak.datasets.files import load_file
 from splitleak.edge.client import EdgeClient, EdgeConfig, Images
-from splitleak.edge.encoder import Encoder
+from splitleak.edge.encoder import Half
 from splitleak.edge.ledger import Entry, Ledger
 from splitleak.edge.service import EdgeServiceConfig, edge
+from splitleak.wire.address import bound_address
 from splitleak.wire.server.server import ServerConfig, run_until_stopped
-
-
-class Half(Encoder, Protocol):
-    """An encoder that knows what the cloud calls the other half."""
-
-    @property
-    def name(self) -> str:
-        """The model's name in the cloud, and the name under which the edge serves it."""
 
 
 def run_edge(
@@ -34,38 +27,47 @@ def run_edge(
     report: Callable[[dict[str, Any]], None],
     repeat: int = 1,
 ) -> None:
-    """Streams ``images``, one a request, if given; then serves as ``server`` says, if given, until SIGINT or SIGTERM.
+    """Streams images and then serves callers, each if asked for, until SIGINT or SIGTERM.
 
-    ``report`` is told ``{"event": "streamed", "images", "accuracy", "bytes_per_image", "sent_again"}`` (requests that
-    were sent more than once, as the connection broke) and ``{"event": "listening", "address"}``. Images are fitted to
-    the encoder's size and channels, and each is sent ``repeat`` times in a row.
-    ``ledger`` is written when all are answered.
+    Args:
+        config: The cloud, and how it is used.
+        half: The encoder with its defense.
+        images: File of images to stream, one per request, resized to the encoder's input; None: none.
+        ledger: Where the record of the stream is written once all are answered; None: nowhere.
+        server: Where callers are served; None: nowhere.
+        report: Called with ``{"event": "streamed", "images", "accuracy", "bytes_per_image", "sent_again"}`` (the last
+            counts retries) and with ``{"event": "listening", "address"}``.
+        repeat: How often each image is sent in a row.
 
     Raises:
-        ConnectionError: The cloud cannot be reached, or is lost; the images without an answer are named.
-        FileNotFoundError, ValueError, LookupError: Images or cloud are not there, or do not fit the half.
+        ConnectionError: The cloud cannot be reached, or is lost; unanswered requests are named.
+        FileNotFoundError, ValueError, LookupError: Images or model are missing, or do not fit the encoder.
     """
     if images is not None:
         record = stream_file(config, half, images, repeat)
         if ledger is not None:
             record.write(ledger)
-        again = sum(entry.sends - 1 for entry in record.entries)
-        report({"event": "streamed", **record.summary(), "sent_again": again})
+        retries = sum(entry.sends - 1 for entry in record.entries)
+        report({"event": "streamed", **record.summary(), "sent_again": retries})
     if server is not None:
-        host = server.address.rpartition(":")[0]
         service = EdgeServiceConfig(server=server, client=config)
         run_until_stopped(
             edge(service, half, half.name),
-            lambda port: report({"event": "listening", "address": f"{host}:{port}"}),
+            lambda port: report({"event": "listening", "address": bound_address(server.address, port)}),
         )
 
 
 def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1) -> Ledger:
-    """Streams every image of ``path`` (its training pool, in order), ``repeat`` times in a row; returns the record.
+    """Streams the images of a file's training pool, in order; returns their ledger.
 
-    Ids are ``<stream>-<place>``, or ``<stream>-<place>-<i>`` for the i-th of several, the stream's part drawn anew each
-    time: a reader of the wire learns the order and no more. Labels are recorded if the file has as many classes as the
-    cloud has outputs.
+    Request ids are ``<stream>-<place>``, or ``<stream>-<place>-<i>`` for the i-th repetition, with a random stream id:
+    they reveal the order and nothing else. Labels are recorded if the file has as many classes as the cloud has logits.
+
+    Args:
+        config: The cloud, and how it is used.
+        half: The encoder with its defense.
+        path: File of images, resized to the encoder's input.
+        repeat: How often each image is sent in a row.
 
     Raises:
         ValueError: ``repeat`` is not positive, or the file is not one of images.
@@ -73,8 +75,8 @@ def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1) -> 
     if repeat < 1:
         raise ValueError(f"expected each image to be sent at least once, got {repeat} times")
     channels, size, _ = half.input_shape
-    found = load_file(path).train.fitted(size, channels)
-    pixels = found.floats().numpy()
+    images = load_file(path).train.fitted(size, channels)
+    pixels = images.floats().numpy()
     stream = secrets.token_hex(4)
 
     def batches() -> Iterator[tuple[str, Images]]:
@@ -83,11 +85,11 @@ def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1) -> 
             yield name, np.ascontiguousarray(pixels[place : place + 1])
 
     with EdgeClient(half, config) as client:
-        answers = list(client.stream(batches()))
-    labelled = client.output_shape == (len(found.classes),)
+        predictions = list(client.stream(batches()))
+    labelled = client.agreement.output_shape == (len(images.classes),)
     return Ledger(
         entries=tuple(
-            Entry.of(prediction, place=at // repeat, label=int(found.labels[at // repeat]) if labelled else None)
-            for at, prediction in enumerate(answers)
+            Entry.of(prediction, place=at // repeat, label=int(images.labels[at // repeat]) if labelled else None)
+            for at, prediction in enumerate(predictions)
         )
     )

@@ -1,4 +1,4 @@
-"""The device's app as a service: images in, logits out, over the same protocol that the cloud speaks."""
+"""The edge as a service: images in, logits out, over the Open Inference Protocol."""
 
 import contextlib
 import functools
@@ -14,7 +14,8 @@ from pydantic import Field
 from splitleak.config import Config
 from splitleak.edge.client import EdgeClient, EdgeConfig
 from splitleak.edge.encoder import Encoder
-from splitleak.wire.server.model import Answer, ServedModel
+from splitleak.wire.protocol.answer import Answer
+from splitleak.wire.server.model import ServedModel
 from splitleak.wire.server.server import ServerConfig, serve
 from splitleak.wire.server.servicer import OpenInferenceServicer
 from splitleak.wire.server.statistics import Statistics
@@ -23,24 +24,29 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class EdgeServiceConfig(Config):
-    """Where the app listens, and the cloud behind it."""
+    """Where the edge listens, and the cloud behind it."""
 
     server: ServerConfig = Field(default_factory=ServerConfig)
     client: EdgeConfig
-    max_batch_size: int = Field(default=64, ge=1, description="images in one request, at most")
+    max_batch_size: int = Field(default=64, ge=1, description="most images in one request")
 
 
 @contextlib.contextmanager
 def edge(config: EdgeServiceConfig, encoder: Encoder, name: str) -> Iterator[int]:
-    """Serves model ``name`` while the block runs; yields the bound port; drains the app first, then the client.
+    """Serves the split model while the block runs; yields the bound port; on exit drains server, then client.
 
     Its input is ``images``, float32 ``(N, C, H, W)`` in [0, 1]; its output is the cloud's. The caller's request id is
-    the id on the wire to the cloud, and an answer's ``queue_us`` and ``compute_us`` are the cloud's; so are
-    the queue and the computing in the statistics, in which each request is an execution of its own.
+    used towards the cloud too. ``queue_us``, ``compute_us`` and the statistics report the cloud's durations, with each
+    request as an execution of its own.
+
+    Args:
+        config: Where it listens, and the cloud.
+        encoder: The device's half.
+        name: The name under which the model is served.
 
     Raises:
         ConnectionError, LookupError, ValueError: The cloud cannot be reached or does not fit; see `EdgeClient`.
-        OSError: The address is taken.
+        OSError: The address is in use.
     """
     statistics = Statistics()
     with EdgeClient(encoder, config.client) as client:
@@ -55,16 +61,15 @@ def edge(config: EdgeServiceConfig, encoder: Encoder, name: str) -> Iterator[int
             platform="splitleak_edge",
             input_name="images",
             input_shape=encoder.input_shape,
-            output_name=client.output_name,
-            output_shape=client.output_shape,
+            output_name=client.agreement.output_name,
+            output_shape=client.agreement.output_shape,
             max_batch_size=config.max_batch_size,
             properties={"cloud": config.client.cloud, "codec": config.client.codec},
             submit=submit,
             statistics=statistics,
         )
-        servicer = OpenInferenceServicer(
-            [model], server_name="splitleak-edge", timeout_s=config.client.channel.timeout_s
-        )
+        limit_s = config.client.channel.timeout_s
+        servicer = OpenInferenceServicer([model], server_name="splitleak-edge", timeout_s=limit_s)
         with serve(servicer.add_to, config.server, drain=servicer.stop, statistics=servicer.statistics) as port:
             _LOGGER.info("edge service %r on port %d, cloud at %s", name, port, config.client.cloud)
             yield port
@@ -72,5 +77,5 @@ def edge(config: EdgeServiceConfig, encoder: Encoder, name: str) -> Iterator[int
 
 def _computed(statistics: Statistics, rows: int, answer: Future[Answer]) -> None:
     if not answer.cancelled() and answer.exception() is None:
-        told = answer.result()
-        statistics.computed(rows, [1000 * told.queue_us], 1000 * told.compute_us)
+        prediction = answer.result()
+        statistics.computed(rows, [1000 * prediction.queue_us], 1000 * prediction.compute_us)

@@ -1,4 +1,4 @@
-"""What ``splitleak predict`` does: victims ask a public service about their images, and publish its highest scores."""
+"""``splitleak predict``: victims query a public service with their images, and publish its highest scores."""
 
 import secrets
 from pathlib import Path
@@ -11,77 +11,80 @@ from pydantic import Field, NonNegativeInt
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.edge.client import Prediction
 from splitleak.edge.ledger import Entry, Ledger
 from splitleak.measures.scores import truncate
+from splitleak.wire.address import Target
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.client.classifier import ClassifierClient, Scores
 from splitleak.wire.files.shared import SharedScores
 
 
 class SharingConfig(Config):
-    """Which service the victims ask, and how much of its answers they publish."""
+    """The service that the victims query, and how many of its scores they publish."""
 
-    service: str = Field(min_length=1, description="host:port of the prediction service")
-    model: str | None = Field(default=None, description="its model; none: the only one, where the service lists them")
+    service: Target = Field(description="host:port of the prediction service")
+    model: str | None = Field(default=None, description="its model; none: the only one, if the service lists them")
     share: tuple[NonNegativeInt, ...] = Field(
-        default=(0,), min_length=1, description="highest scores that are told; 0: all"
+        default=(0,), min_length=1, description="how many of the highest scores are published; 0: all"
     )
-    scores: Scores = Field(default="auto", description="what the service answers")
-    output: str | None = Field(default=None, description="which of several outputs holds the scores")
-    channel: ChannelConfig = Field(default_factory=ChannelConfig, description="how the service is reached")
+    scores: Scores = Field(default="auto", description="kind of the service's output")
+    output: str | None = Field(default=None, description="name of the output with the scores")
+    channel: ChannelConfig = Field(default_factory=ChannelConfig, description="connection to the service")
 
 
 def share_predictions(config: SharingConfig, images: Path, out: Path) -> dict[str, Any]:
-    """Sends every image of ``images`` (its training pool) to the service, once, and writes what is published of it.
+    """Queries the service with each image once, and writes the scores that the victims publish.
 
-    ``out/shared-<m or all>.npz`` for each number of scores, all cut from the same answers; and ``out/ledger.json``,
-    the victims' own record, which says which id was which image. Ids are drawn at random and rows are in their order,
-    so that neither tells an image's place. What the victims leave out comes on top of the service's policy. Images
-    are fitted to the service's size and channels, where it announces them.
+    It writes ``out/shared-<m or all>.npz`` for each number of scores, all truncated from the same responses, and
+    ``out/ledger.json``, the victims' private record of the image behind each id. Ids are random and rows are sorted by
+    them, so that neither reveals an image's place. Truncation comes on top of the service's policy.
+
+    Args:
+        config: The service, and how much is published.
+        images: File of images, of which the training pool is used, resized to the announced input.
+        out: Folder to write to.
 
     Raises:
         ConnectionError: The service cannot be reached.
         LookupError: It has no such model or output.
-        ValueError: It takes no such images, or gives fewer scores than are to be told.
+        ValueError: It takes other images, or gives fewer scores than are to be published.
     """
-    found = load_file(images).train
-    if len(found) == 0:
+    victims = load_file(images).train
+    if len(victims) == 0:
         raise ValueError(f"{images}: expected at least one image, got none")
-    ids = [secrets.token_hex(8) for _ in range(len(found))]
+    ids = [secrets.token_hex(8) for _ in range(len(victims))]
     with ClassifierClient(
         config.service, config.model, scores=config.scores, output=config.output, channel=config.channel
     ) as client:
-        pixels = _fitted(found, client.input_shape).floats().numpy()
-        replies = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(ids)]
+        pixels = _fitted(victims, client.input_shape).floats().numpy()
+        predictions = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(ids)]
         model = client.model
-    labelled = replies[0].output.shape[1] == len(found.classes)
-    labels = found.labels.tolist() if labelled else [None] * len(ids)
+    labelled = predictions[0].output.shape[1] == len(victims.classes)
+    labels = victims.labels.tolist() if labelled else [None] * len(ids)
     entries = tuple(
-        Entry.of(Prediction(**vars(reply), encode_us=0), place=place, label=labels[place])
-        for place, reply in enumerate(replies)
+        Entry.of(prediction, place=place, label=labels[place]) for place, prediction in enumerate(predictions)
     )
     order = np.argsort(ids)
-    told = torch.from_numpy(np.concatenate([replies[place].output for place in order]))
-    published = {m: truncate(told, m).numpy() if m else told.numpy() for m in config.share}
+    scores = torch.from_numpy(np.concatenate([predictions[place].output for place in order]))
+    published = {m: truncate(scores, m).numpy() if m else scores.numpy() for m in config.share}
     files = {m: out / f"shared-{m or 'all'}.npz" for m in published}
     names = tuple(ids[place] for place in order)
-    for m, scores in published.items():
-        SharedScores(names, scores, m or None, model).save(files[m])
+    for m, rows in published.items():
+        SharedScores(names, rows, m or None, model).save(files[m])
     ledger = Ledger(entries=entries)
     ledger.write(out / "ledger.json")
     return {
         "folder": str(out),
         "model": model,
-        "classes": told.shape[1],
-        "requests": len(replies),
+        "classes": scores.shape[1],
+        "requests": len(predictions),
         "shared": [path.name for path in files.values()],
         **ledger.summary(),
     }
 
 
 def _fitted(images: Images, shape: tuple[int, ...] | None) -> Images:
-    """``images`` as the service takes them; as they are, where it does not say or takes no squares."""
+    """``images`` resized to the announced input; unchanged if it is not announced or not square."""
     if shape is None or shape[1] != shape[2] or -1 in shape:
         return images
     return images.fitted(shape[1], shape[0])

@@ -1,4 +1,4 @@
-"""The edge's way to the cloud: one long-lived stream of requests, or single calls; what gets lost is sent again."""
+"""The edge's connection to the cloud: one bidirectional stream, or unary calls, with reconnection and retries."""
 
 import contextlib
 import logging
@@ -14,24 +14,24 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from splitleak.errors import WireError
+from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.status import error_of, named_error
 
 _LOGGER = logging.getLogger(__name__)
-_SERVICE = "/inference.GRPCInferenceService"
-_CANCEL_S = 5.0  # far more than a cancelled call needs to end
-_PAUSE_S = 0.05  # before the first attempt that follows; it doubles each time
-_LONGEST_BREAK_S, _LONGEST_REFUSAL_S = 0.4, 2.0
-_PASSING = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"})  # of a request: it may be taken later
-_TOO_LARGE = "larger than max"  # gRPC's words for what is RESOURCE_EXHAUSTED too, but will be refused for ever
-_BREAKS = _PASSING | {"OK"}  # of a stream: what it left without an answer may be answered on another
+_CANCEL_S = 5.0  # a cancelled call ends far sooner
+_BACKOFF_S = 0.05  # before the first retry; doubles with each
+_MAX_RECONNECT_BACKOFF_S, _MAX_RETRY_BACKOFF_S = 0.4, 2.0
+_RETRYABLE = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"})  # of a request
+_TOO_LARGE = "larger than max"  # gRPC's details for a RESOURCE_EXHAUSTED that no retry cures
+_STREAM_RETRYABLE = _RETRYABLE | {"OK"}  # of a stream: a new one carries on
 
 
 @dataclass(eq=False)
 class Parcel:
-    """One request on its way: a serialised ModelInferRequest, and when (monotonic clock) it left and was answered.
+    """A serialised ModelInferRequest with its timestamps, on the monotonic clock, and its retries.
 
-    ``deadline`` is when nobody wants the answer any more, ``sends`` how often the message was handed to gRPC.
+    ``deadline`` is in seconds on that clock; ``sends`` counts how often the message was handed to gRPC.
     """
 
     request_id: str
@@ -42,21 +42,21 @@ class Parcel:
     answered_ns: int = 0
     refusals: int = 0
     refusal: Exception | None = None  # the last one
-    resting: bool = False  # refused, and not yet sent again
-    call: Any = None  # of its own, where there is no stream
+    backing_off: bool = False  # refused, and waiting for its retry
+    call: Any = None  # its unary call, where there is no stream
 
     def abandoned(self) -> bool:
-        """Nobody waits for the answer any more."""
+        """Whether nobody waits for the response any more."""
         return False
 
-    def leaves(self) -> bytes:
-        """The message, which is being sent now."""
+    def mark_sent(self) -> bytes:
+        """Counts and timestamps a send; returns the message."""
         self.sends += 1
         self.sent_ns = time.monotonic_ns()
         return self.message
 
-    def left(self) -> None:
-        """A stream has sent the message: what can wait until then is done here."""
+    def on_sent(self) -> None:
+        """Called once a stream has sent the message, for work that need not delay it."""
 
 
 P = TypeVar("P", bound=Parcel)
@@ -64,26 +64,33 @@ P = TypeVar("P", bound=Parcel)
 
 @dataclass(eq=False)
 class _Stream:
-    call: Any  # grpc's rendezvous: a call, and an iterator over raw answers
+    call: Any  # grpc's rendezvous: a call, and an iterator over serialised responses
     outbox: "queue.SimpleQueue[Parcel | None]"
     answers: int = 0
-    cut: str = ""  # why we ended it ourselves
-    garbled: bool = False
+    cut: str = ""  # why this client cancelled it; empty: it did not
+    malformed: bool = False
 
 
 class Uplink(Generic[P]):
-    """Sends parcels and reports each one's fate once, from a thread of its own.
+    """Sends parcels, and reports each one's outcome once, from a thread of its own.
 
-    ``answered(parcel, response)`` for an answer, ``failed(parcel, error)`` for a refusal. When the stream breaks (a
-    status of ``UNAVAILABLE``, ``CANCELLED``, ``RESOURCE_EXHAUSTED``, or its end while answers are owed) it calls
-    ``interrupted(reason)`` and sends what is unanswered again, the same bytes in the same order, on a new stream, which
-    waits until there is a server. So it does, after a pause that grows, with a request that is refused for now. After
-    any other status, and when it is closed, ``broken(parcels, reason)`` tells what is left without an answer.
+    When the stream fails with ``UNAVAILABLE``, ``CANCELLED`` or ``RESOURCE_EXHAUSTED``, or ends while responses are
+    outstanding, the unanswered requests are sent again, the same bytes in the same order, on a new stream, which waits
+    for the server to come back. A single request that is refused with one of these statuses is retried after an
+    exponential backoff. Any other status of the stream is final.
 
-    A server without ModelStreamInfer (UNIMPLEMENTED) gets every parcel, those already sent included, as a ModelInfer
-    call of its own; so does every server if not ``streams``.
+    A server without ModelStreamInfer (UNIMPLEMENTED) gets every parcel, those already sent included, as a unary
+    ModelInfer call; so does every server if not ``streams``.
 
     `send` is for one thread; it never blocks. `len()` is the number of unanswered parcels.
+
+    Args:
+        channel: To the cloud; its own retries should be off.
+        answered: Called with a parcel and its response.
+        failed: Called with a parcel and the error that it was refused with.
+        interrupted: Called with the reason when the connection is lost and requests will be sent again.
+        broken: Called with the parcels left unanswered, and the reason, when the stream ends for good.
+        streams: False: unary calls only.
     """
 
     def __init__(
@@ -96,19 +103,17 @@ class Uplink(Generic[P]):
         broken: Callable[[list[P], str], None],
         streams: bool = True,
     ) -> None:
-        self._stream_infer: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
-            f"{_SERVICE}/ModelStreamInfer"
-        )
-        self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{_SERVICE}/ModelInfer")
+        self._stream_infer: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(MODEL_STREAM_INFER)
+        self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(MODEL_INFER)
         self._answered = answered
         self._failed = failed
         self._interrupted = interrupted
         self._broken = broken
         self._lock = threading.Lock()
         self._unanswered: list[P] = []
-        self._stream: _Stream | None = None  # None also while a break is being waited out
-        self._carrier: threading.Thread | None = None
-        self._breaks = 0  # in a row, without an answer between them
+        self._stream: _Stream | None = None  # None also during the backoff before a new one
+        self._reader: threading.Thread | None = None
+        self._failed_streams = 0  # in a row, without a response between them
         self._unary = not streams
         self._timers: set[threading.Timer] = set()
         self._closed = threading.Event()
@@ -117,23 +122,23 @@ class Uplink(Generic[P]):
         return len(self._unanswered)
 
     def unanswered(self) -> list[P]:
-        """The parcels that travel now, oldest first."""
+        """The parcels in flight, oldest first."""
         with self._lock:
             return list(self._unanswered)
 
     def send(self, parcel: P) -> None:
-        """Hands one parcel to gRPC, or keeps it until there is a way."""
+        """Hands a parcel to gRPC, or keeps it until there is a connection."""
         with self._lock:
             self._unanswered.append(parcel)
-            alone = self._is_alone(parcel)
-        if alone:
-            self._send_alone(parcel)
+            unary = self._enqueue(parcel)
+        if unary:
+            self._send_unary(parcel)
 
     def cut(self, reason: str) -> None:
-        """Ends the stream, or the calls, at once; what somebody still waits for is sent again."""
+        """Cancels the stream, or the abandoned calls, at once; requests still waited for are sent again."""
         with self._lock:
             stream = self._stream
-            calls = [each.call for each in self._unanswered if each.call is not None and each.abandoned()]
+            calls = [parcel.call for parcel in self._unanswered if parcel.call is not None and parcel.abandoned()]
         if stream is not None:
             stream.cut = reason
             stream.call.cancel()
@@ -141,123 +146,121 @@ class Uplink(Generic[P]):
             call.cancel()
 
     def close(self, patience_s: float) -> None:
-        """Half-closes the stream, gives the server ``patience_s`` to end it, then cuts it."""
+        """Half-closes the stream, gives the server ``patience_s`` seconds to end it, then cancels it."""
         self._closed.set()
         with self._lock:
-            stream, carrier, timers = self._stream, self._carrier, list(self._timers)
+            stream, reader, timers = self._stream, self._reader, list(self._timers)
         for timer in timers:
             timer.cancel()
         for timer in timers:
             timer.join()
         if stream is not None:
             stream.outbox.put(None)
-        if carrier is not None:
-            carrier.join(patience_s)
+        if reader is not None:
+            reader.join(patience_s)
             self.cut("the edge client was closed")
-            carrier.join(_CANCEL_S)
+            reader.join(_CANCEL_S)
 
-    def _is_alone(self, parcel: P) -> bool:
-        """Puts the parcel on the stream, opening one if there is none; True if it needs a call of its own instead."""
+    def _enqueue(self, parcel: P) -> bool:
+        """Puts the parcel on the stream, opening one if there is none; True if it needs a unary call instead."""
         if self._unary:
             return True
-        if self._carrier is None:
+        if self._reader is None:
             stream = self._open()
-            self._carrier = threading.Thread(target=self._carry, args=(stream,), name="edge-answers", daemon=True)
-            self._carrier.start()
+            self._reader = threading.Thread(target=self._run_streams, args=(stream,), name="edge-answers", daemon=True)
+            self._reader.start()
         elif self._stream is not None:
-            parcel.leaves()
+            parcel.mark_sent()
             self._stream.outbox.put(parcel)
         return False
 
     def _open(self, *, patiently: bool = False) -> _Stream:
-        """A new stream with all that is unanswered on it; ``patiently`` it waits until there is a server."""
+        """Opens a stream and sends all unanswered parcels on it; ``patiently``: it waits for the server."""
         outbox: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
         for parcel in self._unanswered:
-            if not parcel.resting:
-                parcel.leaves()
+            if not parcel.backing_off:
+                parcel.mark_sent()
                 outbox.put(parcel)
         call = self._stream_infer(_messages(outbox), wait_for_ready=patiently)
         self._stream = _Stream(call, outbox)
         return self._stream
 
-    def _carry(self, stream: _Stream) -> None:
+    def _run_streams(self, stream: _Stream) -> None:
         following: _Stream | None = stream
         while following is not None:
             self._read(following)
-            following = self._after(following)
+            following = self._next_stream(following)
 
     def _read(self, stream: _Stream) -> None:
-        with contextlib.suppress(grpc.RpcError):  # the call's status is looked at afterwards
+        with contextlib.suppress(grpc.RpcError):  # the status is handled by `_next_stream`
             for raw in stream.call:
                 stream.answers += 1
-                self._breaks = 0
-                self._sort(stream, raw, time.monotonic_ns())
-        stream.outbox.put(None)  # lets go of the thread in which gRPC waits for the next request
+                self._failed_streams = 0
+                self._dispatch(stream, raw, time.monotonic_ns())
+        stream.outbox.put(None)  # frees the thread in which gRPC waits for the next request
 
-    def _after(self, ended: _Stream) -> _Stream | None:
-        """What follows a stream that ended: the next one, with what is unanswered, or none."""
+    def _next_stream(self, ended: _Stream) -> _Stream | None:
+        """Opens the stream that replaces one that ended, or None if there is nothing to retry."""
         code = ended.call.code()
-        absent = code is grpc.StatusCode.UNIMPLEMENTED and ended.answers == 0
+        unimplemented = code is grpc.StatusCode.UNIMPLEMENTED and ended.answers == 0
         reason = ended.cut or f"{code.name}: {ended.call.details() or 'the server ended the stream'}"
-        passing = not ended.garbled and (bool(ended.cut) or (code.name in _BREAKS and _TOO_LARGE not in reason))
+        curable = code.name in _STREAM_RETRYABLE and _TOO_LARGE not in reason
+        retryable = not ended.malformed and (bool(ended.cut) or curable)
         with self._lock:
             self._stream = None
             owed = bool(self._unanswered)
-            orphans = self._wanted()
-            again = passing and bool(orphans) and not self._closed.is_set()
+            unanswered = self._drop_abandoned()
+            again = retryable and bool(unanswered) and not self._closed.is_set()
             if again:
-                self._breaks += 1
+                self._failed_streams += 1
             else:
-                self._carrier = None
-            self._unary = self._unary or absent
-            if not again and not absent:
+                self._reader = None
+            self._unary = self._unary or unimplemented
+            if not again and not unimplemented:
                 self._unanswered.clear()
-            alone = [each for each in orphans if absent and not each.resting]
+            unary = [parcel for parcel in unanswered if unimplemented and not parcel.backing_off]
         if again:
             self._interrupted(reason)
-            self._closed.wait(_pause_s(self._breaks, _LONGEST_BREAK_S))
-            return self._reopened(reason)
-        if not absent:
+            self._closed.wait(_backoff_s(self._failed_streams, _MAX_RECONNECT_BACKOFF_S))
+            return self._reopen(reason)
+        if not unimplemented:
             if owed:
-                self._broken(orphans, reason)
+                self._broken(unanswered, reason)
             return None
         _LOGGER.info("the server has no ModelStreamInfer; going on with one call for each request")
-        for parcel in alone:
+        for parcel in unary:
             parcel.sends = 0  # none of them was taken
-            self._send_alone(parcel)
+            self._send_unary(parcel)
         return None
 
-    def _reopened(self, reason: str) -> _Stream | None:
+    def _reopen(self, reason: str) -> _Stream | None:
         with self._lock:
-            orphans = self._wanted()
-            if orphans and not self._closed.is_set():
+            unanswered = self._drop_abandoned()
+            if unanswered and not self._closed.is_set():
                 return self._open(patiently=True)
-            self._carrier = None
+            self._reader = None
             self._unanswered.clear()
-        self._broken(orphans, reason)
+        self._broken(unanswered, reason)
         return None
 
-    def _wanted(self) -> list[P]:
-        """Forgets the abandoned; what is left."""
-        self._unanswered = [each for each in self._unanswered if not each.abandoned()]
+    def _drop_abandoned(self) -> list[P]:
+        """Forgets abandoned parcels; returns the others."""
+        self._unanswered = [parcel for parcel in self._unanswered if not parcel.abandoned()]
         return list(self._unanswered)
 
-    def _sort(self, stream: _Stream, raw: bytes, now_ns: int) -> None:
-        """Gives one answer of the stream to its parcel: the oldest of its id, as one stream is answered in order."""
+    def _dispatch(self, stream: _Stream, raw: bytes, now_ns: int) -> None:
+        """Matches a response to its parcel: the oldest of that id, as a stream is answered in order."""
         try:
             answer = pb.ModelStreamInferResponse.FromString(raw)
         except DecodeError:
-            stream.garbled = True
+            stream.malformed = True
             self.cut(f"expected a ModelStreamInferResponse, got {len(raw)} bytes that are none")
             return
-        wanted = answer.infer_response.id
+        request_id = answer.infer_response.id
         with self._lock:
-            parcel = next(
-                (each for each in self._unanswered if not each.resting and (each.request_id == wanted or not wanted)),
-                None,
-            )
+            parcel = next((p for p in self._unanswered if not p.backing_off and request_id in (p.request_id, "")), None)
         if parcel is None:
-            _LOGGER.warning("expected an answer to a request in flight, got one to %r; dropped", wanted)
+            _LOGGER.warning("expected an answer to a request in flight, got one to %r; dropped", request_id)
         elif answer.error_message:
             code, _, _ = answer.error_message.partition(":")  # our servers put the status first
             text = f"request {parcel.request_id!r}: {answer.error_message}"
@@ -267,12 +270,12 @@ class Uplink(Generic[P]):
             self._forget(parcel)
             self._answered(parcel, answer.infer_response)
 
-    def _send_alone(self, parcel: P) -> None:
-        message, left_s = parcel.leaves(), max(parcel.deadline - time.monotonic(), 0)
+    def _send_unary(self, parcel: P) -> None:
+        message, left_s = parcel.mark_sent(), max(parcel.deadline - time.monotonic(), 0)
         parcel.call = self._infer.future(message, timeout=left_s, wait_for_ready=parcel.sends > 1)
-        parcel.call.add_done_callback(lambda done: self._settle_alone(parcel, done))
+        parcel.call.add_done_callback(lambda done: self._unary_done(parcel, done))
 
-    def _settle_alone(self, parcel: P, call: Any) -> None:  # noqa: ANN401  # grpc's future has no public type
+    def _unary_done(self, parcel: P, call: Any) -> None:  # noqa: ANN401  # grpc's future has no public type
         now_ns = time.monotonic_ns()
         code = call.code()
         if code is not grpc.StatusCode.OK:
@@ -291,28 +294,28 @@ class Uplink(Generic[P]):
         self._answered(parcel, response)
 
     def _refused(self, parcel: P, code: str, error: Exception) -> None:
-        """Sends the parcel again later if it may be taken then, as long as somebody waits for its answer."""
+        """Schedules a retry if the status allows one and the parcel is still waited for; else reports the error."""
         with self._lock:
-            passing = code in _PASSING and _TOO_LARGE not in str(error)
-            again = passing and not parcel.abandoned() and not self._closed.is_set()
+            retryable = code in _RETRYABLE and _TOO_LARGE not in str(error)
+            again = retryable and not parcel.abandoned() and not self._closed.is_set()
             if again:
-                parcel.resting, parcel.call, parcel.refusal = True, None, error
+                parcel.backing_off, parcel.call, parcel.refusal = True, None, error
                 parcel.refusals += 1
-                timer = threading.Timer(_pause_s(parcel.refusals, _LONGEST_REFUSAL_S), self._again, (parcel,))
+                timer = threading.Timer(_backoff_s(parcel.refusals, _MAX_RETRY_BACKOFF_S), self._resend, (parcel,))
                 timer.name, timer.daemon = "edge-retry", True
-                self._timers = {each for each in self._timers if each.is_alive()} | {timer}
+                self._timers = {old for old in self._timers if old.is_alive()} | {timer}
                 timer.start()
         if not again:
             self._forget(parcel)
             self._failed(parcel, error)
 
-    def _again(self, parcel: P) -> None:
+    def _resend(self, parcel: P) -> None:
         with self._lock:
-            parcel.resting = False
+            parcel.backing_off = False
             wanted = parcel in self._unanswered and not parcel.abandoned()
-            alone = wanted and self._is_alone(parcel)
-        if alone:
-            self._send_alone(parcel)
+            unary = wanted and self._enqueue(parcel)
+        if unary:
+            self._send_unary(parcel)
         elif not wanted:
             self._forget(parcel)
             self._broken([], "")  # its slot is free
@@ -324,12 +327,12 @@ class Uplink(Generic[P]):
 
 
 def _messages(outbox: "queue.SimpleQueue[Parcel | None]") -> Iterator[bytes]:
-    """What a stream sends; gRPC asks for the next message once it has sent one."""
+    """The messages of a stream; gRPC asks for the next one once it has sent one."""
     while (parcel := outbox.get()) is not None:
         yield parcel.message
-        parcel.left()
+        parcel.on_sent()
 
 
-def _pause_s(turn: int, longest_s: float) -> float:
-    """How long to wait before the ``turn``-th try after the first; drawn, so that many clients do not come at once."""
-    return min(_PAUSE_S * 2.0 ** min(turn - 1, 10), longest_s) * random.uniform(0.5, 1)
+def _backoff_s(turn: int, max_s: float) -> float:
+    """Seconds before the ``turn``-th retry: exponential, capped, and with jitter against thundering herds."""
+    return min(_BACKOFF_S * 2.0 ** min(turn - 1, 10), max_s) * random.uniform(0.5, 1)

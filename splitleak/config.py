@@ -30,11 +30,7 @@ class Document(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc'])) or 'document'}: {fault['msg']}, got {fault['input']!r:.80}"
-                for fault in error.errors(include_url=False)
-            )
-            raise ValueError(f"{source}: expected a {cls.__name__}, but {faults}") from None
+            raise ValueError(f"{source}: {explain(error)}") from None
 
     def document(self) -> dict[str, Any]:
         """All fields as JSON values, defaults included."""
@@ -48,6 +44,16 @@ class Config(Document):
     def digest(self) -> str:
         """Twelve hexadecimal digits that change with any value of the configuration."""
         return digest(self.document())
+
+
+def explain(error: ValidationError) -> str:
+    """Every fault of a configuration in one line: its key, what was expected and what came."""
+    faults = []
+    for fault in error.errors(include_url=False):
+        own = fault["type"] == "value_error"  # the message of one of our validators says itself what came
+        said = str(fault["ctx"]["error"]) if own else f"{fault['msg']}, got {fault['input']!r:.80}"
+        faults.append(f"{'.'.join(map(str, fault['loc'])) or 'document'}: {said}")
+    return f"expected a {error.title}, but {'; '.join(faults)}"
 
 
 def read_document(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds; `Config.parse` decides

@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from splitleak.datasets import load
 from splitleak.defenses.artifact import EdgeHalf, HalfConfig, WholeModel, load_cloud, load_edge, read_record, save
 from splitleak.defenses.training import Target, assemble
-from splitleak.edge.client import EdgeClient, EdgeConfig, Prediction
+from splitleak.edge.client import EdgeClient, EdgeConfig
 from splitleak.edge.device import DeviceProfile, EmulatedHalf, device_profile, stretched
 from splitleak.edge.encoder import Encoder, PassThrough
 from splitleak.eval.campaign.processes import Service, service
 from splitleak.eval.latency.plan import NO_LINK, Setting, SweepConfig
 from splitleak.seeding import resolve_device
 from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.client.metadata import read_metadata
 from splitleak.wire.link.link import LinkConfig, profile
-from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.answer import Prediction
 
 ROUND = 10
 _START_S = 120.0
 _IMAGES = 256
-_METADATA = "/inference.GRPCInferenceService/ModelMetadata"
 
 Floats = NDArray[np.float32]
 Sample = dict[str, float]
@@ -234,7 +234,5 @@ def _compute(predict: Callable[[Floats], Floats], batches: Sequence[Floats]) -> 
 def _announced(address: str, model: str) -> dict[str, str]:
     """The model metadata of a service."""
     with connect(address, ChannelConfig()) as channel:
-        call = channel.unary_unary(
-            _METADATA, pb.ModelMetadataRequest.SerializeToString, pb.ModelMetadataResponse.FromString
-        )
-        return dict(call(pb.ModelMetadataRequest(name=model), timeout=_START_S).properties)
+        where = f"model {model!r} at {address}"
+        return dict(read_metadata(channel, model, where=where, timeout_s=_START_S).properties)

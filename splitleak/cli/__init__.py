@@ -56,7 +56,12 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
         if os.environ.get("SPLITLEAK_DEBUG") or isinstance(error, (KeyError, IndexError)):
             raise
-        typer.secho(f"splitleak: {error}", fg="red", err=True)
+        from pydantic import ValidationError
+
+        from splitleak.config import explain
+
+        said = explain(error) if isinstance(error, ValidationError) else error
+        typer.secho(f"splitleak: {said}", fg="red", err=True)
         sys.exit(1)
 
 

@@ -219,7 +219,7 @@ def link(
     """Stand between edge and cloud as a slow link: rate, delay, jitter and stalls each way, until SIGINT or SIGTERM.
 
     It carries bytes unread, TLS included, and needs no rights. What a profile holds, and where its figures are from,
-    is said in splitleak/wire/link.py.
+    is said in splitleak/wire/link/link.py.
     """
     from contextlib import contextmanager
 
@@ -239,12 +239,11 @@ def link(
 
 
 def _serve(service: "AbstractContextManager[int]", listen: str, as_json: bool, what: str) -> None:
+    from splitleak.wire.address import bound_address
     from splitleak.wire.server.server import run_until_stopped
 
-    host = listen.rpartition(":")[0]
-
     def announce(port: int) -> None:
-        address = f"{host}:{port}"
+        address = bound_address(listen, port)
         result(as_json, {"event": "listening", "address": address}, f"{what} on {address} (Ctrl-C stops it)")
 
     run_until_stopped(service, announce)

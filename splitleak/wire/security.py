@@ -1,13 +1,12 @@
-"""Who is at the other end: TLS on both sides, and a token a client.
+"""Authentication: TLS certificates on both sides, and a bearer token for each client.
 
-A token is a secret word that a client shows in the metadata of each call, ``authorization: Bearer WORD``. The server
-keeps only the SHA-256 of each. Both are read from files, never from a command line or an environment, and neither a
-configuration nor an error message holds more than the files' names.
+A client sends its token in the metadata of each call, ``authorization: Bearer TOKEN``. The server stores only SHA-256
+digests. Tokens and keys are read from files, never from the command line or the environment; configurations and error
+messages contain only the files' names.
 """
 
 import hashlib
 import hmac
-import ipaddress
 import os
 import re
 import secrets
@@ -22,24 +21,24 @@ from pydantic import Field, model_validator
 from splitleak.config import Config, read_document
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_WORD = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # what a bearer token may hold
+_WORD = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # the alphabet of bearer tokens
 _PATHS = frozenset({"certificate", "key", "client_ca", "ca", "tokens_file", "token_file"})
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class TlsServerConfig(Config):
-    """A server's certificate; with ``client_ca`` also what its clients must show (mutual TLS). All files are PEM."""
+    """A server's certificate; ``client_ca`` turns on mutual TLS. All files are PEM."""
 
-    certificate: Path = Field(description="the server's certificate, and those between it and its authority")
-    key: Path = Field(description="its private key, without a password")
-    client_ca: Path | None = Field(default=None, description="authorities of the clients; none: any client may come")
+    certificate: Path = Field(description="the server's certificate chain")
+    key: Path = Field(description="its private key, unencrypted")
+    client_ca: Path | None = Field(default=None, description="CAs of clients; none: no client certificates")
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What `grpc.Server.add_secure_port` takes.
+        """The credentials for `grpc.Server.add_secure_port`.
 
         Raises:
             OSError: A file cannot be read.
-            ValueError: A file holds something else, or the key is another certificate's.
+            ValueError: A file is not PEM, or the key does not belong to the certificate.
         """
         pair = _key_and_certificate(self.key, self.certificate)
         authorities = None if self.client_ca is None else _authorities(self.client_ca)
@@ -47,13 +46,15 @@ class TlsServerConfig(Config):
 
 
 class TlsClientConfig(Config):
-    """Whom a client trusts, and what it shows of itself to a server that asks. All files are PEM."""
+    """The authorities that a client trusts, and its own certificate for mutual TLS. All files are PEM."""
 
-    ca: Path | None = Field(default=None, description="authorities that are trusted; none: gRPC's public ones")
+    ca: Path | None = Field(default=None, description="trusted CA certificates; none: gRPC's public ones")
     certificate: Path | None = Field(default=None, description="the client's certificate, for mutual TLS")
-    key: Path | None = Field(default=None, description="its private key, without a password")
+    key: Path | None = Field(default=None, description="its private key, unencrypted")
     server_name: str | None = Field(
-        default=None, min_length=1, description="the name that the server's certificate must have; none: the address'"
+        default=None,
+        min_length=1,
+        description="the certificate's name; none: the host",
     )
 
     @model_validator(mode="after")
@@ -63,12 +64,7 @@ class TlsClientConfig(Config):
         return self
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """What `grpc.secure_channel` takes.
-
-        Raises:
-            OSError: A file cannot be read.
-            ValueError: A file holds something else, or the key is another certificate's.
-        """
+        """The credentials for `grpc.secure_channel`; errors as of `TlsServerConfig`."""
         authorities = None if self.ca is None else _authorities(self.ca)
         if self.certificate is None or self.key is None:
             return grpc.ssl_channel_credentials(authorities)
@@ -77,18 +73,18 @@ class TlsClientConfig(Config):
 
 
 class Tokens:
-    """The clients of a server, by the SHA-256 of their tokens."""
+    """The known clients of a server, with the SHA-256 of their tokens."""
 
     def __init__(self, digests: Mapping[str, bytes]) -> None:
         self._digests = dict(digests)
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Reads a JSON or TOML file of client names, each with 64 hexadecimal digits.
+        """Reads a JSON or TOML file that maps client names to SHA-256 digests in hexadecimal.
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: It holds something else, or nobody; what it holds is not repeated.
+            ValueError: It holds something else, or no client; its contents are not quoted.
         """
         document = read_document(path)
         if not isinstance(document, dict) or not document:
@@ -99,20 +95,20 @@ class Tokens:
         return cls({name: bytes.fromhex(digest) for name, digest in document.items()})
 
     def client(self, token: str) -> str | None:
-        """Whose token it is, None if nobody's; takes as long for a wrong one as for a right one."""
-        shown, found = hashlib.sha256(token.encode("utf-8", "replace")).digest(), None
+        """The client with this token, None if there is none; constant-time."""
+        presented, client = hashlib.sha256(token.encode("utf-8", "replace")).digest(), None
         for name, digest in self._digests.items():
-            if hmac.compare_digest(shown, digest):
-                found = name
-        return found
+            if hmac.compare_digest(presented, digest):
+                client = name
+        return client
 
 
 def read_token(path: Path) -> str:
-    """The token in a client's file, which holds nothing else.
+    """Reads a client's token file, which holds nothing else.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It holds something else, which is not repeated.
+        ValueError: It holds something else, which is not quoted.
     """
     word = path.read_bytes().strip().decode("ascii", "replace")
     if not _WORD.fullmatch(word):
@@ -121,13 +117,16 @@ def read_token(path: Path) -> str:
 
 
 def make_token(client: str, tokens: Path, out: Path) -> None:
-    """Draws a token for ``client``: the word goes to ``out``, for its eyes alone, its SHA-256 to ``tokens``.
+    """Generates a token for a client; it replaces an earlier one once the server is restarted.
 
-    A client that had one has no other any more, once the server is started again.
+    Args:
+        client: Its name: at most 64 letters, digits and ``._-``.
+        tokens: The server's JSON file, which the SHA-256 is added to.
+        out: The client's file, created with mode 600.
 
     Raises:
-        FileExistsError: ``out`` is there already.
-        ValueError: ``tokens`` is no JSON file, or holds something else; or the name is none.
+        FileExistsError: ``out`` exists.
+        ValueError: ``tokens`` is no JSON file or holds something else, or the name is invalid.
     """
     from splitleak.artifacts import write_json  # it imports torch, which no other use of this module needs
 
@@ -147,11 +146,11 @@ def make_token(client: str, tokens: Path, out: Path) -> None:
 
 
 def read_beside(path: Path) -> dict[str, Any]:
-    """The document of a server's or a channel's settings; the files it names are looked for beside it.
+    """Reads a server's or channel's settings; paths in them are relative to their file.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no TOML or JSON table, or holds a token itself.
+        ValueError: It is no TOML or JSON table, or contains a token itself.
     """
     document = read_document(path)
     if not isinstance(document, dict):
@@ -165,24 +164,11 @@ def read_beside(path: Path) -> dict[str, Any]:
     return document
 
 
-def is_loopback(address: str) -> bool:
-    """Whether ``address`` (``host:port``, or ``unix:path``) can be reached from this machine alone."""
-    if address.startswith(("unix:", "unix-abstract:")):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _key_and_certificate(key: Path, certificate: Path) -> tuple[bytes, bytes]:
-    """The bytes of both; gRPC itself would take bad ones and then serve nobody."""
+    """Reads and validates both; gRPC would accept invalid ones and then fail every handshake."""
     pair = key.read_bytes(), certificate.read_bytes()
     try:
-        # A password is never asked for on a terminal.
+        # An empty password: OpenSSL would prompt for one.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         reason = error.reason or "not PEM"
@@ -191,9 +177,9 @@ def _key_and_certificate(key: Path, certificate: Path) -> tuple[bytes, bytes]:
 
 
 def _authorities(path: Path) -> bytes:
-    found = path.read_bytes()
+    certificates = path.read_bytes()
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError as error:
         raise ValueError(f"{path}: expected PEM certificates of authorities, got {error.reason or 'not PEM'}") from None
-    return found
+    return certificates

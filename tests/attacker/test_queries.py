@@ -16,6 +16,7 @@ from splitleak.errors import WireError
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.files import captures
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER
 
 SIGMA = 0.05
 
@@ -41,7 +42,7 @@ def capture_of(path, rows):
         for call, (name, count) in enumerate(rows):
             features = np.arange(start, start + count, dtype=np.float32)[:, None]
             message = codec.request("toy", codec.encode(features, "fp32"), request_id=name).SerializeToString()
-            writer.write("/inference.GRPCInferenceService/ModelInfer", call, "request", message)
+            writer.write(MODEL_INFER, call, "request", message)
             start += count
     return path
 
@@ -172,7 +173,7 @@ def test_what_an_edge_sent_again_is_one_victim_and_other_bytes_under_one_id_are_
         for call, (name, value) in enumerate(sent):
             features = np.full((1, 1), value, np.float32)
             message = codec.request("toy", codec.encode(features, "fp32"), request_id=name).SerializeToString()
-            writer.write("/inference.GRPCInferenceService/ModelStreamInfer", call, "request", message)
+            writer.write(MODEL_STREAM_INFER, call, "request", message)
     ids, found = victims(tmp_path / "c")
     assert ids == ("a", "b", "c", "d", "a", "", "")
     assert found.flatten().tolist() == [1, 2, 3, 4, 5, 6, 6]

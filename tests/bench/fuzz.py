@@ -25,15 +25,14 @@ import numpy as np
 
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER, method_path
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.server.server import run_until_stopped
 
 _LOGGER = logging.getLogger(__name__)
-_SERVICE = "/inference.GRPCInferenceService"
-_INFER, _STREAM = f"{_SERVICE}/ModelInfer", f"{_SERVICE}/ModelStreamInfer"
 _OTHERS = [
-    *(f"{_SERVICE}/{name}" for name in ("ModelMetadata", "ModelReady", "ModelConfig", "ModelStatistics")),
-    *(f"{_SERVICE}/{name}" for name in ("ServerLive", "ServerReady", "ServerMetadata", "RepositoryIndex")),
+    *map(method_path, ("ModelMetadata", "ModelReady", "ModelConfig", "ModelStatistics")),
+    *map(method_path, ("ServerLive", "ServerReady", "ServerMetadata", "RepositoryIndex")),
     "/grpc.health.v1.Health/Check",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ]
@@ -188,22 +187,22 @@ class Fuzzer:
         """One stream; bytes that are no message end it, whatever else is wrong is answered in its place."""
         started, statuses = time.monotonic(), []
         try:
-            call = self._channel.stream_stream(_STREAM)(iter(sent), timeout=2 * _SLOWEST_S)
+            call = self._channel.stream_stream(MODEL_STREAM_INFER)(iter(sent), timeout=2 * _SLOWEST_S)
             for raw in call:
                 error = pb.ModelStreamInferResponse.FromString(raw).error_message
                 statuses.append(error.partition(":")[0] if error else "OK")
         except grpc.RpcError as error:
             statuses.append(error.code().name)
         if len(statuses) != len(sent):
-            self.faults.append(f"{_STREAM}: {len(statuses)} statuses for {len(sent)} messages")
+            self.faults.append(f"{MODEL_STREAM_INFER}: {len(statuses)} statuses for {len(sent)} messages")
         for place, status in enumerate(statuses[: len(sent)]):
-            self._judge(_STREAM, sent[place], status, started)
+            self._judge(MODEL_STREAM_INFER, sent[place], status, started)
 
     def check(self, draw: random.Random) -> None:
         """A valid request is answered rightly."""
         rows = np.array([[draw.gauss(0, 1) for _ in range(6)]], np.float32).reshape(1, *_SHAPE)
         request = codec.request("half", codec.encode(rows, "fp32"), request_id="check")
-        raw = self._channel.unary_unary(_INFER)(request.SerializeToString(), timeout=_SLOWEST_S)
+        raw = self._channel.unary_unary(MODEL_INFER)(request.SerializeToString(), timeout=_SLOWEST_S)
         got = codec.response_array(pb.ModelInferResponse.FromString(raw), "probabilities")
         wide = np.exp(rows.reshape(1, -1)[:, :_CLASSES])
         if not np.allclose(got, wide / wide.sum(), atol=1e-5):
@@ -226,7 +225,7 @@ def _fuzz(address: str, seed: int, count: int) -> Fuzzer:
             if many > 1:  # only the last one ends the stream
                 fuzzer.streamed([message(draw, garbled=at == many - 1) for at in range(many)])
             else:
-                method = _INFER if draw.random() < 0.75 else draw.choice(_OTHERS)
+                method = MODEL_INFER if draw.random() < 0.75 else draw.choice(_OTHERS)
                 fuzzer.alone(method, message(draw, garbled=draw.random() < 0.5))
             left -= many
             if draw.random() < 0.02:

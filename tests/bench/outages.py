@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitleak.cloud.batching import BatchingConfig, ComputeWorker
-from splitleak.edge.client import EdgeClient, EdgeConfig, Prediction
+from splitleak.edge.client import EdgeClient, EdgeConfig
 from splitleak.wire.link.link import LinkConfig, link
 from splitleak.wire.link.relay import LinkDirection
+from splitleak.wire.protocol.answer import Prediction
 from splitleak.wire.server.model import ServedModel
 from splitleak.wire.server.server import ServerConfig, serve
 from splitleak.wire.server.servicer import OpenInferenceServicer

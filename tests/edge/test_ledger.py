@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from splitleak.edge.client import Prediction
 from splitleak.edge.ledger import Entry, Ledger
+from splitleak.wire.protocol.answer import Prediction
 
 
 def prediction(name, logits, sent_bytes=100):
@@ -15,8 +15,7 @@ def prediction(name, logits, sent_bytes=100):
         request_id=name,
         encode_us=1,
         serialise_us=2,
-        network_us=5,
-        total_us=15,
+        round_trip_us=12,
         sent_bytes=sent_bytes,
         payload_sha256="0" * 64,
     )

@@ -24,10 +24,12 @@ from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.processes import service
 from splitleak.seeding import resolve_device
+from splitleak.wire.address import parse_address
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.files import captures
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.paths import method_path
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from splitleak.wire.security import TlsClientConfig, TlsServerConfig, make_token, read_beside, read_token
@@ -161,7 +163,6 @@ class Half:
 @contextlib.contextmanager
 def recorded(address):
     """A relay of one connection that keeps all bytes: what anybody on the way can have."""
-    host, _, port = address.rpartition(":")
     passed, sockets = [], []
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(3) as pool:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -169,7 +170,7 @@ def recorded(address):
 
         def carry():
             near, _ = listener.accept()
-            far = socket.create_connection((host, int(port)))
+            far = socket.create_connection(parse_address(address))
             for each in (near, far):
                 sockets.append(stack.enter_context(each))
             pool.submit(pump, near, far)
@@ -210,11 +211,8 @@ def test_what_passes_a_tap_holds_the_feature_only_without_tls(certificates, tmp_
 
 def test_without_a_token_no_method_of_a_cloud_says_anything(tmp_path):
     make_token("camera", tmp_path / "tokens.json", tmp_path / "camera.token")
-    methods = [
-        f"/{service.full_name}/{method.name}"
-        for service in (pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],)
-        for method in service.methods
-    ]
+    service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    methods = [method_path(method.name) for method in service.methods]
     methods += ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
     methods += ["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"]
     assert len(methods) > 10

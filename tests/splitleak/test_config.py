@@ -3,9 +3,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
-from splitleak.config import Config, digest, read_document
+from splitleak.config import Config, digest, explain, read_document
 
 
 class Inner(Config):
@@ -36,6 +36,25 @@ def test_a_fault_names_source_key_expectation_and_value(values, message):
 def test_all_faults_are_named_at_once():
     with pytest.raises(ValueError, match=r"rate: .*; .*surplus: "):
         Outer.parse({"rate": "fast", "surplus": 1}, source="here")
+
+
+class Port(Config):
+    number: int = 1
+
+    @field_validator("number")
+    @classmethod
+    def _small(cls, number: int) -> int:
+        if number > 2:
+            raise ValueError(f"expected at most 2, got {number}")
+        return number
+
+
+def test_what_a_validator_of_ours_says_is_said_once():
+    with pytest.raises(ValueError, match=r"^here: expected a Port, but number: expected at most 2, got 3$"):
+        Port.parse({"number": 3}, source="here")
+    with pytest.raises(ValidationError) as caught:
+        Port(number=3)
+    assert explain(caught.value) == "expected a Port, but number: expected at most 2, got 3"
 
 
 def test_a_config_cannot_be_changed():

@@ -1,4 +1,4 @@
-"""A client of any server that serves a classifier over the Open Inference Protocol: images in, scores out."""
+"""A client for classifiers behind any Open Inference Protocol server: images in, scores out."""
 
 import contextlib
 import hashlib
@@ -9,8 +9,6 @@ import queue
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 import grpc
@@ -19,7 +17,10 @@ from numpy.typing import NDArray
 
 from splitleak.errors import WireError
 from splitleak.wire.client.channel import ChannelConfig, connect
+from splitleak.wire.client.metadata import read_metadata, select
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.answer import Prediction, server_durations
+from splitleak.wire.protocol.checks import check_images
 from splitleak.wire.protocol.codec import WireTensor
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
@@ -29,47 +30,31 @@ Floats = NDArray[np.float32]
 Scores = Literal["auto", "probabilities", "logits"]
 
 _LOGGER = logging.getLogger(__name__)
-_BATCH = 32  # where the server does not say how much it takes at once
+_BATCH = 32  # where the server announces no batch size
 _INPUTS = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8"}
-_CHANNELS = {3: (1, 3), 4: (-1, 1, 3)}  # by axes: without one for the batch, the channels must be told
+_CHANNELS = {3: (1, 3), 4: (-1, 1, 3)}  # by number of axes; without a batch axis, the channels must be given
 _HINTS = ("prob", "score", "softmax", "logit")
 
 
-@dataclass(frozen=True)
-class Reply:
-    """The answer to one request; see `splitleak.edge.client.Prediction` for what the durations hold."""
-
-    request_id: str
-    output: Floats  # (N, K) scores
-    serialise_us: int
-    network_us: int
-    queue_us: int
-    compute_us: int
-    total_us: int
-    sent_bytes: int
-    payload_sha256: str
-
-
 class ClassifierClient:
-    """A context manager; on the way in it connects and reads what the server says of the model.
+    """A context manager that connects and reads the model's metadata on entry.
 
-    It takes a model with one input of images ``(N, C, H, W)`` in floating point, and one output of scores ``(N, K)``
-    (or several, of which one is named or has a telling name). What the server does not announce is taken on trust:
-    MLServer and KServe may say nothing of their inputs and outputs. Scores may come raw or typed, in FP32, FP16 or
-    FP64, as probabilities or as logits, to which the client applies softmax.
+    The model has one input of floating-point images ``(N, C, H, W)`` and an output of scores ``(N, K)``. Metadata that
+    the server does not announce, as MLServer and KServe may not, is taken on trust. Scores may come as raw or typed
+    contents, in FP32, FP16 or FP64, as probabilities or as logits, to which the client applies softmax.
 
     Args:
         address: ``host:port``.
-        model: Its name; None: the only one, where the server lists what it serves, as ours does.
-        scores: What the output is; ``auto`` takes it for logits if its name has "logit" in it.
-        output: Its name; None: the only floating-point one with two axes, or the one with a telling name.
-        prefix: Of the request ids; None draws one.
-        channel: How the server is reached.
+        model: Its name; None: the only one, if the server lists its models, as ours does.
+        scores: Kind of the output; ``auto``: logits if its name contains "logit", else probabilities.
+        output: Its name; None: the only floating-point one with two axes, or one whose name suggests scores.
+        prefix: Of the request ids; None: random.
+        channel: Timeouts, retries and security.
 
     Raises:
         ConnectionError: (on entry) the server cannot be reached.
-        LookupError: (on entry) it has no such model, or the model no such output, or several and none was named.
-        ValueError: (on entry) it does not list its models and none was named, or the model takes something else.
+        LookupError: (on entry) it has no such model, or the model no such output, or several inputs or outputs.
+        ValueError: (on entry) it does not list its models and none was named, or the model takes no images.
     """
 
     def __init__(
@@ -86,10 +71,10 @@ class ClassifierClient:
             raise ValueError(f"expected scores to be one of {get_args(Scores)}, got {scores!r}")
         self.address = address
         self.model = model or ""
-        self.images = 0  # that were sent and answered, and the requests it took
+        self.images = 0  # answered ones, and the requests for them
         self.requests = 0
         self.prefix = prefix or f"{secrets.token_hex(6)}-"
-        self.input_shape: tuple[int, ...] | None = None  # (C, H, W), -1 where any; None where nothing is announced
+        self.input_shape: tuple[int, ...] | None = None  # (C, H, W), -1 for any size; None if not announced
         self._scores, self._output = scores, output
         self._config = channel or ChannelConfig()
         self._numbers = itertools.count()
@@ -102,26 +87,24 @@ class ClassifierClient:
             channel = stack.enter_context(connect(self.address, self._config))
             self._stub = GRPCInferenceServiceStub(channel)
             self.model = self.model or self._only_model()
-            self._agree(self._call("ModelMetadata", pb.ModelMetadataRequest(name=self.model)))
+            self._agree(read_metadata(channel, self.model, where=self._where, timeout_s=self._config.timeout_s))
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def predict(self, images: Floats) -> Floats:
-        """Scores ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1], in requests of as many as the server takes.
+        """Scores ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1], in requests of at most the server's batch size.
 
-        Where it does not say how many, and refuses a request, half as many are tried.
+        If it announces none, the batch size is halved whenever it refuses a request.
 
         Raises:
             ConnectionError, TimeoutError: The server cannot be reached, or does not answer in time.
             ValueError: The images do not fit, or the server refuses them.
-            WireError: The answer is none, or holds no scores.
+            WireError: The response is malformed, or holds no scores.
         """
-        self._check(images)
+        check_images(images, self.input_shape or (-1, -1, -1))
         rows: list[Floats] = []
         at = 0
         while at < len(images):
@@ -137,9 +120,9 @@ class ClassifierClient:
             at += len(part)
         return np.concatenate(rows)
 
-    def ask(self, images: Floats, request_id: str) -> Reply:
+    def ask(self, images: Floats, request_id: str) -> Prediction:
         """Sends ``images`` as one request; see `predict`."""
-        self._check(images)
+        check_images(images, self.input_shape or (-1, -1, -1))
         started = time.monotonic_ns()
         tensor = WireTensor(self._datatype, images.shape, images.astype(_INPUTS[self._datatype]).tobytes())
         request = codec.request(self.model, tensor, request_id=request_id, input_name=self._input_name)
@@ -149,15 +132,12 @@ class ClassifierClient:
         scores = self._read(response, len(images))
         self.images += len(images)
         self.requests += 1
-        queued, computed = (_microseconds(response, name) for name in ("queue_us", "compute_us"))
-        return Reply(
-            request_id=request_id,
+        return Prediction(
             output=scores,
+            **server_durations(response),
+            request_id=request_id,
             serialise_us=(sent - started) // 1000,
-            network_us=max((answered - sent) // 1000 - queued - computed, 0),
-            queue_us=queued,
-            compute_us=computed,
-            total_us=(answered - started) // 1000,
+            round_trip_us=(answered - sent) // 1000,
             sent_bytes=request.ByteSize(),
             payload_sha256=hashlib.sha256(tensor.raw).hexdigest(),
         )
@@ -172,69 +152,56 @@ class ClassifierClient:
         extensions = self._call("ServerMetadata", pb.ServerMetadataRequest()).extensions
         names = [entry.removeprefix("model:") for entry in extensions if entry.startswith("model:")]
         if len(names) != 1:
-            told = f"it lists {names}" if names else "it does not list what it serves"
-            raise ValueError(f"expected the name of a model of the server at {self.address}, since {told}")
+            listed = f"it lists {names}" if names else "it does not list its models"
+            raise ValueError(f"expected the name of a model of the server at {self.address}, since {listed}")
         return str(names[0])
 
-    def _agree(self, told: pb.ModelMetadataResponse) -> None:
-        """Takes on what the server says of its model, or refuses it."""
-        if len(told.inputs) > 1:
-            raise ValueError(f"{self._where}: expected one input, got {[entry.name for entry in told.inputs]}")
-        for entry in told.inputs:
-            self._input_name, self._datatype, shape = entry.name, entry.datatype, tuple(entry.shape)
-            what = f"{self._where}: expected input {entry.name!r}"
-            if self._datatype not in _INPUTS:
-                raise ValueError(f"{what} of images in [0, 1] as {', '.join(_INPUTS)}, got {self._datatype}")
+    def _agree(self, metadata: pb.ModelMetadataResponse) -> None:
+        """Adopts the announced input, output and batch size, or refuses the model."""
+        tensor = select(metadata.inputs, None, f"{self._where}: expected one input")
+        if metadata.inputs:
+            name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
+            expected = f"{self._where}: expected input {name!r} of images"
+            if datatype not in _INPUTS:
+                raise ValueError(f"{expected} in [0, 1] as {', '.join(_INPUTS)}, got {datatype}")
             if shape and (len(shape) not in _CHANNELS or shape[-3] not in _CHANNELS[len(shape)]):
                 last = ", channels last" if len(shape) == 4 and shape[-1] in (1, 3) else ""
-                raise ValueError(f"{what} of images (N, C, H, W) with 1 or 3 channels, got shape {shape}{last}")
-            self.input_shape = shape[-3:] or None
+                raise ValueError(f"{expected} (N, C, H, W) with 1 or 3 channels, got shape {shape}{last}")
+            self._input_name, self._datatype, self.input_shape = name, datatype, shape[-3:] or None
             if len(shape) == 4 and shape[0] > 0:
                 self._batch, self._batch_announced = shape[0], True
-        if told.properties.get("max_batch_size", "").isdigit():
-            self._batch, self._batch_announced = max(int(told.properties["max_batch_size"]), 1), True
-        if told.outputs:
-            self._output = self._chosen(told.outputs)
+        if metadata.properties.get("max_batch_size", "").isdigit():
+            self._batch, self._batch_announced = max(int(metadata.properties["max_batch_size"]), 1), True
+        if metadata.outputs:
+            self._output = self._score_output(metadata.outputs)
 
-    def _chosen(self, outputs: Sequence[Any]) -> str:
+    def _score_output(self, outputs: Sequence[Any]) -> str:
         """The name of the output with the scores."""
-        found = {entry.name: (entry.datatype, tuple(entry.shape)) for entry in outputs}
         if self._output is not None:
-            if self._output not in found:
-                raise LookupError(f"{self._where}: expected output {self._output!r}, got {sorted(found)}")
-            return self._output
-        floating = [str(name) for name, (datatype, _) in found.items() if datatype in _INPUTS]
-        rows = [name for name in floating if len(found[name][1]) == 2] or floating
-        hinted = [name for hint in _HINTS for name in rows if hint in name.lower()]
+            return select(outputs, self._output, f"{self._where}: expected output").name
+        floating = [entry for entry in outputs if entry.datatype in _INPUTS]
+        rows = [entry for entry in floating if len(entry.shape) == 2] or floating
+        hinted = [entry for hint in _HINTS for entry in rows if hint in entry.name.lower()]
         if len(rows) != 1 and not hinted:
-            raise LookupError(f"{self._where}: expected one output of scores (N, K), or its name, got {found}")
-        return (hinted or rows)[0]
-
-    def _check(self, images: Floats) -> None:
-        if images.dtype != np.float32 or images.ndim != 4 or len(images) == 0:
-            raise ValueError(f"expected float32 images (N, C, H, W), got {images.dtype} {images.shape}")
-        taken = self.input_shape or images.shape[1:]
-        if any(size not in (-1, given) for size, given in zip(taken, images.shape[1:], strict=True)):
-            raise ValueError(f"{self._where}: expected images (C, H, W) of {taken}, got {images.shape[1:]}")
-        low, high = float(images.min()), float(images.max())
-        if not (low >= 0 and high <= 1):  # also false for NaN
-            raise ValueError(f"expected image values in [0, 1], got values from {low:g} to {high:g}")
+            described = {entry.name: (entry.datatype, tuple(entry.shape)) for entry in outputs}
+            raise LookupError(f"{self._where}: expected one output of scores (N, K), or its name, got {described}")
+        return str((hinted or rows)[0].name)
 
     def _read(self, response: pb.ModelInferResponse, count: int) -> Floats:
         if self._output is None:
-            self._output = self._chosen(response.outputs)
+            self._output = self._score_output(response.outputs)
         values = _array(response, self._output)
-        what = f"{self._where}: expected scores ({count}, K) in output {self._output!r}"
+        expected = f"{self._where}: expected scores ({count}, K) in output {self._output!r}"
         if values.ndim != 2 or values.shape[0] != count or values.shape[1] < 2:
-            raise WireError(f"{what}, got {values.shape}")
+            raise WireError(f"{expected}, got {values.shape}")
         if not np.isfinite(values).all():
-            raise WireError(f"{what}, got values that are not finite")
+            raise WireError(f"{expected}, got values that are not finite")
         if self._scores == "logits" or (self._scores == "auto" and "logit" in self._output.lower()):
-            wide = np.exp(values.astype(np.float64) - values.max(1, keepdims=True))
-            values = (wide / wide.sum(1, keepdims=True)).astype(np.float32)
+            exponentials = np.exp(values.astype(np.float64) - values.max(1, keepdims=True))
+            values = (exponentials / exponentials.sum(1, keepdims=True)).astype(np.float32)
         if values.min() < 0 or values.max() > 1 + 1e-4:
             span = f"{values.min():g} to {values.max():g}"
-            raise WireError(f"{what} as probabilities, got values from {span}: logits, perhaps")
+            raise WireError(f"{expected} as probabilities, got values from {span}: logits, perhaps")
         return values
 
     @property
@@ -243,7 +210,7 @@ class ClassifierClient:
 
 
 def _array(response: pb.ModelInferResponse, name: str) -> Floats:
-    """The output ``name`` in float32; FP64, which no feature of ours has, included."""
+    """The output ``name`` in float32, from FP64 too, which our codecs do not have."""
     for index, entry in enumerate(response.outputs):
         if entry.name == name and entry.datatype == "FP64":
             raw = response.raw_output_contents[index : index + 1]
@@ -255,7 +222,3 @@ def _array(response: pb.ModelInferResponse, name: str) -> Floats:
             wide: Floats = np.frombuffer(values, "<f8").reshape(tuple(entry.shape)).astype(np.float32)
             return wide
     return codec.response_array(response, name)
-
-
-def _microseconds(response: pb.ModelInferResponse, name: str) -> int:
-    return max(response.parameters[name].int64_param, 0) if name in response.parameters else 0

@@ -1,4 +1,4 @@
-"""The capture file: every message that crossed a tap, or a curious cloud, in the order in which it was seen.
+"""The capture file: every message that crossed a tap, or reached a curious cloud, in order.
 
 Layout, all numbers little-endian::
 
@@ -6,8 +6,9 @@ Layout, all numbers little-endian::
     record   u32 length of the body, u32 CRC-32 of the body, u32 CRC-32 of the eight bytes before
     body     u64 wall clock in ns, u64 call, u8 direction, u16 length of the method, method, message
 
-A writer only appends, and flushes each record to the system; when it is killed, at most its last record is incomplete,
-which readers pass over and the next writer cuts off. Every other flaw is a `WireError`: each byte is under a checksum.
+A writer only appends, and hands each record to the operating system: if it is killed, at most its last record is
+incomplete, which readers skip and the next writer truncates. All bytes are covered by checksums; any other damage is a
+`WireError`.
 """
 
 import fcntl
@@ -20,13 +21,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
 from google.protobuf.message import DecodeError
 
 from splitleak.errors import WireError
 from splitleak.wire.protocol.codec import WireTensor, request_tensor
+from splitleak.wire.protocol.paths import INFERENCE
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 FORMAT_VERSION = 1
@@ -37,7 +38,6 @@ _DIRECTIONS: tuple[Direction, ...] = ("request", "response")
 _FRAME = struct.Struct("<III")
 _FRAME_SUM = struct.Struct("<II")
 _BODY = struct.Struct("<QQBH")
-_INFERENCE = ("/inference.GRPCInferenceService/ModelInfer", "/inference.GRPCInferenceService/ModelStreamInfer")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -47,17 +47,17 @@ class Record:
     """One message as it crossed the wire."""
 
     time_ns: int  # wall clock, nanoseconds since 1970
-    call: int  # which RPC of this writer; all messages of one stream share it
+    call: int  # number of the RPC, counted by the writer; all messages of a stream share it
     direction: Direction
-    method: str  # "/inference.GRPCInferenceService/ModelInfer"
+    method: str  # its full path, see `splitleak.wire.protocol.paths`
     message: bytes
 
 
 class CaptureWriter:
-    """Appends records to a capture; one writer a file, many threads a writer.
+    """Appends records to a capture; thread-safe, with one writer per file.
 
-    A record that cannot be written (a full disk) never disturbs the traffic: it is counted in ``lost``, reported in
-    the log when it happens first, with their number at the end, and leaves no trace in the file.
+    A record that cannot be written (a full disk) never disturbs the traffic. It is counted in ``lost`` and leaves no
+    trace in the file; the first is logged at once, their number at the end.
 
     Raises:
         OSError: On entering: the file cannot be opened, or another writer holds it.
@@ -69,7 +69,7 @@ class CaptureWriter:
         self.lost = 0
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
-        self._end = 0  # all before it is complete records
+        self._end = 0  # of the complete records
 
     def __enter__(self) -> Self:
         file = self.path.open("a+b", buffering=0)
@@ -81,9 +81,7 @@ class CaptureWriter:
         self._file = file
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             if self._file is not None:
                 self._file.close()
@@ -92,7 +90,7 @@ class CaptureWriter:
             _LOGGER.error("%s: %d messages were not captured", self.path, self.lost)
 
     def write(self, method: str, call: int, direction: Direction, message: bytes) -> None:
-        """Appends one message, stamped with the wall clock; never raises for want of a disk."""
+        """Appends a `Record` with the current wall-clock time; a failure to write is counted, not raised."""
         name = method.encode()
         body = _BODY.pack(time.time_ns(), call, _DIRECTIONS.index(direction), len(name)) + name + message
         with self._lock:
@@ -126,7 +124,7 @@ class CaptureWriter:
     def _append(self, record: bytes) -> None:
         if self._file is None:
             raise OSError("the capture is closed")
-        if os.fstat(self._file.fileno()).st_size != self._end:  # what an earlier failure could not take back
+        if os.fstat(self._file.fileno()).st_size != self._end:  # left by an earlier failed write
             os.ftruncate(self._file.fileno(), self._end)
         try:
             _write_all(self._file, record)
@@ -137,7 +135,7 @@ class CaptureWriter:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """The records of a capture, one in memory at a time; an incomplete last record ends them.
+    """Reads the records of a capture, one in memory at a time; an incomplete last record is skipped.
 
     Raises:
         OSError: The file cannot be opened.
@@ -159,7 +157,7 @@ def inference_requests(records: Iterable[Record]) -> Iterator[tuple[str, WireTen
         WireError: A request that is no message of the protocol, or has no tensor in it.
     """
     for record in records:
-        if record.direction != "request" or record.method not in _INFERENCE:
+        if record.direction != "request" or record.method not in INFERENCE:
             continue
         try:
             request = pb.ModelInferRequest.FromString(record.message)
@@ -176,7 +174,7 @@ def _frame(body: bytes) -> bytes:
 
 
 def _has_header(file: BinaryIO, path: Path) -> bool:
-    """Reads the header; False for a file whose writer was killed before it was complete."""
+    """Reads the header; False if its writer was killed before it was complete."""
     header = file.read(len(_HEADER))
     if header == _HEADER:
         return True
@@ -188,7 +186,7 @@ def _has_header(file: BinaryIO, path: Path) -> bool:
 
 
 def _read_body(file: BinaryIO, path: Path) -> bytes | None:
-    """The next record's body, checked; None at the end of the file or of its complete part."""
+    """The next record's body, its checksum verified; None at the end of the complete records."""
     start = file.tell()
     frame = file.read(_FRAME.size)
     if len(frame) < _FRAME.size:
@@ -196,7 +194,7 @@ def _read_body(file: BinaryIO, path: Path) -> bytes | None:
     length, body_sum, frame_sum = _FRAME.unpack(frame)
     if zlib.crc32(frame[: _FRAME_SUM.size]) != frame_sum:
         raise WireError(f"{path} at byte {start}: expected an intact record, got a frame with a wrong checksum")
-    if length > os.fstat(file.fileno()).st_size - file.tell():  # before the memory for it is taken
+    if length > os.fstat(file.fileno()).st_size - file.tell():  # before memory is allocated for it
         return None
     body = file.read(length)
     if zlib.crc32(body) != body_sum:
@@ -219,7 +217,7 @@ def _record(body: bytes, where: str) -> Record:
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:
-    """An unbuffered file may take only a part at a time: the next part tells why."""
+    """Repeats partial writes of an unbuffered file until all is written or one raises."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]

@@ -1,4 +1,4 @@
-"""What victims publish of their predictions: the one file of theirs that an attacker may read."""
+"""The file of prediction scores that victims publish: the only one of theirs that an attacker may read."""
 
 import zlib
 from dataclasses import dataclass
@@ -13,35 +13,30 @@ from splitleak.artifacts import written_file
 
 @dataclass(frozen=True, eq=False)
 class SharedScores:
-    """Scores ``(N, K)`` float32 under ids that say nothing of the images; of each row ``m`` are told, or all (None)."""
+    """Scores ``(N, K)`` float32 under random ids; each row holds its ``m`` highest scores and zeros, or all (None)."""
 
     ids: tuple[str, ...]
     scores: NDArray[np.float32]
     m: int | None
-    model: str  # as the service calls it
+    model: str  # its name at the service
 
     def __post_init__(self) -> None:
-        shape, found = self.scores.shape, len(set(self.ids))
+        shape, unique = self.scores.shape, len(set(self.ids))
         if self.scores.dtype != np.float32 or len(shape) != 2 or shape[0] != len(self.ids) or 0 in shape:
             raise ValueError(f"expected float32 scores ({len(self.ids)}, K), got {self.scores.dtype} {shape}")
-        if found != len(self.ids):
-            raise ValueError(f"expected each id once, got {len(self.ids)} rows with {found} ids")
+        if unique != len(self.ids):
+            raise ValueError(f"expected each id once, got {len(self.ids)} rows with {unique} ids")
         if not (np.isfinite(self.scores).all() and (self.scores >= 0).all()):
             raise ValueError("expected finite scores of at least zero, got others")
-        told = int((self.scores > 0).sum(1).max())
-        if self.m is not None and not max(told, 1) <= self.m <= shape[1]:
-            raise ValueError(f"expected rows of at most m scores, m from 1 to {shape[1]}, got {told} and m {self.m}")
+        most = int((self.scores > 0).sum(1).max())
+        if self.m is not None and not max(most, 1) <= self.m <= shape[1]:
+            raise ValueError(f"expected rows of at most m scores, m from 1 to {shape[1]}, got {most} and m {self.m}")
 
     def save(self, path: Path) -> None:
-        """Writes an ``.npz`` file of plain arrays, whole or not at all; m = 0 there stands for all."""
+        """Writes an ``.npz`` file of plain arrays, atomically; m = 0 stands for all scores."""
         with written_file(path) as partial, partial.open("wb") as file:
-            np.savez(
-                file,
-                ids=np.array(self.ids),
-                scores=self.scores,
-                m=np.array(self.m or 0),
-                model=np.array(self.model),
-            )
+            names, model = np.array(self.ids), np.array(self.model)
+            np.savez(file, ids=names, scores=self.scores, m=np.array(self.m or 0), model=model)
 
     @classmethod
     def load(cls, path: Path) -> "SharedScores":

@@ -1,7 +1,7 @@
-"""A slow or broken link in user space: a TCP proxy with a rate, delay, jitter and stalls for each direction.
+"""An emulated network link in user space: a TCP proxy with bandwidth, delay, jitter and stalls in each direction.
 
-It sees bytes only, so it carries anything, TLS included, and needs no root. It shapes a TCP stream, where a lost packet
-is seen as a stall: what comes after it waits until it was sent again.
+It forwards bytes unread, TLS included, and needs no root. It shapes a TCP stream, in which a lost packet is a stall:
+the bytes behind it wait for its retransmission.
 
 ======== ========= ======= ======= =============================================================================
 profile  down      up      both    sources of the rates (Mbit/s), and of the round trip without load (ms)
@@ -16,10 +16,10 @@ leo      104.71    14.84   45      Ookla on Starlink in the USA, 1st quarter of 
 geo      18.13     3.0     630     Ookla on Viasat in the USA, 2nd quarter of 2021; it says "less than 3.5" upwards
 ======== ========= ======= ======= =============================================================================
 
-Assumed by us, for none of these sources has them: half of the round trip in each direction; jitter of a quarter of the
-one-way delay where the air is shared, none on a cable and a tenth over a satellite; one packet in 10,000 lost by radio,
-in 2,000 by mobile networks and satellites. A loss costs 200 ms (the least that Linux waits before it sends a packet
-again; RFC 6298 asks for a second) on top of a round trip.
+Assumed by us, since none of these sources states it: half of the round trip in each direction; jitter of a quarter of
+the one-way delay on shared radio, none on a cable, a tenth over a satellite; packet loss of 1 in 10,000 on Wi-Fi, 1 in
+2,000 on mobile networks and satellites. A loss costs a round trip and 200 ms, Linux's minimum retransmission timeout
+(RFC 6298 asks for a second).
 """
 
 import contextlib
@@ -33,6 +33,7 @@ from typing import Literal
 from pydantic import Field
 
 from splitleak.config import Config
+from splitleak.wire.address import bound_address, parse_address
 from splitleak.wire.link.relay import CONNECT_S, Connection, Lane, LinkDirection
 
 
@@ -45,13 +46,9 @@ class LinkConfig(Config):
 
 
 def _profile(down: float, up: float, round_trip_ms: float, jitter: float, loss: float) -> LinkConfig:
-    one_way = round_trip_ms / 2
+    delay_ms, stall_ms = round_trip_ms / 2, 200 + round_trip_ms
     upwards = LinkDirection(
-        rate_mbps=up,
-        delay_ms=one_way,
-        jitter_ms=jitter * one_way,
-        stall_probability=loss,
-        stall_ms=200 + round_trip_ms,
+        rate_mbps=up, delay_ms=delay_ms, jitter_ms=jitter * delay_ms, stall_probability=loss, stall_ms=stall_ms
     )
     return LinkConfig(up=upwards, down=upwards.model_copy(update={"rate_mbps": down}))
 
@@ -70,10 +67,10 @@ PROFILES: Mapping[str, LinkConfig] = MappingProxyType(
 
 
 def profile(name: str) -> LinkConfig:
-    """The link called ``name``, see the table above.
+    """The link profile called ``name``, see the table above.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is no such profile.
     """
     if name not in PROFILES:
         raise ValueError(f"expected a link of {', '.join(PROFILES)}, got {name!r}")
@@ -82,26 +79,29 @@ def profile(name: str) -> LinkConfig:
 
 @contextlib.contextmanager
 def link(config: LinkConfig, upstream: str, listen: str = "127.0.0.1:0") -> Iterator["LinkHandle"]:
-    """Carries every connection to ``listen`` on to ``upstream`` (both ``host:port``) while the block runs.
+    """Forwards every connection while the block runs; yields the handle that cuts and restores the link.
 
-    A connection is open to ``upstream`` a round trip after it was accepted, and is reset if ``upstream`` refuses it.
+    A connection reaches ``upstream`` a round trip after it was accepted, and is reset if ``upstream`` refuses it.
+
+    Args:
+        config: Both directions.
+        upstream: ``host:port`` to forward to.
+        listen: ``host:port`` to listen on; port 0: the system chooses.
 
     Raises:
-        OSError: The address is taken.
+        OSError: The address to listen on is in use.
+        ValueError: An address is no ``host:port``.
     """
-    handle = LinkHandle(config, upstream, listen)
-    try:
+    with contextlib.closing(LinkHandle(config, upstream, listen)) as handle:
         yield handle
-    finally:
-        handle.close()
 
 
 class LinkHandle:
-    """A link that carries connections, and can be cut and restored; all its methods are for any thread."""
+    """A link that forwards connections, and can be cut and restored; thread-safe."""
 
     def __init__(self, config: LinkConfig, upstream: str, listen: str) -> None:
         self.config = config
-        self._upstream = _endpoint(upstream)
+        self._upstream = parse_address(upstream)
         self._lanes = {
             "up": Lane(config.up, random.Random(f"{config.seed}-up")),
             "down": Lane(config.down, random.Random(f"{config.seed}-down")),
@@ -110,9 +110,9 @@ class LinkHandle:
         self._connections: set[Connection] = set()
         self._flowing = threading.Event()
         self._flowing.set()
-        host, port = _endpoint(listen)
+        host, port = parse_address(listen, listening=True)
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._reserved = socket.socket(self._family)  # never listens: keeps the port ours while the link is cut
+        self._reserved = socket.socket(self._family)  # never listens: reserves the port while the link is cut
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._reserved.bind((host, port))
@@ -120,24 +120,24 @@ class LinkHandle:
             self._reserved.close()
             raise OSError(f"expected a free address to listen on, got {listen}, which cannot be bound") from None
         self.port: int = self._reserved.getsockname()[1]
-        self.address = f"{listen.rpartition(':')[0]}:{self.port}"
+        self.address = bound_address(listen, self.port)
         self._start_accepting()
 
     @property
     def bytes_up(self) -> int:
-        """How many bytes have entered the link on their way to the cloud."""
+        """Bytes that have entered the link towards the cloud."""
         return self._lanes["up"].taken
 
     @property
     def bytes_down(self) -> int:
-        """How many bytes have entered the link on their way from the cloud."""
+        """Bytes that have entered the link from the cloud."""
         return self._lanes["down"].taken
 
     def cut(self, how: Literal["refused", "blackholed"] = "refused") -> None:
         """Breaks the link until `restore`.
 
-        ``refused``: every connection is reset and new ones are refused. ``blackholed``: nothing arrives any more and
-        nobody is told; what was sent arrives after `restore`, as TCP sends it again, and new connections hang.
+        ``refused``: every connection is reset and new ones are refused. ``blackholed``: bytes are held back without an
+        error and arrive after `restore`, as by TCP's retransmission, and new connections hang.
         """
         if how == "blackholed":
             self._flowing.clear()
@@ -147,7 +147,7 @@ class LinkHandle:
             self._drop_all()
 
     def restore(self) -> None:
-        """Mends a link that was cut; does nothing to one that was not."""
+        """Restores a link that was cut, if it was."""
         self._flowing.set()
         if not self._acceptor.is_alive():
             self._start_accepting()
@@ -181,13 +181,6 @@ class LinkHandle:
             left = list(self._connections)
         for connection in left:
             connection.drop()
-        self._flowing.set()  # whoever waits for the link sees that there is nothing to wait for
+        self._flowing.set()  # wakes the threads that wait for the link
         for connection in left:
             connection.join()
-
-
-def _endpoint(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        raise ValueError(f"expected host:port, got {address!r}")
-    return host.strip("[]"), int(port)

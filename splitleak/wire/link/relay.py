@@ -1,4 +1,4 @@
-"""Bytes on their way through an emulated link: what enters in one direction comes out later, in order."""
+"""Connections through an emulated link: bytes leave it in order, as late as its rate and delay demand."""
 
 import contextlib
 import queue
@@ -12,52 +12,53 @@ from collections.abc import Callable, Mapping
 from pydantic import Field
 
 from splitleak.config import Config
+from splitleak.wire.address import Address
 
 CONNECT_S = 10.0
-_PACKET = 1460  # bytes of data in a packet of Ethernet
-_TRAIN_S = 0.002  # bytes are shaped in trains of packets that take about so long
+_PACKET = 1460  # bytes of payload in an Ethernet packet
+_TRAIN_S = 0.002  # bytes are shaped in packet trains of about this duration
 _TRAIN_BYTES = 64 * 1024
-_UNLIMITED_BYTES = 16 * 1024 * 1024  # in flight at most where no rate bounds them
-_RESET = struct.pack("ii", 1, 0)  # close with a reset and without lingering
+_UNLIMITED_BYTES = 16 * 1024 * 1024  # most bytes in flight where there is no rate limit
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER for a close with a reset
 
 
 class LinkDirection(Config):
-    """What happens to bytes on their way in one direction; the rate is shared by all connections."""
+    """One direction of a link; its bandwidth is shared by all connections."""
 
     rate_mbps: float | None = Field(default=None, gt=0, description="megabits a second; none: no limit")
-    delay_ms: float = Field(default=0.0, ge=0, description="one way, of every byte")
-    jitter_ms: float = Field(default=0.0, ge=0, description="added to the delay, uniform from 0 to this; in order")
-    stall_probability: float = Field(default=0.0, ge=0, le=1, description="of a packet (1460 bytes) to be lost")
-    stall_ms: float = Field(default=200.0, ge=0, description="what a lost packet costs it, and all behind it")
-    buffer_kib: int = Field(default=256, ge=1, description="waiting for the rate at most; then the sender is held back")
+    delay_ms: float = Field(default=0.0, ge=0, description="one-way delay of every byte")
+    jitter_ms: float = Field(default=0.0, ge=0, description="added delay, uniform from 0 to this; in order")
+    stall_probability: float = Field(default=0.0, ge=0, le=1, description="loss rate of packets (1460 bytes)")
+    stall_ms: float = Field(default=200.0, ge=0, description="delay by a lost packet of it and all bytes behind it")
+    buffer_kib: int = Field(default=256, ge=1, description="queue for the rate limit; when full, back-pressure")
 
     @property
     def train_bytes(self) -> int:
-        """How many bytes are shaped as one: two milliseconds' worth, and at least a packet."""
+        """Bytes shaped at once: two milliseconds' worth, and at least a packet."""
         if self.rate_mbps is None:
             return _TRAIN_BYTES
         return min(max(int(self.rate_mbps * 125_000 * _TRAIN_S), _PACKET), _TRAIN_BYTES)
 
     @property
     def in_flight_bytes(self) -> int:
-        """What one connection may have on the link: the bandwidth-delay product and the buffer."""
+        """Most bytes of one connection in flight: the bandwidth-delay product plus the buffer."""
         if self.rate_mbps is None:
             return _UNLIMITED_BYTES
         return int(self.rate_mbps * 125 * (self.delay_ms + self.jitter_ms)) + 1024 * self.buffer_kib
 
 
 class Lane:
-    """The link in one direction: when what enters now comes out."""
+    """The schedule of one direction, shared by all connections."""
 
     def __init__(self, config: LinkDirection, draw: random.Random) -> None:
         self.config = config
         self.taken = 0
         self._draw = draw
-        self._free = 0.0  # when the rate has room again
+        self._free = 0.0  # when the rate limit admits the next byte
         self._lock = threading.Lock()
 
     def take(self, size: int) -> float:
-        """Lets ``size`` bytes enter; the monotonic time at which the last of them arrives."""
+        """Lets ``size`` bytes enter; returns when the last of them arrives, on the monotonic clock."""
         config = self.config
         with self._lock:
             self.taken += size
@@ -72,7 +73,7 @@ class Lane:
 
 
 class _Pipe:
-    """One direction of a connection: one thread takes bytes from ``source``, one gives them to ``sink`` in time."""
+    """One direction of a connection: one thread reads ``source``, another writes to ``sink`` on schedule."""
 
     def __init__(self, lane: Lane, flowing: threading.Event, source: socket.socket, sink: socket.socket) -> None:
         self._lane, self._flowing, self._source, self._sink = lane, flowing, source, sink
@@ -82,7 +83,7 @@ class _Pipe:
         self.ended = threading.Event()
 
     def read(self) -> None:
-        """Ends with ``source``'s end, which it passes on, or with an OSError."""
+        """Reads until the end of ``source``, which it passes on, or an OSError."""
         arrival, data = 0.0, b"?"
         while data:
             with self._changed:
@@ -94,10 +95,10 @@ class _Pipe:
             self._queue.put((arrival, data))
 
     def write(self) -> None:
-        """Ends after ``source``'s end was passed on, with `stop`, or with an OSError."""
+        """Writes until the end of ``source`` was passed on, `stop`, or an OSError."""
         while not self.ended.wait(0):
             arrival, data = self._queue.get()
-            if not self._flowing.is_set():  # lost, and sent again when there is a way
+            if not self._flowing.is_set():  # lost, and retransmitted once the link is back
                 self._flowing.wait()
                 arrival = max(arrival, time.monotonic() + self._lane.config.delay_ms / 1000)
             if self.ended.wait(max(arrival - time.monotonic(), 0)):
@@ -121,7 +122,7 @@ class _Pipe:
 
 
 class Connection:
-    """A connection through the link: two sockets, two pipes, and a thread for each of their ends."""
+    """A connection through the link: two sockets, and two pipes with two threads each."""
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class Connection:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def start(self, upstream: tuple[str, int], round_trip_s: float) -> None:
+    def start(self, upstream: Address, round_trip_s: float) -> None:
         self._thread = threading.Thread(target=self._run, args=(upstream, round_trip_s), name="link", daemon=True)
         self._thread.start()
 
@@ -146,18 +147,18 @@ class Connection:
             self._thread.join(CONNECT_S)
 
     def drop(self) -> None:
-        """Resets both ends and lets every thread go."""
+        """Resets both ends and stops every thread."""
         with self._lock:
             self._dropped.set()
             for pipe in self._pipes:
                 pipe.stop()
             for end in (self._near, self._far):
                 if end is not None:
-                    with contextlib.suppress(OSError):  # the other side was faster
+                    with contextlib.suppress(OSError):  # already closed by its peer
                         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                         end.shutdown(socket.SHUT_RDWR)
 
-    def _run(self, upstream: tuple[str, int], round_trip_s: float) -> None:
+    def _run(self, upstream: Address, round_trip_s: float) -> None:
         with self._near:
             if not self._dropped.wait(round_trip_s):
                 self._flowing.wait()
@@ -182,7 +183,7 @@ class Connection:
             if self._dropped.is_set():
                 return
         threads = [
-            threading.Thread(target=self._until_it_breaks, args=(work,), name="link-pipe", daemon=True)
+            threading.Thread(target=self._run_pipe, args=(work,), name="link-pipe", daemon=True)
             for pipe in pipes
             for work in (pipe.read, pipe.write)
         ]
@@ -191,7 +192,7 @@ class Connection:
         for thread in threads:
             thread.join()
 
-    def _until_it_breaks(self, work: Callable[[], None]) -> None:
+    def _run_pipe(self, work: Callable[[], None]) -> None:
         try:
             work()
         except OSError:

@@ -1,10 +1,10 @@
-"""Tensors on the wire: a feature becomes a message of the Open Inference Protocol, and comes back.
+"""Tensor codecs, and tensors in messages of the Open Inference Protocol.
 
-``fp32`` is exact, ``fp16`` half the bytes with an error below 2^-11 of the value, and ``uint8`` a quarter of the bytes,
-affine over the range of the one tensor, with an error of at most half a step: 8-bit integers with scale and zero point,
-so that signed ones would be a second name for the same. ``fp16+deflate`` and ``uint8+deflate`` pack those bytes without
-loss where that makes them fewer; the lengths of messages then tell something of their contents, under TLS too.
-Whatever bytes arrive give an array or a `WireError` that says what was expected and what came.
+``fp32`` is exact; ``fp16`` takes half the bytes, with a relative error below 2^-11; ``uint8`` takes a quarter of them,
+quantised with scale and zero point over the range of each tensor, with an error of at most half a step (int8 would be
+the same under another name). ``fp16+deflate`` and ``uint8+deflate`` compress these bytes where that makes them fewer;
+message lengths then depend on the contents, which TLS does not hide. Any bytes decode to an array or raise a
+`WireError`.
 """
 
 import math
@@ -24,7 +24,7 @@ FloatArray = NDArray[np.float32]
 
 DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "UINT8": np.dtype("u1")}
 MAX_AXES = 16
-MAX_INFLATED_BYTES = 64 * 1024 * 1024  # as much as a plain message may hold
+MAX_INFLATED_BYTES = 64 * 1024 * 1024  # as for an uncompressed message
 DEFLATE = "deflate"
 _DEFLATE_LEVEL = 1  # on features, level 9 saves 1 % more bytes in twice the time and longer
 _TYPED_CONTENTS = {"FP32": "fp32_contents", "UINT8": "uint_contents"}  # the protocol has no such field for FP16
@@ -32,9 +32,9 @@ _TYPED_CONTENTS = {"FP32": "fp32_contents", "UINT8": "uint_contents"}  # the pro
 
 @dataclass(frozen=True)
 class WireTensor:
-    """A tensor as it travels: little-endian bytes in C order; a quantised one carries how to undo it.
+    """An encoded tensor: little-endian bytes in C order, and scale and zero point if it is quantised.
 
-    ``encoding`` is None, or "deflate" (RFC 1950) if ``raw`` is packed so.
+    ``encoding`` is None, or "deflate" (RFC 1950) if ``raw`` is compressed.
     """
 
     datatype: str
@@ -47,7 +47,7 @@ class WireTensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """A plain FP32 tensor as a peer described it, checked once: ``entry`` is its input or output message."""
+    """A validated description of a plain FP32 tensor: ``entry`` is its input or output message."""
 
     entry: Any
     shape: tuple[int, ...]
@@ -55,7 +55,7 @@ class Layout:
 
     @classmethod
     def of(cls, entry: Any, values: FloatArray) -> "Layout | None":  # noqa: ANN401
-        """Of what `decode` gave for ``entry``; None if its bytes are no plain FP32."""
+        """The layout of ``entry``, which `decode` gave ``values`` for; None if it is not plain FP32."""
         if entry.datatype != "FP32" or entry.parameters or entry.HasField("contents"):
             return None
         kept = type(entry)()
@@ -63,14 +63,14 @@ class Layout:
         return cls(kept, values.shape, values.nbytes)
 
     def read(self, entry: Any, raw: bytes) -> FloatArray | None:  # noqa: ANN401
-        """What `decode` gives for ``entry`` and ``raw`` if it is the same description; None: look at it in full."""
+        """Decodes ``raw`` if ``entry`` has this layout; None: it needs `decode`."""
         if entry != self.entry or len(raw) != self.size:
             return None
         return np.frombuffer(raw, DATATYPES["FP32"]).reshape(self.shape)
 
 
 def encode(values: FloatArray, codec: Codec) -> WireTensor:
-    """Packs ``values``, of any shape with at least one element, for the wire.
+    """Encodes ``values``, of any shape with at least one element.
 
     ``uint8`` spans the tensor's own range: code = round(value / scale + zero_point), with scale = range / 255.
 
@@ -83,18 +83,13 @@ def encode(values: FloatArray, codec: Codec) -> WireTensor:
         raise ValueError(f"expected at least one value, got shape {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"expected finite values, got {np.count_nonzero(~np.isfinite(values))} that are not")
-    if codec == "uint8":
-        return _quantise(values)
-    if codec == "fp16":
-        return _halve(values)
-    if codec == "uint8+deflate":
-        return _deflated(_quantise(values))
-    if codec == "fp16+deflate":
-        return _deflated(_halve(values))
-    return WireTensor("FP32", values.shape, values.astype(DATATYPES["FP32"], copy=False).tobytes())
+    if codec == "fp32":
+        return WireTensor("FP32", values.shape, values.astype(DATATYPES["FP32"], copy=False).tobytes())
+    tensor = _quantise(values) if codec.startswith("uint8") else _encode_fp16(values)
+    return _deflate(tensor) if codec.endswith(DEFLATE) else tensor
 
 
-def _halve(values: FloatArray) -> WireTensor:
+def _encode_fp16(values: FloatArray) -> WireTensor:
     with np.errstate(over="ignore"):
         packed = values.astype(DATATYPES["FP16"])
     if not np.isfinite(packed).all():
@@ -104,23 +99,23 @@ def _halve(values: FloatArray) -> WireTensor:
 
 def _quantise(values: FloatArray) -> WireTensor:
     low, high = float(values.min()), float(values.max())
-    scale = (high - low) / 255 or 1.0  # a constant tensor has no range; any step brings its one value back
+    scale = (high - low) / 255 or 1.0  # a constant tensor has no range; any step restores its value
     codes = np.rint((values.astype(np.float64) - low) / scale).astype(np.uint8)
     return WireTensor("UINT8", values.shape, codes.tobytes(), scale, -low / scale)
 
 
-def _deflated(tensor: WireTensor) -> WireTensor:
+def _deflate(tensor: WireTensor) -> WireTensor:
     packed = zlib.compress(tensor.raw, _DEFLATE_LEVEL)
     return replace(tensor, raw=packed, encoding=DEFLATE) if len(packed) < len(tensor.raw) else tensor
 
 
 def decode(tensor: WireTensor) -> FloatArray:
-    """Unpacks a tensor to float32 in its shape; FP32 is a read-only view of the bytes, not a copy.
+    """Decodes a tensor to float32 in its shape; FP32 is a read-only view of the bytes, not a copy.
 
-    No more is inflated than the shape says, and never more than `MAX_INFLATED_BYTES`.
+    It inflates no more bytes than the shape needs, and at most `MAX_INFLATED_BYTES`.
 
     Raises:
-        WireError: Datatype, shape, number of bytes, encoding or quantisation do not fit each other.
+        WireError: Datatype, shape, number of bytes, encoding and quantisation are inconsistent.
     """
     dtype = DATATYPES.get(tensor.datatype)
     if dtype is None:
@@ -130,14 +125,14 @@ def decode(tensor: WireTensor) -> FloatArray:
     if min(tensor.shape, default=0) < 0:
         raise WireError(f"expected no negative size, got shape {list(tensor.shape)}")
     expected = math.prod(tensor.shape) * dtype.itemsize
-    raw = tensor.raw if tensor.encoding is None else _inflated(tensor, expected)
+    raw = tensor.raw if tensor.encoding is None else _inflate(tensor, expected)
     if len(raw) != expected:
         raise WireError(
             f"expected {expected} bytes for {tensor.datatype} of shape {list(tensor.shape)}, got {len(raw)}"
         )
     try:
         stored = np.frombuffer(raw, dtype).reshape(tensor.shape)
-    except ValueError:  # no bytes, but sizes that no array has
+    except ValueError:  # no elements, but sizes beyond numpy's
         raise WireError(f"expected the shape of an array, got {list(tensor.shape)}") from None
     if tensor.datatype == "UINT8":
         return _dequantise(stored, tensor.scale, tensor.zero_point)
@@ -148,8 +143,8 @@ def decode(tensor: WireTensor) -> FloatArray:
     return stored
 
 
-def _inflated(tensor: WireTensor, expected: int) -> bytes:
-    """The bytes behind ``tensor.raw``: not more than one over ``expected``, whatever they would become."""
+def _inflate(tensor: WireTensor, expected: int) -> bytes:
+    """Inflates ``tensor.raw``, to at most one byte over ``expected``."""
     if tensor.encoding != DEFLATE:
         raise WireError(f"expected no encoding or {DEFLATE!r}, got {tensor.encoding!r}")
     if expected > MAX_INFLATED_BYTES:
@@ -181,7 +176,15 @@ def _dequantise(codes: NDArray[np.uint8], scale: float | None, zero_point: float
 def request(
     model: str, tensor: WireTensor, *, request_id: str, input_name: str = "features", version: str = ""
 ) -> pb.ModelInferRequest:
-    """A ModelInferRequest with one raw input."""
+    """Builds a ModelInferRequest with one raw input.
+
+    Args:
+        model: The model's name.
+        tensor: The encoded input.
+        request_id: The request's id.
+        input_name: The input's name.
+        version: The model's version; empty: the server's choice.
+    """
     entry = pb.ModelInferRequest.InferInputTensor(name=input_name, datatype=tensor.datatype, shape=tensor.shape)
     for name, value in (("scale", tensor.scale), ("zero_point", tensor.zero_point)):
         if value is not None:
@@ -194,7 +197,7 @@ def request(
 
 
 def request_tensor(request: pb.ModelInferRequest) -> WireTensor:
-    """The first input of a request, raw or typed; `decode` checks that its parts fit.
+    """The first input of a request, raw or typed; `decode` validates it.
 
     Raises:
         WireError: No input, raw and typed contents together, or contents that do not fit the datatype.
@@ -218,8 +221,8 @@ def response_array(response: pb.ModelInferResponse, name: str) -> FloatArray:
 
 
 def _tensor(entry: Any, raw: Any) -> WireTensor:  # noqa: ANN401  # an input or output message, at most one buffer
-    """What a message says of a tensor, with its typed contents, if it has those, packed into bytes."""
-    if raw and not entry.parameters and not entry.HasField("contents"):  # nearly all messages are so
+    """The tensor of an input or output message; typed contents are packed into bytes."""
+    if raw and not entry.parameters and not entry.HasField("contents"):  # the common case
         return WireTensor(entry.datatype, tuple(entry.shape), raw[0])
     typed: dict[str, Any] = {}
     if entry.HasField("contents"):

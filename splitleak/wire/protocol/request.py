@@ -1,4 +1,4 @@
-"""Inference requests whose constant part is encoded once: what differs between two of them is appended as bytes."""
+"""Serialises inference requests; the part that successive requests share is serialised once."""
 
 from dataclasses import fields, replace
 from operator import attrgetter
@@ -15,14 +15,14 @@ _INT64 = b"\x10"  # field 2 of an InferParameter
 
 
 class RequestHead:
-    """The part of a ModelInferRequest that many requests share: model, input's name, datatype, shape and parameters.
+    """The serialised part of a ModelInferRequest that many requests share: model, input, datatype, shape, parameters.
 
-    Protobuf merges what is concatenated, and takes fields in any order: the messages made here parse to what protobuf
-    itself would have made. It copies the tensor once, protobuf three times.
+    Protobuf merges concatenated messages and takes fields in any order, so id, timeout and tensor are appended to it.
+    That copies the tensor once, where protobuf's own serialisation copies it three times.
     """
 
     def __init__(self, constant: pb.ModelInferRequest) -> None:
-        """``constant`` is a request; its own id and raw contents are left out."""
+        """``constant`` is a request, whose id and raw contents are left out."""
         shared = pb.ModelInferRequest()
         shared.CopyFrom(constant)
         shared.ClearField("id")
@@ -30,7 +30,13 @@ class RequestHead:
         self._head = shared.SerializeToString()
 
     def message(self, raw: bytes, *, request_id: str, timeout_us: int | None = None) -> bytes:
-        """A whole serialised request with one raw input; ``timeout_us`` becomes its parameter ``timeout``."""
+        """Serialises a request with one raw input.
+
+        Args:
+            raw: The tensor's bytes.
+            request_id: The request's id.
+            timeout_us: Its parameter ``timeout`` in microseconds; None: without.
+        """
         name = request_id.encode()
         limit: tuple[bytes, ...] = ()
         if timeout_us is not None:
@@ -41,14 +47,14 @@ class RequestHead:
 
 
 class RequestEncoder:
-    """Encodes the requests of one client to one model, and keeps the head while the tensors differ in bytes only."""
+    """Serialises the requests of one client to one model; reuses the head while only the tensor's bytes change."""
 
     def __init__(self, model: str, input_name: str) -> None:
         self._model, self._input_name = model, input_name
         self._kept: tuple[Any, RequestHead] | None = None
 
     def message(self, tensor: WireTensor, *, request_id: str, timeout_us: int | None = None) -> bytes:
-        """The serialised request that carries ``tensor``."""
+        """Serialises a request with ``tensor``; see `RequestHead.message`."""
         key = _DESCRIPTION(tensor)
         if self._kept is None or self._kept[0] != key:
             bare = replace(tensor, raw=b"")
@@ -58,7 +64,7 @@ class RequestEncoder:
 
 
 def varint(value: int) -> bytes:
-    """Protobuf's encoding of ``value``, from 0 to 2^63 - 1."""
+    """Protobuf's variable-length encoding of ``value``, from 0 to 2^63 - 1."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""From an exception to a gRPC status and back: the one place that decides what a client is told, and what it raises."""
+"""The mapping between exceptions and gRPC statuses, for servers and clients alike."""
 
 import contextlib
 import logging
@@ -9,10 +9,10 @@ from typing import Any
 
 import grpc
 
-_MOST_CHARACTERS = 500  # a client's own words come back in messages, which travel in headers of 8 KiB
+_MOST_CHARACTERS = 500  # messages may quote the client, and are sent in headers of at most 8 KiB
 _LOGGER = logging.getLogger(__name__)
 
-_CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
+_CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (ValueError, grpc.StatusCode.INVALID_ARGUMENT),  # WireError is one
     (LookupError, grpc.StatusCode.NOT_FOUND),
     (queue.Full, grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -22,30 +22,22 @@ _CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (CancelledError, grpc.StatusCode.CANCELLED),
 )
 
-_ERRORS: dict[str, type[Exception]] = {  # the inverse
-    "INVALID_ARGUMENT": ValueError,
-    "NOT_FOUND": LookupError,
-    "DEADLINE_EXCEEDED": TimeoutError,
-    "UNAVAILABLE": ConnectionError,
-    "CANCELLED": ConnectionError,
-    "RESOURCE_EXHAUSTED": queue.Full,
-    "PERMISSION_DENIED": PermissionError,
-    "UNAUTHENTICATED": PermissionError,
-}
+_ERRORS: dict[str, type[Exception]] = {code.name: kind for kind, code in _CODES}  # of clients
+_ERRORS |= {"CANCELLED": ConnectionError, "UNAUTHENTICATED": PermissionError}
 
 
 def error_of(call: Any, what: str) -> Exception:  # noqa: ANN401  # grpc's types do not say that an RpcError is a Call
-    """The built-in error for a failed call; its message names ``what`` failed, the status and the server's words."""
+    """The built-in error for a failed call; its message is ``what``, the status and the server's details."""
     return named_error(call.code().name, f"{what}: {call.code().name}: {call.details()}")
 
 
 def named_error(code: str, message: str) -> Exception:
-    """The built-in error for a gRPC status by its name; RuntimeError for one that no client can act on."""
+    """The built-in error for the gRPC status named ``code``; RuntimeError where no client can act on it."""
     return _ERRORS.get(code, RuntimeError)(message)
 
 
 def status(error: BaseException) -> tuple[grpc.StatusCode, str]:
-    """The code and the message for a client; an error that is not the client's is logged, with its trace."""
+    """The gRPC status and details for an exception; an internal error is logged with its traceback."""
     message = str(error.args[0]) if error.args else type(error).__name__
     if len(message) > _MOST_CHARACTERS:
         message = f"{message[:_MOST_CHARACTERS]} ..."
@@ -58,7 +50,7 @@ def status(error: BaseException) -> tuple[grpc.StatusCode, str]:
 
 @contextlib.contextmanager
 def mapped(context: grpc.ServicerContext, ended: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Ends the call with the status of whatever exception leaves the block; tells ``ended`` the status' name."""
+    """Aborts the call with the status of an exception that leaves the block; calls ``ended`` with the status's name."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,7 @@
-"""``grpc.health.v1``: one name a model, "" for the whole server; nobody is serving from the stop on.
+"""``grpc.health.v1``: a status for each model, and "" for the whole server; NOT_SERVING from the shutdown on.
 
-The package's own servicer sends to its watchers under the lock that each check takes, so a watcher that does not read
-would silence it, and its watchers hold up the stop.
+The servicer of `grpc_health` sends to watchers while it holds the lock that each check takes: a watcher that does not
+read would block all checks, and the shutdown.
 """
 
 import threading
@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """Answers from two flags; a watcher holds a thread, as an idle stream does."""
+    """The health service. Each watcher holds a thread, as an idle stream does."""
 
     def __init__(self, models: Iterable[str]) -> None:
         self._names = frozenset({"", *models})
@@ -22,11 +22,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._stopped = False
 
     def stop(self) -> None:
-        """Says NOT_SERVING to all who ask and to all who watch, and ends the watching."""
+        """Reports NOT_SERVING from now on, to watchers too, and ends their streams."""
         with self._lock:
             self._stopped = True
-            for over in self._watchers:
-                over.set()
+            for ended in self._watchers:
+                ended.set()
 
     def Check(self, request: pb.HealthCheckRequest, context: grpc.ServicerContext) -> pb.HealthCheckResponse:
         if request.service not in self._names:
@@ -36,22 +36,22 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         return pb.HealthCheckResponse(status=self._status(request.service))
 
     def Watch(self, request: pb.HealthCheckRequest, context: grpc.ServicerContext) -> Iterator[pb.HealthCheckResponse]:
-        over = threading.Event()
+        ended = threading.Event()
         with self._lock:
-            self._watchers.add(over)
+            self._watchers.add(ended)
             if self._stopped:
-                over.set()
-        if not context.add_callback(over.set):
-            over.set()
+                ended.set()
+        if not context.add_callback(ended.set):
+            ended.set()
         try:
-            told = self._status(request.service)
-            yield pb.HealthCheckResponse(status=told)
-            over.wait()
-            if (last := self._status(request.service)) != told:
+            first = self._status(request.service)
+            yield pb.HealthCheckResponse(status=first)
+            ended.wait()
+            if (last := self._status(request.service)) != first:
                 yield pb.HealthCheckResponse(status=last)
         finally:
             with self._lock:
-                self._watchers.discard(over)
+                self._watchers.discard(ended)
 
     def _status(self, service: str) -> int:
         if service not in self._names:

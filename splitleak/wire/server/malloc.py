@@ -1,4 +1,4 @@
-"""The C library's memory: big buffers are kept for the next message, where glibc would give each back to the kernel."""
+"""Tunes glibc's malloc to reuse large buffers instead of returning each to the kernel."""
 
 import ctypes
 
@@ -8,10 +8,10 @@ _SETTINGS = ((_MMAP_THRESHOLD, 1024 * _MEBIBYTE), (_TRIM_THRESHOLD, 2**31 - 1), 
 
 
 def keep_big_buffers() -> bool:
-    """Has glibc keep what is freed, for the rest of this process; returns whether it does, False without glibc.
+    """Has glibc keep freed memory for the rest of this process; returns False without glibc.
 
-    A message of some MiB is a buffer that glibc maps for itself and unmaps again; each time the kernel clears its pages
-    one by one, which costs more than sending them. The price is resident memory: what was needed once stays.
+    By default glibc maps a buffer of some MiB for each message and unmaps it again, and each time the kernel zeroes its
+    pages, which costs more than sending them. The price is resident memory, which stays at its peak.
     """
     try:
         library = ctypes.CDLL(None)

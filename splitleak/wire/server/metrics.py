@@ -1,20 +1,21 @@
-"""A server's counts for Prometheus, over HTTP on a port of their own."""
+"""A server's metrics for Prometheus, over HTTP on a port of their own."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from splitleak.wire.address import parse_address
 from splitleak.wire.server.statistics import Counts, Histogram, Statistics
 
 _STOP_S = 5.0
-_Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
-class Models(Collector):
-    """The counts of each model, under its name; read when they are asked for, so that counting costs nothing more.
+class ModelCollector(Collector):
+    """The metrics of each model, collected when Prometheus asks, so that they cost nothing in between.
 
     ``splitleak_requests_total`` by method and status, ``splitleak_queue_depth``, ``splitleak_batch_rows``,
     ``splitleak_queue_seconds``, ``splitleak_compute_seconds``, ``splitleak_received_bytes_total`` and
@@ -24,8 +25,8 @@ class Models(Collector):
     def __init__(self, statistics: Mapping[str, Statistics]) -> None:
         self._statistics = statistics
 
-    def collect(self) -> Iterator[_Family]:
-        counted = {name: each.snapshot() for name, each in self._statistics.items()}
+    def collect(self) -> Iterator[Metric]:
+        counted = {name: statistics.snapshot() for name, statistics in self._statistics.items()}
         served = {name: counts for name, counts in counted.items() if name}
         requests = CounterMetricFamily(
             "splitleak_requests", "Inference requests answered or failed.", labels=("model", "method", "status")
@@ -33,35 +34,32 @@ class Models(Collector):
         for name, counts in counted.items():
             for (method, status), count in counts.requests.items():
                 requests.add_metric((name, method, status), count)
-        yield requests
         depth = GaugeMetricFamily("splitleak_queue_depth", "Requests that wait to be computed.", labels=("model",))
-        for name, each in self._statistics.items():
-            if each.waiting is not None:
-                depth.add_metric((name,), each.waiting())
-        yield depth
-        yield from _histograms(served)
+        for name, statistics in self._statistics.items():
+            if statistics.waiting is not None:
+                depth.add_metric((name,), statistics.waiting())
         received = CounterMetricFamily("splitleak_received_bytes", "Bytes of tensors received.", labels=("model",))
         sent = CounterMetricFamily("splitleak_sent_bytes", "Bytes of tensors sent.", labels=("model",))
         for name, counts in served.items():
             received.add_metric((name,), counts.bytes_in)
             sent.add_metric((name,), counts.bytes_out)
-        yield received
-        yield sent
+        yield from (requests, depth, *_histograms(served), received, sent)
 
 
 @contextlib.contextmanager
-def exposed(address: str, statistics: Mapping[str, Statistics]) -> Iterator[int]:
+def serve_metrics(address: str, statistics: Mapping[str, Statistics]) -> Iterator[int]:
     """Serves the metrics on ``address`` (``host:port``) while the block runs; yields the bound port.
 
     Raises:
         OSError: The address cannot be bound.
+        ValueError: ``address`` is none.
     """
     registry = CollectorRegistry()
-    registry.register(Models(statistics))
-    host, _, port = address.rpartition(":")
+    registry.register(ModelCollector(statistics))
+    host, port = parse_address(address, listening=True)
     try:
-        server, thread = start_http_server(int(port), host.strip("[]"), registry)
-    except (OSError, OverflowError) as error:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
         raise OSError(f"expected a free address for the metrics, got {address}: {error}") from None
     try:
         yield server.server_port
@@ -82,9 +80,6 @@ def _histograms(served: Mapping[str, Counts]) -> Iterator[HistogramMetricFamily]
 
 
 def _buckets(values: Histogram) -> list[tuple[str, float]]:
-    """Prometheus's: how many values were at most each bound."""
-    below, buckets = 0, []
-    for bound, count in zip((*map(str, values.bounds), "+Inf"), values.counts, strict=True):
-        below += count
-        buckets.append((bound, float(below)))
-    return buckets
+    """Prometheus's cumulative buckets: how many values were at most each bound."""
+    bounds = (*map(str, values.bounds), "+Inf")
+    return list(zip(bounds, map(float, itertools.accumulate(values.counts)), strict=True))

@@ -1,4 +1,4 @@
-"""A model as a server offers it: who computes it, what it takes and gives, and what it has done so far."""
+"""A served model: its names and shapes, the function that computes it, its metadata and its statistics."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,26 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.server.statistics import Statistics
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a model gave for one request."""
-
-    output: NDArray[np.float32]  # (N, *output_shape)
-    queue_us: int  # microseconds the request waited to be computed
-    compute_us: int  # microseconds its batch took
-
-
-@dataclass(frozen=True)
 class ServedModel:
-    """A model and who computes it; shapes are without the batch axis.
+    """A model and how it is computed; shapes are without the batch axis.
 
-    ``submit`` takes a float32 batch ``(N, *input_shape)``, which may be read-only, the request's id and the seconds
-    left for it. It returns at once, never computes in the calling thread, and raises `queue.Full` when it has no room.
-    Whoever computes tells ``statistics`` of each execution.
+    ``submit`` takes a float32 batch ``(N, *input_shape)``, which may be read-only, the request's id and the seconds to
+    its deadline. It never computes in the calling thread: it returns a future at once, or raises `queue.Full`. Each
+    execution is to be recorded in ``statistics``.
     """
 
     name: str
@@ -44,19 +36,19 @@ class ServedModel:
     statistics: Statistics = field(default_factory=Statistics)
 
     def tensor(self, request: pb.ModelInferRequest) -> codec.WireTensor:
-        """The request's input, its name and shape checked.
+        """The request's input, once its name and shape are checked.
 
         Raises:
-            ValueError: Not this model's one input, its shape, or its only output.
+            ValueError: Another input or output than the model's, or another shape.
         """
         inputs = request.inputs
         if len(inputs) != 1 or inputs[0].name != self.input_name:
             raise ValueError(f"expected one input {self.input_name!r}, got {[entry.name for entry in inputs]}")
-        for asked in request.outputs or ():
-            if asked.name != self.output_name or asked.parameters:
+        for output in request.outputs or ():
+            if output.name != self.output_name or output.parameters:
                 raise ValueError(
                     f"expected output {self.output_name!r} without parameters, "
-                    f"got {asked.name!r} with {sorted(asked.parameters)}"
+                    f"got {output.name!r} with {sorted(output.parameters)}"
                 )
         tensor = codec.request_tensor(request)
         shape = tensor.shape
@@ -69,22 +61,19 @@ class ServedModel:
         return tensor
 
     def metadata(self) -> pb.ModelMetadataResponse:
-        """The protocol's description, with the batch axis, and the facts about the split."""
+        """The protocol's model metadata; shapes with the batch axis, properties with the facts about the split."""
+        limits = {"codecs": json.dumps(codec.CODECS), "max_batch_size": str(self.max_batch_size)}
         return pb.ModelMetadataResponse(
             name=self.name,
             versions=[self.version],
             platform=self.platform,
             inputs=[{"name": self.input_name, "datatype": "FP32", "shape": (-1, *self.input_shape)}],
             outputs=[{"name": self.output_name, "datatype": "FP32", "shape": (-1, *self.output_shape)}],
-            properties={
-                **self.properties,
-                "codecs": json.dumps(codec.CODECS),
-                "max_batch_size": str(self.max_batch_size),
-            },
+            properties={**self.properties, **limits},
         )
 
     def config(self) -> pb.ModelConfig:
-        """Triton's description, without the batch axis, as it is for a model that batches."""
+        """Triton's model configuration, without the batch axis, as for a model that batches."""
         return pb.ModelConfig(
             name=self.name,
             platform=self.platform,
@@ -94,17 +83,16 @@ class ServedModel:
             output=[{"name": self.output_name, "data_type": pb.TYPE_FP32, "dims": self.output_shape}],
         )
 
-    def counted(self) -> pb.ModelStatistics:
-        """Triton's statistics: sums over all clients and classes."""
+    def model_statistics(self) -> pb.ModelStatistics:
+        """Triton's model statistics, summed over all clients."""
         counts = self.statistics.snapshot()
-        computed = {
-            name: {"count": counts.computed, "ns": ns}
-            for name, ns in (
-                ("queue", counts.queue_ns),
-                ("compute_input", counts.input_ns),
-                ("compute_infer", counts.infer_ns),
-                ("compute_output", counts.output_ns),
-            )
+        parts = {
+            "success": (counts.succeeded, counts.success_ns),
+            "fail": (counts.failed, counts.fail_ns),
+            "queue": (counts.computed, counts.queue_ns),
+            "compute_input": (counts.computed, counts.input_ns),
+            "compute_infer": (counts.computed, counts.infer_ns),
+            "compute_output": (counts.computed, counts.output_ns),
         }
         return pb.ModelStatistics(
             name=self.name,
@@ -112,9 +100,5 @@ class ServedModel:
             last_inference=counts.last_ms,
             inference_count=counts.rows,
             execution_count=counts.executions,
-            inference_stats={
-                "success": {"count": counts.succeeded, "ns": counts.success_ns},
-                "fail": {"count": counts.failed, "ns": counts.fail_ns},
-                **computed,
-            },
+            inference_stats={name: {"count": count, "ns": ns} for name, (count, ns) in parts.items()},
         )

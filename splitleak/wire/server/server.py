@@ -1,48 +1,48 @@
-"""A gRPC service as a context manager, and one way to stop it: the shape that cloud, edge and tap share."""
+"""A gRPC server as a context manager, and its graceful shutdown: shared by cloud, edge and tap."""
 
 import contextlib
 import logging
 import queue
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Self
 
 import grpc
 from pydantic import Field, model_validator
 
 from splitleak.config import Config
+from splitleak.wire.address import ListenTarget, bound_address, is_loopback
 from splitleak.wire.client.channel import MEBIBYTE, Options, message_limits
-from splitleak.wire.security import TlsServerConfig, Tokens, is_loopback
+from splitleak.wire.security import TlsServerConfig, Tokens
 from splitleak.wire.server.guard import Guard, Limits
 from splitleak.wire.server.statistics import Statistics
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 _LOGGER = logging.getLogger(__name__)
-_CANCEL_S = 5.0  # how long cancelled calls may take to leave their handlers
+_CANCEL_S = 5.0  # for the handlers of cancelled calls to return
 
 
 class ServerConfig(Config):
-    """Where a service listens, whom it lets in, how much it takes on, and how it stops."""
+    """Address, TLS, authentication, limits and shutdown of a server."""
 
-    address: str = Field(default="127.0.0.1:0", description="host:port to listen on; port 0 lets the system choose")
-    tls: TlsServerConfig | None = Field(default=None, description="the server's certificate; none: all is in clear")
+    address: ListenTarget = Field(
+        default="127.0.0.1:0", description="host:port to listen on; port 0 lets the system choose"
+    )
+    tls: TlsServerConfig | None = Field(default=None, description="the server's certificate; none: no TLS")
     tokens_file: Path | None = Field(
-        default=None, description="clients' names and the SHA-256 of their tokens; none: anybody may call"
+        default=None, description="names of the clients and SHA-256 of their tokens; none: anybody may call"
     )
     limits: Limits = Field(default_factory=Limits)
-    grace_s: float = Field(default=5.0, ge=0, description="seconds that calls in flight get to finish at the end")
-    max_message_bytes: int = Field(default=64 * MEBIBYTE, gt=0, lt=2**31, description="largest message, both ways")
-    metrics: str | None = Field(
+    grace_s: float = Field(default=5.0, ge=0, description="seconds that calls in flight get to finish at shutdown")
+    max_message_bytes: int = Field(default=64 * MEBIBYTE, gt=0, lt=2**31, description="largest message, each way")
+    metrics: ListenTarget | None = Field(
         default=None,
-        pattern=r"^.+:\d{1,5}$",
-        description="host:port for Prometheus, plain HTTP for whoever reaches it; port 0 is told in the log; none: off",
+        description="host:port for Prometheus, plain HTTP without access control; port 0: see the log; none: off",
     )
-    keepalive_s: float = Field(default=60.0, ge=1, description="seconds of silence after which a client is pinged")
+    keepalive_s: float = Field(default=60.0, ge=1, description="seconds without traffic until a client is pinged")
     keepalive_timeout_s: float = Field(default=20.0, gt=0, description="seconds a ping may stay unanswered")
 
     @model_validator(mode="after")
@@ -52,7 +52,7 @@ class ServerConfig(Config):
         return self
 
     def options(self) -> Options:
-        """The options of a server: it takes the clients' pings, and a port that is in use is an error, not shared."""
+        """The gRPC server's options: keepalive pings are allowed, and a port in use is an error, not shared."""
         return [
             *message_limits(self.max_message_bytes),
             ("grpc.so_reuseport", 0),
@@ -74,17 +74,50 @@ def serve(
     drain: Callable[[], None] | None = None,
     statistics: Mapping[str, Statistics] | None = None,
 ) -> Iterator[int]:
-    """Serves while the block runs; yields the bound port. ``statistics`` are what its metrics tell, by model.
+    """Serves while the block runs; yields the bound port.
 
-    On the way out it calls ``drain`` (end the streams, answer not ready), refuses new calls, gives those in flight
-    ``grace_s``, cancels the rest and logs how many that were.
+    On exit it calls ``drain``, refuses new calls, gives those in flight ``grace_s`` seconds, cancels the rest and logs
+    their number.
+
+    Args:
+        add_to_server: Registers the services.
+        config: Address, limits and shutdown.
+        drain: Ends the streams and reports not ready; called first at shutdown.
+        statistics: By model, for Prometheus.
 
     Raises:
         OSError: An address cannot be bound, or a file of the config cannot be read.
-        ValueError: Metrics are asked of a service that has none, or a file holds something else.
+        ValueError: ``metrics`` is set for a service without statistics, or a file holds something else.
     """
+    tokens = None if config.tokens_file is None else Tokens.read(config.tokens_file)
+    credentials = None if config.tls is None else config.tls.credentials()
+    authenticates = config.tls is not None and config.tls.client_ca is not None
+    guard = Guard(config.limits, tokens, certificates=authenticates)
+    pool = ThreadPoolExecutor(config.limits.threads, thread_name_prefix="rpc")
+    server = grpc.server(pool, options=config.options(), interceptors=[guard])
+    add_to_server(server)
     with _metrics(config.metrics, statistics):
-        yield from _serve(add_to_server, config, drain)
+        try:
+            if credentials is None:
+                port = server.add_insecure_port(config.address)
+            else:
+                port = server.add_secure_port(config.address, credentials)
+        except RuntimeError:
+            expected = "expected a free address to listen on"
+            raise OSError(f"{expected}, got {config.address}, which cannot be bound") from None
+        server.start()
+        try:
+            yield port
+        finally:
+            if drain is not None:
+                drain()
+            # This longer grace refuses new calls; ours ends first, so that calls are counted before they are cancelled.
+            stopped = server.stop(config.grace_s + _CANCEL_S)
+            if not stopped.wait(config.grace_s):
+                if guard.open_calls:  # else only connections with a silent peer are left
+                    _LOGGER.warning("stopped after %g s, cancelling %d calls", config.grace_s, guard.open_calls)
+                server.stop(0).wait(_CANCEL_S)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -94,89 +127,39 @@ def _metrics(address: str | None, statistics: Mapping[str, Statistics] | None) -
         return
     if statistics is None:
         raise ValueError(f"expected no address for metrics, for this service has none, got {address}")
-    from splitleak.wire.server.metrics import exposed  # its library is costly, and mostly unused
+    from splitleak.wire.server.metrics import serve_metrics  # slow to import, and mostly unused
 
     if not is_loopback(address):
         _LOGGER.warning("metrics on %s have no access control: whoever reaches the port reads them", address)
-    with exposed(address, statistics) as port:
-        _LOGGER.info("metrics at http://%s:%d/metrics", address.rpartition(":")[0], port)
+    with serve_metrics(address, statistics) as port:
+        _LOGGER.info("metrics at http://%s/metrics", bound_address(address, port))
         yield
 
 
-def _serve(
-    add_to_server: Callable[[grpc.Server], None], config: ServerConfig, drain: Callable[[], None] | None
-) -> Iterator[int]:
-    tokens = None if config.tokens_file is None else Tokens.read(config.tokens_file)
-    credentials = None if config.tls is None else config.tls.credentials()
-    shown = config.tls is not None and config.tls.client_ca is not None
-    pool = _CountingPool(config.limits.threads)
-    guard = Guard(config.limits, tokens, certificates=shown)
-    server = grpc.server(pool, options=config.options(), interceptors=[guard])
-    add_to_server(server)
-    try:
-        if credentials is None:
-            port = server.add_insecure_port(config.address)
-        else:
-            port = server.add_secure_port(config.address, credentials)
-    except RuntimeError:
-        raise OSError(f"expected a free address to listen on, got {config.address}, which cannot be bound") from None
-    server.start()
-    try:
-        yield port
-    finally:
-        if drain is not None:
-            drain()
-        # The longer grace only refuses new calls; ours ends first, so that nothing is cut off before it is counted.
-        stopped = server.stop(config.grace_s + _CANCEL_S)
-        if not stopped.wait(config.grace_s):
-            if pool.running:  # else what is left is connections whose other end is silent
-                _LOGGER.warning("stopped after %g s of grace, cutting off %d calls", config.grace_s, pool.running)
-            server.stop(0).wait(_CANCEL_S)
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
 def run_until_stopped(service: AbstractContextManager[int], announce: Callable[[int], None]) -> None:
-    """Enters ``service``, calls ``announce`` with its port, waits for SIGINT or SIGTERM, leaves it.
+    """Enters ``service``, calls ``announce`` with its port, waits for SIGINT or SIGTERM, and exits it.
 
-    To be called in the main thread. The signals' previous handlers come back at the end.
+    To be called in the main thread. The signals' previous handlers are restored at the end.
 
     Raises:
-        KeyboardInterrupt: A signal came while the service started, or a second one while it drained: no waiting.
+        KeyboardInterrupt: A signal during start-up, or a second one during shutdown.
     """
-    asked: queue.SimpleQueue[int] = queue.SimpleQueue()  # unlike an Event, safe inside a signal handler
-    patient = False  # only while serving, and only for the first signal
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # unlike an Event, safe inside a signal handler
+    graceful = False  # only while serving, and only for the first signal
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal patient
-        if not patient:
+        nonlocal graceful
+        if not graceful:
             raise KeyboardInterrupt
-        patient = False
-        asked.put(number)
+        graceful = False
+        signals.put(number)
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with service as port:
-            patient = True
+            graceful = True
             announce(port)
-            asked.get()
+            signals.get()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-class _CountingPool(ThreadPoolExecutor):
-    """gRPC hands every call to the pool as one task, so the unfinished tasks are the calls in flight."""
-
-    def __init__(self, threads: int) -> None:
-        super().__init__(threads, thread_name_prefix="rpc")
-        self._unfinished: set[Future[Any]] = set()
-
-    @property
-    def running(self) -> int:
-        return len(self._unfinished)
-
-    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        future = super().submit(fn, *args, **kwargs)
-        self._unfinished.add(future)
-        future.add_done_callback(self._unfinished.discard)
-        return future

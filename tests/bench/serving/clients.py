@@ -20,8 +20,10 @@ import numpy as np
 
 from splitleak.edge.client import EdgeClient, EdgeConfig
 from splitleak.edge.encoder import PassThrough
+from splitleak.wire.address import parse_address
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.paths import MODEL_INFER
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.request import RequestEncoder
 
@@ -29,7 +31,6 @@ TIMEOUT_S = 60.0
 CHANNEL = ChannelConfig(timeout_s=TIMEOUT_S, keepalive_s=3600)  # a stopped server answers no pings
 MODELS = ("null2k", "null64k", "tail", "eager")  # the socket's server knows them by their place
 HEAD = struct.Struct("<III")
-INFER = "/inference.GRPCInferenceService/ModelInfer"
 _SCRIPT = Path(__file__).parent / "servers" / "triton_client.py"
 
 Floats = np.ndarray
@@ -87,8 +88,8 @@ def by_socket(task: Task) -> Iterator[Sender]:
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(task.in_flight) as pool:
         idle: deque[socket.socket] = deque()
         for _ in range(task.in_flight):
-            host, _, port = task.address.rpartition(":")
-            idle.append(stack.enter_context(socket.create_connection((host, int(port)), timeout=TIMEOUT_S)))
+            connection = socket.create_connection(parse_address(task.address), timeout=TIMEOUT_S)
+            idle.append(stack.enter_context(connection))
             idle[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         values = task.features
 
@@ -121,7 +122,7 @@ def by_our_unary(task: Task) -> Iterator[Sender]:
     """One call a request, with our encoder of requests and our channel."""
     numbers, encoder, values = itertools.count(), RequestEncoder(task.model, "features"), task.features
     with connect(task.address, CHANNEL) as channel:
-        infer = channel.unary_unary(INFER, None, pb.ModelInferResponse.FromString)
+        infer = channel.unary_unary(MODEL_INFER, None, pb.ModelInferResponse.FromString)
 
         def call() -> Floats:
             message = encoder.message(codec.encode(values, "fp32"), request_id=str(next(numbers)))
@@ -185,7 +186,7 @@ def kept_busy(channel: grpc.Channel, message: bytes, in_flight: int) -> Iterator
     Raises:
         RuntimeError: (at the end) one of them failed.
     """
-    infer = channel.unary_unary(INFER, None, None)
+    infer = channel.unary_unary(MODEL_INFER, None, None)
     ending, failed, pending = [False], [], set()
 
     def send() -> None:

@@ -12,6 +12,9 @@ from splitleak.wire.server.server import ServerConfig, serve
         (("cloud", "nothing"), "nothing"),
         (("cloud", "nothing", "--metrics", "9100"), "metrics"),
         (("edge", "nothing", "--cloud", "127.0.0.1:1", "--listen", "127.0.0.1:0"), "nothing"),
+        (("cloud", "nothing", "--listen", "127.0.0.1:99999"), "expected HOST:PORT with a port of 0 to 65535, got '127"),
+        (("tap", "--upstream", "cloud", "--capture", "c"), "expected HOST:PORT with a port of 1 to 65535, got 'cloud'"),
+        (("link", "--upstream", ":99999"), "expected HOST:PORT with a port of 1 to 65535, got ':99999'"),
     ],
 )
 def test_a_service_that_cannot_start_is_one_line_on_standard_error(refusal, arguments, said):

@@ -1,4 +1,4 @@
-"""Our server: ``ours.py PORT FOLDER``; the parts of `cloud.service.cloud`, once for each model of the comparison."""
+"""Our server, ``ours.py PORT FOLDER``: the parts of `splitleak.cloud.service.cloud`, for each model compared."""
 
 import contextlib
 import sys

@@ -15,16 +15,15 @@ from hypothesis import strategies as st
 from splitleak.errors import WireError
 from splitleak.wire.files.captures import CaptureWriter, Record, inference_requests, read
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER, method_path
 
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 reuses_tmp_path = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(path, *messages):
     with CaptureWriter(path) as writer:
         for call, message in enumerate(messages):
-            writer.write(INFER, call, "request", message)
+            writer.write(MODEL_INFER, call, "request", message)
     return path
 
 
@@ -35,11 +34,11 @@ def messages(path):
 def test_records_come_back_as_written(tmp_path):
     path, before = tmp_path / "a.cap", time.time_ns()
     with CaptureWriter(path) as writer:
-        writer.write(INFER, 3, "request", b"")
-        writer.write(STREAM, 2**40, "response", bytes(range(256)) * 500)
+        writer.write(MODEL_INFER, 3, "request", b"")
+        writer.write(MODEL_STREAM_INFER, 2**40, "response", bytes(range(256)) * 500)
     first, second = read(path)
-    assert first == Record(first.time_ns, 3, "request", INFER, b"")
-    assert second == Record(second.time_ns, 2**40, "response", STREAM, bytes(range(256)) * 500)
+    assert first == Record(first.time_ns, 3, "request", MODEL_INFER, b"")
+    assert second == Record(second.time_ns, 2**40, "response", MODEL_STREAM_INFER, bytes(range(256)) * 500)
     assert before <= first.time_ns <= second.time_ns <= time.time_ns()
 
 
@@ -143,7 +142,7 @@ def test_threads_do_not_tear_each_others_records(tmp_path):
 
         def work(call):
             for number in range(50):
-                writer.write(STREAM, call, "request", bytes([number]) * 100)
+                writer.write(MODEL_STREAM_INFER, call, "request", bytes([number]) * 100)
 
         threads = [threading.Thread(target=work, args=(call,)) for call in range(4)]
         for thread in threads:
@@ -158,15 +157,15 @@ def test_a_full_disk_costs_records_and_nothing_else(tmp_path, caplog):
     path = tmp_path / "a.cap"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with CaptureWriter(path) as writer:
-        writer.write(INFER, 0, "request", b"before")
+        writer.write(MODEL_INFER, 0, "request", b"before")
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
         try:
-            writer.write(INFER, 1, "request", bytes(1000))
-            writer.write(INFER, 2, "request", bytes(1000))
+            writer.write(MODEL_INFER, 1, "request", bytes(1000))
+            writer.write(MODEL_INFER, 2, "request", bytes(1000))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        writer.write(INFER, 3, "request", b"after")
-    writer.write(INFER, 4, "request", b"closed")
+        writer.write(MODEL_INFER, 3, "request", b"after")
+    writer.write(MODEL_INFER, 4, "request", b"closed")
     assert messages(path) == [b"before", b"after"]
     assert writer.lost == 3
     first, last = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
@@ -178,13 +177,13 @@ def test_inference_requests_are_picked_out_of_the_traffic(tmp_path):
     sent = codec.encode(np.arange(6, dtype=np.float32).reshape(2, 3), "uint8")
     message = codec.request("m", sent, request_id="42").SerializeToString()
     with CaptureWriter(tmp_path / "a.cap") as writer:
-        writer.write("/inference.GRPCInferenceService/ServerLive", 0, "request", b"")
-        writer.write(INFER, 1, "request", message)
-        writer.write(INFER, 1, "response", b"\xff")
-        writer.write(STREAM, 2, "request", message)
+        writer.write(method_path("ServerLive"), 0, "request", b"")
+        writer.write(MODEL_INFER, 1, "request", message)
+        writer.write(MODEL_INFER, 1, "response", b"\xff")
+        writer.write(MODEL_STREAM_INFER, 2, "request", message)
     assert list(inference_requests(read(tmp_path / "a.cap"))) == [("42", sent)] * 2
 
 
 def test_a_captured_request_that_is_none_is_a_wire_error():
     with pytest.raises(WireError, match="expected a ModelInferRequest in call 5, got 2 other bytes"):
-        list(inference_requests([Record(0, 5, "request", INFER, b"\xff\xff")]))
+        list(inference_requests([Record(0, 5, "request", MODEL_INFER, b"\xff\xff")]))

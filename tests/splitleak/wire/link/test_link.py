@@ -177,10 +177,10 @@ def test_an_address_that_is_taken_is_named(echo):
         pass
 
 
-@pytest.mark.parametrize("address", ["nowhere", "host:", ":port"])
-def test_an_address_without_a_port_is_refused(address):
-    with pytest.raises(ValueError, match="expected host:port"), link(LinkConfig(), address):
-        pass
+def test_an_address_without_a_port_is_refused(echo):
+    for upstream, listen in (("nowhere", "127.0.0.1:0"), (echo, "127.0.0.1")):
+        with pytest.raises(ValueError, match="expected HOST:PORT"), link(LinkConfig(), upstream, listen):
+            pass
 
 
 def test_as_a_command_it_carries_until_sigterm_and_a_setting_is_laid_over_its_profile(echo):

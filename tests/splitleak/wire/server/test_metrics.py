@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from splitleak.wire.server.metrics import exposed
+from splitleak.wire.server.metrics import serve_metrics
 from splitleak.wire.server.server import ServerConfig, serve
 from splitleak.wire.server.statistics import Statistics
 
@@ -37,7 +37,7 @@ def test_what_was_counted_is_told():
     statistics.ended("ModelInfer", "OK", 1)
     statistics.ended("ModelStreamInfer", "INVALID_ARGUMENT", 1)
     nobody.ended("ModelInfer", "NOT_FOUND", 1)
-    with exposed("127.0.0.1:0", {"": nobody, "m": statistics}) as port:
+    with serve_metrics("127.0.0.1:0", {"": nobody, "m": statistics}) as port:
         found = scraped(port)
     requests = "splitleak_requests_total"
     assert found[requests, labels(model="m", method="ModelInfer", status="OK")] == 2
@@ -64,7 +64,7 @@ def test_two_servers_do_not_mix_and_a_stopped_one_is_gone():
     first, second = Statistics(), Statistics()
     first.received(5)
     key = "splitleak_received_bytes_total", labels(model="m")
-    with exposed("127.0.0.1:0", {"m": first}) as one, exposed("127.0.0.1:0", {"m": second}) as other:
+    with serve_metrics("127.0.0.1:0", {"m": first}) as one, serve_metrics("127.0.0.1:0", {"m": second}) as other:
         assert (scraped(one)[key], scraped(other)[key]) == (5, 0)
     with pytest.raises(urllib.error.URLError):
         scraped(one)
@@ -72,10 +72,10 @@ def test_two_servers_do_not_mix_and_a_stopped_one_is_gone():
 
 def test_a_taken_address_is_an_error_that_names_it():
     with (
-        exposed("127.0.0.1:0", {}) as port,
+        serve_metrics("127.0.0.1:0", {}) as port,
         pytest.raises(OSError, match=f"expected a free address for the metrics, got 127.0.0.1:{port}"),
     ):
-        exposed(f"127.0.0.1:{port}", {}).__enter__()
+        serve_metrics(f"127.0.0.1:{port}", {}).__enter__()
 
 
 @pytest.mark.parametrize("address", ["9100", "host", ":9100", "host:", "host:http"])

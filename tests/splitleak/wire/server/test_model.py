@@ -39,7 +39,7 @@ def test_the_statistics_are_the_counts_in_tritons_fields():
     statistics.computed(5, [10, 20], 1000, input_ns=7, output_ns=3)
     for status in ("OK", "OK", "CANCELLED"):
         statistics.ended("ModelInfer", status, 50)
-    told = ServedModel(**{**vars(MODEL), "statistics": statistics}).counted()
+    told = ServedModel(**{**vars(MODEL), "statistics": statistics}).model_statistics()
     assert (told.name, told.version, told.inference_count, told.execution_count) == ("m", "1", 5, 1)
     assert told.last_inference > 1_700_000_000_000
     found = {name.name: (value.count, value.ns) for name, value in told.inference_stats.ListFields()}

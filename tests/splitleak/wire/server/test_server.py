@@ -70,7 +70,7 @@ def test_a_call_that_outlasts_the_grace_is_cut_off_and_counted(caplog):
             assert gate.entered.wait(WAIT_S)
         with pytest.raises(grpc.RpcError):
             held.result(WAIT_S)
-    assert "cutting off 1 calls" in caplog.text
+    assert "cancelling 1 calls" in caplog.text
 
 
 @contextlib.contextmanager

@@ -13,9 +13,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.answer import Answer
+from splitleak.wire.protocol.paths import MODEL_INFER, SERVICE
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from splitleak.wire.server.model import Answer, ServedModel
+from splitleak.wire.server.model import ServedModel
 from splitleak.wire.server.server import ServerConfig, serve
 from splitleak.wire.server.servicer import OpenInferenceServicer
 from splitleak.wire.server.statistics import Statistics
@@ -254,9 +256,8 @@ def test_model_configuration_and_repository_index(server):
 
 def test_reflection_names_the_services_and_tells_their_methods(server):
     database = ProtoReflectionDescriptorDatabase(server.channel)
-    service = "inference.GRPCInferenceService"
-    assert {service, "grpc.health.v1.Health"} <= set(database.get_services())
-    told = DescriptorPool(database).FindServiceByName(service)
+    assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
+    told = DescriptorPool(database).FindServiceByName(SERVICE)
     assert {"ModelInfer", "ModelStatistics"} <= set(told.methods_by_name)
 
 
@@ -285,7 +286,7 @@ def test_each_request_is_counted_once_by_method_and_status_and_a_strangers_name_
 
 def test_bytes_that_are_no_message_are_refused_and_the_next_good_request_served(server):
     with pytest.raises(grpc.RpcError) as caught:
-        server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\xff\xff", timeout=WAIT_S)
+        server.channel.unary_unary(MODEL_INFER)(b"\xff\xff", timeout=WAIT_S)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert logits(server.stub.ModelInfer(good(), timeout=WAIT_S)) == FEATURES.sum()
 

@@ -1,0 +1,53 @@
+"""A model's metadata, and which of the tensors that it announces a client uses."""
+
+from collections.abc import Iterable
+
+import grpc
+
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from splitleak.wire.protocol.status import error_of
+
+Tensor = pb.ModelMetadataResponse.TensorMetadata
+
+
+def read_metadata(channel: grpc.Channel, model: str, *, where: str, timeout_s: float) -> pb.ModelMetadataResponse:
+    """Asks the server for the metadata of ``model``.
+
+    Args:
+        channel: To the server.
+        model: Its name.
+        where: Model and address in words, for error messages.
+        timeout_s: Seconds until the request counts as unanswered.
+
+    Raises:
+        LookupError: There is no such model.
+        ConnectionError, TimeoutError: The server cannot be asked.
+    """
+    try:
+        request, stub = pb.ModelMetadataRequest(name=model), GRPCInferenceServiceStub(channel)
+        metadata: pb.ModelMetadataResponse = stub.ModelMetadata(request, timeout=timeout_s)
+    except grpc.RpcError as error:
+        raise error_of(error, f"metadata of {where}") from None
+    return metadata
+
+
+def select(announced: Iterable[Tensor], name: str | None, expected: str) -> Tensor:
+    """The announced tensor called ``name``, or the only one; ``name`` is taken on trust where none is announced.
+
+    Args:
+        announced: The inputs or the outputs of a ModelMetadataResponse; shapes include the batch axis.
+        name: None for a model with one such tensor.
+        expected: Begins the error message.
+
+    Raises:
+        LookupError: There is none of that name, or there are several and none was named.
+    """
+    tensors = {tensor.name: tensor for tensor in announced}
+    if not tensors:
+        return Tensor(name=name or "")
+    if name is None and len(tensors) == 1:
+        return next(iter(tensors.values()))
+    if name not in tensors:
+        raise LookupError(f"{expected}{'' if name is None else f' {name!r}'}, got {list(tensors)}")
+    return tensors[name]
