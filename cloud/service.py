@@ -58,7 +58,7 @@ def cloud(config: CloudConfig, model: Half | Whole) -> Iterator[int]:
             observe=observe,
         )
         port = stack.enter_context(
-            serve(servicer.add_to, config.server, drain=servicer.stop, statistics=servicer.statistics)
+            serve(servicer.add_to, config.server, drain=servicer.drain, statistics=servicer.statistics)
         )
         _LOGGER.info("cloud serves %r on port %d", model.name, port)
         yield port

@@ -70,7 +70,7 @@ def edge(config: EdgeServiceConfig, encoder: Encoder, name: str) -> Iterator[int
         )
         limit_s = config.client.channel.timeout_s
         servicer = OpenInferenceServicer([model], server_name="splitleak-edge", timeout_s=limit_s)
-        with serve(servicer.add_to, config.server, drain=servicer.stop, statistics=servicer.statistics) as port:
+        with serve(servicer.add_to, config.server, drain=servicer.drain, statistics=servicer.statistics) as port:
             _LOGGER.info("edge service %r on port %d, cloud at %s", name, port, config.client.cloud)
             yield port
 

@@ -80,7 +80,7 @@ def serving(port: int, feature_shape: tuple[int, ...], *, service: bool) -> Iter
     with ComputeWorker(half.predict, BatchingConfig()) as worker:
         model = ServedModel("linear", "numpy", "features", feature_shape, "logits", (3,), 64, worker.submit)
         servicer = OpenInferenceServicer([model], server_name="linear")
-        with serve(servicer.add_to, server, drain=servicer.stop) as bound:
+        with serve(servicer.add_to, server, drain=servicer.drain) as bound:
             yield bound
 
 

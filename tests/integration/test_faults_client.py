@@ -71,7 +71,7 @@ def distant_pixels(server=None):
         model = ServedModel("pixels", "numpy", "features", (1, 4, 4), "logits", (16,), 64, worker.submit)
         servicer = OpenInferenceServicer([model], server_name="test")
         with (
-            serve(servicer.add_to, server or ServerConfig(), drain=servicer.stop) as port,
+            serve(servicer.add_to, server or ServerConfig(), drain=servicer.drain) as port,
             link(LinkConfig(up=LinkDirection(delay_ms=5)), f"127.0.0.1:{port}") as way,
         ):
             yield way

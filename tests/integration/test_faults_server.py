@@ -223,7 +223,9 @@ def test_sigterm_under_load_leaves_no_accepted_request_without_its_answer(tmp_pa
     got = [answered.get() for _ in range(answered.qsize())]
     assert len(got) == len(set(got))
     assert taken == set(got)
-    assert {codes.get() for _ in range(codes.qsize())} <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    # gRPC itself cancels a call that reaches it while it shuts down; such a call was never accepted.
+    refused = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert {codes.get() for _ in range(codes.qsize())} <= {grpc.StatusCode.OK, *refused}
 
 
 def test_a_full_disk_under_the_tap_stops_no_stream_and_the_loss_is_told(tmp_path):

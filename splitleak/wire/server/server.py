@@ -4,6 +4,7 @@ import contextlib
 import logging
 import queue
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -71,18 +72,19 @@ def serve(
     add_to_server: Callable[[grpc.Server], None],
     config: ServerConfig,
     *,
-    drain: Callable[[], None] | None = None,
+    drain: Callable[[float], None] | None = None,
     statistics: Mapping[str, Statistics] | None = None,
 ) -> Iterator[int]:
     """Serves while the block runs; yields the bound port.
 
-    On exit it calls ``drain``, refuses new calls, gives those in flight ``grace_s`` seconds, cancels the rest and logs
-    their number.
+    On exit it calls ``drain``, refuses new calls, gives those in flight the rest of ``grace_s`` seconds, cancels what
+    is left and logs how many calls that were. A connection is closed only after the status of its streams is sent:
+    closed under a client that still sends, it would lose the last answers that this client has not read.
 
     Args:
         add_to_server: Registers the services.
         config: Address, limits and shutdown.
-        drain: Ends the streams and reports not ready; called first at shutdown.
+        drain: Reports not ready and ends the streams, within the seconds it is given; called first at shutdown.
         statistics: By model, for Prometheus.
 
     Raises:
@@ -109,11 +111,13 @@ def serve(
         try:
             yield port
         finally:
+            deadline = time.monotonic() + config.grace_s
             if drain is not None:
-                drain()
+                drain(config.grace_s)
+            left_s = max(deadline - time.monotonic(), 0.0)
             # This longer grace refuses new calls; ours ends first, so that calls are counted before they are cancelled.
-            stopped = server.stop(config.grace_s + _CANCEL_S)
-            if not stopped.wait(config.grace_s):
+            stopped = server.stop(left_s + _CANCEL_S)
+            if not stopped.wait(left_s):
                 if guard.open_calls:  # else only connections with a silent peer are left
                     _LOGGER.warning("stopped after %g s, cancelling %d calls", config.grace_s, guard.open_calls)
                 server.stop(0).wait(_CANCEL_S)

@@ -51,7 +51,7 @@ class _Accepted:
 
 
 class OpenInferenceServicer:
-    """Serves ``models``; give ``serve`` its `add_to`, `stop` and ``statistics``.
+    """Serves ``models``; give ``serve`` its `add_to`, `drain` and ``statistics``.
 
     Args:
         models: The served models, names unique.
@@ -82,7 +82,8 @@ class OpenInferenceServicer:
         self._layouts: dict[str, codec.Layout] = {}  # by model, of the last request decoded in full
         self._calls = itertools.count()
         self._lock = threading.Lock()
-        self._streams: set[_Stream] = set()
+        self._streams: set[_Stream] = set()  # all whose call is not over
+        self._stream_over = threading.Condition(self._lock)
         self._stopping = False
 
     def add_to(self, server: grpc.Server) -> None:
@@ -98,6 +99,12 @@ class OpenInferenceServicer:
             self._stopping = True
             for stream in self._streams:
                 stream.close()
+
+    def drain(self, within_s: float) -> None:
+        """Stops, and waits up to ``within_s`` seconds until the status of every stream is sent to its client."""
+        self.stop()
+        with self._stream_over:
+            self._stream_over.wait_for(lambda: not self._streams, within_s)
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -148,6 +155,8 @@ class OpenInferenceServicer:
         arrived = time.monotonic()
         observe = self._observe(_INFER)
         with mapped(context, functools.partial(self._count, _INFER, request, arrived)):
+            if self._stopping:
+                raise ConnectionError("expected a server that takes requests, got one that is stopping")
             observe("request", request)
             deadline = self._deadline(request, context)
             answer = self._submit(request, deadline)
@@ -166,8 +175,9 @@ class OpenInferenceServicer:
             self._streams.add(stream)
             if self._stopping:
                 stream.close()
-        if not context.add_callback(stream.end):
-            stream.end()
+        over = functools.partial(self._over, stream)
+        if not context.add_callback(over):
+            over()
         reader = threading.Thread(
             target=self._read_requests, args=(requests, context, stream, observe), name="stream-reader", daemon=True
         )
@@ -179,10 +189,15 @@ class OpenInferenceServicer:
                 yield response
                 stream.slots.put(None)
         finally:
-            with self._lock:
-                self._streams.discard(stream)
             stream.left.set()
             self._count_dropped(stream)
+
+    def _over(self, stream: "_Stream") -> None:
+        """The call of a stream is over: its status is sent, or its client is gone."""
+        stream.end()
+        with self._stream_over:
+            self._streams.discard(stream)
+            self._stream_over.notify_all()
 
     def _read_requests(
         self, requests: Iterator[pb.ModelInferRequest], context: Context, stream: "_Stream", observe: _Observe

@@ -42,5 +42,5 @@ if __name__ == "__main__":
             offered.append(served_model(Half(name, shape, compute), worker))
         servicer = OpenInferenceServicer(offered, server_name="ours")
         config = ServerConfig(address=f"127.0.0.1:{sys.argv[1]}")
-        stack.enter_context(serve(servicer.add_to, config, drain=servicer.stop, statistics=servicer.statistics))
+        stack.enter_context(serve(servicer.add_to, config, drain=servicer.drain, statistics=servicer.statistics))
         threading.Event().wait()

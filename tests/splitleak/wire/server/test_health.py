@@ -23,7 +23,7 @@ def adding(health):
 @contextlib.contextmanager
 def stub_of(health):
     with (
-        serve(adding(health), ServerConfig(), drain=health.stop) as port,
+        serve(adding(health), ServerConfig(), drain=lambda _: health.stop()) as port,
         connect(f"127.0.0.1:{port}", ChannelConfig()) as channel,
     ):
         yield health_pb2_grpc.HealthStub(channel)
@@ -54,7 +54,7 @@ def test_a_name_that_nobody_has_is_not_found():
 def test_a_watcher_is_told_of_the_stop_and_does_not_hold_it_up():
     health = Health(["a"])
     with contextlib.ExitStack() as stack:
-        with serve(adding(health), ServerConfig(grace_s=WAIT_S), drain=health.stop) as port:
+        with serve(adding(health), ServerConfig(grace_s=WAIT_S), drain=lambda _: health.stop()) as port:
             channel = stack.enter_context(connect(f"127.0.0.1:{port}", ChannelConfig()))
             watching = health_pb2_grpc.HealthStub(channel).Watch(asked("a"), timeout=2 * WAIT_S)
             assert next(watching).status == SERVING

@@ -56,7 +56,7 @@ def test_a_port_is_free_again_after_the_stop():
 def test_a_call_in_flight_is_finished_at_the_stop():
     gate = Gate()
     with contextlib.ExitStack() as stack:
-        with serve(gate.add, ServerConfig(), drain=gate.open.set) as port:
+        with serve(gate.add, ServerConfig(), drain=lambda _: gate.open.set()) as port:
             held = call(port, stack)
             assert gate.entered.wait(WAIT_S)
         assert held.result(WAIT_S) == b"x"

@@ -95,7 +95,7 @@ class Server:
     def run(self):
         with (
             serve(
-                self.servicer.add_to, self.config, drain=self.servicer.stop, statistics=self.servicer.statistics
+                self.servicer.add_to, self.config, drain=self.servicer.drain, statistics=self.servicer.statistics
             ) as port,
             connect(f"127.0.0.1:{port}", ChannelConfig()) as self.channel,
         ):
@@ -462,10 +462,31 @@ def test_stopping_answers_what_was_accepted_ends_the_stream_and_is_not_ready(ser
     server.servicer.stop()
     assert not server.stub.ServerReady(pb.ServerReadyRequest()).ready
     assert not server.stub.ModelReady(pb.ModelReadyRequest(name="m")).ready
+    with pytest.raises(grpc.RpcError, match="got one that is stopping") as caught:
+        server.stub.ModelInfer(good(), timeout=WAIT_S)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     answer(second, 2)
     assert [logits(each.infer_response) for each in call][:2] == [2, 3]
     assert call.code() is grpc.StatusCode.OK
     assert list(server.stub.ModelStreamInfer(iter([good()]), timeout=WAIT_S)) == []
+    sending.put(None)
+
+
+def test_draining_waits_until_the_end_of_every_stream_is_sent_and_no_longer_than_it_may(server):
+    server.work.at_once = False
+    sending = queue.SimpleQueue()  # the client never ends its side
+    call = server.stub.ModelStreamInfer(iter(sending.get, None), timeout=WAIT_S)
+    sending.put(good("1"))
+    accepted = server.work.taken()
+    server.servicer.drain(0.01)
+    assert call.is_active()
+    draining = threading.Thread(target=server.servicer.drain, args=(WAIT_S,))
+    draining.start()
+    answer(accepted, 1)
+    draining.join(WAIT_S / 2)
+    assert not draining.is_alive()
+    assert [logits(each.infer_response) for each in call] == [1]
+    assert call.code() is grpc.StatusCode.OK
     sending.put(None)
 
 
