@@ -8,10 +8,12 @@ from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, Splits, split
 from splitleak.training.fit import epochs
 
+torch.set_num_threads(1)  # of each worker, and for the examples too, which no fixture of this folder reaches
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    torch.set_num_threads(1)
+
+def pytest_ignore_collect(collection_path):
+    """Examples are looked for in the product alone: what is no test here is a script that a test starts."""
+    return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
 
 
 @pytest.fixture(scope="session")

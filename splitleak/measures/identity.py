@@ -47,8 +47,8 @@ def poincare(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tensor:
     Struppek et al., "Plug & play attacks", ICML 2022: u are the scaled logits, v is the one-hot vector minus ``xi``,
     clamped at 0. Deviation: :math:`1 - \|u\|^2` is at least 1e-7, where it would be 0 for one-hot logits.
 
-    >>> poincare(torch.tensor([[2.0, 1.0, 1.0]]), torch.tensor([0]))
-    tensor([9.3926])
+    >>> poincare(torch.tensor([[2.0, 1.0, 1.0]], dtype=torch.float64), torch.tensor([0]))
+    tensor([9.3926], dtype=torch.float64)
     """
     scaled = logits / logits.abs().sum(1, keepdim=True)
     corner = (functional.one_hot(labels, logits.shape[1]).to(logits) - xi).clamp(0, 1)

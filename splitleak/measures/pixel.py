@@ -18,6 +18,7 @@ def mse(images: Tensor, targets: Tensor) -> Tensor:
     Raises:
         ValueError: The shapes differ.
 
+    >>> import torch
     >>> mse(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5))
     tensor([0.2500])
     """
@@ -39,6 +40,7 @@ def psnr(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tensor:
     Raises:
         ValueError: The shapes differ.
 
+    >>> import torch
     >>> psnr(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.1))
     tensor([20.])
     """
@@ -71,6 +73,7 @@ def total_variation(images: Tensor) -> Tensor:
     Raises:
         ValueError: The images have fewer than two rows or columns.
 
+    >>> import torch
     >>> total_variation(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]))
     tensor([1.])
     """

@@ -1,16 +1,9 @@
-import doctest
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak import seeding
 from splitleak.seeding import derive_seed, generator, resolve_device
-
-
-def test_examples_hold():
-    assert doctest.testmod(seeding).failed == 0
 
 
 @given(st.integers(0, 2**64), st.lists(st.text(max_size=5), max_size=3))

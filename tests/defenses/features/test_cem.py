@@ -1,11 +1,8 @@
-import doctest
-
 import pytest
 import torch
 from torch import nn
 
 from splitleak.defenses.base import EpochEnd, Step
-from splitleak.defenses.features import cem as module
 from splitleak.defenses.features.cem import CEM, CEMConfig, nearest, reference_loss
 from splitleak.defenses.features.noise import GaussianNoise, GaussianNoiseConfig
 from splitleak.defenses.stack import Stack
@@ -57,10 +54,6 @@ def published(features, labels, means, variances, counts, sigma=0.025):
         threshold=0.125,
         gamma=0.01,
     )
-
-
-def test_examples_hold():
-    assert doctest.testmod(module).failed == 0
 
 
 def test_the_reference_loss_of_one_cluster_is_the_published_codes():

@@ -1,4 +1,3 @@
-import doctest
 import math
 
 import pytest
@@ -6,13 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitleak.measures import entropy
 from splitleak.measures.entropy import mixture_entropy, mixture_information, mse_lower_bound
-
-
-def test_examples_hold():
-    failed, tried = doctest.testmod(entropy, extraglobs={"torch": torch})
-    assert (failed, tried) == (0, 2)
 
 
 def mixture():

@@ -1,17 +1,9 @@
-import doctest
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.measures import feature_distance
 from splitleak.measures.feature_distance import feature_distances
-
-
-def test_the_hand_computed_case_holds():
-    failed, tried = doctest.testmod(feature_distance, extraglobs={"torch": torch})
-    assert (failed, tried) == (0, 3)
 
 
 @given(st.integers(1, 6), st.integers(3, 9), st.integers(1, 5), st.integers(0, 2**32))

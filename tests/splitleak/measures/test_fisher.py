@@ -1,4 +1,3 @@
-import doctest
 import math
 
 import pytest
@@ -8,17 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd.functional import jacobian
 
-from splitleak.measures import fisher
 from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
 
 
 def linear(matrix):
     return lambda images: images.flatten(1) @ matrix.T
-
-
-def test_examples_hold():
-    failed, tried = doctest.testmod(fisher, extraglobs={"torch": torch})
-    assert (failed, tried) == (0, 2)
 
 
 @settings(deadline=None)

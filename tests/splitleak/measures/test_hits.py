@@ -1,4 +1,3 @@
-import doctest
 import math
 import statistics
 
@@ -7,13 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.measures import hits as measured
 from splitleak.measures.hits import attack_accuracy, top_k_hits
-
-
-def test_examples_hold():
-    failed, tried = doctest.testmod(measured, extraglobs={"torch": torch})
-    assert (failed, tried) == (0, 1)
 
 
 @given(st.integers(2, 6), st.integers(1, 8), st.integers(0, 2**32))

@@ -1,4 +1,3 @@
-import doctest
 import math
 
 import pytest
@@ -6,17 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitleak.measures import identification
 from splitleak.measures.identification import identification_ranks, match_scores, true_match_rate
 
 
 def drawn(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_examples_hold():
-    failed, tried = doctest.testmod(identification, extraglobs={"torch": torch})
-    assert (failed, tried) == (0, 5)
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,5 +1,3 @@
-import doctest
-
 import numpy as np
 import pytest
 import torch
@@ -7,13 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
 
-from splitleak.measures import pixel
 from splitleak.measures.pixel import batch_psnr, mse, psnr, total_variation
-
-
-def test_examples_hold():
-    failed, tried = doctest.testmod(pixel, extraglobs={"torch": torch})
-    assert (failed, tried) == (0, 3)
 
 
 @settings(deadline=None)

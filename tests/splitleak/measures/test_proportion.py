@@ -1,17 +1,10 @@
-import doctest
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.measures import proportion
 from splitleak.measures.proportion import wilson
-
-
-def test_examples_hold():
-    failed, tried = doctest.testmod(proportion)
-    assert (failed, tried) == (0, 2)
 
 
 def test_the_published_study_is_within_1_2_points():

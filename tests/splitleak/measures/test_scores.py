@@ -1,6 +1,5 @@
 """Truncated scores are those of the paper, with ties and odd rows settled."""
 
-import doctest
 import math
 
 import numpy as np
@@ -10,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from splitleak.measures import scores as measured
 from splitleak.measures.scores import check_scores, log_rescale, truncate
 
 ROW = torch.tensor([[0.6, 0.05, 0.06, 0.2, 0.09]])
@@ -105,7 +103,3 @@ def test_the_constant_has_a_gradient():
 def test_invalid_scores_are_not_rescaled(value):
     with pytest.raises(ValueError, match="expected finite scores of at least zero"):
         log_rescale(torch.tensor([[0.5, value]]), 50)
-
-
-def test_examples_hold():
-    assert doctest.testmod(measured).failed == 0
