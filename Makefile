@@ -1,10 +1,14 @@
-# The words of this project: make demo, make test, make lint, make bench, make bench-serving, make fuzz.
+# The words of this project: make demo, make test, make test-fast, make lint, make bench, make bench-serving, make fuzz.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-serving fuzz stubs
+# As many workers as cores, at most four, for some tests start processes of their own. The cases of a file share what is
+# costly to set up, so they go to one worker; files with slow cases go first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test test-fast lint bench bench-serving fuzz stubs
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -15,8 +19,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## the whole chain, from training to the report, in runs/demo
 	@$(BIN)/splitleak demo
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## all tests, and the examples in docstrings
+	$(PYTEST)
+
+test-fast: $(STAMP)  ## without the cases marked slow; lists what took over a second all the same
+	$(PYTEST) -m "not slow" --durations=0 --durations-min=1
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

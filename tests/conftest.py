@@ -16,6 +16,12 @@ def pytest_ignore_collect(collection_path):
     return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow cases come first, so that no worker is left with one when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def small_splits() -> Splits:
     """Built-in images at 16 × 16, few enough to train on in a second."""
