@@ -71,6 +71,7 @@ def known(model, small_splits):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - NEEDS_A_TRAINED_HEAD))
 def test_it_rebuilds_an_undefended_model_at_half_the_error_of_the_mean_image(name, known, small_splits):
     truth = small_splits.victims.floats()
@@ -106,6 +107,7 @@ def test_it_refuses_scores_for_features_and_features_for_scores(name, known):
         made(name)(known(other))
 
 
+@pytest.mark.slow
 @every_attack
 def test_one_seed_gives_the_same_images_whatever_ran_before(name, known):
     few = dataclasses.replace(known(name), captured=known(name).captured[:8])

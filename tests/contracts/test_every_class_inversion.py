@@ -102,6 +102,7 @@ def known(model, small_splits, prior):
     )
 
 
+@pytest.mark.slow
 @every_attack
 def test_the_model_takes_most_of_its_pictures_for_the_classes_they_are_of(name, known, model):
     attack = made(name)

@@ -117,6 +117,7 @@ def same(some, others):
     return some.keys() == others.keys() and all(torch.equal(some[key], others[key]) for key in some)
 
 
+@pytest.mark.slow
 @EVERY
 def test_an_interrupted_training_ends_with_the_same_bits(name, small_splits, tmp_path, killed):
     config = config_of(*stack_of(name), classes=10, epochs=2)
@@ -128,6 +129,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(name, small_splits, tmp
     assert resumed.record == whole.record
 
 
+@pytest.mark.slow
 @EVERY
 def test_cem_of_weight_zero_on_top_changes_no_bit(name, small_splits):
     stack = stack_of("noise-arl")[:1] + tuple(each for each in stack_of(name) if each["name"] != "gaussian-noise")

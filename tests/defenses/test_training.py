@@ -20,6 +20,7 @@ def same(some, others):
     return some.keys() == others.keys() and all(torch.equal(some[key], others[key]) for key in some)
 
 
+@pytest.mark.slow
 def test_a_target_learns_far_beyond_chance(small_target, small_splits):
     target = train(small_target("bottleneck", "gaussian-noise", "cem", epochs=10), small_splits, device=CPU)
     chance = 1 / len(small_splits.train.classes)
@@ -29,6 +30,7 @@ def test_a_target_learns_far_beyond_chance(small_target, small_splits):
     assert not target.stack.training
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_set_of_weights_and_another_seed_others(small_target, small_splits):
     first, again, other = (
         weights(train(small_target(*WHOLE_STACK, seed=seed), small_splits, device=CPU)) for seed in (3, 3, 4)
@@ -43,6 +45,7 @@ def test_a_training_leaves_torchs_own_randomness_alone(small_target, small_split
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_weights_of_one_that_was_not(
     small_target, small_splits, tmp_path, killed
 ):

@@ -78,6 +78,7 @@ def test_two_streams_share_no_id(encoder, start_cloud, images):
     assert len({each.id for each in cloud.arrived}) == 14
 
 
+@pytest.mark.slow
 def test_as_a_process_it_says_where_it_listens_and_stops_on_sigterm(start_cloud, patience_s):
     with subprocess.Popen([sys.executable, "-c", SERVE, start_cloud().address], stdout=subprocess.PIPE) as process:
         event = json.loads(process.stdout.readline())

@@ -20,6 +20,8 @@ from splitleak.eval.campaign.processes import service
 from splitleak.seeding import resolve_device
 from splitleak.wire.files import captures
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 60.0
 ANYWHERE = "127.0.0.1:0"
 

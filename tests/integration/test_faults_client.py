@@ -47,6 +47,7 @@ def outages(*arguments):
     return json.loads(made.stdout)
 
 
+@pytest.mark.slow
 def test_a_cloud_killed_and_restarted_costs_no_image_and_answers_none_twice():
     found = outages("kills", "--kills", 5, "--images", 500)
     assert found["answered_once_in_order"]
@@ -56,6 +57,7 @@ def test_a_cloud_killed_and_restarted_costs_no_image_and_answers_none_twice():
     assert found["sent_again"] >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["refused", "blackholed"])
 def test_after_the_link_was_cut_answers_come_within_a_second_and_a_half(how):
     found = outages("cut", "--seconds", 1, "--how", how)

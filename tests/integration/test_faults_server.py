@@ -183,6 +183,7 @@ run_until_stopped(cloud(config, Half()), lambda port: print(port, flush=True))
 """
 
 
+@pytest.mark.slow
 def test_sigterm_under_load_leaves_no_accepted_request_without_its_answer(tmp_path):
     capture, over, answered, codes = tmp_path / "cloud.capture", threading.Event(), queue.Queue(), queue.Queue()
     numbers = itertools.count()
@@ -228,6 +229,7 @@ def test_sigterm_under_load_leaves_no_accepted_request_without_its_answer(tmp_pa
     assert {codes.get() for _ in range(codes.qsize())} <= {grpc.StatusCode.OK, *refused}
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_tap_stops_no_stream_and_the_loss_is_told(tmp_path):
     half, capture = Half(), tmp_path / "tap.capture"
     with cloud(CloudConfig(), half) as port, contextlib.ExitStack() as stack:

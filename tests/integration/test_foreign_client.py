@@ -16,6 +16,8 @@ from splitleak.defenses.artifact import CloudHalf, HalfConfig
 from splitleak.defenses.training import TargetConfig, assemble
 from splitleak.models.split import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 CLIENT = Path(__file__).with_name("foreign_client.py")
 CONFIG = TargetConfig(model=ModelConfig(width=1 / 16, channels=1, size=32, classes=4))
 FEATURES = np.random.default_rng(1).random((7, 8, 8, 8), dtype=np.float32)

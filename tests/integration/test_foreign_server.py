@@ -20,6 +20,8 @@ from splitleak.measures.scores import check_scores
 from splitleak.seeding import resolve_device
 from splitleak.wire.files.shared import SharedScores
 
+pytestmark = pytest.mark.slow
+
 SERVER = Path(__file__).with_name("foreign_server.py")
 PATIENCE_S = 60
 PIXELS = np.random.default_rng(1).integers(0, 256, (20, 4, 4), np.uint8)

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 PATIENCE_S = 150
 
 
+@pytest.mark.slow
 def test_a_thousand_malformed_messages_do_a_running_server_no_harm():
     command = [sys.executable, "-m", "tests.bench.fuzz", "--messages", "1000", "--seed", "7"]
     made = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)

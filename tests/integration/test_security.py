@@ -35,6 +35,8 @@ from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServ
 from splitleak.wire.security import TlsClientConfig, TlsServerConfig, make_token, read_beside, read_token
 from splitleak.wire.server.server import ServerConfig
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 60.0
 ANYWHERE = "127.0.0.1:0"
 IMAGES = 40

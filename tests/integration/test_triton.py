@@ -24,7 +24,10 @@ SERVER = Path(__file__).with_name("triton_server.py")
 CPU = resolve_device("cpu")
 PATIENCE_S = 90
 
-pytestmark = pytest.mark.skipif(not ENVIRONMENT, reason="SPLITLEAK_TRITON names no environment with a Triton")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not ENVIRONMENT, reason="SPLITLEAK_TRITON names no environment with a Triton"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,7 @@ def infer(given, run=None, **changes):
     return attack, attack(given, run)[:, 0]
 
 
+@pytest.mark.slow
 def test_each_class_gets_the_face_behind_it(people):
     attack, rebuilt = infer(known(people))
     errors = (rebuilt[:, None] - people[0]).square().flatten(2).mean(2)
@@ -55,6 +56,7 @@ def test_each_class_gets_the_face_behind_it(people):
     assert attack.findings["classes_unseen"] == []
 
 
+@pytest.mark.slow
 def test_a_class_that_no_answer_is_sure_of_gets_the_mean_public_image_and_the_findings_say_so(people):
     columns = (1, 2, 4, 6, 7)
     attack, rebuilt = infer(known(people, columns, 9))
@@ -67,6 +69,7 @@ def test_a_class_that_no_answer_is_sure_of_gets_the_mean_public_image_and_the_fi
     assert any(value.shape[0] == 5 for value in attack.weights().values() if value.ndim == 4)
 
 
+@pytest.mark.slow
 def test_nothing_but_the_highest_score_of_an_answer_is_used(people):
     def top_only(told):
         return torch.where(told == told.max(1, keepdim=True).values, told, 0)
@@ -83,6 +86,7 @@ def test_the_highest_of_equal_scores_is_the_first(people):
     assert len(rebuilt) == 5
 
 
+@pytest.mark.slow
 def test_a_service_that_flattens_its_scores_protects_nobody(people):
     def flattened(told):
         return torch.where(told == 0, 0, told ** (1 / 50)) / 5

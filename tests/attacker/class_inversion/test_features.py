@@ -113,6 +113,7 @@ def test_it_draws_images_nearer_to_the_class_before_a_head_that_hides_its_gradie
     assert after < 0.7 * plain
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_to_the_bit_and_with_other_public_images_from_the_start(
     searched, tmp_path, killed
 ):

@@ -22,6 +22,7 @@ def test_the_images_of_a_class_are_samples_of_one_gaussian(searched):
     assert latents.std(1, correction=0).mean() == pytest.approx(torch.tensor(-1.0).exp().item(), rel=0.1)
 
 
+@pytest.mark.slow
 def test_its_critic_learns_the_models_answers(searched):
     attack = KEDMI(KEDConfig(**{**QUICK, "gan": {**GAN, "width": 8, "iterations": 100}}))
     _, critic = attack.networks(searched, Run(), searched.model)
@@ -29,6 +30,7 @@ def test_its_critic_learns_the_models_answers(searched):
     assert agreed.float().mean() > 0.3
 
 
+@pytest.mark.slow
 def test_public_images_and_the_model_are_all_it_needs(searched):
     given = dataclasses.replace(searched, prior=None, query=None, labels=None)
     attack = KEDMI(KEDConfig(**QUICK))

@@ -9,6 +9,7 @@ from splitleak.attacker.class_inversion.lomma import LommaConfig, LommaGMI, Lomm
 QUICK = {"students": 1, "student_epochs": 2, "steps": 2}
 
 
+@pytest.mark.slow
 def test_a_student_learns_the_models_answers(searched):
     student = teach(searched.model, searched.public, LommaConfig(student_epochs=20, student_rate=0.01), Run(), 0)
     agreed = student(searched.public).argmax(1) == searched.model(searched.public).argmax(1)

@@ -115,6 +115,7 @@ def plain_recipe(features, images, epochs, batch_size):
     return decoder.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_on_the_same_features_it_is_at_least_as_strong_as_the_plain_recipe(small_splits, seed):
     """Scored on the victims. Over eight seeds the ratio of the MSEs was between 0.24 and 0.56."""

@@ -58,6 +58,7 @@ def test_on_a_linear_encoder_it_ends_at_the_ridge_estimate():
     assert result.gradient_norm == pytest.approx(float(gradient), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_becomes_of_an_image_does_not_depend_on_its_batch():
     encoder, features = Linear(), Linear()(pictures(7))
     whole = found(encoder, features, tv=0.01, l2=0.01)

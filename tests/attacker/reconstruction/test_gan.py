@@ -70,6 +70,7 @@ def test_the_critics_loss_is_that_of_the_equation():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_critic_learns_to_tell_images_from_rebuilt_ones():
     players = game(critic_learning_rate=0.01, learning_rate=1e-12)
     features, images = batch()

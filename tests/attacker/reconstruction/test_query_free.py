@@ -42,6 +42,7 @@ def done(known):
     return attack, attack(known)
 
 
+@pytest.mark.slow
 def test_without_a_query_it_rebuilds_better_than_the_mean_image(done, known, small_splits):
     truth, (attack, rebuilt) = small_splits.victims.floats(), done
     assert mse(rebuilt, truth).mean() < 0.9 * mse(known.public.mean(0).expand_as(truth), truth).mean()

@@ -72,6 +72,7 @@ def telling_images(scores):
     return bright[:, None, :, None].repeat_interleave(2, 2).expand(-1, 1, 8, 8).contiguous()
 
 
+@pytest.mark.slow
 def test_the_inner_inverter_increases_the_error_of_an_inverter():
     scores = vectors_of(count=300)
     images = telling_images(scores)

@@ -16,6 +16,8 @@ from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.store import Store
 from splitleak.wire.files import captures
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "bench" / "kill_campaign.py"
 KILLS = int(os.environ.get("SPLITLEAK_KILLS", "3"))
 CAMPAIGN = """

@@ -55,6 +55,7 @@ assert not heavy, heavy
 """
 
 
+@pytest.mark.slow
 def test_every_command_explains_itself_without_loading_what_computes():
     commands = (*COMMANDS, *(f"campaign {name}" for name in OF_CAMPAIGNS))
     subprocess.run([sys.executable, "-c", HELP, *commands], check=True, stdout=subprocess.DEVNULL, timeout=60)

@@ -82,6 +82,7 @@ def test_output_shape_changes_no_state(training):
     assert all(module.training == training for module in model.modules())
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     architecture=st.sampled_from(sorted(ARCHITECTURES)),

@@ -9,6 +9,8 @@ import pytest
 
 from splitleak.datasets.splits import Splits
 
+pytestmark = pytest.mark.slow
+
 CAMPAIGN = """
 kind = "classes"
 name = "tiny"

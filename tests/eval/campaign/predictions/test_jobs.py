@@ -9,6 +9,8 @@ from splitleak.attacker.queries import Pairs
 from splitleak.datasets.files import load_file
 from splitleak.wire.files.shared import SharedScores
 
+pytestmark = pytest.mark.slow
+
 CAMPAIGN = """
 kind = "predictions"
 name = "tiny"

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[4]
 STUBS = ("open_inference_pb2.py", "open_inference_pb2.pyi", "open_inference_pb2_grpc.py")
 
 
+@pytest.mark.slow
 def test_committed_stubs_are_what_the_contract_generates(tmp_path):
     pytest.importorskip("grpc_tools")
     subprocess.run([sys.executable, ROOT / "proto/generate.py", tmp_path], check=True, timeout=60)

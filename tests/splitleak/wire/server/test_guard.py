@@ -194,6 +194,7 @@ def test_the_rate_is_each_clients_own(keys):
                 call(channel, "unary_unary", metadata=bearer(keys, client))
 
 
+@pytest.mark.slow
 def test_a_call_that_never_sends_its_message_is_cut_off_when_others_come():
     limits = Limits(message_s=0.01)
     with toy(ServerConfig(limits=limits)) as (_, channel):
@@ -221,6 +222,7 @@ def test_bytes_that_are_no_message_are_invalid_in_every_kind_of_method():
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.slow
 def test_a_client_that_went_away_is_forgotten(keys):
     guard = Guard(Limits(requests_per_s=1000, burst=1), Tokens.read(keys / "tokens.json"))
     server = grpc.server(ThreadPoolExecutor(4), interceptors=(guard,))

@@ -60,6 +60,7 @@ def test_what_was_counted_is_told():
     assert {dict(key[1])["model"] for key in found if key[0] != requests} == {"m"}
 
 
+@pytest.mark.slow
 def test_two_servers_do_not_mix_and_a_stopped_one_is_gone():
     first, second = Statistics(), Statistics()
     first.received(5)
@@ -89,6 +90,7 @@ def test_a_service_that_counts_nothing_has_no_metrics():
         serve(lambda server: None, ServerConfig(metrics="127.0.0.1:0")).__enter__()
 
 
+@pytest.mark.slow
 def test_metrics_that_other_machines_reach_are_warned_of(caplog):
     for address, warnings in (("127.0.0.1:0", 0), ("0.0.0.0:0", 1)):
         with serve(lambda server: None, ServerConfig(metrics=address), statistics={}):
