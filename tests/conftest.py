@@ -3,11 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, Splits, split
 from splitleak.training.fit import epochs
 
+settings.register_profile("suite", deadline=None)  # how long an example takes is up to what else the machine does
+settings.load_profile("suite")
 torch.set_num_threads(1)  # of each worker, and for the examples too, which no fixture of this folder reaches
 
 
