@@ -5,9 +5,19 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from splitleak.tables import Table
+
+PRESETS: Table[str] = Table(
+    "preset",
+    {"cpu": "small enough for minutes on two cores", "paper": "the published settings, made for a GPU"},
+)
+
+Preset = Annotated[str, AfterValidator(PRESETS.known)]
+"""Which set of a method's settings one's own are put on top of."""
 
 
 class Document(BaseModel):

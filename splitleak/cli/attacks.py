@@ -1,10 +1,11 @@
 """The commands of the attacker, and of the victims who publish what he starts from."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from splitleak.cli.choices import choice
 from splitleak.cli.documents import channel_config, half_of, read_settings
 from splitleak.cli.options import Again, ChannelFile, Device, Json, Preset, Seed, Settings, Threads, use_threads
 from splitleak.cli.output import result
@@ -17,8 +18,7 @@ ServedName = Annotated[
     str | None, typer.Option("--model", help="The service's name for its model; default: its only one.")
 ]
 ServedScores = Annotated[
-    Literal["auto", "probabilities", "logits"],
-    typer.Option("--scores", help="What the service answers; auto: logits if the output is called so."),
+    str, choice("scores", "What the service answers; auto: logits if the output is called so. One of", "--scores")
 ]
 ServedOutput = Annotated[str | None, typer.Option("--output", help="Which of several outputs holds the scores.")]
 
@@ -105,7 +105,7 @@ def attack(
     channel: ChannelFile = None,
     out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/attack"),
     attack: Annotated[
-        str | None, typer.Option(help="The attack, by name; default: decoder, or prediction-inversion with --shared.")
+        str | None, choice("attacks", "Default: decoder, or prediction-inversion with --shared. One of")
     ] = None,
     config: AttackFile = None,
     settings: Settings = None,
@@ -184,7 +184,7 @@ def prior(
 
 
 def invert(
-    attack: Annotated[str, typer.Option(help="The attack, by name.")] = "class-inference",
+    attack: Annotated[str, choice("class-attacks", "One of")] = "class-inference",
     public: Annotated[Path | None, typer.Option(help="The attacker's own images: .npz, folder or zip.")] = None,
     service: Annotated[str | None, typer.Option(help="HOST:PORT of a prediction service, to be queried live.")] = None,
     model: ServedName = None,

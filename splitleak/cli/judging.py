@@ -1,10 +1,11 @@
 """The commands that judge what an attack rebuilt, by figures and by people."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from splitleak.cli.choices import choice
 from splitleak.cli.documents import with_settings
 from splitleak.cli.options import Device, Json, ResultFile, Seed, Settings, Threads, use_threads
 from splitleak.cli.output import keep, result
@@ -28,8 +29,7 @@ def score(
         Path | None, typer.Option(help="Another artifact for the same classes: does it take an image for its class?")
     ] = None,
     auxiliary: Annotated[
-        Literal["same", "generic", "distinct", "training"] | None,
-        typer.Option(help="What the attacker's images are; checked, and kept in the record."),
+        str | None, choice("auxiliary", "What the attacker's images are; checked, and kept in the record. One of")
     ] = None,
     auxiliary_images: Annotated[Path | None, typer.Option(help="The attacker's images, for --auxiliary.")] = None,
     auxiliary_data: Annotated[

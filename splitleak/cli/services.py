@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from splitleak.cli.choices import choice
 from splitleak.cli.documents import channel_config, half_of, read_settings, server_config, with_settings
 from splitleak.cli.options import (
     ChannelFile,
@@ -98,8 +99,7 @@ def edge(
         Path | None, typer.Option(help="File for the edge's own record of the stream (which image had which id).")
     ] = None,
     codec: Annotated[
-        Literal["fp32", "fp16", "uint8", "fp16+deflate", "uint8+deflate"],
-        typer.Option(help="How features travel; uint8 is quantised, deflate packs without loss."),
+        str, choice("codecs", "How features travel; uint8 is quantised, deflate packs without loss. One of")
     ] = "fp32",
     window: Annotated[int, typer.Option(min=1, help="Unanswered requests at most.")] = 8,
     patience: Annotated[
@@ -204,10 +204,7 @@ def tap(
 
 def link(
     upstream: Annotated[str, typer.Option(help="HOST:PORT that connections are carried on to.")],
-    profile: Annotated[
-        Literal["ethernet", "wifi", "5g", "lte", "3g", "leo", "geo"] | None,
-        typer.Option(help="A kind of network; leo and geo are satellites. Default: no limit and no delay."),
-    ] = None,
+    profile: Annotated[str | None, choice("links", "A kind of network; default: no limit and no delay. One of")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. up.rate_mbps=5 or down.delay_ms=20."),
@@ -223,11 +220,10 @@ def link(
     """
     from contextlib import contextmanager
 
-    from splitleak.wire.link.link import LinkConfig
+    from splitleak.wire.link.link import PROFILES, LinkConfig
     from splitleak.wire.link.link import link as carry
-    from splitleak.wire.link.link import profile as profile_of
 
-    chosen = profile_of(profile) if profile else LinkConfig()
+    chosen = PROFILES.choose(profile).config if profile else LinkConfig()
     asked = LinkConfig.parse(with_settings({**chosen.document(), "seed": seed}, settings), source="link")
 
     @contextmanager

@@ -1,10 +1,11 @@
 """The commands that make a target: its images, its training, what its halves look like and where they go."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from splitleak.cli.choices import choice
 from splitleak.cli.documents import designed, half_of, read_settings, with_settings
 from splitleak.cli.options import (
     Again,
@@ -178,8 +179,8 @@ def export(
     artifact: CloudHalf,
     triton: Annotated[Path, typer.Option(help="Triton's model repository, to be made if need be.")],
     backend: Annotated[
-        Literal["onnxruntime", "python"],
-        typer.Option(help="python: for a Triton without the other; its Python needs numpy and onnxruntime."),
+        str,
+        choice("backends", "python: for a Triton without the other; its Python needs numpy and onnxruntime. One of"),
     ] = "onnxruntime",
     max_batch_size: Annotated[int, typer.Option(min=1, help="Rows that Triton computes together at most.")] = 64,
     force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,

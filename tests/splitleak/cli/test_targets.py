@@ -5,15 +5,9 @@ import pytest
 from splitleak.defenses.predictions.purifier import load_purifier
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--defense", "magic"), "magic"),
-        (("--set", "model.architecture=cnn", "--set", "training.epochs=1", "--device", "abacus"), "abacus"),
-    ],
-)
-def test_a_target_that_cannot_be_trained_is_one_line_on_standard_error(refusal, images, arguments, said):
-    assert said in refusal("train", *arguments, "--images", images)
+def test_a_target_that_cannot_be_trained_is_one_line_on_standard_error(refusal, images):
+    short = ("--set", "model.architecture=cnn", "--set", "training.epochs=1")
+    assert "abacus" in refusal("train", *short, "--device", "abacus", "--images", images)
 
 
 @pytest.mark.parametrize(
