@@ -14,6 +14,11 @@ class DeviceProfile(Config):
     threads: int = Field(ge=1, description="most compute threads")
     basis: str = Field(min_length=1, description="source of threads and factor")
 
+    @property
+    def about(self) -> str:
+        """The profile in a line."""
+        return f"a core of it takes {self.factor:g} times as long as one here; {self.threads} compute"
+
 
 _SERVER = "this machine's core is assumed to reach 1500 points of Geekbench 6, as server cores of 2021 do"
 DEVICES: Table[DeviceProfile] = Table(

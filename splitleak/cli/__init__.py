@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from splitleak.cli import attacks, judging, latency, measuring, reports, services, targets
+from splitleak.cli import attacks, judging, latency, listing, measuring, reports, services, targets
 from splitleak.cli.campaigns import campaign
 from splitleak.cli.choices import Command
 
@@ -19,7 +19,7 @@ GROUPS = {
     "Judging": (judging.score, judging.score_classes, judging.extraction, judging.study, judging.study_score),
     "Measuring": (measuring.leakage, judging.layers, measuring.robustness, measuring.cost, measuring.training_time),
     "Deploying": (latency.latency, latency.recommend),
-    "Reports": (reports.demo, reports.report),
+    "Reports": (reports.demo, reports.report, listing.list_),
 }
 
 app = typer.Typer(

@@ -1,40 +1,37 @@
 """Options whose values are entries of the library's tables, looked up when a value is read, completed or explained."""
 
-import pkgutil
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
 
-if TYPE_CHECKING:
-    from splitleak.tables import Table
+from splitleak.tables import Imported, Table
 
-TABLES = {
-    "attacks": "splitleak.attacker.reconstruction:ATTACKS",
-    "class-attacks": "splitleak.attacker.class_inversion:CLASS_ATTACKS",
-    "defenses": "splitleak.defenses:DEFENSES",
-    "models": "splitleak.models:ARCHITECTURES",
-    "codecs": "splitleak.wire.protocol:CODECS",
-    "links": "splitleak.wire.link.link:PROFILES",
-    "devices": "splitleak.edge.profiles:DEVICES",
-    "engines": "splitleak.models:ENGINES",
-    "auxiliary": "splitleak.attacker.auxiliary:AUXILIARY",
-    "scores": "splitleak.wire.client:SCORES",
-    "backends": "splitleak.models:TRITON_BACKENDS",
-    "presets": "splitleak.config:PRESETS",
-}
-"""Where each table of choices is; their modules load neither torch nor numpy."""
-
-
-def table_of(kind: str) -> "Table[Any]":
-    """The library's table of that kind, one of `TABLES`."""
-    table: Table[Any] = pkgutil.resolve_name(TABLES[kind])
-    return table
+TABLES: Table[Table[Any]] = Table(
+    "kind",
+    {
+        "attacks": Imported("splitleak.attacker.reconstruction:ATTACKS"),
+        "class-attacks": Imported("splitleak.attacker.class_inversion:CLASS_ATTACKS"),
+        "defenses": Imported("splitleak.defenses:DEFENSES"),
+        "models": Imported("splitleak.models:ARCHITECTURES"),
+        "codecs": Imported("splitleak.wire.protocol:CODECS"),
+        "links": Imported("splitleak.wire.link.link:PROFILES"),
+        "devices": Imported("splitleak.edge.profiles:DEVICES"),
+        "engines": Imported("splitleak.models:ENGINES"),
+        "auxiliary": Imported("splitleak.attacker.auxiliary:AUXILIARY"),
+        "scores": Imported("splitleak.wire.client:SCORES"),
+        "backends": Imported("splitleak.models:TRITON_BACKENDS"),
+        "presets": Imported("splitleak.config:PRESETS"),
+    },
+)
+"""The tables that can be chosen from; to import one loads neither torch nor numpy."""
 
 
-def choice(kind: str, text: str, *declarations: str, also: Sequence[str] = (), listed: bool = False) -> Any:  # noqa: ANN401  # typer's own type of an option
+def choice(  # typer's own type of an option is what it gives
+    kind: str, text: str, *declarations: str, also: Sequence[str] = (), listed: bool = False
+) -> Any:  # noqa: ANN401
     """An option that takes the names of a table.
 
     Args:
@@ -48,7 +45,7 @@ def choice(kind: str, text: str, *declarations: str, also: Sequence[str] = (), l
     def read(value: str) -> str:
         for name in value.split(",") if listed else (value,):
             try:
-                name in also or table_of(kind).known(name)
+                name in also or TABLES[kind].known(name)
             except ValueError as error:
                 raise typer.BadParameter(str(error)) from None
         return value
@@ -67,7 +64,7 @@ def completed(kind: str, also: Sequence[str] = ()) -> Callable[[str], list[str]]
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
-        return [f"{before}{comma}{name}" for name in (*also, *table_of(kind)) if name.startswith(last)]
+        return [f"{before}{comma}{name}" for name in (*also, *TABLES[kind]) if name.startswith(last)]
 
     return complete
 
@@ -78,5 +75,5 @@ class Command(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  # typer's, which has no public name
         for option in self.params:
             if isinstance(option, TyperOption) and option.help:
-                option.help = re.sub(r"\{([a-z-]+)\}", lambda found: ", ".join(table_of(found[1])), option.help)
+                option.help = re.sub(r"\{([a-z-]+)\}", lambda found: ", ".join(TABLES[found[1]]), option.help)
         super().format_help(ctx, formatter)

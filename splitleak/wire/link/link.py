@@ -66,7 +66,7 @@ PROFILES: Table[LinkProfile] = Table(
             loss=0,
         ),
         "wifi": _profile(
-            "Wi-Fi",
+            "Wi-Fi of an office or a home",
             "Firefox's network monitor, table of throttling; it says 2 ms, a server is added",
             down=30,
             up=15,

@@ -39,6 +39,7 @@ COMMANDS = (
     "study-score",
     "report",
     "demo",
+    "list",
 )
 
 OF_CAMPAIGNS = ("plan", "run", "status", "report")

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import splitleak.cli
 from splitleak.attacker.auxiliary import AUXILIARY, AuxiliaryKind
 from splitleak.cli import app
-from splitleak.cli.choices import TABLES, completed, table_of
+from splitleak.cli.choices import TABLES, completed
 from splitleak.edge.profiles import DEVICES
 from splitleak.wire.link.link import PROFILES
 from splitleak.wire.protocol import CODECS, codec
@@ -67,7 +67,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_a_name_that_no_table_has_is_told_the_nearest(kind, call):
-    known = next(iter(table_of(kind)))
+    known = next(iter(TABLES[kind]))
     code, _, err = call(*OPTIONS[kind], f"{known}x")
     assert code == 2
     assert f"did you mean '{known}'?" in " ".join(err.replace("│", " ").split())
@@ -84,7 +84,7 @@ def test_no_module_of_the_command_line_lists_choices_of_its_own():
             assert not (isinstance(node, ast.Name) and node.id in ("Literal", "Enum")), path
             if isinstance(node, ast.Tuple | ast.List | ast.Set):
                 texts = {each.value for each in node.elts if isinstance(each, ast.Constant)}
-                copied = [kind for kind in TABLES if len(texts & set(table_of(kind))) > 2]
+                copied = [kind for kind in TABLES if len(texts & set(TABLES[kind])) > 2]
                 assert not copied, (path, node.lineno)
 
 
