@@ -18,6 +18,7 @@ from splitleak.defenses.stack import DefenseConfig
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble
 from splitleak.eval.report import published
 from splitleak.models import ArchitectureName
+from splitleak.tables import nearest
 from splitleak.wire.protocol import Codec
 
 GIVEN = frozenset({"public", "query", "labels", "encoder", "head", "fresh_encoder"})
@@ -271,5 +272,6 @@ def fingerprint(data: str) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return digest([path.stem, hashlib.file_digest(file, "sha256").hexdigest()])
-    known = ", ".join((*SHIPPED, *NAMES))
-    raise FileNotFoundError(f"expected data of {known}, or a file or folder of images, got {data!r} (see --data)")
+    known = (*SHIPPED, *NAMES)
+    got = f"got {data!r} (see --data){nearest(data, known)}"
+    raise FileNotFoundError(f"expected data of {', '.join(known)}, or a file or folder of images, {got}")

@@ -106,3 +106,7 @@ def test_split_of_some_classes_writes_the_others_beside_them(call, tmp_path):
     record = json.loads((tmp_path / "s" / "splits.json").read_text())
     assert (len(record["classes"]), record["config"]["stratified"]) == (3, True)
     assert (tmp_path / "s" / "generic.npz").is_file()
+
+
+def test_a_mistyped_data_set_is_told_the_nearest(refusal):
+    assert "got 'photograph'; did you mean 'photographs'?" in refusal("split", "--data", "photograph")
