@@ -7,12 +7,22 @@ import typer
 
 from splitleak.cli.choices import choice
 from splitleak.cli.documents import channel_config, half_of, read_settings
-from splitleak.cli.options import Again, ChannelFile, Device, Json, Preset, Seed, Settings, Threads, use_threads
+from splitleak.cli.options import (
+    Again,
+    ChannelFile,
+    ConfigFile,
+    Device,
+    Json,
+    Preset,
+    Seed,
+    Settings,
+    Threads,
+    use_threads,
+)
 from splitleak.cli.output import result
 
 PublicImages = Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")]
 Pairs = Annotated[Path | None, typer.Option(help="Queries on record (`splitleak query`), instead.")]
-AttackFile = Annotated[Path | None, typer.Option(help="TOML or JSON with the attack's settings.")]
 MaxQueries = Annotated[int | None, typer.Option(min=1, help="Images sent at most; default: no limit.")]
 ServedName = Annotated[
     str | None, typer.Option("--model", help="The service's name for its model; default: its only one.")
@@ -107,7 +117,7 @@ def attack(
     attack: Annotated[
         str | None, choice("attacks", "Default: decoder, or prediction-inversion with --shared. One of")
     ] = None,
-    config: AttackFile = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     preset: Preset = "cpu",
     max_queries: MaxQueries = None,
@@ -151,7 +161,7 @@ def attack(
 def prior(
     public: Annotated[Path, typer.Argument(help="The attacker's own images: .npz, folder or zip.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/prior"),
-    config: Annotated[Path | None, typer.Option(help="TOML or JSON with the settings.")] = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     preset: Preset = "cpu",
     seed: Seed = 0,
@@ -205,7 +215,7 @@ def invert(
     classes: Annotated[int | None, typer.Option(min=1, help="How many; default: as many as are answered.")] = None,
     channel: ChannelFile = None,
     out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/classes"),
-    config: AttackFile = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     preset: Preset = "cpu",
     max_queries: MaxQueries = None,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from splitleak.cli.choices import choice
-from splitleak.cli.documents import with_settings
-from splitleak.cli.options import Device, Json, ResultFile, Seed, Settings, Threads, use_threads
+from splitleak.cli.documents import read_settings
+from splitleak.cli.options import ConfigFile, Device, Json, ResultFile, Seed, Settings, Threads, use_threads
 from splitleak.cli.output import keep, result
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def extraction(
     artifact: Attacked,
     train_images: Annotated[Path, typer.Option(help="The images that the artifact was trained on.")],
     out: ResultFile = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -112,9 +113,10 @@ def extraction(
     from splitleak.seeding import resolve_device
 
     use_threads(threads)
-    config = ExtractionConfig.parse(with_settings({"seed": seed}, settings), source="extraction")
+    given = {"seed": seed, **read_settings(config, settings)}
+    asked = ExtractionConfig.parse(given, source=str(config or "extraction"))
     with progress("extraction") as report:
-        found = measure_extraction(artifact, attack, train_images, config, resolve_device(device), report)
+        found = measure_extraction(artifact, attack, train_images, asked, resolve_device(device), report)
     keep(out, found)
     text = (
         f"{attack}: a student of {found['images_per_class']} pictures a class knows {found['share']:.1%} of the "

@@ -32,6 +32,7 @@ TrainedOn = Annotated[Path, typer.Option(help="Folder from `splitleak split` tha
 DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision keeps its sets.")]
 Defenses = Annotated[list[str] | None, choice("defenses", "A defense; repeat to stack them. One of")]
 ResultFile = Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or JSON with the settings.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.epochs=4; repeatable."),
