@@ -22,7 +22,7 @@ from splitleak.cli.options import (
 from splitleak.cli.output import result
 
 PublicImages = Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")]
-Pairs = Annotated[Path | None, typer.Option(help="Queries on record (`splitleak query`), instead.")]
+Pairs = Annotated[Path | None, typer.Option(help="Recorded queries (`splitleak query`), in place of live ones.")]
 MaxQueries = Annotated[int | None, typer.Option(min=1, help="Images sent at most; default: no limit.")]
 ServedName = Annotated[
     str | None, typer.Option("--model", help="The service's name for its model; default: its only one.")
@@ -43,10 +43,12 @@ def predict(
     scores: ServedScores = "auto",
     output: ServedOutput = None,
     channel: ChannelFile = None,
-    out: Annotated[Path, typer.Option(help="Folder for what is published, and the ledger.")] = Path("runs/predictions"),
+    out: Annotated[Path, typer.Option(help="Folder for the published scores and the ledger.")] = Path(
+        "runs/predictions"
+    ),
     as_json: Json = False,
 ) -> None:
-    """Be the victims: have a service classify their images, and publish the highest scores of each.
+    """Act as the victims: have a service classify their images, and publish the highest scores of each.
 
     Writes shared-M.npz for each --share, and ledger.json, the victims' own record of which id was which image.
     """
@@ -71,9 +73,9 @@ def query(
     scores: ServedScores = "auto",
     output: ServedOutput = None,
     channel: ChannelFile = None,
-    out: Annotated[Path, typer.Option(help="File for what the images became.")] = Path("runs/pairs.npz"),
-    draws: Annotated[int, typer.Option(min=1, help="Answers an image: who knows the noise trains with it.")] = 1,
-    views: Annotated[int, typer.Option(min=1, help="Queries an answer: it is their mean.")] = 1,
+    out: Annotated[Path, typer.Option(help="File for the recorded (image, answer) pairs.")] = Path("runs/pairs.npz"),
+    draws: Annotated[int, typer.Option(min=1, help="Answers recorded per image, each with fresh noise.")] = 1,
+    views: Annotated[int, typer.Option(min=1, help="Queries averaged into one answer.")] = 1,
     max_queries: MaxQueries = None,
     as_json: Json = False,
 ) -> None:
@@ -111,9 +113,9 @@ def attack(
     pairs: Pairs = None,
     encoder: Annotated[Path | None, typer.Option(help="White box: the edge half of the artifact.")] = None,
     head: Annotated[Path | None, typer.Option(help="The cloud half, as a curious cloud has it.")] = None,
-    views: Annotated[int, typer.Option(min=1, help="Requests in a row that show one victim; averaged.")] = 1,
+    views: Annotated[int, typer.Option(min=1, help="Consecutive requests of one victim, which are averaged.")] = 1,
     channel: ChannelFile = None,
-    out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/attack"),
+    out: Annotated[Path, typer.Option(help="Folder for the reconstructions.")] = Path("runs/attack"),
     attack: Annotated[
         str | None, choice("attacks", "Default: decoder, or prediction-inversion with --shared. One of")
     ] = None,
@@ -126,7 +128,7 @@ def attack(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Rebuild the images behind captured features, or behind shared scores.
+    """Reconstruct the images behind captured features, or behind shared scores.
 
     What an attack may know is what it is given here: queries to the edge or the service, live or on record, the
     encoder, the head. Everything captured that is not an attacker's query, or everything shared, is rebuilt. It is
@@ -204,17 +206,20 @@ def invert(
     oracle: Annotated[
         Path | None, typer.Option(help="An artifact to query in this process, defenses and all, instead.")
     ] = None,
-    labels_only: Annotated[
-        bool, typer.Option("--labels-only", help="Hear no more of an answer than its label.")
-    ] = False,
+    labels_only: Annotated[bool, typer.Option("--labels-only", help="Use only the label of each answer.")] = False,
     artifact: Annotated[Path | None, typer.Option(help="White box: the artifact with both halves.")] = None,
     adaptive: Annotated[
-        bool, typer.Option("--adaptive", help="Bypass what in the white box hides gradients, a low-rank head's Tanh.")
+        bool,
+        typer.Option(
+            "--adaptive", help="Bypass layers of the white box that mask gradients, such as a low-rank head's tanh."
+        ),
     ] = False,
     prior: Annotated[Path | None, typer.Option(help="Generator to search (`splitleak prior`), or one's own.")] = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="How many; default: as many as are answered.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Number of classes; default: as many as the service answers with.")
+    ] = None,
     channel: ChannelFile = None,
-    out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/classes"),
+    out: Annotated[Path, typer.Option(help="Folder for the reconstructions.")] = Path("runs/classes"),
     config: ConfigFile = None,
     settings: Settings = None,
     preset: Preset = "cpu",
@@ -224,7 +229,7 @@ def invert(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Rebuild pictures of each class that a model was trained on.
+    """Reconstruct images of each class that a model was trained on (model inversion).
 
     What an attack may know is what it is given here: images of its own or a generator of such, queries to a prediction
     service, live or on record, or the model's weights. Who has the weights runs the model alone, and no output policy

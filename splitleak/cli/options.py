@@ -29,7 +29,7 @@ ChannelFile = Annotated[
 Artifact = Annotated[Path, typer.Argument(help="Artifact folder.")]
 CloudHalf = Annotated[Path, typer.Argument(help="Artifact folder, or its cloud half alone.")]
 TrainedOn = Annotated[Path, typer.Option(help="Folder from `splitleak split` that it was trained on.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision keeps its sets.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder in which torchvision keeps its data sets.")]
 Defenses = Annotated[list[str] | None, choice("defenses", "A defense; repeat to stack them. One of")]
 ResultFile = Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or JSON with the settings.")]

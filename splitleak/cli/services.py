@@ -41,7 +41,7 @@ def cloud(
         bool, typer.Option("--whole", help="Serve both halves as one: images in, probabilities out, for everybody.")
     ] = False,
     policy: Annotated[
-        Path | None, typer.Option(help="TOML or JSON: what is let out of a prediction; default: all of it.")
+        Path | None, typer.Option(help="TOML or JSON of the output policy; default: full score vectors.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -52,7 +52,7 @@ def cloud(
         str | None, typer.Option(help="HOST:PORT for Prometheus to read metrics from, over plain HTTP; default: none.")
     ] = None,
     capture: Annotated[
-        Path | None, typer.Option(help="Be a curious cloud: write all that comes and goes to this capture.")
+        Path | None, typer.Option(help="Curious cloud: record every request and response in this capture file.")
     ] = None,
     server: ServerFile = None,
     engine: Engine = "auto",
@@ -101,7 +101,7 @@ def edge(
     codec: Annotated[
         str, choice("codecs", "How features travel; uint8 is quantised, deflate packs without loss. One of")
     ] = "fp32",
-    window: Annotated[int, typer.Option(min=1, help="Unanswered requests at most.")] = 8,
+    window: Annotated[int, typer.Option(min=1, help="Requests in flight, at most.")] = 8,
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds an outage may last; meanwhile nothing is lost.")
     ] = 60.0,

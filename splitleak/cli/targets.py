@@ -187,7 +187,7 @@ def export(
         str,
         choice("backends", "python: for a Triton without the other; its Python needs numpy and onnxruntime. One of"),
     ] = "onnxruntime",
-    max_batch_size: Annotated[int, typer.Option(min=1, help="Rows that Triton computes together at most.")] = 64,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Largest batch that Triton forms, in rows.")] = 64,
     force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
     as_json: Json = False,
 ) -> None:
