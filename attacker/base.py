@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from splitleak.config import Config
 from splitleak.logs import Report, silent
+from splitleak.tables import Table
 
 
 class Query:
@@ -124,17 +125,13 @@ class Method(ABC):
 AnyMethod = TypeVar("AnyMethod", bound=Method)
 
 
-def build(
-    kinds: Mapping[str, type[AnyMethod]], name: str, preset: Literal["cpu", "paper"], settings: Mapping[str, Any]
-) -> AnyMethod:
+def build(kinds: Table[type[AnyMethod]], name: str, preset: str, settings: Mapping[str, Any]) -> AnyMethod:
     """The attack ``name`` of a table, from one of its presets, with ``settings`` on top.
 
     Raises:
         ValueError: There is no such attack, or the settings do not fit it.
     """
-    if name not in kinds:
-        raise ValueError(f"expected an attack of {', '.join(sorted(kinds))}, got {name!r}")
-    kind = kinds[name]
+    kind = kinds.choose(name)
     base = kind.paper_config() if preset == "paper" else kind.config_type()
     return kind(kind.config_type.parse({**base.document(), **settings}, source=f"attack {name!r}"))
 

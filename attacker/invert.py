@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -16,21 +16,21 @@ from splitleak.attacker.outputs import Reconstructions, write_result
 from splitleak.attacker.prior import Prior
 from splitleak.attacker.queries import ServiceProbe, live_query, recorded_query
 from splitleak.attacker.reconstruction.descent import frozen
-from splitleak.config import Config
+from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import WholeModel, load_whole
 from splitleak.defenses.classes.adaptive import adaptive_model, white_box
 from splitleak.logs import Report
+from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
-from splitleak.wire.client.classifier import Scores
 
 
 class InversionConfig(Config):
     """Which attack, from which preset, with which settings on top."""
 
     attack: str
-    preset: Literal["cpu", "paper"] = "cpu"
+    preset: Preset = "cpu"
     settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     classes: int | None = Field(default=None, ge=1, description="how many there are; default: as many as are answered")

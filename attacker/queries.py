@@ -21,8 +21,9 @@ from splitleak.artifacts import written_file
 from splitleak.attacker.base import Query
 from splitleak.datasets.images import Images
 from splitleak.errors import WireError
+from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig, connect
-from splitleak.wire.client.classifier import ClassifierClient, Scores
+from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.files import captures
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import INFERENCE

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -23,14 +23,14 @@ from splitleak.attacker.queries import (
 )
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.attacker.reconstruction.descent import frozen
-from splitleak.config import Config
+from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import HalfConfig, load_cloud, load_edge
 from splitleak.defenses.training import assemble
 from splitleak.logs import Report
+from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
-from splitleak.wire.client.classifier import Scores
 from splitleak.wire.files.shared import SharedScores
 
 _SEEDS = 2**62
@@ -40,7 +40,7 @@ class AttackConfig(Config):
     """Which attack, from which preset, with which settings on top, and what it may see of the wire."""
 
     attack: str
-    preset: Literal["cpu", "paper"] = "cpu"
+    preset: Preset = "cpu"
     settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     max_queries: int | None = Field(default=None, ge=1, description="images it may send, at most")

@@ -1,40 +1,30 @@
 """The registry of defenses by name, one per file; `JointInversion` is the opposite of a defense."""
 
-from splitleak.defenses.base import Defense
-from splitleak.defenses.classes.bido import BiDO
-from splitleak.defenses.classes.confidence import ConfidenceAdaptation
-from splitleak.defenses.classes.label_smoothing import LabelSmoothing
-from splitleak.defenses.classes.low_rank import LowRank
-from splitleak.defenses.classes.mid import MID
-from splitleak.defenses.classes.transfer import Transfer
-from splitleak.defenses.features.bottleneck import Bottleneck
-from splitleak.defenses.features.cem import CEM
-from splitleak.defenses.features.dropout import Dropout
-from splitleak.defenses.features.noise import GaussianNoise, LaplaceNoise
-from splitleak.defenses.features.noise_arl import NoiseARL
-from splitleak.defenses.features.nopeek import NoPeek
-from splitleak.defenses.features.patrol import Patrol
-from splitleak.defenses.features.ressfl import ResSFL
-from splitleak.defenses.predictions.joint_inversion import JointInversion
+from typing import TYPE_CHECKING
 
-DEFENSES: dict[str, type[Defense]] = {
-    kind.name: kind
-    for kind in (
-        BiDO,
-        Bottleneck,
-        CEM,
-        ConfidenceAdaptation,
-        Dropout,
-        GaussianNoise,
-        JointInversion,
-        LabelSmoothing,
-        LaplaceNoise,
-        LowRank,
-        MID,
-        NoiseARL,
-        NoPeek,
-        Patrol,
-        ResSFL,
-        Transfer,
-    )
-}
+from splitleak.tables import Imported, Table
+
+if TYPE_CHECKING:
+    from splitleak.defenses.base import Defense
+
+DEFENSES: Table["type[Defense]"] = Table(
+    "defense",
+    {
+        "bido": Imported("splitleak.defenses.classes.bido:BiDO"),
+        "bottleneck": Imported("splitleak.defenses.features.bottleneck:Bottleneck"),
+        "cem": Imported("splitleak.defenses.features.cem:CEM"),
+        "confidence-adaptation": Imported("splitleak.defenses.classes.confidence:ConfidenceAdaptation"),
+        "dropout": Imported("splitleak.defenses.features.dropout:Dropout"),
+        "gaussian-noise": Imported("splitleak.defenses.features.noise:GaussianNoise"),
+        "joint-inversion": Imported("splitleak.defenses.predictions.joint_inversion:JointInversion"),
+        "label-smoothing": Imported("splitleak.defenses.classes.label_smoothing:LabelSmoothing"),
+        "laplace-noise": Imported("splitleak.defenses.features.noise:LaplaceNoise"),
+        "low-rank": Imported("splitleak.defenses.classes.low_rank:LowRank"),
+        "mid": Imported("splitleak.defenses.classes.mid:MID"),
+        "noise-arl": Imported("splitleak.defenses.features.noise_arl:NoiseARL"),
+        "nopeek": Imported("splitleak.defenses.features.nopeek:NoPeek"),
+        "patrol": Imported("splitleak.defenses.features.patrol:Patrol"),
+        "ressfl": Imported("splitleak.defenses.features.ressfl:ResSFL"),
+        "transfer": Imported("splitleak.defenses.classes.transfer:Transfer"),
+    },
+)

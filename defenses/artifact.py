@@ -22,7 +22,7 @@ from splitleak.artifacts import load_tensors, provenance, save_tensors, write_js
 from splitleak.config import Config, digest, read_document
 from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import Target, TargetConfig, assemble
-from splitleak.models.engine import Engine, EngineChoice, choose_engine, feature_probes, image_probes, torch_engine
+from splitleak.models.engine import Engine, choose_engine, feature_probes, image_probes, torch_engine
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
 
@@ -190,9 +190,7 @@ class WholeModel:
         return self.cloud.predict(self.edge.encode(images))
 
 
-def load_edge(
-    folder: Path, device: torch.device, *, seed: int | None = None, engine: EngineChoice = "torch"
-) -> EdgeHalf:
+def load_edge(folder: Path, device: torch.device, *, seed: int | None = None, engine: str = "torch") -> EdgeHalf:
     """Loads an edge half.
 
     Args:
@@ -217,9 +215,7 @@ def load_edge(
     return EdgeHalf(config, encoder, stack, device, runner)
 
 
-def load_cloud(
-    folder: Path, device: torch.device, *, seed: int | None = None, engine: EngineChoice = "torch"
-) -> CloudHalf:
+def load_cloud(folder: Path, device: torch.device, *, seed: int | None = None, engine: str = "torch") -> CloudHalf:
     """Loads a cloud half.
 
     Args:
@@ -243,9 +239,7 @@ def load_cloud(
     return CloudHalf(config, head, device, runner)
 
 
-def load_whole(
-    folder: Path, device: torch.device, *, seed: int | None = None, engine: EngineChoice = "torch"
-) -> WholeModel:
+def load_whole(folder: Path, device: torch.device, *, seed: int | None = None, engine: str = "torch") -> WholeModel:
     """Loads both halves of the artifact ``folder``, as `load_edge` and `load_cloud` do.
 
     Raises:

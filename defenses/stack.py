@@ -26,12 +26,12 @@ class DefenseConfig(Config):
     @classmethod
     def _with_defaults(cls, values: object) -> object:
         """Accepts ``{name, channels, ...}`` as users write it, or ``{name, config}`` as it is stored."""
-        if not isinstance(values, dict) or values.get("name") not in DEFENSES:
-            got = values.get("name") if isinstance(values, dict) else values
-            raise ValueError(f"expected a defense of {', '.join(sorted(DEFENSES))}, got {got!r}")
+        if not isinstance(values, dict):
+            raise ValueError(f"expected a table with a defense's name, got {values!r}")
+        name = values.get("name")
+        kind = DEFENSES.choose(name)
         given = values.get("config", {key: value for key, value in values.items() if key != "name"})
-        name = values["name"]
-        config = DEFENSES[name].config_type.parse(given, source=f"defense {name!r}")
+        config = kind.config_type.parse(given, source=f"defense {name!r}")
         return {"name": name, "config": config.document()}
 
     def build(self) -> Defense:

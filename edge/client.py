@@ -24,10 +24,9 @@ from splitleak.edge.uplink import Parcel, Uplink
 from splitleak.wire.address import Target
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import read_metadata
-from splitleak.wire.protocol import codec
+from splitleak.wire.protocol import Codec, codec
 from splitleak.wire.protocol.answer import Prediction, server_durations
 from splitleak.wire.protocol.checks import check_images
-from splitleak.wire.protocol.codec import Codec
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.request import RequestEncoder
 

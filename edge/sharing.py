@@ -14,8 +14,9 @@ from splitleak.datasets.images import Images
 from splitleak.edge.ledger import Entry, Ledger
 from splitleak.measures.scores import truncate
 from splitleak.wire.address import Target
+from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
-from splitleak.wire.client.classifier import ClassifierClient, Scores
+from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.files.shared import SharedScores
 
 

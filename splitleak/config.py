@@ -3,11 +3,21 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from splitleak.tables import Table, nearest
+
+PRESETS: Table[str] = Table(
+    "preset",
+    {"cpu": "small enough for minutes on two cores", "paper": "the published settings, made for a GPU"},
+)
+
+Preset = Annotated[str, AfterValidator(PRESETS.known)]
+"""Which set of a method's settings one's own are put on top of."""
 
 
 class Document(BaseModel):
@@ -30,7 +40,7 @@ class Document(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ValueError(f"{source}: {explain(error)}") from None
+            raise ValueError(f"{source}: {explain(error, cls)}") from None
 
     def document(self) -> dict[str, Any]:
         """All fields as JSON values, defaults included."""
@@ -46,14 +56,37 @@ class Config(Document):
         return digest(self.document())
 
 
-def explain(error: ValidationError) -> str:
-    """Every fault of a configuration in one line: its key, what was expected and what came."""
+def explain(error: ValidationError, model: type[Document] | None = None) -> str:
+    """Every fault of a configuration in one line: its key, what was expected and what came.
+
+    With the ``model`` that was validated, an unknown key gets the nearest field.
+    """
     faults = []
     for fault in error.errors(include_url=False):
         own = fault["type"] == "value_error"  # the message of one of our validators says itself what came
         said = str(fault["ctx"]["error"]) if own else f"{fault['msg']}, got {fault['input']!r:.80}"
+        if model is not None and fault["type"] == "extra_forbidden":
+            *path, key = fault["loc"]
+            said += nearest(key, _fields(model, path))
         faults.append(f"{'.'.join(map(str, fault['loc'])) or 'document'}: {said}")
     return f"expected a {error.title}, but {'; '.join(faults)}"
+
+
+def _fields(model: type[Document], path: Iterable[int | str]) -> list[str]:
+    """The fields at ``path`` in a model; where several models may be there, the fields of all of them."""
+    models = [model]
+    for part in path:  # an index, or the tag of a union, leads to no other model
+        below = [each.model_fields[part].annotation for each in models if part in each.model_fields]
+        models = [each for annotation in below for each in _models(annotation)] or models
+    return [name for each in models for name in each.model_fields]
+
+
+def _models(annotation: object) -> Iterator[type[Document]]:
+    """The models that a field may hold, at any depth of its type."""
+    if isinstance(annotation, type) and issubclass(annotation, Document):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def read_document(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds; `Config.parse` decides

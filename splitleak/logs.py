@@ -6,9 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 Report = Callable[[str, int, int, Mapping[str, float]], None]
 """Progress callback: name of the task, steps done, total steps, and the latest metrics."""
 
@@ -30,6 +27,9 @@ def configure(level: str = "warning") -> None:
 @contextmanager
 def progress(label: str) -> Iterator[Report]:
     """A `Report` that draws a bar on a terminal, and prints a line every few seconds elsewhere."""
+    from rich.console import Console  # a fault on the command line is told without it, and sooner
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

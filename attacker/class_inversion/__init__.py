@@ -1,32 +1,27 @@
 """Attacks that rebuild images of each class a model was trained on. This table is all that knows them by name."""
 
-from splitleak.attacker.class_inversion.base import ClassInversion
-from splitleak.attacker.class_inversion.brep import BREPMI
-from splitleak.attacker.class_inversion.class_inference import ClassInference
-from splitleak.attacker.class_inversion.gmi import GMI
-from splitleak.attacker.class_inversion.if_gmi import IFGMI
-from splitleak.attacker.class_inversion.ked import KEDMI
-from splitleak.attacker.class_inversion.lomma import LommaGMI, LommaKED
-from splitleak.attacker.class_inversion.mi_face import MIFace
-from splitleak.attacker.class_inversion.mirror import Mirror, MirrorGenetic
-from splitleak.attacker.class_inversion.plg import PLGMI
-from splitleak.attacker.class_inversion.ppa import PPA
-from splitleak.attacker.class_inversion.vmi import VMI
+from typing import TYPE_CHECKING
 
-_KINDS: tuple[type[ClassInversion], ...] = (
-    BREPMI,
-    ClassInference,
-    GMI,
-    IFGMI,
-    KEDMI,
-    LommaGMI,
-    LommaKED,
-    MIFace,
-    Mirror,
-    MirrorGenetic,
-    PLGMI,
-    PPA,
-    VMI,
+from splitleak.tables import Imported, Table
+
+if TYPE_CHECKING:
+    from splitleak.attacker.class_inversion.base import ClassInversion
+
+CLASS_ATTACKS: Table["type[ClassInversion]"] = Table(
+    "class attack",
+    {
+        "brep-mi": Imported("splitleak.attacker.class_inversion.brep:BREPMI"),
+        "class-inference": Imported("splitleak.attacker.class_inversion.class_inference:ClassInference"),
+        "gmi": Imported("splitleak.attacker.class_inversion.gmi:GMI"),
+        "if-gmi": Imported("splitleak.attacker.class_inversion.if_gmi:IFGMI"),
+        "ked-mi": Imported("splitleak.attacker.class_inversion.ked:KEDMI"),
+        "lomma-gmi": Imported("splitleak.attacker.class_inversion.lomma:LommaGMI"),
+        "lomma-ked": Imported("splitleak.attacker.class_inversion.lomma:LommaKED"),
+        "mi-face": Imported("splitleak.attacker.class_inversion.mi_face:MIFace"),
+        "mirror": Imported("splitleak.attacker.class_inversion.mirror:Mirror"),
+        "mirror-genetic": Imported("splitleak.attacker.class_inversion.mirror:MirrorGenetic"),
+        "plg-mi": Imported("splitleak.attacker.class_inversion.plg:PLGMI"),
+        "ppa": Imported("splitleak.attacker.class_inversion.ppa:PPA"),
+        "vmi": Imported("splitleak.attacker.class_inversion.vmi:VMI"),
+    },
 )
-
-CLASS_ATTACKS: dict[str, type[ClassInversion]] = {kind.name: kind for kind in _KINDS}

@@ -1,20 +1,20 @@
 """Attacks that rebuild the images behind captured features or shared scores. This table alone knows them by name."""
 
-from splitleak.attacker.base import Attack
-from splitleak.attacker.reconstruction.decoder import DecoderAttack
-from splitleak.attacker.reconstruction.gan import GanAttack
-from splitleak.attacker.reconstruction.inverse_network import InverseNetworkAttack
-from splitleak.attacker.reconstruction.prediction import PredictionInversionAttack
-from splitleak.attacker.reconstruction.query_free import QueryFreeAttack
-from splitleak.attacker.reconstruction.whitebox import MaximumLikelihoodAttack
+from typing import TYPE_CHECKING
 
-_KINDS: tuple[type[Attack], ...] = (
-    DecoderAttack,
-    GanAttack,
-    InverseNetworkAttack,
-    MaximumLikelihoodAttack,
-    PredictionInversionAttack,
-    QueryFreeAttack,
+from splitleak.tables import Imported, Table
+
+if TYPE_CHECKING:
+    from splitleak.attacker.base import Attack
+
+ATTACKS: Table["type[Attack]"] = Table(
+    "attack",
+    {
+        "decoder": Imported("splitleak.attacker.reconstruction.decoder:DecoderAttack"),
+        "gan": Imported("splitleak.attacker.reconstruction.gan:GanAttack"),
+        "inverse-network": Imported("splitleak.attacker.reconstruction.inverse_network:InverseNetworkAttack"),
+        "maximum-likelihood": Imported("splitleak.attacker.reconstruction.whitebox:MaximumLikelihoodAttack"),
+        "prediction-inversion": Imported("splitleak.attacker.reconstruction.prediction:PredictionInversionAttack"),
+        "query-free": Imported("splitleak.attacker.reconstruction.query_free:QueryFreeAttack"),
+    },
 )
-
-ATTACKS: dict[str, type[Attack]] = {kind.name: kind for kind in _KINDS}

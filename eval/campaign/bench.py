@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from splitleak.artifacts import write_json
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.processes import Children, service
 from splitleak.eval.campaign.store import Store
@@ -49,6 +50,13 @@ class Bench:
         given = [*map(str, arguments), "--listen", _ANYWHERE]
         with service(given, self.store.log(job), self.children) as started:
             yield str(started.wait_for("listening", patience_s)["address"])
+
+    def written(self, output: Path, document: Mapping[str, Any], what: str = "config") -> Path:
+        """Writes what a command is told in a file, beside its output, and returns the file."""
+        path = output.with_name(f"{output.name.removesuffix('.json')}.{what}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, document)
+        return path
 
     def computing(self) -> tuple[str, ...]:
         """The options of a command that computes."""

@@ -11,14 +11,15 @@ from pydantic import Field, model_validator
 
 from splitleak.attacker.base import Attack
 from splitleak.attacker.run import AttackConfig
-from splitleak.config import Config, digest, merged
+from splitleak.config import Config, Preset, digest, merged
 from splitleak.datasets import SHIPPED
 from splitleak.datasets.splits import SplitConfig
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble
 from splitleak.eval.report import published
-from splitleak.models.split import ArchitectureName
-from splitleak.wire.protocol.codec import Codec
+from splitleak.models import ArchitectureName
+from splitleak.tables import nearest
+from splitleak.wire.protocol import Codec
 
 GIVEN = frozenset({"public", "query", "labels", "encoder", "head", "fresh_encoder"})
 """What a campaign can let an attack know, beside the captured features; which of it an attack gets is its ``needs``."""
@@ -100,7 +101,7 @@ class CampaignHead(Config):
 
     name: Name
     title: str = ""
-    preset: Literal["cpu", "paper"] = "cpu"
+    preset: Preset = "cpu"
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `TrainingConfig`")
 
@@ -205,7 +206,7 @@ class CampaignConfig(CampaignHead):
 
 
 def target_document(
-    preset: Literal["cpu", "paper"],
+    preset: str,
     dataset: DatasetEntry,
     model: ModelEntry,
     training: Mapping[str, Any],
@@ -271,5 +272,6 @@ def fingerprint(data: str) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return digest([path.stem, hashlib.file_digest(file, "sha256").hexdigest()])
-    known = ", ".join((*SHIPPED, *NAMES))
-    raise FileNotFoundError(f"expected data of {known}, or a file or folder of images, got {data!r} (see --data)")
+    known = (*SHIPPED, *NAMES)
+    got = f"got {data!r} (see --data){nearest(data, known)}"
+    raise FileNotFoundError(f"expected data of {', '.join(known)}, or a file or folder of images, {got}")

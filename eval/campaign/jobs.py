@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from itertools import chain
 from typing import Any
 
-from splitleak.artifacts import write_json, written_folder
+from splitleak.artifacts import written_folder
 from splitleak.config import merged
 from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
 from splitleak.eval.campaign.classes.target_measures_jobs import do_besides, do_poison
@@ -29,22 +29,17 @@ def do(bench: Bench, job: Job) -> Figures:
 
 
 def _split(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    given = settings["split"].items()
-    counts = [
-        f"--{name}" if value is True else f"--{name}={value}" for name, value in given if value not in (None, False)
-    ]
+    folder = bench.below(settings["folder"])
     root = () if settings["data_root"] is None else ("--data-root", settings["data_root"])
     shape = ("--size", settings["size"], "--channels", settings["channels"])
-    bench.run(
-        job, "split", "--out", bench.below(settings["folder"]), "--data", settings["data"], *root, *shape, *counts
-    )
+    config = bench.written(folder, settings["split"])
+    bench.run(job, "split", "--out", folder, "--data", settings["data"], *root, *shape, "--config", config)
     return {}
 
 
 def _train(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     out = bench.store.path(job)
-    config = out.with_name(f"{out.name}.json")
-    write_json(config, _started(bench, settings))
+    config = bench.written(out, _started(bench, settings))
     images = bench.below(settings["images"])
     made = bench.run(job, "train", "--out", out, "--images", images, "--config", config, *bench.computing())
     return {"accuracy %": f"{100 * made['accuracy']:.1f}"}
@@ -89,8 +84,7 @@ def _cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     capture, out = bench.below(settings["capture"]), bench.store.path(job)
     attacked = out.with_name("attack")
     if not attacked.exists():
-        config = out.with_name("settings.json")
-        write_json(config, settings["settings"])
+        config = bench.written(out, settings["settings"])
         head = ("--head", artifact / "cloud")
         known = {
             "query": ("--pairs", capture / "pairs.npz"),

@@ -10,7 +10,7 @@ from splitleak.defenses import DEFENSES
 from splitleak.eval.latency.table import engine_text
 from splitleak.eval.record.schema import Record
 from splitleak.eval.report.results import Results
-from splitleak.models.split import ARCHITECTURES
+from splitleak.models import ARCHITECTURES
 
 Latency = Mapping[str, Any]
 """The result of `splitleak latency`."""

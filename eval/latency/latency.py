@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from splitleak.artifacts import provenance
-from splitleak.edge.device import device_profile
+from splitleak.edge.profiles import DEVICES
 from splitleak.eval.latency.break_even import break_evens
 from splitleak.eval.latency.measure import ROUND, Runner, Sample, bench, link_profiles
 from splitleak.eval.latency.plan import SweepConfig
@@ -60,7 +60,7 @@ def measure(config: SweepConfig, report: Report) -> dict[str, Any]:
             report("rounds", round_index, rounds, {})
     cells = [_cell(*measured) for measured in zip(runners, samples_of, rates, strict=True)]
     firsts = {cell["target"]: cell for cell in reversed(cells) if cell["way"] == "split" and not cell["fresh_weights"]}
-    profile = device_profile(config.device_profile) if config.device_profile else None
+    profile = DEVICES.choose(config.device_profile) if config.device_profile else None
     return {
         "samples": rounds * ROUND,
         "codec": config.codecs[0],
@@ -84,7 +84,7 @@ def _notes(config: SweepConfig, cells: Sequence[Mapping[str, Any]]) -> Iterator[
     if max(config.windows) > 1:
         yield "With several requests in flight, a latency excludes the wait for a slot; images/s counts whole rounds."
     if config.device_profile:
-        profile = device_profile(config.device_profile)
+        profile = DEVICES.choose(config.device_profile)
         limits = f"{profile.factor:g} times as long, {profile.threads} threads at most"
         yield f"The device is emulated, {profile.name}: {limits}; {profile.basis}."
 

@@ -17,14 +17,15 @@ from splitleak.datasets import load
 from splitleak.defenses.artifact import EdgeHalf, HalfConfig, WholeModel, load_cloud, load_edge, read_record, save
 from splitleak.defenses.training import Target, assemble
 from splitleak.edge.client import EdgeClient, EdgeConfig
-from splitleak.edge.device import DeviceProfile, EmulatedHalf, device_profile, stretched
+from splitleak.edge.device import EmulatedHalf, stretched
 from splitleak.edge.encoder import Encoder, PassThrough
+from splitleak.edge.profiles import DEVICES, DeviceProfile
 from splitleak.eval.campaign.processes import Service, service
 from splitleak.eval.latency.plan import NO_LINK, Setting, SweepConfig
 from splitleak.seeding import resolve_device
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import read_metadata
-from splitleak.wire.link.link import LinkConfig, profile
+from splitleak.wire.link.link import PROFILES, LinkConfig
 from splitleak.wire.protocol.answer import Prediction
 
 ROUND = 10
@@ -74,7 +75,7 @@ def bench(config: SweepConfig) -> Iterator[list[Runner]]:
         RuntimeError: A process did not start; the end of its log is in the message.
     """
     link_profiles(config)
-    emulated = device_profile(config.device_profile) if config.device_profile else None
+    emulated = DEVICES.choose(config.device_profile) if config.device_profile else None
     with TemporaryDirectory() as scratch, ExitStack() as stack:
         subjects = list(_subjects(config, Path(scratch)))
         names = [subject.half.name for subject in subjects]
@@ -94,7 +95,7 @@ def link_profiles(config: SweepConfig) -> dict[str, LinkConfig]:
     Raises:
         ValueError: There is no such profile.
     """
-    return {name: profile(name) for name in config.links if name != NO_LINK}
+    return {name: PROFILES.choose(name).config for name in config.links if name != NO_LINK}
 
 
 def _subjects(config: SweepConfig, scratch: Path) -> Iterator[Subject]:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from splitleak.config import Config
-from splitleak.models.engine import EngineChoice
-from splitleak.wire.protocol.codec import Codec
+from splitleak.models import EngineName
+from splitleak.wire.protocol import Codec
 
 Way = Literal["split", "image", "device"]
 """Split inference; cloud-only inference (the image is sent to the whole model); on-device inference, no network."""
@@ -26,7 +26,7 @@ class Setting(Config):
     way: Way
     target: int = Field(ge=0, description="which of the subjects, in their order")
     batch: Count
-    engine: EngineChoice
+    engine: EngineName
     codec: Codec | None = None
     link: str | None = None
     window: Count | None = None
@@ -38,7 +38,7 @@ class SweepConfig(Config):
     artifacts: tuple[Path, ...] = Field(min_length=1)
     cuts: tuple[Count, ...] = Field(default=(), description="further cuts of each artifact, with fresh weights")
     batches: tuple[Count, ...] = Field(default=(1,), min_length=1, description="images a request")
-    engines: tuple[EngineChoice, ...] = Field(default=("auto",), min_length=1)
+    engines: tuple[EngineName, ...] = Field(default=("auto",), min_length=1)
     codecs: tuple[Codec, ...] = Field(default=("fp32",), min_length=1)
     links: tuple[str, ...] = Field(
         default=(NO_LINK,), min_length=1, description="profiles of `splitleak.wire.link.link`, or loopback: none"

@@ -2,25 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
+from splitleak.attacker.auxiliary import AUXILIARY
 from splitleak.config import digest, read_document
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.eval.record.schema import AuxiliaryImages, Checked
 
-Auxiliary = Literal["same", "generic", "distinct", "training"]
-"""Images of the target's own classes, of other classes, of another data set, or those the target was trained on.
-
-The first three are the settings of Yang, Zhang, Chang and Liang, "Neural network inversion in adversarial setting via
-background knowledge alignment", CCS 2019, section 5.1; the last is that of the older works they compare with, and of a
-malicious developer. A ``generic`` set may come from another data set of the same kind, as theirs of faces does.
-"""
 _EXACT = "an image is known by its pixels, a data set by its name: near copies and renamed sets are not found"
 
 
 def check_auxiliary(
-    kind: Auxiliary,
+    kind: str,
     auxiliary_images: Images,
     victims: Images,
     target_dataset: str,
@@ -34,13 +28,9 @@ def check_auxiliary(
     All images have one size: an image is recognised by its pixels (`Images.hashes`).
 
     Raises:
-        ValueError: The setting forbids what is there. Any: an image of a victim. All but ``training``: one that the
-            target was trained on. ``same`` and ``training``: another data set, or a class that the target does not
-            know. ``generic``: a class of the target, in the same data set. ``distinct``: the same data set.
-            ``training``: no image that the target was trained on.
+        ValueError: There is no such kind, or it forbids what is there; see `splitleak.attacker.auxiliary`.
     """
-    if kind not in get_args(Auxiliary):
-        raise ValueError(f"expected auxiliary images of {', '.join(get_args(Auxiliary))}, got {kind!r}")
+    allowed = AUXILIARY.choose(kind)
     shapes = {tuple(each.pixels.shape[1:]) for each in (auxiliary_images, victims, train)}
     if len(shapes) > 1:
         raise ValueError(f"expected auxiliary images, victims and training images of one shape, got {sorted(shapes)}")
@@ -55,17 +45,17 @@ def check_auxiliary(
 
     if of_victims:
         refuse("no image of a victim", f"{of_victims} of {len(victims)}")
-    if of_training and kind != "training":
+    if of_training and not allowed.trained_on:
         refuse("no image that the target was trained on", f"{of_training} of {len(train)}")
-    if kind == "training" and not of_training:
+    if allowed.trained_on and not of_training:
         refuse("images that the target was trained on", f"none of {len(train)}")
-    if kind == "distinct" and of_same_set:
+    if allowed.data_set == "other" and of_same_set:
         refuse("another data set than the target's", repr(auxiliary_dataset))
-    if kind in ("same", "training") and not of_same_set:
+    if allowed.data_set == "same" and not of_same_set:
         refuse(f"images of {target_dataset!r}", repr(auxiliary_dataset))
-    if kind in ("same", "training") and strange:
+    if allowed.classes == "own" and strange:
         refuse("classes of the target alone", f"{len(strange)} others: {', '.join(strange)}")
-    if kind == "generic" and of_same_set and common:
+    if allowed.classes == "other" and of_same_set and common:
         refuse("no class of the target", f"{len(common)} of its {len(target_classes)}: {', '.join(common)}")
     return {
         "victims_images": of_victims,
@@ -75,7 +65,7 @@ def check_auxiliary(
 
 
 def read_auxiliary(
-    kind: Auxiliary,
+    kind: str,
     path: Path,
     used: Sequence[str],
     victims: Images,

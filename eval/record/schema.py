@@ -20,7 +20,7 @@ from splitleak.artifacts import write_json
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import Document, read_document
-from splitleak.models.split import ArchitectureName
+from splitleak.models import ArchitectureName
 
 VERSION = 2
 FILE = "record.json"

@@ -11,7 +11,7 @@ from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import digest
 from splitleak.datasets.files import load_file
 from splitleak.edge.ledger import Ledger
-from splitleak.eval.record.auxiliary import Auxiliary, read_auxiliary
+from splitleak.eval.record.auxiliary import read_auxiliary
 from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
 from splitleak.eval.record.metrics import measured_victims, spread
@@ -31,7 +31,7 @@ def make_record(
     cell: Place | None = None,
     *,
     evaluator: Path | None = None,
-    auxiliary: Auxiliary | None = None,
+    auxiliary: str | None = None,
     auxiliary_images: Path | None = None,
     auxiliary_dataset: str | None = None,
     service: Service | None = None,

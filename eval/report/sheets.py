@@ -13,7 +13,7 @@ from splitleak.eval.report.page import NOTHING, Sheet, Text, decimals, seeds_not
 from splitleak.eval.report.published import PublishedTable, load
 from splitleak.eval.report.results import Cell, Results, Row
 from splitleak.eval.targets.leakage import ASSUMPTIONS
-from splitleak.models.split import ARCHITECTURES
+from splitleak.models import ARCHITECTURES
 
 _IGNORES = "†"
 _NOTES: Mapping[Kind, str] = {

@@ -16,7 +16,8 @@ from splitleak.defenses.training import AugmentConfig, TargetConfig, TrainingCon
 from splitleak.eval.record.trained_on import trained_images
 from splitleak.logs import Report, silent
 from splitleak.measures.proportion import wilson
-from splitleak.models.split import ArchitectureName, ModelConfig
+from splitleak.models import ArchitectureName
+from splitleak.models.split import ModelConfig
 
 
 class ExtractionConfig(Config):

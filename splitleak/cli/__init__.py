@@ -7,36 +7,48 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from splitleak.cli import attacks, judging, latency, measuring, reports, services, targets
+from splitleak.cli import attacks, judging, latency, listing, measuring, reports, services, targets
 from splitleak.cli.campaigns import campaign
+from splitleak.cli.choices import Command
 
 # In the order in which --help lists them.
-COMMANDS = (
-    *(targets.split, targets.train, targets.inspect, targets.export, targets.purify),
-    *(services.cloud, services.edge, services.token, services.tap, services.link),
-    *(attacks.predict, attacks.query, attacks.attack, attacks.prior, attacks.invert),
-    *(judging.score, judging.score_classes, judging.extraction, judging.layers),
-    *(latency.latency, latency.recommend),
-    *(measuring.cost, measuring.training_time, measuring.leakage, targets.poison, measuring.robustness),
-    *(judging.study, judging.study_score),
-    *(reports.report, reports.demo),
-)
+GROUPS = {
+    "Targets": (targets.split, targets.train, targets.inspect, targets.export, targets.purify, targets.poison),
+    "Services": (services.cloud, services.edge, services.token, services.tap, services.link),
+    "Attacks": (attacks.predict, attacks.query, attacks.attack, attacks.prior, attacks.invert),
+    "Judging": (judging.score, judging.score_classes, judging.extraction, judging.study, judging.study_score),
+    "Measuring": (measuring.leakage, judging.layers, measuring.robustness, measuring.cost, measuring.training_time),
+    "Deploying": (latency.latency, latency.recommend),
+    "Reports": (reports.demo, reports.report, listing.list_),
+}
 
 app = typer.Typer(
     name="splitleak",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Measures what split inference leaks: edge, cloud and attacker as real processes over gRPC.",
 )
-for command in COMMANDS:
-    app.command(command.__name__.replace("_", "-"))(command)
-app.add_typer(campaign, name="campaign")
+for panel, commands in GROUPS.items():
+    for command in commands:
+        name = command.__name__.rstrip("_").replace("_", "-")
+        app.command(name, cls=Command, rich_help_panel=panel)(command)
+app.add_typer(campaign, name="campaign", rich_help_panel="Campaigns")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"splitleak {version('splitleak')}")
+        raise typer.Exit
 
 
 @app.callback()
 def _common(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error; to standard error.")] = "warning",
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     from splitleak.logs import configure
 

@@ -1,24 +1,34 @@
 """The commands of the attacker, and of the victims who publish what he starts from."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from splitleak.cli.choices import choice
 from splitleak.cli.documents import channel_config, half_of, read_settings
-from splitleak.cli.options import Again, ChannelFile, Device, Json, Preset, Seed, Settings, Threads, use_threads
+from splitleak.cli.options import (
+    Again,
+    ChannelFile,
+    ConfigFile,
+    Device,
+    Json,
+    Preset,
+    Seed,
+    Settings,
+    Threads,
+    use_threads,
+)
 from splitleak.cli.output import result
 
 PublicImages = Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")]
-Pairs = Annotated[Path | None, typer.Option(help="Queries on record (`splitleak query`), instead.")]
-AttackFile = Annotated[Path | None, typer.Option(help="TOML or JSON with the attack's settings.")]
+Pairs = Annotated[Path | None, typer.Option(help="Recorded queries (`splitleak query`), in place of live ones.")]
 MaxQueries = Annotated[int | None, typer.Option(min=1, help="Images sent at most; default: no limit.")]
 ServedName = Annotated[
     str | None, typer.Option("--model", help="The service's name for its model; default: its only one.")
 ]
 ServedScores = Annotated[
-    Literal["auto", "probabilities", "logits"],
-    typer.Option("--scores", help="What the service answers; auto: logits if the output is called so."),
+    str, choice("scores", "What the service answers; auto: logits if the output is called so. One of", "--scores")
 ]
 ServedOutput = Annotated[str | None, typer.Option("--output", help="Which of several outputs holds the scores.")]
 
@@ -33,10 +43,12 @@ def predict(
     scores: ServedScores = "auto",
     output: ServedOutput = None,
     channel: ChannelFile = None,
-    out: Annotated[Path, typer.Option(help="Folder for what is published, and the ledger.")] = Path("runs/predictions"),
+    out: Annotated[Path, typer.Option(help="Folder for the published scores and the ledger.")] = Path(
+        "runs/predictions"
+    ),
     as_json: Json = False,
 ) -> None:
-    """Be the victims: have a service classify their images, and publish the highest scores of each.
+    """Act as the victims: have a service classify their images, and publish the highest scores of each.
 
     Writes shared-M.npz for each --share, and ledger.json, the victims' own record of which id was which image.
     """
@@ -61,9 +73,9 @@ def query(
     scores: ServedScores = "auto",
     output: ServedOutput = None,
     channel: ChannelFile = None,
-    out: Annotated[Path, typer.Option(help="File for what the images became.")] = Path("runs/pairs.npz"),
-    draws: Annotated[int, typer.Option(min=1, help="Answers an image: who knows the noise trains with it.")] = 1,
-    views: Annotated[int, typer.Option(min=1, help="Queries an answer: it is their mean.")] = 1,
+    out: Annotated[Path, typer.Option(help="File for the recorded (image, answer) pairs.")] = Path("runs/pairs.npz"),
+    draws: Annotated[int, typer.Option(min=1, help="Answers recorded per image, each with fresh noise.")] = 1,
+    views: Annotated[int, typer.Option(min=1, help="Queries averaged into one answer.")] = 1,
     max_queries: MaxQueries = None,
     as_json: Json = False,
 ) -> None:
@@ -101,13 +113,13 @@ def attack(
     pairs: Pairs = None,
     encoder: Annotated[Path | None, typer.Option(help="White box: the edge half of the artifact.")] = None,
     head: Annotated[Path | None, typer.Option(help="The cloud half, as a curious cloud has it.")] = None,
-    views: Annotated[int, typer.Option(min=1, help="Requests in a row that show one victim; averaged.")] = 1,
+    views: Annotated[int, typer.Option(min=1, help="Consecutive requests of one victim, which are averaged.")] = 1,
     channel: ChannelFile = None,
-    out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/attack"),
+    out: Annotated[Path, typer.Option(help="Folder for the reconstructions.")] = Path("runs/attack"),
     attack: Annotated[
-        str | None, typer.Option(help="The attack, by name; default: decoder, or prediction-inversion with --shared.")
+        str | None, choice("attacks", "Default: decoder, or prediction-inversion with --shared. One of")
     ] = None,
-    config: AttackFile = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     preset: Preset = "cpu",
     max_queries: MaxQueries = None,
@@ -116,7 +128,7 @@ def attack(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Rebuild the images behind captured features, or behind shared scores.
+    """Reconstruct the images behind captured features, or behind shared scores.
 
     What an attack may know is what it is given here: queries to the edge or the service, live or on record, the
     encoder, the head. Everything captured that is not an attacker's query, or everything shared, is rebuilt. It is
@@ -151,7 +163,7 @@ def attack(
 def prior(
     public: Annotated[Path, typer.Argument(help="The attacker's own images: .npz, folder or zip.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/prior"),
-    config: Annotated[Path | None, typer.Option(help="TOML or JSON with the settings.")] = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     preset: Preset = "cpu",
     seed: Seed = 0,
@@ -184,7 +196,7 @@ def prior(
 
 
 def invert(
-    attack: Annotated[str, typer.Option(help="The attack, by name.")] = "class-inference",
+    attack: Annotated[str, choice("class-attacks", "One of")] = "class-inference",
     public: Annotated[Path | None, typer.Option(help="The attacker's own images: .npz, folder or zip.")] = None,
     service: Annotated[str | None, typer.Option(help="HOST:PORT of a prediction service, to be queried live.")] = None,
     model: ServedName = None,
@@ -194,18 +206,21 @@ def invert(
     oracle: Annotated[
         Path | None, typer.Option(help="An artifact to query in this process, defenses and all, instead.")
     ] = None,
-    labels_only: Annotated[
-        bool, typer.Option("--labels-only", help="Hear no more of an answer than its label.")
-    ] = False,
+    labels_only: Annotated[bool, typer.Option("--labels-only", help="Use only the label of each answer.")] = False,
     artifact: Annotated[Path | None, typer.Option(help="White box: the artifact with both halves.")] = None,
     adaptive: Annotated[
-        bool, typer.Option("--adaptive", help="Bypass what in the white box hides gradients, a low-rank head's Tanh.")
+        bool,
+        typer.Option(
+            "--adaptive", help="Bypass layers of the white box that mask gradients, such as a low-rank head's tanh."
+        ),
     ] = False,
     prior: Annotated[Path | None, typer.Option(help="Generator to search (`splitleak prior`), or one's own.")] = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="How many; default: as many as are answered.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Number of classes; default: as many as the service answers with.")
+    ] = None,
     channel: ChannelFile = None,
-    out: Annotated[Path, typer.Option(help="Folder for what was rebuilt.")] = Path("runs/classes"),
-    config: AttackFile = None,
+    out: Annotated[Path, typer.Option(help="Folder for the reconstructions.")] = Path("runs/classes"),
+    config: ConfigFile = None,
     settings: Settings = None,
     preset: Preset = "cpu",
     max_queries: MaxQueries = None,
@@ -214,7 +229,7 @@ def invert(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Rebuild pictures of each class that a model was trained on.
+    """Reconstruct images of each class that a model was trained on (model inversion).
 
     What an attack may know is what it is given here: images of its own or a generator of such, queries to a prediction
     service, live or on record, or the model's weights. Who has the weights runs the model alone, and no output policy

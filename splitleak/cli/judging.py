@@ -1,12 +1,13 @@
 """The commands that judge what an attack rebuilt, by figures and by people."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitleak.cli.documents import with_settings
-from splitleak.cli.options import Device, Json, ResultFile, Seed, Settings, Threads, use_threads
+from splitleak.cli.choices import choice
+from splitleak.cli.documents import read_settings
+from splitleak.cli.options import ConfigFile, Device, Json, ResultFile, Seed, Settings, Threads, use_threads
 from splitleak.cli.output import keep, result
 
 if TYPE_CHECKING:
@@ -22,18 +23,20 @@ def score(
     truth: Annotated[Path, typer.Option(help="The victims' images.")],
     ledger: Annotated[Path, typer.Option(help="The edge's record of the stream.")],
     out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
-    order: Annotated[int, typer.Option(help="Place of this record in a report.")] = 0,
+    order: Annotated[int, typer.Option(help="Position of this record in a report.")] = 0,
     cell: Cell = None,
     evaluator: Annotated[
-        Path | None, typer.Option(help="Another artifact for the same classes: does it take an image for its class?")
+        Path | None,
+        typer.Option(
+            help="Independent classifier (another artifact for the same classes) that judges each image's class."
+        ),
     ] = None,
     auxiliary: Annotated[
-        Literal["same", "generic", "distinct", "training"] | None,
-        typer.Option(help="What the attacker's images are; checked, and kept in the record."),
+        str | None, choice("auxiliary", "What the attacker's images are; checked, and kept in the record. One of")
     ] = None,
     auxiliary_images: Annotated[Path | None, typer.Option(help="The attacker's images, for --auxiliary.")] = None,
     auxiliary_data: Annotated[
-        str | None, typer.Option(help="Data set they are of, where no splits.json beside them tells.")
+        str | None, typer.Option(help="Name of their data set, where no splits.json beside them says it.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -68,12 +71,13 @@ def score_classes(
     artifact: Attacked,
     attack: Annotated[Path, typer.Option(help="Folder that `splitleak invert` wrote.")],
     train_images: Annotated[Path, typer.Option(help="The images that the artifact was trained on.")],
-    evaluator: Annotated[Path, typer.Option(help="Another artifact for the same classes, as judge.")],
+    evaluator: Annotated[Path, typer.Option(help="Independent classifier: another artifact for the same classes.")],
     others: Annotated[
-        Path | None, typer.Option(help="Images of other classes, among which a picture's own must be found too.")
+        Path | None,
+        typer.Option(help="Images of other classes, as distractors when a reconstruction's own class is looked for."),
     ] = None,
     prior: Annotated[
-        Path | None, typer.Option(help="The generator that was searched: what does the judge make of its images?")
+        Path | None, typer.Option(help="The generator that was searched; the evaluator judges its images too.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
     cell: Cell = None,
@@ -100,6 +104,7 @@ def extraction(
     artifact: Attacked,
     train_images: Annotated[Path, typer.Option(help="The images that the artifact was trained on.")],
     out: ResultFile = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -112,9 +117,10 @@ def extraction(
     from splitleak.seeding import resolve_device
 
     use_threads(threads)
-    config = ExtractionConfig.parse(with_settings({"seed": seed}, settings), source="extraction")
+    given = {"seed": seed, **read_settings(config, settings)}
+    asked = ExtractionConfig.parse(given, source=str(config or "extraction"))
     with progress("extraction") as report:
-        found = measure_extraction(artifact, attack, train_images, config, resolve_device(device), report)
+        found = measure_extraction(artifact, attack, train_images, asked, resolve_device(device), report)
     keep(out, found)
     text = (
         f"{attack}: a student of {found['images_per_class']} pictures a class knows {found['share']:.1%} of the "
@@ -132,7 +138,7 @@ def layers(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Tell in which layers a target keeps what it classifies by, and what inverts it, by Fisher information."""
+    """Measure which layers hold the information for classification and for inversion, by Fisher information."""
     from splitleak.eval.targets.layer_information import measure_layers
 
     use_threads(threads)

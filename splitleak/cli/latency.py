@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from splitleak.cli.choices import choice
 from splitleak.cli.options import Device, EmulatedDevice, Json, ResultFile, Threads, use_device
 from splitleak.cli.output import console, keep, print_json, table
 
@@ -20,13 +21,9 @@ def latency(
         list[str] | None, typer.Option(help="Further cuts of each artifact, with fresh weights; 2,6 or repeated.")
     ] = None,
     batch: Swept = None,
-    engine: Annotated[list[str] | None, typer.Option(help="auto, onnx, fused, torch; default: auto.")] = None,
-    codec: Annotated[
-        list[str] | None, typer.Option(help="fp32, fp16, uint8, fp16+deflate, uint8+deflate; default: fp32.")
-    ] = None,
-    link: Annotated[
-        list[str] | None, typer.Option(help="loopback, or a profile of `splitleak link`; default: loopback.")
-    ] = None,
+    engine: Annotated[list[str] | None, choice("engines", "Default: auto. Of", listed=True)] = None,
+    codec: Annotated[list[str] | None, choice("codecs", "Default: fp32. Of", listed=True)] = None,
+    link: Annotated[list[str] | None, choice("links", "Default: loopback. Of", also=["loopback"], listed=True)] = None,
     window: Swept = None,
     samples: Annotated[int, typer.Option(min=10, help="Requests a setting, at least; p99 is told from 500 on.")] = 200,
     alternatives: Annotated[

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from splitleak.cli.documents import designed, with_settings
+from splitleak.cli.documents import designed, read_settings
 from splitleak.cli.options import (
     Artifact,
+    ConfigFile,
     Defenses,
     Device,
     Json,
@@ -50,6 +51,7 @@ def robustness(
     artifact: Artifact,
     images: Annotated[Path, typer.Option(help="Folder from `splitleak split` (or `poison`) that it was trained on.")],
     out: ResultFile = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -64,8 +66,9 @@ def robustness(
     from splitleak.seeding import resolve_device
 
     use_threads(threads)
-    config = RobustnessConfig.parse(with_settings({"seed": seed}, settings), source="robustness")
-    found = measure_robustness(artifact, images, config, resolve_device(device))
+    given = {"seed": seed, **read_settings(config, settings)}
+    asked = RobustnessConfig.parse(given, source=str(config or "robustness"))
+    found = measure_robustness(artifact, images, asked, resolve_device(device))
     keep(out, found)
     if as_json:
         print_json(found)
@@ -82,6 +85,7 @@ def training_time(
     images: Annotated[Path, typer.Option(help="Folder from `splitleak split`.")],
     baseline: Annotated[str, typer.Option(help="The target that the others are measured by.")] = "none",
     out: ResultFile = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     threads: Threads = 1,
     as_json: Json = False,
@@ -101,9 +105,9 @@ def training_time(
         name: TargetConfig.parse(merged(shape, document), source=f"{designs}: {name}")
         for name, document in read_document(designs).items()
     }
-    config = TimeConfig.parse(with_settings({}, settings), source="training-time")
+    asked = TimeConfig.parse(read_settings(config, settings), source=str(config or "training-time"))
     with progress("training time") as report:
-        found = training_times(targets, baseline, splits, config, report)
+        found = training_times(targets, baseline, splits, asked, report)
     keep(out, found)
     ratios = ", ".join(f"{name} {each['ratio']:.2f}" for name, each in found["targets"].items())
     result(as_json, found, f"times the training of {baseline!r}: {ratios}")

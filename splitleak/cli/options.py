@@ -1,12 +1,14 @@
 """Options that several commands share, and what some of them set in this process."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from splitleak.cli.choices import choice
+
 if TYPE_CHECKING:
-    from splitleak.edge.device import DeviceProfile
+    from splitleak.edge.profiles import DeviceProfile
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, one object a line.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in this command.")]
@@ -14,12 +16,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads; default: torch's own choice.")]
 Again = Annotated[bool, typer.Option("--force", help="Train again what is already trained.")]
 Engine = Annotated[
-    Literal["auto", "onnx", "fused", "torch"],
-    typer.Option(help="auto: ONNX Runtime if it gives what torch gives, else torch, fused; torch: bit for bit."),
+    str,
+    choice("engines", "auto: ONNX Runtime if it gives what torch gives, else torch, fused; torch: bit for bit. One of"),
 ]
 EmulatedDevice = Annotated[
-    Literal["raspberry-pi-4", "raspberry-pi-5", "phone"] | None,
-    typer.Option(help="Emulate a slower device: fewer threads, and a wait after each computation; an assumption."),
+    str | None,
+    choice("devices", "Emulate a slower device: fewer threads, a wait after each computation; an assumption. One of"),
 ]
 ChannelFile = Annotated[
     Path | None, typer.Option("--channel", help="TOML or JSON of how a server is reached: TLS, token, timeouts.")
@@ -27,16 +29,15 @@ ChannelFile = Annotated[
 Artifact = Annotated[Path, typer.Argument(help="Artifact folder.")]
 CloudHalf = Annotated[Path, typer.Argument(help="Artifact folder, or its cloud half alone.")]
 TrainedOn = Annotated[Path, typer.Option(help="Folder from `splitleak split` that it was trained on.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision keeps its sets.")]
-Defenses = Annotated[list[str] | None, typer.Option(help="A defense by name; repeat to stack them.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder in which torchvision keeps its data sets.")]
+Defenses = Annotated[list[str] | None, choice("defenses", "A defense; repeat to stack them. One of")]
 ResultFile = Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or JSON with the settings.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.epochs=4; repeatable."),
 ]
-Preset = Annotated[
-    Literal["cpu", "paper"], typer.Option(help="cpu: minutes on two cores; paper: the published recipe.")
-]
+Preset = Annotated[str, choice("presets", "cpu: minutes on two cores; paper: the published recipe. One of")]
 
 
 def use_threads(threads: int | None) -> None:
@@ -53,8 +54,8 @@ def use_device(name: str | None, threads: int | None) -> "DeviceProfile | None":
         return None
     import torch
 
-    from splitleak.edge.device import device_profile
+    from splitleak.edge.profiles import DEVICES
 
-    profile = device_profile(name)
+    profile = DEVICES.choose(name)
     torch.set_num_threads(min(torch.get_num_threads(), profile.threads))
     return profile

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from splitleak.cli.choices import choice
 from splitleak.cli.documents import channel_config, half_of, read_settings, server_config, with_settings
 from splitleak.cli.options import (
     ChannelFile,
@@ -40,7 +41,7 @@ def cloud(
         bool, typer.Option("--whole", help="Serve both halves as one: images in, probabilities out, for everybody.")
     ] = False,
     policy: Annotated[
-        Path | None, typer.Option(help="TOML or JSON: what is let out of a prediction; default: all of it.")
+        Path | None, typer.Option(help="TOML or JSON of the output policy; default: full score vectors.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -51,7 +52,7 @@ def cloud(
         str | None, typer.Option(help="HOST:PORT for Prometheus to read metrics from, over plain HTTP; default: none.")
     ] = None,
     capture: Annotated[
-        Path | None, typer.Option(help="Be a curious cloud: write all that comes and goes to this capture.")
+        Path | None, typer.Option(help="Curious cloud: record every request and response in this capture file.")
     ] = None,
     server: ServerFile = None,
     engine: Engine = "auto",
@@ -98,10 +99,9 @@ def edge(
         Path | None, typer.Option(help="File for the edge's own record of the stream (which image had which id).")
     ] = None,
     codec: Annotated[
-        Literal["fp32", "fp16", "uint8", "fp16+deflate", "uint8+deflate"],
-        typer.Option(help="How features travel; uint8 is quantised, deflate packs without loss."),
+        str, choice("codecs", "How features travel; uint8 is quantised, deflate packs without loss. One of")
     ] = "fp32",
-    window: Annotated[int, typer.Option(min=1, help="Unanswered requests at most.")] = 8,
+    window: Annotated[int, typer.Option(min=1, help="Requests in flight, at most.")] = 8,
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds an outage may last; meanwhile nothing is lost.")
     ] = 60.0,
@@ -204,10 +204,7 @@ def tap(
 
 def link(
     upstream: Annotated[str, typer.Option(help="HOST:PORT that connections are carried on to.")],
-    profile: Annotated[
-        Literal["ethernet", "wifi", "5g", "lte", "3g", "leo", "geo"] | None,
-        typer.Option(help="A kind of network; leo and geo are satellites. Default: no limit and no delay."),
-    ] = None,
+    profile: Annotated[str | None, choice("links", "A kind of network; default: no limit and no delay. One of")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. up.rate_mbps=5 or down.delay_ms=20."),
@@ -223,11 +220,10 @@ def link(
     """
     from contextlib import contextmanager
 
-    from splitleak.wire.link.link import LinkConfig
+    from splitleak.wire.link.link import PROFILES, LinkConfig
     from splitleak.wire.link.link import link as carry
-    from splitleak.wire.link.link import profile as profile_of
 
-    chosen = profile_of(profile) if profile else LinkConfig()
+    chosen = PROFILES.choose(profile).config if profile else LinkConfig()
     asked = LinkConfig.parse(with_settings({**chosen.document(), "seed": seed}, settings), source="link")
 
     @contextmanager

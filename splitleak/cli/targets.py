@@ -1,15 +1,17 @@
 """The commands that make a target: its images, its training, what its halves look like and where they go."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitleak.cli.documents import designed, half_of, read_settings, with_settings
+from splitleak.cli.choices import choice
+from splitleak.cli.documents import designed, half_of, read_settings
 from splitleak.cli.options import (
     Again,
     Artifact,
     CloudHalf,
+    ConfigFile,
     DataRoot,
     Defenses,
     Device,
@@ -55,6 +57,9 @@ def split(
         int | None, typer.Option(min=1, help="Images of the other classes; default: as many as public.")
     ] = None,
     seed: Seed = 0,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML or JSON with counts, classes and seed, in place of their options.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Split a data set into the four sets that share no image, one file each.
@@ -70,7 +75,8 @@ def split(
     fitted = loaded.fitted(size, channels or loaded.train.pixels.shape[1])
     counts = {"public": public, "victims": victims, "train": train_, "test": test, "generic": generic}
     asked = {"seed": seed, "classes": classes, "stratified": stratified, **counts}
-    splits = split_images(fitted, SplitConfig.parse(asked, source="split"))
+    given = {**asked, **read_settings(config, None)}
+    splits = split_images(fitted, SplitConfig.parse(given, source=str(config or "split")))
     splits.save(out)
     found = {part: made["count"] for part, made in splits.record["images"].items()}
     text = ", ".join(f"{part} {count}" for part, count in found.items())
@@ -178,10 +184,10 @@ def export(
     artifact: CloudHalf,
     triton: Annotated[Path, typer.Option(help="Triton's model repository, to be made if need be.")],
     backend: Annotated[
-        Literal["onnxruntime", "python"],
-        typer.Option(help="python: for a Triton without the other; its Python needs numpy and onnxruntime."),
+        str,
+        choice("backends", "python: for a Triton without the other; its Python needs numpy and onnxruntime. One of"),
     ] = "onnxruntime",
-    max_batch_size: Annotated[int, typer.Option(min=1, help="Rows that Triton computes together at most.")] = 64,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Largest batch that Triton forms, in rows.")] = 64,
     force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -211,7 +217,7 @@ def purify(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder of the target.")],
     images: TrainedOn,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/purifier"),
-    config: Annotated[Path | None, typer.Option(help="TOML or JSON with the purifier's settings.")] = None,
+    config: ConfigFile = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -248,6 +254,7 @@ def purify(
 def poison(
     images: Annotated[Path, typer.Argument(help="Folder from `splitleak split`.")],
     out: Annotated[Path, typer.Option(help="Folder for the same images with a backdoor in the training set.")],
+    config: ConfigFile = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="E.g. trigger=blended, fraction=0.05; repeatable."),
@@ -259,13 +266,13 @@ def poison(
     from splitleak.eval.targets.backdoor import PoisonConfig
     from splitleak.eval.targets.backdoor import poison as poison_splits
 
-    config = PoisonConfig.parse(with_settings({}, settings), source="poison")
+    asked = PoisonConfig.parse(read_settings(config, settings), source=str(config or "poison"))
     before = Splits.load(images)
-    made = poison_splits(before, config)
+    made = poison_splits(before, asked)
     made.save(out)
-    count = max(1, round(config.fraction * len(before.train)))
-    document = {"folder": str(out), "poisoned": count, "poison": config.document()}
-    result(as_json, document, f"{out}: {count} of {len(before.train)} training images poisoned by {config.trigger}")
+    count = max(1, round(asked.fraction * len(before.train)))
+    document = {"folder": str(out), "poisoned": count, "poison": asked.document()}
+    result(as_json, document, f"{out}: {count} of {len(before.train)} training images poisoned by {asked.trigger}")
 
 
 def _splits(folder: Path | None) -> "Splits":

@@ -6,6 +6,7 @@ from splitleak.datasets.builtin import load_builtin
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Dataset, Images
 from splitleak.datasets.photographs import load_photographs
+from splitleak.tables import nearest
 
 __all__ = ["SHIPPED", "Dataset", "Images", "load"]
 
@@ -29,6 +30,7 @@ def load(data: str, *, data_root: Path | None = None, download: bool = False) ->
             raise ValueError(f"expected --data-root, the folder where torchvision keeps {data}")
         return torchvision.load_torchvision(data, data_root, download=download)
     if not Path(data).exists():
-        known = ", ".join((*SHIPPED, *torchvision.NAMES))
-        raise FileNotFoundError(f"expected one of {known}, or a file or folder of images, got {data!r}")
+        known = (*SHIPPED, *torchvision.NAMES)
+        got = f"got {data!r}{nearest(data, known)}"
+        raise FileNotFoundError(f"expected one of {', '.join(known)}, or a file or folder of images, {got}")
     return load_file(Path(data))

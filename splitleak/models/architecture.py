@@ -13,6 +13,7 @@ class Architecture:
 
     ``build(channels, classes, width, size)`` returns both, with torch's default initialisation; ``initialise_edge``
     then reinitialises the positions of the edge half. Images are square, with sides of ``size >= smallest`` pixels.
+    ``about`` says what it is, from which paper, and where it deviates.
     """
 
     build: Callable[[int, int, float, int], tuple[list[nn.Module], nn.Module]]
@@ -20,6 +21,7 @@ class Architecture:
     positions: int
     default_cut: int
     smallest: int
+    about: str
 
 
 def scaled(channels: int, width: float) -> int:

@@ -17,6 +17,14 @@ def _build(channels: int, classes: int, width: float, _size: int) -> tuple[list[
     return positions, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-CNN = Architecture(build=_build, initialise_edge=xavier_uniform, positions=3, default_cut=2, smallest=8)
-"""Three blocks of convolution, batch normalisation, ReLU and max-pooling, to 16, 32 and 64 channels, then global
-average pooling and a linear layer; cut after position 2, the feature is 32 × size/4 × size/4. Ours, from no paper."""
+CNN = Architecture(
+    build=_build,
+    initialise_edge=xavier_uniform,
+    positions=3,
+    default_cut=2,
+    smallest=8,
+    about="""\
+Three blocks of convolution, batch normalisation, ReLU and max-pooling, to 16, 32 and 64 channels, then global
+average pooling and a linear layer; cut after position 2, the feature is 32 × size/4 × size/4. Ours, from no paper.
+""",
+)

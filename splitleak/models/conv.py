@@ -22,15 +22,30 @@ def _build(blocks: int, channels: int, classes: int, width: float, size: int) ->
     return positions, nn.Sequential(nn.Flatten(), *linear)
 
 
-CONV3 = Architecture(build=partial(_build, 3), initialise_edge=keep_weights, positions=3, default_cut=2, smallest=8)
-"""Yang et al.'s classifier of 32-pixel images; cut after position 2, the feature is 256 × size/4 × size/4.
+CONV3 = Architecture(
+    build=partial(_build, 3),
+    initialise_edge=keep_weights,
+    positions=3,
+    default_cut=2,
+    smallest=8,
+    about="""\
+Yang et al.'s classifier of 32-pixel images; cut after position 2, the feature is 256 × size/4 × size/4.
 
 Yang, Zhang, Chang and Liang, "Adversarial neural network inversion via auxiliary knowledge alignment", CCS 2019
 (arXiv:1902.08552), appendix: convolution 3×3, batch normalisation, pool and ReLU, to 128, 256 and 512 channels; a
 linear layer to five times the classes, dropout, and one to the classes, with no activation between them. Width
 scales the convolutions. Deviation: 256 → 512 in the third, where the appendix prints 128 → 512. Weights are torch's
 defaults on both sides of the cut. An odd side loses its last row and column to the pool.
-"""
+""",
+)
 
-CONV4 = Architecture(build=partial(_build, 4), initialise_edge=keep_weights, positions=4, default_cut=2, smallest=16)
-"""`CONV3` with a fourth block to 1024 channels: Yang et al.'s classifier of 64-pixel faces."""
+CONV4 = Architecture(
+    build=partial(_build, 4),
+    initialise_edge=keep_weights,
+    positions=4,
+    default_cut=2,
+    smallest=16,
+    about="""\
+`CONV3` with a fourth block to 1024 channels: Yang et al.'s classifier of 64-pixel faces.
+""",
+)

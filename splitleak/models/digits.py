@@ -34,9 +34,13 @@ def _build(layout: _Layout, channels: int, classes: int, width: float, size: int
 
 
 MCNN = Architecture(
-    build=partial(_build, _TARGET), initialise_edge=keep_weights, positions=3, default_cut=2, smallest=32
-)
-"""The target of class inversion on MNIST, 1,029,765 parameters for five digits; cut after position 2, the feature of a
+    build=partial(_build, _TARGET),
+    initialise_edge=keep_weights,
+    positions=3,
+    default_cut=2,
+    smallest=32,
+    about="""\
+The target of class inversion on MNIST, 1,029,765 parameters for five digits; cut after position 2, the feature of a
 32-pixel image is 128 × 5 × 5.
 
 Chen et al., "Knowledge-enriched distributional model inversion attacks", ICCV 2021 (arXiv:2010.04092), and Peng et al.,
@@ -45,12 +49,18 @@ normalisation and leaky ReLU (0.2), to 64, 128 and 256 channels, with kernels of
 first has padding, of one pixel; max-pooling after the first two; one linear layer. Of 32 pixels a side one is left: 28
 are too few; for larger images the linear layer takes all remaining pixels (deviation). Weights are torch's defaults on
 both sides of the cut.
-"""
+""",
+)
 
 SCNN = Architecture(
-    build=partial(_build, _JUDGE), initialise_edge=keep_weights, positions=5, default_cut=2, smallest=32
-)
-"""The evaluation classifier beside `MCNN`, 1,740,234 parameters for ten digits.
+    build=partial(_build, _JUDGE),
+    initialise_edge=keep_weights,
+    positions=5,
+    default_cut=2,
+    smallest=32,
+    about="""\
+The evaluation classifier beside `MCNN`, 1,740,234 parameters for ten digits.
 
 32, 64 and 128 channels by kernels of 7, 5 and 5 pixels as there, then 256 and 512 by kernels of 3 with padding 1.
-"""
+""",
+)

@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-EngineName = Literal["torch", "fused", "onnx"]
-EngineChoice = Literal["auto", "torch", "fused", "onnx"]
+from splitleak.models import ENGINES
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -28,7 +27,7 @@ class Engine:
     The output has the memory format of torch's for every engine, so that noise drawn in that order is the same.
     """
 
-    name: EngineName
+    name: str
     run: Callable[[_Floats], Tensor]
     direct: Callable[[_Floats], _Floats] | None = None  # numpy to numpy, where the engine does not need torch
 
@@ -44,17 +43,58 @@ class Engine:
         return result
 
 
+def choose_engine(
+    choice: str,
+    module: nn.Module,
+    device: torch.device,
+    probes: Sequence[_Floats],
+    layout: torch.memory_format = torch.preserve_format,
+) -> Engine:
+    """Makes an engine of `ENGINES`; every engine but plain torch must match torch's output on ``probes``.
+
+    Args:
+        choice: Its name.
+        module: In eval mode.
+        device: Of the module.
+        probes: Input batches ``(N, *input_shape)`` for the parity check.
+        layout: Memory format of the input.
+
+    Raises:
+        ValueError: There is no such engine.
+        RuntimeError: It cannot run the module, or computes other values.
+    """
+    make = ENGINES.choose(choice)
+    try:
+        return make(module, device, probes, layout)
+    except Exception as error:  # an exporter may fail in any way
+        raise RuntimeError(f"expected a half that engine {choice!r} can compute, but {error}") from error
+
+
+def auto_engine(
+    module: nn.Module, device: torch.device, probes: Sequence[_Floats], layout: torch.memory_format
+) -> Engine:
+    """ONNX Runtime if it matches torch, else fused torch, else torch; on other devices than the CPU, torch."""
+    for name in ("onnx", "fused") if device.type == "cpu" else ():
+        try:
+            return ENGINES[name](module, device, probes, layout)
+        except Exception as error:
+            _LOGGER.warning("engine %r is not used: %s", name, error)
+    return torch_engine(module, device, probes, layout)
+
+
 def torch_engine(
     module: nn.Module,
     device: torch.device,
+    probes: Sequence[_Floats] = (),
     layout: torch.memory_format = torch.preserve_format,
-    name: EngineName = "torch",
+    name: str = "torch",
 ) -> Engine:
-    """Runs ``module`` in torch, with bit-identical output.
+    """PyTorch, with bit-identical output.
 
     Args:
         module: In eval mode.
         device: Of the module.
+        probes: Not needed.
         layout: Memory format of the input.
         name: Of the engine.
     """
@@ -66,44 +106,11 @@ def torch_engine(
     return Engine(name, run)
 
 
-def choose_engine(
-    choice: EngineChoice,
-    module: nn.Module,
-    device: torch.device,
-    probes: Sequence[_Floats],
-    layout: torch.memory_format = torch.preserve_format,
+def fused_engine(
+    module: nn.Module, device: torch.device, probes: Sequence[_Floats], layout: torch.memory_format
 ) -> Engine:
-    """Selects an engine; every engine but plain torch must match torch's output on ``probes``.
-
-    ONNX Runtime gets the module by an ONNX export in memory, and uses torch's number of threads.
-
-    Args:
-        choice: ``auto`` is ONNX Runtime if it matches, else fused torch, else torch, and logs the reason; on other
-            devices than the CPU it is torch.
-        module: In eval mode.
-        device: Of the module.
-        probes: Input batches ``(N, *input_shape)`` for the parity check.
-        layout: Memory format of the input.
-
-    Raises:
-        RuntimeError: ``fused`` or ``onnx`` was chosen, and cannot run the module, or computes other values.
-    """
-    default = torch_engine(module, device, layout)
-    if choice == "torch" or (choice == "auto" and device.type != "cpu"):
-        return default
-    makers: dict[EngineName, Callable[[], Engine]] = {
-        "onnx": lambda: _onnx_engine(module, device, probes[0], default),
-        "fused": lambda: torch_engine(fused(module), device, layout, "fused"),
-    }
-    for name, make in makers.items():
-        if choice in (name, "auto"):
-            try:
-                return _checked(make(), module, probes)
-            except Exception as error:  # an exporter may fail in any way
-                if choice != "auto":
-                    raise RuntimeError(f"expected a half that engine {name!r} can compute, but {error}") from error
-                _LOGGER.warning("engine %r is not used: %s", name, error)
-    return default
+    """PyTorch, with batch normalisation fused into the layers before it."""
+    return _checked(torch_engine(fused(module), device, probes, layout, "fused"), module, probes)
 
 
 def fused(module: M) -> M:
@@ -139,19 +146,22 @@ def feature_probes(shape: tuple[int, ...]) -> list[_Floats]:
     return [*normal, *(np.zeros_like(rows) for rows in normal)]
 
 
-def _onnx_engine(module: nn.Module, device: torch.device, rows: _Floats, plain: Engine) -> Engine:
+def onnx_engine(
+    module: nn.Module, device: torch.device, probes: Sequence[_Floats], layout: torch.memory_format
+) -> Engine:
+    """ONNX Runtime on the CPU, by an export in memory, with torch's number of threads."""
     from splitleak.models.export import OnnxModule, onnx_bytes  # deferred: a slow import that only services need
 
     if device.type != "cpu":
         raise RuntimeError(f"ONNX Runtime computes on the CPU alone here, not on {device}")
-    session = OnnxModule(onnx_bytes(module, rows.shape[1:]), torch.get_num_threads())
+    session = OnnxModule(onnx_bytes(module, probes[0].shape[1:]), torch.get_num_threads())
     with torch.inference_mode():
-        layout = _layout(plain(rows))
+        given = _layout(torch_engine(module, device, probes, layout)(probes[0]))
 
     def run(rows: _Floats) -> Tensor:
-        return torch.from_numpy(session(rows)).contiguous(memory_format=layout)
+        return torch.from_numpy(session(rows)).contiguous(memory_format=given)
 
-    return Engine("onnx", run, session)
+    return _checked(Engine("onnx", run, session), module, probes)
 
 
 def _layout(tensor: Tensor) -> torch.memory_format:

@@ -53,11 +53,18 @@ def _initialise_edge(module: nn.Module) -> None:
             nn.init.normal_(layer.weight, std=math.sqrt(2 / (math.prod(layer.kernel_size) * layer.out_channels)))
 
 
-RESNET20 = Architecture(build=_build, initialise_edge=_initialise_edge, positions=10, default_cut=5, smallest=8)
-"""The ResNet-20 of split-inference studies on TinyImageNet; cut after five positions, the stem and four blocks, the
+RESNET20 = Architecture(
+    build=_build,
+    initialise_edge=_initialise_edge,
+    positions=10,
+    default_cut=5,
+    smallest=8,
+    about="""\
+The ResNet-20 of split-inference studies on TinyImageNet; cut after five positions, the stem and four blocks, the
 feature is 64 × size/4 × size/4.
 
 He et al., CVPR 2016 (arXiv:1512.03385), option A shortcuts. As those studies have it, the stem is a 5×5 convolution,
 stages are 32, 64 and 128 channels wide and the first block of every stage has stride 2, the first stage's too. Edge
 convolutions: normal with deviation ``sqrt(2 / (k² · outputs))``; cloud weights: torch's defaults.
-"""
+""",
+)

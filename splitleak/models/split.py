@@ -9,26 +9,8 @@ from torch import Tensor, nn
 
 from splitleak.config import Config
 from splitleak.datasets.statistics import Normalisation
-from splitleak.models.architecture import Architecture
-from splitleak.models.cnn import CNN
-from splitleak.models.conv import CONV3, CONV4
-from splitleak.models.digits import MCNN, SCNN
+from splitleak.models import ARCHITECTURES, ArchitectureName
 from splitleak.models.normalise import Normalise
-from splitleak.models.resnet import RESNET20
-from splitleak.models.vgg import VGG11, VGG16
-
-ArchitectureName = Literal["vgg11", "resnet20", "cnn", "conv3", "conv4", "mcnn", "scnn", "vgg16"]
-
-ARCHITECTURES: dict[ArchitectureName, Architecture] = {
-    "vgg11": VGG11,
-    "resnet20": RESNET20,
-    "cnn": CNN,
-    "conv3": CONV3,
-    "conv4": CONV4,
-    "mcnn": MCNN,
-    "scnn": SCNN,
-    "vgg16": VGG16,
-}
 
 
 class ModelConfig(Config):

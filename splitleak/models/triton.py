@@ -3,15 +3,13 @@
 import json
 import re
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
 from splitleak.artifacts import written_folder
+from splitleak.models import TRITON_BACKENDS
 from splitleak.models.engine import feature_probes
 from splitleak.models.export import OnnxModule, check_parity, onnx_bytes
-
-Backend = Literal["onnxruntime", "python"]
 
 _INPUT, _OUTPUT = "features", "logits"
 
@@ -60,7 +58,7 @@ def write_triton_model(
     feature_shape: tuple[int, ...],
     classes: int,
     *,
-    backend: Backend = "onnxruntime",
+    backend: str = "onnxruntime",
     max_batch_size: int = 64,
     replace: bool = False,
 ) -> Path:
@@ -89,6 +87,7 @@ def write_triton_model(
     """
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(f"expected a name of letters, digits and _ - . + for Triton, got {name!r}")
+    TRITON_BACKENDS.known(backend)
     folder = repository / name
     if folder.exists() and not replace:
         raise FileExistsError(f"expected no model at {folder}, got one; --force replaces it")

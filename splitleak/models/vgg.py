@@ -46,17 +46,30 @@ def _build_16(channels: int, classes: int, width: float, size: int) -> tuple[lis
     return positions, nn.Sequential(nn.Flatten(), nn.BatchNorm1d(values), nn.Linear(values, classes))
 
 
-VGG11 = Architecture(build=_build_11, initialise_edge=xavier_uniform, positions=13, default_cut=4, smallest=32)
-"""The VGG-11 of split-inference studies on small images; cut after position 4, the feature is 128 × size/4 × size/4.
+VGG11 = Architecture(
+    build=_build_11,
+    initialise_edge=xavier_uniform,
+    positions=13,
+    default_cut=4,
+    smallest=32,
+    about="""\
+The VGG-11 of split-inference studies on small images; cut after position 4, the feature is 128 × size/4 × size/4.
 
 Simonyan and Zisserman, ICLR 2015 (arXiv:1409.1556), configuration A, with batch normalisation after each convolution
 (which keeps its bias) and two hidden linear layers of 512. Edge weights: Xavier uniform with gain 1, biases 0; cloud
 weights: torch's defaults. Five pools need images of at least 32 pixels. Global average pooling follows, which changes
 nothing at 32 and 48 pixels, where one pixel is left, and is our choice from 64 pixels on.
-"""
+""",
+)
 
-VGG16 = Architecture(build=_build_16, initialise_edge=keep_weights, positions=18, default_cut=6, smallest=32)
-"""The VGG-16 of class inversion from 64-pixel faces, 16,776,232 parameters for a thousand people; cut after position 6,
+VGG16 = Architecture(
+    build=_build_16,
+    initialise_edge=keep_weights,
+    positions=18,
+    default_cut=6,
+    smallest=32,
+    about="""\
+The VGG-16 of class inversion from 64-pixel faces, 16,776,232 parameters for a thousand people; cut after position 6,
 the second pool, the feature is 128 × size/4 × size/4.
 
 Simonyan and Zisserman's configuration D with batch normalisation after each convolution (which keeps its bias); then,
@@ -64,4 +77,5 @@ as in Chen et al., KED-MI, ICCV 2021 (arXiv:2010.04092), and their successors, t
 values at 64 pixels and 512 at 32, goes through batch normalisation and one linear layer. Deviations: the weights are
 torch's defaults on both sides of the cut, where published networks start from ImageNet's; the last normalisation's
 shift is learned, where published code keeps it at 0. It is counted as trainable, here and in the published counts.
-"""
+""",
+)

@@ -24,7 +24,7 @@ import grpc
 import numpy as np
 
 from splitleak.wire.client.channel import ChannelConfig, connect
-from splitleak.wire.protocol import codec
+from splitleak.wire.protocol import CODECS, codec
 from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER, method_path
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.server.server import run_until_stopped
@@ -60,7 +60,7 @@ class Half:
 
 def valid(draw: random.Random) -> Request:
     rows = np.array([[draw.gauss(0, 1) for _ in range(6)] for _ in range(draw.randint(1, 4))], np.float32)
-    tensor = codec.encode(rows.reshape(-1, *_SHAPE), draw.choice(codec.CODECS))
+    tensor = codec.encode(rows.reshape(-1, *_SHAPE), draw.choice(list(CODECS)))
     return codec.request("half", tensor, request_id=str(draw.getrandbits(40)))
 
 

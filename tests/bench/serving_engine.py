@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from splitleak.artifacts import hardware
-from splitleak.models.engine import Engine, EngineChoice, choose_engine, feature_probes, image_probes, torch_engine
+from splitleak.models.engine import Engine, choose_engine, feature_probes, image_probes, torch_engine
 from splitleak.models.split import ModelConfig, build
 
 _LOGGER = logging.getLogger(__name__)
-_CHOICES: tuple[EngineChoice, ...] = ("torch", "fused", "onnx")
+_CHOICES: tuple[str, ...] = ("torch", "fused", "onnx")
 _WARM_UP = 5
 
 

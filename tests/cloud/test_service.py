@@ -18,7 +18,7 @@ from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.errors import WireError
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.files.captures import CaptureWriter, inference_requests, read
-from splitleak.wire.protocol import codec
+from splitleak.wire.protocol import CODECS, codec
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from splitleak.wire.server.server import ServerConfig
@@ -153,7 +153,7 @@ def test_metrics_are_off_unless_asked_for_and_then_tell_what_was_served(caplog):
 
 def test_the_curious_cloud_keeps_the_features_as_they_were_sent(tmp_path):
     sparse = np.maximum(features(0, 32), 0)
-    sent = [codec.encode(sparse, how) for how in codec.CODECS]
+    sent = [codec.encode(sparse, how) for how in CODECS]
     assert [tensor.encoding for tensor in sent] == [None, None, None, "deflate", "deflate"]
     with stub_of(Half(), capture=tmp_path / "seen.cap") as stub:
         requests = [codec.request("half", tensor, request_id=str(number)) for number, tensor in enumerate(sent)]

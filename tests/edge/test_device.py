@@ -2,13 +2,11 @@
 
 import time
 from types import SimpleNamespace
-from typing import get_args
 
 import numpy as np
-import pytest
 
-from splitleak.cli.options import EmulatedDevice
-from splitleak.edge.device import DEVICES, DeviceProfile, EmulatedHalf, device_profile, stretched
+from splitleak.edge.device import EmulatedHalf, stretched
+from splitleak.edge.profiles import DeviceProfile
 
 WORK_S = 0.05
 
@@ -32,16 +30,3 @@ def test_an_emulated_half_is_the_half_but_for_its_time():
     started = time.monotonic()
     np.testing.assert_array_equal(slow.encode(images), images + 1)
     assert time.monotonic() - started >= 2 * WORK_S
-
-
-def test_every_profile_is_found_by_its_name_and_says_what_it_rests_on():
-    for name, profile in DEVICES.items():
-        assert device_profile(name) is profile
-        assert "assum" in profile.basis or "(" in profile.basis
-    with pytest.raises(ValueError, match=r"expected a device profile of raspberry-pi-4, .* got 'abacus'"):
-        device_profile("abacus")
-
-
-def test_the_command_line_offers_every_profile():
-    choices, _ = get_args(get_args(EmulatedDevice)[0])
-    assert set(get_args(choices)) == set(DEVICES)

@@ -1,4 +1,5 @@
 import json
+from typing import Annotated
 
 import pytest
 from hypothesis import given
@@ -12,15 +13,25 @@ class Inner(Config):
     sizes: tuple[int, ...] = (1, 2)
 
 
+class Other(Config):
+    shape: int = 1
+
+
 class Outer(Config):
     rate: float = Field(default=0.5, ge=0)
     inner: Inner = Inner()
 
 
+class Listed(Config):
+    several: tuple[Outer, ...] = ()
+    named: dict[str, Inner] = Field(default_factory=dict)
+    either: Annotated[Inner | Other | None, Field(description="one of two")] = None
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rat": 0.1}, "here: expected a Outer, but rat: Extra inputs are not permitted, got 0.1"),
+        ({"rat": 0.1}, "here: expected a Outer, but rat: Extra inputs are not permitted, got 0.1; did you mean 'rate'"),
         ({"rate": -1}, "rate: .*greater than or equal to 0, got -1"),
         ({"rate": float("nan")}, "rate: .*got nan"),
         ({"rate": float("inf")}, "rate: .*finite number, got inf"),
@@ -31,6 +42,21 @@ class Outer(Config):
 def test_a_fault_names_source_key_expectation_and_value(values, message):
     with pytest.raises(ValueError, match=message):
         Outer.parse(values, source="here")
+
+
+@pytest.mark.parametrize(
+    ("values", "asked"),
+    [
+        ({"severl": []}, "severl: .*; did you mean 'several'"),
+        ({"several": [{}, {"inner": {"size": 1}}]}, "several.1.inner.size: .*; did you mean 'sizes'"),
+        ({"named": {"rate": {"sizs": 1}}}, "named.rate.sizs: .*; did you mean 'sizes'"),
+        ({"either": {"shap": 1}}, "shap: .*; did you mean 'shape'"),
+        ({"unlike": 1}, "unlike: Extra inputs are not permitted, got 1$"),
+    ],
+)
+def test_an_unknown_key_is_told_the_nearest_field_of_its_own_table(values, asked):
+    with pytest.raises(ValueError, match=asked):
+        Listed.parse(values, source="here")
 
 
 def test_all_faults_are_named_at_once():

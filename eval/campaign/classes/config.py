@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from splitleak.attacker.auxiliary import Auxiliary
 from splitleak.config import Config
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.eval.campaign.classes.target_measures import BesidesEntry
 from splitleak.eval.campaign.config import Name, check_target
 from splitleak.eval.campaign.predictions.config import FigureCampaign, RowEntry
-from splitleak.eval.record.auxiliary import Auxiliary
 from splitleak.eval.report.published import defenses as published_defenses
 
 STRONGEST = "strongest"

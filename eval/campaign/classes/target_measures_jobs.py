@@ -1,6 +1,5 @@
 """The jobs beside the attacks of a campaign against classes: poisoned images, and one measure of a target each."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from splitleak.seeding import resolve_device
 def do_poison(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     """Puts a backdoor's trigger on some training images."""
     images, folder = bench.below(settings["images"]), bench.below(settings["folder"])
-    bench.run(job, "poison", images, "--out", folder, *_set(settings["poison"]))
+    bench.run(job, "poison", images, "--out", folder, "--config", bench.written(folder, settings["poison"]))
     return {}
 
 
@@ -58,10 +57,9 @@ def _backdoor(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
 
 def _training_time(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     out = bench.store.path(job)
-    designs = out.with_name(f"{out.stem}.targets.json")
-    write_json(designs, settings["targets"])
+    designs, config = bench.written(out, settings["targets"], "targets"), bench.written(out, settings["config"])
     given = (designs, "--images", bench.below(settings["images"]), "--baseline", settings["baseline"], "--out", out)
-    bench.run(job, "training-time", *given, *_set(settings["config"]), "--threads", bench.threads)
+    bench.run(job, "training-time", *given, "--config", config, "--threads", bench.threads)
     return {}
 
 
@@ -76,9 +74,5 @@ _DO: dict[str, Callable[[Bench, Job, Mapping[str, Any]], Figures]] = {
 
 def _asked(bench: Bench, job: Job, config: Mapping[str, Any]) -> tuple[object, ...]:
     """The options of a command that measures: where to write, and all its settings."""
-    rest = {name: value for name, value in config.items() if name != "seed"}
-    return ("--out", bench.store.path(job), "--seed", config["seed"], *_set(rest), *bench.computing())
-
-
-def _set(config: Mapping[str, Any]) -> tuple[object, ...]:
-    return tuple(part for name, value in config.items() for part in ("--set", f"{name}={json.dumps(value)}"))
+    out = bench.store.path(job)
+    return ("--out", out, "--config", bench.written(out, config), *bench.computing())

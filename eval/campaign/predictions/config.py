@@ -1,11 +1,12 @@
 """A campaign against what a service says: figures of rows, each a target, what is let out of it, and an attack."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from splitleak.attacker.auxiliary import Auxiliary
 from splitleak.attacker.base import Attack
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion
@@ -25,7 +26,7 @@ from splitleak.eval.campaign.config import (
     target_document,
 )
 from splitleak.eval.campaign.predictions.claims import ClaimEntry
-from splitleak.eval.record.auxiliary import Auxiliary
+from splitleak.tables import Table
 
 _OTHER_SEED = 1000
 """Added to a seed for the evaluator's: a network that shares nothing with the target but its training images."""
@@ -197,10 +198,8 @@ class FigureCampaign(CampaignHead):
         Raises:
             ValueError: There is none of that name, or its settings do not fit it.
         """
-        kinds: Mapping[str, type[Attack] | type[ClassInversion]] = {**ATTACKS, **CLASS_ATTACKS}
-        if row.attack not in kinds:
-            raise ValueError(f"expected an attack of {', '.join(sorted(kinds))}, got {row.attack!r}")
-        kind = kinds[row.attack]
+        kinds: Table[type[Attack] | type[ClassInversion]] = Table("attack", {**ATTACKS, **CLASS_ATTACKS})
+        kind = kinds.choose(row.attack)
         base = kind.paper_config() if self.preset == "paper" else kind.config_type()
         settings = merged(merged(base.document(), self.settings.get(row.attack, {})), row.settings)
         return kind(kind.config_type.parse(settings, source=f"attack {row.attack!r}"))

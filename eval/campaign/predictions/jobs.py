@@ -20,19 +20,17 @@ def do_purify(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     """Trains the purifier of a target."""
     artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
     out = bench.store.path(job)
-    document = out.with_name(f"{out.name}.json")
-    write_json(document, settings["purify"])
     where = (artifact, "--images", images, "--out", out)
-    bench.run(job, "purify", *where, "--seed", job.seed, "--config", document, *bench.computing())
+    config = bench.written(out, settings["purify"])
+    bench.run(job, "purify", *where, "--seed", job.seed, "--config", config, *bench.computing())
     return {}
 
 
 def do_prior(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
     """Trains the attacker's generator on public images."""
     out = bench.store.path(job)
-    document = out.with_name(f"{out.name}.json")
-    write_json(document, settings["prior"])
-    given = ("prior", bench.below(settings["public"]), "--out", out, "--config", document)
+    config = bench.written(out, settings["prior"])
+    given = ("prior", bench.below(settings["public"]), "--out", out, "--config", config)
     bench.run(job, *given, "--seed", job.seed, *bench.computing())
     return {}
 
@@ -58,10 +56,7 @@ def do_predict(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
 @contextmanager
 def _service(bench: Bench, job: Job, artifact: Path, policy: Mapping[str, Any]) -> Iterator[str]:
     """The address of a prediction service that lets out what ``policy`` says."""
-    out = bench.store.path(job)
-    document = out.with_name(f"{out.name}.json")
-    document.parent.mkdir(parents=True, exist_ok=True)
-    write_json(document, policy)
+    document = bench.written(bench.store.path(job), policy, "policy")
     noise = derive_seed(job.seed, "policy")
     given = ("--policy", document, "--noise-seed", noise, "--engine", "torch", *bench.computing())
     with bench.serving(job, "cloud", artifact, "--whole", *given) as address:
@@ -77,8 +72,7 @@ def do_prediction_cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> F
     of_classes = settings["cell"]["kind"] == "classes"
     share = settings["share"] or "all"
     if not attacked.exists():
-        config = out.with_name("settings.json")
-        write_json(config, settings["settings"])
+        config = bench.written(out, settings["settings"])
         given: list[object] = ["--public", auxiliary] if "public" in settings["needs"] else []
         if predictions is not None:
             given += ["--pairs", predictions / f"pairs-{settings['auxiliary']}.npz"]

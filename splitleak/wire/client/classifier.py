@@ -9,13 +9,14 @@ import queue
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
 from splitleak.errors import WireError
+from splitleak.wire.client import SCORES
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import read_metadata, select
 from splitleak.wire.protocol import codec
@@ -27,7 +28,6 @@ from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServ
 from splitleak.wire.protocol.status import error_of
 
 Floats = NDArray[np.float32]
-Scores = Literal["auto", "probabilities", "logits"]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 32  # where the server announces no batch size
@@ -62,13 +62,12 @@ class ClassifierClient:
         address: str,
         model: str | None = None,
         *,
-        scores: Scores = "auto",
+        scores: str = "auto",
         output: str | None = None,
         prefix: str | None = None,
         channel: ChannelConfig | None = None,
     ) -> None:
-        if scores not in get_args(Scores):
-            raise ValueError(f"expected scores to be one of {get_args(Scores)}, got {scores!r}")
+        SCORES.known(scores)
         self.address = address
         self.model = model or ""
         self.images = 0  # answered ones, and the requests for them

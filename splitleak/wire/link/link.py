@@ -3,19 +3,7 @@
 It forwards bytes unread, TLS included, and needs no root. It shapes a TCP stream, in which a lost packet is a stall:
 the bytes behind it wait for its retransmission.
 
-======== ========= ======= ======= =============================================================================
-profile  down      up      both    sources of the rates (Mbit/s), and of the round trip without load (ms)
-         Mbit/s    Mbit/s  ways ms
-======== ========= ======= ======= =============================================================================
-ethernet 1000      1000    1       IEEE 802.3ab; the delay is assumed: a switch or two and a near machine
-wifi     30        15      4       Firefox's network monitor, table of throttling; it says 2 ms, a server is added
-5g       129.9     14.7    20      Ofcom, Mobile Matters 2023; the fastest operator of Mobile Matters 2024: 16.3 ms
-lte      29.5      7.6     70      Ofcom, Mobile Matters 2023 (4G); WebPageTest's connectivity profile LTE
-3g       5.9       2.0     150     Ofcom, Mobile Matters 2023; WebPageTest's connectivity profile 3GFast
-leo      104.71    14.84   45      Ookla on Starlink in the USA, 1st quarter of 2025; its latency, June 2025
-geo      18.13     3.0     630     Ookla on Viasat in the USA, 2nd quarter of 2021; it says "less than 3.5" upwards
-======== ========= ======= ======= =============================================================================
-
+Each of its `PROFILES` names the sources of the rates (Mbit/s) and of the round trip without load (ms).
 Assumed by us, since none of these sources states it: half of the round trip in each direction; jitter of a quarter of
 the one-way delay on shared radio, none on a cable, a tenth over a satellite; packet loss of 1 in 10,000 on Wi-Fi, 1 in
 2,000 on mobile networks and satellites. A loss costs a round trip and 200 ms, Linux's minimum retransmission timeout
@@ -26,13 +14,14 @@ import contextlib
 import random
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from splitleak.config import Config
+from splitleak.tables import Table
 from splitleak.wire.address import bound_address, parse_address
 from splitleak.wire.link.relay import CONNECT_S, Connection, Lane, LinkDirection
 
@@ -45,36 +34,93 @@ class LinkConfig(Config):
     seed: int = Field(default=0, ge=0, description="of jitter and stalls")
 
 
-def _profile(down: float, up: float, round_trip_ms: float, jitter: float, loss: float) -> LinkConfig:
+@dataclass(frozen=True)
+class LinkProfile:
+    """A kind of network, and where its figures are from."""
+
+    about: str
+    source: str
+    config: LinkConfig
+
+
+def _profile(
+    about: str, source: str, *, down: float, up: float, round_trip_ms: float, jitter: float, loss: float
+) -> LinkProfile:
     delay_ms, stall_ms = round_trip_ms / 2, 200 + round_trip_ms
     upwards = LinkDirection(
         rate_mbps=up, delay_ms=delay_ms, jitter_ms=jitter * delay_ms, stall_probability=loss, stall_ms=stall_ms
     )
-    return LinkConfig(up=upwards, down=upwards.model_copy(update={"rate_mbps": down}))
+    return LinkProfile(about, source, LinkConfig(up=upwards, down=upwards.model_copy(update={"rate_mbps": down})))
 
 
-PROFILES: Mapping[str, LinkConfig] = MappingProxyType(
+PROFILES: Table[LinkProfile] = Table(
+    "link",
     {
-        "ethernet": _profile(1000, 1000, 1, jitter=0, loss=0),
-        "wifi": _profile(30, 15, 4, jitter=0.25, loss=1e-4),
-        "5g": _profile(129.9, 14.7, 20, jitter=0.25, loss=5e-4),
-        "lte": _profile(29.5, 7.6, 70, jitter=0.25, loss=5e-4),
-        "3g": _profile(5.9, 2.0, 150, jitter=0.25, loss=5e-4),
-        "leo": _profile(104.71, 14.84, 45, jitter=0.1, loss=5e-4),
-        "geo": _profile(18.13, 3.0, 630, jitter=0.1, loss=5e-4),
-    }
+        "ethernet": _profile(
+            "Gigabit Ethernet to a machine nearby",
+            "IEEE 802.3ab; the delay is assumed: a switch or two and a near machine",
+            down=1000,
+            up=1000,
+            round_trip_ms=1,
+            jitter=0,
+            loss=0,
+        ),
+        "wifi": _profile(
+            "Wi-Fi of an office or a home",
+            "Firefox's network monitor, table of throttling; it says 2 ms, a server is added",
+            down=30,
+            up=15,
+            round_trip_ms=4,
+            jitter=0.25,
+            loss=1e-4,
+        ),
+        "5g": _profile(
+            "a 5G mobile network",
+            "Ofcom, Mobile Matters 2023; the fastest operator of Mobile Matters 2024: 16.3 ms",
+            down=129.9,
+            up=14.7,
+            round_trip_ms=20,
+            jitter=0.25,
+            loss=5e-4,
+        ),
+        "lte": _profile(
+            "an LTE (4G) mobile network",
+            "Ofcom, Mobile Matters 2023 (4G); WebPageTest's connectivity profile LTE",
+            down=29.5,
+            up=7.6,
+            round_trip_ms=70,
+            jitter=0.25,
+            loss=5e-4,
+        ),
+        "3g": _profile(
+            "a 3G mobile network",
+            "Ofcom, Mobile Matters 2023; WebPageTest's connectivity profile 3GFast",
+            down=5.9,
+            up=2.0,
+            round_trip_ms=150,
+            jitter=0.25,
+            loss=5e-4,
+        ),
+        "leo": _profile(
+            "satellites in a low orbit, as Starlink's",
+            "Ookla on Starlink in the USA, 1st quarter of 2025; its latency, June 2025",
+            down=104.71,
+            up=14.84,
+            round_trip_ms=45,
+            jitter=0.1,
+            loss=5e-4,
+        ),
+        "geo": _profile(
+            "a geostationary satellite, as Viasat's",
+            'Ookla on Viasat in the USA, 2nd quarter of 2021; it says "less than 3.5" upwards',
+            down=18.13,
+            up=3.0,
+            round_trip_ms=630,
+            jitter=0.1,
+            loss=5e-4,
+        ),
+    },
 )
-
-
-def profile(name: str) -> LinkConfig:
-    """The link profile called ``name``, see the table above.
-
-    Raises:
-        ValueError: There is no such profile.
-    """
-    if name not in PROFILES:
-        raise ValueError(f"expected a link of {', '.join(PROFILES)}, got {name!r}")
-    return PROFILES[name]
 
 
 @contextlib.contextmanager

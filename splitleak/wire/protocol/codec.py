@@ -10,16 +10,15 @@ message lengths then depend on the contents, which TLS does not hide. Any bytes 
 import math
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitleak.errors import WireError
+from splitleak.wire.protocol import CODECS
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
-Codec = Literal["fp32", "fp16", "uint8", "fp16+deflate", "uint8+deflate"]
-CODECS: tuple[Codec, ...] = get_args(Codec)
 FloatArray = NDArray[np.float32]
 
 DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2"), "UINT8": np.dtype("u1")}
@@ -69,27 +68,27 @@ class Layout:
         return np.frombuffer(raw, DATATYPES["FP32"]).reshape(self.shape)
 
 
-def encode(values: FloatArray, codec: Codec) -> WireTensor:
-    """Encodes ``values``, of any shape with at least one element.
-
-    ``uint8`` spans the tensor's own range: code = round(value / scale + zero_point), with scale = range / 255.
+def encode(values: FloatArray, codec: str) -> WireTensor:
+    """Encodes ``values``, of any shape with at least one element, by one of `CODECS`.
 
     Raises:
         ValueError: An unknown codec, no values, a value that is not finite, or one beyond FP16's range (65504).
     """
-    if codec not in CODECS:
-        raise ValueError(f"expected a codec of {CODECS}, got {codec!r}")
+    encoder = CODECS.choose(codec)
     if values.size == 0:
         raise ValueError(f"expected at least one value, got shape {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"expected finite values, got {np.count_nonzero(~np.isfinite(values))} that are not")
-    if codec == "fp32":
-        return WireTensor("FP32", values.shape, values.astype(DATATYPES["FP32"], copy=False).tobytes())
-    tensor = _quantise(values) if codec.startswith("uint8") else _encode_fp16(values)
-    return _deflate(tensor) if codec.endswith(DEFLATE) else tensor
+    return encoder(values)
 
 
-def _encode_fp16(values: FloatArray) -> WireTensor:
+def encode_fp32(values: FloatArray) -> WireTensor:
+    """32-bit floating point: exact, four bytes a value."""
+    return WireTensor("FP32", values.shape, values.astype(DATATYPES["FP32"], copy=False).tobytes())
+
+
+def encode_fp16(values: FloatArray) -> WireTensor:
+    """16-bit floating point: two bytes a value, with a relative error below 2^-11; values up to 65504."""
     with np.errstate(over="ignore"):
         packed = values.astype(DATATYPES["FP16"])
     if not np.isfinite(packed).all():
@@ -97,11 +96,25 @@ def _encode_fp16(values: FloatArray) -> WireTensor:
     return WireTensor("FP16", values.shape, packed.tobytes())
 
 
-def _quantise(values: FloatArray) -> WireTensor:
+def encode_uint8(values: FloatArray) -> WireTensor:
+    """8-bit integers over the tensor's own range: one byte a value, with an error of at most half a step.
+
+    code = round(value / scale + zero_point), with scale = range / 255.
+    """
     low, high = float(values.min()), float(values.max())
     scale = (high - low) / 255 or 1.0  # a constant tensor has no range; any step restores its value
     codes = np.rint((values.astype(np.float64) - low) / scale).astype(np.uint8)
     return WireTensor("UINT8", values.shape, codes.tobytes(), scale, -low / scale)
+
+
+def encode_fp16_deflate(values: FloatArray) -> WireTensor:
+    """As fp16, then compressed without loss (deflate) where that makes the message smaller."""
+    return _deflate(encode_fp16(values))
+
+
+def encode_uint8_deflate(values: FloatArray) -> WireTensor:
+    """As uint8, then compressed without loss (deflate) where that makes the message smaller."""
+    return _deflate(encode_uint8(values))
 
 
 def _deflate(tensor: WireTensor) -> WireTensor:

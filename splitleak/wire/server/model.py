@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from splitleak.wire.protocol import codec
+from splitleak.wire.protocol import CODECS, codec
 from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.server.statistics import Statistics
@@ -62,7 +62,7 @@ class ServedModel:
 
     def metadata(self) -> pb.ModelMetadataResponse:
         """The protocol's model metadata; shapes with the batch axis, properties with the facts about the split."""
-        limits = {"codecs": json.dumps(codec.CODECS), "max_batch_size": str(self.max_batch_size)}
+        limits = {"codecs": json.dumps(list(CODECS)), "max_batch_size": str(self.max_batch_size)}
         return pb.ModelMetadataResponse(
             name=self.name,
             versions=[self.version],

@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import grpc
 import pytest
 
+from splitleak.config import read_document
+from splitleak.eval import campaign
 from splitleak.eval.campaign.bench import Bench
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.processes import Children
@@ -39,3 +43,14 @@ def test_a_service_that_does_not_start_says_why(bench, job, tmp_path):
 
 def test_paths_of_a_job_are_below_the_campaign(bench, tmp_path):
     assert bench.below("images/a") == tmp_path / "images" / "a"
+
+
+def test_settings_of_a_command_are_written_beside_its_output(bench, tmp_path):
+    assert bench.written(tmp_path / "made" / "target", {"seed": 1}) == tmp_path / "made" / "target.config.json"
+    assert bench.written(tmp_path / "made" / "cost.json", {"seed": 2}, "policy").name == "cost.policy.json"
+    assert read_document(tmp_path / "made" / "target.config.json") == {"seed": 1}
+
+
+def test_settings_reach_the_processes_of_a_campaign_in_files_alone():
+    for path in Path(campaign.__file__).parent.rglob("*.py"):
+        assert '"--set"' not in path.read_text(encoding="utf-8"), path

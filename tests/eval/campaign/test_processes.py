@@ -129,3 +129,27 @@ def test_children_hold_what_they_inherit_and_are_out_of_a_terminals_reach(tmp_pa
         opened = {path.resolve() for path in Path(f"/proc/{tap.process.pid}/fd").iterdir()}
         assert (tmp_path / "held").resolve() in opened
         assert os.getpgid(tap.process.pid) != os.getpgid(0)
+
+
+@pytest.fixture
+def strangers(tmp_path, monkeypatch):
+    """The current folder, which holds modules of somebody else under names that ours and Python's own have."""
+    for name in ("eval/__init__.py", "edge/__init__.py", "cloud.py", "queue.py"):
+        path = tmp_path / "theirs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("raise RuntimeError('imported from the current folder')")
+    monkeypatch.chdir(tmp_path / "theirs")
+    return tmp_path / "theirs"
+
+
+def test_ours_is_imported_where_a_folder_holds_modules_of_the_same_names(strangers):
+    told = subprocess.run([sys.executable, "-c", "import splitleak; print(splitleak.__file__)"], capture_output=True)
+    assert told.returncode == 0, told.stderr
+    assert not Path(told.stdout.decode()).is_relative_to(strangers)
+
+
+def test_a_command_that_starts_children_works_where_a_folder_holds_modules_of_the_same_names(strangers, artifact):
+    command = [sys.executable, "-P", "-m", "splitleak", "latency", str(artifact), "--samples", "10", "--json"]
+    told = subprocess.run([*command, "--no-alternatives"], capture_output=True, text=True, timeout=120)
+    assert told.returncode == 0, told.stderr
+    assert run(["list"])["codecs"][0] == "fp32"

@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
 
-from splitleak.cli import app, main
+from splitleak.cli import GROUPS, app, main
 from splitleak.cli.campaigns import campaign
 
 COMMANDS = (
@@ -38,12 +39,14 @@ COMMANDS = (
     "study-score",
     "report",
     "demo",
+    "list",
 )
 
 OF_CAMPAIGNS = ("plan", "run", "status", "report")
 
 HELP = """
 import sys
+from importlib.metadata import version
 from splitleak.cli import app
 for arguments in [["--help"], *([*name.split(), "--help"] for name in sys.argv[1:])]:
     try:
@@ -86,3 +89,21 @@ def test_the_cause_is_shown_when_asked(call, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["splitleak", "inspect", "nothing"])
     with pytest.raises(FileNotFoundError):
         main()
+
+
+def test_help_groups_the_commands_and_the_version_is_that_of_the_package(call):
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"}).output
+    for panel in (*GROUPS, "Campaigns"):
+        assert f"─ {panel} ─" in shown
+    assert call("--version") == (0, f"splitleak {version('splitleak')}\n", "")
+
+
+def test_a_mistyped_command_or_option_is_told_the_nearest(call):
+    assert "Did you mean 'latency'?" in call("latncy")[2]
+    assert "--codec" in call("edge", "half", "--cdec", "fp16")[2]
+
+
+def test_shells_complete_values_from_the_tables():
+    asked = {"_SPLITLEAK_COMPLETE": "complete_bash", "COMP_WORDS": "splitleak edge --codec fp", "COMP_CWORD": "3"}
+    found = CliRunner().invoke(app, [], env=asked, prog_name="splitleak")
+    assert found.output.split() == ["fp32", "fp16", "fp16+deflate"]

@@ -6,7 +6,6 @@ from splitleak.cloud.service import CloudConfig, cloud
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--attack", "magic"), "decoder"),
         ((), "c"),
         (("--set", "epoch=3"), "epoch"),
     ],

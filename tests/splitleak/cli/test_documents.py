@@ -60,3 +60,28 @@ def test_a_setting_that_no_server_has_is_one_line(call, tmp_path):
     code, _, err = call("tap", "--upstream", "h:1", "--capture", tmp_path / "c", "--server", tmp_path / "server.toml")
     assert (code, err.count("\n")) == (1, 1)
     assert "limits.cals" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("split", "--out", "made"),
+        ("poison", "none", "--out", "made"),
+        ("robustness", "none", "--images", "none"),
+        ("extraction", "none", "--artifact", "none", "--train-images", "none"),
+        ("purify", "none", "--images", "none"),
+        ("train",),
+        ("prior", "none"),
+    ],
+)
+def test_every_command_with_settings_takes_them_from_a_file_which_its_refusal_names(refusal, tmp_path, command):
+    (tmp_path / "asked.json").write_text('{"seeed": 1}')
+    assert refusal(*command, "--config", "asked.json").startswith("splitleak: asked.json: expected a ")
+
+
+def test_a_file_of_settings_lies_over_the_options_of_a_split(call, tmp_path):
+    (tmp_path / "asked.json").write_text('{"public": 30, "victims": 5, "train": 40, "test": 10, "seed": 2}')
+    code, out, err = call("split", "--out", tmp_path / "made", "--config", tmp_path / "asked.json", "--json")
+    assert code == 0, err
+    assert json.loads(out)["images"] == {"train": 40, "public": 30, "victims": 5, "test": 10}
+    assert json.loads((tmp_path / "made" / "splits.json").read_text())["config"]["seed"] == 2

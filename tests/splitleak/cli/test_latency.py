@@ -6,7 +6,6 @@ import pytest
     [
         (("latency", "nothing"), "nothing"),
         (("latency", "nothing", "--batch", "1,many"), "batches.1"),
-        (("latency", "nothing", "--codec", "int4"), "'int4'"),
         (("latency", "nothing", "--plot", "latency.pdf"), "latency.pdf"),
         (("recommend", "nothing"), "nothing"),
         (("recommend", "nothing", "--max-bytes", "0"), "max_bytes"),

@@ -8,10 +8,11 @@ from torch import nn
 from splitleak.defenses.features.dropout import Dropout, DropoutConfig
 from splitleak.defenses.features.noise import GaussianNoise, GaussianNoiseConfig, LaplaceNoise, LaplaceNoiseConfig
 from splitleak.defenses.stack import Stack
+from splitleak.models import ARCHITECTURES
 from splitleak.models.engine import choose_engine, feature_probes, fused, image_probes, torch_engine
 from splitleak.models.export import TOLERANCE
 from splitleak.models.generator import Generator, GeneratorConfig
-from splitleak.models.split import ARCHITECTURES, ModelConfig, build
+from splitleak.models.split import ModelConfig, build
 
 CPU, LAST = torch.device("cpu"), torch.channels_last
 
@@ -74,7 +75,7 @@ def test_a_defense_draws_the_same_noise_at_the_same_place_behind_any_engine(name
     probes = image_probes(model.image_shape)
     sent = []
     for engine in (
-        torch_engine(model.encoder, CPU, LAST),
+        torch_engine(model.encoder, CPU, layout=LAST),
         choose_engine(name, model.encoder, CPU, probes, LAST),
     ):
         stack.seed(5, CPU)

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from splitleak.models import ARCHITECTURES
 from splitleak.models.penultimate import penultimate
-from splitleak.models.split import ARCHITECTURES, ModelConfig, build
+from splitleak.models.split import ModelConfig, build
 
 DIMENSIONS = {
     "vgg11": 128,

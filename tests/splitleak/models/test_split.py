@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from splitleak.datasets.statistics import normalisation
-from splitleak.models.split import ARCHITECTURES, ModelConfig, build, output_shape
+from splitleak.models import ARCHITECTURES
+from splitleak.models.split import ModelConfig, build, output_shape
 
 EVERY_CUT = [(name, cut) for name, known in ARCHITECTURES.items() for cut in range(1, known.positions + 1)]
 

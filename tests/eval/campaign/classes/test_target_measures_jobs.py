@@ -61,8 +61,8 @@ def test_settings_and_seeds_come_through(measured):
 
 
 def test_the_backdoor_is_in_a_training_set_of_its_own(folder):
-    [poisoned] = folder.glob("images/blended-*")
-    [plain] = folder.glob("images/images-*")
+    [poisoned] = folder.glob("images/blended-*/")
+    [plain] = folder.glob("images/images-*/")
     told = Splits.load(poisoned)
     assert (told.record["poison"]["fraction"], told.record["poison"]["seed"]) == (0.1, 3)
     changed = told.train.pixels != Splits.load(plain).train.pixels

@@ -80,7 +80,7 @@ def test_victims_share_what_is_left_of_what_the_service_lets_out(predictions, re
 
 
 def test_the_attacker_was_given_its_own_images_alone(folder, records, predictions):
-    (images,) = folder.glob("images/images-*")
+    (images,) = folder.glob("images/images-*/")
     pairs = Pairs.load(predictions / "pairs-same.npz")
     assert pairs.hashes == tuple(load_file(images / "public.npz").train.hashes())
     assert not set(pairs.hashes) & set(load_file(images / "victims.npz").train.hashes())

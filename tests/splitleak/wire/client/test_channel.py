@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from splitleak.wire.client.channel import MEBIBYTE, ChannelConfig, connect
-from splitleak.wire.link.link import link, profile
+from splitleak.wire.link.link import PROFILES, link
 from splitleak.wire.server.server import ServerConfig, serve
 
 
@@ -60,7 +60,7 @@ def test_a_single_attempt_is_not_repeated():
 def test_a_server_behind_a_link_of_a_satellites_delay_is_reached():
     with (
         serve(lambda server: server.add_generic_rpc_handlers((Echo(),)), ServerConfig()) as port,
-        link(profile("geo"), f"127.0.0.1:{port}") as slow,
+        link(PROFILES["geo"].config, f"127.0.0.1:{port}") as slow,
         connect(slow.address, ChannelConfig()) as channel,
     ):
         assert channel.unary_unary("/any/Echo")(b"far away", timeout=20) == b"far away"

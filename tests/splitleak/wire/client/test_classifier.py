@@ -306,5 +306,5 @@ def test_a_reply_says_what_one_request_cost():
 
 
 def test_another_kind_of_scores_does_not_exist():
-    with pytest.raises(ValueError, match="expected scores to be one of"):
+    with pytest.raises(ValueError, match="expected a reading of scores of auto, probabilities"):
         ClassifierClient("a:1", scores="odds")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from splitleak.wire.link.link import PROFILES, LinkConfig, link, profile
+from splitleak.wire.link.link import PROFILES, LinkConfig, link
 from splitleak.wire.link.relay import LinkDirection
 
 PATIENCE_S = 20.0
@@ -196,10 +196,12 @@ def test_as_a_command_it_carries_until_sigterm_and_a_setting_is_laid_over_its_pr
 
 def test_every_profile_is_a_link_and_an_unknown_one_is_named():
     for name in ("ethernet", "wifi", "5g", "lte", "3g", "leo", "geo"):
-        assert profile(name) is PROFILES[name]
-        assert profile(name).up.rate_mbps <= profile(name).down.rate_mbps
+        profile = PROFILES.choose(name)
+        assert profile.config.up.rate_mbps <= profile.config.down.rate_mbps
+        assert profile.about
+        assert profile.source
     with pytest.raises(ValueError, match=r"3g, leo, geo, got 'pigeon'"):
-        profile("pigeon")
+        PROFILES.choose("pigeon")
 
 
 def _ended(client):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from splitleak.errors import WireError
-from splitleak.wire.protocol import codec
+from splitleak.wire.protocol import CODECS, codec
 from splitleak.wire.protocol.codec import WireTensor
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
@@ -253,7 +253,7 @@ def test_another_shape_name_parameter_length_or_typed_contents_is_no_known_layou
 
 
 def test_only_plain_fp32_has_a_layout():
-    for how in codec.CODECS[1:]:
+    for how in list(CODECS)[1:]:
         message = codec.request("m", codec.encode(np.zeros((2, 30), np.float32), how), request_id="")
         assert codec.Layout.of(message.inputs[0], codec.decode(codec.request_tensor(message))) is None
 

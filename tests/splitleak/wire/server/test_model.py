@@ -3,7 +3,7 @@
 import json
 from concurrent.futures import Future
 
-from splitleak.wire.protocol import codec
+from splitleak.wire.protocol import CODECS
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.server.model import ServedModel
 from splitleak.wire.server.statistics import Statistics
@@ -30,7 +30,7 @@ def test_the_configuration_is_without_the_batch_axis_that_the_metadata_have():
     assert [(each.name, each.data_type, list(each.dims)) for each in config.output] == [("logits", pb.TYPE_FP32, [4])]
     assert list(MODEL.metadata().inputs[0].shape) == [-1, 2, 3]
     properties = dict(MODEL.metadata().properties)
-    assert json.loads(properties.pop("codecs")) == list(codec.CODECS)
+    assert json.loads(properties.pop("codecs")) == list(CODECS)
     assert properties == {"cut": "2", "max_batch_size": "8"}
 
 

@@ -1,0 +1,79 @@
+"""Options whose values are entries of the library's tables, looked up when a value is read, completed or explained."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperOption
+
+from splitleak.tables import Imported, Table
+
+TABLES: Table[Table[Any]] = Table(
+    "kind",
+    {
+        "attacks": Imported("splitleak.attacker.reconstruction:ATTACKS"),
+        "class-attacks": Imported("splitleak.attacker.class_inversion:CLASS_ATTACKS"),
+        "defenses": Imported("splitleak.defenses:DEFENSES"),
+        "models": Imported("splitleak.models:ARCHITECTURES"),
+        "codecs": Imported("splitleak.wire.protocol:CODECS"),
+        "links": Imported("splitleak.wire.link.link:PROFILES"),
+        "devices": Imported("splitleak.edge.profiles:DEVICES"),
+        "engines": Imported("splitleak.models:ENGINES"),
+        "auxiliary": Imported("splitleak.attacker.auxiliary:AUXILIARY"),
+        "scores": Imported("splitleak.wire.client:SCORES"),
+        "backends": Imported("splitleak.models:TRITON_BACKENDS"),
+        "presets": Imported("splitleak.config:PRESETS"),
+    },
+)
+"""The tables that can be chosen from; to import one loads neither torch nor numpy."""
+
+
+def choice(  # typer's own type of an option is what it gives
+    kind: str, text: str, *declarations: str, also: Sequence[str] = (), listed: bool = False
+) -> Any:  # noqa: ANN401
+    """An option that takes the names of a table.
+
+    Args:
+        kind: Which of `TABLES`.
+        text: Its help; the names as they then are follow it.
+        declarations: The option's own name, where it is not that of the parameter.
+        also: Values that are taken beside the names.
+        listed: Whether a value may be several names, separated by commas.
+    """
+
+    def read(value: str) -> str:
+        for name in value.split(",") if listed else (value,):
+            try:
+                name in also or TABLES[kind].known(name)
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from None
+        return value
+
+    return typer.Option(
+        *declarations,
+        metavar="NAME,NAME" if listed else "NAME",
+        help=f"{text} {', '.join([*also, f'{{{kind}}}'])}.",
+        parser=read,
+        autocompletion=completed(kind, also),
+    )
+
+
+def completed(kind: str, also: Sequence[str] = ()) -> Callable[[str], list[str]]:
+    """Gives a shell the names that complete what is typed, the last of a list."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in (*also, *TABLES[kind]) if name.startswith(last)]
+
+    return complete
+
+
+class Command(TyperCommand):
+    """A command whose help names the entries of tables as they are when it is shown."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  # typer's, which has no public name
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.help:
+                option.help = re.sub(r"\{([a-z-]+)\}", lambda found: ", ".join(TABLES[found[1]]), option.help)
+        super().format_help(ctx, formatter)
