@@ -20,6 +20,7 @@ from splitleak.edge.ledger import Entry, Ledger
 from splitleak.eval.record.schema import FILE, VERSION, parse_record
 from splitleak.eval.record.scoring import constant_mse
 from splitleak.eval.record.victims import make_record
+from splitleak.eval.report.results import Results
 from splitleak.seeding import resolve_device
 
 BOTTLENECK = {"name": "bottleneck", "config": {}}
@@ -43,6 +44,13 @@ PREDICTION_ROW = {
     "purify": None,
     "attack": "prediction-inversion",
     "target": "t",
+}
+
+CLASS_ROW = {"kind": "classes", "attack": "gmi"}
+ATTACKS = {
+    "kind": "classes",
+    "attacks": [{"name": "GMI", "attack": "gmi"}, {"name": "PPA", "attack": "ppa"}],
+    "strongest": {"losses": ["GMI"]},
 }
 
 
@@ -133,6 +141,7 @@ def fake_campaign(tmp_path, fake_record):
         **config,
     ):
         folder, draw = tmp_path / "campaign", np.random.default_rng(0)
+        truths = {seed: draw.integers(0, 256, (4, 1, 8, 8), dtype=np.uint8) for seed in seeds}
         cells = []
         for method in methods:
             for plus in (None, "CEM"):
@@ -164,8 +173,9 @@ def fake_campaign(tmp_path, fake_record):
                 continue
             score = folder / "cells" / cell["id"] / "score"
             fake_record(cell, **figures).write(score / FILE)
-            pictures = draw.integers(0, 256, (2, 4, 1, 8, 8), dtype=np.uint8)
-            np.savez(score / "pictures.npz", places=np.array([2, 0, 1, 3]), truth=pictures[0], rebuilt=pictures[1])
+            rebuilt = draw.integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
+            pictures = {"places": np.array([2, 0, 1, 3]), "truth": truths[cell["seed"]], "rebuilt": rebuilt}
+            np.savez(score / "pictures.npz", **pictures)
             if leakage:
                 write_json(folder / "leakage" / f"{cell['target']}.json", leakage(cell))
         plan = {
@@ -277,6 +287,26 @@ def fake_predictions(tmp_path):
         }
         write_json(folder / "campaign.json", plan)
         return folder
+
+    return make
+
+
+@pytest.fixture
+def attacked(fake_predictions):
+    """Two attacks on two targets, and one on another setting that is stronger than both."""
+
+    def make(shares, left_out=()):
+        def change(record):
+            place = (record["cell"]["figure"], record["cell"]["row"], record["cell"]["seed"])
+            hits = record["scores"]["recognised"] | {"mean": shares[place], "images": [[0, 1], [1, 1]]}
+            record["scores"]["recognised"] = hits
+            return place not in left_out
+
+        figures = {
+            name: {row: {**CLASS_ROW, "id": f"{name}-{row}"} for row in ("none", "defended")}
+            for name in ("GMI", "PPA", "GMI - other people")
+        }
+        return Results.load(fake_predictions(figures, change, config=ATTACKS))
 
     return make
 
