@@ -25,6 +25,9 @@ from splitleak.models import ArchitectureName
 VERSION = 2
 FILE = "record.json"
 
+_LONG_LIST = 16
+_OF_IMAGES = ("images", "scores")  # [class][picture]
+
 Settings = dict[str, JsonValue]
 
 
@@ -57,12 +60,13 @@ class ImageSet(_Part):
 
 
 class Dataset(_Part):
-    """What ``splits.json`` says of the images that the target was trained on."""
+    """What ``splits.json`` says of the images that the target was trained on; ``poison`` if some were poisoned."""
 
     dataset: str
     config: Settings = Field(default_factory=dict)
     images: dict[str, ImageSet] = Field(default_factory=dict)
     classes: tuple[str, ...] | None = None
+    poison: Settings | None = None
 
 
 class Network(_Part):
@@ -413,12 +417,8 @@ class _Record(_Part):
         write_json(path, self.document())
 
     def brief(self) -> Self:
-        """The record without values of single images and histories; who was recognised (hits) stays."""
-        bare = {"values": None, "images": None}
-        scores = {name: score.model_copy(update=bare) for name, score in self.scores.items()}
-        findings = self.attack.findings.model_copy(update={"history": None})
-        attack = self.attack.model_copy(update={"findings": findings})
-        return self.model_copy(update={"scores": scores, "attack": attack})
+        """The record without values of single images, histories and other long lists, see `brief`."""
+        return self.parse(brief(self.document()), source=self.id)
 
 
 class VictimsRecord(_Record):
@@ -434,20 +434,19 @@ class ClassesRecord(_Record):
     chance: float
     figures: ClassFigures | None = None
 
-    def brief(self) -> Self:
-        short = super().brief()
-        if short.figures is None:
-            return short
-        bare = {"images": None}
-        names = ("target_confidence", "delta_eval", "delta_eval_squared", "centroid_eval")
-        figures: dict[str, object] = {name: getattr(short.figures, name).model_copy(update=bare) for name in names}
-        if short.figures.identification is not None:
-            figures["identification"] = short.figures.identification.model_copy(update={"ranks": None})
-        return short.model_copy(update={"figures": short.figures.model_copy(update=figures)})
-
 
 Record = VictimsRecord | ClassesRecord
 _KINDS: Mapping[str, type[VictimsRecord] | type[ClassesRecord]] = {"victims": VictimsRecord, "classes": ClassesRecord}
+
+
+def brief(document: Any) -> Any:  # noqa: ANN401  # any JSON
+    """``document`` without values of single images, histories and other long lists; who was recognised (hits) stays."""
+    if isinstance(document, Mapping):
+        kept = {key: value for key, value in document.items() if key not in ("values", "history")}
+        lists = {key: v for key, v in kept.items() if isinstance(v, list) and key != "hits"}
+        dropped = {key for key, v in lists.items() if key in _OF_IMAGES or len(v) > _LONG_LIST}
+        return {key: brief(v) for key, v in kept.items() if key not in dropped}
+    return [brief(each) for each in document] if isinstance(document, list) else document
 
 
 def load_record(folder: Path) -> Record:

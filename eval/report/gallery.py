@@ -99,7 +99,10 @@ def png(image: NDArray[np.uint8]) -> str:
 
 
 def _gallery(results: Results, table: TableRows, pictures: int) -> Gallery | None:
-    """Of the seed with the most rows, the first of them. One truth on top if all rows share it, else one a target."""
+    """Of the seed with the most rows, the first of them. One truth on top if all rows share it, else one a target.
+
+    None where nothing has pictures, or the rows of a target share no picture.
+    """
     cells = [cell for row in table.rows for cell in results.of(table.name, row) if _has_pictures(cell)]
     if not cells:
         return None
@@ -109,7 +112,7 @@ def _gallery(results: Results, table: TableRows, pictures: int) -> Gallery | Non
     if not strips:
         of_target = groupby(cells, key=lambda cell: (cell.kind, cell.place.dataset, _classes(cell)))
         strips = [strip for _, group in of_target for strip in _strips(list(group), pictures)]
-    return Gallery(f"{table.title}, seed {seed}", tuple(strips))
+    return Gallery(f"{table.title}, seed {seed}", tuple(strips)) if strips else None
 
 
 def _has_pictures(cell: Cell) -> bool:

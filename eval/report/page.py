@@ -16,9 +16,6 @@ NOTHING = "-"
 PICTURES_BUDGET = 4_000_000
 """Characters that the pictures of a page may take, so that it stays under 5 MB."""
 
-_LONG_LIST = 16
-_OF_IMAGES = ("images", "scores")  # [class][picture]
-
 
 @dataclass(frozen=True)
 class Text:
@@ -70,16 +67,6 @@ def seeds_note(seeds: Sequence[int]) -> str:
     listed = ", ".join(map(str, seeds))
     made = f"Mean ± standard deviation over {len(seeds)} seeds ({listed})" if len(seeds) > 1 else f"One seed ({listed})"
     return f"{made}; [n]: of n seeds, the others are not measured yet."
-
-
-def brief(document: Any) -> Any:  # noqa: ANN401  # any JSON
-    """``document`` without values of single images, histories and other long lists; who was recognised (hits) stays."""
-    if isinstance(document, Mapping):
-        kept = {key: value for key, value in document.items() if key not in ("values", "history")}
-        lists = {key: v for key, v in kept.items() if isinstance(v, list) and key != "hits"}
-        dropped = {key for key, v in lists.items() if key in _OF_IMAGES or len(v) > _LONG_LIST}
-        return {key: brief(v) for key, v in kept.items() if key not in dropped}
-    return [brief(each) for each in document] if isinstance(document, list) else document
 
 
 def render(template: str, **values: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from splitleak.artifacts import write_json
 from splitleak.eval.campaign.store import PLAN
-from splitleak.eval.record.schema import Provenance, Record
+from splitleak.eval.record.schema import Provenance, Record, brief
 from splitleak.eval.report.beside_published import beside_the_papers
 from splitleak.eval.report.claims import claims
 from splitleak.eval.report.flags import doubts
@@ -19,7 +19,6 @@ from splitleak.eval.report.gallery import Gallery, draw_gallery, galleries
 from splitleak.eval.report.page import (
     PICTURES_BUDGET,
     Sheet,
-    brief,
     markdown_table,
     plain,
     render,

@@ -207,7 +207,10 @@ class Results:
     @cached_property
     def records(self) -> tuple[tuple[Cell, Record], ...]:
         """Each record once, with the first cell it stands in."""
-        return tuple({cell.id: (cell, record) for cell, record in reversed(self.measured)}.values())[::-1]
+        found: dict[str, tuple[Cell, Record]] = {}
+        for cell, record in self.measured:
+            found.setdefault(cell.id, (cell, record))
+        return tuple(found.values())
 
     def table(self, name: str) -> TableRows:
         """The table of that name."""
@@ -313,11 +316,11 @@ def _cells(folder: Path, plan: Mapping[str, Any]) -> Iterator[Cell]:
     known: dict[str, tuple[Record | None, Leakage | None]] = {}
     for planned in plan["cells"]:
         key, score = planned["id"], folder / "cells" / planned["id"] / "score"
+        place = parse_place(planned, source=str(folder / PLAN))
         if key not in known:
             record = _record(score) if recorded is None else recorded.get(key)
-            known[key] = record, _leakage(folder, planned["target"], record)
+            known[key] = record, _leakage(folder, place.target, record)
         record, leakage = known[key]
-        place = parse_place(planned, source=str(folder / PLAN))
         if record is not None:
             record = record.model_copy(update={"cell": place})
         features = isinstance(place, FeaturesPlace)

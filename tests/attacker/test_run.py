@@ -16,6 +16,7 @@ from splitleak.cloud.policy import PolicyConfig
 from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.defenses.artifact import load_whole
 from splitleak.edge.sharing import SharingConfig, share_predictions
+from splitleak.eval.record.schema import FeaturesPlace, load_record
 from splitleak.eval.record.scoring import truth_of
 from splitleak.logs import silent
 from splitleak.wire.files.shared import SharedScores
@@ -170,13 +171,16 @@ def test_the_commands_query_attack_and_score_pass_on_what_they_are_given(deploy,
         chain.ledger.write(tmp_path / "ledger.json")
     found = json.loads((out / "attack.json").read_text())
     assert found["knowledge"] == ["encoder", "fresh_encoder", "head", "labels", "public", "query"]
-    (tmp_path / "cell.json").write_text('{"method": "none", "plus": null}')
+    about = {"dataset": "builtin", "model": "cnn", "method": "none", "attack": "decoder", "seed": 0, "target": "toy"}
+    (tmp_path / "cell.json").write_text(json.dumps(about))
     truth = ("--truth", chain.folder / "victims.npz", "--ledger", tmp_path / "ledger.json")
     place = ("--cell", tmp_path / "cell.json", "--out", tmp_path / "score")
     call("score", "--artifact", chain.folder / "toy", "--attack", out, *truth, *place)
-    record = json.loads((tmp_path / "score" / "record.json").read_text())
-    assert (record["cell"], record["score"]["n"]) == ({"method": "none", "plus": None}, 40)
-    assert (record["attack"]["draws"], record["attack"]["views"], record["attack"]["queries"]) == (2, 2, 1200)
+    record = load_record(tmp_path / "score")
+    assert (record.cell, record.n) == (FeaturesPlace(**about), 40)
+    threat = record.threat_model
+    assert (threat.draws, threat.views, threat.queries) == (2, 2, 1200)
+    assert list(threat.knowledge) == found["knowledge"]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,10 @@ from splitleak.attacker.outputs import Reconstructions
 from splitleak.defenses.artifact import save
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.ledger import Entry, Ledger
+from splitleak.eval.record.schema import FILE, VERSION, parse_record
+from splitleak.eval.record.scoring import constant_mse
 from splitleak.eval.record.victims import make_record
+from splitleak.eval.report.results import Results
 from splitleak.seeding import resolve_device
 
 BOTTLENECK = {"name": "bottleneck", "config": {}}
@@ -28,6 +31,7 @@ STACKS = {
     "Noise_Nopeek": [BOTTLENECK, {"name": "gaussian-noise", "config": {"sigma": 0.1}}],
     "Noise_ARL": [BOTTLENECK, {"name": "gaussian-noise", "config": {"sigma": 0.2}}],
 }
+MADE = {"command": "splitleak", "commit": "abc123", "hardware": "abacus", "torch": "2"}
 ERRORS = {"Bottleneck": 0.01, "DistCorr": 0.015, "PATROL": 0.04, "Noise_Nopeek": 0.02, "Noise_ARL": 0.05}
 
 PREDICTION_ROW = {
@@ -40,6 +44,13 @@ PREDICTION_ROW = {
     "purify": None,
     "attack": "prediction-inversion",
     "target": "t",
+}
+
+CLASS_ROW = {"kind": "classes", "attack": "gmi"}
+ATTACKS = {
+    "kind": "classes",
+    "attacks": [{"name": "GMI", "attack": "gmi"}, {"name": "PPA", "attack": "ppa"}],
+    "strongest": {"losses": ["GMI"]},
 }
 
 
@@ -65,38 +76,49 @@ def parsed():
     return Page
 
 
+def _target(place, design, accuracy):
+    """The target of a made-up record."""
+    model = {"architecture": "vgg11", "cut": 4, "width": 0.25, "channels": 1, "size": 8, "classes": 10}
+    return {
+        "name": place["target"],
+        "digest": "0" * 12,
+        "design": {"model": {**model, **design.get("model", {})}, "defenses": design.get("defenses", ())},
+        "dataset": {"dataset": place["dataset"]},
+        "accuracy": accuracy,
+        "provenance": MADE,
+    }
+
+
 @pytest.fixture
 def fake_record():
     """``fake_record(cell, mse, ...)``: what the judge might have written of a cell."""
 
     def make(cell, mse=0.02, *, ssim=0.5, accuracy=0.9, psnr=None, findings=None, values=4, sent=2114.0):
-        made = {"command": "splitleak", "commit": "abc123", "hardware": "abacus", "torch": "2"}
-        model = {"architecture": "vgg11", "cut": 4, "width": 0.25, "channels": 1, "size": 8, "classes": 10}
         stack = STACKS[cell["method"]] + ([{"name": "cem", "config": {}}] if cell["plus"] else [])
+        target = _target(cell, {"defenses": stack}, accuracy)
+        target["design"]["seed"] = cell["seed"]
         spread = {"std": 0.001, "values": [0.1] * values}
         psnr = -10 * math.log10(mse) if psnr is None else psnr
-        return {
+        document = {
+            "version": VERSION,
+            "kind": "victims",
             "id": cell["id"],
-            "order": 0,
             "cell": cell,
-            "target": {
-                "name": cell["target"],
-                "target": {"model": model, "defenses": stack, "seed": cell["seed"]},
-                "accuracy": accuracy,
-                "provenance": made,
-            },
-            "attack": {"attack": cell["kind"], "config": {}, "findings": findings or {}, "provenance": made},
-            "wire": {"images": values, "bytes_per_image": sent, "accuracy": accuracy},
-            "score": {
-                "n": values,
+            "target": target,
+            "attack": {"name": cell["attack"].split()[0], "findings": findings or {}, "provenance": MADE},
+            "threat_model": {"sees": "features", "views": cell["views"]},
+            "n": values,
+            "scores": {
                 "mse": {"mean": mse, **spread},
                 "psnr": {"mean": psnr + 1, **spread},
                 "ssim": {"mean": ssim + 0.1, **spread},
                 "ssim_zero_padded": {"mean": ssim, **spread},
-                "batch_psnr": psnr,
+                "batch_psnr": {"mean": psnr},
             },
-            "provenance": made,
+            "wire": {"images": values, "bytes_per_image": sent, "accuracy": accuracy},
+            "provenance": MADE,
         }
+        return parse_record(document, source="fake")
 
     return make
 
@@ -119,6 +141,7 @@ def fake_campaign(tmp_path, fake_record):
         **config,
     ):
         folder, draw = tmp_path / "campaign", np.random.default_rng(0)
+        truths = {seed: draw.integers(0, 256, (4, 1, 8, 8), dtype=np.uint8) for seed in seeds}
         cells = []
         for method in methods:
             for plus in (None, "CEM"):
@@ -134,7 +157,6 @@ def fake_campaign(tmp_path, fake_record):
                                 "method": method,
                                 "plus": plus,
                                 "attack": attack,
-                                "kind": attack.split()[0],
                                 "seed": seed,
                                 "views": 1,
                                 "target": target,
@@ -150,9 +172,10 @@ def fake_campaign(tmp_path, fake_record):
             if change(cell, figures) is False:
                 continue
             score = folder / "cells" / cell["id"] / "score"
-            write_json(score / "record.json", fake_record(cell, **figures))
-            pictures = draw.integers(0, 256, (2, 4, 1, 8, 8), dtype=np.uint8)
-            np.savez(score / "pictures.npz", places=np.array([2, 0, 1, 3]), truth=pictures[0], rebuilt=pictures[1])
+            fake_record(cell, **figures).write(score / FILE)
+            rebuilt = draw.integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
+            pictures = {"places": np.array([2, 0, 1, 3]), "truth": truths[cell["seed"]], "rebuilt": rebuilt}
+            np.savez(score / "pictures.npz", **pictures)
             if leakage:
                 write_json(folder / "leakage" / f"{cell['target']}.json", leakage(cell))
         plan = {
@@ -168,7 +191,7 @@ def fake_campaign(tmp_path, fake_record):
             },
             "cells": cells,
             "jobs": [{"id": f"cell-{cell['id']}", "kind": "cell"} for cell in cells],
-            "provenance": {"command": "splitleak campaign run", "commit": "abc123", "hardware": "abacus", "torch": "2"},
+            "provenance": {**MADE, "command": "splitleak campaign run"},
         }
         write_json(folder / "campaign.json", plan)
         return folder
@@ -176,18 +199,48 @@ def fake_campaign(tmp_path, fake_record):
     return make
 
 
+def _prediction(place, truth):
+    """What the judge might have written of a cell of figures, as a document."""
+    values = {"std": 0.1, "values": [0.5] * 40}
+    error = {1: 0.03, 3: 0.02, 0: 0.01}.get(place["share"], 0.05) + 0.001 * place["seed"]
+    means, classes = {"mse": error}, place["classes"] or 10
+    if place["kind"] == "victims":
+        means |= {"psnr": 18.0, "ssim": 0.6, "ssim_zero_padded": 0.5, "reclassified": 0.7, "batch_psnr": 17.0}
+    else:
+        means |= {"recognised": 0.4, "nearest_mean": 0.9, "target_confidence": 0.999}
+    findings = {"mean_image_mse": 0.08, "held_out_mse": 0.02, "history": [{"loss": 1.0}] * 40}
+    return {
+        "version": VERSION,
+        "kind": place["kind"],
+        "id": place["id"],
+        "cell": dict(place),
+        "target": _target(place, {"model": {"classes": classes}}, 0.9),
+        "attack": {"name": place["attack"], "findings": findings, "provenance": MADE},
+        "threat_model": {"sees": "scores" if place["kind"] == "victims" else "nothing"},
+        "n": len(truth),
+        "scores": {
+            name: {"mean": mean} if name == "batch_psnr" else {"mean": mean, **values} for name, mean in means.items()
+        },
+        "constant_mse": constant_mse(truth),
+        "service": {"accuracy": 0.88, "distortion": 0.125},
+        "evaluator": {"name": "E", "accuracy": 0.95},
+        "provenance": MADE,
+        **({} if place["kind"] == "victims" else {"chance": 1 / classes}),
+    }
+
+
 @pytest.fixture
 def fake_predictions(tmp_path):
     """``fake_predictions(figures, ...)`` writes the folder of a campaign of predictions and returns it.
 
-    ``figures``: by name the rows, each by name what `PREDICTION_ROW` does not say. ``change(record)`` may alter a
-    record in place, or return False to leave it out. Cells of one ``id`` are one.
+    ``figures``: by name the rows, each by name what `PREDICTION_ROW` does not say. ``change(record)`` may alter the
+    document of a record in place, or return False to leave it out. Cells of one ``id`` are one.
     """
 
     def make(
         figures=None, change=lambda record: None, *, seeds=(0, 1), claims=(), size=8, channels=1, count=4, config=()
     ):
-        folder, made = tmp_path / "predictions", {"commit": "abc123", "hardware": "abacus", "torch": "2"}
+        folder = tmp_path / "predictions"
         figures = figures or {"truncation": {"m = 1": {"share": 1}, "m = 3": {"share": 3}}}
         cells = [
             {
@@ -205,38 +258,11 @@ def fake_predictions(tmp_path):
         for place in cells:
             draw = np.random.default_rng([place["seed"], place["classes"] or 10])
             truth = draw.integers(0, 256, (count, channels, size, size), dtype=np.uint8)
-            values = {"std": 0.1, "values": [0.5] * 40}
-            error = {1: 0.03, 3: 0.02, 0: 0.01}.get(place["share"], 0.05) + 0.001 * place["seed"]
-            score = {"n": count, "mse": {"mean": error, **values}}
-            if place["kind"] == "victims":
-                score |= {"psnr": {"mean": 18.0, **values}, "ssim": {"mean": 0.6, **values}, "batch_psnr": 17.0}
-                score |= {"ssim_zero_padded": {"mean": 0.5, **values}, "reclassified": {"mean": 0.7, **values}}
-            else:
-                shares = {"recognised": 0.4, "nearest_mean": 0.9, "target_confidence": 0.999}
-                score |= {name: {"mean": mean, **values} for name, mean in shares.items()}
-                score["chance"] = 1 / (place["classes"] or 10)
-            record = {
-                "cell": {**place, "service": {"accuracy": 0.88, "distortion": 0.125}},
-                "target": {
-                    "name": place["target"],
-                    "target": {"model": {"classes": place["classes"] or 10}, "defenses": []},
-                    "accuracy": 0.9,
-                    "provenance": made,
-                },
-                "attack": {
-                    "attack": place["attack"],
-                    "draws": 1,
-                    "findings": {"mean_image_mse": 0.08, "held_out_mse": 0.02, "history": [{"loss": 1.0}] * 40},
-                    "provenance": made,
-                },
-                "score": score,
-                "evaluator": {"name": "E", "accuracy": 0.95},
-                "provenance": made,
-            }
+            record = _prediction(place, truth)
             if change(record) is False:
                 continue
             out = folder / "cells" / place["id"] / "score"
-            write_json(out / "record.json", record)
+            parse_record(record, source="fake").write(out / FILE)
             order = np.arange(count)[::-1]
             rebuilt = np.full_like(truth, 40 * (1 + place["seed"]))
             named = {"classes" if place["kind"] == "classes" else "places": order}
@@ -257,10 +283,30 @@ def fake_predictions(tmp_path):
             },
             "cells": cells,
             "jobs": [{"id": f"cell-{place['id']}", "kind": "cell"} for place in cells],
-            "provenance": {"command": "splitleak campaign run", **made},
+            "provenance": {**MADE, "command": "splitleak campaign run"},
         }
         write_json(folder / "campaign.json", plan)
         return folder
+
+    return make
+
+
+@pytest.fixture
+def attacked(fake_predictions):
+    """Two attacks on two targets, and one on another setting that is stronger than both."""
+
+    def make(shares, left_out=()):
+        def change(record):
+            place = (record["cell"]["figure"], record["cell"]["row"], record["cell"]["seed"])
+            hits = record["scores"]["recognised"] | {"mean": shares[place], "images": [[0, 1], [1, 1]]}
+            record["scores"]["recognised"] = hits
+            return place not in left_out
+
+        figures = {
+            name: {row: {**CLASS_ROW, "id": f"{name}-{row}"} for row in ("none", "defended")}
+            for name in ("GMI", "PPA", "GMI - other people")
+        }
+        return Results.load(fake_predictions(figures, change, config=ATTACKS))
 
     return make
 

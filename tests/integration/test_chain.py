@@ -17,6 +17,7 @@ from splitleak.defenses.artifact import save
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.processes import service
+from splitleak.eval.record.schema import load_record
 from splitleak.seeding import resolve_device
 from splitleak.wire.files import captures
 
@@ -114,7 +115,7 @@ def record(chain):
         *("score", "--artifact", folder / "target", "--attack", folder / "attack", "--out", folder / "run" / "cell"),
         *("--truth", folder / "victims" / "images.npz", "--ledger", folder / "ledger.json"),
     )
-    return json.loads((folder / "run" / "cell" / "record.json").read_text())
+    return load_record(folder / "run" / "cell")
 
 
 def test_cloud_tap_and_edge_are_three_processes_at_three_addresses(chain):
@@ -174,18 +175,20 @@ def test_the_attack_rebuilt_every_victim_under_its_own_id(chain):
 
 def test_the_record_holds_every_number_and_where_it_came_from(chain, record):
     for metric in ("mse", "psnr", "ssim", "ssim_zero_padded"):
-        assert len(record["score"][metric]["values"]) == 40
-        assert np.isfinite([record["score"][metric]["mean"], record["score"][metric]["std"]]).all()
-    assert np.isfinite(record["score"]["batch_psnr"])
-    assert 0 <= record["target"]["accuracy"] <= 1
-    assert 0 <= record["wire"]["accuracy"] <= 1
+        score = record.scores[metric]
+        assert len(score.values) == 40
+        assert np.isfinite([score.mean, score.std]).all()
+    assert np.isfinite(record.mean("batch_psnr"))
+    assert 0 <= record.target.accuracy <= 1
+    assert 0 <= record.wire.accuracy <= 1
     size = min(map(len, chain.features("tap.capture").values()))
-    assert size < record["wire"]["bytes_per_image"] < 1.5 * size
-    assert record["attack"]["queries"] == 300
-    assert record["attack"]["config"]["epochs"] == 3
-    assert record["target"]["target"]["seed"] == record["attack"]["seed"] == 0
-    for part in (record, record["target"], record["attack"]):
-        assert {"command", "commit", "hardware", "time"} <= part["provenance"].keys()
+    assert size < record.wire.bytes_per_image < 1.5 * size
+    assert record.threat_model.queries == 300
+    assert record.attack.config["epochs"] == 3
+    assert record.target.design.seed == record.attack.seed == 0
+    for part in (record, record.target, record.attack):
+        made = part.provenance
+        assert all((made.command, made.commit, made.hardware, made.time, made.version))
 
 
 def test_the_score_is_of_what_the_attacker_rebuilt(chain, record, small_splits):
@@ -194,14 +197,14 @@ def test_the_score_is_of_what_the_attacker_rebuilt(chain, record, small_splits):
     with np.load(chain.folder / "attack" / "reconstructions.npz") as made:
         order = [places[name] for name in made["ids"].tolist()]
         errors = ((made["images"] - truth[order]) ** 2).reshape(40, -1).mean(1)
-    assert record["score"]["mse"]["mean"] == pytest.approx(errors.mean(), rel=1e-4)
+    assert record.mse == pytest.approx(errors.mean(), rel=1e-4)
     mean_image = ((truth - small_splits.public.floats().numpy().mean(0)) ** 2).mean()
     assert errors.mean() < 0.8 * mean_image
 
 
 def test_the_report_shows_the_run(chain, record):
-    command("report", chain.folder / "run", "--pictures", 3)
-    html = (chain.folder / "run" / "report.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == 3 * 2
-    assert f"{record['score']['mse']['mean']:.4f}" in html
+    command("report", chain.folder / "run")
+    html = (chain.folder / "run" / "report" / "report.html").read_text(encoding="utf-8")
+    assert html.count("data:image/png;base64,") == 2  # a strip of victims, and one of what was rebuilt of them
+    assert f"{record.mse:.4f}" in html
     assert "chained" in html

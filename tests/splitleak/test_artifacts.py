@@ -1,12 +1,15 @@
 import json
 import math
+import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splitleak import artifacts
 from splitleak.artifacts import (
     hardware,
     load_tensors,
@@ -121,7 +124,47 @@ def test_a_package_that_python_started_is_named_as_it_was_started(monkeypatch):
 
 def test_provenance_has_command_commit_and_hardware():
     found = provenance()
-    assert set(found) == {"command", "commit", "hardware", "python", "torch", "time"}
+    assert set(found) == {"command", "commit", "hardware", "python", "torch", "version", "time"}
+    assert found["version"] == metadata.version("splitleak")
     assert found["torch"] == torch.__version__
     assert found["time"].endswith("+00:00")
     assert f"torch threads: {torch.get_num_threads()}" in hardware()
+
+
+def git(folder, *arguments):
+    who = ("-c", "user.name=n", "-c", "user.email=n@localhost")
+    made = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return made.stdout.strip()
+
+
+@pytest.fixture
+def commit_of(monkeypatch):
+    """The commit that a copy of the package would name whose module of artifacts is this file."""
+
+    def told(module):
+        monkeypatch.setattr(artifacts, "__file__", str(module))
+        return artifacts._commit.__wrapped__()
+
+    return told
+
+
+def test_the_commit_is_that_of_the_packages_own_checkout_marked_if_files_differ(tmp_path, commit_of):
+    module = tmp_path / "splitleak" / "artifacts.py"
+    module.parent.mkdir()
+    module.write_text("one")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    assert commit_of(module) == git(tmp_path, "rev-parse", "--short=12", "HEAD")
+    module.write_text("two")
+    assert commit_of(module).endswith("+changes")
+
+
+def test_below_somebody_elses_repository_the_commit_is_unknown(tmp_path, commit_of):
+    module = tmp_path / "venv" / "site-packages" / "splitleak" / "artifacts.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("ours")
+    assert commit_of(module) == "unknown"
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-qm", "theirs", "--allow-empty")
+    assert commit_of(module) == "unknown"

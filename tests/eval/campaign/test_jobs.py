@@ -14,6 +14,7 @@ import pytest
 from splitleak.attacker.queries import Pairs
 from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.store import Store
+from splitleak.eval.record.schema import load_record, parse_place
 from splitleak.wire.files import captures
 
 pytestmark = pytest.mark.slow
@@ -72,7 +73,7 @@ def alone(compared):
 
 @pytest.fixture(scope="module")
 def records(alone):
-    return [json.loads(path.read_text()) for path in sorted(alone.glob("cells/*/score/record.json"))]
+    return [load_record(path.parent) for path in cells(alone)]
 
 
 @pytest.mark.timeout(600)
@@ -88,8 +89,8 @@ def test_a_campaign_killed_at_random_moments_ends_with_the_records_of_one_left_a
 def test_a_record_says_which_cell_it_is(alone, records):
     plan = json.loads((alone / "campaign.json").read_text())
     assert [cell["attack"] for cell in plan["cells"]] == ["decoder", "larger"]
-    told = {json.dumps({"id": path.parents[1].name, **json.loads(path.read_text())["cell"]}) for path in cells(alone)}
-    assert told == {json.dumps(cell) for cell in plan["cells"]}
+    places = {cell["id"]: parse_place(cell, source="plan") for cell in plan["cells"]}
+    assert {path.parents[1].name: record.cell for path, record in zip(cells(alone), records, strict=True)} == places
 
 
 def cells(folder):
@@ -100,7 +101,7 @@ def test_both_attacks_read_one_capture_of_one_target(alone, records):
     assert len(list((alone / "targets").glob("[!.]*/artifact.json"))) == 1
     (capture,) = (alone / "captures").glob("[!.]*")
     assert {path.name for path in capture.iterdir()} == {"tap.capture", "ledger.json", "pairs.npz"}
-    assert [record["target"]["target"]["seed"] for record in records] == [3, 3]
+    assert [record.target.design.seed for record in records] == [3, 3]
 
 
 def test_every_victim_crossed_the_wire_as_often_as_asked_and_was_scored_once(alone, records):
@@ -111,12 +112,12 @@ def test_every_victim_crossed_the_wire_as_often_as_asked_and_was_scored_once(alo
     assert {entry.request_id for entry in entries} <= sent
     pairs = Pairs.load(capture / "pairs.npz")
     assert (pairs.views, len(pairs.hashes)) == (2, 120)
-    assert [record["score"]["n"] for record in records] == [12, 12]
+    assert [record.n for record in records] == [12, 12]
 
 
 def test_the_attackers_process_is_given_the_attackers_files_alone(alone, records):
     for record in records:
-        words = shlex.split(record["attack"]["provenance"]["command"])
+        words = shlex.split(record.attack.provenance.command)
         files = {Path(word).relative_to(alone).parts[0::2] for word in words if word.startswith(str(alone))}
         assert not any("victims" in word or "ledger" in word or "targets" in word for word in words)
         assert {parts[0] for parts in files} == {"captures", "images", "cells"}
@@ -124,12 +125,12 @@ def test_the_attackers_process_is_given_the_attackers_files_alone(alone, records
 
 def test_each_job_had_its_share_of_threads(records):
     for record in records:  # as many workers as cores: one thread each
-        assert "torch threads: 1" in record["attack"]["provenance"]["hardware"]
+        assert "torch threads: 1" in record.attack.provenance.hardware
 
 
 def test_the_run_ends_with_a_report(alone, records):
     text = (alone / "report" / "report.md").read_text()
-    assert all(f"{record['score']['mse']['mean']:.4f}"[:5] in text for record in records)
+    assert all(f"{record.mse:.4f}" in text for record in records)
     with np.load(cells(alone)[0].with_name("pictures.npz")) as pictures:
         assert pictures["truth"].shape == (12, 1, 16, 16)
 

@@ -1,11 +1,12 @@
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from splitleak.config import read_document
-from splitleak.eval.campaign.kinds import KINDS, plan_campaign, report_campaign
+from splitleak.eval.campaign.kinds import KINDS, plan_campaign
+from splitleak.eval.report.report import write_report
 
+FIGURES = ("GMI", "PPA", "GMI - other people")
 CAMPAIGNS = Path(__file__).parents[3] / "eval" / "campaigns"
 
 
@@ -23,11 +24,12 @@ def test_another_kind_is_refused_by_name():
         plan_campaign({"kind": "labels"}, "some.toml")
 
 
-def test_a_run_is_reported_as_the_kind_that_it_was(fake_campaign, fake_predictions, tmp_path):
-    rows = {"none": {"kind": "classes", "attack": "gmi"}}
-    of_classes = partial(fake_predictions, {"GMI": rows}, config={"kind": "classes", "attacks": [{"name": "GMI"}]})
-    made = {"features": fake_campaign, "predictions": fake_predictions, "classes": of_classes}
-    pages = {kind: report_campaign(make(), tmp_path / kind).read_text() for kind, make in made.items()}
+def test_a_run_of_any_kind_is_reported_by_one_report(fake_campaign, fake_predictions, attacked, tmp_path):
+    folders = {"features": fake_campaign(methods=("PATROL",), seeds=(0,)), "predictions": fake_predictions()}
+    pages = {kind: write_report(folder, tmp_path / kind).read_text() for kind, folder in folders.items()}
+    shares = {(name, row, seed): 0.5 for name in FIGURES for row in ("none", "defended") for seed in (0, 1)}
+    pages["classes"] = write_report(attacked(shares).folder, tmp_path / "classes").read_text()
     assert set(pages) == set(KINDS)
-    assert len(set(pages.values())) == len(KINDS)
-    assert "Targets and attacks" in pages["classes"]
+    of_kind = {"features": "Frontier", "predictions": "Victims rebuilt", "classes": "Targets and attacks"}
+    for kind, heading in of_kind.items():
+        assert {other for other, page in pages.items() if heading in page} == {kind}

@@ -43,7 +43,7 @@ class Work:
         finally:
             with self._lock:
                 self._running -= 1
-        return {"mse": 0.25, "ssim": 0.5}
+        return {"MSE": "0.2500", "SSIM": "0.500"}
 
 
 @pytest.fixture

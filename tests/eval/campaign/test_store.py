@@ -96,14 +96,14 @@ def test_the_plan_in_the_folder_can_be_run_again(store):
     assert {"command", "commit", "hardware"} <= written["provenance"].keys()
 
 
-def test_status_counts_jobs_and_shows_scores_and_failures(store):
+def test_status_counts_jobs_and_shows_scores_and_failures(store, fake_record):
     plan = make_plan(CampaignConfig.load(DOCUMENT, source="test"))
     store.write_plan(plan)
     split, train, _, cell, leakage = plan.jobs
     write_json(store.path(split), {})
     store.path(train).mkdir(parents=True)
-    record = {"score": {"mse": {"mean": 0.1}, "ssim": {"mean": 0.5}}, "target": {"accuracy": 0.9}}
-    write_json(store.path(cell) / "record.json", record)
+    place = {**cell.settings["cell"], "method": "Bottleneck", "id": cell.key}
+    fake_record(place, 0.1, ssim=0.5).write(store.path(cell) / "record.json")
     store.record_failure(leakage, "splitleak leakage", "Traceback\n\nValueError: no\n")
     store.record_failure(train, "splitleak train", "of an earlier run, which a later one made good")
     found = store.status()
@@ -115,5 +115,11 @@ def test_status_counts_jobs_and_shows_scores_and_failures(store):
         "cell": {"done": 1, "failed": 0, "to do": 0},
         "leakage": {"done": 0, "failed": 1, "to do": 0},
     }
-    assert found["scores"] == [{"cell": "Plain, decoder, seed 0", "accuracy": 0.9, "mse": 0.1, "ssim": 0.5}]
+    assert found["scores"] == [
+        {
+            "cell": "Plain, decoder, seed 0",
+            "figures": {"accuracy": 90, "ssim": 0.5, "psnr": pytest.approx(10), "mse": 0.1},
+            "text": "accuracy % 90.00, SSIM 0.500, PSNR dB 10.00, MSE 0.1000",
+        }
+    ]
     assert [(failure["job"], failure["error"]) for failure in found["failures"]] == [(leakage.id, "ValueError: no")]

@@ -1,10 +1,14 @@
 """Candidates are means over seeds of what was measured, under the attack that came closest; and no more than that."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from splitleak.artifacts import write_json
 from splitleak.config import read_document
 from splitleak.eval.deploy.deployments import candidates, read_results
+from splitleak.eval.report.report import write_report
 
 
 def latency(*cells):
@@ -27,15 +31,10 @@ def cell(target, codec, total_ms, sent=500.0, link="loopback", batch=1, engine="
 
 @pytest.fixture
 def measured(fake_campaign):
-    """``measured(change, ...)``: the records of a made-up campaign, which names the data set of its targets."""
+    """``measured(change, ...)``: the records of a made-up campaign."""
 
     def make(change=lambda cell, figures: None, **options):
-        folder = fake_campaign(change, **options)
-        for path in folder.rglob("record.json"):
-            record = read_document(path)
-            record["target"]["dataset"] = {"dataset": "builtin"}
-            write_json(path, record)
-        return read_results([folder])
+        return read_results([fake_campaign(change, **options)])
 
     return make
 
@@ -65,9 +64,10 @@ def test_the_accuracy_drop_is_from_the_most_accurate_if_none_is_undefended(measu
 
 def test_accuracy_of_a_codec_is_corrected_by_its_change_on_the_wire(measured):
     made = measured(methods=("Bottleneck", "DistCorr"), codecs={"DistCorr": "uint8"}, seeds=(0,))
-    for each in made:
-        each.record["target"]["name"] = f"same {each.design.endswith('CEM')}"
-        each.record["wire"]["accuracy"] = 0.85 if each.codec == "uint8" else 0.88
+    for place, each in enumerate(made):
+        target = each.record.target.model_copy(update={"name": f"same {each.design.endswith('CEM')}"})
+        wire = each.record.wire.model_copy(update={"accuracy": 0.85 if each.codec == "uint8" else 0.88})
+        made[place] = replace(each, record=each.record.model_copy(update={"target": target, "wire": wire}))
     found = by_design(candidates(made, None, None))
     assert found["DistCorr", "uint8"].accuracy == pytest.approx(90 - 3)
     assert found["Bottleneck", "fp32"].accuracy == pytest.approx(90)
@@ -116,13 +116,55 @@ def test_results_on_several_data_sets_are_not_mixed(measured, fake_campaign, tmp
         read_results([folder], "third")
 
 
-def test_a_campaign_of_another_kind_is_refused(fake_campaign):
-    folder = fake_campaign(methods=("PATROL",))
-    plan = read_document(folder / "campaign.json")
-    plan["config"]["kind"] = "predictions"
-    write_json(folder / "campaign.json", plan)
-    with pytest.raises(ValueError, match="kind 'features', got 'predictions'"):
+@pytest.mark.parametrize(
+    ("rows", "saw"),
+    [
+        ({"m = 1": {"share": 1}}, "scores"),
+        ({"pictured": {"kind": "classes", "attack": "gmi"}}, "nothing"),
+    ],
+)
+def test_records_of_another_threat_model_are_refused_by_what_was_seen(fake_predictions, rows, saw):
+    folder = fake_predictions({"f": rows}, seeds=(0,))
+    said = rf"expected records of attackers who saw features alone, got one that saw {saw} \({next(iter(rows))}, seed 0"
+    with pytest.raises(ValueError, match=said):
         read_results([folder])
+
+
+def test_recorded_results_are_weighed_as_the_run_is(fake_campaign, tmp_path):
+    folder = fake_campaign(methods=("PATROL",))
+    write_report(folder, tmp_path / "report")
+    run, recorded = (candidates(read_results([each]), None, None) for each in (folder, tmp_path / "report"))
+    assert recorded == run
+    shipped = read_results([Path(__file__).parents[3] / "eval" / "results" / "cem_small"])
+    assert len(by_design(candidates(shipped, None, None))) == 14
+
+
+def test_two_designs_under_one_name_are_refused(measured):
+    made = measured(methods=("PATROL",))
+    one = made[0]
+    design = one.record.target.design
+    wider = design.model_copy(update={"model": design.model.model_copy(update={"width": 0.5})})
+    target = one.record.target.model_copy(update={"design": wider})
+    made[0] = replace(one, record=one.record.model_copy(update={"target": target}))
+    with pytest.raises(ValueError, match="expected records of one target design under the name 'PATROL', got 2"):
+        candidates(made, None, None)
+
+
+def test_another_seed_is_no_other_design(measured):
+    made = measured(methods=("PATROL",))
+    assert {each.seed for each in made} == {0, 1}
+    assert by_design(candidates(made, None, None))["PATROL", "fp32"].seeds == 2
+
+
+def test_designs_of_several_tables_are_told_apart_by_their_table(fake_campaign):
+    folder = fake_campaign(methods=("PATROL",), seeds=(0,))
+    plan = read_document(folder / "campaign.json")
+    for cell in plan["cells"]:
+        cell["model"] = "wide" if cell["attack"] == "gan" else "vgg"
+    write_json(folder / "campaign.json", plan)
+    assert {each.design for each in read_results([folder])} == {
+        f"PATROL{plus} (builtin, {model})" for plus in ("", " + CEM") for model in ("vgg", "wide")
+    }
 
 
 def test_a_run_like_the_demos_is_read_record_by_record(materials, artifact, tmp_path):

@@ -125,11 +125,11 @@ def read(folder, kind, path, **changes):
 )
 def test_the_sets_that_a_split_writes_are_what_they_are_for(folder, kind, path, dataset, count):
     found = read(folder, kind, path)
-    assert (found["kind"], found["dataset"], found["images"]) == (kind, dataset, count)
+    assert (found.kind, found.dataset, found.images) == (kind, dataset, count)
     of_target = set(json.loads((folder / "target" / "splits.json").read_text())["classes"])
-    assert bool(of_target & set(found["classes"])) == (kind in ("same", "training"))
-    assert found["checked"]["training_images"] == (100 if kind == "training" else 0)
-    assert "near copies" in found["checked"]["how"]
+    assert bool(of_target & set(found.classes)) == (kind in ("same", "training"))
+    assert found.checked.training_images == (100 if kind == "training" else 0)
+    assert "near copies" in found.checked.how
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,6 @@ def test_a_file_alone_needs_the_name_of_its_data_set(folder, tmp_path):
     given = (tmp_path / "mine.npz", public.hashes(), splits.victims, folder / "target" / "train.npz", splits.record)
     with pytest.raises(ValueError, match="expected the name of the data set"):
         read_auxiliary("distinct", *given)
-    assert read_auxiliary("distinct", *given, dataset="holiday")["dataset"] == "holiday"
+    assert read_auxiliary("distinct", *given, dataset="holiday").dataset == "holiday"
     with pytest.raises(ValueError, match="another data set than the target's"):
         read_auxiliary("distinct", *given, dataset="builtin")

@@ -10,10 +10,14 @@ from splitleak.attacker.base import Run
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.attacker.prior import PriorConfig, train_prior
 from splitleak.cli import app
+from splitleak.config import digest
 from splitleak.datasets.images import Images
-from splitleak.defenses.artifact import load_whole, read_record, save
+from splitleak.defenses.artifact import artifact_digest, load_whole, read_record, save
 from splitleak.defenses.training import TargetConfig, train
-from splitleak.eval.record.classes import class_means, make_class_record, nearest_mean
+from splitleak.eval.record.classes import class_means, make_class_record
+from splitleak.eval.record.schema import FigurePlace, load_record
+
+PLACE = FigurePlace(kind="classes", figure="10", row="none", dataset="builtin", attack="mi-face", seed=0, target="toy")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,7 @@ def given(tmp_path, small_splits):
             "knowledge": ["model"],
             "ignores_output_policy": True,
             "findings": {},
+            "provenance": {},
             "public_hashes": (public or small_splits.public).hashes(),
             **changes,
         }
@@ -66,33 +71,37 @@ def test_every_class_is_judged_by_evaluator_template_pixels_and_target(artifact,
     rebuilt = torch.from_numpy((truth[[0, 1, 2, 3, 4, 6, 5, 7, 8, 9]] + draw.normal(0, 0.05, truth.shape)).clip(0, 1))
     folder = given(rebuilt.float())
     record = make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
-    assert record == json.loads((folder / "score" / "record.json").read_text())
-    score = record["score"]
-    assert (score["n"], score["chance"]) == (10, 0.1)
-    assert score["mse"]["values"] == pytest.approx(((rebuilt.numpy() - truth) ** 2).mean((1, 2, 3)), abs=1e-5)
+    assert record == load_record(folder / "score")
+    score = record.scores
+    assert (record.n, record.chance) == (10, 0.1)
+    assert score["mse"].values == pytest.approx(((rebuilt.numpy() - truth) ** 2).mean((1, 2, 3)), abs=1e-5)
     likeness = np.corrcoef(rebuilt.numpy().reshape(10, -1), truth.reshape(10, -1))[:10, 10:]
-    assert score["nearest_mean"]["values"] == (likeness.argmax(1) == range(10)).tolist()
-    assert score["nearest_mean"]["mean"] <= 0.8
+    assert score["nearest_mean"].values == tuple(likeness.argmax(1) == range(10))
+    assert score["nearest_mean"].mean <= 0.8
     for name, folder_of in (("target_confidence", artifact), ("recognised", evaluator)):
         model = load_whole(folder_of, torch.device("cpu"), seed=0)
         with torch.no_grad():
             said = model.cloud.head(model.edge.encoder(rebuilt.float())).softmax(1)
         own = said.diagonal() if name == "target_confidence" else (said.argmax(1) == torch.arange(10)).float()
-        assert score[name]["values"] == pytest.approx(own.tolist(), abs=1e-5)
-        assert score[name]["mean"] == pytest.approx(float(own.mean()), abs=1e-5)
+        assert score[name].values == pytest.approx(own.tolist(), abs=1e-5)
+        assert score[name].mean == pytest.approx(float(own.mean()), abs=1e-5)
 
 
-def test_the_record_says_what_was_attacked_how_and_who_judged(artifact, evaluator, given):
+def test_the_record_says_what_was_attacked_how_and_who_judged(artifact, evaluator, given, small_splits):
     folder = given(torch.rand(10, 1, 16, 16))
-    place = {"figure": "10", "kind": "classes"}
-    record = make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score", place)
-    assert record["cell"] == place
-    assert record["target"]["name"] == "toy"
-    assert record["attack"]["ignores_output_policy"] is True
-    assert "public_hashes" not in record["attack"]
-    assert record["evaluator"]["accuracy"] == read_record(evaluator)["accuracy"]
-    assert 0 <= record["evaluator"]["on_truth"] <= 1
-    assert {"commit", "hardware", "torch", "time", "command"} <= record["provenance"].keys()
+    record = make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score", PLACE)
+    assert record.cell == PLACE
+    assert (record.target.name, record.target.digest) == ("toy", artifact_digest(artifact))
+    assert record.threat_model.ignores_output_policy is True
+    assert record.threat_model.sees == "nothing"
+    assert "public_hashes" not in record.document()["attack"]
+    assert record.evaluator.accuracy == read_record(evaluator)["accuracy"]
+    assert 0 <= record.evaluator.on_truth <= 1
+    assert {"commit", "hardware", "torch", "time", "command", "version"} <= record.document()["provenance"].keys()
+    assert record.images == {
+        "scored": digest(sorted(small_splits.train.hashes())),
+        "public": digest(sorted(small_splits.public.hashes())),
+    }
     with np.load(folder / "score" / "pictures.npz") as pictures:
         assert pictures["classes"].tolist() == list(range(10))
         assert pictures["truth"].shape == pictures["rebuilt"].shape == (10, 1, 16, 16)
@@ -107,19 +116,19 @@ def test_the_same_cell_has_the_same_id_and_another_seed_or_place_changes_only_wh
     def judged(place=None, **changes):
         folder = given(images, **changes)
         out = folder / "score"
-        return make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, out, place)["id"]
+        return make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, out, place).id
 
     first = judged()
-    assert judged({"figure": "10"}) == first
+    assert judged(PLACE) == first
     for changed in ({"seed": 1}, {"config": {"steps": 3}}, {"queries": 9}, {"knowledge": ["query"]}):
         assert judged(**changed) != first
 
 
 def test_black_pictures_are_nobodys(artifact, evaluator, given):
     folder = given(torch.zeros(10, 1, 16, 16))
-    score = make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")["score"]
-    assert score["nearest_mean"]["mean"] == 0
-    assert score["recognised"]["mean"] <= 0.1
+    score = make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score").scores
+    assert score["nearest_mean"].mean == 0
+    assert score["recognised"].mean <= 0.1
 
 
 def test_an_attacker_who_owned_a_training_image_gets_no_record(artifact, evaluator, given, small_splits):
@@ -148,13 +157,13 @@ def test_several_pictures_of_a_class_are_judged_one_by_one(artifact, evaluator, 
     made = Reconstructions.of_classes(pictures)
     Reconstructions(made.ids[::-1], made.images.flip(0)).save(folder / "attack" / "reconstructions.npz")
     record = make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
-    score, model = record["score"], load_whole(evaluator, torch.device("cpu"), seed=0)
+    score, model = record.scores, load_whole(evaluator, torch.device("cpu"), seed=0)
     hits = torch.from_numpy(model.predict(pictures.flatten(0, 1).numpy())).argmax(1).view(10, 3)
     hits = (hits == torch.arange(10)[:, None]).double()
-    assert score["n"] == 30
-    assert score["recognised"]["images"] == hits.tolist()
-    assert score["recognised"]["values"] == pytest.approx(hits.mean(1).tolist(), abs=1e-6)
-    assert score["recognised"]["mean"] == pytest.approx(float(hits.mean()))
+    assert record.n == 30
+    assert score["recognised"].images == tuple(map(tuple, hits.tolist()))
+    assert score["recognised"].values == pytest.approx(hits.mean(1).tolist(), abs=1e-6)
+    assert score["recognised"].mean == pytest.approx(float(hits.mean()))
     with np.load(folder / "score" / "pictures.npz") as shown:
         assert shown["rebuilt"].shape == (10, 1, 16, 16)
         assert np.array_equal(shown["all"][:, 0], shown["rebuilt"])
@@ -165,9 +174,9 @@ def test_other_peoples_images_are_distractors(artifact, evaluator, given, small_
     small_splits.victims.save(folder / "others.npz")
     inputs = (artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
     records = [make_class_record(*inputs, others=each) for each in (None, folder / "others.npz")]
-    alone, among = (record["figures"]["identification"] for record in records)
-    assert (alone["distractors"], among["distractors"]) == (0, 10)
-    assert records[0]["id"] == records[1]["id"]
+    alone, among = (record.figures.identification for record in records)
+    assert (alone.distractors, among.distractors) == (0, 10)
+    assert records[0].id == records[1].id
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -179,10 +188,10 @@ def test_the_images_of_the_prior_that_was_searched_are_judged_and_no_others(
     folder = given(torch.rand(10, 1, 16, 16))
     prior.save(folder / "prior")
     inputs = (artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
-    figures = make_class_record(*inputs, prior=folder / "prior")["figures"]
-    assert figures["prior"]["samples"] == sum(figures["prior"]["histogram"]) == 500
-    assert sum(figures["prior"]["shares"]) == pytest.approx(1)
-    assert "prior" not in make_class_record(*inputs)["figures"]
+    figures = make_class_record(*inputs, prior=folder / "prior").figures
+    assert figures.prior.samples == sum(figures.prior.histogram) == 500
+    assert sum(figures.prior.shares) == pytest.approx(1)
+    assert make_class_record(*inputs).figures.prior is None
     given(torch.rand(10, 1, 16, 16), public=small_splits.test)
     with pytest.raises(ValueError, match="expected the prior that was searched, got one of 300 other images"):
         make_class_record(*inputs, prior=folder / "prior")
@@ -191,7 +200,7 @@ def test_the_images_of_the_prior_that_was_searched_are_judged_and_no_others(
 def test_a_record_of_one_picture_a_class_reads_as_it_always_did(artifact, evaluator, given):
     folder = given(torch.rand(10, 1, 16, 16))
     record = make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")
-    assert record["score"]["recognised"].keys() == {"mean", "std", "values"}
+    assert record.document()["scores"]["recognised"].keys() == {"mean", "std", "values"}
     with np.load(folder / "score" / "pictures.npz") as shown:
         assert set(shown) == {"classes", "truth", "rebuilt"}
 
@@ -199,7 +208,7 @@ def test_a_record_of_one_picture_a_class_reads_as_it_always_did(artifact, evalua
 def test_another_prior_is_another_cell(artifact, evaluator, given):
     def judged(**changes):
         folder = given(torch.rand(10, 1, 16, 16, generator=torch.Generator().manual_seed(0)), **changes)
-        return make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score")["id"]
+        return make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score").id
 
     assert len({judged(), judged(prior="one"), judged(prior="two")}) == 3
 
@@ -210,23 +219,17 @@ def test_a_class_without_an_image_has_no_mean():
         class_means(Images(pixels, labels, ("a", "b", "c")), 3)
 
 
-def test_brightness_and_contrast_do_not_matter_for_the_nearest_mean():
-    truth = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert nearest_mean(0.3 * truth + 0.6, truth).tolist() == list(range(6))
-    assert nearest_mean(torch.full((2, 1, 8, 8), 0.7), truth).tolist() == [-1, -1]
-
-
 def test_the_command_passes_on_what_it_is_given(artifact, evaluator, given):
     folder = given(torch.rand(10, 1, 16, 16))
-    (folder / "cell.json").write_text('{"figure": "10"}')
+    (folder / "cell.json").write_text(PLACE.model_dump_json())
     asked = ("--artifact", artifact, "--attack", folder / "attack", "--train-images", folder / "train.npz")
     place = ("--evaluator", evaluator, "--cell", folder / "cell.json", "--out", folder / "score", "--json")
     place += ("--others", folder / "train.npz")
     told = CliRunner().invoke(app, ["score-classes", *map(str, (*asked, *place))], catch_exceptions=False)
     assert told.exit_code == 0, told.output
-    record = json.loads((folder / "score" / "record.json").read_text())
-    assert record["cell"] == {"figure": "10"}
-    assert record["figures"]["identification"]["distractors"] == 10
+    record = load_record(folder / "score")
+    assert record.cell == PLACE
+    assert record.figures.identification.distractors == 10
     found = json.loads(told.stdout)
-    assert found["recognised"] == record["score"]["recognised"]["mean"]
-    assert (found["evaluator_accuracy"], found["chance"]) == (record["evaluator"]["accuracy"], 0.1)
+    assert found["recognised"] == record.mean("recognised")
+    assert (found["evaluator_accuracy"], found["chance"]) == (record.evaluator.accuracy, 0.1)

@@ -10,8 +10,10 @@ from splitleak.artifacts import write_json
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.cli import app
 from splitleak.config import digest
-from splitleak.defenses.artifact import load_whole, read_record, save
+from splitleak.defenses.artifact import artifact_digest, load_whole, read_record, save
 from splitleak.defenses.training import TargetConfig, train
+from splitleak.eval.record.schema import FeaturesPlace, load_record
+from splitleak.eval.record.scoring import constant_mse
 from splitleak.eval.record.victims import make_record
 from splitleak.measures.pixel import mse
 
@@ -36,18 +38,26 @@ def judged(artifact, given, out, order=0, **options):
 def test_the_record_says_what_was_attacked_how_and_how_well(artifact, materials, tmp_path, small_splits):
     given = materials("whole")
     record = judged(artifact, given, tmp_path / "cell", order=3)
-    assert record == json.loads((tmp_path / "cell" / "record.json").read_text())
-    assert record["order"] == 3
-    assert record["target"]["name"] == "toy"
-    assert record["target"]["target"]["model"]["architecture"] == "cnn"
-    assert record["target"]["dataset"] == small_splits.record
-    assert 0 <= record["target"]["accuracy"] <= 1
-    assert record["attack"]["queries"] == 300
-    assert record["wire"]["images"] == 40
-    assert record["wire"]["bytes_per_image"] == np.mean([1000 + place for place in range(40)])
-    assert record["score"]["n"] == 40
-    assert {"commit", "hardware", "torch", "time", "command"} <= record["provenance"].keys()
-    assert "public_hashes" not in record["attack"]
+    assert record == load_record(tmp_path / "cell")
+    assert record.order == 3
+    assert record.target.name == "toy"
+    assert record.target.design.model.architecture == "cnn"
+    assert record.target.dataset.document() == small_splits.record
+    assert record.target.digest == artifact_digest(artifact)
+    assert 0 <= record.target.accuracy <= 1
+    assert record.threat_model.queries == 300
+    assert record.threat_model.sees == "features"
+    assert record.wire.images == 40
+    assert record.wire.bytes_per_image == np.mean([1000 + place for place in range(40)])
+    assert record.n == 40
+    assert record.images == {
+        "scored": digest(sorted(small_splits.victims.hashes())),
+        "public": digest(sorted(small_splits.public.hashes())),
+    }
+    assert record.constant_mse == pytest.approx(constant_mse(small_splits.victims.pixels.numpy()))
+    told = record.document()
+    assert {"commit", "hardware", "torch", "time", "command", "version"} == told["provenance"].keys() - {"python"}
+    assert "public_hashes" not in told["attack"]
 
 
 def in_order(given):
@@ -62,7 +72,7 @@ def test_the_score_is_of_each_guess_against_its_own_victim(artifact, materials, 
     given = materials("joined")
     record = judged(artifact, given, tmp_path / "cell")
     truth = small_splits.victims.floats()
-    assert record["score"]["mse"]["values"] == pytest.approx(mse(in_order(given), truth).tolist(), abs=1e-6)
+    assert record.scores["mse"].values == pytest.approx(mse(in_order(given), truth).tolist(), abs=1e-6)
     with np.load(tmp_path / "cell" / "pictures.npz") as pictures:
         assert np.array_equal(pictures["truth"], (truth * 255).round().byte().numpy())
         assert pictures["places"].tolist() == list(range(len(truth)))
@@ -71,25 +81,26 @@ def test_the_score_is_of_each_guess_against_its_own_victim(artifact, materials, 
 def test_the_same_cell_has_the_same_id_and_another_seed_another(artifact, materials, tmp_path):
     given = materials("named")
     first = judged(artifact, given, tmp_path / "one")
-    assert judged(artifact, given, tmp_path / "two", order=9)["id"] == first["id"]
+    assert judged(artifact, given, tmp_path / "two", order=9).id == first.id
     path = given / "attack" / "attack.json"
     attack = json.loads(path.read_text())
     for changed in ({"seed": 1}, {"draws": 4}, {"views": 2}, {"knowledge": ["encoder"]}):
         path.write_text(json.dumps({**attack, **changed}))
-        assert judged(artifact, given, tmp_path / "three")["id"] != first["id"], changed
+        assert judged(artifact, given, tmp_path / "three").id != first.id, changed
 
 
 def test_a_cells_place_in_a_campaign_is_kept_and_changes_no_id(artifact, materials, tmp_path):
     given = materials("placed")
+    place = FeaturesPlace(campaign="small", dataset="d", model="m", method="none", attack="decoder", seed=0, target="t")
     plain, placed = (
         make_record(
-            artifact, given / "attack", given / "victims.npz", given / "ledger.json", tmp_path / "cell", 0, place
+            artifact, given / "attack", given / "victims.npz", given / "ledger.json", tmp_path / "cell", 0, each
         )
-        for place in (None, {"campaign": "small", "plus": None})
+        for each in (None, place)
     )
-    assert placed["cell"] == {"campaign": "small", "plus": None}
-    assert "cell" not in plain
-    assert placed["id"] == plain["id"]
+    assert placed.cell == place
+    assert plain.cell is None
+    assert placed.id == plain.id
 
 
 def test_an_attacker_who_owned_a_victim_gets_no_record(artifact, materials, tmp_path, small_splits):
@@ -117,18 +128,18 @@ def test_reclassified_is_what_the_evaluator_says_of_each_rebuilt_image(artifact,
         said, true = (
             model.cloud.head(model.edge.encoder(each)).argmax(1) == labels for each in (in_order(given), truth)
         )
-    assert record["score"]["reclassified"]["values"] == said.double().tolist()
-    assert record["score"]["reclassified"]["mean"] == pytest.approx(said.double().mean().item())
-    assert record["evaluator"] == {
+    assert record.scores["reclassified"].values == tuple(said.double().tolist())
+    assert record.mean("reclassified") == pytest.approx(said.double().mean().item())
+    assert record.evaluator.document() == {
         "name": "judge",
         "accuracy": read_record(evaluator)["accuracy"],
         "architecture": "conv3",
         "seed": 7,
         "on_truth": pytest.approx(true.double().mean().item()),
     }
-    assert record["id"] != plain["id"]
-    assert "evaluator" not in plain
-    assert "reclassified" not in plain["score"]
+    assert record.id != plain.id
+    assert plain.evaluator is None
+    assert "reclassified" not in plain.scores
 
 
 def test_an_evaluator_that_is_the_target_or_knows_other_classes_gets_no_record(
@@ -161,12 +172,13 @@ def test_the_attackers_images_are_on_record_as_what_they_were_found_to_be(artifa
     small_splits.save(given)
     own = {"auxiliary": "same", "auxiliary_images": given / "public.npz"}
     record = judged(artifact, given, tmp_path / "cell", **own)
-    assert record["auxiliary"]["kind"] == "same"
-    assert record["auxiliary"]["images"] == 300
-    assert record["auxiliary"]["checked"]["victims_images"] == 0
+    own_images = record.threat_model.auxiliary
+    assert own_images.kind == "same"
+    assert own_images.images == 300
+    assert own_images.checked.victims_images == 0
     plain = judged(artifact, given, tmp_path / "plain")
-    assert plain["id"] == record["id"]
-    assert "auxiliary" not in plain
+    assert plain.id == record.id
+    assert plain.threat_model.auxiliary is None
     with pytest.raises(ValueError, match="declared 'distinct': expected another data set"):
         judged(artifact, given, tmp_path / "no", **{**own, "auxiliary": "distinct"})
     with pytest.raises(ValueError, match="300 images that the attack used, got others"):
@@ -185,8 +197,7 @@ def test_a_record_without_evaluator_and_declaration_has_the_id_it_always_had(art
     fields = ("attack", "config", "seed", "queries", "draws", "views", "knowledge")
     expected = digest([made["target"], made["dataset"], attack["public_hashes"], *(attack[key] for key in fields)])
     record = judged(artifact, given, tmp_path / "cell")
-    assert record["id"] == expected
-    assert set(record) == {"id", "order", "target", "attack", "wire", "score", "provenance"}
+    assert record.id == expected
 
 
 def test_the_command_passes_evaluator_and_declaration_on(artifact, evaluator, materials, tmp_path, small_splits):
@@ -205,6 +216,6 @@ def test_the_command_passes_evaluator_and_declaration_on(artifact, evaluator, ma
     }
     result = CliRunner().invoke(app, ["score", *(str(each) for pair in options.items() for each in pair), "--json"])
     assert result.exit_code == 0, result.output
-    record = json.loads((tmp_path / "cell" / "record.json").read_text())
-    assert json.loads(result.output)["reclassified"] == record["score"]["reclassified"]["mean"]
-    assert (record["auxiliary"]["kind"], record["evaluator"]["name"]) == ("same", "judge")
+    record = load_record(tmp_path / "cell")
+    assert json.loads(result.output)["reclassified"] == record.mean("reclassified")
+    assert (record.threat_model.auxiliary.kind, record.evaluator.name) == ("same", "judge")

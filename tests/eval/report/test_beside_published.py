@@ -1,9 +1,9 @@
 import pytest
 
 from splitleak.eval.report.beside_published import beside_the_papers, published_of
-from splitleak.eval.report.figures_report import write_prediction_report
-from splitleak.eval.report.figures_results import PredictionResults
 from splitleak.eval.report.published import defenses
+from splitleak.eval.report.report import write_report
+from splitleak.eval.report.results import Results
 
 TARGETS = [
     {"name": "none", "defenses": []},
@@ -31,7 +31,7 @@ def folder(fake_predictions):
         def change(record):
             cell = record["cell"]
             record["target"]["accuracy"] = 0.9 - (0 if cell["row"] == "none" else 0.02 + 0.01 * cell["seed"])
-            record["score"]["recognised"] = {"mean": SHARES[cell["figure"], cell["row"]], "images": [[0, 1]]}
+            record["scores"]["recognised"] = {"mean": SHARES[cell["figure"], cell["row"]], "images": [[0, 1]]}
             return (cell["figure"], cell["row"], cell["seed"]) not in left_out
 
         rows = [target["name"] for target in TARGETS]
@@ -39,7 +39,7 @@ def folder(fake_predictions):
             name: {row: {"kind": "classes", "attack": attack, "id": f"{name}-{row}"} for row in rows}
             for name, attack in (("GMI", "gmi"), ("KED", "ked-mi"))
         }
-        attacks = [{"name": "GMI"}, {"name": "KED"}]
+        attacks = [{"name": "GMI", "attack": "gmi"}, {"name": "KED", "attack": "ked-mi"}]
         return fake_predictions(
             figures, change, config={"kind": "classes", "attacks": attacks, "targets": targets, **config}
         )
@@ -50,7 +50,7 @@ def folder(fake_predictions):
 @pytest.fixture
 def sheet(folder):
     def make(*args, **changes):
-        [found] = beside_the_papers(PredictionResults.load(folder(*args, **changes)))
+        [found] = beside_the_papers(Results.load(folder(*args, **changes)))
         return [[str(text) for text in row] for row in found.rows], found.notes
 
     return make
@@ -117,15 +117,15 @@ def test_misprints_are_marked_and_said(sheet):
     ids=["planned before there was the field", "every target defended", "no targets"],
 )
 def test_a_campaign_with_nothing_to_set_beside_has_no_such_table(folder, targets):
-    assert beside_the_papers(PredictionResults.load(folder(targets))) == []
+    assert beside_the_papers(Results.load(folder(targets))) == []
 
 
 def test_a_campaign_of_other_figures_has_no_such_table(fake_predictions):
-    assert beside_the_papers(PredictionResults.load(fake_predictions())) == []
+    assert beside_the_papers(Results.load(fake_predictions())) == []
 
 
 def test_the_report_has_it_in_both_forms(folder, tmp_path, parsed):
-    page = write_prediction_report(folder(), tmp_path / "report")
+    page = write_report(folder(), tmp_path / "report")
     written = (tmp_path / "report" / "report.md").read_text()
     assert "### Beside the papers" in written
     assert "Peng et al., BiDO, KDD 2022, table 2: CelebA, (c)" in written

@@ -1,26 +1,65 @@
+from pathlib import Path
+
 import pytest
 
 from splitleak.attacker.reconstruction import ATTACKS
-from splitleak.eval.report.flags import campaign_flags, flags, prediction_flags
+from splitleak.eval.record.schema import FeaturesPlace, FigurePlace, Leakage, Provenance, parse_record
+from splitleak.eval.report.claims import claims
+from splitleak.eval.report.flags import cell_flags, doubts, record_flags
+from splitleak.eval.report.results import Cell, Results, Row, TableRows
+
+MODEL = {"architecture": "vgg11", "cut": 4, "width": 0.25, "channels": 1, "size": 8, "classes": 10}
 
 
-def record(errors, mean_image=1.0):
-    history = [{"loss": 1.0, "held_out_mse": error} for error in errors]
-    return {"attack": {"findings": {"history": history, "held_out_mse": min(errors), "mean_image_mse": mean_image}}}
+def record(errors=(), mean_image=None, *, accuracy=0.9, **findings):
+    """A record of an attack that says this of itself."""
+    if errors:
+        history = [{"loss": 1.0, "held_out_mse": error} for error in errors]
+        findings |= {"history": history, "held_out_mse": min(errors), "mean_image_mse": mean_image or 1.0}
+    return parse_record(document(findings=findings, accuracy=accuracy), source="test")
+
+
+def document(attack="decoder", mse=0.02, *, findings=None, accuracy=0.9, defenses=(), sees="features", **more):
+    stack = [{"name": name} for name in defenses]
+    return {
+        "version": 2,
+        "kind": "victims",
+        "id": "i",
+        "target": {
+            "name": "t",
+            "design": {"model": MODEL, "defenses": stack},
+            "dataset": {"dataset": "d"},
+            "accuracy": accuracy,
+            "provenance": {},
+        },
+        "attack": {"name": attack, "config": more.pop("config", {}), "findings": findings or {}, "provenance": {}},
+        "threat_model": {"sees": sees, "views": more.pop("views", 1), "draws": more.pop("draws", 1)},
+        "n": 1,
+        "scores": {"mse": {"mean": mse}},
+        "provenance": {},
+        **more,
+    }
+
+
+def results(cells):
+    """Results of these cells in one table."""
+    rows = tuple(dict.fromkeys(cell.row for cell in cells))
+    tables = (TableRows("T", "T", "", rows),)
+    return Results("n", "n", "features", {}, tables, tuple(cells), Provenance(), Path())
 
 
 def test_a_converged_attack_that_beats_the_mean_image_raises_no_doubt():
-    assert flags(record([0.5, 0.2, 0.1, 0.1, 0.1])) == []
+    assert record_flags(record([0.5, 0.2, 0.1, 0.1, 0.1])) == []
 
 
 @pytest.mark.parametrize(("error", "doubted"), [(0.96, True), (0.94, False)])
 def test_an_attack_hardly_better_than_the_mean_image_is_doubted(error, doubted):
-    assert any(flag.startswith("mean image") for flag in flags(record([error] * 4))) == doubted
+    assert any(flag.startswith("mean image") for flag in record_flags(record([error] * 4))) == doubted
 
 
 @pytest.mark.parametrize(("last", "doubted"), [(0.19, True), (0.199, False), (0.3, False)])
 def test_an_attack_still_getting_better_at_its_end_is_doubted(last, doubted):
-    found = flags(record([0.5, 0.4, 0.3, 0.2, last]))
+    found = record_flags(record([0.5, 0.4, 0.3, 0.2, last]))
     assert [flag.split(":")[0] for flag in found] == (["not converged"] if doubted else [])
 
 
@@ -29,62 +68,67 @@ def test_an_attack_still_getting_better_at_its_end_is_doubted(last, doubted):
     [([0.1, 0.4, 0.7, 0.8], True), ([0.1, 0.6, 0.8, 0.82], False), ([0.1, 0.2, 0.3], False), ([], False)],
 )
 def test_a_search_that_ends_while_the_target_gets_surer_is_doubted(surer, doubted):
-    search = {"attack": {"findings": {"history": [{"loss": 1.0, "confidence": each} for each in surer]}}}
-    assert [flag.split(":")[0] for flag in flags(search)] == (["not converged"] if doubted else [])
+    search = record(history=[{"loss": 1.0, "confidence": each} for each in surer])
+    assert [flag.split(":")[0] for flag in record_flags(search)] == (["not converged"] if doubted else [])
 
 
 def test_the_last_quarter_of_a_search_is_what_counts():
     history = [{"confidence": each} for each in (0.0, 0.1, 0.6, 0.6, 0.79, 0.8, 0.8, 0.81)]
-    assert flags({"attack": {"findings": {"history": history}}}) == []
+    assert record_flags(record(history=history)) == []
 
 
 def test_the_last_tenth_of_the_epochs_is_what_counts():
     falling = [0.5 - 0.01 * epoch for epoch in range(20)]
-    assert flags(record(falling))
-    assert flags(record([*falling, *[0.31] * 5])) == []
+    assert record_flags(record(falling))
+    assert record_flags(record([*falling, *[0.31] * 5])) == []
 
 
 def test_an_attack_that_reports_no_errors_raises_no_doubt():
-    assert flags({"attack": {"findings": {"steps": 3}}}) == []
-    assert flags({"attack": {"findings": {"history": [{"loss": 1.0}]}}}) == []
+    assert record_flags(record(steps=3)) == []
+    assert record_flags(record(history=[{"loss": 1.0}])) == []
 
 
 def test_one_epoch_is_too_few_to_tell():
-    assert flags(record([0.2])) == []
+    assert record_flags(record([0.2])) == []
 
 
-@pytest.mark.parametrize(("norm", "doubted"), [(0.0, True), (1e-12, True), (float("nan"), True), (1e-3, False)])
+@pytest.mark.parametrize(("norm", "doubted"), [(0.0, True), (1e-12, True), (1e-3, False)])
 def test_a_gradient_that_does_not_reach_the_pixels_is_doubted(norm, doubted):
-    found = flags({"attack": {"findings": {"gradient_norm_start": norm}}})
+    found = record_flags(record(gradient_norm_start=norm))
     assert [flag.split(":")[0] for flag in found] == (["zero gradient"] if doubted else [])
 
 
 @pytest.mark.parametrize(("chosen", "doubted"), [(5, True), (6, False)])
 def test_an_attack_that_never_beat_its_own_start_is_doubted(chosen, doubted):
-    found = flags({"attack": {"findings": {"decoder_epochs": 5, "chosen_epoch": chosen}}})
+    found = record_flags(record(decoder_epochs=5, chosen_epoch=chosen))
     assert any(flag.startswith("start") for flag in found) == doubted
-    assert flags({"attack": {"findings": {"decoder_epochs": 0, "chosen_epoch": chosen}}}) == []
+    assert record_flags(record(decoder_epochs=0, chosen_epoch=chosen)) == []
 
 
-def cell(attack="decoder", mse=0.02, *, target="t", views=1, defenses=(), **config):
-    """A record of one cell; ``attack`` is both the entry's name and the attack's."""
-    return {
-        "cell": {"method": "M", "plus": None, "seed": 0, "attack": attack, "target": target, "views": views},
-        "target": {"target": {"defenses": [{"name": name, "config": {}} for name in defenses]}},
-        "attack": {"attack": attack, "config": config, "findings": {}},
-        "score": {"mse": {"mean": mse}},
-    }
+def test_a_gradient_that_is_no_number_is_in_no_record():
+    with pytest.raises(ValueError, match="gradient_norm_start"):
+        record(gradient_norm_start=float("nan"))
 
 
-def kinds(records, leakage=None):
-    return [(flagged["attack"], flag.split(":")[0]) for flagged, flag in campaign_flags(records, leakage or {})]
+def cell(attack="decoder", mse=0.02, *, target="t", views=1, defenses=(), bound=None, **config):
+    """A cell of a campaign on features; ``attack`` is both the entry's name and the attack's."""
+    place = FeaturesPlace(dataset="d", model="m", method="M", attack=attack, seed=0, views=views, target=target)
+    made = document(attack, mse, defenses=defenses, views=views, config=config, findings=config.pop("findings", {}))
+    found = parse_record({**made, "cell": place.document()}, source="test")
+    leakage = None if bound is None else Leakage(mse_bound=bound)
+    return Cell("i", "T", Row(f"M of {target}"), attack, 0, place, record=found, leakage=leakage)
+
+
+def kinds(cells):
+    """Each flag's kind, and the attack it is about; None for a whole target."""
+    found = cell_flags(results(cells))
+    return [(None if whole else flagged.attack, flag.split(":")[0]) for flagged, flag, whole in found]
 
 
 def test_doubts_about_single_records_are_told_of_their_cells():
-    doubtful = cell()
-    doubtful["attack"]["findings"] = {"mean_image_mse": 0.1, "held_out_mse": 0.1}
-    [(about, flag)] = campaign_flags([cell(target="fine"), doubtful], {})
-    assert about == doubtful["cell"]
+    doubtful = cell(findings={"mean_image_mse": 0.1, "held_out_mse": 0.1})
+    [(about, flag, whole)] = cell_flags(results([cell(target="fine"), doubtful]))
+    assert (about, whole) == (doubtful, False)
     assert flag.startswith("mean image")
 
 
@@ -94,7 +138,7 @@ def test_a_randomised_defense_seen_once_is_doubted_until_one_attack_sees_more():
     assert kinds([cell(**noisy), cell("gan", views=8, **noisy)]) == []
     assert kinds([cell(**noisy), cell(views=8, target="another", **noisy)]) == [(None, "randomised")]
     assert kinds([cell(defenses=("bottleneck",))]) == []
-    assert "gaussian-noise" in campaign_flags([cell(**noisy)], {})[0][1]
+    assert "gaussian-noise" in cell_flags(results([cell(**noisy)]))[0][1]
 
 
 @pytest.mark.parametrize(("white", "doubted"), [(0.03, True), (0.02, False), (0.01, False)])
@@ -109,11 +153,10 @@ def test_knowing_the_weights_and_doing_worse_is_doubted(monkeypatch, white, doub
 
 
 def test_a_score_below_the_bound_is_doubted_and_one_at_it_is_not():
-    leakage = {"t": {"mse_bound": 0.02}}
-    assert kinds([cell(mse=0.019), cell("gan", 0.02)], leakage) == [("decoder", "below the bound")]
-    assert kinds([cell(mse=0.019, views=8)], leakage) == []  # many views have less noise than the bound counts
-    assert kinds([cell(mse=0.019)], {}) == []
-    assert kinds([cell(mse=0.019)], {"t": {}}) == []
+    assert kinds([cell(mse=0.019, bound=0.02), cell("gan", 0.02, bound=0.02)]) == [("decoder", "below the bound")]
+    assert kinds([cell(mse=0.019, views=8, bound=0.02)]) == []  # many views have less noise than the bound counts
+    assert kinds([cell(mse=0.019)]) == []
+    assert kinds([cell(mse=0.019, bound=0.0)]) == []
 
 
 @pytest.mark.parametrize(("mse", "doubted"), [(0.021, True), (0.0201, False), (0.01, False)])
@@ -125,30 +168,36 @@ def test_an_attack_weaker_than_the_one_it_starts_from_is_doubted(mse, doubted):
 
 
 def prediction(attack="prediction-inversion", mse=0.02, *, constant=0.05, policy=None, draws=1, defenses=(), **more):
-    """A record of a campaign of predictions."""
-    return {
-        "cell": {"figure": "f", "row": "r", "seed": 0, "policy": policy or {}, "purify": more.get("purify")},
-        "target": {"target": {"defenses": [{"name": name, "config": {}} for name in defenses]}, "accuracy": 0.9},
-        "attack": {"attack": attack, "draws": draws, "findings": more.get("findings", {})},
-        "score": {"mse": {"mean": mse}},
-        "constant_mse": constant,
-        "evaluator": {"accuracy": more.get("evaluator", 0.95)},
-    }
+    """A cell of a campaign of predictions."""
+    about = {"kind": "victims", "figure": "f", "row": "r", "dataset": "d", "seed": 0, "target": "t"}
+    place = FigurePlace(**about, attack=attack, policy=policy or {}, purify=more.get("purify"))
+    made = document(
+        attack,
+        mse,
+        defenses=defenses,
+        sees="scores",
+        draws=draws,
+        findings=more.get("findings"),
+        cell=place.document(),
+        constant_mse=constant,
+        evaluator={"name": "E", "accuracy": more.get("evaluator", 0.95)},
+    )
+    return Cell("i", "f", Row("r"), None, 0, place, record=parse_record(made, source="test"))
 
 
-def doubts(**given):
-    return [flag.split(":")[0] for _, flag in prediction_flags([prediction(**given)])]
+def of_prediction(**given):
+    return [flag.split(":")[0] for _, flag, _ in cell_flags(results([prediction(**given)]))]
 
 
 def test_a_good_attack_on_predictions_raises_no_doubt():
-    assert doubts() == []
-    assert doubts(constant=None) == []
-    assert doubts(policy={"top": 3, "rounding": 0.05}) == []
+    assert of_prediction() == []
+    assert of_prediction(constant=None) == []
+    assert of_prediction(policy={"top": 3, "rounding": 0.05}) == []
 
 
 @pytest.mark.parametrize(("mse", "doubted"), [(0.048, True), (0.047, False)])
 def test_pictures_no_closer_than_a_constant_are_doubted(mse, doubted):
-    assert doubts(mse=mse) == (["constant picture"] if doubted else [])
+    assert of_prediction(mse=mse) == (["constant picture"] if doubted else [])
 
 
 @pytest.mark.parametrize(
@@ -163,33 +212,64 @@ def test_pictures_no_closer_than_a_constant_are_doubted(mse, doubted):
     ],
 )
 def test_a_service_that_draws_anew_asked_once_is_doubted(given, doubted):
-    assert doubts(**given) == (["randomised"] if doubted else [])
+    assert of_prediction(**given) == (["randomised"] if doubted else [])
 
 
 def test_an_attack_that_runs_the_model_speaks_for_no_policy():
-    assert doubts(attack="mi-face") == []
-    [(about, flag)] = prediction_flags([prediction("mi-face", policy={"sigma": 0.1}, purify={})])
-    assert about["row"] == "r"
+    assert of_prediction(attack="mi-face") == []
+    [(about, flag, _)] = cell_flags(results([prediction("mi-face", policy={"sigma": 0.1}, purify={})]))
+    assert about.row == Row("r")
     assert flag.startswith("white box: the attack runs the model itself, so sigma, purification is nothing to it")
-    assert doubts(attack="mi-face", purify={}) == ["white box"]
+    assert of_prediction(attack="mi-face", purify={}) == ["white box"]
 
 
 @pytest.mark.parametrize(("mass", "doubted"), [(0.02, True), (0.01, False)])
 def test_shared_scores_of_classes_never_seen_are_doubted(mass, doubted):
-    assert doubts(findings={"mass_dropped": mass}) == (["unseen classes"] if doubted else [])
+    assert of_prediction(findings={"mass_dropped": mass}) == (["unseen classes"] if doubted else [])
 
 
 @pytest.mark.parametrize(("accuracy", "doubted"), [(0.899, True), (0.9, False)])
 def test_an_evaluator_weaker_than_the_target_is_doubted(accuracy, doubted):
-    assert doubts(evaluator=accuracy) == (["evaluator"] if doubted else [])
+    assert of_prediction(evaluator=accuracy) == (["evaluator"] if doubted else [])
 
 
 def test_what_is_doubted_of_any_attack_is_doubted_of_these():
-    assert doubts(findings={"mean_image_mse": 0.1, "held_out_mse": 0.1}) == ["mean image"]
+    assert of_prediction(findings={"mean_image_mse": 0.1, "held_out_mse": 0.1}) == ["mean image"]
 
 
 @pytest.mark.parametrize(("accuracy", "doubted"), [(0.19, True), (0.2, False)])
 def test_a_target_hardly_better_than_chance_is_doubted(accuracy, doubted):
-    given = record([0.5, 0.5])
-    given["target"] = {"target": {"model": {"classes": 10}}, "accuracy": accuracy}
-    assert [flag.partition(":")[0] for flag in flags(given)] == (["target"] if doubted else [])
+    found = record_flags(record([0.5, 0.5], accuracy=accuracy))
+    assert [flag.partition(":")[0] for flag in found] == (["target"] if doubted else [])
+
+
+def test_a_doubt_is_told_once_with_all_its_places_and_seeds(fake_campaign):
+    def constant(cell, figures):
+        if cell["method"] == "PATROL" and cell["attack"] == "gan" and (cell["plus"] or cell["seed"]):
+            figures["findings"] = {"mean_image_mse": 0.05, "held_out_mse": 0.05}
+
+    found = doubts(Results.load(fake_campaign(constant)), [])
+    [about] = [where for flag, where in found if flag.startswith("mean image")]
+    assert about == "PATROL, gan (seed 1); PATROL + CEM, gan (seed 0, 1)"
+    [random] = [
+        where for flag, where in found if "gaussian-noise" in flag and "dropout" not in flag and "cem" not in flag
+    ]
+    assert random.startswith("DistCorr (seed 0, 1); ")
+
+
+def test_claims_of_one_seed_or_within_their_error_are_doubted(fake_predictions):
+    def worse_once(record):
+        if (record["cell"]["row"], record["cell"]["seed"]) == ("m = 3", 1):
+            record["scores"]["mse"]["mean"] = 0.0311
+
+    claim = {"text": "more is better", "figure": "truncation", "metric": "mse", "lower": "m = 3", "higher": "m = 1"}
+    for seeds, told in (((0, 1), "two standard errors"), ((0,), "one seed")):
+        found = Results.load(fake_predictions(change=worse_once, seeds=seeds, claims=[claim]))
+        [(flag, about)] = doubts(found, claims(found))
+        assert told in flag
+        assert about == f"more is better (seed {', '.join(map(str, seeds))})"
+
+
+def test_what_was_doubted_of_recorded_results_stays_doubted():
+    recorded = Results("n", "n", "features", {}, (), (), Provenance(), Path(), doubts=(("flag: why", "PATROL"),))
+    assert doubts(recorded, []) == [("flag: why", "PATROL")]

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.eval.report.features_results import Campaign
 from splitleak.eval.report.frontier import draw_frontier, non_dominated
+from splitleak.eval.report.results import Results
 
 POINTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12)
 
@@ -20,7 +20,7 @@ def test_the_frontier_runs_from_left_to_right():
 
 
 def test_the_same_campaign_gives_the_same_plot_which_names_its_targets(fake_campaign, tmp_path):
-    campaign = Campaign.load(fake_campaign(methods=("Bottleneck", "PATROL"), seeds=(0,)))
+    campaign = Results.load(fake_campaign(methods=("Bottleneck", "PATROL"), seeds=(0,)))
     for name in ("a", "b"):
         draw_frontier(campaign, tmp_path / name)
     first, second = ((tmp_path / name / "frontier.svg").read_text() for name in ("a", "b"))

@@ -4,14 +4,10 @@ import json
 import pytest
 from jinja2 import UndefinedError
 
-from splitleak.eval.report.features_results import Spread
 from splitleak.eval.report.page import (
     Sheet,
     Text,
-    brief,
-    facts,
-    gathered,
-    markdown_end,
+    decimals,
     markdown_table,
     plain,
     render,
@@ -20,6 +16,7 @@ from splitleak.eval.report.page import (
     write_csv,
     write_lines,
 )
+from splitleak.eval.report.results import Spread
 
 
 @pytest.mark.parametrize(
@@ -35,43 +32,13 @@ def test_a_spread_says_of_how_many_seeds_it_is_unless_of_all(spread, text):
     assert spread_text(spread, "{:.2f}".format, 3) == text
 
 
+def test_a_number_has_the_digits_asked_for():
+    assert (decimals(0)(1.5), decimals(3)(1.5)) == ("2", "1.500")
+
+
 def test_one_seed_is_called_one():
     assert seeds_note([4]).startswith("One seed (4)")
     assert seeds_note([4, 5]).startswith("Mean ± standard deviation over 2 seeds (4, 5)")
-
-
-def test_facts_name_every_commit_that_numbers_come_from():
-    def record(commit):
-        made = {"provenance": {"commit": commit, "hardware": "abacus", "torch": "2"}}
-        return {**made, "target": made, "attack": made}
-
-    plan = {"command": "run", "commit": "z", "hardware": "h", "torch": "1"}
-    found = dict(facts(plan, 3, [record("b"), record("a")], [0, 1]))
-    assert found == {
-        "measured": "2 of 3 cells",
-        "command": "run",
-        "commit": "a; b",
-        "hardware": "abacus",
-        "torch": "2",
-        "seeds": "0, 1",
-    }
-    assert dict(facts(plan, 3, [], [0]))["commit"] == "z"
-
-
-def test_a_doubt_is_told_once_with_all_its_places_and_seeds():
-    doubts = [("x", 0, "weak"), ("y", 1, "weak"), ("x", 1, "weak"), ("x", 1, "weak"), ("all", None, "odd")]
-    assert gathered(doubts) == [("weak", "x (seed 0, 1); y (seed 1)"), ("odd", "all")]
-
-
-def test_a_brief_record_has_no_values_histories_or_long_lists():
-    document = {"a": {"values": [1], "mean": 2}, "history": [], "long": [0] * 17, "few": [{"values": 1, "b": [0] * 16}]}
-    assert brief(document) == {"a": {"mean": 2}, "few": [{"b": [0] * 16}]}
-
-
-def test_a_brief_record_keeps_who_was_recognised_and_no_other_value_of_a_picture():
-    hits = [[1, 0]] * 20
-    record = {"top1": {"hits": hits, "images": 40}, "mse": {"mean": 0.1, "images": [[0.1, 0.1]] * 2}, "scores": [[0.9]]}
-    assert brief(record) == {"top1": {"hits": hits, "images": 40}, "mse": {"mean": 0.1}}
 
 
 def test_a_table_reads_the_same_in_markdown():
@@ -88,17 +55,9 @@ def test_a_table_reads_the_same_in_markdown():
     assert plain("a\n b | c") == "a b \\| c"
 
 
-def test_what_failed_is_told_with_its_last_lines():
-    failure = {"job": "j", "label": "l", "error": "\n".join(map(str, range(20)))}
-    text = "\n".join(markdown_end([], [failure]))
-    assert "none: no flag was raised" in text
-    assert "    19" in text
-    assert "    11" not in text
-
-
 def test_a_page_that_lacks_a_value_is_not_written():
     with pytest.raises(UndefinedError):
-        render("predictions.html.jinja", checked=[])
+        render("report.html.jinja", report=None)
 
 
 def test_lines_and_rows_are_written_as_they_are(tmp_path):

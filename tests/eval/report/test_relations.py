@@ -1,9 +1,10 @@
 import pytest
 
-from splitleak.eval.report.features_results import Campaign
 from splitleak.eval.report.relations import relations
+from splitleak.eval.report.results import Results
 
-GROUP = ("builtin", "vgg")
+TABLE = "builtin, vgg"
+BOUND = "The estimated bound is at most the MSE of every attack that sees an image once"
 
 
 def leaks(bound):
@@ -11,14 +12,14 @@ def leaks(bound):
 
 
 def verdicts(folder):
-    return {found.statement: found for found in relations(Campaign.load(folder), GROUP)}
+    return {found.text: found for found in relations(Results.load(folder))[TABLE]}
 
 
 def test_records_that_obey_the_paper_break_nothing(fake_campaign):
     found = verdicts(fake_campaign(leakage=lambda cell: leaks(0.001)))
     assert {each.verdict for each in found.values()} == {"holds"}
     assert len(found) == 2 * 3 + 1 + 2 * 2 + 2 + 2
-    assert found["The bound is at most the MSE of every attack that sees an image once"].figures == "40 of 40 cells"
+    assert found[BOUND].figures == "40 of 40 cells"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_less_error_under_more_noise_is_named(fake_campaign):
 
 def test_an_attack_below_the_bound_is_named(fake_campaign):
     found = verdicts(fake_campaign(leakage=lambda cell: leaks(0.0118)))
-    broken = found["The bound is at most the MSE of every attack that sees an image once"]
+    broken = found[BOUND]
     assert broken.verdict == "does not hold"
     assert "36 of 40; not in Bottleneck, decoder, seed 0 (0.0100, bound 0.0118)" in broken.figures
 
@@ -72,3 +73,18 @@ def test_a_campaign_of_other_methods_is_judged_on_what_it_has(fake_campaign):
     assert found["Bottleneck is the weakest method against gan"].verdict == "not measured"
     assert found["PATROL and Noise_ARL are the two strongest methods against gan"].verdict == "not measured"
     assert found["+ CEM raises the MSE of every method against gan"].figures == "1 of 1: DistCorr +0.0020"
+
+
+def test_a_relation_has_a_margin_with_its_error_over_seeds(fake_campaign):
+    def more_each_seed(cell, figures):
+        figures["mse"] += 0.0001 * cell["seed"] * bool(cell["plus"])
+
+    found = verdicts(fake_campaign(more_each_seed))
+    raises = found["+ CEM raises the MSE of every method against gan"]
+    assert raises.margin == pytest.approx(0.00205)
+    assert raises.error == pytest.approx(0.00005)
+    assert raises.margin_text == "0.00205 ± 5e-05"
+
+
+def test_figures_of_predictions_and_loose_records_have_no_relations(fake_predictions):
+    assert relations(Results.load(fake_predictions())) == {}

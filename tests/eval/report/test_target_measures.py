@@ -1,7 +1,9 @@
 import pytest
 
 from splitleak.artifacts import write_json
-from splitleak.eval.report.target_measures import Besides, besides_csv, besides_sheets
+from splitleak.eval.report.report import write_report
+from splitleak.eval.report.results import Results
+from splitleak.eval.report.target_measures import TargetMeasures, measure_sheets
 
 PLACES = [
     {"measure": "target", "target": target, "seed": seed, "output": f"besides/target-{target}{seed}.json"}
@@ -34,19 +36,20 @@ def besides(tmp_path):
         for output, document in documents.items():
             if output not in left_out:
                 write_json(tmp_path / output, document)
-        write_json(tmp_path / "campaign.json", {"besides": list(places)} if places else {})
-        return Besides.load(tmp_path)
+        plan = {"name": "fake", "config": {"kind": "classes", "figures": []}, "cells": [], "provenance": {}}
+        write_json(tmp_path / "campaign.json", plan | ({"besides": list(places)} if places else {}))
+        return TargetMeasures.of(Results.load(tmp_path))
 
     return make
 
 
 def test_a_campaign_that_measures_nothing_beside_has_no_table(besides):
-    assert besides_sheets(besides(())) == []
-    assert list(besides_csv(besides(()))) == []
+    assert measure_sheets(besides(())) == []
+    assert list(besides(()).csv_rows()) == []
 
 
 def test_figures_are_spread_over_seeds_and_what_lacks_is_a_dash(besides):
-    targets, backdoors = besides_sheets(besides(left_out=("besides/target-LoR1.json",)))
+    targets, backdoors = measure_sheets(besides(left_out=("besides/target-LoR1.json",)))
     shown = {str(row[0]): [str(text) for text in row[1:]] for row in targets.rows}
     names = [" ".join(column).strip() for column in targets.columns[1:]]
     none, low_rank = (dict(zip(names, shown[target], strict=True)) for target in ("none", "LoR"))
@@ -61,12 +64,12 @@ def test_figures_are_spread_over_seeds_and_what_lacks_is_a_dash(besides):
 
 
 def test_only_what_is_planned_has_a_column(besides):
-    [sheet] = besides_sheets(besides(PLACES))
+    [sheet] = measure_sheets(besides(PLACES))
     assert [name for _, name in sheet.columns] == ["target", "train", "test", "train", "test", "trained"]
 
 
 def test_the_csv_has_a_row_a_target_and_seed(besides):
-    rows = list(besides_csv(besides()))
+    rows = list(besides().csv_rows())
     assert [(row["target"], row["seed"]) for row in rows] == [("none", 0), ("none", 1), ("LoR", 0), ("LoR", 1)]
     assert rows[3]["training time ratio"] == 2.1
     assert rows[1]["knowledge extraction % PPA"] is None
@@ -76,3 +79,13 @@ def test_a_document_of_several_targets_is_one_line(besides):
     lines = [line for line in besides().lines() if line["measure"] == "training time"]
     assert [(line["seed"], line["of_targets"]) for line in lines] == [(0, ["none", "LoR"]), (1, ["none", "LoR"])]
     assert besides(left_out=("besides/time1.json",)).counted().endswith("of 10 measures")
+
+
+def test_recorded_measures_are_read_back_from_the_report(besides, tmp_path):
+    measured = besides()
+    write_report(tmp_path, tmp_path / "report")
+    again = TargetMeasures.of(Results.load(tmp_path / "report"))
+    assert again.places == measured.places
+    assert measure_sheets(again) == measure_sheets(measured)
+    assert list(again.csv_rows()) == list(measured.csv_rows())
+    assert again.counted() == "10 of 10 measures"

@@ -7,6 +7,7 @@ import pytest
 
 from splitleak.attacker.queries import Pairs
 from splitleak.datasets.files import load_file
+from splitleak.eval.record.schema import Service, load_record
 from splitleak.wire.files.shared import SharedScores
 
 pytestmark = pytest.mark.slow
@@ -55,8 +56,8 @@ def folder(campaign_run):
 
 @pytest.fixture(scope="module")
 def records(folder):
-    found = [json.loads(path.read_text()) for path in folder.glob("cells/*/score/record.json")]
-    return {record["cell"]["attack"]: record for record in found}
+    found = [load_record(path.parent) for path in folder.glob("cells/*/score/record.json")]
+    return {record.cell.attack: record for record in found}
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +69,16 @@ def predictions(folder):
 def test_every_row_has_a_record_with_an_evaluator_of_its_own(records):
     assert set(records) == {"prediction-inversion", "class-inference", "mi-face"}
     for record in records.values():
-        assert 0 <= record["evaluator"]["accuracy"] <= 1
-        assert record["evaluator"]["name"] != record["target"]["name"]
+        assert 0 <= record.evaluator.accuracy <= 1
+        assert record.evaluator.name != record.target.name
 
 
 def test_victims_share_what_is_left_of_what_the_service_lets_out(predictions, records):
     shared = SharedScores.load(predictions / "shared-2.npz")
     assert (np.asarray(shared.scores) > 0).sum(1).max() <= 2
     assert Pairs.load(predictions / "pairs-same.npz").features[0].gt(0).sum(1).max() <= 5
-    assert records["prediction-inversion"]["attack"]["findings"]["share"] == 2
+    assert records["prediction-inversion"].attack.findings.document()["share"] == 2
+    assert {record.threat_model.sees for record in records.values()} == {"scores", "nothing"}
 
 
 def test_the_attacker_was_given_its_own_images_alone(folder, records, predictions):
@@ -85,17 +87,17 @@ def test_the_attacker_was_given_its_own_images_alone(folder, records, prediction
     assert pairs.hashes == tuple(load_file(images / "public.npz").train.hashes())
     assert not set(pairs.hashes) & set(load_file(images / "victims.npz").train.hashes())
     assert (
-        records["prediction-inversion"]["attack"]["queries"] == records["class-inference"]["attack"]["queries"] == 100
+        records["prediction-inversion"].threat_model.queries == records["class-inference"].threat_model.queries == 100
     )
 
 
 def test_what_the_policy_costs_is_on_record_and_a_white_box_has_none(predictions, records):
     service = json.loads((predictions / "service.json").read_text())
-    assert records["prediction-inversion"]["cell"]["service"] == service
+    assert records["prediction-inversion"].service == Service.parse(service, source="service.json")
     assert service["policy"]["top"] == 5
     assert 0 < service["distortion"] < 2
     assert service["changed"] == 0  # the highest score stays
-    assert records["mi-face"]["cell"]["service"] is None
+    assert records["mi-face"].service is None
 
 
 def test_the_report_is_written_at_the_end(folder):
