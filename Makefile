@@ -1,4 +1,4 @@
-# The words of this project: make demo, make test, make test-fast, make lint, make bench, make bench-serving, make fuzz.
+# The words of this project: make demo, test, test-fast, lint, bench, bench-serving, fuzz, docs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # costly to set up, so they go to one worker; files with slow cases go first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint bench bench-serving fuzz stubs
+.PHONY: demo test test-fast lint bench bench-serving fuzz docs stubs
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -42,6 +42,13 @@ bench-serving: $(STAMP)  ## our service beside a socket, KServe, MLServer and Tr
 
 fuzz: $(STAMP)  ## 100,000 malformed messages against a running server
 	$(BIN)/python -m tests.bench.fuzz
+
+docs: $(VENV)/.docs-installed  ## the documentation, in site/; a broken link is an error
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/.docs-installed: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -e '.[docs]'
+	@touch $@
 
 stubs: $(STAMP)  ## regenerate splitleak/wire/protocol/pb from proto/
 	$(BIN)/python proto/generate.py

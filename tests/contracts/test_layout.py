@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = ("splitleak", "defenses", "edge", "cloud", "attacker", "eval")
 FIXED = {"pyproject.toml", "proto", *ROOMS, "tests", "README.md"}
-OPTIONAL = {"Makefile", ".ci", ".gitignore", "LICENSE"}
+HABITS = {"LICENSE", "NOTICE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", ".pre-commit-config.yaml"}
+OPTIONAL = {"Makefile", ".ci", ".gitignore", "docs", "mkdocs.yml", *HABITS}
 MEBIBYTE = 2**20
 FILES_A_FOLDER = 20
 
