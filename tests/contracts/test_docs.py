@@ -1,0 +1,79 @@
+"""The README and the documentation: their size, their links, and that what they show runs and prints what they say."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.defenses import DEFENSES
+from splitleak.eval.campaign.kinds import KINDS
+from splitleak.eval.record import metrics
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+WRITTEN = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "eval").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def blocks(page):
+    """Language and text of each fenced block of a page, in order."""
+    return FENCE.findall(page.read_text(encoding="utf-8"))
+
+
+def anchors(page):
+    """What a link may name in a page, as MkDocs and GitHub make it of headings."""
+    headings = HEADING.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+def test_the_readme_is_short_and_narrow():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_local_link_leads_somewhere(page):
+    broken = []
+    for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name) if name else page
+        if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
+            broken.append(link)
+    assert broken == []
+
+
+PAGES = [page for page in WRITTEN if any(language == "python" for language, _ in blocks(page))]
+
+
+@pytest.fixture
+def tables():
+    """The tables of the library, which are as they were when the test ends: a page may list what it defines."""
+    with contextlib.ExitStack() as stack:
+        for table in (DEFENSES, ATTACKS, CLASS_ATTACKS, KINDS):
+            stack.enter_context(mock.patch.dict(table))
+        before = list(metrics.METRICS)
+        stack.callback(metrics.METRICS.__setitem__, slice(None), before)
+        yield
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_shows_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found, names, printed = blocks(page), {"__name__": page.stem}, None
+    for language, text in found:
+        if language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                exec(compile(text, str(page), "exec"), names)  # the page is ours
+            printed = output.getvalue()
+        elif language == "text" and printed:
+            assert text == printed
+            printed = None
