@@ -49,7 +49,8 @@ class Purifier(nn.Module):
 
     Trained on the classifier's score vectors p of reference images to minimise
 
-    .. math:: \lVert G(p) - p \rVert^2 + \lambda\,\mathrm{CE}(G(p), \mathrm{argmax}\,p) - \mu\,\mathrm{MSE}(H(\log G(p)), x)
+    .. math:: \lVert G(p) - p \rVert^2 + \lambda\,\mathrm{CE}(G(p), \mathrm{argmax}\,p)
+              - \mu\,\mathrm{MSE}(H(\log G(p)), x)
 
     Yang et al., "Defending model inversion and membership inference attacks via prediction purification", 2020,
     arXiv:2005.03915: the narrow code removes the dispersion of the score vectors of a class. The input is
