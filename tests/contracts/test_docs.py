@@ -13,6 +13,8 @@ from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.defenses import DEFENSES
 from splitleak.eval.campaign.kinds import KINDS
 from splitleak.eval.record import metrics
+from splitleak.models import ARCHITECTURES
+from splitleak.wire.protocol import CODECS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -57,7 +59,7 @@ PAGES = [page for page in WRITTEN if any(language == "python" for language, _ in
 def tables():
     """The tables of the library, which are as they were when the test ends: a page may list what it defines."""
     with contextlib.ExitStack() as stack:
-        for table in (DEFENSES, ATTACKS, CLASS_ATTACKS, KINDS):
+        for table in (DEFENSES, ATTACKS, CLASS_ATTACKS, ARCHITECTURES, CODECS, KINDS):
             stack.enter_context(mock.patch.dict(table))
         before = list(metrics.METRICS)
         stack.callback(metrics.METRICS.__setitem__, slice(None), before)
