@@ -23,7 +23,7 @@ _BOMB = (2**30, 100)  # an array of more bytes than this, and this many times wh
 def load_npz(path: Path) -> Dataset:
     """The images and labels of an ``.npz`` file. See `load_file`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             pools = _pools(path, set(file.files))
             wanted = {name for pair in pools.values() for name in pair} | ({"classes"} & set(file.files))
             arrays = {name: _array(path, file, name) for name in sorted(wanted)}
@@ -75,10 +75,12 @@ def _flat(path: Path, name: str, labels: Array) -> Array:
         return np.char.decode(labels, "utf-8", "backslashreplace")
     if labels.dtype.kind == "U":
         return labels
+    if labels.dtype.kind == "b":
+        return labels.astype(np.int64)
     if labels.dtype.kind == "f" and not (labels == np.floor(labels)).all():
         odd = labels[labels != np.floor(labels)]
         raise ValueError(f"{path}: expected whole numbers or text as {name}, got {len(odd)} others, such as {odd[0]}")
-    if labels.dtype.kind not in "biuf":
+    if labels.dtype.kind not in "iuf":
         raise ValueError(f"{path}: expected integer labels or text as {name}, got {labels.dtype}")
     if len(labels) and not 0 <= labels.min() <= labels.max() < 2**63:
         raise ValueError(f"{path}: expected {name} of 0 and above, got {labels.min()} to {labels.max()}")

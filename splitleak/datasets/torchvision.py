@@ -71,12 +71,13 @@ def _check_idx(path: Path) -> None:
     """Holds an idx file of bytes to the sizes that it begins with: torchvision takes them as they come."""
     with path.open("rb") as file:
         kind = file.read(4)
-        dimensions = np.frombuffer(file.read(4 * kind[3]) if kind[:3] == _IDX_OF_BYTES else b"", ">u4").tolist()
+        sizes = file.read(4 * kind[3]) if kind[:3] == _IDX_OF_BYTES and len(kind) == 4 else b""
+    dimensions = np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4").tolist()
     if len(dimensions) not in (1, 3) or len(dimensions) != kind[3] or dimensions[0] == 0:
         raise ValueError(
             f"{path}: expected an idx file of images or labels, got one that begins with {kind.hex() or 'nothing'}"
         )
     expected, size = 4 + 4 * len(dimensions) + math.prod(dimensions), path.stat().st_size
     if size != expected:
-        sizes = " × ".join(map(str, dimensions))
-        raise ValueError(f"{path}: expected {expected:,} bytes for {sizes}, got {size:,}")
+        shape = " × ".join(map(str, dimensions))
+        raise ValueError(f"{path}: expected {expected:,} bytes for {shape}, got {size:,}")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from splitleak.datasets.files import load_file
+from tests.bench.fuzz_files import READERS, faults
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
 
@@ -73,3 +74,22 @@ def test_any_bytes_named_npz_give_a_value_error(tmp_path_factory, data):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="expected"):
         load_file(path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_damaged_file_gives_a_value_or_one_line_that_names_it(tmp_path, reader):
+    assert not list(faults(reader, 150, 16, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["data.tar.gz", "data.npy", "train-images-idx3-ubyte", "cat.png", "empty.zip"])
+def test_another_kind_of_file_is_refused_by_name(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{name}: expected an .npz file, a folder or a zip"):
+        load_file(tmp_path / name)
+
+
+def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path):
+    with (tmp_path / "DATA.NPZ").open("wb") as file:
+        np.savez(file, images=PIXELS, labels=np.arange(6))
+    assert len(load_file(tmp_path / "DATA.NPZ", size=12, channels=1).train) == 6
+    assert load_file(tmp_path / "DATA.NPZ", size=12).train.pixels.shape == (6, 3, 12, 12)
