@@ -37,6 +37,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _GREY = frozenset({"1", "L", "LA", "La", "I", "F"})
+_REDUCED = frozenset({"L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"})  # can be made smaller as they are
 _ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
@@ -81,17 +82,17 @@ def decode(data: bytes, least: int | None = None) -> Picture:
         if picture.format == "PNG":
             picture.verify()  # the checksums, which decoding does not look at
     with _opened(BytesIO(data)) as picture:
-        large = least is not None and picture.width * picture.height > _LARGE
-        if large:
-            picture.draft(None, (2 * (least or 1), 2 * (least or 1)))
+        if picture.width * picture.height <= _LARGE:
+            least = None
+        if least is not None:
+            picture.draft(None, (2 * least, 2 * least))
         picture.load()
         treated = []
         if picture.format != "MPO" and getattr(picture, "is_animated", False):
             treated.append("first of several frames or pages taken")
-        plain = _in_eight_bits(picture, treated)
-        factor = min(plain.size) // (2 * (least or 1))
-        if large and factor > 1:
-            plain = plain.reduce(factor)
+        first = picture.mode in _REDUCED and "transparency" not in picture.info  # the sooner, the less memory
+        plain = _in_eight_bits(_smaller(picture, least) if first else picture, treated)
+        plain = _smaller(plain, least)
         turn = _UPRIGHT.get(_orientation(picture))
         if turn is not None:
             plain = plain.transpose(turn)
@@ -124,6 +125,12 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
 def said(error: BaseException) -> str:
     """An error in one line; one without a message by its name."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _smaller(picture: Image.Image, least: int | None) -> Image.Image:
+    """The picture by a whole factor smaller, no side shorter than twice ``least``."""
+    factor = 1 if least is None else min(picture.size) // (2 * least)
+    return picture if factor <= 1 else picture.reduce(factor)
 
 
 def _orientation(picture: Image.Image) -> int:

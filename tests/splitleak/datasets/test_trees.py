@@ -1,6 +1,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -253,3 +255,22 @@ def test_long_reading_is_reported_and_short_is_not(tree, monkeypatch):
     monkeypatch.setattr(trees, "_QUIET_S", -1.0)
     load_file(path, report=lambda *each: heard.append(each))
     assert heard[-1] == ("read train", 6, 6, {})
+
+
+_GROWTH = """
+import resource, sys
+from pathlib import Path
+from splitleak.datasets.files import load_file
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert load_file(Path(sys.argv[1]), size=32).train.pixels.shape == (12, 3, 32, 32)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_twelve_photographs_of_a_phone_take_less_than_four_decoded_ones(tmp_path):
+    photograph = encoded(np.full((3000, 4000, 3), 90, np.uint8), "JPEG")
+    (tmp_path / "cat").mkdir()
+    for at in range(12):
+        (tmp_path / "cat" / f"{at}.jpg").write_bytes(photograph)
+    ended = subprocess.run([sys.executable, "-c", _GROWTH, tmp_path], capture_output=True, text=True, check=True)
+    assert int(ended.stdout) < 4 * 3000 * 4000 * 3 / 1024
