@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ _BOMB = (2**30, 100)  # an array of more bytes than this, and this many times wh
 def load_npz(path: Path) -> Dataset:
     """The images and labels of an ``.npz`` file. See `load_file`."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(_archive(opened), allow_pickle=False) as file:
             pools = _pools(path, set(file.files))
             wanted = {name for pair in pools.values() for name in pair} | ({"classes"} & set(file.files))
             arrays = {name: _array(path, file, name) for name in sorted(wanted)}
@@ -40,6 +40,14 @@ def load_npz(path: Path) -> Dataset:
     )
     made = {uses[pool]: _images(path, x, arrays[x], y, labels[y], classes) for pool, (x, y) in used.items()}
     return Dataset(path.stem, made["train"], made.get("test"), Reading(pools=uses, notes=notes))
+
+
+def _archive(opened: IO[bytes]) -> IO[bytes]:
+    """``opened`` at its start, if it is no single array, which numpy would load as well."""
+    if opened.read(6) == b"\x93NUMPY":
+        raise ValueError("it is an .npy file, of one array without a name")
+    opened.seek(0)
+    return opened
 
 
 def _pools(path: Path, found: set[str]) -> dict[str, tuple[str, str]]:

@@ -40,9 +40,20 @@ def load_file(
         raise FileNotFoundError(f"expected images at {path}, but there is nothing")
     if path.is_dir():
         return load_folder(path, size=size, channels=channels, skip_bad=skip_bad, report=report)
-    if path.suffix.lower() != ".npz":
-        if path.is_file() and zipfile.is_zipfile(path):
-            return load_zip(path, size=size, channels=channels, skip_bad=skip_bad, report=report)
-        raise ValueError(f"{path}: expected an .npz file, a folder or a zip of images")
+    if path.suffix.lower() != ".npz" and path.is_file() and zipfile.is_zipfile(path):
+        return load_zip(path, size=size, channels=channels, skip_bad=skip_bad, report=report)
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        raise ValueError(f"{path}: expected an .npz file, a folder or a zip of images, got {_kind(path)}")
     loaded = load_npz(path)
     return loaded if size is None else loaded.fitted(size, channels or loaded.channels)
+
+
+def _kind(path: Path) -> str:
+    """What a file is that is not read."""
+    if not path.is_file():
+        return "no regular file"
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04":
+        return "a zip that is cut short"
+    return f"a file that begins with {start.hex()}" if start else "an empty file"

@@ -72,8 +72,8 @@ def decode(data: bytes, least: int | None = None) -> Picture:
     """The pixels of a picture: turned upright (EXIF), its alpha composed on white, 16 bits scaled to 8.
 
     Float pixels are taken to be in [0, 1]; of an animation or a file of many pages the first picture is taken. A
-    picture of more than a million pixels is made smaller by a whole factor while it is decoded, so far that neither
-    side is shorter than twice ``least``; None decodes all at full size.
+    picture of more than a million pixels is made smaller while it is decoded, each side by a whole factor that leaves
+    at least twice ``least``; None decodes all at full size.
 
     Raises:
         ValueError: As `read_header`, or pixels have no known range.
@@ -128,9 +128,11 @@ def said(error: BaseException) -> str:
 
 
 def _smaller(picture: Image.Image, least: int | None) -> Image.Image:
-    """The picture by a whole factor smaller, no side shorter than twice ``least``."""
-    factor = 1 if least is None else min(picture.size) // (2 * least)
-    return picture if factor <= 1 else picture.reduce(factor)
+    """The picture with each side smaller by a whole factor, but not shorter than twice ``least``."""
+    if least is None:
+        return picture
+    across, down = (max(1, side // (2 * least)) for side in picture.size)
+    return picture if across == down == 1 else picture.reduce((across, down))
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -200,7 +200,7 @@ def _load(tree: _Tree, size: int | None, channels: int | None, report: Report) -
     for pool, use in uses.items():
         if use != "nothing":
             members = [(file, place.label or UNLABELLED) for file, place, _ in headers if place.pool == pool]
-            read[use] = _read(tree, members, shape, size, partial(say, f"read {pool}"))
+            read[use] = _read(tree, members, shape, partial(say, f"read {pool}"))
     if not any(labels for _, labels in read.values()):
         raise ValueError(tree.nothing())
     classes = tuple(sorted({label for _, labels in read.values() for label in labels}))
@@ -294,7 +294,6 @@ def _read(
     tree: _Tree,
     members: list[tuple[_File, str]],
     shape: tuple[int, tuple[int, int]],
-    least: int | None,
     say: Callable[[int, int], None],
 ) -> tuple[torch.Tensor, list[str]]:
     """Pixels and labels of ``members``, less what could not be read."""
@@ -309,7 +308,7 @@ def _read(
     for done, (file, label) in enumerate(members, 1):
         say(done, len(members))
         try:
-            picture = decode(file.contents(), least)
+            picture = decode(file.contents(), max(size))
         except Exception as error:  # as above
             tree.refuse(file.name, error)
             continue

@@ -1,3 +1,4 @@
+import os
 import zipfile
 
 import numpy as np
@@ -81,11 +82,33 @@ def test_a_damaged_file_gives_a_value_or_one_line_that_names_it(tmp_path, reader
     assert not list(faults(reader, 150, 16, tmp_path))
 
 
-@pytest.mark.parametrize("name", ["data.tar.gz", "data.npy", "train-images-idx3-ubyte", "cat.png", "empty.zip"])
-def test_another_kind_of_file_is_refused_by_name(tmp_path, name):
-    (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=rf"{name}: expected an .npz file, a folder or a zip"):
+@pytest.mark.parametrize(
+    ("name", "data", "got"),
+    [
+        ("data.tar.gz", b"\x1f\x8b\x08\x00", "a file that begins with 1f8b0800"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03\0\0", "a file that begins with 00000803"),
+        ("cat.png", b"\x89PNG", "a file that begins with 89504e47"),
+        ("empty.zip", b"", "an empty file"),
+        ("cut.zip", b"PK\x03\x04abc", "a zip that is cut short"),
+    ],
+)
+def test_another_kind_of_file_is_refused_by_name(tmp_path, name, data, got):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{name}: expected an .npz file, a folder or a zip of images, got {got}"):
         load_file(tmp_path / name)
+
+
+def test_an_array_without_a_name_is_no_npz(tmp_path):
+    np.save(tmp_path / "data.npy", PIXELS)
+    (tmp_path / "data.npy").rename(tmp_path / "data.npz")
+    with pytest.raises(ValueError, match=r"data\.npz: expected .* an \.npy file, of one array without a name"):
+        load_file(tmp_path / "data.npz")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "data.npz")
+    with pytest.raises(ValueError, match=r"data\.npz: expected an \.npz file"):
+        load_file(tmp_path / "data.npz")
 
 
 def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path):

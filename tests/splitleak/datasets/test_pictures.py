@@ -124,6 +124,11 @@ def test_a_large_picture_is_made_smaller_while_it_is_decoded(kind):
     assert decode(encoded(smooth, kind)).pixels.shape == (1, 1200, 1600)
 
 
+def test_a_large_picture_is_made_smaller_along_each_side():
+    data = encoded(np.zeros((9, 200_000), np.uint8))
+    assert decode(data, least=8).pixels.shape == (1, 9, 16)
+
+
 def damaged(data, at):
     return data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :]
 
