@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from splitleak.artifacts import load_tensors, provenance, save_tensors, write_json, written_folder
-from splitleak.config import Config, digest, read_document
+from splitleak.config import Config, digest, read_table
 from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import Target, TargetConfig, assemble
 from splitleak.models.engine import Engine, choose_engine, feature_probes, image_probes, torch_engine
@@ -71,7 +71,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / "artifact.json"
     if not path.is_file():
         raise FileNotFoundError(f"expected an artifact (a folder that `splitleak train` wrote) at {folder}")
-    return dict(read_document(path))
+    return read_table(path)
 
 
 def artifact_digest(folder: Path) -> str:

@@ -89,20 +89,53 @@ def _models(annotation: object) -> Iterator[type[Document]]:
         yield from _models(part)
 
 
+class _Table(dict[str, Any]):
+    """A table of a file; a key that it lacks is an error that names the file."""
+
+    source: Path
+
+    def __missing__(self, key: str) -> Any:  # noqa: ANN401  # never returns
+        raise ValueError(f"{self.source}: expected a key {key!r}, got {', '.join(self) or 'none'}")
+
+
 def read_document(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds; `Config.parse` decides
-    """The contents of a TOML or JSON file.
+    """The contents of a TOML or JSON file, with or without a byte-order mark.
+
+    To ask a table of it for a key that it lacks is a ValueError that names the file.
 
     Raises:
         ValueError: Another suffix, or contents that do not parse.
     """
+    if path.suffix not in (".toml", ".json"):
+        raise ValueError(f"{path}: expected a .toml or .json file, got {path.suffix or 'no suffix'!r}")
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file, got a folder")
     try:
-        if path.suffix == ".toml":
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        return _named(tomllib.loads(text) if path.suffix == ".toml" else json.loads(text), path)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected valid {path.suffix[1:].upper()}, but {error}") from None
-    raise ValueError(f"{path}: expected a .toml or .json file, got {path.suffix or 'no suffix'!r}")
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """As `read_document`, of a file that is to hold a table.
+
+    Raises:
+        ValueError: As there, or the file holds something else.
+    """
+    document = read_document(path)
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: expected a table of keys and values, got {document!r:.40}")
+    return document
+
+
+def _named(value: Any, source: Path) -> Any:  # noqa: ANN401  # as `read_document`
+    """``value`` with each table in it as one that knows its source."""
+    if isinstance(value, dict):
+        table = _Table({key: _named(each, source) for key, each in value.items()})
+        table.source = source
+        return table
+    return [_named(each, source) for each in value] if isinstance(value, list) else value
 
 
 def digest(document: object) -> str:

@@ -22,6 +22,7 @@ def configure(level: str = "warning") -> None:
     logging.basicConfig(
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of a broken image: what matters of it is raised
 
 
 @contextmanager

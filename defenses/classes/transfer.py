@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.artifacts import load_tensors
-from splitleak.config import Config, read_document
+from splitleak.config import Config, read_table
 from splitleak.defenses.base import Defense, TrainingStart
 from splitleak.defenses.features.layers import positions
 from splitleak.models.split import SplitModel
@@ -129,7 +129,7 @@ def weights_digest(artifact: Path) -> str:
 
 
 def _check_disjoint(folder: Path, start: TrainingStart) -> None:
-    half = read_document(folder / "cloud" / "half.json")
+    half = read_table(folder / "cloud" / "half.json")
     known = sorted(set(half["classes"]) & set(start.classes))
     if half["dataset"] == start.dataset and known:
         raise ValueError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from splitleak.artifacts import provenance, write_json
-from splitleak.config import read_document
+from splitleak.config import read_table
 from splitleak.eval.campaign.plan import KINDS, Job, Plan
 from splitleak.eval.record.metrics import headline
 from splitleak.eval.record.schema import load_record
@@ -50,7 +50,7 @@ class Store:
         path = self.folder / PLAN
         if not path.is_file():
             raise FileNotFoundError(f"expected a folder that `splitleak campaign run` wrote, got {self.folder}")
-        return dict(read_document(path))
+        return read_table(path)
 
     def status(self) -> dict[str, Any]:
         """How far the present plan is: jobs done, failed and to do by kind, the last scores, and what failed.
@@ -91,7 +91,7 @@ class Store:
     def failure(self, job_id: str) -> dict[str, Any] | None:
         """Why the job failed when it was last tried, or nothing."""
         path = self._failure(job_id)
-        return dict(read_document(path)) if path.exists() else None
+        return read_table(path) if path.exists() else None
 
     def _failure(self, job_id: str) -> Path:
         return self.folder / "failures" / f"{job_id}.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from splitleak.attacker.auxiliary import AUXILIARY
-from splitleak.config import digest, read_document
+from splitleak.config import digest, read_table
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.eval.record.schema import AuxiliaryImages, Checked
@@ -103,7 +103,7 @@ def read_auxiliary(
 def _dataset_of(path: Path, images: Images) -> str:
     """The data set that the split beside ``path`` is of, if the images are of that split."""
     beside = path.parent / "splits.json"
-    record = read_document(beside) if beside.is_file() else {"images": {}}
+    record = read_table(beside) if beside.is_file() else {"images": {}}
     if digest(sorted(images.hashes())) not in {part["digest"] for part in record["images"].values()}:
         raise ValueError(f"{path}: expected the name of the data set these images are of, or its splits.json beside it")
     return str(record["dataset"])

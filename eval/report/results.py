@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
-from splitleak.config import read_document
+from splitleak.config import read_table
 from splitleak.eval.campaign.classes.config import STRONGEST
 from splitleak.eval.campaign.store import PLAN, Store
 from splitleak.eval.record.metrics import Kind, Reading, kind_of, metric_named
@@ -363,7 +363,7 @@ def _latencies(folder: Path) -> dict[str, Mapping[str, Mapping[str, float | None
     found: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
     for path in (folder / "latency.json", *sorted((folder / "latency").glob("*.json"))):
         if path.is_file():
-            found |= read_document(path)["targets"]
+            found |= read_table(path)["targets"]
     return found
 
 
@@ -372,7 +372,7 @@ def _documents(folder: Path, places: Sequence[Mapping[str, Any]]) -> dict[str, M
     lines = folder / MEASURES
     if not lines.is_file() or not _is_recorded(folder):
         there = sorted({place["output"] for place in places if (folder / place["output"]).is_file()})
-        return {output: read_document(folder / output) for output in there}
+        return {output: read_table(folder / output) for output in there}
     found = {}
     for document in map(json.loads, lines.read_text(encoding="utf-8").splitlines()):
         about = (document["measure"], document["seed"], document.get("of"))
@@ -386,7 +386,7 @@ def _documents(folder: Path, places: Sequence[Mapping[str, Any]]) -> dict[str, M
 def _failures(folder: Path, plan: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     """Why jobs of ``plan`` failed when they were last tried; those of another plan are left out."""
     jobs = {job["id"] for job in plan.get("jobs", ())}
-    failures = [read_document(found) for found in sorted((folder / "failures").glob("*.json"))]
+    failures = [read_table(found) for found in sorted((folder / "failures").glob("*.json"))]
     return tuple(failure for failure in failures if failure["job"] in jobs)
 
 

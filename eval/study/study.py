@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splitleak.artifacts import write_json
 from splitleak.attacker.outputs import Reconstructions
-from splitleak.config import Config, digest, read_document
+from splitleak.config import Config, digest, read_table
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import load_whole, read_record
@@ -145,5 +145,5 @@ def _rebuilt(folder: Path, private: Images) -> dict[tuple[int, int], Tensor]:
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    attack = read_document(folder / "attack.json")
+    attack = read_table(folder / "attack.json")
     return {"folder": str(folder), **{name: attack[name] for name in ("attack", "config", "seed") if name in attack}}

@@ -1,5 +1,7 @@
 """The commands that make a target: its images, its training, what its halves look like and where they go."""
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from splitleak.datasets.splits import Splits
 
 MILLION = 1e6
+_SHOWN_CLASSES = 20
+_USES = {"train": "the training pool", "test": "the test pool", "nothing": "not used"}
 
 
 def split(
@@ -56,6 +60,9 @@ def split(
     generic: Annotated[
         int | None, typer.Option(min=1, help="Images of the other classes; default: as many as public.")
     ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and list them.")
+    ] = False,
     seed: Seed = 0,
     config: Annotated[
         Path | None, typer.Option(help="TOML or JSON with counts, classes and seed, in place of their options.")
@@ -66,21 +73,56 @@ def split(
 
     With --classes they hold those alone, and generic.npz holds images of the others. The attacker is given public.npz
     (or generic.npz), the edge victims.npz, and neither of them anything else.
+
+    A folder or zip holds CLASS/IMAGE, or train/CLASS/IMAGE beside test/ and val/; val/ is the test set where there is
+    none, and else unused. One folder around everything, and CLASS/images/IMAGE, are understood; hidden and system files
+    are ignored. Images (PNG, JPEG, GIF, TIFF, BMP, WebP, PNM) are turned upright, composed on white, and 16 bits scaled
+    to 8. They are in colour where any one is. An .npz holds uint8 images (N, H, W[, 3]) and labels, or x_train,
+    y_train, x_test and y_test; classes (names) is optional.
     """
     from splitleak.datasets import load
     from splitleak.datasets.splits import SplitConfig
     from splitleak.datasets.splits import split as split_images
+    from splitleak.logs import progress, silent
 
-    loaded = load(data, data_root=data_root, download=download)
-    fitted = loaded.fitted(size, channels or loaded.train.pixels.shape[1])
+    with progress("split") if Path(data).exists() else nullcontext(silent) as report:
+        loaded = load(
+            data,
+            data_root=data_root,
+            download=download,
+            size=size,
+            channels=channels,
+            skip_bad=skip_bad,
+            report=report,
+        )
     counts = {"public": public, "victims": victims, "train": train_, "test": test, "generic": generic}
     asked = {"seed": seed, "classes": classes, "stratified": stratified, **counts}
     given = {**asked, **read_settings(config, None)}
-    splits = split_images(fitted, SplitConfig.parse(given, source=str(config or "split")))
+    splits = split_images(loaded, SplitConfig.parse(given, source=str(config or "split")))
     splits.save(out)
     found = {part: made["count"] for part, made in splits.record["images"].items()}
     text = ", ".join(f"{part} {count}" for part, count in found.items())
-    result(as_json, {"folder": str(out), "images": found}, f"{out}: {text}")
+    summary = splits.summary or {}
+    result(as_json, {"folder": str(out), "images": found, **summary}, "\n".join((f"{out}: {text}", *_told(summary))))
+
+
+def _told(summary: dict[str, Any]) -> Iterator[str]:
+    """The lines in which `split` says what it read, what it left out, and what to doubt."""
+    classes = summary["classes"]
+    shown = list(classes.items())[:_SHOWN_CLASSES]
+    more = f" and {len(classes) - len(shown)} more, in splits.json" if len(classes) > len(shown) else ""
+    yield f"classes ({len(classes)}): {', '.join(f'{name} {count}' for name, count in shown)}{more}"
+    if len(summary["pools"]) > 1 or any(pool != use for pool, use in summary["pools"].items()):
+        uses = (f"{pool}/ is {_USES.get(use, use)}" for pool, use in summary["pools"].items())
+        yield f"pools: {', '.join(uses)}"
+    if summary["duplicates"]:
+        yield f"duplicates dropped: {summary['duplicates']}"
+    for kind, files in summary["ignored"].items():
+        yield f"ignored: {files['count']} {kind}, the first {files['first']}"
+    for skipped in summary["skipped"]:
+        yield f"skipped: {skipped['file']}: {skipped['reason']}"
+    yield from (f"note: {note}" for note in summary["notes"])
+    yield from (f"flag: {flag}" for flag in summary["flags"])
 
 
 def train(

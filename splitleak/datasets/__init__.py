@@ -6,6 +6,7 @@ from splitleak.datasets.builtin import load_builtin
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Dataset, Images
 from splitleak.datasets.photographs import load_photographs
+from splitleak.logs import Report, silent
 from splitleak.tables import nearest
 
 __all__ = ["SHIPPED", "Dataset", "Images", "load"]
@@ -14,8 +15,19 @@ SHIPPED = {"builtin": load_builtin, "photographs": load_photographs}
 """The sets that need no file and no download, by name."""
 
 
-def load(data: str, *, data_root: Path | None = None, download: bool = False) -> Dataset:
+def load(
+    data: str,
+    *,
+    data_root: Path | None = None,
+    download: bool = False,
+    size: int | None = None,
+    channels: int | None = None,
+    skip_bad: bool = False,
+    report: Report = silent,
+) -> Dataset:
     """Loads ``builtin``, ``photographs``, a torchvision set by name (needs ``data_root``), or a path's file or folder.
+
+    ``size``, ``channels``, ``skip_bad`` and ``report`` are those of `load_file`.
 
     Raises:
         ValueError: It is none of these, or its contents are not images with labels.
@@ -24,13 +36,15 @@ def load(data: str, *, data_root: Path | None = None, download: bool = False) ->
     from splitleak.datasets import torchvision  # torchvision takes a second to import: only for who asks for it
 
     if data in SHIPPED:
-        return SHIPPED[data]()
-    if data in torchvision.NAMES:
+        loaded = SHIPPED[data]()
+    elif data in torchvision.NAMES:
         if data_root is None:
             raise ValueError(f"expected --data-root, the folder where torchvision keeps {data}")
-        return torchvision.load_torchvision(data, data_root, download=download)
-    if not Path(data).exists():
+        loaded = torchvision.load_torchvision(data, data_root, download=download)
+    elif Path(data).exists():
+        return load_file(Path(data), size=size, channels=channels, skip_bad=skip_bad, report=report)
+    else:
         known = (*SHIPPED, *torchvision.NAMES)
         got = f"got {data!r}{nearest(data, known)}"
         raise FileNotFoundError(f"expected one of {', '.join(known)}, or a file or folder of images, {got}")
-    return load_file(Path(data))
+    return loaded if size is None else loaded.fitted(size, channels or loaded.channels)

@@ -1,9 +1,10 @@
 """Labelled images in memory, and a data set as two pools of them."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional
 from splitleak.artifacts import written_file
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode "L"
+_CHUNK = 256  # images that are floats at once
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,7 @@ class Images:
         Nothing happens to images that fit already. Others are squeezed, not cropped: the aspect ratio of a portrait is
         not kept (112 × 92 becomes square, 1.2 times wider).
         """
-        pixels = self.pixels
-        if pixels.shape[1] != channels:
-            if channels == 1:
-                luma = (pixels.float() * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-                pixels = luma.round().to(torch.uint8)
-            else:
-                pixels = pixels.expand(-1, 3, -1, -1).contiguous()
-        if pixels.shape[2:] != (size, size):
-            scaled = functional.interpolate(pixels.float(), (size, size), mode="bilinear", antialias=True)
-            pixels = scaled.round().clamp(0, 255).to(torch.uint8)
-        return replace(self, pixels=pixels)
+        return replace(self, pixels=fitted_pixels(self.pixels, (size, size), channels))
 
     def hashes(self) -> list[str]:
         """A hash of each image's size and pixels: equal images, equal hashes."""
@@ -81,6 +73,51 @@ class Images:
             )
 
 
+def fitted_pixels(pixels: Tensor, size: tuple[int, int], channels: int) -> Tensor:
+    """uint8 pixels (N, C, H, W) at ``size`` (height, width) and ``channels``; see `Images.fitted`."""
+    if channels not in (1, 3):
+        raise ValueError(f"expected 1 or 3 channels, got {channels}")
+    if pixels.shape[1:] == (channels, *size):
+        return pixels
+    fitted = torch.empty(len(pixels), channels, *size, dtype=torch.uint8)
+    for place in range(0, len(pixels), _CHUNK):
+        chunk = pixels[place : place + _CHUNK]
+        if chunk.shape[1] != channels:
+            if channels == 1:
+                luma = (chunk.float() * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+                chunk = luma.round().to(torch.uint8)
+            else:
+                chunk = chunk.expand(-1, 3, -1, -1)
+        if chunk.shape[2:] != size:
+            scaled = functional.interpolate(chunk.float(), size, mode="bilinear", antialias=True)
+            chunk = scaled.round().clamp(0, 255).to(torch.uint8)
+        fitted[place : place + _CHUNK] = chunk
+    return fitted
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader made of files, beside the images."""
+
+    pools: Mapping[str, str] = field(default_factory=dict)
+    """What each pool that was found is used as: "train", "test" or "nothing"."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Files left out because they could not be read, by name, each with the reason."""
+    ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Files that are no images of a class, by kind."""
+    notes: tuple[str, ...] = ()
+    """What was done to images to make them one set."""
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values; of what was ignored, how many files and the first."""
+        return {
+            "pools": dict(self.pools),
+            "skipped": [{"file": name, "reason": reason} for name, reason in self.skipped],
+            "ignored": {kind: {"count": len(names), "first": names[0]} for kind, names in self.ignored.items()},
+            "notes": list(self.notes),
+        }
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A data set: the images it offers for training, and those it holds out (none where it has no such part)."""
@@ -88,13 +125,42 @@ class Dataset:
     name: str
     train: Images
     test: Images | None
+    reading: Reading = Reading()
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the labels."""
         return self.train.classes
 
+    @property
+    def channels(self) -> int:
+        """3 where either pool has colour, else 1."""
+        return max(pool.pixels.shape[1] for pool in (self.train, self.test) if pool is not None)
+
     def fitted(self, size: int, channels: int) -> Self:
         """Both pools at one size and number of channels (see `Images.fitted`)."""
         test = self.test.fitted(size, channels) if self.test is not None else None
         return replace(self, train=self.train.fitted(size, channels), test=test)
+
+
+def uses_of(pools: Collection[str]) -> dict[str, str]:
+    """What pools of these names (train, val, test) are used as: "train", "test" or "nothing".
+
+    A validation pool is the test pool where there is none, and else unused; it never joins the training pool. A pool
+    that is the only one is the training pool, whatever its name.
+
+    Raises:
+        ValueError: There are several, and none for training.
+    """
+    if len(pools) == 1:
+        return dict.fromkeys(pools, "train")
+    if "train" not in pools:
+        raise ValueError(f"expected a pool for training, got {' and '.join(sorted(pools))} alone")
+    found = {"train": "train", "val": "nothing" if "test" in pools else "test", "test": "test"}
+    return {pool: use for pool, use in found.items() if pool in pools}
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Names for a message, in alphabetical order, at most ``most`` of them."""
+    found = sorted(names)
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")

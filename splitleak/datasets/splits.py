@@ -1,20 +1,22 @@
 """Sets that share no image: the target's training, the attacker's public, the victims', test, and other classes'."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from splitleak.artifacts import write_json
-from splitleak.config import Config, digest, read_document
+from splitleak.config import Config, digest, read_table
 from splitleak.datasets.files import load_file
-from splitleak.datasets.images import Dataset, Images
+from splitleak.datasets.images import Dataset, Images, listed
 from splitleak.seeding import generator
 
 PARTS = ("train", "public", "victims", "test")
+_ONE_SIDED = 0.95  # share of one class from which a set is flagged
 _LATER = {"classes": None, "stratified": False, "generic": None}
 
 
@@ -52,7 +54,9 @@ class Splits:
     """The four sets, what there is of other classes (None: the target knows all), and a record of how they came about.
 
     The record holds data set, config, and of each set its number of images and a digest; with `classes`, the names of
-    the target's in the order of its labels.
+    the target's in the order of its labels. What is trained on the sets is known by it. The summary is for people, and
+    for nothing else: classes and their images, pools, files left out, duplicates dropped, what was done to images, and
+    ``flags``, which say what makes a result on these sets worth less than it looks.
     """
 
     train: Images
@@ -61,6 +65,7 @@ class Splits:
     test: Images
     record: dict[str, Any]
     generic: Images | None = None
+    summary: dict[str, Any] | None = None
 
     def save(self, folder: Path) -> None:
         """Writes an ``.npz`` file for each set, ``train.npz`` and so on, and, last, ``splits.json``."""
@@ -71,7 +76,8 @@ class Splits:
                 (folder / f"{part}.npz").unlink(missing_ok=True)  # of an earlier split: not this one's other classes
             else:
                 images.save(folder / f"{part}.npz")
-        write_json(folder / "splits.json", self.record)
+        told = {} if self.summary is None else {"summary": self.summary}
+        write_json(folder / "splits.json", {**self.record, **told})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -83,20 +89,42 @@ class Splits:
         """
         if not (folder / "splits.json").is_file():
             raise FileNotFoundError(f"expected a folder that `splitleak split` wrote, got {folder}")
-        record = read_document(folder / "splits.json")
-        parts = {
-            part: load_file(folder / f"{part}.npz").train for part in (*PARTS, *({"generic"} & record["images"].keys()))
-        }
+        record = read_table(folder / "splits.json")
+        summary = record.pop("summary", None)
+        _Record.parse(record, source=str(folder / "splits.json"))
+        names = [part for part in (*PARTS, "generic") if part in PARTS or part in record["images"]]
+        parts = {part: load_file(folder / f"{part}.npz").train for part in names}
         for part, images in parts.items():
             if digest(sorted(images.hashes())) != record["images"][part]["digest"]:
                 raise ValueError(f"{folder / part}.npz: expected the images that splits.json records, got others")
-        return cls(**parts, record=record)
+        return cls(**parts, record=record, summary=summary)
+
+
+class _Set(BaseModel):
+    count: int
+    digest: str
+
+
+class _Record(Config):
+    """What any record of splits holds; other keys tell how the sets were made."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    dataset: str
+    config: dict[str, Any]
+    images: dict[str, _Set]
+
+    @model_validator(mode="after")
+    def _has_all(self) -> Self:
+        if lacking := [part for part in PARTS if part not in self.images]:
+            raise ValueError(f"expected images of {', '.join(lacking)} too")
+        return self
 
 
 def split(dataset: Dataset, config: SplitConfig) -> Splits:
     """Splits by seed. Victims, public and training images come from the training pool, test images from the test pool.
 
-    Where the set has no test pool (and no ``test`` is asked for), a fifth of the pool is held out. An image that
+    Where the set has no test pool, or one of copies alone, a fifth of the pool (or ``test``) is held out. An image that
     occurs twice, to the pixel, is used once, so that no set can know another by a copy.
 
     With ``config.classes`` these sets hold that many classes, chosen by seed and labelled anew in the order they have
@@ -124,10 +152,10 @@ def split(dataset: Dataset, config: SplitConfig) -> Splits:
             raise ValueError(f"expected {part} with every class, got {len(taken)} images, none of {', '.join(absent)}")
         return pool.select(taken), left
 
-    if ours.test is None:
+    candidates = torch.empty(0) if ours.test is None else _first_occurrences(ours.test, seen)
+    if ours.test is None or len(candidates) == 0:
         test, order = take("test", ours.train, order, config.test if config.test is not None else len(order) // 5)
     else:
-        candidates = _first_occurrences(ours.test, seen)
         candidates = candidates[torch.randperm(len(candidates), generator=draw)]
         test, _ = take("test", ours.test, candidates, len(candidates) if config.test is None else config.test)
     left = len(order) - config.victims - config.public
@@ -151,7 +179,47 @@ def split(dataset: Dataset, config: SplitConfig) -> Splits:
     }
     if config.classes is not None:
         record["classes"] = list(ours.classes)
-    return Splits(**parts, record=record)
+    return Splits(**parts, record=record, summary=_summary(ours, parts))
+
+
+def _summary(dataset: Dataset, parts: Mapping[str, Images]) -> dict[str, Any]:
+    """What `Splits.summary` holds."""
+    names = dataset.classes
+    pools = [pool for pool in (dataset.train, dataset.test) if pool is not None]
+    counts = torch.bincount(torch.cat([pool.labels for pool in pools]), minlength=len(names))
+    first: dict[str, int] = {}
+    hashes = [pool.hashes() for pool in pools]
+    labelled = [
+        pair
+        for pool, named in zip(pools, hashes, strict=True)
+        for pair in zip(named, pool.labels.tolist(), strict=True)
+    ]
+    contradicting = sum(first.setdefault(image, label) != label for image, label in labelled)
+    copied = len(pools) == 2 and set(hashes[1]) <= set(hashes[0])
+    return {
+        "classes": dict(zip(names, counts.tolist(), strict=True)),
+        **dataset.reading.document(),
+        "duplicates": len(labelled) - len(first),
+        "flags": [
+            *(["all test images are copies of training images: others are held out"] if copied else []),
+            *([f"{contradicting} duplicates have another class than their first"] if contradicting else []),
+            *_flags(names, parts),
+        ],
+    }
+
+
+def _flags(names: Sequence[str], parts: Mapping[str, Images]) -> Iterator[str]:
+    """What makes a result on these sets worth less than it looks."""
+    if len(names) == 1:
+        yield f"there is one class only, {names[0]}: whatever a target answers is right"
+        return
+    for part in ("train", "test"):
+        counts = torch.bincount(parts[part].labels, minlength=len(names))
+        share, label = float(counts.max()) / len(parts[part]), int(counts.argmax())
+        if share >= _ONE_SIDED:
+            yield f"{share:.0%} of the {part} images are of one class, {names[label]}: to answer it always is right"
+    if lacking := [name for label, name in enumerate(names) if label not in parts["train"].labels]:
+        yield f"no training image is of {listed(lacking)}: a target cannot learn what has none"
 
 
 def _by_classes(dataset: Dataset, config: SplitConfig) -> tuple[Dataset, Dataset | None]:

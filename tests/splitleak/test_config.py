@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, field_validator
 
-from splitleak.config import Config, digest, explain, read_document
+from splitleak.config import Config, digest, explain, read_document, read_table
 
 
 class Inner(Config):
@@ -127,3 +127,38 @@ def test_a_digest_changes_with_any_value_and_with_no_order():
 def test_a_digest_is_twelve_hexadecimal_digits(document):
     assert len(digest(document)) == 12
     int(digest(document), 16)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", '{"rate": 0.25}'), ("a.toml", "rate = 0.25\n")])
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert Outer.read(tmp_path / name).rate == 0.25
+    (tmp_path / name).write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match=f"{name}: expected valid"):
+        Outer.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, '{"a": ' * 100_000, ""])
+def test_json_that_is_too_deep_too_long_or_empty_is_refused_by_name(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json: expected valid JSON"):
+        read_document(tmp_path / "a.json")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(ValueError, match=r"a\.json: expected a file, got a folder"):
+        read_document(tmp_path / "a.json")
+
+
+def test_a_key_that_a_file_lacks_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"images": [{"train": {"count": 3}}]}')
+    document = read_table(path)
+    assert document == {"images": [{"train": {"count": 3}}]}
+    with pytest.raises(ValueError, match=rf"{path}: expected a key 'digest', got count"):
+        document["images"][0]["train"]["digest"]
+    assert document.get("other") is None
+    path.write_text("[3]")
+    with pytest.raises(ValueError, match=r"expected a table of keys and values, got \[3\]"):
+        read_table(path)

@@ -1,6 +1,9 @@
 import json
+import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from splitleak.defenses.predictions.purifier import load_purifier
 
@@ -94,6 +97,57 @@ def test_split_writes_four_files_that_share_no_image(call, tmp_path):
         *("train.npz", "public.npz", "victims.npz", "test.npz"),
         "splits.json",
     }
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with pools, a broken file, a hidden one, a copy, and images of several kinds."""
+    folder = tmp_path / "pets"
+    values = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    for at, pixels in enumerate(values):
+        place = folder / ("train" if at < 40 else "val") / ("cat" if at % 2 else "dog") / f"{at}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels if at else pixels[..., 0]).save(place)
+    shutil.copy(folder / "train" / "cat" / "1.png", folder / "train" / "cat" / "copy.png")
+    (folder / "train" / "cat" / "._1.png").write_bytes(b"x")
+    (folder / "train" / "cat" / "bad.png").write_bytes(b"x")
+    return folder
+
+
+def test_split_says_what_it_read_what_it_left_out_and_what_to_doubt(call, pictures, tmp_path):
+    asked = ("split", "--data", pictures, "--out", tmp_path / "s", "--public", "5", "--victims", "5", "--skip-bad")
+    code, out, err = call(*asked)
+    assert (code, err) == (0, "")
+    for line in (
+        f"{tmp_path}/s: train 30, public 5, victims 5, test 20",
+        "classes (2): cat 31, dog 30",
+        "pools: train/ is the training pool, val/ is the test pool",
+        "duplicates dropped: 1",
+        "ignored: 1 hidden and system files, the first train/cat/._1.png",
+        "note: 1 of 61 images are grey, the others in colour",
+    ):
+        assert f"{line}\n" in out
+    assert "skipped: train/cat/bad.png: it cannot be read as any of PNG" in out
+    code, out, _ = call(*asked, "--json")
+    found = json.loads(out)
+    assert found["classes"] == {"cat": 31, "dog": 30}
+    assert [each["file"] for each in found["skipped"]] == ["train/cat/bad.png"]
+    assert json.loads((tmp_path / "s" / "splits.json").read_text())["summary"]["duplicates"] == 1
+
+
+def test_a_broken_image_ends_split_in_one_line_that_names_it(refusal, pictures):
+    said = refusal("split", "--data", pictures, "--public", "5", "--victims", "5")
+    assert f"{pictures}: expected an image at train/cat/bad.png" in said
+
+
+def test_one_class_only_is_flagged(call, pictures, tmp_path):
+    for name in ("bad.png", "copy.png"):
+        (pictures / "train" / "cat" / name).unlink()
+    code, out, _ = call(
+        *("split", "--data", pictures / "train" / "cat", "--out", tmp_path / "s", "--public", "5", "--victims", "5")
+    )
+    assert code == 0
+    assert "flag: there is one class only, unlabelled: whatever a target answers is right" in out
 
 
 def test_split_of_some_classes_writes_the_others_beside_them(call, tmp_path):

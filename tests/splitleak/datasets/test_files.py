@@ -1,3 +1,4 @@
+import os
 import zipfile
 
 import numpy as np
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from splitleak.datasets.files import load_file
+from tests.bench.fuzz_files import READERS, faults
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
 
@@ -73,3 +75,44 @@ def test_any_bytes_named_npz_give_a_value_error(tmp_path_factory, data):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="expected"):
         load_file(path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_damaged_file_gives_a_value_or_one_line_that_names_it(tmp_path, reader):
+    assert not list(faults(reader, 150, 16, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "got"),
+    [
+        ("data.tar.gz", b"\x1f\x8b\x08\x00", "a file that begins with 1f8b0800"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03\0\0", "a file that begins with 00000803"),
+        ("cat.png", b"\x89PNG", "a file that begins with 89504e47"),
+        ("empty.zip", b"", "an empty file"),
+        ("cut.zip", b"PK\x03\x04abc", "a zip that is cut short"),
+    ],
+)
+def test_another_kind_of_file_is_refused_by_name(tmp_path, name, data, got):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{name}: expected an .npz file, a folder or a zip of images, got {got}"):
+        load_file(tmp_path / name)
+
+
+def test_an_array_without_a_name_is_no_npz(tmp_path):
+    np.save(tmp_path / "data.npy", PIXELS)
+    (tmp_path / "data.npy").rename(tmp_path / "data.npz")
+    with pytest.raises(ValueError, match=r"data\.npz: expected .* an \.npy file, of one array without a name"):
+        load_file(tmp_path / "data.npz")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "data.npz")
+    with pytest.raises(ValueError, match=r"data\.npz: expected an \.npz file"):
+        load_file(tmp_path / "data.npz")
+
+
+def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path):
+    with (tmp_path / "DATA.NPZ").open("wb") as file:
+        np.savez(file, images=PIXELS, labels=np.arange(6))
+    assert len(load_file(tmp_path / "DATA.NPZ", size=12, channels=1).train) == 6
+    assert load_file(tmp_path / "DATA.NPZ", size=12).train.pixels.shape == (6, 3, 12, 12)

@@ -1,3 +1,4 @@
+import json
 from itertools import combinations
 
 import pytest
@@ -205,3 +206,73 @@ def test_a_stratified_set_is_within_one_image_of_each_classs_share_and_takes_as_
 def test_a_stratified_set_too_small_for_every_class_is_refused():
     with pytest.raises(ValueError, match="expected victims with every class, got 2 images, none of a"):
         split(Dataset("numbers", grey(99), None), SplitConfig(public=30, victims=2, stratified=True))
+
+
+def test_a_summary_tells_classes_duplicates_and_nothing_to_doubt():
+    doubled = Dataset("doubled", grey(100).select(torch.arange(100).repeat(2)), grey(120))
+    summary = split(doubled, SplitConfig(public=30, victims=20)).summary
+    assert summary["classes"] == {"a": 108, "b": 106, "c": 106}
+    assert summary["duplicates"] == 200
+    assert summary["flags"] == []
+
+
+def flags(labels, names=("a", "b", "c"), test=None, **counts):
+    train = Images(grey(100).pixels, labels, names)
+    return split(Dataset("d", train, test), SplitConfig(**{"public": 30, "victims": 20, **counts})).summary["flags"]
+
+
+def test_sets_on_which_a_target_cannot_be_wrong_are_flagged():
+    labels = torch.arange(100) % 3
+    assert flags(labels) == []
+    assert flags(labels * 0, ("a",)) == ["there is one class only, a: whatever a target answers is right"]
+    rare = flags((torch.arange(100) == 0).long())
+    assert "of the test images are of one class, a: to answer it always is right" in " ".join(rare)
+    one = grey(10, start=500)
+    other = Images(one.pixels, one.labels * 0 + 2, one.classes)
+    assert flags(labels % 2, test=other) == [
+        "100% of the test images are of one class, c: to answer it always is right",
+        "no training image is of c: a target cannot learn what has none",
+    ]
+
+
+def test_copies_with_another_class_are_flagged():
+    twice = grey(50).select(torch.arange(50).repeat(2))
+    data = Dataset("twice", Images(twice.pixels, torch.arange(100) % 3, ("a", "b", "c")), None)
+    found = split(data, SplitConfig(public=10, victims=5)).summary
+    assert found["flags"] == ["50 duplicates have another class than their first"]
+
+
+def test_a_test_pool_of_copies_alone_is_replaced_by_a_fifth_and_flagged():
+    found = split(Dataset("copies", grey(100), grey(20)), SplitConfig(public=30, victims=20))
+    assert [len(getattr(found, part)) for part in PARTS] == [30, 30, 20, 20]
+    assert found.summary["flags"] == ["all test images are copies of training images: others are held out"]
+
+
+def test_the_summary_is_kept_beside_the_record_and_is_no_part_of_it(tmp_path):
+    splits = split(Dataset("numbers", grey(100), None), SplitConfig(public=30, victims=20))
+    splits.save(tmp_path)
+    loaded = Splits.load(tmp_path)
+    assert "summary" not in splits.record
+    assert (loaded.record, loaded.summary) == (splits.record, splits.summary)
+    written = json.loads((tmp_path / "splits.json").read_text())
+    assert written == {**splits.record, "summary": splits.summary}
+    (tmp_path / "splits.json").write_text(json.dumps(splits.record))  # as they were written before
+    assert Splits.load(tmp_path).record == splits.record
+
+
+@pytest.mark.parametrize(
+    "change", ["dataset", "config", "images", ("images", "test"), ("images", "train", "digest"), ()]
+)
+def test_a_record_that_lacks_something_is_one_line_that_names_it(tmp_path, change):
+    split(Dataset("numbers", grey(100), None), SplitConfig(public=30, victims=20)).save(tmp_path)
+    path = tmp_path / "splits.json"
+    document = json.loads(path.read_text())
+    *within, last = (change,) if isinstance(change, str) else change or (None,)
+    inner = document
+    for key in within:
+        inner = inner[key]
+    inner.pop(last, None)
+    path.write_text(json.dumps(document if change else [1]))
+    with pytest.raises(ValueError, match=rf"{path}: expected .*{last or 'table'}") as caught:
+        Splits.load(tmp_path)
+    assert "\n" not in str(caught.value)

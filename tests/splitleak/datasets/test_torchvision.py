@@ -1,4 +1,5 @@
 import pickle
+import struct
 
 import numpy as np
 import pytest
@@ -32,3 +33,45 @@ def test_cifar10_loads_from_the_files_torchvision_keeps(tmp_path, monkeypatch):
     loaded = load_torchvision("cifar10", tmp_path, download=False)
     assert loaded.train.pixels.shape == (5, 3, 32, 32)
     assert np.array_equal(loaded.train.pixels[0].numpy().reshape(-1), pixels[0])
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """The folder of a small MNIST as torchvision keeps it."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        images = struct.pack(">4i", 2051, 3, 28, 28) + bytes(3 * 28 * 28)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 3) + bytes([0, 1, 9]))
+    return folder
+
+
+def test_mnist_loads_from_idx_files(raw):
+    loaded = load("mnist", data_root=raw.parents[1], size=32)
+    assert loaded.train.pixels.shape == (3, 1, 32, 32)
+    assert loaded.train.labels.tolist() == [0, 1, 9]
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        ("t10k-images-idx3-ubyte", b"", "got one that begins with nothing"),
+        ("train-images-idx3-ubyte", b"\x1f\x8b\x08\x00" + bytes(40), "begins with 1f8b0800"),
+        (
+            "train-images-idx3-ubyte",
+            struct.pack(">4i", 2051, 3, 28, 28),
+            "expected 2,368 bytes for 3 × 28 × 28, got 16",
+        ),
+        ("train-images-idx3-ubyte", struct.pack(">4i", 2051, 0, 28, 28), "begins with 00000803"),
+        ("train-labels-idx1-ubyte", struct.pack(">2i", 2049, 10**9), "expected 1,000,000,008 bytes"),
+        ("train-labels-idx1-ubyte", struct.pack(">2i", 2049, 2) + bytes(2), "3 int64 labels"),
+        ("train-labels-idx1-ubyte", struct.pack(">2i", 2049, 3) + bytes([0, 1, 200]), r"labels in 0\.\.9"),
+    ],
+)
+def test_a_broken_idx_file_is_one_line_that_names_it(raw, name, contents, message):
+    (raw / name).write_bytes(contents)
+    with pytest.raises(ValueError, match=message) as caught:
+        load("mnist", data_root=raw.parents[1])
+    assert str(raw.parents[1]) in str(caught.value)
+    assert "\n" not in str(caught.value)

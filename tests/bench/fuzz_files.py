@@ -1,0 +1,140 @@
+"""Damaged files of images before each reader of ours: ``python -m tests.bench.fuzz_files --files 10000``.
+
+A reader returns a value or raises our one error, a ValueError of one line that names the file; it takes bounded memory
+and bounded time. Ends with status 1, and says why, if one does not.
+"""
+
+import argparse
+import io
+import json
+import random
+import resource
+import struct
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from splitleak.config import read_document
+from splitleak.datasets import Dataset, Images
+from splitleak.datasets.files import load_file
+from splitleak.datasets.splits import SplitConfig, Splits, split
+from splitleak.datasets.torchvision import load_torchvision
+
+FORMATS = ("png", "jpg", "gif", "tif", "bmp", "webp", "ppm")
+READERS = ("npz", "stored npz", "zip", "mnist", "splits", "toml", *FORMATS)
+MOST_GROWTH = 400 * 2**20  # bytes, of the process, over all files of a reader
+MOST_S = 10.0  # a file
+
+
+def prepared(reader: str, folder: Path) -> tuple[Path, Callable[[], object]]:
+    """A valid input for ``reader`` in ``folder``: the file that may be damaged, and how all of it is read."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
+    path = folder / f"data.{reader.split()[-1]}"
+    if reader in ("npz", "stored npz"):
+        save = np.savez_compressed if reader == "npz" else np.savez
+        save(path, images=pixels, labels=np.arange(6) % 2, classes=np.array(["cat", "dog"]))
+    elif reader == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for place, each in enumerate(pixels):
+                archive.writestr(f"{'cat' if place % 2 else 'dog'}/{place}.png", _encoded(each, "png"))
+    elif reader == "mnist":
+        path = folder / "MNIST" / "raw" / "train-images-idx3-ubyte"
+        path.parent.mkdir(parents=True)
+        for part in ("train", "t10k"):
+            start = path.parent / part
+            images = struct.pack(">4i", 2051, 4, 28, 28) + bytes(4 * 28 * 28)
+            Path(f"{start}-images-idx3-ubyte").write_bytes(images)
+            Path(f"{start}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 4) + bytes([0, 1, 2, 3]))
+        return path, lambda: load_torchvision("mnist", folder, download=False)
+    elif reader == "splits":
+        labels, names = torch.arange(40) % 2, ("cat", "dog")
+        images = Images(torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 8, 8), labels, names)
+        split(Dataset("d", images, None), SplitConfig(public=5, victims=5)).save(folder)
+        return folder / "splits.json", lambda: Splits.load(folder)
+    elif reader == "toml":
+        path.write_text('name = "x"\n[training]\nepochs = 3\nrates = [0.1, 2e-3]\n')
+        return path, lambda: read_document(path)
+    else:
+        path = folder / "set" / "cat" / f"0.{reader}"
+        for place, name in ((path, reader), (folder / "set" / "dog" / "1.png", "png")):
+            place.parent.mkdir(parents=True)
+            place.write_bytes(_encoded(pixels[0], name))
+        return path, lambda: load_file(folder / "set", size=8)
+    return path, lambda: load_file(path)
+
+
+def damaged(data: bytes, draw: random.Random) -> bytes:
+    """``data`` with up to three places cut, doubled, overwritten or filled in."""
+    out = bytearray(data)
+    for _ in range(draw.randint(1, 3)):
+        at, long = draw.randrange(len(out) + 1), draw.choice((1, 1, 2, 4, 4, 64))
+        kind = draw.randrange(7)
+        if kind == 0 and out:
+            out[at % len(out)] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            out[at : at + long] = draw.randbytes(long)
+        elif kind == 2:
+            out[at : at + long] = draw.choice((b"\x00", b"\xff", b"\x7f")) * long
+        elif kind == 3:
+            del out[at : at + long]
+        elif kind == 4:
+            del out[at:]
+        elif kind == 5:
+            out[at:at] = out[at : at + long]
+        else:
+            out[at : at + 4] = struct.pack(draw.choice(("<I", ">I")), draw.choice((0, 1, 2**16, 2**31 - 1, 2**32 - 1)))
+    return bytes(out)
+
+
+def faults(reader: str, count: int, seed: int, folder: Path) -> Iterator[str]:
+    """What ``reader`` does that it must not, over ``count`` damaged files."""
+    path, read = prepared(reader, folder)
+    valid, draw = path.read_bytes(), random.Random(f"{reader} {seed}")
+    read()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(count):
+        path.write_bytes(damaged(valid, draw))
+        began = time.monotonic()
+        try:
+            read()
+        except (ValueError, FileNotFoundError) as error:
+            if str(folder) not in str(error) or "\n" in str(error):
+                yield f"{reader}, file {number}: expected one line that names the file, got {str(error)!r:.200}"
+        except Exception as error:  # the very thing that is looked for
+            yield f"{reader}, file {number}: expected a ValueError, got {error!r:.200}"
+        if time.monotonic() - began > MOST_S:
+            yield f"{reader}, file {number}: expected an answer in {MOST_S} s, got one after {time.monotonic() - began}"
+    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    if growth > MOST_GROWTH:
+        yield f"{reader}: expected at most {MOST_GROWTH:,} bytes more memory, got {growth:,}"
+
+
+def _encoded(pixels: np.ndarray, suffix: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, Image.registered_extensions()[f".{suffix}"])
+    return file.getvalue()
+
+
+def main() -> int:
+    """Damages files for each reader; prints what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=10_000, help="for each reader")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    found = {}
+    for reader in READERS:
+        with tempfile.TemporaryDirectory() as folder:
+            found[reader] = list(faults(reader, asked.files, asked.seed, Path(folder)))
+        print(json.dumps({"reader": reader, "files": asked.files, "faults": found[reader][:10]}), flush=True)  # noqa: T201
+    return int(any(found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
