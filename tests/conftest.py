@@ -1,4 +1,5 @@
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,28 @@ import torch
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, Splits, split
 from splitleak.training.fit import epochs
+
+
+class Page(HTMLParser):
+    """All that a page loads, the tags it has, and its text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.loaded, self.text = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loaded += [value for name, value in attrs if name in ("src", "href", "data", "srcset", "action")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture
+def parsed():
+    """``parsed(html)``: a page taken apart."""
+    return Page
 
 
 @pytest.fixture(autouse=True, scope="session")
