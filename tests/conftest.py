@@ -1,4 +1,5 @@
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,28 @@ def pytest_collection_modifyitems(items):
     """Files with slow cases come first, so that no worker is left with one when the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+class Page(HTMLParser):
+    """All that a page loads, the tags it has, and its text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.loaded, self.text = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loaded += [value for name, value in attrs if name in ("src", "href", "data", "srcset", "action")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture
+def parsed():
+    """``parsed(html)``: a page taken apart."""
+    return Page
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ And a campaign on disk whose records are made up: the report is a function of re
 import math
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -52,28 +51,6 @@ ATTACKS = {
     "attacks": [{"name": "GMI", "attack": "gmi"}, {"name": "PPA", "attack": "ppa"}],
     "strongest": {"losses": ["GMI"]},
 }
-
-
-class Page(HTMLParser):
-    """All that a page loads, the tags it has, and its text."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.loaded, self.text = [], [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.loaded += [value for name, value in attrs if name in ("src", "href", "data", "srcset", "action")]
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-@pytest.fixture
-def parsed():
-    """``parsed(html)``: a page taken apart."""
-    return Page
 
 
 def _target(place, design, accuracy):

@@ -1,8 +1,13 @@
 import json
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+RESULTS = Path(__file__).parents[3] / "eval" / "results"
 TINY = """
 name = "tiny"
 seeds = [0, 1]
@@ -74,3 +79,39 @@ def test_data_for_one_data_set_of_several_are_refused(call, tiny):
 def test_the_status_of_what_is_no_campaign_is_refused(call, tmp_path):
     code, _, err = call("campaign", "status", tmp_path)
     assert (code, "expected a folder that `splitleak campaign run` wrote" in err) == (1, True)
+
+
+def test_recorded_results_are_reported_again_by_the_command(tmp_path, parsed):
+    asked = ("campaign", "report", str(RESULTS / "cem_small"), "--out", str(tmp_path / "out"))
+    made = subprocess.run(
+        [sys.executable, "-P", "-m", "splitleak", *asked], capture_output=True, text=True, timeout=300
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.replace("\n", "") == f"Report: {tmp_path / 'out' / 'report.html'}"
+    for name in ("report.md", "table.csv"):
+        assert (tmp_path / "out" / name).read_text() == (RESULTS / "cem_small" / name).read_text()
+    html = (tmp_path / "out" / "report.html").read_text()
+    page = parsed(html)
+    assert page.loaded
+    assert all(loaded.startswith("data:image/") for loaded in page.loaded)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"https?://|url\(|@import", html)
+    assert "Bottleneck + CEM" in "".join(page.text)
+
+
+def test_names_of_recorded_results_are_escaped(call, tmp_path, parsed):
+    folder = tmp_path / "codecs"
+    shutil.copytree(RESULTS / "codecs_small", folder)
+    plan = json.loads((folder / "campaign.json").read_text())
+    plan["title"] = "<script>alert(1)</script>"
+    (folder / "campaign.json").write_text(json.dumps(plan))
+    assert call("campaign", "report", folder, "--out", tmp_path / "out")[0] == 0
+    page = parsed((tmp_path / "out" / "report.html").read_text())
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in "".join(page.text)
+
+
+def test_what_can_not_be_reported_is_one_line_on_standard_error(refusal, tmp_path):
+    assert "expected a campaign's folder, recorded results, or records" in refusal("campaign", "report", tmp_path)
+    (tmp_path / "campaign.json").write_text("{")
+    assert "campaign.json: expected valid JSON" in refusal("campaign", "report", tmp_path)
