@@ -47,6 +47,7 @@ def test_what_was_saved_is_loaded_frozen_and_knows_its_public_images(changes, sm
     assert loaded.document.about["seed"] == 2
 
 
+@pytest.mark.slow
 def test_one_seed_gives_the_same_prior(small_splits):
     first, second, other = (
         train_prior(PriorConfig(**QUICK), small_splits.public, Run(seed=s)).digest for s in (0, 0, 1)

@@ -78,6 +78,7 @@ def test_the_bound_of_the_channel_is_its_posterior_variance():
     assert mse_lower_bound(before - told, dimensions) == pytest.approx(POSTERIOR, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name, kind in ATTACKS.items() if kind.takes == "features"))
 def test_no_attack_beats_the_bound_and_the_strong_ones_come_near(name, channel):
     known, victims = channel

@@ -10,6 +10,8 @@ from splitleak.measures.pixel import mse
 from splitleak.models.split import build
 from splitleak.seeding import resolve_device
 
+pytestmark = pytest.mark.slow
+
 QUICK = QueryFreeConfig(epochs=12, shadow_batch_size=16, decoder_epochs=6, iterations=25)
 
 

@@ -40,6 +40,7 @@ def known(encoder, small_splits):
     )
 
 
+@pytest.mark.slow
 def test_it_ends_better_than_the_decoder_that_it_starts_from(known, small_splits):
     truth = small_splits.victims.floats()
     decoder = DecoderAttack(DecoderConfig(epochs=4))(known)

@@ -51,6 +51,7 @@ def weights(game):
     return torch.cat([value.flatten() for value in game.generator.state_dict().values()])
 
 
+@pytest.mark.slow
 def test_the_generator_learns_what_the_critic_calls_real():
     latents = torch.randn(32, 64)
     before = Plain(QUICK, Run()).generator.eval()(latents).mean()
@@ -61,6 +62,7 @@ def test_the_generator_learns_what_the_critic_calls_real():
     assert not any(each.requires_grad for network in (game.generator, game.critic) for each in network.parameters())
 
 
+@pytest.mark.slow
 def test_a_game_in_half_the_bits_is_learnt_too(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     config, latents = GanTraining(width=4, batch_size=8, iterations=200, average=0), torch.randn(32, 64)
@@ -72,11 +74,13 @@ def test_a_game_in_half_the_bits_is_learnt_too(monkeypatch):
     assert {each.dtype for each in game.generator.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_one_seed_gives_the_same_generator_and_another_another():
     assert torch.equal(weights(played()[0]), weights(played()[0]))
     assert not torch.equal(weights(played()[0]), weights(played(run=Run(seed=1))[0]))
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_bit(tmp_path, killed):
     checkpoint = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
