@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splitleak.config import read_document
+from splitleak.config import read_table
 from splitleak.defenses.artifact import artifact_digest, read_record
 from splitleak.eval.record.schema import AttackRun, Target, ThreatModel
 
@@ -43,14 +43,10 @@ class Attacked:
             ValueError: It is none.
         """
         path = folder / "attack.json"
-        document = read_document(path)
-        try:
-            public = tuple(document.pop("public_hashes"))
-            told = {key: document[key] for key in _OF_RUN if key in document}
-            run = AttackRun.parse({**told, "name": document["attack"]}, source=str(path))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: expected what an attack writes, but it has no {error}") from None
-        return cls(run, public, document, str(path))
+        document = read_table(path)
+        told = {key: document[key] for key in _OF_RUN if key in document}
+        run = AttackRun.parse({**told, "name": document["attack"]}, source=str(path))
+        return cls(run, tuple(document["public_hashes"]), document, str(path))
 
     def threat_model(self, **told: object) -> ThreatModel:
         """What the attacker saw, knew and asked; ``told`` is what only the judge can tell."""

@@ -72,7 +72,7 @@ def test_what_tells_attacks_apart_leaves_out_what_older_ones_did_not_write(attac
 
 @pytest.mark.parametrize("lacking", ["attack", "public_hashes"])
 def test_what_no_attack_wrote_is_refused_by_file_and_key(attacked, tmp_path, lacking):
-    with pytest.raises(ValueError, match=rf"attack\.json: expected what an attack writes, but it has no '{lacking}'"):
+    with pytest.raises(ValueError, match=rf"attack\.json: expected a key '{lacking}'"):
         attacked(lacking)
 
 
