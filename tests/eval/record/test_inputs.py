@@ -85,5 +85,5 @@ def test_nothing_at_all_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError):
         Attacked.read(tmp_path)
     (tmp_path / "attack.json").write_text(json.dumps([]))
-    with pytest.raises(ValueError, match="expected what an attack writes"):
+    with pytest.raises(ValueError, match="expected a table of keys and values"):
         Attacked.read(tmp_path)
