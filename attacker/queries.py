@@ -16,10 +16,12 @@ import grpc
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from splitleak.artifacts import written_file
 from splitleak.attacker.base import Query
 from splitleak.datasets.images import Images
+from splitleak.defenses.artifact import WholeModel
 from splitleak.errors import WireError
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig, connect
@@ -220,6 +222,25 @@ def live_query(probe: Probe, budget: int | None, *, views: int = 1) -> Query:
         return probe(images, views=views)[0]
 
     return Query(send, budget, views=views)
+
+
+def artifact_query(whole: WholeModel, budget: int | None) -> Query:
+    """The model ``whole`` asked as a service would be, defenses and all, but in this process: images to scores."""
+
+    def send(images: Tensor) -> Tensor:
+        return torch.from_numpy(whole.predict(images.cpu().numpy())).softmax(1)
+
+    return Query(send, budget)
+
+
+def label_only(query: Query) -> Query:
+    """``query`` through a service that tells no more than the label: rows with one 1 each, at the same price."""
+
+    def send(images: Tensor) -> Tensor:
+        answers = query(images)
+        return functional.one_hot(answers.argmax(1), answers.shape[1]).float()
+
+    return Query(send, query.budget, draws=query.draws, views=query.views, answers="labels")
 
 
 def recorded_query(pairs: Path, public: Images | None, source: Path | None, budget: int | None) -> Query:

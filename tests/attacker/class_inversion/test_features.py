@@ -9,7 +9,7 @@ from splitleak.attacker.class_inversion.brep import BREPMI, BREPConfig
 from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeatures, standing_for
 from splitleak.attacker.class_inversion.gmi import GMI, GMIConfig
 from splitleak.attacker.class_inversion.search import Search
-from splitleak.attacker.invert import InversionConfig
+from splitleak.attacker.run import AttackConfig
 from splitleak.defenses.classes.low_rank import LowRankHead
 
 MATCHED = {"loss": "features", "each": 5}
@@ -93,7 +93,7 @@ def test_a_model_without_a_known_head_is_refused(searched):
 def test_the_documents_of_other_losses_say_nothing_of_it():
     assert GMIConfig().document()["identity"] == "cross-entropy"
     assert GMIConfig(identity={"loss": "features"}).document()["identity"] == {"loss": "features", "each": 30}
-    asked = InversionConfig(attack="ppa", settings={"identity": {"loss": "features", "each": 7}})
+    asked = AttackConfig(attack="ppa", settings={"identity": {"loss": "features", "each": 7}})
     assert asked.build().config.identity == MatchedFeatures(loss="features", each=7)
 
 
