@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, final
 
@@ -79,6 +79,11 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Report = silent
     checkpoint: Path | None = None
+
+    def part(self, name: str) -> "Run":
+        """The same run for one part of an attack, whose checkpoint is a file of its own beside the attack's."""
+        path = self.checkpoint
+        return replace(self, checkpoint=None if path is None else path.with_name(f"{path.name}.{name}"))
 
 
 class Method(ABC):

@@ -22,6 +22,7 @@ from splitleak.datasets.images import Images
 from splitleak.models.generator import Critic, Generator, GeneratorConfig
 from splitleak.models.imported import ImportedGenerator
 from splitleak.seeding import generator
+from splitleak.training.modules import freeze, to_channels_last
 
 FORMAT: Literal[1] = 1
 
@@ -134,8 +135,7 @@ class Prior:
             _restore(critic, folder / "critic.safetensors")
         for network in (drawing, critic):
             if network is not None:
-                network.requires_grad_(False).eval()
-                network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                to_channels_last(freeze(network, device), device)
         return cls(document, drawing, critic)
 
 

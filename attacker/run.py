@@ -27,7 +27,6 @@ from splitleak.attacker.queries import (
     victims,
 )
 from splitleak.attacker.reconstruction import ATTACKS
-from splitleak.attacker.reconstruction.descent import frozen
 from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
@@ -36,6 +35,7 @@ from splitleak.defenses.classes.adaptive import adaptive_model, white_box
 from splitleak.defenses.training import assemble
 from splitleak.logs import Report
 from splitleak.tables import Table
+from splitleak.training.modules import freeze
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.files.shared import SharedScores
@@ -117,7 +117,7 @@ class Access:
             public=public.floats(),
             query=query,
             labels=public.labels,
-            encoder=None if self.encoder is None else frozen(load_edge(self.encoder, device).encoder, device),
+            encoder=None if self.encoder is None else freeze(load_edge(self.encoder, device).encoder, device),
             head=head,
             fresh_encoder=fresh_encoder,
         )
@@ -142,7 +142,7 @@ class Access:
             public=None if public is None else public.floats(),
             query=self._query(config, public, device, self.model),
             labels=None if public is None else public.labels,
-            model=None if whole is None else frozen((adaptive_model if self.adaptive else white_box)(whole), device),
+            model=None if whole is None else freeze((adaptive_model if self.adaptive else white_box)(whole), device),
             prior=prior,
         )
 
@@ -256,7 +256,7 @@ def _cloud_knowledge(
     if folder is None:
         return None, None
     half = load_cloud(folder, device)
-    return frozen(half.head, device), lambda: _fresh_encoder(half.config, device)
+    return freeze(half.head, device), lambda: _fresh_encoder(half.config, device)
 
 
 def _fresh_encoder(half: HalfConfig, device: torch.device) -> nn.Module:

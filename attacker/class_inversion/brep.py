@@ -5,10 +5,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig
-from splitleak.attacker.reconstruction.descent import beside
-from splitleak.training.fit import Resumable, epochs
+from splitleak.training.fit import Resumable, step_ranges
 
-_CHUNK = 10  # iterations between two looks at the clock
 _BATCH = 512
 
 
@@ -95,9 +93,9 @@ class BREPMI(LatentSearch):
             optimizers={},
             generators={"steps": draw},
         )
-        checkpoint = beside(search.run.checkpoint, "search")
-        for chunk in epochs(self.name, -(-config.steps // _CHUNK), state, checkpoint, search.run.report):
-            for _ in range(min(_CHUNK, config.steps - chunk * _CHUNK)):
+        checkpoint = search.run.part("search").checkpoint
+        for iterations in step_ranges(self.name, config.steps, state, checkpoint, search.run.report, size=10):
+            for _ in iterations:
                 self.step(search, walks, labels, draw)
             state.history.append({"radius": float(walks.radius.mean()), "going": float(walks.going.sum())})
         self.findings["history"] = state.history

@@ -12,7 +12,6 @@ from splitleak.attacker.class_inversion.features import MatchedFeatures
 from splitleak.attacker.class_inversion.gmi import GMI, GMIConfig
 from splitleak.attacker.class_inversion.ked import KEDMI, KEDConfig
 from splitleak.attacker.class_inversion.search import Drawing, Identity, LatentSearch, Search, answers_to
-from splitleak.attacker.reconstruction.descent import beside, frozen
 from splitleak.attacker.training.fitting import step
 from splitleak.config import Config, digest
 from splitleak.defenses.classes.adaptive import feature_extractor
@@ -20,8 +19,9 @@ from splitleak.defenses.features.layers import last_layer
 from splitleak.measures.identity import IDENTITY_LOSSES
 from splitleak.models.generator import Critic
 from splitleak.models.split import ModelConfig, build
-from splitleak.seeding import derive_seed, generator
+from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
+from splitleak.training.modules import freeze
 
 _BATCH = 64
 
@@ -126,8 +126,7 @@ def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn:
     """
     name, answers = f"student-{turn}", answers_to(model, public, run.device).softmax(1)
     sizes = {"channels": public.shape[1], "size": public.shape[2], "classes": answers.shape[1]}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(run.seed, "lomma", name))
+    with seeded(run.seed, "lomma", name):
         student = build(ModelConfig.parse({"architecture": "cnn", **sizes}, source="student")).to(run.device)
     order, optimizer = generator(run.seed, "lomma", name), Adam(student.parameters(), lr=config.student_rate)
     state = Resumable(
@@ -136,7 +135,7 @@ def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn:
         optimizers={"adam": optimizer},
         generators={"order": order},
     )
-    for _ in epochs(name, config.student_epochs, state, beside(run.checkpoint, name), run.report):
+    for _ in epochs(name, config.student_epochs, state, run.part(name).checkpoint, run.report):
         student.train()
         rows = torch.randperm(len(public), generator=order)
         losses = [
@@ -148,4 +147,4 @@ def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn:
             if len(batch) > 1
         ]
         state.history.append({"loss": float(torch.stack(losses).mean()) if losses else 0.0})
-    return frozen(student, run.device)
+    return freeze(student, run.device)

@@ -10,11 +10,9 @@ from torch.optim import SGD, Adam
 
 from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
-from splitleak.attacker.reconstruction.descent import frozen
 from splitleak.config import Config, digest
-from splitleak.training.fit import Resumable, epochs
-
-_CHUNK = 25  # steps between two looks at the clock
+from splitleak.training.fit import Resumable, step_ranges
+from splitleak.training.modules import freeze
 
 
 class MIFaceConfig(Config):
@@ -63,7 +61,7 @@ class MIFace(ClassInversion):
 
     def invert(self, known: ClassKnowledge, run: Run) -> Tensor:
         assert known.model is not None
-        config, model = self.config, frozen(copy.deepcopy(known.model), run.device)
+        config, model = self.config, freeze(copy.deepcopy(known.model), run.device)
         with torch.no_grad():
             black = model(torch.zeros(1, *known.image_shape, device=run.device))
         check_width(self.name, known, black.shape[1])
@@ -74,9 +72,8 @@ class MIFace(ClassInversion):
             optimizers={"steps": search.optimizer},
             generators={},
         )
-        chunks = -(-config.steps // _CHUNK)
-        for chunk in epochs("attack", chunks, state, run.checkpoint, run.report):
-            for _ in range(min(_CHUNK, config.steps - chunk * _CHUNK)):
+        for iterations in step_ranges("attack", config.steps, state, run.checkpoint, run.report):
+            for _ in iterations:
                 search.step()
             state.history.append({"cost": float(search.best_cost.mean())})
         search.note()

@@ -5,7 +5,6 @@ from pydantic import Field
 from torch import Tensor
 
 from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig
-from splitleak.attacker.reconstruction.descent import beside
 from splitleak.config import digest
 from splitleak.training.fit import Resumable, epochs
 
@@ -96,7 +95,7 @@ class MirrorGenetic(LatentSearch):
         population = {"latents": starts.clone(), "scores": scores}
         told = [config.document(), search.run.seed, float(starts.double().sum()), float(scores.double().sum())]
         state = Resumable(digest(told), {}, {}, {"steps": draw}, kept=population)
-        for _ in epochs(self.name, config.steps, state, beside(search.run.checkpoint, "search"), search.run.report):
+        for _ in epochs(self.name, config.steps, state, search.run.part("search").checkpoint, search.run.report):
             rows = (state.kept["scores"].amax(1) < config.enough).nonzero().flatten()
             budget, views = search.query.budget, search.query.views
             if budget is None or search.query.made + len(rows) * (each - 1) * views <= budget:

@@ -13,7 +13,6 @@ from torch.optim import SGD, Adam, Optimizer
 from splitleak.attacker.base import Query, Run
 from splitleak.attacker.class_inversion.base import Access, ClassInversion, ClassKnowledge, check_width
 from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeatures
-from splitleak.attacker.reconstruction.descent import beside, frozen
 from splitleak.config import Config, digest
 from splitleak.defenses.classes.adaptive import feature_extractor
 from splitleak.measures.identity import IDENTITY_LOSSES
@@ -21,9 +20,9 @@ from splitleak.models.engine import fused
 from splitleak.models.generator import Critic, Generator
 from splitleak.models.imported import ImportedGenerator
 from splitleak.seeding import generator
-from splitleak.training.fit import Resumable, epochs
+from splitleak.training.fit import Resumable, step_ranges
+from splitleak.training.modules import freeze
 
-_CHUNK = 25  # steps between two looks at the clock
 _BATCH = 256
 
 Drawing = Generator | ImportedGenerator
@@ -152,9 +151,9 @@ class LatentSearch(ClassInversion):
 
     def prepare(self, known: ClassKnowledge, run: Run) -> Search:
         """Copies of what is known, on the run's device, and how many classes there are."""
-        model = None if known.model is None or self.access != "white" else frozen(fused(known.model), run.device)
+        model = None if known.model is None or self.access != "white" else freeze(fused(known.model), run.device)
         drawing, critic = self.networks(known, run, model)
-        drawing = frozen(fused(drawing), run.device)
+        drawing = freeze(fused(drawing), run.device)
         search = Search(self.name, drawing, critic, model, known.query, known, run)
         with torch.no_grad():
             blank = torch.zeros(1, *known.image_shape, device=run.device)
@@ -186,7 +185,7 @@ class LatentSearch(ClassInversion):
         """
         assert known.prior is not None
         critic = known.prior.critic
-        return known.prior.generator, critic and frozen(copy.deepcopy(critic), run.device)
+        return known.prior.generator, critic and freeze(copy.deepcopy(critic), run.device)
 
     def sample(self, search: Search) -> Tensor:
         """Latents to start from: candidates ``(S, d)``, the same for all classes, or the starts ``(K, N, d)``."""
@@ -245,10 +244,10 @@ class LatentSearch(ClassInversion):
             optimizers={"steps": optimizer},
             generators={"steps": draw},
         )
-        checkpoint, started = beside(search.run.checkpoint, stage), search.evaluations
-        for chunk in epochs(self.name, -(-total // _CHUNK), state, checkpoint, search.run.report):
+        checkpoint, started = search.run.part(stage).checkpoint, search.evaluations
+        for iterations in step_ranges(self.name, total, state, checkpoint, search.run.report):
             losses, before = torch.zeros(len(values), device=values.device), search.evaluations
-            for _ in range(min(_CHUNK, total - chunk * _CHUNK)):
+            for _ in iterations:
                 values.grad, losses = _slope(search, values.detach(), labels, loss, draw)
                 optimizer.step()
                 with torch.no_grad():

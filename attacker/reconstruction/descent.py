@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -15,11 +14,8 @@ from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConf
 from splitleak.attacker.training.fitting import cosine, predict, set_rate
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
-from splitleak.training.fit import Resumable, epochs
+from splitleak.training.fit import Resumable, step_ranges
 
-M = TypeVar("M", bound=nn.Module)
-
-_CHUNK = 25  # iterations between two looks at the clock
 _DIRECTIONS = 2000  # errors on public images that directions are taken from, at most
 _SLIGHTEST = 1e-5  # share of the largest variance below which a direction is left out
 _ENCODE_BATCH = 256
@@ -64,11 +60,6 @@ class Descended:
             "feature_loss_end": self.feature_losses[-1],
             "gradient_norm_start": self.gradient_norm,
         }
-
-
-def frozen(module: M, device: torch.device) -> M:
-    """``module`` in eval mode without gradients of its own, on ``device``; changed in place."""
-    return module.requires_grad_(False).eval().to(device)
 
 
 @torch.no_grad()
@@ -117,7 +108,7 @@ def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Kn
     taken = iter(answers)
     pairs = replace(known, public=images, query=Query(lambda _: next(taken), draws=len(answers)))
     attack = DecoderAttack(DecoderConfig(epochs=config.decoder_epochs))
-    attack(pairs, replace(run, checkpoint=beside(run.checkpoint, "decoder")))
+    attack(pairs, run.part("decoder"))
     assert attack.decoder is not None
     decoder = attack.decoder
     errors = (predict(decoder, answers[0, :_DIRECTIONS], run.device) - images[:_DIRECTIONS]).flatten(1)
@@ -166,20 +157,14 @@ def descend(
         generators={},
     )
     first, gradient_norm = problem.look(), problem.gradient_norm()
-    chunks = -(-config.iterations // _CHUNK)
-    for chunk in epochs(name, chunks, state, beside(run.checkpoint, name), run.report):
-        for iteration in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, config.iterations)):
+    for iterations in step_ranges(name, config.iterations, state, run.part(name).checkpoint, run.report):
+        for iteration in iterations:
             set_rate(optimizer, config.learning_rate * cosine(iteration / config.iterations))
             problem.moves.grad = problem.gradient()
             optimizer.step()
         state.history.append({"feature_loss": problem.look()})
     losses = [first, *(figures["feature_loss"] for figures in state.history)]
     return Descended(problem.images().cpu(), losses, gradient_norm)
-
-
-def beside(checkpoint: Path | None, name: str) -> Path | None:
-    """A file for one part of an attack, beside the attack's own."""
-    return None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.{name}")
 
 
 class _Problem:

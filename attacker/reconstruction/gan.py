@@ -8,17 +8,16 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.training.fitting import cosine, fit, gather, identity, predict, rebuilding_loss, set_rate, step
-from splitleak.config import Config
+from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.models.decoder import ResNormDecoder
-from splitleak.seeding import derive_seed, generator
-from splitleak.training.fit import Resumable
+from splitleak.seeding import generator, seeded
+from splitleak.training.modules import to_channels_last
 from splitleak.training.precision import mixed_precision
 
 _BETAS = (0.5, 0.999)
 
 
-class GanConfig(Config):
+class GanConfig(FitConfig):
     """Generator, critic and their training. The defaults are a preset for a CPU."""
 
     blocks: int = Field(default=2, ge=0, description="residual blocks of the generator at the features' resolution")
@@ -28,7 +27,6 @@ class GanConfig(Config):
     decoder_epochs: int = Field(default=5, ge=1, description="epochs without the critic, if the start is a decoder")
     decoder_learning_rate: float = Field(default=5e-3, gt=0)
     epochs: int = Field(default=20, ge=1, description="epochs with the critic")
-    batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=5e-3, gt=0, description="the generator's; both fall along cosines")
     critic_learning_rate: float = Field(default=1e-3, gt=0)
     critic_steps: int = Field(default=1, ge=1, description="steps of the critic, one a batch, to one of the generator")
@@ -36,7 +34,6 @@ class GanConfig(Config):
     ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in that loss")
     penalty: float = Field(default=10, ge=0, description="weight of the gradient penalty in the critic's loss")
     weight_decay: float = Field(default=1e-4, ge=0, description="of the generator")
-    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
 
 
 class Critic(nn.Module):
@@ -123,20 +120,13 @@ class GanAttack(Attack):
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config, gather(known, self.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(run.seed, "gan", "init"))
+        with seeded(run.seed, "gan", "init"):
             shape = tuple(features.shape[2:])
             network = ResNormDecoder(shape, known.image_shape, blocks=config.blocks, channels=config.channels)
             critic = Critic(known.image_shape, config.critic_width)
         for module in (network, critic):
-            module.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            to_channels_last(module, run.device)
         game = Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device))
-        state = Resumable(
-            identity=identity(config, run, features, known.public),
-            modules={"generator": network, "critic": critic},
-            optimizers={"decoder": game.alone, "generator": game.playing, "critic": game.critical},
-            generators={"order": generator(run.seed, "gan", "order"), "between": game.draw},
-        )
         self.generator = network
         self.findings = fit(
             self.name,
@@ -144,11 +134,12 @@ class GanAttack(Attack):
             game.descend,
             features,
             known.public,
-            state,
+            config,
             run,
-            total=game.warm_up + config.epochs,
-            batch_size=config.batch_size,
-            held_out=config.held_out,
+            modules={"generator": network, "critic": critic},
+            optimizers={"decoder": game.alone, "generator": game.playing, "critic": game.critical},
+            generators={"between": game.draw},
+            warm_up=game.warm_up,
         )
         self.findings["decoder_epochs"] = game.warm_up
         return predict(network, known.captured, run.device)

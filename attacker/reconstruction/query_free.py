@@ -9,11 +9,12 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.reconstruction.descent import DescentConfig, beside, descend, encode_public, frozen, start_from
+from splitleak.attacker.reconstruction.descent import DescentConfig, descend, encode_public, start_from
 from splitleak.attacker.training.fitting import cosine, set_rate, step
 from splitleak.config import digest
-from splitleak.seeding import derive_seed, generator
+from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
+from splitleak.training.modules import freeze
 
 
 class QueryFreeConfig(DescentConfig):
@@ -84,10 +85,9 @@ class QueryFreeAttack(Attack):
         assert known.head is not None
         assert known.fresh_encoder is not None
         config = self.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(run.seed, self.name, "init"))
+        with seeded(run.seed, self.name, "init"):
             shadow = known.fresh_encoder().to(run.device)
-        head = frozen(copy.deepcopy(known.head), run.device)
+        head = freeze(copy.deepcopy(known.head), run.device)
         optimizer = Adam(shadow.parameters(), lr=config.shadow_learning_rate, eps=1e-3, amsgrad=True)
         order = generator(run.seed, self.name, "order")
         images, labels = known.public.to(run.device), known.labels.to(run.device)
@@ -97,7 +97,7 @@ class QueryFreeAttack(Attack):
             optimizers={"adam": optimizer},
             generators={"order": order},
         )
-        for epoch in epochs("shadow", config.epochs, state, beside(run.checkpoint, "shadow"), run.report):
+        for epoch in epochs("shadow", config.epochs, state, run.part("shadow").checkpoint, run.report):
             shadow.train()
             shuffled = torch.randperm(len(images), generator=order)
             batches = [batch for batch in shuffled.split(config.shadow_batch_size) if len(batch) > 1]
@@ -111,4 +111,4 @@ class QueryFreeAttack(Attack):
                 losses.append(step(optimizer, functional.cross_entropy(logits, labels[batch])))
             accuracy = right / sum(map(len, batches))
             state.history.append({"loss": float(torch.stack(losses).mean()), "accuracy": accuracy})
-        return frozen(shadow, run.device), {"shadow": state.history}
+        return freeze(shadow, run.device), {"shadow": state.history}

@@ -8,10 +8,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, encode_public, frozen, start_from
+from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, encode_public, start_from
 from splitleak.attacker.training.fitting import gather
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
+from splitleak.training.modules import freeze
 
 
 class MaximumLikelihoodConfig(DescentConfig):
@@ -67,7 +68,7 @@ class MaximumLikelihoodAttack(Attack):
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         assert known.encoder is not None
-        encoder = frozen(copy.deepcopy(known.encoder), run.device)
+        encoder = freeze(copy.deepcopy(known.encoder), run.device)
         asked = gather(known, self.name) if known.query else encode_public(self.name, encoder, known, run.device)
         candidates = list(itertools.product(self.config.tv_weights, self.config.l2_weights))
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))

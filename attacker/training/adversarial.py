@@ -11,15 +11,13 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Run
-from splitleak.attacker.reconstruction.descent import beside
 from splitleak.attacker.training.fitting import step
 from splitleak.config import Config, digest
 from splitleak.models.generator import Critic, Generator, GeneratorConfig
-from splitleak.seeding import derive_seed, generator
-from splitleak.training.fit import Resumable, epochs
+from splitleak.seeding import generator, seeded
+from splitleak.training.fit import Resumable, step_ranges
+from splitleak.training.modules import freeze, to_channels_last
 from splitleak.training.precision import mixed_precision
-
-_CHUNK = 25  # iterations between two looks at the clock
 
 
 class GanTraining(Config):
@@ -96,12 +94,9 @@ def networks(
     name: str, config: GeneratorConfig, run: Run, norm: Literal["instance", "spectral"], outputs: int | None = None
 ) -> tuple[Generator, Critic]:
     """An untrained generator and its critic on the run's device, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(run.seed, name, "init"))
-        sides = Generator(config), Critic(config, norm, outputs)
-    for network in sides:
-        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return sides
+    with seeded(run.seed, name, "init"):
+        drawing, critic = Generator(config), Critic(config, norm, outputs)
+    return to_channels_last(drawing, run.device), to_channels_last(critic, run.device)
 
 
 def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str) -> list[dict[str, float]]:
@@ -129,11 +124,9 @@ def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str
         labels = None if classes is None else torch.randint(classes, (config.batch_size,), generator=draw)
         return rows, latents, None if labels is None else labels.to(run.device)
 
-    for chunk in epochs(
-        game.name, -(-config.iterations // _CHUNK), state, beside(run.checkpoint, game.name), run.report
-    ):
+    for iterations in step_ranges(game.name, config.iterations, state, run.part(game.name).checkpoint, run.report):
         losses = []
-        for _ in range(min(_CHUNK, config.iterations - chunk * _CHUNK)):
+        for _ in iterations:
             for _ in range(config.critic_steps):
                 rows, latents, labels = dealt()
                 with torch.no_grad():
@@ -149,7 +142,7 @@ def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str
         state.history.append({"critic_loss": critic_loss, "generator_loss": generator_loss})
     game.generator.load_state_dict(averaged.state_dict())
     for network in (game.generator, game.critic):
-        network.requires_grad_(False).eval()
+        freeze(network, run.device)
     return state.history
 
 

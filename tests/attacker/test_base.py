@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,3 +117,9 @@ def test_the_entry_refuses_scores_where_it_takes_features_and_the_other_way_roun
 def test_the_entry_refuses_public_images_of_another_shape():
     with pytest.raises(ValueError, match=r"expected public images \(1, 4, 4\), got \(1, 8, 8\)"):
         Given(torch.zeros(2, 1, 4, 4))(knowledge(public=torch.zeros(5, 1, 8, 8)))
+
+
+def test_a_part_of_an_attack_is_the_same_run_with_a_checkpoint_of_its_own():
+    run = Run(seed=3, checkpoint=Path("folder/.out.checkpoint"))
+    assert run.part("decoder") == dataclasses.replace(run, checkpoint=Path("folder/.out.checkpoint.decoder"))
+    assert Run().part("decoder").checkpoint is None
