@@ -7,6 +7,7 @@
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from splitleak.artifacts import load_tensors, provenance, save_tensors, write_json, written_folder
 from splitleak.attacker.base import Run
-from splitleak.attacker.training.adversarial import Game, GanTraining, gradient_penalty, hinge, networks, play
+from splitleak.attacker.training.adversarial import Game, GanTraining, networks, play
+from splitleak.attacker.training.critic import Critic, Norm, gradient_penalty, hinge
 from splitleak.config import Config, digest, read_document
 from splitleak.datasets.images import Images
-from splitleak.models.generator import Critic, Generator, GeneratorConfig
+from splitleak.models.generator import Generator, GeneratorConfig
 from splitleak.models.imported import ImportedGenerator
 from splitleak.seeding import generator
 from splitleak.training.modules import freeze, to_channels_last
@@ -37,7 +39,7 @@ class PriorConfig(GanTraining):
     conditional: bool = Field(default=False, description="tell both networks the class of each public image")
 
     @property
-    def norm(self) -> Literal["instance", "spectral"]:
+    def norm(self) -> Norm:
         """The critic's normalisation."""
         return "spectral" if self.loss == "hinge" else "instance"
 
@@ -66,7 +68,7 @@ class PriorDocument(Config):
 
     format: Literal[1]
     generator: GeneratorConfig
-    norm: Literal["instance", "spectral"] = "spectral"
+    norm: Norm = "spectral"
     signed: bool = Field(default=False, description="whether the images of generator.onnx are in [-1, 1]")
     public_hashes: tuple[str, ...] = ()
     about: dict[str, Any] = Field(default_factory=dict)
@@ -192,7 +194,8 @@ class _PriorGame(Game):
         real, fake = self.critic(images, own), self.critic(fakes, labels)
         if self.config.loss == "hinge":
             return hinge(real, fake)
-        penalty: Tensor = gradient_penalty(self.critic, images, fakes, self.streams["between"], own)
+        share = torch.rand(len(images), 1, 1, 1, generator=self.streams["between"]).to(images)
+        penalty = gradient_penalty(partial(self.critic, labels=own), share * images + (1 - share) * fakes)
         loss: Tensor = fake.mean() - real.mean() + self.config.penalty * penalty
         return loss
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassKnowledge
 from splitleak.attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig
-from splitleak.models.generator import Critic
+from splitleak.attacker.training.critic import Critic
 
 
 class GMIConfig(SearchConfig):

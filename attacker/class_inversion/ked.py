@@ -9,8 +9,9 @@ from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassKnowledge
 from splitleak.attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig, answers_to
 from splitleak.attacker.training.adversarial import GanTraining, MixedGame, networks, play
+from splitleak.attacker.training.critic import Critic
 from splitleak.config import digest
-from splitleak.models.generator import Critic, Generator
+from splitleak.models.generator import Generator
 from splitleak.training.precision import mixed_precision
 
 

@@ -12,12 +12,12 @@ from splitleak.attacker.class_inversion.features import MatchedFeatures
 from splitleak.attacker.class_inversion.gmi import GMI, GMIConfig
 from splitleak.attacker.class_inversion.ked import KEDMI, KEDConfig
 from splitleak.attacker.class_inversion.search import Drawing, Identity, LatentSearch, Search, answers_to
+from splitleak.attacker.training.critic import Critic
 from splitleak.attacker.training.fitting import step
 from splitleak.config import Config, digest
 from splitleak.defenses.classes.adaptive import feature_extractor
 from splitleak.defenses.features.layers import last_layer
 from splitleak.measures.identity import IDENTITY_LOSSES
-from splitleak.models.generator import Critic
 from splitleak.models.split import ModelConfig, build
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs

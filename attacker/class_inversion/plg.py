@@ -8,11 +8,12 @@ from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassKnowledge
 from splitleak.attacker.class_inversion.features import standing_for
 from splitleak.attacker.class_inversion.search import Identity, LatentSearch, Search, SearchConfig, answers_to
-from splitleak.attacker.training.adversarial import GanTraining, MixedGame, hinge, networks, play
+from splitleak.attacker.training.adversarial import GanTraining, MixedGame, networks, play
 from splitleak.attacker.training.augmentation import ViewsConfig, random_views
+from splitleak.attacker.training.critic import Critic, hinge
 from splitleak.config import digest
 from splitleak.measures.identity import max_margin
-from splitleak.models.generator import Critic, Generator
+from splitleak.models.generator import Generator
 from splitleak.seeding import generator
 
 

@@ -13,11 +13,12 @@ from torch.optim import SGD, Adam, Optimizer
 from splitleak.attacker.base import Query, Run
 from splitleak.attacker.class_inversion.base import Access, ClassInversion, ClassKnowledge, check_width
 from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeatures
+from splitleak.attacker.training.critic import Critic
 from splitleak.config import Config, digest
 from splitleak.defenses.classes.adaptive import feature_extractor
 from splitleak.measures.identity import IDENTITY_LOSSES
 from splitleak.models.engine import fused
-from splitleak.models.generator import Critic, Generator
+from splitleak.models.generator import Generator
 from splitleak.models.imported import ImportedGenerator
 from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, step_ranges

@@ -4,10 +4,11 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
+from splitleak.attacker.training.critic import PatchCritic, gradient_penalty
 from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.models.decoder import ResNormDecoder
 from splitleak.seeding import generator, seeded
@@ -34,41 +35,6 @@ class GanConfig(FitConfig):
     ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in that loss")
     penalty: float = Field(default=10, ge=0, description="weight of the gradient penalty in the critic's loss")
     weight_decay: float = Field(default=1e-4, ge=0, description="of the generator")
-
-
-class Critic(nn.Module):
-    """``DGWGAN32``: three 5×5 convolutions of stride 2 and a 4×4 one to a score; images ``(N, C, H, W)`` to ``(N,)``.
-
-    Leaky ReLU of 0.2 after each but the last, instance normalisation before the second and third; the scores of an
-    image larger than 32 × 32 are averaged. Where less than 4 × 4 is left, the last convolution takes the whole of it.
-
-    Raises:
-        ValueError: Images are smaller than 16 × 16.
-    """
-
-    def __init__(self, image_shape: tuple[int, int, int], width: int = 64) -> None:
-        super().__init__()
-        channels, *sides = image_shape
-        if min(sides) < 16:
-            raise ValueError(f"expected images of at least 16 × 16 for the critic, got {image_shape}")
-        left = (min(sides) + 7) // 8
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 5, stride=2, padding=2),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 5, stride=2, padding=2),
-            nn.InstanceNorm2d(2 * width, affine=True),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 4 * width, 5, stride=2, padding=2),
-            nn.InstanceNorm2d(4 * width, affine=True),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(4 * width, 1, min(4, left)),
-        )
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.steps: Tensor
-
-    def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.layers(images).flatten(1).mean(1)
-        return scores
 
 
 class GanAttack(Attack):
@@ -123,7 +89,7 @@ class GanAttack(Attack):
         with seeded(run.seed, "gan", "init"):
             shape = tuple(features.shape[2:])
             network = ResNormDecoder(shape, known.image_shape, blocks=config.blocks, channels=config.channels)
-            critic = Critic(known.image_shape, config.critic_width)
+            critic = PatchCritic(known.image_shape, config.critic_width)
         for module in (network, critic):
             to_channels_last(module, run.device)
         game = Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device))
@@ -148,7 +114,7 @@ class GanAttack(Attack):
 class Game:
     """The steps of both players; the generator plays alone for ``warm_up`` epochs."""
 
-    def __init__(self, config: GanConfig, network: ResNormDecoder, critic: Critic, draw: torch.Generator) -> None:
+    def __init__(self, config: GanConfig, network: ResNormDecoder, critic: PatchCritic, draw: torch.Generator) -> None:
         self.config, self.network, self.critic, self.draw = config, network, critic, draw
         self.warm_up = config.decoder_epochs if config.start == "decoder" else 0
         weights = network.parameters
@@ -186,9 +152,6 @@ class Game:
 
     def critics_loss(self, rebuilt: Tensor, images: Tensor) -> Tensor:
         share = torch.rand(len(images), 1, 1, 1, generator=self.draw, device=images.device)
-        between = (images + share * (rebuilt - images)).requires_grad_()
-        (slope,) = torch.autograd.grad(self.critic(between).sum(), between, create_graph=True)
-        steepness = (slope.square().flatten(1).sum(1) + 1e-12).sqrt()
-        apart = self.critic(rebuilt).mean() - self.critic(images).mean()
-        loss: Tensor = apart + self.config.penalty * (steepness - 1).square().mean()
+        penalty = gradient_penalty(self.critic, images + share * (rebuilt - images), epsilon=1e-12)
+        loss: Tensor = self.critic(rebuilt).mean() - self.critic(images).mean() + self.config.penalty * penalty
         return loss

@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Run
+from splitleak.attacker.training.critic import Critic, Norm
 from splitleak.attacker.training.fitting import step
 from splitleak.config import Config, digest
-from splitleak.models.generator import Critic, Generator, GeneratorConfig
+from splitleak.models.generator import Generator, GeneratorConfig
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.modules import freeze, to_channels_last
@@ -91,7 +91,7 @@ class MixedGame(Game):
 
 
 def networks(
-    name: str, config: GeneratorConfig, run: Run, norm: Literal["instance", "spectral"], outputs: int | None = None
+    name: str, config: GeneratorConfig, run: Run, norm: Norm, outputs: int | None = None
 ) -> tuple[Generator, Critic]:
     """An untrained generator and its critic on the run's device, the same for the same seed."""
     with seeded(run.seed, name, "init"):
@@ -153,26 +153,3 @@ def _follow(averaged: Generator, current: Generator, decay: float) -> None:
         mean.lerp_(weight, 1 - decay)
     for kept, statistic in zip(averaged.buffers(), current.buffers(), strict=True):
         kept.copy_(statistic)
-
-
-def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's hinge loss, of its scores ``(B,)`` of real and of drawn images.
-
-    >>> hinge(torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0]))
-    tensor(1.5000)
-    """
-    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
-
-
-def gradient_penalty(
-    critic: Critic, images: Tensor, fakes: Tensor, draw: torch.Generator, labels: Tensor | None = None
-) -> Tensor:
-    """How far the norm of the critic's gradient is from 1 between real and drawn images, squared, on average.
-
-    Gulrajani et al., "Improved training of Wasserstein GANs", NeurIPS 2017.
-    """
-    share = torch.rand(len(images), 1, 1, 1, generator=draw).to(images)
-    between = (share * images + (1 - share) * fakes).requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(between, labels).sum(), between, create_graph=True)
-    penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-    return penalty
