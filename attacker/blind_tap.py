@@ -21,6 +21,7 @@ from splitleak.wire.address import ListenTarget, Target, parse_address
 from splitleak.wire.files.captures import Direction
 
 _T = TypeVar("_T")
+_DIRECTIONS = get_args(Direction)
 _FORMAT = {"format": "splitleak-sizes", "version": 1}
 _LOGGER = logging.getLogger(__name__)
 _CHUNK = 65536
@@ -37,12 +38,21 @@ class BlindTapConfig(Config):
 
 @dataclass(frozen=True)
 class Sighting:
-    """A piece of a connection as it passed. TCP, and not the sender, decides where pieces end; see `bursts`."""
+    """A piece of a connection as it passed. TCP, and not the sender, decides where pieces end; see `bursts`.
+
+    Raises:
+        ValueError: A number is not a whole one from 0 on, or there is no such direction.
+    """
 
     time_ns: int  # wall clock, nanoseconds since 1970
     connection: int
     direction: Direction
     size: int  # bytes
+
+    def __post_init__(self) -> None:
+        numbers = (self.time_ns, self.connection, self.size)
+        if {type(number) for number in numbers} != {int} or min(numbers) < 0 or self.direction not in _DIRECTIONS:
+            raise ValueError(f"expected whole numbers and a direction of {_DIRECTIONS}, got {self}")
 
 
 @contextlib.contextmanager
@@ -65,11 +75,11 @@ def blind_tap(config: BlindTapConfig) -> Iterator[int]:
 
 
 def sightings(path: Path) -> Iterator[Sighting]:
-    """What a blind tap saw, in order; an incomplete last line ends it.
+    """The record of a blind tap, in order; an incomplete last line ends it.
 
     Raises:
         OSError: The file cannot be opened.
-        WireError: It is no such record, or damaged.
+        WireError: A line is not one that a blind tap writes; the message names file and line.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -103,12 +113,6 @@ def bursts(seen: Iterable[Sighting]) -> list[Sighting]:
             last[each.connection] = len(joined)
             joined.append(each)
     return joined
-
-
-def _sighting(time_ns: int, connection: int, direction: Direction, size: int) -> Sighting:
-    if {type(time_ns), type(connection), type(size)} != {int} or direction not in get_args(Direction):
-        raise ValueError
-    return Sighting(time_ns, connection, direction, size)
 
 
 class _Record:
