@@ -48,11 +48,15 @@ class Query:
         Raises:
             PermissionError: The budget would be exceeded; nothing is sent.
         """
-        asked = self.made + len(images) * self.views
-        if self.budget is not None and asked > self.budget:
-            raise PermissionError(f"expected at most {self.budget} queries, got {asked}")
-        self.made = asked
+        queries = self.made + len(images) * self.views
+        if not self.affords(len(images)):
+            raise PermissionError(f"expected at most {self.budget} queries, got {queries}")
+        self.made = queries
         return self._send(images)
+
+    def affords(self, images: int) -> bool:
+        """Whether answers for so many more images are within the budget."""
+        return self.budget is None or self.made + images * self.views <= self.budget
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class Method(ABC):
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
     needs: frozenset[str]  # fields of what it is given to know that must be there; a config may add to its class's
+    network: nn.Module | None = None  # what the attack has trained, after a run
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -106,8 +111,8 @@ class Method(ABC):
         return cls.config_type()
 
     def weights(self) -> dict[str, Tensor]:
-        """What the attack has trained, after a run; empty if nothing."""
-        return {}
+        """The weights of what the attack has trained, after a run; empty if nothing."""
+        return {} if self.network is None else dict(self.network.state_dict())
 
     def _check_needs(self, known: object) -> None:
         for need in sorted(self.needs):

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig
+from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig, best_first
 from splitleak.training.fit import Resumable, step_ranges
 
 _BATCH = 512
@@ -46,11 +46,8 @@ class BREPMI(LatentSearch):
     config_type = BREPConfig
     access = "label"
     needs = frozenset({"prior", "query"})
-
-    def __init__(self, config: BREPConfig) -> None:
-        super().__init__(config)
-        self.config: BREPConfig = config
-        self.radii = torch.zeros(0)
+    config: BREPConfig
+    radii: Tensor
 
     @classmethod
     def paper_config(cls) -> BREPConfig:
@@ -62,19 +59,15 @@ class BREPMI(LatentSearch):
         """What the service calls images of latents ``(B, d)``: ``(B,)``."""
         return torch.cat([search.scores(search.images(part)).argmax(1) for part in latents.split(_BATCH)])
 
-    def affordable(self, search: Search, queries: int) -> bool:
-        """Whether so many more queries are within the budget."""
-        assert search.query is not None
-        return search.query.budget is None or search.query.made + queries * search.query.views <= search.query.budget
-
     def select(self, search: Search, pool: Tensor) -> Tensor:
         """The first candidates that are labelled as each class; asks no more of them than it must."""
+        assert search.query is not None
         each = self.config.restarts
         pool = pool.clamp(-self.config.bound, self.config.bound)
         found: list[list[int]] = [[] for _ in range(search.classes)]
         for start in range(0, len(pool), 64):
             part = pool[start : start + 64]
-            if all(len(places) >= each for places in found) or not self.affordable(search, len(part)):
+            if all(len(places) >= each for places in found) or not search.query.affords(len(part)):
                 break
             for place, label in enumerate(self.labelled(search, part).tolist(), start=start):
                 found[label].append(place)
@@ -105,8 +98,9 @@ class BREPMI(LatentSearch):
 
     def step(self, search: Search, walks: "_Walks", labels: Tensor, draw: torch.Generator) -> None:
         """One iteration of every walk that still goes."""
+        assert search.query is not None
         config, rows = self.config, walks.going.nonzero().flatten()
-        if not len(rows) or not self.affordable(search, len(rows) * (config.points + 1)):
+        if not len(rows) or not search.query.affords(len(rows) * (config.points + 1)):
             return
         centres, radius, own = walks.centres[rows], walks.radius[rows, None, None], labels[rows]
         units = torch.randn(len(rows), config.points, centres.shape[1], generator=draw).to(centres.device)
@@ -133,10 +127,10 @@ class BREPMI(LatentSearch):
     @torch.no_grad()
     def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As by confidence, but by the radius of the sphere, which is all that labels tell of it."""
-        order = self.radii.sort(dim=1, descending=True, stable=True).indices[:, : self.config.images]
-        chosen = latents[torch.arange(len(latents))[:, None], order]
-        images = search.images(chosen.flatten(0, 1), search.labels(order.shape[1])).unflatten(0, order.shape)
-        return images, self.radii.gather(1, order), chosen
+        best = best_first(self.radii, self.config.images)
+        chosen, radii = latents[best], self.radii[best]
+        images = search.images(chosen.flatten(0, 1), search.labels(chosen.shape[1])).unflatten(0, radii.shape)
+        return images, radii, chosen
 
 
 class _Walks(nn.Module):

@@ -42,14 +42,14 @@ class FeatureGoal:
         spread = float((features - features.mean(0)).square().sum(1).mean())
         if not spread > 0:
             raise ValueError(f"expected features of public images that differ, got {len(features)} of spread {spread}")
-        return cls(body, features[standing_for(scores, each)].mean(1), spread)
+        return cls(body, features[top_public_images(scores, each)].mean(1), spread)
 
     def distance(self, features: Tensor, labels: Tensor) -> Tensor:
         """The identity loss ``(N,)`` for classes ``(N,)`` of images with ``features`` ``(N, d)``."""
         return feature_distance(features, labels, self.means, self.spread)
 
 
-def standing_for(scores: Tensor, each: int) -> Tensor:
+def top_public_images(scores: Tensor, each: int) -> Tensor:
     """Places ``(K, each)`` of those of M images, with scores ``(M, K)``, that stand highest in each class.
 
     Where there are fewer images, all of them.

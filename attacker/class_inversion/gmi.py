@@ -31,10 +31,7 @@ class GMI(LatentSearch):
 
     name = "gmi"
     config_type = GMIConfig
-
-    def __init__(self, config: GMIConfig) -> None:
-        super().__init__(config)
-        self.config: GMIConfig = config
+    config: GMIConfig
 
     @classmethod
     def paper_config(cls) -> GMIConfig:

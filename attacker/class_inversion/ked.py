@@ -43,10 +43,7 @@ class KEDMI(LatentSearch):
     name = "ked-mi"
     config_type = KEDConfig
     needs = frozenset({"model", "public"})
-
-    def __init__(self, config: KEDConfig) -> None:
-        super().__init__(config)
-        self.config: KEDConfig = config
+    config: KEDConfig
 
     @classmethod
     def paper_config(cls) -> KEDConfig:

@@ -85,7 +85,7 @@ class Lomma(LatentSearch):
             losses = search.goal.distance(features, labels)
         else:
             logits = [self.layer(features), *(student(images) for student in self.students)]
-            search.notice(logits[0], labels)
+            search.log_confidence(logits[0], labels)
             losses = torch.stack([IDENTITY_LOSSES[config.identity](each, labels) for each in logits]).mean(0)
         unlikely: Tensor = (features - self.mean).square().mean(1)
         return losses + config.regulariser * unlikely

@@ -47,10 +47,7 @@ class MIFace(ClassInversion):
     config_type = MIFaceConfig
     access = "white"
     needs = frozenset({"model"})
-
-    def __init__(self, config: MIFaceConfig) -> None:
-        super().__init__(config)
-        self.config: MIFaceConfig = config
+    config: MIFaceConfig
 
     @classmethod
     def paper_config(cls) -> MIFaceConfig:

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig
+from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig, best_first
 from splitleak.config import digest
 from splitleak.training.fit import Resumable, epochs
 
@@ -29,10 +29,7 @@ class Mirror(LatentSearch):
 
     name = "mirror"
     config_type = MirrorConfig
-
-    def __init__(self, config: MirrorConfig) -> None:
-        super().__init__(config)
-        self.config: MirrorConfig = config
+    config: MirrorConfig
 
     @classmethod
     def paper_config(cls) -> MirrorConfig:
@@ -74,11 +71,8 @@ class MirrorGenetic(LatentSearch):
     config_type = MirrorGeneticConfig
     access = "score"
     needs = frozenset({"prior", "query"})
-
-    def __init__(self, config: MirrorGeneticConfig) -> None:
-        super().__init__(config)
-        self.config: MirrorGeneticConfig = config
-        self.last = torch.zeros(0)
+    config: MirrorGeneticConfig
+    last: Tensor
 
     @classmethod
     def paper_config(cls) -> MirrorGeneticConfig:
@@ -97,8 +91,7 @@ class MirrorGenetic(LatentSearch):
         state = Resumable(digest(told), {}, {}, {"steps": draw}, kept=population)
         for _ in epochs(self.name, config.steps, state, search.run.part("search").checkpoint, search.run.report):
             rows = (state.kept["scores"].amax(1) < config.enough).nonzero().flatten()
-            budget, views = search.query.budget, search.query.views
-            if budget is None or search.query.made + len(rows) * (each - 1) * views <= budget:
+            if search.query.affords(len(rows) * (each - 1)):
                 self.breed(search, state.kept, rows, draw)
             state.history.append({"confidence": float(state.kept["scores"].amax(1).mean()), "going": float(len(rows))})
         self.findings["history"] = state.history
@@ -130,7 +123,7 @@ class MirrorGenetic(LatentSearch):
     @torch.no_grad()
     def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """By the scores that are known; asks nothing more."""
-        order = self.last.sort(dim=1, descending=True, stable=True).indices[:, : self.config.images]
-        chosen = latents[torch.arange(len(latents), device=latents.device)[:, None], order]
-        images = search.images(chosen.flatten(0, 1), search.labels(order.shape[1])).unflatten(0, order.shape)
-        return images, self.last.gather(1, order), chosen
+        best = best_first(self.last, self.config.images)
+        chosen, scores = latents[best], self.last[best]
+        images = search.images(chosen.flatten(0, 1), search.labels(chosen.shape[1])).unflatten(0, scores.shape)
+        return images, scores, chosen

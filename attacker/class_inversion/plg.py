@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassKnowledge
-from splitleak.attacker.class_inversion.features import standing_for
+from splitleak.attacker.class_inversion.features import top_public_images
 from splitleak.attacker.class_inversion.search import Identity, LatentSearch, Search, SearchConfig, answers_to
 from splitleak.attacker.training.adversarial import GanTraining, MixedGame, networks, play
 from splitleak.attacker.training.augmentation import ViewsConfig, random_views
@@ -46,10 +46,7 @@ class PLGMI(LatentSearch):
     name = "plg-mi"
     config_type = PLGConfig
     needs = frozenset({"model", "public"})
-
-    def __init__(self, config: PLGConfig) -> None:
-        super().__init__(config)
-        self.config: PLGConfig = config
+    config: PLGConfig
 
     @classmethod
     def paper_config(cls) -> PLGConfig:
@@ -71,7 +68,7 @@ class PLGMI(LatentSearch):
         assert known.public is not None
         assert model is not None
         scores = answers_to(model, known.public, run.device).softmax(1)
-        rows = standing_for(scores, self.config.each)
+        rows = top_public_images(scores, self.config.each)
         labels = torch.arange(len(rows), device=run.device).repeat_interleave(rows.shape[1])
         shape = self.config.gan.generator(known.image_shape, len(rows))
         game = _Game(

@@ -36,10 +36,7 @@ class PPA(LatentSearch):
 
     name = "ppa"
     config_type = PPAConfig
-
-    def __init__(self, config: PPAConfig) -> None:
-        super().__init__(config)
-        self.config: PPAConfig = config
+    config: PPAConfig
 
     @classmethod
     def paper_config(cls) -> PPAConfig:

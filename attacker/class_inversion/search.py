@@ -60,7 +60,7 @@ class Search:
     classes: int = 0
     evaluations: int = 0  # images that went through the attacker's own copy of the model
     goal: FeatureGoal | None = None  # if features are to be matched
-    unread: list[Tensor] = field(default_factory=list)  # confidences that `notice` has kept
+    confidences: list[Tensor] = field(default_factory=list)  # logged and not popped yet
 
     def draw(self, use: str) -> torch.Generator:
         """A stream of randomness for one use."""
@@ -80,14 +80,14 @@ class Search:
         return answers
 
     @torch.no_grad()
-    def notice(self, logits: Tensor, labels: Tensor) -> None:
-        """Keeps how sure the model is that images of logits ``(B, K)`` show classes ``(B,)``."""
-        self.unread.append(logits.softmax(1).gather(1, labels[:, None]))
+    def log_confidence(self, logits: Tensor, labels: Tensor) -> None:
+        """Logs the model's confidence that images of logits ``(B, K)`` show classes ``(B,)``."""
+        self.confidences.append(logits.softmax(1).gather(1, labels[:, None]))
 
-    def noticed(self) -> dict[str, float]:
-        """The mean ``confidence`` of what was noticed since the last time; nothing where no logits were."""
-        unread, self.unread = self.unread, []
-        return {"confidence": float(torch.cat(unread).mean())} if unread else {}
+    def pop_confidence(self) -> dict[str, float]:
+        """The mean ``confidence`` logged since the last time; nothing where none was."""
+        logged, self.confidences = self.confidences, []
+        return {"confidence": float(torch.cat(logged).mean())} if logged else {}
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ class LatentSearch(ClassInversion):
                 with torch.no_grad():
                     constrain(values)
             figures = {"loss": float(losses.mean()), "evaluations": search.evaluations - before}
-            state.history.append(figures | search.noticed())
+            state.history.append(figures | search.pop_confidence())
         self.findings["history" if stage == "search" else f"history_{stage}"] = state.history
         search.evaluations = started + int(sum(figures["evaluations"] for figures in state.history))
         return values.detach()
@@ -270,7 +270,7 @@ class LatentSearch(ClassInversion):
             search.evaluations += len(images)
             return search.goal.distance(search.goal.body(images), labels)
         logits = search.logits(images)
-        search.notice(logits, labels)
+        search.log_confidence(logits, labels)
         return IDENTITY_LOSSES[self.config.identity](logits, labels)
 
     def optimizer(self, values: nn.Parameter, rate: float | None = None) -> Optimizer:
@@ -289,12 +289,10 @@ class LatentSearch(ClassInversion):
         each, flat = latents.shape[1], latents.flatten(0, 1)
         labels = search.labels(each)
         scores = self.confidence(search, flat, labels).unflatten(0, (-1, each))
-        order = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.config.images]
-        chosen = latents[torch.arange(len(latents), device=latents.device)[:, None], order]
-        flat, labels = chosen.flatten(0, 1), search.labels(order.shape[1])
-        parts = zip(flat.split(_BATCH), labels.split(_BATCH), strict=True)
-        images = torch.cat([search.images(*part) for part in parts]).unflatten(0, order.shape)
-        return images, scores.gather(1, order), chosen
+        best = best_first(scores, self.config.images)
+        chosen, scores = latents[best], scores[best]
+        parts = zip(chosen.flatten(0, 1).split(_BATCH), search.labels(chosen.shape[1]).split(_BATCH), strict=True)
+        return torch.cat([search.images(*part) for part in parts]).unflatten(0, scores.shape), scores, chosen
 
     @torch.no_grad()
     def confidence(self, search: Search, latents: Tensor, labels: Tensor) -> Tensor:
@@ -315,6 +313,16 @@ class LatentSearch(ClassInversion):
         goal = [] if search.goal is None else [search.goal.means / search.goal.spread]
         sums = [float(each.double().sum()) for each in (start, start.square(), scores, *goal)]
         return digest([self.name, stage, self.config.document(), search.run.seed, search.classes, sums])
+
+
+def best_first(scores: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
+    """An index to the highest ``count`` of scores ``(K, N)`` of each class, best first; None: to all.
+
+    >>> best_first(torch.tensor([[0.1, 0.7, 0.2]]), 2)
+    (tensor([[0]]), tensor([[1, 2]]))
+    """
+    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return torch.arange(len(scores), device=scores.device)[:, None], order
 
 
 def _slope(search: Search, values: Tensor, labels: Tensor, loss: Loss, draw: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -29,10 +29,7 @@ class VMI(LatentSearch):
 
     name = "vmi"
     config_type = VMIConfig
-
-    def __init__(self, config: VMIConfig) -> None:
-        super().__init__(config)
-        self.config: VMIConfig = config
+    config: VMIConfig
 
     @classmethod
     def paper_config(cls) -> VMIConfig:

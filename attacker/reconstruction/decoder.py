@@ -35,28 +35,21 @@ class DecoderAttack(Attack):
     name = "decoder"
     config_type = DecoderConfig
     needs = frozenset({"public", "query"})
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__(config)
-        self.config: DecoderConfig = config
-        self.decoder: ResNormDecoder | None = None
+    config: DecoderConfig
 
     @classmethod
     def paper_config(cls) -> DecoderConfig:
         """CEM's ``res_normN8C64``: 50 epochs, batch 256, Adam at 5e-3 (its text; 1e-3, as in its code, is weaker)."""
         return DecoderConfig(blocks=8, channels=64, epochs=50, batch_size=256, learning_rate=5e-3, ssim_weight=0)
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.decoder.state_dict()) if self.decoder is not None else {}
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config, gather(known, self.name)
         training = DecoderTraining(config, tuple(features.shape[2:]), known.image_shape, run)
-        self.decoder = training.decoder
+        self.network = training.decoder
         self.findings = fit(
             self.name,
-            self.decoder,
+            training.decoder,
             training.descend,
             features,
             known.public,
@@ -65,7 +58,7 @@ class DecoderAttack(Attack):
             modules={"decoder": training.decoder},
             optimizers={"adam": training.optimizer},
         )
-        return predict(self.decoder, known.captured, run.device)
+        return predict(training.decoder, known.captured, run.device)
 
 
 class DecoderTraining:

@@ -109,8 +109,8 @@ def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Kn
     pairs = replace(known, public=images, query=Query(lambda _: next(taken), draws=len(answers)))
     attack = DecoderAttack(DecoderConfig(epochs=config.decoder_epochs))
     attack(pairs, run.part("decoder"))
-    assert attack.decoder is not None
-    decoder = attack.decoder
+    assert attack.network is not None
+    decoder = attack.network
     errors = (predict(decoder, answers[0, :_DIRECTIONS], run.device) - images[:_DIRECTIONS]).flatten(1)
     errors /= len(errors) ** 0.5
     variances, weights = torch.linalg.eigh((errors @ errors.T).double())

@@ -57,11 +57,7 @@ class GanAttack(Attack):
     name = "gan"
     config_type = GanConfig
     needs = frozenset({"public", "query"})
-
-    def __init__(self, config: GanConfig) -> None:
-        super().__init__(config)
-        self.config: GanConfig = config
-        self.generator: ResNormDecoder | None = None
+    config: GanConfig
 
     @classmethod
     def paper_config(cls) -> GanConfig:
@@ -80,9 +76,6 @@ class GanAttack(Attack):
             ssim_weight=0,
         )
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.generator.state_dict()) if self.generator is not None else {}
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config, gather(known, self.name)
@@ -93,7 +86,7 @@ class GanAttack(Attack):
         for module in (network, critic):
             to_channels_last(module, run.device)
         game = Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device))
-        self.generator = network
+        self.network = network
         self.findings = fit(
             self.name,
             network,

@@ -53,19 +53,12 @@ class InverseNetworkAttack(Attack):
     name = "inverse-network"
     config_type = InverseNetworkConfig
     needs = frozenset({"public", "query"})
-
-    def __init__(self, config: InverseNetworkConfig) -> None:
-        super().__init__(config)
-        self.config: InverseNetworkConfig = config
-        self.network: InverseNetwork | None = None
+    config: InverseNetworkConfig
 
     @classmethod
     def paper_config(cls) -> InverseNetworkConfig:
         """He et al.'s: 64 channels, 50 epochs of batch 32, Adam at 1e-3 halved every 10."""
         return InverseNetworkConfig(channels=64, epochs=50, learning_rate=1e-3, halved_every=10)
-
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.network.state_dict()) if self.network is not None else {}
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None

@@ -60,11 +60,7 @@ class PredictionInversionAttack(Attack):
     config_type = PredictionInversionConfig
     needs = frozenset({"public", "query"})
     takes = "scores"
-
-    def __init__(self, config: PredictionInversionConfig) -> None:
-        super().__init__(config)
-        self.config: PredictionInversionConfig = config
-        self.inverter: nn.Module | None = None
+    config: PredictionInversionConfig
 
     @classmethod
     def paper_config(cls) -> PredictionInversionConfig:
@@ -80,9 +76,6 @@ class PredictionInversionAttack(Attack):
             amsgrad=True,
         )
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.inverter.state_dict()) if self.inverter is not None else {}
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         check_scores(known.captured)
@@ -97,8 +90,8 @@ class PredictionInversionAttack(Attack):
         if not bool(seen.any()):
             raise ValueError(f"{self.name}: expected answers with at least one score above zero, got none")
         pairs, shared = answers[..., seen], known.captured[:, seen]
-        self.inverter, findings = train_inverter(self.name, self.config, pairs, known.public, run)
-        images = predict(self.inverter, shared, run.device)
+        self.network, findings = train_inverter(self.name, self.config, pairs, known.public, run)
+        images = predict(self.network, shared, run.device)
         nothing_left = shared.sum(1) == 0
         if bool((pairs.sum(2) > 0).all()):
             images[nothing_left] = known.public.mean(0)

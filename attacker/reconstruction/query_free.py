@@ -42,11 +42,7 @@ class QueryFreeAttack(Attack):
     name = "query-free"
     config_type = QueryFreeConfig
     needs = frozenset({"head", "public", "labels", "fresh_encoder"})
-
-    def __init__(self, config: QueryFreeConfig) -> None:
-        super().__init__(config)
-        self.config: QueryFreeConfig = config
-        self.shadow: nn.Module | None = None
+    config: QueryFreeConfig
 
     @classmethod
     def paper_config(cls) -> QueryFreeConfig:
@@ -64,17 +60,14 @@ class QueryFreeAttack(Attack):
             l2_weight=0.0,
         )
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.shadow.state_dict()) if self.shadow is not None else {}
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        self.shadow, findings = self._train_shadow(known, run)
-        answers = encode_public(self.name, self.shadow, known, run.device)
+        self.network, findings = self._train_shadow(known, run)
+        answers = encode_public(self.name, self.network, known, run.device)
         start = start_from(self.config, answers, known.public, known, run)
         tv, l2 = (torch.full((len(known.captured),), each) for each in (self.config.tv_weight, self.config.l2_weight))
         found = descend(
-            self.shadow, known.captured, start, self.config, run, tv_weights=tv, l2_weights=l2, name="descent"
+            self.network, known.captured, start, self.config, run, tv_weights=tv, l2_weights=l2, name="descent"
         )
         self.findings = {**findings, **found.findings()}
         return found.images

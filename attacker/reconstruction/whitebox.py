@@ -47,10 +47,7 @@ class MaximumLikelihoodAttack(Attack):
     name = "maximum-likelihood"
     config_type = MaximumLikelihoodConfig
     needs = frozenset({"encoder", "public"})
-
-    def __init__(self, config: MaximumLikelihoodConfig) -> None:
-        super().__init__(config)
-        self.config: MaximumLikelihoodConfig = config
+    config: MaximumLikelihoodConfig
 
     @classmethod
     def paper_config(cls) -> MaximumLikelihoodConfig:

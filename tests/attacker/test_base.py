@@ -45,6 +45,14 @@ def test_an_answer_that_is_a_mean_of_several_views_costs_as_many_queries():
         query(torch.zeros(1, 1))
 
 
+def test_what_a_budget_affords_is_counted_in_queries_and_not_in_answers():
+    query = Query(lambda images: images, budget=7, views=3)
+    query(torch.zeros(1, 1, 2, 2))
+    assert query.affords(1)
+    assert not query.affords(2)
+    assert Query(lambda images: images).affords(10**9)
+
+
 def test_nothing_is_sent_over_the_budget():
     sent = []
     query = Query(lambda images: sent.append(len(images)) or images, budget=5)

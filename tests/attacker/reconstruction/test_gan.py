@@ -118,7 +118,7 @@ def test_the_findings_say_what_flags_need(known):
     assert attack.findings["decoder_epochs"] == 1
     assert attack.findings["held_out_mse"] == min(each["held_out_mse"] for each in attack.findings["history"])
     assert attack.findings["mean_image_mse"] > 0
-    assert attack.weights().keys() == attack.generator.state_dict().keys()
+    assert attack.weights().keys() == attack.network.state_dict().keys()
 
 
 def test_only_public_pairs_train_it(known):
