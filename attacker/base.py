@@ -1,4 +1,4 @@
-"""What an attack is, and what it may know. The victims' images are not in it, by type."""
+"""The base class of attacks, and the threat model as a type: the victims' images are not part of it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -26,19 +26,22 @@ class Query:
         budget: int | None = None,
         *,
         draws: int = 1,
-        views: int = 1,
+        averaging: int = 1,
         answers: Literal["scores", "labels"] = "scores",
     ) -> None:
-        """``send`` takes images ``(N, C, H, W)`` in [0, 1] to features ``(N, *cut)`` or scores ``(N, K)``.
+        """A black box that answers queries.
 
-        ``budget`` caps the queries.
-        ``draws`` is how often an attack that learns from noise should ask for the same image. What ``send`` gives is
-        the mean of ``views`` answers, and costs as many queries. ``answers`` of labels are rows with one 1 each.
+        Args:
+            send: Images ``(N, C, H, W)`` in [0, 1] to features ``(N, *cut)`` or scores ``(N, K)``.
+            budget: Queries at most; None: no limit.
+            draws: How often an attack that learns from noise should ask for the same image.
+            averaging: Answers of which ``send`` gives the mean; an image costs as many queries.
+            answers: ``labels`` are one-hot rows.
         """
         self._send = send
         self.budget = budget
         self.draws = draws
-        self.views = views
+        self.averaging = averaging
         self.answers = answers
         self.made = 0
 
@@ -48,7 +51,7 @@ class Query:
         Raises:
             PermissionError: The budget would be exceeded; nothing is sent.
         """
-        queries = self.made + len(images) * self.views
+        queries = self.made + len(images) * self.averaging
         if not self.affords(len(images)):
             raise PermissionError(f"expected at most {self.budget} queries, got {queries}")
         self.made = queries
@@ -56,15 +59,15 @@ class Query:
 
     def affords(self, images: int) -> bool:
         """Whether answers for so many more images are within the budget."""
-        return self.budget is None or self.made + images * self.views <= self.budget
+        return self.budget is None or self.made + images * self.averaging <= self.budget
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """All that an attack may use. What is None is withheld by the threat model."""
+    """The threat model of an attack on victims: all that it may use. None is withheld."""
 
-    # float32, of the victims: features (N, c, h, w), read off the wire, means where an image came often; or the scores
-    # (N, K) that they share, zero where they do not
+    # float32, of the victims: features (N, c, h, w) read off the wire, averaged where an image was sent repeatedly; or
+    # the scores (N, K) that they share, zero where they do not
     captured: Tensor
     image_shape: tuple[int, int, int]  # (C, H, W) of what is to be rebuilt
     public: Tensor | None = None  # (M, C, H, W) in [0, 1], disjoint from the victims' images
@@ -77,7 +80,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Run:
-    """How an attack is run: where, from which seed, who hears of it, and where it may keep a checkpoint."""
+    """How an attack is run: seed, device, progress report, and the file of its checkpoint."""
 
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -91,9 +94,9 @@ class Run:
 
 
 class Method(ABC):
-    """What attacks of every kind have: a name, a closed config, and what they need to know.
+    """The base of every attack: a name, a closed config, and the knowledge it needs.
 
-    After a run, ``findings`` holds what the attack has to say of itself (losses, the epoch it chose, ...).
+    After a run, ``findings`` holds its diagnostics (losses, the chosen epoch, ...).
     """
 
     name: ClassVar[str]
@@ -125,7 +128,7 @@ class Method(ABC):
             raise ValueError(f"attack {self.name!r}: expected public images {image_shape}, got {got}")
 
     def _checked(self, images: Tensor, expected: tuple[int, ...]) -> Tensor:
-        """What the attack gave, in [0, 1] on the CPU, if it is finite and of the ``expected`` shape."""
+        """The reconstructions clamped to [0, 1], after a check that they are finite and of the ``expected`` shape."""
         if tuple(images.shape) != expected or not bool(images.isfinite().all()):
             what = "finite" if bool(images.isfinite().all()) else "not all finite"
             raise RuntimeError(f"attack {self.name!r}: expected finite images {expected}, got {what} {images.shape}")
@@ -137,6 +140,12 @@ AnyMethod = TypeVar("AnyMethod", bound=Method)
 
 def build(kinds: Table[type[AnyMethod]], name: str, preset: str, settings: Mapping[str, Any]) -> AnyMethod:
     """The attack ``name`` of a table, from one of its presets, with ``settings`` on top.
+
+    Args:
+        kinds: The table, attacks by name.
+        name: Which of them.
+        preset: ``cpu``, the defaults, or ``paper``, the published settings.
+        settings: Fields of its config that replace the preset's.
 
     Raises:
         ValueError: There is no such attack, or the settings do not fit it.
@@ -176,4 +185,4 @@ class Attack(Method):
 
     @abstractmethod
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
-        """The attack itself; what it needs is there."""
+        """The attack itself, called when all that it needs is there."""

@@ -1,4 +1,4 @@
-"""The tap that TLS leaves blind: it passes bytes on between edge and cloud, and writes down their sizes and times."""
+"""Traffic analysis of an encrypted connection: a TCP proxy that records sizes and times of what it carries."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ _PATIENCE_S = 10.0
 
 
 class BlindTapConfig(Config):
-    """Where the tap listens, whom it forwards to, and where it writes what it saw."""
+    """Addresses of the proxy and of the cloud, and the file of its record."""
 
     listen: ListenTarget = Field(default="127.0.0.1:0", description="host:port; port 0: any free one")
     upstream: Target = Field(description="host:port of the real cloud")
@@ -57,7 +57,7 @@ class Sighting:
 
 @contextlib.contextmanager
 def blind_tap(config: BlindTapConfig) -> Iterator[int]:
-    """Passes every connection on while the block runs, without a look inside; yields the bound port.
+    """Proxies every connection while the block runs, without decrypting it; yields the bound port.
 
     A record that cannot be written (a full disk) never disturbs the traffic; how many were lost is logged at the end.
 
@@ -98,9 +98,9 @@ def sightings(path: Path) -> Iterator[Sighting]:
 
 
 def bursts(seen: Iterable[Sighting]) -> list[Sighting]:
-    """Pieces of one connection that passed one way before anything passed the other way, as one.
+    """Merges consecutive pieces of a connection in one direction into one burst.
 
-    An edge that waits for each answer shows one burst up for each request, whatever is inside.
+    An edge that waits for each answer shows one upstream burst a request.
     """
     joined: list[Sighting] = []
     last: dict[int, int] = {}  # of each connection, its last burst's place

@@ -1,4 +1,4 @@
-"""What an attack leaves behind for the judge."""
+"""An attack's output folder, which the judge scores: reconstructions, record and weights."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +18,7 @@ _ALWAYS_KNOWN = frozenset({"captured", "image_shape"})
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """What an attack gives to the judge: images ``(N, C, H, W)`` in [0, 1], each under the id it had on the wire.
+    """Reconstructed images ``(N, C, H, W)`` in [0, 1], each under the request id of its victim.
 
     An image of a class has the class's number as id, ``3``; if there are several of each, ``3/0`` and so on.
     """
@@ -28,7 +28,7 @@ class Reconstructions:
 
     @classmethod
     def of_classes(cls, images: Tensor) -> "Reconstructions":
-        """Of images ``(K, R, C, H, W)``, R of each class."""
+        """Those of images ``(K, R, C, H, W)``, R of each class."""
         classes, each = images.shape[:2]
         ids = (str(label) if each == 1 else f"{label}/{turn}" for label in range(classes) for turn in range(each))
         return cls(tuple(ids), images.flatten(0, 1))

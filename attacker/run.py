@@ -107,9 +107,9 @@ class Access:
             raise ValueError("expected images of the attacker's own for an attack on victims, got none")
         ids, captured, model = self._victims(config.views)
         query = self._query(config, public, device, model)
-        if query is not None and query.views != config.views:
+        if query is not None and query.averaging != config.views:
             expected = f"expected pairs of {config.views} views, as the victims'"
-            raise ValueError(f"{self.pairs}: {expected}, got {query.views}")
+            raise ValueError(f"{self.pairs}: {expected}, got {query.averaging}")
         head, fresh_encoder = _cloud_knowledge(self.head, device)
         return ids, Knowledge(
             captured=captured,
@@ -159,7 +159,7 @@ class Access:
         if self.capture is not None:
             if self.service is not None:
                 raise ValueError("expected shared scores beside a service to query, got a capture")
-            return *victims(self.capture, views=views), None
+            return *victims(self.capture, averaging=views), None
         assert self.shared is not None
         if self.edge is not None or views != 1:
             raise ValueError("expected a capture beside an edge to query or several views, got shared scores")
@@ -175,7 +175,7 @@ class Access:
         if self.edge is not None:
             assert self.capture is not None
             probe: Probe = EdgeProbe(self.edge, self.capture, served_model(self.capture), channel=self.channel)
-            query = live_query(probe, config.max_queries, views=config.views)
+            query = live_query(probe, config.max_queries, averaging=config.views)
         elif self.service is not None:
             probe = ServiceProbe(self.service, model, scores=self.scores, output=self.output, channel=self.channel)
             query = live_query(probe, config.max_queries)
@@ -220,7 +220,7 @@ def run_attack(config: AttackConfig, access: Access, out: Path, device: torch.de
     else:
         ids, known = access.knowledge(config, public, device)
         made = Reconstructions(ids, attack(known, run))
-    views = config.views if known.query is None else known.query.views
+    views = config.views if known.query is None else known.query.averaging
     return write_result(out, attack, made, known, public, seed=config.seed, views=views, adaptive=access.adaptive)
 
 
@@ -234,7 +234,7 @@ def record_queries(
         ConnectionError: The edge or the service cannot be reached.
         PermissionError: That is more than ``budget`` queries.
     """
-    made = Pairs.record(probe, load_file(public).train, draws=draws, views=views, budget=budget)
+    made = Pairs.record(probe, load_file(public).train, draws=draws, averaging=views, budget=budget)
     made.save(out)
     return {"pairs": str(out), "images": len(made.hashes), "draws": draws, "views": views, "queries": made.queries}
 

@@ -1,4 +1,4 @@
-"""BREP-MI: with nothing but labels, grow a sphere of latents that are all of the class, away from its boundary."""
+"""BREP-MI: label-only inversion, which moves latents away from the decision boundary."""
 
 import torch
 from pydantic import Field
@@ -35,11 +35,11 @@ class BREPMI(LatentSearch):
     .. math:: z \leftarrow z + \min(R/3, 3) \cdot \frac1N \sum_i -[f(z + R u_i) \ne y]\; u_i
 
     Kahla et al., "Label-only model inversion attacks via boundary repulsion", CVPR 2022, and its published code. The
-    u are uniform on the unit sphere; a step that would leave the class is not made. Of a class no candidate is
-    labelled as, the first candidate is given (findings: ``classes_unseen``). Each of the others is shown where its
-    sphere last grew. Images ``(K, restarts, C, H, W)``, the widest sphere first. What a query answers beside its label
-    is never looked at. Deviations: a cap on the iterations, as the code's walk need not end; a walk stops where the
-    next iteration would exceed the budget of queries.
+    u are uniform on the unit sphere; a step that would leave the class is not made. If no candidate is
+    labelled as a class, the first candidate is returned for it (findings: ``classes_unseen``). For the others it is
+    the centre at which the sphere last grew. Images ``(K, restarts, C, H, W)``, the widest sphere first. Only the
+    label of an answer is used. Deviations: a cap on the iterations, as the code's walk need not end; a walk stops
+    where the next iteration would exceed the query budget.
     """
 
     name = "brep-mi"
@@ -56,11 +56,11 @@ class BREPMI(LatentSearch):
 
     @torch.no_grad()
     def labelled(self, search: Search, latents: Tensor) -> Tensor:
-        """What the service calls images of latents ``(B, d)``: ``(B,)``."""
+        """The service's labels ``(B,)`` for images of latents ``(B, d)``."""
         return torch.cat([search.scores(search.images(part)).argmax(1) for part in latents.split(_BATCH)])
 
     def select(self, search: Search, pool: Tensor) -> Tensor:
-        """The first candidates that are labelled as each class; asks no more of them than it must."""
+        """The first candidates labelled as each class, with no more queries than it takes."""
         assert search.query is not None
         each = self.config.restarts
         pool = pool.clamp(-self.config.bound, self.config.bound)
@@ -97,7 +97,7 @@ class BREPMI(LatentSearch):
         return ends
 
     def step(self, search: Search, walks: "_Walks", labels: Tensor, draw: torch.Generator) -> None:
-        """One iteration of every walk that still goes."""
+        """One iteration of every walk that has not ended."""
         assert search.query is not None
         config, rows = self.config, walks.going.nonzero().flatten()
         if not len(rows) or not search.query.affords(len(rows) * (config.points + 1)):
@@ -121,12 +121,12 @@ class BREPMI(LatentSearch):
         walks.going[rows] = walks.idle[rows] < config.patience
 
     def fingerprint_of(self, search: Search, starts: Tensor) -> str:
-        """Whose checkpoint it is; asks nothing."""
+        """The checkpoint's fingerprint, without a query."""
         return f"{self.config.digest}/{search.run.seed}/{float(starts.double().sum())!r}"
 
     @torch.no_grad()
     def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As by confidence, but by the radius of the sphere, which is all that labels tell of it."""
+        """The images of the widest spheres: the radius stands in for the confidence, which labels do not give."""
         best = best_first(self.radii, self.config.images)
         chosen, radii = latents[best], self.radii[best]
         images = search.images(chosen.flatten(0, 1), search.labels(chosen.shape[1])).unflatten(0, radii.shape)
@@ -134,7 +134,7 @@ class BREPMI(LatentSearch):
 
 
 class _Walks(nn.Module):
-    """Where every walk is."""
+    """The state of every walk."""
 
     centres: Tensor  # (B, d)
     best: Tensor  # (B, d), where the sphere last grew

@@ -1,4 +1,4 @@
-"""Training-class inference: an inverter of single scores, fed with certainty of one class after the other."""
+"""Training class inference: an inverter of top-1 scores, applied to the one-hot vector of each class."""
 
 from typing import Literal
 
@@ -27,7 +27,7 @@ class ClassInferenceConfig(InverterConfig):
 
 
 class ClassInference(ClassInversion):
-    """Asks the service for public images, learns the way back from each answer's highest score, and feeds one-hots.
+    """Queries the service with public images, trains an inverter on each answer's top-1 score, and feeds it one-hots.
 
     Yang et al., "Neural network inversion in adversarial setting via background knowledge alignment", CCS 2019
     (arXiv:1902.08552), training class inference. Of an answer the highest score is kept and nothing else; vectors are

@@ -1,4 +1,4 @@
-"""GMI: search the latents of a generator for images that the critic finds real and the model puts in the class."""
+"""GMI: generative model inversion, latent optimisation with a prior loss (critic) and an identity loss."""
 
 import torch
 from pydantic import Field

@@ -1,4 +1,4 @@
-"""IF-GMI: after the latent, move the features between the generator's blocks, within a ball that keeps them likely."""
+"""IF-GMI: after the latent, optimise the generator's intermediate features, within an L1 ball around them."""
 
 import torch
 from pydantic import Field

@@ -1,4 +1,4 @@
-"""KED-MI: a critic that also learns the model's answers, and for each class a distribution of latents, not one."""
+"""KED-MI: a critic distilled from the model's answers, and a distribution of latents for each class."""
 
 import torch
 from pydantic import Field

@@ -1,4 +1,4 @@
-"""LOMMA: a logit loss held to likely features, over the model and its students; on top of GMI and of KED-MI."""
+"""LOMMA: a regularised logit loss over the model and distilled students, on top of GMI and of KED-MI."""
 
 import torch
 from pydantic import Field
@@ -119,7 +119,14 @@ class LommaKED(Lomma, KEDMI):
 
 
 def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn: int) -> nn.Module:
-    """A small network that learnt the model's answers on ``public`` ``(M, C, H, W)``, by their divergence; frozen.
+    """Knowledge distillation: a small network trained on the model's soft labels, frozen.
+
+    Args:
+        model: The teacher, images to logits ``(N, K)``.
+        public: The images ``(M, C, H, W)``.
+        config: Epochs and learning rate.
+        run: Seed, device, report and checkpoint.
+        turn: The student's number, which tells random streams and checkpoints apart.
 
     Raises:
         ValueError: The images are not square, or too small for it.

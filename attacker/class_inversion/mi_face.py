@@ -1,4 +1,4 @@
-"""MI-Face: with the model's weights in hand, descend on an image until the model is sure that it shows the class."""
+"""MI-Face: white-box gradient descent on the pixels, to maximise the model's confidence in the class."""
 
 import copy
 from typing import Literal
@@ -85,7 +85,7 @@ class MIFace(ClassInversion):
 
 
 class _Search(nn.Module):
-    """The images of all classes on their way, each until it stops, and the best of each so far."""
+    """The state of all classes' descents: the current image of each, and the best so far."""
 
     images: nn.Parameter  # (K, C, H, W), where each is now
     best_images: Tensor  # (K, C, H, W)

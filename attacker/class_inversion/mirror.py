@@ -1,4 +1,4 @@
-"""MIRROR: search a box in which the generator's inputs are likely; by gradients, or with scores alone by evolution."""
+"""MIRROR: latent optimisation in a box of likely latents; by gradients, or with scores alone by a genetic algorithm."""
 
 import torch
 from pydantic import Field
@@ -122,7 +122,7 @@ class MirrorGenetic(LatentSearch):
 
     @torch.no_grad()
     def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """By the scores that are known; asks nothing more."""
+        """The population's best by the scores that are known, without a query."""
         best = best_first(self.last, self.config.images)
         chosen, scores = latents[best], self.last[best]
         images = search.images(chosen.flatten(0, 1), search.labels(chosen.shape[1])).unflatten(0, scores.shape)

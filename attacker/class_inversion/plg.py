@@ -1,4 +1,4 @@
-"""PLG-MI: a conditional generator, trained on the public images that the model takes most for each class."""
+"""PLG-MI: a conditional generator, trained on public images pseudo-labelled by the model."""
 
 import torch
 from pydantic import Field
@@ -9,7 +9,7 @@ from splitleak.attacker.class_inversion.base import ClassKnowledge
 from splitleak.attacker.class_inversion.features import top_public_images
 from splitleak.attacker.class_inversion.search import Identity, LatentSearch, Search, SearchConfig, answers_to
 from splitleak.attacker.training.adversarial import GanTraining, MixedGame, networks, play
-from splitleak.attacker.training.augmentation import ViewsConfig, random_views
+from splitleak.attacker.training.augmentation import CropsConfig, random_crops
 from splitleak.attacker.training.critic import Critic, hinge
 from splitleak.config import digest
 from splitleak.measures.identity import max_margin
@@ -26,7 +26,7 @@ class PLGConfig(SearchConfig):
     margin_weight: float = Field(
         default=0.2, ge=0, description="of the model's say in the training, alpha of the paper"
     )
-    views: ViewsConfig = Field(default=ViewsConfig(count=2, least=0.8), description="of what the model is shown")
+    views: CropsConfig = Field(default=CropsConfig(count=2, least=0.8), description="of what the model is shown")
     learning_rate: float = Field(default=0.1, gt=0)
     steps: int = Field(default=100, ge=0)
 
@@ -87,7 +87,7 @@ class PLGMI(LatentSearch):
 
     def loss(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         images, views = search.images(values, labels), self.config.views
-        seen = [random_views(images, views, draw) for _ in range(views.count)]
+        seen = [random_crops(images, views, draw) for _ in range(views.count)]
         return torch.stack([self.identity(search, view, labels) for view in seen]).mean(0)
 
 
@@ -114,7 +114,7 @@ class _Game(MixedGame):
 
     def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
-        view = random_views(fakes, self.config.views, self.streams["views"])
+        view = random_crops(fakes, self.config.views, self.streams["views"])
         margin = max_margin(self.model(view), labels).mean()
         loss: Tensor = self.config.margin_weight * margin - self.judge(fakes, labels).mean()
         return loss

@@ -1,4 +1,4 @@
-"""The loop that attacks with a generator share: sample latents, select, optimise, and select again."""
+"""Latent optimisation, shared by attacks with a generator: sample latents, select, optimise, select again."""
 
 import copy
 from collections.abc import Callable
@@ -31,7 +31,7 @@ Identity = Literal["cross-entropy", "logit", "max-margin", "poincare"] | Matched
 
 
 class SearchConfig(Config):
-    """What all searches have. A class has ``restarts`` latents on their way, of which the best are given."""
+    """The settings of every search: ``restarts`` latents are optimised per class; the best ``images`` are returned."""
 
     identity: Identity = Field(default="cross-entropy", description="the loss that says how far from a class it is")
     candidates: int = Field(
@@ -48,7 +48,7 @@ class SearchConfig(Config):
 
 @dataclass
 class Search:
-    """What a search works with: the generator, and the model as far as it may be seen. Counts what the model sees."""
+    """The networks of one search: generator, critic, and the model by its weights or by queries, which are counted."""
 
     name: str
     generator: Drawing
@@ -67,12 +67,12 @@ class Search:
         return generator(self.run.seed, self.name, use)
 
     def images(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What latents ``(B, d)`` look like ``(B, C, H, W)``, as images of classes ``(B,)`` if it has some."""
+        """The generator's images ``(B, C, H, W)`` of latents ``(B, d)``, of ``labels`` if it is conditional."""
         drawn: Tensor = self.generator(latents, labels if self.generator.config.classes else None)
         return drawn
 
     def logits(self, images: Tensor) -> Tensor:
-        """What the model, which is a white box, says of images: ``(B, K)``."""
+        """The white-box model's logits ``(B, K)`` of images."""
         assert self.model is not None
         self.evaluations += len(images)
         answers: Tensor = self.model(images)
@@ -108,15 +108,15 @@ class Search:
 
 
 Loss = Callable[[Search, Tensor, Tensor, torch.Generator], Tensor]
-"""What rows ``(B, ...)`` for classes ``(B,)`` are to make small ``(B,)``; randomness comes from the generator."""
+"""The loss ``(B,)`` of rows ``(B, ...)`` for classes ``(B,)``; randomness comes from the generator."""
 
 
 class LatentSearch(ClassInversion):
-    """An attack that looks for latents whose images the model puts in a class. Subclasses override what they change.
+    """Optimises latents so that the model classifies their images as the class. Subclasses override single stages.
 
-    After a run, ``findings`` holds ``scores``, the target's confidence in every image given, ``[class][image]``, and
-    `weights` the ``latents`` ``(K, R, d)`` behind them. Whatever is selected is selected by the attacked model.
-    To match features it needs public images besides.
+    After a run, ``findings`` holds ``scores``, the target's confidence in every returned image, ``[class][image]``, and
+    `weights` the ``latents`` ``(K, R, d)`` behind them. All selection is by the attacked model. To match features it
+    also needs public images.
 
     Raises:
         ValueError: Features are to be matched by an attack that does not see the weights.
@@ -151,7 +151,7 @@ class LatentSearch(ClassInversion):
         return images
 
     def prepare(self, known: ClassKnowledge, run: Run) -> Search:
-        """Copies of what is known, on the run's device, and how many classes there are."""
+        """The networks, copied to the run's device, and the number of classes."""
         model = None if known.model is None or self.access != "white" else freeze(fused(known.model), run.device)
         drawing, critic = self.networks(known, run, model)
         drawing = freeze(fused(drawing), run.device)
@@ -164,7 +164,7 @@ class LatentSearch(ClassInversion):
         return search
 
     def goal(self, search: Search, identity: MatchedFeatures) -> FeatureGoal:
-        """What the features of each class are to match.
+        """The target features of each class.
 
         Raises:
             ValueError: The model has no head that is known, or cannot tell public images apart.
@@ -180,22 +180,19 @@ class LatentSearch(ClassInversion):
             raise ValueError(f"attack {self.name!r}: {error}") from None
 
     def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Drawing, Critic | None]:
-        """The generator, of which a copy is used, and its critic if there is one, on the run's device and frozen.
-
-        They are those of the prior, unless the attack trains its own.
-        """
+        """The generator, which is copied, and its frozen critic: the prior's, unless the attack trains its own."""
         assert known.prior is not None
         critic = known.prior.critic
         return known.prior.generator, critic and freeze(copy.deepcopy(critic), run.device)
 
     def sample(self, search: Search) -> Tensor:
-        """Latents to start from: candidates ``(S, d)``, the same for all classes, or the starts ``(K, N, d)``."""
+        """Initial latents: candidates ``(S, d)``, the same for all classes, or the starts ``(K, N, d)``."""
         config, wide = self.config, search.generator.config.latent
         shape = (config.candidates, wide) if config.candidates else (search.classes, config.restarts, wide)
         return torch.randn(shape, generator=search.draw("sample")).to(search.run.device)
 
     def select(self, search: Search, pool: Tensor) -> Tensor:
-        """The starts ``(K, N, d)``: of candidates, those whose images the model is surest of, for each class."""
+        """The starts ``(K, N, d)``: the candidates of highest confidence for each class."""
         if pool.ndim == 3:
             return pool
         best = self.rate(search, pool).topk(min(self.config.restarts, len(pool)), dim=1).indices
@@ -217,7 +214,7 @@ class LatentSearch(ClassInversion):
         return search.scores(images)
 
     def optimise(self, search: Search, starts: Tensor) -> Tensor:
-        """Moves latents ``(K, N, d)`` down the loss; no latent's way depends on another's."""
+        """Optimises latents ``(K, N, d)``, each independently of the others."""
         each = starts.shape[1]
         moved = self.descend(search, starts.flatten(0, 1), search.labels(each), self.loss, self.constrain)
         found: Tensor = moved.unflatten(0, (-1, each))
@@ -235,7 +232,18 @@ class LatentSearch(ClassInversion):
         rate: float | None = None,
         stage: str = "search",
     ) -> Tensor:
-        """Moves the rows of ``start`` ``(B, ...)`` down the loss of each; resumable, under the stage's name."""
+        """Gradient descent on each row's own loss; resumable.
+
+        Args:
+            search: Networks and random streams.
+            start: The initial rows ``(B, ...)``.
+            labels: Their classes ``(B,)``.
+            loss: Of rows and classes.
+            constrain: Projects rows back, in place, after each step.
+            steps: How many; default: the config's.
+            rate: The learning rate; default: the config's.
+            stage: Names the checkpoint, the random stream and the history.
+        """
         total = self.config.steps if steps is None else steps
         values = nn.Parameter(start.clone())
         optimizer, draw = self.optimizer(values, rate), search.draw(stage)
@@ -260,11 +268,11 @@ class LatentSearch(ClassInversion):
         return values.detach()
 
     def loss(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """What a latent is to make small ``(B,)``."""
+        """The loss ``(B,)`` of latents, by default the identity loss of their images."""
         return self.identity(search, search.images(values, labels), labels)
 
     def identity(self, search: Search, images: Tensor, labels: Tensor) -> Tensor:
-        """How far the model is from putting images in classes ``(B,)``: the identity loss."""
+        """The identity loss ``(B,)``: how far the model is from classifying images as ``labels``."""
         if isinstance(self.config.identity, MatchedFeatures):
             assert search.goal is not None
             search.evaluations += len(images)
@@ -274,18 +282,18 @@ class LatentSearch(ClassInversion):
         return IDENTITY_LOSSES[self.config.identity](logits, labels)
 
     def optimizer(self, values: nn.Parameter, rate: float | None = None) -> Optimizer:
-        """What moves the latents, or other values at a ``rate`` of their own."""
+        """The optimiser of the latents, or of other values at a ``rate`` of their own."""
         config, chosen = self.config, self.config.learning_rate if rate is None else rate
         if config.optimizer == "nesterov":
             return SGD([values], lr=chosen, momentum=config.beta1, nesterov=True)
         return Adam([values], lr=chosen, betas=(config.beta1, config.beta2))
 
     def constrain(self, values: Tensor) -> None:
-        """Brings latents back, in place, to where they may be, after each step."""
+        """Projects latents, in place, onto the allowed set after each step."""
 
     @torch.no_grad()
     def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The images given ``(K, R, C, H, W)``, best first, the model's confidence in them, and their latents."""
+        """The returned images ``(K, R, C, H, W)``, best first, the model's confidence in them, and their latents."""
         each, flat = latents.shape[1], latents.flatten(0, 1)
         labels = search.labels(each)
         scores = self.confidence(search, flat, labels).unflatten(0, (-1, each))
@@ -306,7 +314,7 @@ class LatentSearch(ClassInversion):
 
     @torch.no_grad()
     def fingerprint(self, search: Search, start: Tensor, stage: str) -> str:
-        """Whose checkpoint it is: that of one config, seed, start, generator and model."""
+        """The checkpoint's fingerprint: of config, seed, start, generator and model."""
         wide = search.generator.config.latent
         latents = torch.zeros(search.classes, wide, device=search.run.device)
         scores = self.confidence(search, latents, search.labels(1))
@@ -338,5 +346,5 @@ def _slope(search: Search, values: Tensor, labels: Tensor, loss: Loss, draw: tor
 
 @torch.no_grad()
 def answers_to(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    """What a white-box model says of images ``(M, C, H, W)``: logits ``(M, K)``, on ``device``."""
+    """A white-box model's logits ``(M, K)``, or features, of images ``(M, C, H, W)``; on ``device``, batched."""
     return torch.cat([model(batch.to(device)) for batch in images.split(_BATCH)])

@@ -1,4 +1,4 @@
-"""VMI: for each class the distribution of latents that is closest to what the model tells, and to the prior."""
+"""VMI: variational inference of a distribution of latents for each class."""
 
 import torch
 from pydantic import Field

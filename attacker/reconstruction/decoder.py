@@ -1,4 +1,4 @@
-"""Decoding attack: learn the way back from features to images on the attacker's own pairs."""
+"""Decoding attack: a decoder from features to images, trained on the attacker's own pairs."""
 
 from pydantic import Field
 from torch import Tensor
@@ -23,7 +23,7 @@ class DecoderConfig(FitConfig):
 
 
 class DecoderAttack(Attack):
-    """Sends its public images through the edge, and trains a decoder on the (feature, image) pairs it gets back.
+    """Queries the edge with its public images, and trains a decoder on the (feature, image) pairs.
 
     Xia et al., CEM, CVPR 2025, and Li et al., ResSFL, CVPR 2022: the decoding attack, with MSE in [0, 1]. It is
     aware of any defense on the wire, noise included, because its pairs crossed the same wire.

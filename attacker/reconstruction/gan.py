@@ -1,4 +1,4 @@
-"""GAN attack: the decoder as a generator, held to its pairs and to a critic that knows what images look like."""
+"""GAN attack: the decoder trained as a generator, with a rebuilding loss and a Wasserstein critic."""
 
 from typing import Literal
 
@@ -105,7 +105,7 @@ class GanAttack(Attack):
 
 
 class Game:
-    """The steps of both players; the generator plays alone for ``warm_up`` epochs."""
+    """The training steps of generator and critic; for ``warm_up`` epochs the generator trains alone."""
 
     def __init__(self, config: GanConfig, network: ResNormDecoder, critic: PatchCritic, draw: torch.Generator) -> None:
         self.config, self.network, self.critic, self.draw = config, network, critic, draw

@@ -42,7 +42,7 @@ class InverseNetwork(nn.Sequential):
 
 
 class InverseNetworkAttack(Attack):
-    """Sends its public images through the edge, and trains an inverse of the encoder on the pairs it gets back.
+    """Queries the edge with its public images, and trains an inverse of the encoder on the (feature, image) pairs.
 
     He, Zhang and Lee, "Model inversion attacks against collaborative inference", ACSAC 2019, the black-box attack;
     MSE, Adam. Features ``(N, c, h, w)``, images ``(N, C, H, W)`` in [0, 1]; what lies outside is clamped at the end.

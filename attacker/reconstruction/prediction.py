@@ -1,4 +1,4 @@
-"""Inversion of prediction vectors: what a victim tells of a classifier's answer, back to the image it was given for."""
+"""Inversion of prediction vectors: from the confidence scores that a victim shares back to the image."""
 
 from typing import Literal, get_args
 
@@ -36,7 +36,7 @@ class PredictionInversionConfig(InverterConfig):
 
 
 class PredictionInversionAttack(Attack):
-    r"""Asks the service for its public images, and trains an inverter on as much of the answers as the victims share.
+    r"""Queries the service with public images, and trains an inverter on as many of the scores as the victims share.
 
     .. math:: \min_\theta \mathrm{E}_a \lVert G_\theta(\log \mathrm{trunc}_m(F(a)) + c) - a \rVert^2
 
@@ -108,10 +108,19 @@ class PredictionInversionAttack(Attack):
 def train_inverter(
     name: str, config: InverterConfig, scores: Tensor, images: Tensor, run: Run
 ) -> tuple[nn.Module, dict[str, object]]:
-    """An inverter of scores ``(draws, M, K)`` to images ``(M, C, S, S)`` in [0, 1], from its best epoch; its findings.
+    """Trains an inverter of scores to images.
 
-    The module takes scores ``(N, K)`` and rescales them itself. ``name`` is the attack's, for streams and errors. With
-    ``rescale="best"`` one is trained for each way to feed it; the findings name the held-out errors of all.
+    With ``rescale="best"`` one is trained for each `Rescaling`; the findings hold the held-out errors of all.
+
+    Args:
+        name: The attack's, for random streams and errors.
+        config: Width, rescaling and training.
+        scores: ``(draws, M, K)``.
+        images: ``(M, C, S, S)`` in [0, 1].
+        run: Seed, device, report and checkpoint.
+
+    Returns:
+        The module of the best epoch, which takes scores ``(N, K)`` and rescales them itself, and the findings.
 
     Raises:
         ValueError: The images do not fit `PredictionInverter`, or are fewer than three.
@@ -141,7 +150,7 @@ def train_inverter(
 def _best_inverter(
     name: str, config: InverterConfig, scores: Tensor, images: Tensor, run: Run
 ) -> tuple[nn.Module, dict[str, object]]:
-    """Of the inverters of every `Rescaling` the one with the least error on held-out pairs."""
+    """Model selection: of an inverter for each `Rescaling`, the one with the least held-out error."""
     trained: dict[str, tuple[nn.Module, dict[str, object]]] = {}
     for how in get_args(Rescaling):
         one = config.model_copy(update={"rescale": how})

@@ -1,4 +1,4 @@
-"""Query-free: train an encoder of one's own that the known head understands, and invert the features through that."""
+"""Query-free attack: a shadow encoder, trained against the known head, through which the features are inverted."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Maximum likelihood: with the encoder's weights in hand, descend on the image until it gives the captured feature."""
+"""Maximum likelihood: white-box inversion by gradient descent on the image, to match the captured feature."""
 
 import copy
 import itertools
@@ -26,7 +26,7 @@ class MaximumLikelihoodConfig(DescentConfig):
 
 
 class MaximumLikelihoodAttack(Attack):
-    """Looks for the image whose feature is the captured one, by gradient descent through its copy of the encoder.
+    """Finds the image whose feature matches the captured one, by gradient descent through a copy of the encoder.
 
     He, Zhang and Lee, "Model inversion attacks against collaborative inference", ACSAC 2019: the white-box attack
     ``rMLE``, which the paper's preset is. See `descent.descend` for the loss; all captured features are rebuilt
@@ -91,7 +91,7 @@ class MaximumLikelihoodAttack(Attack):
         candidates: list[tuple[float, float]],
         run: Run,
     ) -> tuple[tuple[float, float], dict[str, object]]:
-        """The weights with the least error on ``truth``, whose features are known, and the errors of all."""
+        """Hyperparameter search: the weights with the least error on the public images ``truth``, and all errors."""
         weights = torch.tensor(candidates).repeat_interleave(len(truth), 0)
         repeated = features.repeat(len(candidates), *[1] * (features.ndim - 1))
         found = descend(

@@ -1,4 +1,4 @@
-"""Training a generator against a critic: the loop that all attacks with a prior share, whatever their losses."""
+"""GAN training: the adversarial loop of generator and critic that all attacks with a prior share."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -34,7 +34,7 @@ class GanTraining(Config):
     beta1: float = Field(default=0.5, ge=0, lt=1, description="of Adam, for both")
     beta2: float = Field(default=0.999, ge=0, lt=1)
     average: float = Field(
-        default=0.99, ge=0, lt=1, description="decay of the mean of the generator's weights that is kept; 0: the last"
+        default=0.99, ge=0, lt=1, description="decay of the moving average of the generator's weights; 0: the last"
     )
 
     def generator(self, image_shape: tuple[int, int, int], classes: int | None = None) -> GeneratorConfig:
@@ -51,7 +51,7 @@ class GanTraining(Config):
 
 
 class Game(ABC):
-    """A generator, its critic, and what each of them wants."""
+    """A generator, its critic, and the loss of each."""
 
     def __init__(self, name: str, generator: Generator, critic: Critic) -> None:
         """``name`` is the attack's, or the prior's; it tells checkpoints and random streams apart."""
@@ -65,11 +65,11 @@ class Game(ABC):
 
     @abstractmethod
     def critic_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        """What the critic wants small, of real images ``rows`` ``(B,)`` and of ``fakes``, drawn for ``labels``."""
+        """The critic's loss on real images, by their indices ``rows`` ``(B,)``, and on ``fakes`` of ``labels``."""
 
     @abstractmethod
     def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        """What the generator wants small; the critic's weights stay."""
+        """The generator's loss, with the critic's weights frozen."""
 
 
 class MixedGame(Game):
@@ -84,7 +84,7 @@ class MixedGame(Game):
         return images.float()
 
     def judge(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the critic says of images."""
+        """The critic's scores of images."""
         with mixed_precision(images.device, on_cpu=True):
             said: Tensor = self.critic(images, labels)
         return said.float()
@@ -100,9 +100,17 @@ def networks(
 
 
 def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str) -> list[dict[str, float]]:
-    """Trains both networks in turn on ``count`` real images, and leaves them frozen in eval mode; gives the losses.
+    """Trains both networks in turn, and leaves them frozen in eval mode.
 
-    ``identity`` tells what the game is played for from other such games; a checkpoint is kept under its name.
+    Args:
+        game: The networks and their losses.
+        count: Real images there are; batches are drawn from their indices.
+        config: Sizes, steps and learning rates.
+        run: Seed, device, report and checkpoint.
+        identity: What the losses depend on beside config and seed, for the checkpoint's fingerprint.
+
+    Returns:
+        The mean losses of every 25 iterations.
     """
     betas = (config.beta1, config.beta2)
     sides = {
@@ -148,7 +156,7 @@ def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str
 
 @torch.no_grad()
 def _follow(averaged: Generator, current: Generator, decay: float) -> None:
-    """Moves the mean of the weights a step on; statistics of batches are the current ones."""
+    """Updates the exponential moving average of the weights; batch statistics are copied."""
     for mean, weight in zip(averaged.parameters(), current.parameters(), strict=True):
         mean.lerp_(weight, 1 - decay)
     for kept, statistic in zip(averaged.buffers(), current.buffers(), strict=True):

@@ -1,4 +1,4 @@
-"""Training a network on the attacker's own pairs: the part that all attacks which learn the way back have in common."""
+"""Supervised training of an inverse network on the attacker's own (feature, image) pairs, shared by such attacks."""
 
 from collections.abc import Callable, Mapping
 
@@ -30,7 +30,7 @@ class FitConfig(Config):
 
 
 def gather(known: Knowledge, name: str) -> Tensor:
-    """What the public images become on the wire ``(draws, M, *cut)``: as often as there are draws to be had.
+    """The features of the public images ``(draws, M, *cut)``, by as many queries as the black box has draws.
 
     Raises:
         ValueError: The edge gives other features than those captured; ``name`` is the attack's.
@@ -125,18 +125,18 @@ def rebuilding_loss(rebuilt: Tensor, images: Tensor, ssim_weight: float) -> Tens
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Sets the learning rate of all that ``optimizer`` trains."""
+    """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def cosine(progress: float) -> float:
-    """What a learning rate is multiplied by after the share ``progress`` of a training: 1 falls to 0.01."""
+    """Cosine schedule: the factor on the learning rate after the share ``progress`` of a training, from 1 to 0.01."""
     return 0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
 
 
 def step(optimizer: Optimizer, loss: Tensor) -> Tensor:
-    """One step of ``optimizer`` down ``loss``, which is given back detached."""
+    """One optimiser step on ``loss``, which is returned detached."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

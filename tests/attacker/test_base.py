@@ -38,7 +38,7 @@ def test_queries_are_counted_by_the_image():
 
 
 def test_an_answer_that_is_a_mean_of_several_views_costs_as_many_queries():
-    query = Query(lambda images: images, budget=7, views=3)
+    query = Query(lambda images: images, budget=7, averaging=3)
     query(torch.zeros(2, 1))
     assert query.made == 6
     with pytest.raises(PermissionError, match="at most 7 queries, got 9"):
@@ -46,7 +46,7 @@ def test_an_answer_that_is_a_mean_of_several_views_costs_as_many_queries():
 
 
 def test_what_a_budget_affords_is_counted_in_queries_and_not_in_answers():
-    query = Query(lambda images: images, budget=7, views=3)
+    query = Query(lambda images: images, budget=7, averaging=3)
     query(torch.zeros(1, 1, 2, 2))
     assert query.affords(1)
     assert not query.affords(2)

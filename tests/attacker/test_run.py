@@ -366,7 +366,7 @@ def test_live_queries_are_counted_and_capped(trained, top_only, mean_of_each, tm
 
 def test_queries_on_record_are_those_of_the_attackers_images(trained, top_only, mean_of_each, tmp_path):
     pairs, public = tmp_path / "pairs.npz", trained / "public.npz"
-    Pairs.record(ServiceProbe(top_only), load_file(public).train, draws=1, views=1).save(pairs)
+    Pairs.record(ServiceProbe(top_only), load_file(public).train, draws=1, averaging=1).save(pairs)
     for name in ("one", "two"):  # the model is noisy: asked live, it would not answer twice the same
         invert(tmp_path / name, Access(public=public, pairs=pairs), attack="mean-of-each", settings={})
     first, second = (Reconstructions.load(tmp_path / name / "reconstructions.npz") for name in ("one", "two"))
