@@ -1,8 +1,8 @@
-"""What an attack is, and what it may know. The victims' images are not in it, by type."""
+"""The base class of attacks, and the threat model as a type: the victims' images are not part of it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, final
 
@@ -26,19 +26,22 @@ class Query:
         budget: int | None = None,
         *,
         draws: int = 1,
-        views: int = 1,
+        averaging: int = 1,
         answers: Literal["scores", "labels"] = "scores",
     ) -> None:
-        """``send`` takes images ``(N, C, H, W)`` in [0, 1] to features ``(N, *cut)`` or scores ``(N, K)``.
+        """A black box that answers queries.
 
-        ``budget`` caps the queries.
-        ``draws`` is how often an attack that learns from noise should ask for the same image. What ``send`` gives is
-        the mean of ``views`` answers, and costs as many queries. ``answers`` of labels are rows with one 1 each.
+        Args:
+            send: Images ``(N, C, H, W)`` in [0, 1] to features ``(N, *cut)`` or scores ``(N, K)``.
+            budget: Queries at most; None: no limit.
+            draws: How often an attack that learns from noise should ask for the same image.
+            averaging: Answers of which ``send`` gives the mean; an image costs as many queries.
+            answers: ``labels`` are one-hot rows.
         """
         self._send = send
         self.budget = budget
         self.draws = draws
-        self.views = views
+        self.averaging = averaging
         self.answers = answers
         self.made = 0
 
@@ -48,19 +51,23 @@ class Query:
         Raises:
             PermissionError: The budget would be exceeded; nothing is sent.
         """
-        asked = self.made + len(images) * self.views
-        if self.budget is not None and asked > self.budget:
-            raise PermissionError(f"expected at most {self.budget} queries, got {asked}")
-        self.made = asked
+        queries = self.made + len(images) * self.averaging
+        if not self.affords(len(images)):
+            raise PermissionError(f"expected at most {self.budget} queries, got {queries}")
+        self.made = queries
         return self._send(images)
+
+    def affords(self, images: int) -> bool:
+        """Whether answers for so many more images are within the budget."""
+        return self.budget is None or self.made + images * self.averaging <= self.budget
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """All that an attack may use. What is None is withheld by the threat model."""
+    """The threat model of an attack on victims: all that it may use. None is withheld."""
 
-    # float32, of the victims: features (N, c, h, w), read off the wire, means where an image came often; or the scores
-    # (N, K) that they share, zero where they do not
+    # float32, of the victims: features (N, c, h, w) read off the wire, averaged where an image was sent repeatedly; or
+    # the scores (N, K) that they share, zero where they do not
     captured: Tensor
     image_shape: tuple[int, int, int]  # (C, H, W) of what is to be rebuilt
     public: Tensor | None = None  # (M, C, H, W) in [0, 1], disjoint from the victims' images
@@ -73,23 +80,29 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Run:
-    """How an attack is run: where, from which seed, who hears of it, and where it may keep a checkpoint."""
+    """How an attack is run: seed, device, progress report, and the file of its checkpoint."""
 
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Report = silent
     checkpoint: Path | None = None
 
+    def part(self, name: str) -> "Run":
+        """The same run for one part of an attack, whose checkpoint is a file of its own beside the attack's."""
+        path = self.checkpoint
+        return replace(self, checkpoint=None if path is None else path.with_name(f"{path.name}.{name}"))
+
 
 class Method(ABC):
-    """What attacks of every kind have: a name, a closed config, and what they need to know.
+    """The base of every attack: a name, a closed config, and the knowledge it needs.
 
-    After a run, ``findings`` holds what the attack has to say of itself (losses, the epoch it chose, ...).
+    After a run, ``findings`` holds its diagnostics (losses, the chosen epoch, ...).
     """
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
     needs: frozenset[str]  # fields of what it is given to know that must be there; a config may add to its class's
+    network: nn.Module | None = None  # what the attack has trained, after a run
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -101,8 +114,8 @@ class Method(ABC):
         return cls.config_type()
 
     def weights(self) -> dict[str, Tensor]:
-        """What the attack has trained, after a run; empty if nothing."""
-        return {}
+        """The weights of what the attack has trained, after a run; empty if nothing."""
+        return {} if self.network is None else dict(self.network.state_dict())
 
     def _check_needs(self, known: object) -> None:
         for need in sorted(self.needs):
@@ -115,7 +128,7 @@ class Method(ABC):
             raise ValueError(f"attack {self.name!r}: expected public images {image_shape}, got {got}")
 
     def _checked(self, images: Tensor, expected: tuple[int, ...]) -> Tensor:
-        """What the attack gave, in [0, 1] on the CPU, if it is finite and of the ``expected`` shape."""
+        """The reconstructions clamped to [0, 1], after a check that they are finite and of the ``expected`` shape."""
         if tuple(images.shape) != expected or not bool(images.isfinite().all()):
             what = "finite" if bool(images.isfinite().all()) else "not all finite"
             raise RuntimeError(f"attack {self.name!r}: expected finite images {expected}, got {what} {images.shape}")
@@ -127,6 +140,12 @@ AnyMethod = TypeVar("AnyMethod", bound=Method)
 
 def build(kinds: Table[type[AnyMethod]], name: str, preset: str, settings: Mapping[str, Any]) -> AnyMethod:
     """The attack ``name`` of a table, from one of its presets, with ``settings`` on top.
+
+    Args:
+        kinds: The table, attacks by name.
+        name: Which of them.
+        preset: ``cpu``, the defaults, or ``paper``, the published settings.
+        settings: Fields of its config that replace the preset's.
 
     Raises:
         ValueError: There is no such attack, or the settings do not fit it.
@@ -166,4 +185,4 @@ class Attack(Method):
 
     @abstractmethod
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
-        """The attack itself; what it needs is there."""
+        """The attack itself, called when all that it needs is there."""

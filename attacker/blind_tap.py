@@ -1,4 +1,4 @@
-"""The tap that TLS leaves blind: it passes bytes on between edge and cloud, and writes down their sizes and times."""
+"""Traffic analysis of an encrypted connection: a TCP proxy that records sizes and times of what it carries."""
 
 import asyncio
 import contextlib
@@ -21,6 +21,7 @@ from splitleak.wire.address import ListenTarget, Target, parse_address
 from splitleak.wire.files.captures import Direction
 
 _T = TypeVar("_T")
+_DIRECTIONS = get_args(Direction)
 _FORMAT = {"format": "splitleak-sizes", "version": 1}
 _LOGGER = logging.getLogger(__name__)
 _CHUNK = 65536
@@ -28,7 +29,7 @@ _PATIENCE_S = 10.0
 
 
 class BlindTapConfig(Config):
-    """Where the tap listens, whom it forwards to, and where it writes what it saw."""
+    """Addresses of the proxy and of the cloud, and the file of its record."""
 
     listen: ListenTarget = Field(default="127.0.0.1:0", description="host:port; port 0: any free one")
     upstream: Target = Field(description="host:port of the real cloud")
@@ -37,17 +38,26 @@ class BlindTapConfig(Config):
 
 @dataclass(frozen=True)
 class Sighting:
-    """A piece of a connection as it passed. TCP, and not the sender, decides where pieces end; see `bursts`."""
+    """A piece of a connection as it passed. TCP, and not the sender, decides where pieces end; see `bursts`.
+
+    Raises:
+        ValueError: A number is not a whole one from 0 on, or there is no such direction.
+    """
 
     time_ns: int  # wall clock, nanoseconds since 1970
     connection: int
     direction: Direction
     size: int  # bytes
 
+    def __post_init__(self) -> None:
+        numbers = (self.time_ns, self.connection, self.size)
+        if {type(number) for number in numbers} != {int} or min(numbers) < 0 or self.direction not in _DIRECTIONS:
+            raise ValueError(f"expected whole numbers and a direction of {_DIRECTIONS}, got {self}")
+
 
 @contextlib.contextmanager
 def blind_tap(config: BlindTapConfig) -> Iterator[int]:
-    """Passes every connection on while the block runs, without a look inside; yields the bound port.
+    """Proxies every connection while the block runs, without decrypting it; yields the bound port.
 
     A record that cannot be written (a full disk) never disturbs the traffic; how many were lost is logged at the end.
 
@@ -65,11 +75,11 @@ def blind_tap(config: BlindTapConfig) -> Iterator[int]:
 
 
 def sightings(path: Path) -> Iterator[Sighting]:
-    """What a blind tap saw, in order; an incomplete last line ends it.
+    """The record of a blind tap, in order; an incomplete last line ends it.
 
     Raises:
         OSError: The file cannot be opened.
-        WireError: It is no such record, or damaged.
+        WireError: A line is not one that a blind tap writes; the message names file and line.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -88,9 +98,9 @@ def sightings(path: Path) -> Iterator[Sighting]:
 
 
 def bursts(seen: Iterable[Sighting]) -> list[Sighting]:
-    """Pieces of one connection that passed one way before anything passed the other way, as one.
+    """Merges consecutive pieces of a connection in one direction into one burst.
 
-    An edge that waits for each answer shows one burst up for each request, whatever is inside.
+    An edge that waits for each answer shows one upstream burst a request.
     """
     joined: list[Sighting] = []
     last: dict[int, int] = {}  # of each connection, its last burst's place
@@ -103,12 +113,6 @@ def bursts(seen: Iterable[Sighting]) -> list[Sighting]:
             last[each.connection] = len(joined)
             joined.append(each)
     return joined
-
-
-def _sighting(time_ns: int, connection: int, direction: Direction, size: int) -> Sighting:
-    if {type(time_ns), type(connection), type(size)} != {int} or direction not in get_args(Direction):
-        raise ValueError
-    return Sighting(time_ns, connection, direction, size)
 
 
 class _Record:

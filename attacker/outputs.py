@@ -1,4 +1,4 @@
-"""What an attack leaves behind for the judge."""
+"""An attack's output folder, which the judge scores: reconstructions, record and weights."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splitleak.artifacts import provenance, save_tensors, write_json, written_file, written_folder
 from splitleak.attacker.base import Knowledge, Method
-from splitleak.attacker.class_inversion.base import ClassKnowledge
+from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.datasets.images import Images
 
 _ALWAYS_KNOWN = frozenset({"captured", "image_shape"})
@@ -18,7 +18,7 @@ _ALWAYS_KNOWN = frozenset({"captured", "image_shape"})
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """What an attack gives to the judge: images ``(N, C, H, W)`` in [0, 1], each under the id it had on the wire.
+    """Reconstructed images ``(N, C, H, W)`` in [0, 1], each under the request id of its victim.
 
     An image of a class has the class's number as id, ``3``; if there are several of each, ``3/0`` and so on.
     """
@@ -28,7 +28,7 @@ class Reconstructions:
 
     @classmethod
     def of_classes(cls, images: Tensor) -> "Reconstructions":
-        """Of images ``(K, R, C, H, W)``, R of each class."""
+        """Those of images ``(K, R, C, H, W)``, R of each class."""
         classes, each = images.shape[:2]
         ids = (str(label) if each == 1 else f"{label}/{turn}" for label in range(classes) for turn in range(each))
         return cls(tuple(ids), images.flatten(0, 1))
@@ -74,19 +74,36 @@ def write_result(
     made: Reconstructions,
     known: Knowledge | ClassKnowledge,
     public: Images | None,
-    **about: object,
+    *,
+    seed: int,
+    views: int,
+    adaptive: bool = False,
 ) -> dict[str, Any]:
-    """Writes what an attack leaves to the folder ``out``, whole or not at all, and tells the gist of it.
+    """Writes the folder ``out``, whole or not at all: ``reconstructions.npz``, ``attack.json``, weights if it has any.
 
-    ``reconstructions.npz``; ``attack.json``, which says of the attack what it is, what it knew (of ``public`` images
-    and of the prior's the hashes), what it found, and what ``about`` adds; and weights, if it trained any.
+    ``attack.json`` says what the attack is, what it knew and what it found. Of an attack on classes it says also
+    whether it ``ignores_output_policy`` (no policy of the service can change what it finds), and the least ``access``
+    to the model that it needs.
+
+    Args:
+        out: The folder.
+        attack: After its run.
+        made: What it rebuilt.
+        known: What it was let to know.
+        public: Its own images, which are recorded by hash, as are those of its prior.
+        seed: Of the run.
+        views: Requests of which each captured feature, and each answer to a query, is the mean.
+        adaptive: Whether it had the weights without what hides gradients.
+
+    Returns:
+        The gist of it: ``folder``, ``rebuilt`` (images), ``queries`` (images sent), and ``findings`` but for lists.
     """
     given = {each.name for each in fields(known) if getattr(known, each.name) is not None}
     queries = 0 if known.query is None else known.query.made
     hashes = [] if public is None else public.hashes()
-    if isinstance(known, ClassKnowledge) and known.prior is not None:
-        hashes += sorted(set(known.prior.document.public_hashes) - set(hashes))
-        about["prior"] = known.prior.digest
+    prior = known.prior if isinstance(known, ClassKnowledge) else None
+    if prior is not None:
+        hashes += sorted(set(prior.document.public_hashes) - set(hashes))
     record = {
         "attack": attack.name,
         "config": attack.config.document(),
@@ -97,8 +114,15 @@ def write_result(
         "findings": attack.findings,
         "public_hashes": hashes,
         "provenance": provenance(),
-        **about,
+        "seed": seed,
+        "views": views,
     }
+    if isinstance(attack, ClassInversion):
+        record |= {"ignores_output_policy": attack.ignores_output_policy(), "access": attack.access}
+    if adaptive:
+        record["adaptive"] = True
+    if prior is not None:
+        record["prior"] = prior.digest
     with written_folder(out) as partial:
         made.save(partial / "reconstructions.npz")
         if weights := attack.weights():

@@ -1,4 +1,4 @@
-"""The attacker's prior: a generator trained on public images, and the folder it is kept in.
+"""The image prior: a GAN's generator trained on the attacker's public images, and the folder it is kept in.
 
 <prior>/prior.json               how it was made: config, seed, the public images by hash, losses, commit, hardware
 <prior>/generator.safetensors    the generator's weights
@@ -7,6 +7,7 @@
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,18 +17,20 @@ from torch import Tensor
 
 from splitleak.artifacts import load_tensors, provenance, save_tensors, write_json, written_folder
 from splitleak.attacker.base import Run
-from splitleak.attacker.training.adversarial import Game, GanTraining, gradient_penalty, hinge, networks, play
+from splitleak.attacker.training.adversarial import Game, GanTraining, networks, play
+from splitleak.attacker.training.critic import Critic, Norm, gradient_penalty, hinge
 from splitleak.config import Config, digest, read_document
 from splitleak.datasets.images import Images
-from splitleak.models.generator import Critic, Generator, GeneratorConfig
+from splitleak.models.generator import Generator, GeneratorConfig
 from splitleak.models.imported import ImportedGenerator
 from splitleak.seeding import generator
+from splitleak.training.modules import freeze, to_channels_last
 
 FORMAT: Literal[1] = 1
 
 
 class PriorConfig(GanTraining):
-    """How a prior is trained."""
+    """The training of the prior's GAN."""
 
     loss: Literal["hinge", "wasserstein"] = Field(
         default="hinge", description="hinge: spectral normalisation; wasserstein: with a gradient penalty, as GMI's"
@@ -36,7 +39,7 @@ class PriorConfig(GanTraining):
     conditional: bool = Field(default=False, description="tell both networks the class of each public image")
 
     @property
-    def norm(self) -> Literal["instance", "spectral"]:
+    def norm(self) -> Norm:
         """The critic's normalisation."""
         return "spectral" if self.loss == "hinge" else "instance"
 
@@ -61,11 +64,11 @@ class PriorConfig(GanTraining):
 
 
 class PriorDocument(Config):
-    """What ``prior.json`` must say of a generator; what else it says is kept as it is."""
+    """The contents of ``prior.json``; ``about`` is kept as it is."""
 
     format: Literal[1]
     generator: GeneratorConfig
-    norm: Literal["instance", "spectral"] = "spectral"
+    norm: Norm = "spectral"
     signed: bool = Field(default=False, description="whether the images of generator.onnx are in [-1, 1]")
     public_hashes: tuple[str, ...] = ()
     about: dict[str, Any] = Field(default_factory=dict)
@@ -73,7 +76,7 @@ class PriorDocument(Config):
 
 @dataclass(frozen=True)
 class Prior:
-    """A generator of images like the attacker's own, frozen, and what it was trained on.
+    """A frozen generator of images like the attacker's own, its critic, and the record of its training.
 
     A generator that came from elsewhere may have no critic, and no public image that is known by its hash.
     """
@@ -84,14 +87,14 @@ class Prior:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of what it draws."""
+        """``(C, H, W)`` of its images."""
         return self.document.generator.image_shape
 
     @property
     def digest(self) -> str:
-        """What tells it from other priors: how it was made, and its weights."""
-        told = [float(value.double().sum()) for value in self.generator.state_dict().values()]
-        return digest([self.document.generator.document(), told])
+        """A fingerprint of its architecture and weights."""
+        sums = [float(value.double().sum()) for value in self.generator.state_dict().values()]
+        return digest([self.document.generator.document(), sums])
 
     def save(self, folder: Path) -> None:
         """Writes ``folder``, whole or not at all.
@@ -134,16 +137,15 @@ class Prior:
             _restore(critic, folder / "critic.safetensors")
         for network in (drawing, critic):
             if network is not None:
-                network.requires_grad_(False).eval()
-                network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                to_channels_last(freeze(network, device), device)
         return cls(document, drawing, critic)
 
 
 def train_prior(config: PriorConfig, public: Images, run: Run) -> Prior:
-    """Trains a prior on all of ``public``, for as many iterations as ``config`` says; resumable, repeatable by seed.
+    """Trains a prior on all of ``public``; resumable, repeatable by seed.
 
     Raises:
-        ValueError: There are no images, or of a shape that it cannot draw.
+        ValueError: There are no images, or the generator cannot produce their shape.
     """
     if not len(public):
         raise ValueError("expected at least one public image, got none")
@@ -162,9 +164,17 @@ def train_prior(config: PriorConfig, public: Images, run: Run) -> Prior:
 
 
 def prior_of(config: PriorConfig, public: Images, folder: Path, run: Run, *, force: bool = False) -> tuple[Prior, bool]:
-    """The prior kept in ``folder``, if it is of this config, seed and images; else one that is trained and put there.
+    """The prior cached in ``folder``, if config, seed and images match; else one is trained and saved there.
 
-    The second value tells whether it was there. Raises what `train_prior` and `Prior.load` raise.
+    Args:
+        config: Its training.
+        public: The images it is trained on.
+        folder: The cache.
+        run: Seed, device, report and checkpoint.
+        force: Train anew even if it is there.
+
+    Returns:
+        The prior, and whether it was cached. Raises what `train_prior` and `Prior.load` raise.
     """
     if not force and (folder / "prior.json").is_file():
         found = Prior.load(folder, run.device)
@@ -178,7 +188,7 @@ def prior_of(config: PriorConfig, public: Images, folder: Path, run: Run, *, for
 
 
 class _PriorGame(Game):
-    """Real images are all alike, or, told their class, those of a class."""
+    """Unconditional, or with the public images' own classes."""
 
     def __init__(self, config: PriorConfig, chosen: GeneratorConfig, public: Images, run: Run) -> None:
         super().__init__("prior", *networks("prior", chosen, run, config.norm))
@@ -192,7 +202,8 @@ class _PriorGame(Game):
         real, fake = self.critic(images, own), self.critic(fakes, labels)
         if self.config.loss == "hinge":
             return hinge(real, fake)
-        penalty: Tensor = gradient_penalty(self.critic, images, fakes, self.streams["between"], own)
+        share = torch.rand(len(images), 1, 1, 1, generator=self.streams["between"]).to(images)
+        penalty = gradient_penalty(partial(self.critic, labels=own), share * images + (1 - share) * fakes)
         loss: Tensor = fake.mean() - real.mean() + self.config.penalty * penalty
         return loss
 

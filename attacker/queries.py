@@ -1,4 +1,4 @@
-"""The attacker's queries: images through the deployed edge, their features read off the tap; or to a public service."""
+"""Black-box queries: images through the deployed edge, their features read off the tap; or to a prediction service."""
 
 import hashlib
 import itertools
@@ -16,10 +16,12 @@ import grpc
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from splitleak.artifacts import written_file
 from splitleak.attacker.base import Query
 from splitleak.datasets.images import Images
+from splitleak.defenses.artifact import WholeModel
 from splitleak.errors import WireError
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig, connect
@@ -36,7 +38,7 @@ _OWN = re.compile(r"probe-[0-9a-f]{12}-\d+")
 
 
 class EdgeProbe:
-    """Sends images through the deployed edge like any user of the device, and reads off the tap what they became."""
+    """Queries the deployed edge like any user of the device, and reads the images' features off the tap."""
 
     def __init__(self, address: str, capture: Path, model: str, *, channel: ChannelConfig | None = None) -> None:
         self._address, self._capture, self._model = address, capture, model
@@ -45,10 +47,10 @@ class EdgeProbe:
         self._numbers = itertools.count()
         self.timeout_s = 30.0
 
-    def __call__(self, images: Tensor, *, draws: int = 1, views: int = 1) -> Tensor:
+    def __call__(self, images: Tensor, *, draws: int = 1, averaging: int = 1) -> Tensor:
         """Features ``(draws, N, *cut)`` of images ``(N, C, H, W)`` in [0, 1], as they crossed the wire.
 
-        Each image is sent ``draws * views`` times, and each answer is the mean over ``views`` of them.
+        Each image is sent ``draws * averaging`` times, and each answer is the mean over ``averaging`` of them.
 
         Raises:
             ConnectionError: The edge cannot be reached; what it refuses is a ValueError or LookupError.
@@ -57,7 +59,7 @@ class EdgeProbe:
         sent: dict[str, tuple[int, int]] = {}  # name of a request: its draw, and the place of its first image
         with connect(self._address, self._channel) as channel:
             infer = GRPCInferenceServiceStub(channel).ModelInfer
-            for turn, place in itertools.product(range(draws * views), range(0, len(images), _QUERY_BATCH)):
+            for turn, place in itertools.product(range(draws * averaging), range(0, len(images), _QUERY_BATCH)):
                 name = f"{self.prefix}{next(self._numbers)}"
                 tensor = codec.encode(images[place : place + _QUERY_BATCH].numpy(), "fp32")
                 request = codec.request(self._model, tensor, request_id=name, input_name="images")
@@ -66,17 +68,17 @@ class EdgeProbe:
                 except grpc.RpcError as error:
                     call = cast("grpc.Call", error)  # every error of a call is one
                     raise error_of(call, f"query to the edge at {self._address}") from None
-                sent[name] = turn // views, place
-        return torch.from_numpy(self._answers(sent, draws, len(images), views))
+                sent[name] = turn // averaging, place
+        return torch.from_numpy(self._answers(sent, draws, len(images), averaging))
 
-    def _answers(self, sent: dict[str, tuple[int, int]], draws: int, count: int, views: int) -> np.ndarray:
+    def _answers(self, sent: dict[str, tuple[int, int]], draws: int, count: int, averaging: int) -> np.ndarray:
         lost, total = dict(sent), np.zeros((draws, count), np.float32)
         for name, features in requests(self._capture):
             if name in lost:
                 draw, place = lost.pop(name)
                 if total.ndim == 2:
                     total = np.zeros((draws, count, *features.shape[1:]), np.float32)
-                total[draw, place : place + len(features)] += features / np.float32(views)
+                total[draw, place : place + len(features)] += features / np.float32(averaging)
         if lost:
             found = f"expected the {len(sent)} queries just made, but {len(lost)} are missing"
             raise WireError(f"{self._capture}: {found}")
@@ -84,7 +86,7 @@ class EdgeProbe:
 
 
 class ServiceProbe:
-    """Sends images to a prediction service like any of its clients; what it lets out is the answer."""
+    """Queries a prediction service like any of its clients; its output policy applies to the answers."""
 
     def __init__(
         self,
@@ -101,63 +103,63 @@ class ServiceProbe:
             ClassifierClient, address, model, scores=scores, output=output, prefix=self.prefix, channel=channel
         )
 
-    def __call__(self, images: Tensor, *, draws: int = 1, views: int = 1) -> Tensor:
+    def __call__(self, images: Tensor, *, draws: int = 1, averaging: int = 1) -> Tensor:
         """Scores ``(draws, N, K)`` of images ``(N, C, H, W)`` in [0, 1].
 
-        Each image is sent ``draws * views`` times, and each answer is the mean over ``views`` of them.
+        Each image is sent ``draws * averaging`` times, and each answer is the mean over ``averaging`` of them.
 
         Raises:
             ConnectionError: The service cannot be reached; see `ClassifierClient` for what it may refuse.
         """
         with self._open() as client:
             pixels = images.numpy()
-            answers = [client.predict(pixels) for _ in range(draws * views)]
-        found: Tensor = torch.from_numpy(np.stack(answers)).unflatten(0, (draws, views))
+            answers = [client.predict(pixels) for _ in range(draws * averaging)]
+        found: Tensor = torch.from_numpy(np.stack(answers)).unflatten(0, (draws, averaging))
         return found.mean(1)
 
 
 class Probe(Protocol):
-    """How an attacker's images become what it sees of them; `EdgeProbe` and `ServiceProbe` are such."""
+    """A live target of queries: images to features or scores. `EdgeProbe` and `ServiceProbe` are such."""
 
     prefix: str
 
-    def __call__(self, images: Tensor, *, draws: int = 1, views: int = 1) -> Tensor: ...
+    def __call__(self, images: Tensor, *, draws: int = 1, averaging: int = 1) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """An attacker's queries on record: its public images by hash, and what they became. Several attacks may share it.
+    """Recorded queries: the attacker's public images by hash, and their features or scores; attacks may share them.
 
-    An attack that runs on a record is repeatable to the bit, which one that asks the live edge for noise is not.
+    An attack on a record repeats bit for bit; one that queries a live edge that adds noise does not.
     """
 
-    features: Tensor  # (draws, M, *cut) float32, or scores (draws, M, K); each the mean of `views` answers
+    features: Tensor  # (draws, M, *cut) float32, or scores (draws, M, K); each the mean of `averaging` answers
     hashes: tuple[str, ...]  # of the M public images, see `Images.hashes`
     prefix: str  # of the queries' request ids
-    views: int
+    averaging: int
 
     @classmethod
-    def record(cls, probe: Probe, public: Images, *, draws: int, views: int, budget: int | None = None) -> "Pairs":
-        """Sends every image of ``public`` ``draws * views`` times.
+    def record(cls, probe: Probe, public: Images, *, draws: int, averaging: int, budget: int | None = None) -> "Pairs":
+        """Sends every image of ``public`` ``draws * averaging`` times.
 
         Raises:
             PermissionError: That is more than ``budget``; nothing is sent.
         """
-        queries = len(public) * draws * views
+        queries = len(public) * draws * averaging
         if budget is not None and queries > budget:
             raise PermissionError(f"expected at most {budget} queries, got {queries}")
-        features = probe(public.floats(), draws=draws, views=views)
-        return cls(features, tuple(public.hashes()), probe.prefix, views)
+        features = probe(public.floats(), draws=draws, averaging=averaging)
+        return cls(features, tuple(public.hashes()), probe.prefix, averaging)
 
     @property
     def queries(self) -> int:
         """How many images were sent."""
-        return len(self.features) * len(self.hashes) * self.views
+        return len(self.features) * len(self.hashes) * self.averaging
 
     def query(self, budget: int | None = None) -> Query:
-        """The recorded edge: asked again for an image, it gives the next draw, and after the last the first.
+        """A black box that replays the record: queried again for an image, it gives the next draw, in a cycle.
 
-        Any image that was not asked when the record was made is a PermissionError, and nothing is sent.
+        Raises PermissionError for an image that is not on record.
         """
         turns: dict[str, Iterator[tuple[int, int]]] = {}
         known: dict[str, list[int]] = {}
@@ -174,7 +176,7 @@ class Pairs:
             draws, places = zip(*(next(turns[name]) for name in names), strict=True)
             return self.features[list(draws), list(places)]
 
-        return Query(send, budget, draws=len(self.features), views=self.views)
+        return Query(send, budget, draws=len(self.features), averaging=self.averaging)
 
     def save(self, path: Path) -> None:
         """Writes an ``.npz`` file of plain arrays, whole or not at all."""
@@ -185,7 +187,7 @@ class Pairs:
                 hashes=np.array(self.hashes),
                 prefix=np.array(self.prefix),
                 draws=np.array(len(self.features)),
-                views=np.array(self.views),
+                views=np.array(self.averaging),
                 queries=np.array(self.queries),
             )
 
@@ -208,22 +210,47 @@ class Pairs:
             raise ValueError(f"{path}: expected what `splitleak query` writes, but {error}") from None
         if features.dtype != torch.float32 or features.ndim < 3 or features.shape[1] != len(found.hashes):
             raise ValueError(f"{path}: expected features (draws, {len(found.hashes)}, *cut), got {features.shape}")
-        if told != found.queries or len(features) == 0 or found.views < 1:
+        if told != found.queries or len(features) == 0 or found.averaging < 1:
             raise ValueError(f"{path}: expected {found.queries} queries for what it holds, got {told}")
         return found
 
 
-def live_query(probe: Probe, budget: int | None, *, views: int = 1) -> Query:
-    """A live edge or service, each of whose answers is the mean of ``views``."""
+def live_query(probe: Probe, budget: int | None, *, averaging: int = 1) -> Query:
+    """A live edge or service as a black box, each of whose answers is the mean of ``averaging`` queries."""
 
     def send(images: Tensor) -> Tensor:
-        return probe(images, views=views)[0]
+        return probe(images, averaging=averaging)[0]
 
-    return Query(send, budget, views=views)
+    return Query(send, budget, averaging=averaging)
+
+
+def artifact_query(whole: WholeModel, budget: int | None) -> Query:
+    """A black box that runs the model ``whole`` in this process, defenses included: images to scores."""
+
+    def send(images: Tensor) -> Tensor:
+        return torch.from_numpy(whole.predict(images.cpu().numpy())).softmax(1)
+
+    return Query(send, budget)
+
+
+def label_only(query: Query) -> Query:
+    """``query`` with label-only answers: one-hot rows, counted in the same budget."""
+
+    def send(images: Tensor) -> Tensor:
+        answers = query(images)
+        return functional.one_hot(answers.argmax(1), answers.shape[1]).float()
+
+    return Query(send, query.budget, draws=query.draws, averaging=query.averaging, answers="labels")
 
 
 def recorded_query(pairs: Path, public: Images | None, source: Path | None, budget: int | None) -> Query:
-    """Queries on record with the images ``public`` of ``source``, and with no others.
+    """The black box of a record, after a check that it was made with the images ``public``.
+
+    Args:
+        pairs: The record's file.
+        public: The attacker's images.
+        source: Their file, for the error's message.
+        budget: Queries at most.
 
     Raises:
         FileNotFoundError: There is no such record.
@@ -238,7 +265,7 @@ def recorded_query(pairs: Path, public: Images | None, source: Path | None, budg
 def requests(capture: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The id and the features ``(N, *cut)`` of every captured inference request, in the order of the wire.
 
-    What an edge sends again after a broken connection, the same tensor under the same id, is one request.
+    A retransmission after a broken connection, the same tensor under the same id, counts once.
     """
     seen: set[tuple[str, codec.WireTensor]] = set()
     for name, tensor in captures.inference_requests(captures.read(capture)):
@@ -248,23 +275,23 @@ def requests(capture: Path) -> Iterator[tuple[str, np.ndarray]]:
         seen.add(mark)
 
 
-def victims(capture: Path, *, views: int = 1) -> tuple[tuple[str, ...], Tensor]:
-    """The captured images that are not an attacker's queries: their ids, and their features ``(N, *cut)``.
+def victims(capture: Path, *, averaging: int = 1) -> tuple[tuple[str, ...], Tensor]:
+    """The ids and features ``(N, *cut)`` of the captured images that are not an attacker's queries.
 
-    Each ``views`` consecutive ones show the same image: their features are averaged, under the first one's id.
+    Each ``averaging`` consecutive ones show the same image: their features are averaged, under the first one's id.
 
     Raises:
-        ValueError: There are none, or their number is not a multiple of ``views``.
+        ValueError: There are none, or their number is not a multiple of ``averaging``.
     """
     ids, rows = [], []
     for name, features in requests(capture):
         if not _OWN.fullmatch(name):
             rows.append(features)
             ids += [name] if len(features) == 1 else [f"{name}#{row}" for row in range(len(features))]
-    if not ids or len(ids) % views:
-        raise ValueError(f"{capture}: expected captured images in groups of {views} views, got {len(ids)} images")
+    if not ids or len(ids) % averaging:
+        raise ValueError(f"{capture}: expected captured images in groups of {averaging}, got {len(ids)} images")
     captured = torch.from_numpy(np.concatenate(rows))
-    return tuple(ids[::views]), captured.unflatten(0, (-1, views)).mean(1) if views > 1 else captured
+    return tuple(ids[::averaging]), captured.unflatten(0, (-1, averaging)).mean(1) if averaging > 1 else captured
 
 
 def served_model(capture: Path) -> str:

@@ -1,7 +1,7 @@
-"""One attack on one capture: gather what the attacker may know, run, and leave the result for the judge."""
+"""Runs one attack: gathers what the threat model lets it know, rebuilds images, and writes the result for the judge."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +10,43 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.attacker.outputs import Reconstructions, write_result
+from splitleak.attacker.prior import Prior
 from splitleak.attacker.queries import (
     EdgeProbe,
     Pairs,
     Probe,
     ServiceProbe,
+    artifact_query,
+    label_only,
     live_query,
     recorded_query,
     served_model,
     victims,
 )
 from splitleak.attacker.reconstruction import ATTACKS
-from splitleak.attacker.reconstruction.descent import frozen
 from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.defenses.artifact import HalfConfig, load_cloud, load_edge
+from splitleak.defenses.artifact import HalfConfig, WholeModel, load_cloud, load_edge, load_whole
+from splitleak.defenses.classes.adaptive import adaptive_model, white_box
 from splitleak.defenses.training import assemble
 from splitleak.logs import Report
+from splitleak.tables import Table
+from splitleak.training.modules import freeze
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.files.shared import SharedScores
 
 _SEEDS = 2**62
+_OF_VICTIMS = frozenset({"capture", "shared", "edge", "encoder", "head", "views"})
+_OF_CLASSES = frozenset({"oracle", "model", "artifact", "adaptive", "prior", "classes"})
 
 
 class AttackConfig(Config):
-    """Which attack, from which preset, with which settings on top, and what it may see of the wire."""
+    """Which attack, from which preset, with which settings on top, and how often it may query."""
 
     attack: str
     preset: Preset = "cpu"
@@ -45,112 +54,174 @@ class AttackConfig(Config):
     seed: int = 0
     max_queries: int | None = Field(default=None, ge=1, description="images it may send, at most")
     views: int = Field(default=1, ge=1, description="consecutive requests that show one victim, and are averaged")
+    classes: int | None = Field(default=None, ge=1, description="how many there are; default: as many as are answered")
 
-    def build(self) -> Attack:
+    def build(self) -> Attack | ClassInversion:
         """The attack itself.
 
         Raises:
             ValueError: There is no such attack, or the settings do not fit it.
         """
-        return build(ATTACKS, self.attack, self.preset, self.settings)
+        kinds: Table[type[Attack] | type[ClassInversion]] = Table("attack", {**ATTACKS, **CLASS_ATTACKS})
+        return build(kinds, self.attack, self.preset, self.settings)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Access:
     """What the attacker can reach; None is withheld.
 
-    Victims are a ``capture`` of the wire, or the scores they ``shared``. Queries go to the ``edge`` of that wire, to
-    the prediction ``service`` of those scores, or are on record in ``pairs``.
+    An attack on victims starts from a ``capture`` of the wire or from the scores they ``shared``, one on classes from
+    neither. Queries go to the ``edge`` of that wire, to a prediction ``service``, to the model of ``oracle``, or are on
+    record in ``pairs``.
     """
 
-    capture: Path | None  # what the tap wrote
-    public: Path  # images of its own
+    public: Path | None = None  # images of its own
+    capture: Path | None = None  # what the tap wrote
+    shared: Path | None = None  # what `splitleak predict` wrote
     edge: str | None = None  # HOST:PORT of the device's service
+    service: str | None = None  # HOST:PORT of the prediction service
+    oracle: Path | None = None  # an artifact that is asked like a service, in this process, defenses and all
     pairs: Path | None = None  # what `splitleak query` wrote
+    labels_only: bool = False  # all that is heard of an answer is which class it puts first
     encoder: Path | None = None  # the edge half of the artifact
     head: Path | None = None  # the cloud half
-    shared: Path | None = None  # what `splitleak predict` wrote
-    service: str | None = None  # HOST:PORT of the prediction service
+    artifact: Path | None = None  # the whole model's weights
+    adaptive: bool = False  # the weights without what hides gradients, see `adaptive_model`
+    prior: Path | None = None  # what `splitleak prior` wrote
+    model: str | None = None  # as the service calls it; None where it has only one, or where shared scores tell
     scores: Scores = "auto"  # what the service gives, see `ClassifierClient`
     output: str | None = None  # which of its outputs
     channel: ChannelConfig | None = None  # how the edge or the service is reached
 
     def knowledge(
-        self, config: AttackConfig, public: Images, device: torch.device
+        self, config: AttackConfig, public: Images | None, device: torch.device
     ) -> tuple[tuple[str, ...], Knowledge]:
-        """The ids of the victims' requests, and all that an attack may know of them.
+        """The ids of the victims' requests, and all that an attack on them may know.
 
         Raises:
             FileNotFoundError: A file is not there.
             ValueError: What the attacker has does not fit together.
         """
-        images = public.floats()
-        ids, captured, probe = self._victims(config.views)
+        self._refuse(config, _OF_CLASSES, "an attack on victims")
+        if public is None:
+            raise ValueError("expected images of the attacker's own for an attack on victims, got none")
+        ids, captured, model = self._victims(config.views)
+        query = self._query(config, public, device, model)
+        if query is not None and query.averaging != config.views:
+            expected = f"expected pairs of {config.views} views, as the victims'"
+            raise ValueError(f"{self.pairs}: {expected}, got {query.averaging}")
         head, fresh_encoder = _cloud_knowledge(self.head, device)
         return ids, Knowledge(
             captured=captured,
-            image_shape=(images.shape[1], images.shape[2], images.shape[3]),
-            public=images,
-            query=self._query(config, public, probe),
+            image_shape=_image_shape(public, None, None),
+            public=public.floats(),
+            query=query,
             labels=public.labels,
-            encoder=None if self.encoder is None else frozen(load_edge(self.encoder, device).encoder, device),
+            encoder=None if self.encoder is None else freeze(load_edge(self.encoder, device).encoder, device),
             head=head,
             fresh_encoder=fresh_encoder,
         )
 
-    def _victims(self, views: int) -> tuple[tuple[str, ...], Tensor, Probe | None]:
-        """Ids and features or scores of the victims, and who can be asked live for more of the kind."""
-        if self.capture is not None and self.shared is None:
+    def class_knowledge(self, config: AttackConfig, public: Images | None, device: torch.device) -> ClassKnowledge:
+        """All that an attack on classes may know.
+
+        A white box is the network without the randomness of its defenses, and without the service's output policy.
+
+        Raises:
+            FileNotFoundError: A file is not there.
+            ValueError: What the attacker has does not fit together.
+        """
+        self._refuse(config, _OF_VICTIMS, "an attack on classes")
+        if self.adaptive and self.artifact is None:
+            raise ValueError("expected the weights of what is attacked adaptively, got no artifact")
+        whole = None if self.artifact is None else load_whole(self.artifact, device)
+        prior = None if self.prior is None else Prior.load(self.prior, device)
+        return ClassKnowledge(
+            image_shape=_image_shape(public, prior, whole),
+            classes=whole.classes if config.classes is None and whole is not None else config.classes,
+            public=None if public is None else public.floats(),
+            query=self._query(config, public, device, self.model),
+            labels=None if public is None else public.labels,
+            model=None if whole is None else freeze((adaptive_model if self.adaptive else white_box)(whole), device),
+            prior=prior,
+        )
+
+    def _refuse(self, config: AttackConfig, others: frozenset[str], kind: str) -> None:
+        values = {"views": config.views > 1, "classes": config.classes}
+        values |= {field.name: getattr(self, field.name) for field in fields(self)}
+        if given := [name for name, value in values.items() if value and name in others]:
+            raise ValueError(f"expected what {kind} can use, got {', '.join(given)}")
+
+    def _victims(self, views: int) -> tuple[tuple[str, ...], Tensor, str | None]:
+        """Ids and features or scores of the victims, and the model that gave their scores."""
+        if (self.capture is None) == (self.shared is None):
+            raise ValueError(f"expected a capture or shared scores, got {'both' if self.shared else 'neither'}")
+        if self.capture is not None:
             if self.service is not None:
                 raise ValueError("expected shared scores beside a service to query, got a capture")
-            ids, captured = victims(self.capture, views=views)
-            if self.edge is None:
-                return ids, captured, None
-            model = served_model(self.capture)
-            return ids, captured, EdgeProbe(self.edge, self.capture, model, channel=self.channel)
-        if self.shared is None or self.capture is not None:
-            raise ValueError(f"expected a capture or shared scores, got {'both' if self.shared else 'neither'}")
+            return *victims(self.capture, averaging=views), None
+        assert self.shared is not None
         if self.edge is not None or views != 1:
             raise ValueError("expected a capture beside an edge to query or several views, got shared scores")
         shared = SharedScores.load(self.shared)
-        live = None
-        if self.service is not None:
-            live = ServiceProbe(
-                self.service, shared.model, scores=self.scores, output=self.output, channel=self.channel
-            )
-        return shared.ids, torch.from_numpy(shared.scores), live
+        return shared.ids, torch.from_numpy(shared.scores), shared.model
 
-    def _query(self, config: AttackConfig, public: Images, probe: Probe | None) -> Query | None:
-        if probe is not None and self.pairs is not None:
-            raise ValueError("expected a live edge or service to query or recorded pairs, got both")
-        if probe is not None:
-            return live_query(probe, config.max_queries, views=config.views)
-        if self.pairs is None:
+    def _query(
+        self, config: AttackConfig, public: Images | None, device: torch.device, model: str | None
+    ) -> Query | None:
+        ways = [name for name in ("edge", "service", "oracle", "pairs") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"expected one way to query: live, an oracle or recorded pairs, got {' and '.join(ways)}")
+        if self.edge is not None:
+            assert self.capture is not None
+            probe: Probe = EdgeProbe(self.edge, self.capture, served_model(self.capture), channel=self.channel)
+            query = live_query(probe, config.max_queries, averaging=config.views)
+        elif self.service is not None:
+            probe = ServiceProbe(self.service, model, scores=self.scores, output=self.output, channel=self.channel)
+            query = live_query(probe, config.max_queries)
+        elif self.oracle is not None:
+            query = artifact_query(load_whole(self.oracle, device, seed=config.seed), config.max_queries)
+        elif self.pairs is not None:
+            query = recorded_query(self.pairs, public, self.public, config.max_queries)
+        else:
             return None
-        query = recorded_query(self.pairs, public, self.public, config.max_queries)
-        if query.views != config.views:
-            raise ValueError(
-                f"{self.pairs}: expected pairs of {config.views} views, as the victims', got {query.views}"
-            )
-        return query
+        return label_only(query) if self.labels_only else query
 
 
 def run_attack(config: AttackConfig, access: Access, out: Path, device: torch.device, report: Report) -> dict[str, Any]:
     """Runs an attack and writes ``out``: ``reconstructions.npz``, ``attack.json``, weights if it trained any.
 
+    The id of a rebuilt victim is that of its request; of a class, its number and, where there are several images of
+    it, the place among them, best first.
+
+    Args:
+        config: Which attack, and how.
+        access: What the threat model gives it.
+        out: The folder, written whole or not at all.
+        device: Where networks run.
+        report: Hears of progress.
+
+    Returns:
+        The gist of it: ``folder``, ``rebuilt`` (images), ``queries`` (images sent) and ``findings``.
+
     Raises:
-        FileNotFoundError: There is no capture, no public images, or no half of the artifact.
-        ConnectionError: The edge cannot be reached.
+        FileNotFoundError: There is no capture, no public images, no pairs, or no artifact.
+        ConnectionError: The edge or the service cannot be reached.
         PermissionError: The attack needs what it was not given, or more queries than it may make.
         ValueError: What the attacker has does not fit together.
     """
     attack = config.build()
-    public = load_file(access.public).train
-    ids, known = access.knowledge(config, public, device)
-    checkpoint = out.with_name(f".{out.name}.checkpoint")
-    rebuilt = attack(known, Run(seed=config.seed, device=device, report=report, checkpoint=checkpoint))
-    made = Reconstructions(ids, rebuilt)
-    return write_result(out, attack, made, known, public, seed=config.seed, views=config.views)
+    public = None if access.public is None else load_file(access.public).train
+    run = Run(seed=config.seed, device=device, report=report, checkpoint=out.with_name(f".{out.name}.checkpoint"))
+    known: Knowledge | ClassKnowledge
+    if isinstance(attack, ClassInversion):
+        known = access.class_knowledge(config, public, device)
+        made = Reconstructions.of_classes(attack(known, run))
+    else:
+        ids, known = access.knowledge(config, public, device)
+        made = Reconstructions(ids, attack(known, run))
+    views = config.views if known.query is None else known.query.averaging
+    return write_result(out, attack, made, known, public, seed=config.seed, views=views, adaptive=access.adaptive)
 
 
 def record_queries(
@@ -163,9 +234,19 @@ def record_queries(
         ConnectionError: The edge or the service cannot be reached.
         PermissionError: That is more than ``budget`` queries.
     """
-    made = Pairs.record(probe, load_file(public).train, draws=draws, views=views, budget=budget)
+    made = Pairs.record(probe, load_file(public).train, draws=draws, averaging=views, budget=budget)
     made.save(out)
     return {"pairs": str(out), "images": len(made.hashes), "draws": draws, "views": views, "queries": made.queries}
+
+
+def _image_shape(public: Images | None, prior: Prior | None, whole: WholeModel | None) -> tuple[int, int, int]:
+    if public is not None:
+        return public.pixels.shape[1], public.pixels.shape[2], public.pixels.shape[3]
+    if prior is not None:
+        return prior.image_shape
+    if whole is None:
+        raise ValueError("expected images of the attacker's own or a model, to know the shape of what to rebuild")
+    return whole.input_shape
 
 
 def _cloud_knowledge(
@@ -175,7 +256,7 @@ def _cloud_knowledge(
     if folder is None:
         return None, None
     half = load_cloud(folder, device)
-    return frozen(half.head, device), lambda: _fresh_encoder(half.config, device)
+    return freeze(half.head, device), lambda: _fresh_encoder(half.config, device)
 
 
 def _fresh_encoder(half: HalfConfig, device: torch.device) -> nn.Module:

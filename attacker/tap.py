@@ -23,7 +23,7 @@ _SET_BY_EACH_HOP = frozenset({"user-agent"})
 
 
 class TapConfig(Config):
-    """Where the tap listens, whom it forwards to, and where it writes what passes."""
+    """Addresses of the proxy and of the cloud, and the capture file."""
 
     server: ServerConfig = Field(default_factory=ServerConfig, description="the address the victims' edge connects to")
     upstream: Target = Field(description="host:port of the real cloud")

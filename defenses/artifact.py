@@ -25,6 +25,7 @@ from splitleak.defenses.training import Target, TargetConfig, assemble
 from splitleak.models.engine import Engine, choose_engine, feature_probes, image_probes, torch_engine
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
+from splitleak.training.modules import to_channels_last
 
 FORMAT = 1
 
@@ -210,7 +211,7 @@ def load_edge(folder: Path, device: torch.device, *, seed: int | None = None, en
     _assign(folder, nn.ModuleDict({"encoder": model.encoder, "stack": stack}), weights)
     stack.to(device).eval()
     stack.seed(seed, device)
-    encoder = model.encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    encoder = to_channels_last(model.encoder, device).eval()
     runner = choose_engine(engine, encoder, device, image_probes(config.target.model.image_shape), torch.channels_last)
     return EdgeHalf(config, encoder, stack, device, runner)
 
@@ -231,7 +232,7 @@ def load_cloud(folder: Path, device: torch.device, *, seed: int | None = None, e
     """
     config, model, weights = _load(folder, "cloud")
     _assign(folder, model.head, weights)
-    head = model.head.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    head = to_channels_last(model.head, device).eval()
     for name, layer in head.named_modules():
         if hasattr(layer, "generator"):
             layer.generator = generator(seed, "head", name, device=device)

@@ -22,8 +22,9 @@ from splitleak.defenses.base import EpochEnd, Step, TrainingStart
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.logs import Report, silent
 from splitleak.models.split import ModelConfig, SplitModel, build
-from splitleak.seeding import derive_seed, generator
+from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
+from splitleak.training.modules import to_channels_last
 from splitleak.training.precision import mixed_precision
 
 
@@ -98,8 +99,7 @@ class Target:
 def assemble(config: TargetConfig, dataset: str) -> tuple[SplitModel, Stack]:
     """The untrained model as modified by its defenses, and the stack; initial weights from ``config.seed``."""
     stack = Stack.build(config.defenses)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "init"))
+    with seeded(config.seed, "init"):
         model = build(config.model, normalisation(dataset, config.model.channels))
         stack.prepare(model, config.model.classes)
     return model, stack
@@ -130,8 +130,8 @@ def train(
         FloatingPointError: The loss is no longer finite.
     """
     _check_fit(config.model, splits.train)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(derive_seed(config.seed, "dropout"))  # dropout layers draw from the global generator
+    # Dropout layers draw from the global generator.
+    with seeded(config.seed, "dropout", devices=[device] if device.type == "cuda" else []):
         return _train(config.pinned(), splits, device, checkpoint, report)
 
 
@@ -140,7 +140,7 @@ def _train(
 ) -> Target:
     dataset = str(splits.record["dataset"])
     model, stack = assemble(config, dataset)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    to_channels_last(model, device)
     stack.to(device)
     stack.seed(config.seed, device)
     stack.begin(TrainingStart(model, dataset, splits.train.classes, config.training.epochs))

@@ -1,7 +1,9 @@
 """Seeding: randomness is passed as a ``torch.Generator``, derived from one seed and the names of its use."""
 
+import contextlib
 import hashlib
 import secrets
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -20,6 +22,26 @@ def generator(seed: int | None, *names: object, device: str | torch.device = "cp
     """A generator for one use; ``seed=None`` draws the seed from the operating system."""
     chosen = secrets.randbits(63) if seed is None else derive_seed(seed, *names)
     return torch.Generator(device=device).manual_seed(chosen)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *names: object, devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """Seeds the global random stream for one use while the block runs; what comes after it draws as if it were not.
+
+    For layers that draw from no other stream: initial weights, dropout.
+
+    Args:
+        seed: The run's.
+        names: Of the use, as in `derive_seed`.
+        devices: CUDA devices whose streams are restored too; the CPU's always is.
+
+    >>> with seeded(0, "init"): a = torch.rand(1)
+    >>> with seeded(0, "init"): a == torch.rand(1)
+    tensor([True])
+    """
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(derive_seed(seed, *names))
+        yield
 
 
 def resolve_device(name: str) -> torch.device:

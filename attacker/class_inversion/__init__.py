@@ -1,4 +1,4 @@
-"""Attacks that rebuild images of each class a model was trained on. This table is all that knows them by name."""
+"""The table of class inversion attacks (model inversion): they rebuild images of each class of a model."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What an attack on a model's classes is, and what it may know. The training images are not in it, by type."""
+"""The base class of model inversion, and its threat model as a type: the training images are not part of it."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from splitleak.attacker.base import Method, Query, Run
 from splitleak.attacker.prior import Prior
 
 Access = Literal["white", "score", "label"]
-"""What an attack sees of a model: its weights, the scores of its answers, or only their labels."""
+"""The attack's access to the model: white-box (weights), score-based or label-only."""
 
 
 @dataclass(frozen=True)
 class ClassKnowledge:
-    """All that an attack may use. What is None is withheld by the threat model."""
+    """The threat model of an attack on classes: all that it may use. None is withheld."""
 
     image_shape: tuple[int, int, int]  # (C, H, W) of what is to be rebuilt
     classes: int | None = None  # how many there are
@@ -59,16 +59,16 @@ class ClassInversion(Method):
 
     @classmethod
     def ignores_output_policy(cls) -> bool:
-        """Whether what the service does to its scores is nothing to this attack, as it runs the model itself."""
+        """Whether the service's output policy does not affect the attack, as it runs the model itself."""
         return cls.access == "white"
 
     @abstractmethod
     def invert(self, known: ClassKnowledge, run: Run) -> Tensor:
-        """The attack itself; what it needs is there. Gives ``(K, R, C, H, W)``."""
+        """The attack itself, called when all that it needs is there. Gives ``(K, R, C, H, W)``."""
 
 
 def check_width(name: str, known: ClassKnowledge, width: int) -> None:
-    """Refuses answers that are not one score a class, where the number of classes is known; ``name`` is the attack's.
+    """Checks that there is one score a class, where the number of classes is known; ``name`` is the attack's.
 
     Raises:
         ValueError: The answers have another ``width``.

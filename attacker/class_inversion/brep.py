@@ -1,14 +1,12 @@
-"""BREP-MI: with nothing but labels, grow a sphere of latents that are all of the class, away from its boundary."""
+"""BREP-MI: label-only inversion, which moves latents away from the decision boundary."""
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig
-from splitleak.attacker.reconstruction.descent import beside
-from splitleak.training.fit import Resumable, epochs
+from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig, best_first
+from splitleak.training.fit import Resumable, step_ranges
 
-_CHUNK = 10  # iterations between two looks at the clock
 _BATCH = 512
 
 
@@ -37,22 +35,19 @@ class BREPMI(LatentSearch):
     .. math:: z \leftarrow z + \min(R/3, 3) \cdot \frac1N \sum_i -[f(z + R u_i) \ne y]\; u_i
 
     Kahla et al., "Label-only model inversion attacks via boundary repulsion", CVPR 2022, and its published code. The
-    u are uniform on the unit sphere; a step that would leave the class is not made. Of a class no candidate is
-    labelled as, the first candidate is given (findings: ``classes_unseen``). Each of the others is shown where its
-    sphere last grew. Images ``(K, restarts, C, H, W)``, the widest sphere first. What a query answers beside its label
-    is never looked at. Deviations: a cap on the iterations, as the code's walk need not end; a walk stops where the
-    next iteration would exceed the budget of queries.
+    u are uniform on the unit sphere; a step that would leave the class is not made. If no candidate is
+    labelled as a class, the first candidate is returned for it (findings: ``classes_unseen``). For the others it is
+    the centre at which the sphere last grew. Images ``(K, restarts, C, H, W)``, the widest sphere first. Only the
+    label of an answer is used. Deviations: a cap on the iterations, as the code's walk need not end; a walk stops
+    where the next iteration would exceed the query budget.
     """
 
     name = "brep-mi"
     config_type = BREPConfig
     access = "label"
     needs = frozenset({"prior", "query"})
-
-    def __init__(self, config: BREPConfig) -> None:
-        super().__init__(config)
-        self.config: BREPConfig = config
-        self.radii = torch.zeros(0)
+    config: BREPConfig
+    radii: Tensor
 
     @classmethod
     def paper_config(cls) -> BREPConfig:
@@ -61,22 +56,18 @@ class BREPMI(LatentSearch):
 
     @torch.no_grad()
     def labelled(self, search: Search, latents: Tensor) -> Tensor:
-        """What the service calls images of latents ``(B, d)``: ``(B,)``."""
+        """The service's labels ``(B,)`` for images of latents ``(B, d)``."""
         return torch.cat([search.scores(search.images(part)).argmax(1) for part in latents.split(_BATCH)])
 
-    def affordable(self, search: Search, queries: int) -> bool:
-        """Whether so many more queries are within the budget."""
-        assert search.query is not None
-        return search.query.budget is None or search.query.made + queries * search.query.views <= search.query.budget
-
     def select(self, search: Search, pool: Tensor) -> Tensor:
-        """The first candidates that are labelled as each class; asks no more of them than it must."""
+        """The first candidates labelled as each class, with no more queries than it takes."""
+        assert search.query is not None
         each = self.config.restarts
         pool = pool.clamp(-self.config.bound, self.config.bound)
         found: list[list[int]] = [[] for _ in range(search.classes)]
         for start in range(0, len(pool), 64):
             part = pool[start : start + 64]
-            if all(len(places) >= each for places in found) or not self.affordable(search, len(part)):
+            if all(len(places) >= each for places in found) or not search.query.affords(len(part)):
                 break
             for place, label in enumerate(self.labelled(search, part).tolist(), start=start):
                 found[label].append(place)
@@ -95,9 +86,9 @@ class BREPMI(LatentSearch):
             optimizers={},
             generators={"steps": draw},
         )
-        checkpoint = beside(search.run.checkpoint, "search")
-        for chunk in epochs(self.name, -(-config.steps // _CHUNK), state, checkpoint, search.run.report):
-            for _ in range(min(_CHUNK, config.steps - chunk * _CHUNK)):
+        checkpoint = search.run.part("search").checkpoint
+        for iterations in step_ranges(self.name, config.steps, state, checkpoint, search.run.report, size=10):
+            for _ in iterations:
                 self.step(search, walks, labels, draw)
             state.history.append({"radius": float(walks.radius.mean()), "going": float(walks.going.sum())})
         self.findings["history"] = state.history
@@ -106,9 +97,10 @@ class BREPMI(LatentSearch):
         return ends
 
     def step(self, search: Search, walks: "_Walks", labels: Tensor, draw: torch.Generator) -> None:
-        """One iteration of every walk that still goes."""
+        """One iteration of every walk that has not ended."""
+        assert search.query is not None
         config, rows = self.config, walks.going.nonzero().flatten()
-        if not len(rows) or not self.affordable(search, len(rows) * (config.points + 1)):
+        if not len(rows) or not search.query.affords(len(rows) * (config.points + 1)):
             return
         centres, radius, own = walks.centres[rows], walks.radius[rows, None, None], labels[rows]
         units = torch.randn(len(rows), config.points, centres.shape[1], generator=draw).to(centres.device)
@@ -129,20 +121,20 @@ class BREPMI(LatentSearch):
         walks.going[rows] = walks.idle[rows] < config.patience
 
     def fingerprint_of(self, search: Search, starts: Tensor) -> str:
-        """Whose checkpoint it is; asks nothing."""
+        """The checkpoint's fingerprint, without a query."""
         return f"{self.config.digest}/{search.run.seed}/{float(starts.double().sum())!r}"
 
     @torch.no_grad()
     def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As by confidence, but by the radius of the sphere, which is all that labels tell of it."""
-        order = self.radii.sort(dim=1, descending=True, stable=True).indices[:, : self.config.images]
-        chosen = latents[torch.arange(len(latents))[:, None], order]
-        images = search.images(chosen.flatten(0, 1), search.labels(order.shape[1])).unflatten(0, order.shape)
-        return images, self.radii.gather(1, order), chosen
+        """The images of the widest spheres: the radius stands in for the confidence, which labels do not give."""
+        best = best_first(self.radii, self.config.images)
+        chosen, radii = latents[best], self.radii[best]
+        images = search.images(chosen.flatten(0, 1), search.labels(chosen.shape[1])).unflatten(0, radii.shape)
+        return images, radii, chosen
 
 
 class _Walks(nn.Module):
-    """Where every walk is."""
+    """The state of every walk."""
 
     centres: Tensor  # (B, d)
     best: Tensor  # (B, d), where the sphere last grew

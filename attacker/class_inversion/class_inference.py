@@ -1,10 +1,10 @@
-"""Training-class inference: an inverter of single scores, fed with certainty of one class after the other."""
+"""Training class inference: an inverter of top-1 scores, applied to the one-hot vector of each class."""
 
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
@@ -27,7 +27,7 @@ class ClassInferenceConfig(InverterConfig):
 
 
 class ClassInference(ClassInversion):
-    """Asks the service for public images, learns the way back from each answer's highest score, and feeds one-hots.
+    """Queries the service with public images, trains an inverter on each answer's top-1 score, and feeds it one-hots.
 
     Yang et al., "Neural network inversion in adversarial setting via background knowledge alignment", CCS 2019
     (arXiv:1902.08552), training class inference. Of an answer the highest score is kept and nothing else; vectors are
@@ -42,20 +42,13 @@ class ClassInference(ClassInversion):
     config_type = ClassInferenceConfig
     access = "label"
     needs = frozenset({"public", "query"})
-
-    def __init__(self, config: ClassInferenceConfig) -> None:
-        super().__init__(config)
-        self.config: ClassInferenceConfig = config
-        self.inverter: nn.Module | None = None
+    config: ClassInferenceConfig
 
     @classmethod
     def paper_config(cls) -> ClassInferenceConfig:
         """The published code's, see `PredictionInversionAttack.paper_config`."""
         published = PredictionInversionAttack.paper_config()
         return ClassInferenceConfig(**{key: getattr(published, key) for key in ClassInferenceConfig.model_fields})
-
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.inverter.state_dict()) if self.inverter is not None else {}
 
     def invert(self, known: ClassKnowledge, run: Run) -> Tensor:
         assert known.public is not None
@@ -70,9 +63,9 @@ class ClassInference(ClassInversion):
         if not bool(seen.any()):
             raise ValueError(f"attack {self.name!r}: expected answers with a score above zero, got none")
         pairs = tops[:, seen].unflatten(0, answers.shape[:2])
-        self.inverter, findings = train_inverter(self.name, self.config, pairs, known.public, run)
+        self.network, findings = train_inverter(self.name, self.config, pairs, known.public, run)
         images = known.public.mean(0).repeat(len(seen), 1, 1, 1)
-        images[seen] = predict(self.inverter, torch.eye(pairs.shape[2]), run.device)
+        images[seen] = predict(self.network, torch.eye(pairs.shape[2]), run.device)
         self.findings = {
             **findings,
             "classes_seen": int(seen.sum()),

@@ -1,4 +1,4 @@
-"""Matching features: a class is what the images that the model takes for it look like just before the model's head."""
+"""Feature matching as identity loss: the distance from a class's mean penultimate feature on public images."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,18 +14,18 @@ class MatchedFeatures(Config):
     """In place of a loss of the logits, the distance from a class's mean feature; see `FeatureGoal`."""
 
     loss: Literal["features"]
-    each: int = Field(default=30, ge=1, description="public images that stand for a class")
+    each: int = Field(default=30, ge=1, description="public images of highest score that give a class's mean")
 
 
 @dataclass(frozen=True)
 class FeatureGoal:
-    r"""Where, before the head of a model, images of each class should lie.
+    r"""The target of each class in the space of penultimate features.
 
     .. math:: L_{id}(x, y) = \frac{\|h(x) - \bar h_y\|^2}{E_a \|h(a) - \bar h\|^2}
 
-    h is what the head is given; the mean for y is over the ``each`` public images a that the model is surest of, as in
-    PLG-MI. What the head forgets, by a low rank, a Tanh or a noisy code, does not limit it, for the loss never passes
-    through the head. The bars are means, the denominator is over all public images.
+    h is the input of the head; the mean for y is over the ``each`` public images a with the highest confidence, as in
+    PLG-MI. A head that discards information (low rank, Tanh, noisy code) does not limit it, as the loss bypasses the
+    head. The bars are means, the denominator is over all public images.
     """
 
     body: nn.Module  # images (N, C, H, W) to what its head is given, (N, d)
@@ -42,16 +42,13 @@ class FeatureGoal:
         spread = float((features - features.mean(0)).square().sum(1).mean())
         if not spread > 0:
             raise ValueError(f"expected features of public images that differ, got {len(features)} of spread {spread}")
-        return cls(body, features[standing_for(scores, each)].mean(1), spread)
+        return cls(body, features[top_public_images(scores, each)].mean(1), spread)
 
     def distance(self, features: Tensor, labels: Tensor) -> Tensor:
         """The identity loss ``(N,)`` for classes ``(N,)`` of images with ``features`` ``(N, d)``."""
         return feature_distance(features, labels, self.means, self.spread)
 
 
-def standing_for(scores: Tensor, each: int) -> Tensor:
-    """Places ``(K, each)`` of those of M images, with scores ``(M, K)``, that stand highest in each class.
-
-    Where there are fewer images, all of them.
-    """
+def top_public_images(scores: Tensor, each: int) -> Tensor:
+    """Indices ``(K, each)`` of the images with the highest score of each class, of scores ``(M, K)``; all, if fewer."""
     return scores.topk(min(each, len(scores)), dim=0).indices.T

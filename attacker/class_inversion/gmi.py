@@ -1,4 +1,4 @@
-"""GMI: search the latents of a generator for images that the critic finds real and the model puts in the class."""
+"""GMI: generative model inversion, latent optimisation with a prior loss (critic) and an identity loss."""
 
 import torch
 from pydantic import Field
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassKnowledge
 from splitleak.attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig
-from splitleak.models.generator import Critic
+from splitleak.attacker.training.critic import Critic
 
 
 class GMIConfig(SearchConfig):
@@ -31,10 +31,7 @@ class GMI(LatentSearch):
 
     name = "gmi"
     config_type = GMIConfig
-
-    def __init__(self, config: GMIConfig) -> None:
-        super().__init__(config)
-        self.config: GMIConfig = config
+    config: GMIConfig
 
     @classmethod
     def paper_config(cls) -> GMIConfig:

@@ -1,11 +1,11 @@
-"""IF-GMI: after the latent, move the features between the generator's blocks, within a ball that keeps them likely."""
+"""IF-GMI: after the latent, optimise the generator's intermediate features, within an L1 ball around them."""
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from splitleak.attacker.class_inversion.ppa import PPA, PPAConfig
-from splitleak.attacker.class_inversion.search import Search
+from splitleak.attacker.class_inversion.search import Search, best_first
 from splitleak.models.generator import Generator
 
 
@@ -30,10 +30,7 @@ class IFGMI(PPA):
 
     name = "if-gmi"
     config_type = IFGMIConfig
-
-    def __init__(self, config: IFGMIConfig) -> None:
-        super().__init__(config)
-        self.config: IFGMIConfig = config
+    config: IFGMIConfig
 
     @classmethod
     def paper_config(cls) -> IFGMIConfig:
@@ -60,14 +57,11 @@ class IFGMI(PPA):
             scores = scores.maximum(told)
             by_block.append(float(scores.mean()))
         self.findings["confidence_by_block"] = by_block
-        ranked = scores.unflatten(0, (-1, each)).sort(dim=1, descending=True, stable=True)
-        order = ranked.indices[:, : self.config.images]
-        classes = torch.arange(len(latents), device=latents.device)[:, None]
-        return (
-            images.unflatten(0, (-1, each))[classes, order],
-            ranked.values[:, : self.config.images],
-            latents[classes, order],
-        )
+        scores = scores.unflatten(0, (-1, each))
+        best = best_first(scores, self.config.images)
+        # A slice and no copy: their mean, in the findings, is summed in that order.
+        ordered = scores.sort(dim=1, descending=True).values[:, : self.config.images]
+        return images.unflatten(0, (-1, each))[best], ordered, latents[best]
 
     def moved(self, search: Search, features: Tensor, labels: Tensor, place: int) -> Tensor:
         """Features ``(B, c, h, w)`` before block ``place`` after their descent."""

@@ -1,4 +1,4 @@
-"""KED-MI: a critic that also learns the model's answers, and for each class a distribution of latents, not one."""
+"""KED-MI: a critic distilled from the model's answers, and a distribution of latents for each class."""
 
 import torch
 from pydantic import Field
@@ -9,8 +9,9 @@ from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassKnowledge
 from splitleak.attacker.class_inversion.search import Drawing, LatentSearch, Search, SearchConfig, answers_to
 from splitleak.attacker.training.adversarial import GanTraining, MixedGame, networks, play
+from splitleak.attacker.training.critic import Critic
 from splitleak.config import digest
-from splitleak.models.generator import Critic, Generator
+from splitleak.models.generator import Generator
 from splitleak.training.precision import mixed_precision
 
 
@@ -42,10 +43,7 @@ class KEDMI(LatentSearch):
     name = "ked-mi"
     config_type = KEDConfig
     needs = frozenset({"model", "public"})
-
-    def __init__(self, config: KEDConfig) -> None:
-        super().__init__(config)
-        self.config: KEDConfig = config
+    config: KEDConfig
 
     @classmethod
     def paper_config(cls) -> KEDConfig:

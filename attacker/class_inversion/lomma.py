@@ -1,4 +1,4 @@
-"""LOMMA: a logit loss held to likely features, over the model and its students; on top of GMI and of KED-MI."""
+"""LOMMA: a regularised logit loss over the model and distilled students, on top of GMI and of KED-MI."""
 
 import torch
 from pydantic import Field
@@ -12,16 +12,16 @@ from splitleak.attacker.class_inversion.features import MatchedFeatures
 from splitleak.attacker.class_inversion.gmi import GMI, GMIConfig
 from splitleak.attacker.class_inversion.ked import KEDMI, KEDConfig
 from splitleak.attacker.class_inversion.search import Drawing, Identity, LatentSearch, Search, answers_to
-from splitleak.attacker.reconstruction.descent import beside, frozen
+from splitleak.attacker.training.critic import Critic
 from splitleak.attacker.training.fitting import step
 from splitleak.config import Config, digest
 from splitleak.defenses.classes.adaptive import feature_extractor
 from splitleak.defenses.features.layers import last_layer
 from splitleak.measures.identity import IDENTITY_LOSSES
-from splitleak.models.generator import Critic
 from splitleak.models.split import ModelConfig, build
-from splitleak.seeding import derive_seed, generator
+from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
+from splitleak.training.modules import freeze
 
 _BATCH = 64
 
@@ -85,7 +85,7 @@ class Lomma(LatentSearch):
             losses = search.goal.distance(features, labels)
         else:
             logits = [self.layer(features), *(student(images) for student in self.students)]
-            search.notice(logits[0], labels)
+            search.log_confidence(logits[0], labels)
             losses = torch.stack([IDENTITY_LOSSES[config.identity](each, labels) for each in logits]).mean(0)
         unlikely: Tensor = (features - self.mean).square().mean(1)
         return losses + config.regulariser * unlikely
@@ -119,15 +119,21 @@ class LommaKED(Lomma, KEDMI):
 
 
 def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn: int) -> nn.Module:
-    """A small network that learnt the model's answers on ``public`` ``(M, C, H, W)``, by their divergence; frozen.
+    """Knowledge distillation: a small network trained on the model's soft labels, frozen.
+
+    Args:
+        model: The teacher, images to logits ``(N, K)``.
+        public: The images ``(M, C, H, W)``.
+        config: Epochs and learning rate.
+        run: Seed, device, report and checkpoint.
+        turn: The student's number, which tells random streams and checkpoints apart.
 
     Raises:
         ValueError: The images are not square, or too small for it.
     """
     name, answers = f"student-{turn}", answers_to(model, public, run.device).softmax(1)
     sizes = {"channels": public.shape[1], "size": public.shape[2], "classes": answers.shape[1]}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(run.seed, "lomma", name))
+    with seeded(run.seed, "lomma", name):
         student = build(ModelConfig.parse({"architecture": "cnn", **sizes}, source="student")).to(run.device)
     order, optimizer = generator(run.seed, "lomma", name), Adam(student.parameters(), lr=config.student_rate)
     state = Resumable(
@@ -136,7 +142,7 @@ def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn:
         optimizers={"adam": optimizer},
         generators={"order": order},
     )
-    for _ in epochs(name, config.student_epochs, state, beside(run.checkpoint, name), run.report):
+    for _ in epochs(name, config.student_epochs, state, run.part(name).checkpoint, run.report):
         student.train()
         rows = torch.randperm(len(public), generator=order)
         losses = [
@@ -148,4 +154,4 @@ def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn:
             if len(batch) > 1
         ]
         state.history.append({"loss": float(torch.stack(losses).mean()) if losses else 0.0})
-    return frozen(student, run.device)
+    return freeze(student, run.device)

@@ -1,4 +1,4 @@
-"""MI-Face: with the model's weights in hand, descend on an image until the model is sure that it shows the class."""
+"""MI-Face: white-box gradient descent on the pixels, to maximise the model's confidence in the class."""
 
 import copy
 from typing import Literal
@@ -10,11 +10,9 @@ from torch.optim import SGD, Adam
 
 from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
-from splitleak.attacker.reconstruction.descent import frozen
 from splitleak.config import Config, digest
-from splitleak.training.fit import Resumable, epochs
-
-_CHUNK = 25  # steps between two looks at the clock
+from splitleak.training.fit import Resumable, step_ranges
+from splitleak.training.modules import freeze
 
 
 class MIFaceConfig(Config):
@@ -49,10 +47,7 @@ class MIFace(ClassInversion):
     config_type = MIFaceConfig
     access = "white"
     needs = frozenset({"model"})
-
-    def __init__(self, config: MIFaceConfig) -> None:
-        super().__init__(config)
-        self.config: MIFaceConfig = config
+    config: MIFaceConfig
 
     @classmethod
     def paper_config(cls) -> MIFaceConfig:
@@ -63,7 +58,7 @@ class MIFace(ClassInversion):
 
     def invert(self, known: ClassKnowledge, run: Run) -> Tensor:
         assert known.model is not None
-        config, model = self.config, frozen(copy.deepcopy(known.model), run.device)
+        config, model = self.config, freeze(copy.deepcopy(known.model), run.device)
         with torch.no_grad():
             black = model(torch.zeros(1, *known.image_shape, device=run.device))
         check_width(self.name, known, black.shape[1])
@@ -74,9 +69,8 @@ class MIFace(ClassInversion):
             optimizers={"steps": search.optimizer},
             generators={},
         )
-        chunks = -(-config.steps // _CHUNK)
-        for chunk in epochs("attack", chunks, state, run.checkpoint, run.report):
-            for _ in range(min(_CHUNK, config.steps - chunk * _CHUNK)):
+        for iterations in step_ranges("attack", config.steps, state, run.checkpoint, run.report):
+            for _ in iterations:
                 search.step()
             state.history.append({"cost": float(search.best_cost.mean())})
         search.note()
@@ -91,7 +85,7 @@ class MIFace(ClassInversion):
 
 
 class _Search(nn.Module):
-    """The images of all classes on their way, each until it stops, and the best of each so far."""
+    """The state of all classes' descents: the current image of each, and the best so far."""
 
     images: nn.Parameter  # (K, C, H, W), where each is now
     best_images: Tensor  # (K, C, H, W)

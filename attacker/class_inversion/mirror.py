@@ -1,11 +1,10 @@
-"""MIRROR: search a box in which the generator's inputs are likely; by gradients, or with scores alone by evolution."""
+"""MIRROR: latent optimisation in a box of likely latents; by gradients, or with scores alone by a genetic algorithm."""
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig
-from splitleak.attacker.reconstruction.descent import beside
+from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig, best_first
 from splitleak.config import digest
 from splitleak.training.fit import Resumable, epochs
 
@@ -30,10 +29,7 @@ class Mirror(LatentSearch):
 
     name = "mirror"
     config_type = MirrorConfig
-
-    def __init__(self, config: MirrorConfig) -> None:
-        super().__init__(config)
-        self.config: MirrorConfig = config
+    config: MirrorConfig
 
     @classmethod
     def paper_config(cls) -> MirrorConfig:
@@ -75,11 +71,8 @@ class MirrorGenetic(LatentSearch):
     config_type = MirrorGeneticConfig
     access = "score"
     needs = frozenset({"prior", "query"})
-
-    def __init__(self, config: MirrorGeneticConfig) -> None:
-        super().__init__(config)
-        self.config: MirrorGeneticConfig = config
-        self.last = torch.zeros(0)
+    config: MirrorGeneticConfig
+    last: Tensor
 
     @classmethod
     def paper_config(cls) -> MirrorGeneticConfig:
@@ -96,10 +89,9 @@ class MirrorGenetic(LatentSearch):
         population = {"latents": starts.clone(), "scores": scores}
         told = [config.document(), search.run.seed, float(starts.double().sum()), float(scores.double().sum())]
         state = Resumable(digest(told), {}, {}, {"steps": draw}, kept=population)
-        for _ in epochs(self.name, config.steps, state, beside(search.run.checkpoint, "search"), search.run.report):
+        for _ in epochs(self.name, config.steps, state, search.run.part("search").checkpoint, search.run.report):
             rows = (state.kept["scores"].amax(1) < config.enough).nonzero().flatten()
-            budget, views = search.query.budget, search.query.views
-            if budget is None or search.query.made + len(rows) * (each - 1) * views <= budget:
+            if search.query.affords(len(rows) * (each - 1)):
                 self.breed(search, state.kept, rows, draw)
             state.history.append({"confidence": float(state.kept["scores"].amax(1).mean()), "going": float(len(rows))})
         self.findings["history"] = state.history
@@ -130,8 +122,8 @@ class MirrorGenetic(LatentSearch):
 
     @torch.no_grad()
     def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """By the scores that are known; asks nothing more."""
-        order = self.last.sort(dim=1, descending=True, stable=True).indices[:, : self.config.images]
-        chosen = latents[torch.arange(len(latents), device=latents.device)[:, None], order]
-        images = search.images(chosen.flatten(0, 1), search.labels(order.shape[1])).unflatten(0, order.shape)
-        return images, self.last.gather(1, order), chosen
+        """The population's best by the scores that are known, without a query."""
+        best = best_first(self.last, self.config.images)
+        chosen, scores = latents[best], self.last[best]
+        images = search.images(chosen.flatten(0, 1), search.labels(chosen.shape[1])).unflatten(0, scores.shape)
+        return images, scores, chosen

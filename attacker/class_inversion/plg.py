@@ -1,4 +1,4 @@
-"""PLG-MI: a conditional generator, trained on the public images that the model takes most for each class."""
+"""PLG-MI: a conditional generator, trained on public images pseudo-labelled by the model."""
 
 import torch
 from pydantic import Field
@@ -6,13 +6,14 @@ from torch import Tensor, nn
 
 from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassKnowledge
-from splitleak.attacker.class_inversion.features import standing_for
+from splitleak.attacker.class_inversion.features import top_public_images
 from splitleak.attacker.class_inversion.search import Identity, LatentSearch, Search, SearchConfig, answers_to
-from splitleak.attacker.training.adversarial import GanTraining, MixedGame, hinge, networks, play
-from splitleak.attacker.training.augmentation import ViewsConfig, random_views
+from splitleak.attacker.training.adversarial import GanTraining, MixedGame, networks, play
+from splitleak.attacker.training.augmentation import CropsConfig, random_crops
+from splitleak.attacker.training.critic import Critic, hinge
 from splitleak.config import digest
 from splitleak.measures.identity import max_margin
-from splitleak.models.generator import Critic, Generator
+from splitleak.models.generator import Generator
 from splitleak.seeding import generator
 
 
@@ -25,7 +26,7 @@ class PLGConfig(SearchConfig):
     margin_weight: float = Field(
         default=0.2, ge=0, description="of the model's say in the training, alpha of the paper"
     )
-    views: ViewsConfig = Field(default=ViewsConfig(count=2, least=0.8), description="of what the model is shown")
+    views: CropsConfig = Field(default=CropsConfig(count=2, least=0.8), description="of what the model is shown")
     learning_rate: float = Field(default=0.1, gt=0)
     steps: int = Field(default=100, ge=0)
 
@@ -45,10 +46,7 @@ class PLGMI(LatentSearch):
     name = "plg-mi"
     config_type = PLGConfig
     needs = frozenset({"model", "public"})
-
-    def __init__(self, config: PLGConfig) -> None:
-        super().__init__(config)
-        self.config: PLGConfig = config
+    config: PLGConfig
 
     @classmethod
     def paper_config(cls) -> PLGConfig:
@@ -70,7 +68,7 @@ class PLGMI(LatentSearch):
         assert known.public is not None
         assert model is not None
         scores = answers_to(model, known.public, run.device).softmax(1)
-        rows = standing_for(scores, self.config.each)
+        rows = top_public_images(scores, self.config.each)
         labels = torch.arange(len(rows), device=run.device).repeat_interleave(rows.shape[1])
         shape = self.config.gan.generator(known.image_shape, len(rows))
         game = _Game(
@@ -89,7 +87,7 @@ class PLGMI(LatentSearch):
 
     def loss(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
         images, views = search.images(values, labels), self.config.views
-        seen = [random_views(images, views, draw) for _ in range(views.count)]
+        seen = [random_crops(images, views, draw) for _ in range(views.count)]
         return torch.stack([self.identity(search, view, labels) for view in seen]).mean(0)
 
 
@@ -116,7 +114,7 @@ class _Game(MixedGame):
 
     def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
-        view = random_views(fakes, self.config.views, self.streams["views"])
+        view = random_crops(fakes, self.config.views, self.streams["views"])
         margin = max_margin(self.model(view), labels).mean()
         loss: Tensor = self.config.margin_weight * margin - self.judge(fakes, labels).mean()
         return loss

@@ -1,11 +1,11 @@
-"""PPA: choose good starts of many, descend on a distance that does not vanish, and keep what survives random views."""
+"""PPA: plug and play, selection of initial latents, a Poincaré loss, and selection of results under augmentation."""
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from splitleak.attacker.class_inversion.search import Identity, LatentSearch, Search, SearchConfig
-from splitleak.attacker.training.augmentation import ViewsConfig, random_views
+from splitleak.attacker.training.augmentation import CropsConfig, random_crops
 from splitleak.seeding import generator
 
 
@@ -18,9 +18,9 @@ class PPAConfig(SearchConfig):
     images: int | None = Field(default=5, ge=1, description="kept of each class by the last selection")
     steps: int = Field(default=100, ge=0)
     mirrored_start: bool = Field(default=False, description="score a candidate by its mirror image too")
-    views: ViewsConfig = Field(default=ViewsConfig(), description="of images on their way to the loss")
-    final_views: ViewsConfig = Field(
-        default=ViewsConfig(count=20, least=0.5, most=0.9, ratio=1.25), description="by which the last are chosen"
+    views: CropsConfig = Field(default=CropsConfig(), description="of images on their way to the loss")
+    final_views: CropsConfig = Field(
+        default=CropsConfig(count=20, least=0.5, most=0.9, ratio=1.25), description="by which the last are chosen"
     )
 
 
@@ -36,10 +36,7 @@ class PPA(LatentSearch):
 
     name = "ppa"
     config_type = PPAConfig
-
-    def __init__(self, config: PPAConfig) -> None:
-        super().__init__(config)
-        self.config: PPAConfig = config
+    config: PPAConfig
 
     @classmethod
     def paper_config(cls) -> PPAConfig:
@@ -53,7 +50,7 @@ class PPA(LatentSearch):
             beta2=0.1,
             steps=50,
             mirrored_start=True,
-            final_views=ViewsConfig(count=100, least=0.5, most=0.9, ratio=1.25, mirror=True),
+            final_views=CropsConfig(count=100, least=0.5, most=0.9, ratio=1.25, mirror=True),
         )
 
     def first_scores(self, search: Search, images: Tensor) -> Tensor:
@@ -70,6 +67,6 @@ class PPA(LatentSearch):
         views = self.seen(images, self.config.final_views, draw)
         return torch.stack([super(PPA, self).judge(search, view, labels) for view in views]).mean(0)
 
-    def seen(self, images: Tensor, config: ViewsConfig, draw: torch.Generator) -> list[Tensor]:
+    def seen(self, images: Tensor, config: CropsConfig, draw: torch.Generator) -> list[Tensor]:
         """As many views of the images as ``config`` says."""
-        return [random_views(images, config, draw) for _ in range(config.count)]
+        return [random_crops(images, config, draw) for _ in range(config.count)]

@@ -1,4 +1,4 @@
-"""The loop that attacks with a generator share: sample latents, select, optimise, and select again."""
+"""Latent optimisation, shared by attacks with a generator: sample latents, select, optimise, select again."""
 
 import copy
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from torch.optim import SGD, Adam, Optimizer
 from splitleak.attacker.base import Query, Run
 from splitleak.attacker.class_inversion.base import Access, ClassInversion, ClassKnowledge, check_width
 from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeatures
-from splitleak.attacker.reconstruction.descent import beside, frozen
+from splitleak.attacker.training.critic import Critic
 from splitleak.config import Config, digest
 from splitleak.defenses.classes.adaptive import feature_extractor
 from splitleak.measures.identity import IDENTITY_LOSSES
 from splitleak.models.engine import fused
-from splitleak.models.generator import Critic, Generator
+from splitleak.models.generator import Generator
 from splitleak.models.imported import ImportedGenerator
 from splitleak.seeding import generator
-from splitleak.training.fit import Resumable, epochs
+from splitleak.training.fit import Resumable, step_ranges
+from splitleak.training.modules import freeze
 
-_CHUNK = 25  # steps between two looks at the clock
 _BATCH = 256
 
 Drawing = Generator | ImportedGenerator
@@ -31,7 +31,7 @@ Identity = Literal["cross-entropy", "logit", "max-margin", "poincare"] | Matched
 
 
 class SearchConfig(Config):
-    """What all searches have. A class has ``restarts`` latents on their way, of which the best are given."""
+    """The settings of every search: ``restarts`` latents are optimised per class; the best ``images`` are returned."""
 
     identity: Identity = Field(default="cross-entropy", description="the loss that says how far from a class it is")
     candidates: int = Field(
@@ -48,7 +48,7 @@ class SearchConfig(Config):
 
 @dataclass
 class Search:
-    """What a search works with: the generator, and the model as far as it may be seen. Counts what the model sees."""
+    """The networks of one search: generator, critic, and the model by its weights or by queries, which are counted."""
 
     name: str
     generator: Drawing
@@ -60,19 +60,19 @@ class Search:
     classes: int = 0
     evaluations: int = 0  # images that went through the attacker's own copy of the model
     goal: FeatureGoal | None = None  # if features are to be matched
-    unread: list[Tensor] = field(default_factory=list)  # confidences that `notice` has kept
+    confidences: list[Tensor] = field(default_factory=list)  # logged and not popped yet
 
     def draw(self, use: str) -> torch.Generator:
         """A stream of randomness for one use."""
         return generator(self.run.seed, self.name, use)
 
     def images(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What latents ``(B, d)`` look like ``(B, C, H, W)``, as images of classes ``(B,)`` if it has some."""
+        """The generator's images ``(B, C, H, W)`` of latents ``(B, d)``, of ``labels`` if it is conditional."""
         drawn: Tensor = self.generator(latents, labels if self.generator.config.classes else None)
         return drawn
 
     def logits(self, images: Tensor) -> Tensor:
-        """What the model, which is a white box, says of images: ``(B, K)``."""
+        """The white-box model's logits ``(B, K)`` of images."""
         assert self.model is not None
         self.evaluations += len(images)
         answers: Tensor = self.model(images)
@@ -80,14 +80,14 @@ class Search:
         return answers
 
     @torch.no_grad()
-    def notice(self, logits: Tensor, labels: Tensor) -> None:
-        """Keeps how sure the model is that images of logits ``(B, K)`` show classes ``(B,)``."""
-        self.unread.append(logits.softmax(1).gather(1, labels[:, None]))
+    def log_confidence(self, logits: Tensor, labels: Tensor) -> None:
+        """Logs the model's confidence that images of logits ``(B, K)`` show classes ``(B,)``."""
+        self.confidences.append(logits.softmax(1).gather(1, labels[:, None]))
 
-    def noticed(self) -> dict[str, float]:
-        """The mean ``confidence`` of what was noticed since the last time; nothing where no logits were."""
-        unread, self.unread = self.unread, []
-        return {"confidence": float(torch.cat(unread).mean())} if unread else {}
+    def pop_confidence(self) -> dict[str, float]:
+        """The mean ``confidence`` logged since the last time; nothing where none was."""
+        logged, self.confidences = self.confidences, []
+        return {"confidence": float(torch.cat(logged).mean())} if logged else {}
 
     @torch.no_grad()
     def scores(self, images: Tensor) -> Tensor:
@@ -108,15 +108,15 @@ class Search:
 
 
 Loss = Callable[[Search, Tensor, Tensor, torch.Generator], Tensor]
-"""What rows ``(B, ...)`` for classes ``(B,)`` are to make small ``(B,)``; randomness comes from the generator."""
+"""The loss ``(B,)`` of rows ``(B, ...)`` for classes ``(B,)``; randomness comes from the generator."""
 
 
 class LatentSearch(ClassInversion):
-    """An attack that looks for latents whose images the model puts in a class. Subclasses override what they change.
+    """Optimises latents so that the model classifies their images as the class. Subclasses override single stages.
 
-    After a run, ``findings`` holds ``scores``, the target's confidence in every image given, ``[class][image]``, and
-    `weights` the ``latents`` ``(K, R, d)`` behind them. Whatever is selected is selected by the attacked model.
-    To match features it needs public images besides.
+    After a run, ``findings`` holds ``scores``, the target's confidence in every returned image, ``[class][image]``, and
+    `weights` the ``latents`` ``(K, R, d)`` behind them. All selection is by the attacked model. To match features it
+    also needs public images.
 
     Raises:
         ValueError: Features are to be matched by an attack that does not see the weights.
@@ -151,10 +151,10 @@ class LatentSearch(ClassInversion):
         return images
 
     def prepare(self, known: ClassKnowledge, run: Run) -> Search:
-        """Copies of what is known, on the run's device, and how many classes there are."""
-        model = None if known.model is None or self.access != "white" else frozen(fused(known.model), run.device)
+        """The networks, copied to the run's device, and the number of classes."""
+        model = None if known.model is None or self.access != "white" else freeze(fused(known.model), run.device)
         drawing, critic = self.networks(known, run, model)
-        drawing = frozen(fused(drawing), run.device)
+        drawing = freeze(fused(drawing), run.device)
         search = Search(self.name, drawing, critic, model, known.query, known, run)
         with torch.no_grad():
             blank = torch.zeros(1, *known.image_shape, device=run.device)
@@ -164,7 +164,7 @@ class LatentSearch(ClassInversion):
         return search
 
     def goal(self, search: Search, identity: MatchedFeatures) -> FeatureGoal:
-        """What the features of each class are to match.
+        """The target features of each class.
 
         Raises:
             ValueError: The model has no head that is known, or cannot tell public images apart.
@@ -180,22 +180,19 @@ class LatentSearch(ClassInversion):
             raise ValueError(f"attack {self.name!r}: {error}") from None
 
     def networks(self, known: ClassKnowledge, run: Run, model: nn.Module | None) -> tuple[Drawing, Critic | None]:
-        """The generator, of which a copy is used, and its critic if there is one, on the run's device and frozen.
-
-        They are those of the prior, unless the attack trains its own.
-        """
+        """The generator, which is copied, and its frozen critic: the prior's, unless the attack trains its own."""
         assert known.prior is not None
         critic = known.prior.critic
-        return known.prior.generator, critic and frozen(copy.deepcopy(critic), run.device)
+        return known.prior.generator, critic and freeze(copy.deepcopy(critic), run.device)
 
     def sample(self, search: Search) -> Tensor:
-        """Latents to start from: candidates ``(S, d)``, the same for all classes, or the starts ``(K, N, d)``."""
+        """Initial latents: candidates ``(S, d)``, the same for all classes, or the starts ``(K, N, d)``."""
         config, wide = self.config, search.generator.config.latent
         shape = (config.candidates, wide) if config.candidates else (search.classes, config.restarts, wide)
         return torch.randn(shape, generator=search.draw("sample")).to(search.run.device)
 
     def select(self, search: Search, pool: Tensor) -> Tensor:
-        """The starts ``(K, N, d)``: of candidates, those whose images the model is surest of, for each class."""
+        """The starts ``(K, N, d)``: the candidates of highest confidence for each class."""
         if pool.ndim == 3:
             return pool
         best = self.rate(search, pool).topk(min(self.config.restarts, len(pool)), dim=1).indices
@@ -217,7 +214,7 @@ class LatentSearch(ClassInversion):
         return search.scores(images)
 
     def optimise(self, search: Search, starts: Tensor) -> Tensor:
-        """Moves latents ``(K, N, d)`` down the loss; no latent's way depends on another's."""
+        """Optimises latents ``(K, N, d)``, each independently of the others."""
         each = starts.shape[1]
         moved = self.descend(search, starts.flatten(0, 1), search.labels(each), self.loss, self.constrain)
         found: Tensor = moved.unflatten(0, (-1, each))
@@ -235,7 +232,18 @@ class LatentSearch(ClassInversion):
         rate: float | None = None,
         stage: str = "search",
     ) -> Tensor:
-        """Moves the rows of ``start`` ``(B, ...)`` down the loss of each; resumable, under the stage's name."""
+        """Gradient descent on each row's own loss; resumable.
+
+        Args:
+            search: Networks and random streams.
+            start: The initial rows ``(B, ...)``.
+            labels: Their classes ``(B,)``.
+            loss: Of rows and classes.
+            constrain: Projects rows back, in place, after each step.
+            steps: How many; default: the config's.
+            rate: The learning rate; default: the config's.
+            stage: Names the checkpoint, the random stream and the history.
+        """
         total = self.config.steps if steps is None else steps
         values = nn.Parameter(start.clone())
         optimizer, draw = self.optimizer(values, rate), search.draw(stage)
@@ -245,56 +253,54 @@ class LatentSearch(ClassInversion):
             optimizers={"steps": optimizer},
             generators={"steps": draw},
         )
-        checkpoint, started = beside(search.run.checkpoint, stage), search.evaluations
-        for chunk in epochs(self.name, -(-total // _CHUNK), state, checkpoint, search.run.report):
+        checkpoint, started = search.run.part(stage).checkpoint, search.evaluations
+        for iterations in step_ranges(self.name, total, state, checkpoint, search.run.report):
             losses, before = torch.zeros(len(values), device=values.device), search.evaluations
-            for _ in range(min(_CHUNK, total - chunk * _CHUNK)):
+            for _ in iterations:
                 values.grad, losses = _slope(search, values.detach(), labels, loss, draw)
                 optimizer.step()
                 with torch.no_grad():
                     constrain(values)
             figures = {"loss": float(losses.mean()), "evaluations": search.evaluations - before}
-            state.history.append(figures | search.noticed())
+            state.history.append(figures | search.pop_confidence())
         self.findings["history" if stage == "search" else f"history_{stage}"] = state.history
         search.evaluations = started + int(sum(figures["evaluations"] for figures in state.history))
         return values.detach()
 
     def loss(self, search: Search, values: Tensor, labels: Tensor, draw: torch.Generator) -> Tensor:
-        """What a latent is to make small ``(B,)``."""
+        """The loss ``(B,)`` of latents, by default the identity loss of their images."""
         return self.identity(search, search.images(values, labels), labels)
 
     def identity(self, search: Search, images: Tensor, labels: Tensor) -> Tensor:
-        """How far the model is from putting images in classes ``(B,)``: the identity loss."""
+        """The identity loss ``(B,)``: how far the model is from classifying images as ``labels``."""
         if isinstance(self.config.identity, MatchedFeatures):
             assert search.goal is not None
             search.evaluations += len(images)
             return search.goal.distance(search.goal.body(images), labels)
         logits = search.logits(images)
-        search.notice(logits, labels)
+        search.log_confidence(logits, labels)
         return IDENTITY_LOSSES[self.config.identity](logits, labels)
 
     def optimizer(self, values: nn.Parameter, rate: float | None = None) -> Optimizer:
-        """What moves the latents, or other values at a ``rate`` of their own."""
+        """The optimiser of the latents, or of other values at a ``rate`` of their own."""
         config, chosen = self.config, self.config.learning_rate if rate is None else rate
         if config.optimizer == "nesterov":
             return SGD([values], lr=chosen, momentum=config.beta1, nesterov=True)
         return Adam([values], lr=chosen, betas=(config.beta1, config.beta2))
 
     def constrain(self, values: Tensor) -> None:
-        """Brings latents back, in place, to where they may be, after each step."""
+        """Projects latents, in place, onto the allowed set after each step."""
 
     @torch.no_grad()
     def choose(self, search: Search, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The images given ``(K, R, C, H, W)``, best first, the model's confidence in them, and their latents."""
+        """The returned images ``(K, R, C, H, W)``, best first, the model's confidence in them, and their latents."""
         each, flat = latents.shape[1], latents.flatten(0, 1)
         labels = search.labels(each)
         scores = self.confidence(search, flat, labels).unflatten(0, (-1, each))
-        order = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.config.images]
-        chosen = latents[torch.arange(len(latents), device=latents.device)[:, None], order]
-        flat, labels = chosen.flatten(0, 1), search.labels(order.shape[1])
-        parts = zip(flat.split(_BATCH), labels.split(_BATCH), strict=True)
-        images = torch.cat([search.images(*part) for part in parts]).unflatten(0, order.shape)
-        return images, scores.gather(1, order), chosen
+        best = best_first(scores, self.config.images)
+        chosen, scores = latents[best], scores[best]
+        parts = zip(chosen.flatten(0, 1).split(_BATCH), search.labels(chosen.shape[1]).split(_BATCH), strict=True)
+        return torch.cat([search.images(*part) for part in parts]).unflatten(0, scores.shape), scores, chosen
 
     @torch.no_grad()
     def confidence(self, search: Search, latents: Tensor, labels: Tensor) -> Tensor:
@@ -308,13 +314,23 @@ class LatentSearch(ClassInversion):
 
     @torch.no_grad()
     def fingerprint(self, search: Search, start: Tensor, stage: str) -> str:
-        """Whose checkpoint it is: that of one config, seed, start, generator and model."""
+        """The checkpoint's fingerprint: of config, seed, start, generator and model."""
         wide = search.generator.config.latent
         latents = torch.zeros(search.classes, wide, device=search.run.device)
         scores = self.confidence(search, latents, search.labels(1))
         goal = [] if search.goal is None else [search.goal.means / search.goal.spread]
         sums = [float(each.double().sum()) for each in (start, start.square(), scores, *goal)]
         return digest([self.name, stage, self.config.document(), search.run.seed, search.classes, sums])
+
+
+def best_first(scores: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
+    """An index to the highest ``count`` of scores ``(K, N)`` of each class, best first; None: to all.
+
+    >>> best_first(torch.tensor([[0.1, 0.7, 0.2]]), 2)
+    (tensor([[0]]), tensor([[1, 2]]))
+    """
+    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return torch.arange(len(scores), device=scores.device)[:, None], order
 
 
 def _slope(search: Search, values: Tensor, labels: Tensor, loss: Loss, draw: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -330,5 +346,5 @@ def _slope(search: Search, values: Tensor, labels: Tensor, loss: Loss, draw: tor
 
 @torch.no_grad()
 def answers_to(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    """What a white-box model says of images ``(M, C, H, W)``: logits ``(M, K)``, on ``device``."""
+    """A white-box model's logits ``(M, K)``, or features, of images ``(M, C, H, W)``; on ``device``, batched."""
     return torch.cat([model(batch.to(device)) for batch in images.split(_BATCH)])

@@ -1,4 +1,4 @@
-"""VMI: for each class the distribution of latents that is closest to what the model tells, and to the prior."""
+"""VMI: variational inference of a distribution of latents for each class."""
 
 import torch
 from pydantic import Field
@@ -29,10 +29,7 @@ class VMI(LatentSearch):
 
     name = "vmi"
     config_type = VMIConfig
-
-    def __init__(self, config: VMIConfig) -> None:
-        super().__init__(config)
-        self.config: VMIConfig = config
+    config: VMIConfig
 
     @classmethod
     def paper_config(cls) -> VMIConfig:

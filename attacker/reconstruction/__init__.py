@@ -1,4 +1,4 @@
-"""Attacks that rebuild the images behind captured features or shared scores. This table alone knows them by name."""
+"""The table of reconstruction attacks: they invert captured features or shared scores to the victims' images."""
 
 from typing import TYPE_CHECKING
 

@@ -1,34 +1,29 @@
-"""Decoding attack: learn the way back from features to images on the attacker's own pairs."""
+"""Decoding attack: a decoder from features to images, trained on the attacker's own pairs."""
 
-import torch
 from pydantic import Field
 from torch import Tensor
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.training.fitting import cosine, fit, gather, identity, predict, rebuilding_loss, set_rate, step
-from splitleak.config import Config
+from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.models.decoder import ResNormDecoder
-from splitleak.seeding import derive_seed, generator
-from splitleak.training.fit import Resumable
+from splitleak.seeding import seeded
+from splitleak.training.modules import to_channels_last
 from splitleak.training.precision import mixed_precision
 
 
-class DecoderConfig(Config):
+class DecoderConfig(FitConfig):
     """The decoder and its training. The defaults are a preset for a CPU."""
 
     blocks: int = Field(default=2, ge=0, description="residual blocks at the resolution of the features")
     channels: int = Field(default=32, ge=1)
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=5e-3, gt=0, description="falls along a cosine to a hundredth")
     weight_decay: float = Field(default=1e-4, ge=0)
     ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in the loss")
-    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
 
 
 class DecoderAttack(Attack):
-    """Sends its public images through the edge, and trains a decoder on the (feature, image) pairs it gets back.
+    """Queries the edge with its public images, and trains a decoder on the (feature, image) pairs.
 
     Xia et al., CEM, CVPR 2025, and Li et al., ResSFL, CVPR 2022: the decoding attack, with MSE in [0, 1]. It is
     aware of any defense on the wire, noise included, because its pairs crossed the same wire.
@@ -40,44 +35,30 @@ class DecoderAttack(Attack):
     name = "decoder"
     config_type = DecoderConfig
     needs = frozenset({"public", "query"})
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__(config)
-        self.config: DecoderConfig = config
-        self.decoder: ResNormDecoder | None = None
+    config: DecoderConfig
 
     @classmethod
     def paper_config(cls) -> DecoderConfig:
         """CEM's ``res_normN8C64``: 50 epochs, batch 256, Adam at 5e-3 (its text; 1e-3, as in its code, is weaker)."""
         return DecoderConfig(blocks=8, channels=64, epochs=50, batch_size=256, learning_rate=5e-3, ssim_weight=0)
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.decoder.state_dict()) if self.decoder is not None else {}
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config, gather(known, self.name)
         training = DecoderTraining(config, tuple(features.shape[2:]), known.image_shape, run)
-        state = Resumable(
-            identity=identity(config, run, features, known.public),
-            modules={"decoder": training.decoder},
-            optimizers={"adam": training.optimizer},
-            generators={"order": generator(run.seed, "decoder", "order")},
-        )
-        self.decoder = training.decoder
+        self.network = training.decoder
         self.findings = fit(
             self.name,
-            self.decoder,
+            training.decoder,
             training.descend,
             features,
             known.public,
-            state,
+            config,
             run,
-            total=config.epochs,
-            batch_size=config.batch_size,
-            held_out=config.held_out,
+            modules={"decoder": training.decoder},
+            optimizers={"adam": training.optimizer},
         )
-        return predict(self.decoder, known.captured, run.device)
+        return predict(training.decoder, known.captured, run.device)
 
 
 class DecoderTraining:
@@ -87,10 +68,9 @@ class DecoderTraining:
         self, config: DecoderConfig, feature_shape: tuple[int, ...], image_shape: tuple[int, int, int], run: Run
     ) -> None:
         self.config = config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(run.seed, "decoder", "init"))
+        with seeded(run.seed, "decoder", "init"):
             self.decoder = ResNormDecoder(feature_shape, image_shape, blocks=config.blocks, channels=config.channels)
-        self.decoder.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(self.decoder, run.device)
         weights = self.decoder.parameters()
         self.optimizer = Adam(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
 

@@ -1,9 +1,8 @@
-"""Descent on images until an encoder gives the captured features: the part that white-box and query-free share."""
+"""Feature inversion by gradient descent on the image, shared by the white-box and the query-free attack."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -15,21 +14,18 @@ from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConf
 from splitleak.attacker.training.fitting import cosine, predict, set_rate
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
-from splitleak.training.fit import Resumable, epochs
+from splitleak.training.fit import Resumable, step_ranges
 
-M = TypeVar("M", bound=nn.Module)
-
-_CHUNK = 25  # iterations between two looks at the clock
 _DIRECTIONS = 2000  # errors on public images that directions are taken from, at most
 _SLIGHTEST = 1e-5  # share of the largest variance below which a direction is left out
 _ENCODE_BATCH = 256
 
 
 class DescentConfig(Config):
-    """Where the descent begins, and how it goes on. The defaults are a preset for a CPU."""
+    """Initialisation and steps of the descent. The defaults are a preset for a CPU."""
 
     start: Literal["decoder", "mean"] = Field(
-        default="decoder", description="what a decoder makes of the feature, or the mean of the public images"
+        default="decoder", description="the decoder's reconstruction, or the mean of the public images"
     )
     decoder_epochs: int = Field(default=12, ge=1, description="training of that decoder")
     iterations: int = Field(default=150, ge=1)
@@ -41,7 +37,7 @@ class DescentConfig(Config):
 
 @dataclass(frozen=True)
 class Start:
-    """A first guess at images, and the directions in which they may move from there, each as long as is usual."""
+    """Initial images, and the directions in which they may move, each of one standard deviation."""
 
     centre: Callable[[Tensor], Tensor]  # features (N, *cut) to images (N, C, H, W)
     directions: Tensor  # (r, C*H*W); or (C*H*W,) where every pixel moves alone, by that much
@@ -50,25 +46,20 @@ class Start:
 
 @dataclass(frozen=True)
 class Descended:
-    """Images ``(N, C, H, W)``, not clamped, and how they were found."""
+    """Images ``(N, C, H, W)``, not clamped, and the losses on the way."""
 
     images: Tensor
     feature_losses: list[float]  # mean squared error of the features, before the first iteration and every 25 after
     gradient_norm: float  # at the start, of the feature loss of one image in its pixels; mean over images
 
     def findings(self) -> dict[str, object]:
-        """What an attack has to say of it."""
+        """The findings of an attack."""
         return {
             "feature_losses": self.feature_losses,
             "feature_loss_start": self.feature_losses[0],
             "feature_loss_end": self.feature_losses[-1],
             "gradient_norm_start": self.gradient_norm,
         }
-
-
-def frozen(module: M, device: torch.device) -> M:
-    """``module`` in eval mode without gradients of its own, on ``device``; changed in place."""
-    return module.requires_grad_(False).eval().to(device)
 
 
 @torch.no_grad()
@@ -78,10 +69,10 @@ def encode(encoder: nn.Module, images: Tensor, device: torch.device) -> Tensor:
 
 
 def encode_public(name: str, encoder: nn.Module, known: Knowledge, device: torch.device) -> Tensor:
-    """The public images' features ``(1, M, *cut)`` by the attacker's own encoder, in place of answers from the edge.
+    """The public images' features ``(1, M, *cut)`` by the attacker's own encoder, in place of queries to the edge.
 
     Raises:
-        ValueError: It gives other features than those captured; ``name`` is the attack's.
+        ValueError: Their shape is not that of the captured ones; ``name`` is the attack's.
     """
     assert known.public is not None
     features = encode(encoder, known.public, device)
@@ -92,17 +83,17 @@ def encode_public(name: str, encoder: nn.Module, known: Knowledge, device: torch
 
 
 def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Knowledge, run: Run) -> Start:
-    """The start that ``config`` names, learnt from public ``images`` ``(M, C, H, W)`` and their features.
+    """The initialisation that ``config`` names, learnt from public images and their features.
 
     From a decoder, images move along the principal directions of its errors on those images: a Gaussian prior whose
     covariance is theirs. From the mean, each pixel moves alone, by its channel's standard deviation.
 
     Args:
         config: The descent's.
-        answers: ``(draws, M, *cut)``.
-        images: In [0, 1].
-        known: What the decoder attack is given, beside these pairs.
-        run: Its run; the checkpoint has a name of its own.
+        answers: Features ``(draws, M, *cut)``.
+        images: Public images ``(M, C, H, W)`` in [0, 1].
+        known: The threat model; these pairs take the place of its own.
+        run: Seed, device, report, and checkpoint, which is kept under a name of its own.
 
     Raises:
         ValueError: A decoder cannot be built for the feature's shape, or there are too few images for one.
@@ -117,9 +108,9 @@ def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Kn
     taken = iter(answers)
     pairs = replace(known, public=images, query=Query(lambda _: next(taken), draws=len(answers)))
     attack = DecoderAttack(DecoderConfig(epochs=config.decoder_epochs))
-    attack(pairs, replace(run, checkpoint=beside(run.checkpoint, "decoder")))
-    assert attack.decoder is not None
-    decoder = attack.decoder
+    attack(pairs, run.part("decoder"))
+    assert attack.network is not None
+    decoder = attack.network
     errors = (predict(decoder, answers[0, :_DIRECTIONS], run.device) - images[:_DIRECTIONS]).flatten(1)
     errors /= len(errors) ** 0.5
     variances, weights = torch.linalg.eigh((errors @ errors.T).double())
@@ -150,12 +141,12 @@ def descend(
     Args:
         encoder: f, frozen, on the run's device.
         features: z, ``(N, *cut)``.
-        start: Where from, and along what.
-        config: How.
+        start: The initial images, and the directions.
+        config: Iterations and learning rate.
         run: Device, report, and checkpoint, which is kept under a name of this descent's own.
-        tv_weights: ``(N,)``.
-        l2_weights: ``(N,)``.
-        name: Of this descent, among those of one attack.
+        tv_weights: Of the total variation, ``(N,)``.
+        l2_weights: Of the distance from the start, ``(N,)``.
+        name: Of this descent, among those of one attack; names its checkpoint.
     """
     problem = _Problem(encoder, features, start, config, tv_weights, l2_weights, run.device)
     optimizer = Adam([problem.moves], lr=config.learning_rate, eps=config.adam_epsilon, amsgrad=True)
@@ -166,20 +157,14 @@ def descend(
         generators={},
     )
     first, gradient_norm = problem.look(), problem.gradient_norm()
-    chunks = -(-config.iterations // _CHUNK)
-    for chunk in epochs(name, chunks, state, beside(run.checkpoint, name), run.report):
-        for iteration in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, config.iterations)):
+    for iterations in step_ranges(name, config.iterations, state, run.part(name).checkpoint, run.report):
+        for iteration in iterations:
             set_rate(optimizer, config.learning_rate * cosine(iteration / config.iterations))
             problem.moves.grad = problem.gradient()
             optimizer.step()
         state.history.append({"feature_loss": problem.look()})
     losses = [first, *(figures["feature_loss"] for figures in state.history)]
     return Descended(problem.images().cpu(), losses, gradient_norm)
-
-
-def beside(checkpoint: Path | None, name: str) -> Path | None:
-    """A file for one part of an attack, beside the attack's own."""
-    return None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.{name}")
 
 
 class _Problem:
@@ -205,9 +190,9 @@ class _Problem:
         self.parts = [slice(at, at + config.batch_size) for at in range(0, len(features), config.batch_size)]
 
     def sums(self) -> list[float]:
-        """What tells this problem from another."""
-        told = (self.features, self.centre, self.directions.square(), self.tv_weights, self.l2_weights)
-        return [float(each.double().sum()) for each in told]
+        """A fingerprint of the problem."""
+        parts = (self.features, self.centre, self.directions.square(), self.tv_weights, self.l2_weights)
+        return [float(each.double().sum()) for each in parts]
 
     def moved(self, part: slice, moves: Tensor) -> Tensor:
         step = moves * self.directions if self.directions.ndim == 1 else moves @ self.directions

@@ -1,24 +1,24 @@
-"""GAN attack: the decoder as a generator, held to its pairs and to a critic that knows what images look like."""
+"""GAN attack: the decoder trained as a generator, with a rebuilding loss and a Wasserstein critic."""
 
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.training.fitting import cosine, fit, gather, identity, predict, rebuilding_loss, set_rate, step
-from splitleak.config import Config
+from splitleak.attacker.training.critic import PatchCritic, gradient_penalty
+from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.models.decoder import ResNormDecoder
-from splitleak.seeding import derive_seed, generator
-from splitleak.training.fit import Resumable
+from splitleak.seeding import generator, seeded
+from splitleak.training.modules import to_channels_last
 from splitleak.training.precision import mixed_precision
 
 _BETAS = (0.5, 0.999)
 
 
-class GanConfig(Config):
+class GanConfig(FitConfig):
     """Generator, critic and their training. The defaults are a preset for a CPU."""
 
     blocks: int = Field(default=2, ge=0, description="residual blocks of the generator at the features' resolution")
@@ -28,7 +28,6 @@ class GanConfig(Config):
     decoder_epochs: int = Field(default=5, ge=1, description="epochs without the critic, if the start is a decoder")
     decoder_learning_rate: float = Field(default=5e-3, gt=0)
     epochs: int = Field(default=20, ge=1, description="epochs with the critic")
-    batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=5e-3, gt=0, description="the generator's; both fall along cosines")
     critic_learning_rate: float = Field(default=1e-3, gt=0)
     critic_steps: int = Field(default=1, ge=1, description="steps of the critic, one a batch, to one of the generator")
@@ -36,42 +35,6 @@ class GanConfig(Config):
     ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in that loss")
     penalty: float = Field(default=10, ge=0, description="weight of the gradient penalty in the critic's loss")
     weight_decay: float = Field(default=1e-4, ge=0, description="of the generator")
-    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
-
-
-class Critic(nn.Module):
-    """``DGWGAN32``: three 5×5 convolutions of stride 2 and a 4×4 one to a score; images ``(N, C, H, W)`` to ``(N,)``.
-
-    Leaky ReLU of 0.2 after each but the last, instance normalisation before the second and third; the scores of an
-    image larger than 32 × 32 are averaged. Where less than 4 × 4 is left, the last convolution takes the whole of it.
-
-    Raises:
-        ValueError: Images are smaller than 16 × 16.
-    """
-
-    def __init__(self, image_shape: tuple[int, int, int], width: int = 64) -> None:
-        super().__init__()
-        channels, *sides = image_shape
-        if min(sides) < 16:
-            raise ValueError(f"expected images of at least 16 × 16 for the critic, got {image_shape}")
-        left = (min(sides) + 7) // 8
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 5, stride=2, padding=2),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 5, stride=2, padding=2),
-            nn.InstanceNorm2d(2 * width, affine=True),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 4 * width, 5, stride=2, padding=2),
-            nn.InstanceNorm2d(4 * width, affine=True),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(4 * width, 1, min(4, left)),
-        )
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.steps: Tensor
-
-    def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.layers(images).flatten(1).mean(1)
-        return scores
 
 
 class GanAttack(Attack):
@@ -94,11 +57,7 @@ class GanAttack(Attack):
     name = "gan"
     config_type = GanConfig
     needs = frozenset({"public", "query"})
-
-    def __init__(self, config: GanConfig) -> None:
-        super().__init__(config)
-        self.config: GanConfig = config
-        self.generator: ResNormDecoder | None = None
+    config: GanConfig
 
     @classmethod
     def paper_config(cls) -> GanConfig:
@@ -117,47 +76,38 @@ class GanAttack(Attack):
             ssim_weight=0,
         )
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.generator.state_dict()) if self.generator is not None else {}
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config, gather(known, self.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(run.seed, "gan", "init"))
+        with seeded(run.seed, "gan", "init"):
             shape = tuple(features.shape[2:])
             network = ResNormDecoder(shape, known.image_shape, blocks=config.blocks, channels=config.channels)
-            critic = Critic(known.image_shape, config.critic_width)
+            critic = PatchCritic(known.image_shape, config.critic_width)
         for module in (network, critic):
-            module.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            to_channels_last(module, run.device)
         game = Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device))
-        state = Resumable(
-            identity=identity(config, run, features, known.public),
-            modules={"generator": network, "critic": critic},
-            optimizers={"decoder": game.alone, "generator": game.playing, "critic": game.critical},
-            generators={"order": generator(run.seed, "gan", "order"), "between": game.draw},
-        )
-        self.generator = network
+        self.network = network
         self.findings = fit(
             self.name,
             network,
             game.descend,
             features,
             known.public,
-            state,
+            config,
             run,
-            total=game.warm_up + config.epochs,
-            batch_size=config.batch_size,
-            held_out=config.held_out,
+            modules={"generator": network, "critic": critic},
+            optimizers={"decoder": game.alone, "generator": game.playing, "critic": game.critical},
+            generators={"between": game.draw},
+            warm_up=game.warm_up,
         )
         self.findings["decoder_epochs"] = game.warm_up
         return predict(network, known.captured, run.device)
 
 
 class Game:
-    """The steps of both players; the generator plays alone for ``warm_up`` epochs."""
+    """The training steps of generator and critic; for ``warm_up`` epochs the generator trains alone."""
 
-    def __init__(self, config: GanConfig, network: ResNormDecoder, critic: Critic, draw: torch.Generator) -> None:
+    def __init__(self, config: GanConfig, network: ResNormDecoder, critic: PatchCritic, draw: torch.Generator) -> None:
         self.config, self.network, self.critic, self.draw = config, network, critic, draw
         self.warm_up = config.decoder_epochs if config.start == "decoder" else 0
         weights = network.parameters
@@ -195,9 +145,6 @@ class Game:
 
     def critics_loss(self, rebuilt: Tensor, images: Tensor) -> Tensor:
         share = torch.rand(len(images), 1, 1, 1, generator=self.draw, device=images.device)
-        between = (images + share * (rebuilt - images)).requires_grad_()
-        (slope,) = torch.autograd.grad(self.critic(between).sum(), between, create_graph=True)
-        steepness = (slope.square().flatten(1).sum(1) + 1e-12).sqrt()
-        apart = self.critic(rebuilt).mean() - self.critic(images).mean()
-        loss: Tensor = apart + self.config.penalty * (steepness - 1).square().mean()
+        penalty = gradient_penalty(self.critic, images + share * (rebuilt - images), epsilon=1e-12)
+        loss: Tensor = self.critic(rebuilt).mean() - self.critic(images).mean() + self.config.penalty * penalty
         return loss

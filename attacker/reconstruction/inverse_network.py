@@ -1,28 +1,23 @@
 """Black-box inverse network: a short chain of transposed convolutions from features back to images."""
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.training.fitting import fit, gather, identity, predict, set_rate, step
-from splitleak.config import Config
+from splitleak.attacker.training.fitting import FitConfig, fit, gather, predict, set_rate, step
 from splitleak.models.decoder import doublings
-from splitleak.seeding import derive_seed, generator
-from splitleak.training.fit import Resumable
+from splitleak.seeding import seeded
+from splitleak.training.modules import to_channels_last
 
 
-class InverseNetworkConfig(Config):
+class InverseNetworkConfig(FitConfig):
     """The network's width and its training. The defaults are a preset for a CPU."""
 
     channels: int = Field(default=32, ge=1, description="before the last convolution; twice as many before those")
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=5e-3, gt=0)
     halved_every: int = Field(default=5, ge=1, description="epochs after which the learning rate is halved")
-    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
 
 
 class InverseNetwork(nn.Sequential):
@@ -47,7 +42,7 @@ class InverseNetwork(nn.Sequential):
 
 
 class InverseNetworkAttack(Attack):
-    """Sends its public images through the edge, and trains an inverse of the encoder on the pairs it gets back.
+    """Queries the edge with its public images, and trains an inverse of the encoder on the (feature, image) pairs.
 
     He, Zhang and Lee, "Model inversion attacks against collaborative inference", ACSAC 2019, the black-box attack;
     MSE, Adam. Features ``(N, c, h, w)``, images ``(N, C, H, W)`` in [0, 1]; what lies outside is clamped at the end.
@@ -58,34 +53,20 @@ class InverseNetworkAttack(Attack):
     name = "inverse-network"
     config_type = InverseNetworkConfig
     needs = frozenset({"public", "query"})
-
-    def __init__(self, config: InverseNetworkConfig) -> None:
-        super().__init__(config)
-        self.config: InverseNetworkConfig = config
-        self.network: InverseNetwork | None = None
+    config: InverseNetworkConfig
 
     @classmethod
     def paper_config(cls) -> InverseNetworkConfig:
         """He et al.'s: 64 channels, 50 epochs of batch 32, Adam at 1e-3 halved every 10."""
         return InverseNetworkConfig(channels=64, epochs=50, learning_rate=1e-3, halved_every=10)
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.network.state_dict()) if self.network is not None else {}
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config, gather(known, self.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(run.seed, self.name, "init"))
+        with seeded(run.seed, self.name, "init"):
             network = InverseNetwork(tuple(features.shape[2:]), known.image_shape, config.channels)
-        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(network, run.device)
         optimizer = Adam(network.parameters(), lr=config.learning_rate)
-        state = Resumable(
-            identity=identity(config, run, features, known.public),
-            modules={"network": network},
-            optimizers={"adam": optimizer},
-            generators={"order": generator(run.seed, self.name, "order")},
-        )
 
         def descend(batch: Tensor, target: Tensor, progress: float) -> Tensor:
             halvings = int(progress * config.epochs + 1e-9) // config.halved_every
@@ -99,10 +80,9 @@ class InverseNetworkAttack(Attack):
             descend,
             features,
             known.public,
-            state,
+            config,
             run,
-            total=config.epochs,
-            batch_size=config.batch_size,
-            held_out=config.held_out,
+            modules={"network": network},
+            optimizers={"adam": optimizer},
         )
         return predict(network, known.captured, run.device)

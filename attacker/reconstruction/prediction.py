@@ -1,24 +1,20 @@
-"""Inversion of prediction vectors: what a victim tells of a classifier's answer, back to the image it was given for."""
+"""Inversion of prediction vectors: from the confidence scores that a victim shares back to the image."""
 
-from dataclasses import replace
 from typing import Literal, get_args
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.training.fitting import cosine, fit, gather, identity, predict, set_rate, step
-from splitleak.config import Config
+from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, set_rate, step
 from splitleak.measures.scores import check_scores, truncate
 from splitleak.models.inverter import LogRescale, PredictionInverter, QuantileRescale, Rescaling
-from splitleak.seeding import derive_seed, generator
-from splitleak.training.fit import Resumable
+from splitleak.seeding import seeded
 
 
-class InverterConfig(Config):
+class InverterConfig(FitConfig):
     """An inverter and its training. The defaults are a preset for a CPU."""
 
     rescale: Rescaling | Literal["best"] = Field(
@@ -27,13 +23,10 @@ class InverterConfig(Config):
     )
     c: float | None = Field(default=None, gt=0, description="fixed c (default 50), or where it starts if learned")
     width: float = Field(default=0.125, gt=0, description="factor on its layers; 1 is the published network")
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=1e-2, gt=0)
     schedule: Literal["cosine", "constant"] = Field(default="cosine", description="cosine: falls to a hundredth")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="of Adam")
     amsgrad: bool = False
-    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
 
 
 class PredictionInversionConfig(InverterConfig):
@@ -43,7 +36,7 @@ class PredictionInversionConfig(InverterConfig):
 
 
 class PredictionInversionAttack(Attack):
-    r"""Asks the service for its public images, and trains an inverter on as much of the answers as the victims share.
+    r"""Queries the service with public images, and trains an inverter on as many of the scores as the victims share.
 
     .. math:: \min_\theta \mathrm{E}_a \lVert G_\theta(\log \mathrm{trunc}_m(F(a)) + c) - a \rVert^2
 
@@ -67,11 +60,7 @@ class PredictionInversionAttack(Attack):
     config_type = PredictionInversionConfig
     needs = frozenset({"public", "query"})
     takes = "scores"
-
-    def __init__(self, config: PredictionInversionConfig) -> None:
-        super().__init__(config)
-        self.config: PredictionInversionConfig = config
-        self.inverter: nn.Module | None = None
+    config: PredictionInversionConfig
 
     @classmethod
     def paper_config(cls) -> PredictionInversionConfig:
@@ -87,9 +76,6 @@ class PredictionInversionAttack(Attack):
             amsgrad=True,
         )
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.inverter.state_dict()) if self.inverter is not None else {}
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         check_scores(known.captured)
@@ -104,8 +90,8 @@ class PredictionInversionAttack(Attack):
         if not bool(seen.any()):
             raise ValueError(f"{self.name}: expected answers with at least one score above zero, got none")
         pairs, shared = answers[..., seen], known.captured[:, seen]
-        self.inverter, findings = train_inverter(self.name, self.config, pairs, known.public, run)
-        images = predict(self.inverter, shared, run.device)
+        self.network, findings = train_inverter(self.name, self.config, pairs, known.public, run)
+        images = predict(self.network, shared, run.device)
         nothing_left = shared.sum(1) == 0
         if bool((pairs.sum(2) > 0).all()):
             images[nothing_left] = known.public.mean(0)
@@ -122,10 +108,19 @@ class PredictionInversionAttack(Attack):
 def train_inverter(
     name: str, config: InverterConfig, scores: Tensor, images: Tensor, run: Run
 ) -> tuple[nn.Module, dict[str, object]]:
-    """An inverter of scores ``(draws, M, K)`` to images ``(M, C, S, S)`` in [0, 1], from its best epoch; its findings.
+    """Trains an inverter of scores to images.
 
-    The module takes scores ``(N, K)`` and rescales them itself. ``name`` is the attack's, for streams and errors. With
-    ``rescale="best"`` one is trained for each way to feed it; the findings name the held-out errors of all.
+    With ``rescale="best"`` one is trained for each `Rescaling`; the findings hold the held-out errors of all.
+
+    Args:
+        name: The attack's, for random streams and errors.
+        config: Width, rescaling and training.
+        scores: ``(draws, M, K)``.
+        images: ``(M, C, S, S)`` in [0, 1].
+        run: Seed, device, report and checkpoint.
+
+    Returns:
+        The module of the best epoch, which takes scores ``(N, K)`` and rescales them itself, and the findings.
 
     Raises:
         ValueError: The images do not fit `PredictionInverter`, or are fewer than three.
@@ -136,48 +131,30 @@ def train_inverter(
     rescale = (
         QuantileRescale(like) if config.rescale == "quantiles" else LogRescale(config.rescale, config.c, like=like)
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(run.seed, name, "init"))
+    with seeded(run.seed, name, "init"):
         shape = (images.shape[1], images.shape[2], images.shape[3])
         inverter = PredictionInverter(rescale(like[:1]).shape[1], shape, config.width)
     network = nn.Sequential(rescale, inverter).to(run.device)
     optimizer = Adam(network.parameters(), lr=config.learning_rate, betas=(config.beta1, 0.999), amsgrad=config.amsgrad)
-    state = Resumable(
-        identity=identity(config, run, scores, images),
-        modules={"network": network},
-        optimizers={"adam": optimizer},
-        generators={"order": generator(run.seed, name, "order")},
-    )
 
     def descend(batch: Tensor, target: Tensor, progress: float) -> Tensor:
         if config.schedule == "cosine":
             set_rate(optimizer, config.learning_rate * cosine(progress))
         return step(optimizer, functional.mse_loss(network(batch), target))
 
-    findings = fit(
-        name,
-        network,
-        descend,
-        scores,
-        images,
-        state,
-        run,
-        total=config.epochs,
-        batch_size=config.batch_size,
-        held_out=config.held_out,
-    )
+    trained, optimizers = {"network": network}, {"adam": optimizer}
+    findings = fit(name, network, descend, scores, images, config, run, modules=trained, optimizers=optimizers)
     return network, {**findings, "c": rescale.c if config.rescale in ("learned", "fixed") else None}
 
 
 def _best_inverter(
     name: str, config: InverterConfig, scores: Tensor, images: Tensor, run: Run
 ) -> tuple[nn.Module, dict[str, object]]:
-    """Of the inverters of every `Rescaling` the one with the least error on held-out pairs."""
+    """Model selection: of an inverter for each `Rescaling`, the one with the least held-out error."""
     trained: dict[str, tuple[nn.Module, dict[str, object]]] = {}
     for how in get_args(Rescaling):
-        checkpoint = run.checkpoint and run.checkpoint.with_name(f"{run.checkpoint.name}.{how}")
         one = config.model_copy(update={"rescale": how})
-        trained[how] = train_inverter(name, one, scores, images, replace(run, checkpoint=checkpoint))
+        trained[how] = train_inverter(name, one, scores, images, run.part(how))
     errors = {how: float(str(findings["held_out_mse"])) for how, (_, findings) in trained.items()}
     chosen = min(errors, key=lambda how: errors[how])
     inverter, findings = trained[chosen]

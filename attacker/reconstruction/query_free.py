@@ -1,4 +1,4 @@
-"""Query-free: train an encoder of one's own that the known head understands, and invert the features through that."""
+"""Query-free attack: a shadow encoder, trained against the known head, through which the features are inverted."""
 
 import copy
 
@@ -9,11 +9,12 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.reconstruction.descent import DescentConfig, beside, descend, encode_public, frozen, start_from
+from splitleak.attacker.reconstruction.descent import DescentConfig, descend, encode_public, start_from
 from splitleak.attacker.training.fitting import cosine, set_rate, step
 from splitleak.config import digest
-from splitleak.seeding import derive_seed, generator
+from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
+from splitleak.training.modules import freeze
 
 
 class QueryFreeConfig(DescentConfig):
@@ -41,11 +42,7 @@ class QueryFreeAttack(Attack):
     name = "query-free"
     config_type = QueryFreeConfig
     needs = frozenset({"head", "public", "labels", "fresh_encoder"})
-
-    def __init__(self, config: QueryFreeConfig) -> None:
-        super().__init__(config)
-        self.config: QueryFreeConfig = config
-        self.shadow: nn.Module | None = None
+    config: QueryFreeConfig
 
     @classmethod
     def paper_config(cls) -> QueryFreeConfig:
@@ -63,17 +60,14 @@ class QueryFreeAttack(Attack):
             l2_weight=0.0,
         )
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.shadow.state_dict()) if self.shadow is not None else {}
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        self.shadow, findings = self._train_shadow(known, run)
-        answers = encode_public(self.name, self.shadow, known, run.device)
+        self.network, findings = self._train_shadow(known, run)
+        answers = encode_public(self.name, self.network, known, run.device)
         start = start_from(self.config, answers, known.public, known, run)
         tv, l2 = (torch.full((len(known.captured),), each) for each in (self.config.tv_weight, self.config.l2_weight))
         found = descend(
-            self.shadow, known.captured, start, self.config, run, tv_weights=tv, l2_weights=l2, name="descent"
+            self.network, known.captured, start, self.config, run, tv_weights=tv, l2_weights=l2, name="descent"
         )
         self.findings = {**findings, **found.findings()}
         return found.images
@@ -84,10 +78,9 @@ class QueryFreeAttack(Attack):
         assert known.head is not None
         assert known.fresh_encoder is not None
         config = self.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(run.seed, self.name, "init"))
+        with seeded(run.seed, self.name, "init"):
             shadow = known.fresh_encoder().to(run.device)
-        head = frozen(copy.deepcopy(known.head), run.device)
+        head = freeze(copy.deepcopy(known.head), run.device)
         optimizer = Adam(shadow.parameters(), lr=config.shadow_learning_rate, eps=1e-3, amsgrad=True)
         order = generator(run.seed, self.name, "order")
         images, labels = known.public.to(run.device), known.labels.to(run.device)
@@ -97,7 +90,7 @@ class QueryFreeAttack(Attack):
             optimizers={"adam": optimizer},
             generators={"order": order},
         )
-        for epoch in epochs("shadow", config.epochs, state, beside(run.checkpoint, "shadow"), run.report):
+        for epoch in epochs("shadow", config.epochs, state, run.part("shadow").checkpoint, run.report):
             shadow.train()
             shuffled = torch.randperm(len(images), generator=order)
             batches = [batch for batch in shuffled.split(config.shadow_batch_size) if len(batch) > 1]
@@ -111,4 +104,4 @@ class QueryFreeAttack(Attack):
                 losses.append(step(optimizer, functional.cross_entropy(logits, labels[batch])))
             accuracy = right / sum(map(len, batches))
             state.history.append({"loss": float(torch.stack(losses).mean()), "accuracy": accuracy})
-        return frozen(shadow, run.device), {"shadow": state.history}
+        return freeze(shadow, run.device), {"shadow": state.history}

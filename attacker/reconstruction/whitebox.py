@@ -1,4 +1,4 @@
-"""Maximum likelihood: with the encoder's weights in hand, descend on the image until it gives the captured feature."""
+"""Maximum likelihood: white-box inversion by gradient descent on the image, to match the captured feature."""
 
 import copy
 import itertools
@@ -8,10 +8,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, encode_public, frozen, start_from
+from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, encode_public, start_from
 from splitleak.attacker.training.fitting import gather
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
+from splitleak.training.modules import freeze
 
 
 class MaximumLikelihoodConfig(DescentConfig):
@@ -25,7 +26,7 @@ class MaximumLikelihoodConfig(DescentConfig):
 
 
 class MaximumLikelihoodAttack(Attack):
-    """Looks for the image whose feature is the captured one, by gradient descent through its copy of the encoder.
+    """Finds the image whose feature matches the captured one, by gradient descent through a copy of the encoder.
 
     He, Zhang and Lee, "Model inversion attacks against collaborative inference", ACSAC 2019: the white-box attack
     ``rMLE``, which the paper's preset is. See `descent.descend` for the loss; all captured features are rebuilt
@@ -46,10 +47,7 @@ class MaximumLikelihoodAttack(Attack):
     name = "maximum-likelihood"
     config_type = MaximumLikelihoodConfig
     needs = frozenset({"encoder", "public"})
-
-    def __init__(self, config: MaximumLikelihoodConfig) -> None:
-        super().__init__(config)
-        self.config: MaximumLikelihoodConfig = config
+    config: MaximumLikelihoodConfig
 
     @classmethod
     def paper_config(cls) -> MaximumLikelihoodConfig:
@@ -67,7 +65,7 @@ class MaximumLikelihoodAttack(Attack):
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         assert known.encoder is not None
-        encoder = frozen(copy.deepcopy(known.encoder), run.device)
+        encoder = freeze(copy.deepcopy(known.encoder), run.device)
         asked = gather(known, self.name) if known.query else encode_public(self.name, encoder, known, run.device)
         candidates = list(itertools.product(self.config.tv_weights, self.config.l2_weights))
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
@@ -93,7 +91,7 @@ class MaximumLikelihoodAttack(Attack):
         candidates: list[tuple[float, float]],
         run: Run,
     ) -> tuple[tuple[float, float], dict[str, object]]:
-        """The weights with the least error on ``truth``, whose features are known, and the errors of all."""
+        """Hyperparameter search: the weights with the least error on the public images ``truth``, and all errors."""
         weights = torch.tensor(candidates).repeat_interleave(len(truth), 0)
         repeated = features.repeat(len(candidates), *[1] * (features.ndim - 1))
         found = descend(

@@ -1,4 +1,4 @@
-"""Training a generator against a critic: the loop that all attacks with a prior share, whatever their losses."""
+"""GAN training: the adversarial loop of generator and critic that all attacks with a prior share."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -7,19 +7,17 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Run
-from splitleak.attacker.reconstruction.descent import beside
+from splitleak.attacker.training.critic import Critic, Norm
 from splitleak.attacker.training.fitting import step
 from splitleak.config import Config, digest
-from splitleak.models.generator import Critic, Generator, GeneratorConfig
-from splitleak.seeding import derive_seed, generator
-from splitleak.training.fit import Resumable, epochs
+from splitleak.models.generator import Generator, GeneratorConfig
+from splitleak.seeding import generator, seeded
+from splitleak.training.fit import Resumable, step_ranges
+from splitleak.training.modules import freeze, to_channels_last
 from splitleak.training.precision import mixed_precision
-
-_CHUNK = 25  # iterations between two looks at the clock
 
 
 class GanTraining(Config):
@@ -36,7 +34,7 @@ class GanTraining(Config):
     beta1: float = Field(default=0.5, ge=0, lt=1, description="of Adam, for both")
     beta2: float = Field(default=0.999, ge=0, lt=1)
     average: float = Field(
-        default=0.99, ge=0, lt=1, description="decay of the mean of the generator's weights that is kept; 0: the last"
+        default=0.99, ge=0, lt=1, description="decay of the moving average of the generator's weights; 0: the last"
     )
 
     def generator(self, image_shape: tuple[int, int, int], classes: int | None = None) -> GeneratorConfig:
@@ -53,7 +51,7 @@ class GanTraining(Config):
 
 
 class Game(ABC):
-    """A generator, its critic, and what each of them wants."""
+    """A generator, its critic, and the loss of each."""
 
     def __init__(self, name: str, generator: Generator, critic: Critic) -> None:
         """``name`` is the attack's, or the prior's; it tells checkpoints and random streams apart."""
@@ -67,11 +65,11 @@ class Game(ABC):
 
     @abstractmethod
     def critic_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        """What the critic wants small, of real images ``rows`` ``(B,)`` and of ``fakes``, drawn for ``labels``."""
+        """The critic's loss on real images, by their indices ``rows`` ``(B,)``, and on ``fakes`` of ``labels``."""
 
     @abstractmethod
     def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        """What the generator wants small; the critic's weights stay."""
+        """The generator's loss, with the critic's weights frozen."""
 
 
 class MixedGame(Game):
@@ -86,28 +84,33 @@ class MixedGame(Game):
         return images.float()
 
     def judge(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the critic says of images."""
+        """The critic's scores of images."""
         with mixed_precision(images.device, on_cpu=True):
             said: Tensor = self.critic(images, labels)
         return said.float()
 
 
 def networks(
-    name: str, config: GeneratorConfig, run: Run, norm: Literal["instance", "spectral"], outputs: int | None = None
+    name: str, config: GeneratorConfig, run: Run, norm: Norm, outputs: int | None = None
 ) -> tuple[Generator, Critic]:
     """An untrained generator and its critic on the run's device, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(run.seed, name, "init"))
-        sides = Generator(config), Critic(config, norm, outputs)
-    for network in sides:
-        network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return sides
+    with seeded(run.seed, name, "init"):
+        drawing, critic = Generator(config), Critic(config, norm, outputs)
+    return to_channels_last(drawing, run.device), to_channels_last(critic, run.device)
 
 
 def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str) -> list[dict[str, float]]:
-    """Trains both networks in turn on ``count`` real images, and leaves them frozen in eval mode; gives the losses.
+    """Trains both networks in turn, and leaves them frozen in eval mode.
 
-    ``identity`` tells what the game is played for from other such games; a checkpoint is kept under its name.
+    Args:
+        game: The networks and their losses.
+        count: Real images there are; batches are drawn from their indices.
+        config: Sizes, steps and learning rates.
+        run: Seed, device, report and checkpoint.
+        identity: What the losses depend on beside config and seed, for the checkpoint's fingerprint.
+
+    Returns:
+        The mean losses of every 25 iterations.
     """
     betas = (config.beta1, config.beta2)
     sides = {
@@ -129,11 +132,9 @@ def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str
         labels = None if classes is None else torch.randint(classes, (config.batch_size,), generator=draw)
         return rows, latents, None if labels is None else labels.to(run.device)
 
-    for chunk in epochs(
-        game.name, -(-config.iterations // _CHUNK), state, beside(run.checkpoint, game.name), run.report
-    ):
+    for iterations in step_ranges(game.name, config.iterations, state, run.part(game.name).checkpoint, run.report):
         losses = []
-        for _ in range(min(_CHUNK, config.iterations - chunk * _CHUNK)):
+        for _ in iterations:
             for _ in range(config.critic_steps):
                 rows, latents, labels = dealt()
                 with torch.no_grad():
@@ -149,37 +150,14 @@ def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str
         state.history.append({"critic_loss": critic_loss, "generator_loss": generator_loss})
     game.generator.load_state_dict(averaged.state_dict())
     for network in (game.generator, game.critic):
-        network.requires_grad_(False).eval()
+        freeze(network, run.device)
     return state.history
 
 
 @torch.no_grad()
 def _follow(averaged: Generator, current: Generator, decay: float) -> None:
-    """Moves the mean of the weights a step on; statistics of batches are the current ones."""
+    """Updates the exponential moving average of the weights; batch statistics are copied."""
     for mean, weight in zip(averaged.parameters(), current.parameters(), strict=True):
         mean.lerp_(weight, 1 - decay)
     for kept, statistic in zip(averaged.buffers(), current.buffers(), strict=True):
         kept.copy_(statistic)
-
-
-def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's hinge loss, of its scores ``(B,)`` of real and of drawn images.
-
-    >>> hinge(torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0]))
-    tensor(1.5000)
-    """
-    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
-
-
-def gradient_penalty(
-    critic: Critic, images: Tensor, fakes: Tensor, draw: torch.Generator, labels: Tensor | None = None
-) -> Tensor:
-    """How far the norm of the critic's gradient is from 1 between real and drawn images, squared, on average.
-
-    Gulrajani et al., "Improved training of Wasserstein GANs", NeurIPS 2017.
-    """
-    share = torch.rand(len(images), 1, 1, 1, generator=draw).to(images)
-    between = (share * images + (1 - share) * fakes).requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(between, labels).sum(), between, create_graph=True)
-    penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-    return penalty

@@ -1,4 +1,4 @@
-"""Random views of images, differentiable in their pixels: what an identity must survive to be more than noise."""
+"""Differentiable augmentation: random resized crops, which an image must survive to be more than adversarial noise."""
 
 from typing import Self
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 from splitleak.config import Config
 
 
-class ViewsConfig(Config):
+class CropsConfig(Config):
     """Random resized crops, mirrored or not. Mirrors are off by default: digits and shoes are not their own mirrors."""
 
     count: int = Field(default=1, ge=1, description="views of an image, whose losses or scores are averaged")
@@ -26,8 +26,14 @@ class ViewsConfig(Config):
         return self
 
 
-def random_views(images: Tensor, config: ViewsConfig, draw: torch.Generator) -> Tensor:
-    """One view of each image ``(N, C, H, W)``, of the same size; bilinear, by randomness from ``draw`` (on the CPU)."""
+def random_crops(images: Tensor, config: CropsConfig, draw: torch.Generator) -> Tensor:
+    """A random resized crop of each image ``(N, C, H, W)``, of the same size.
+
+    Args:
+        images: In any range.
+        config: Area, aspect ratio and mirroring of the crops; bilinear.
+        draw: The source of randomness, on the CPU.
+    """
 
     def uniform(least: float, most: float) -> Tensor:
         return least + (most - least) * torch.rand(len(images), generator=draw)

@@ -1,8 +1,9 @@
-"""Training a network on the attacker's own pairs: the part that all attacks which learn the way back have in common."""
+"""Supervised training of an inverse network on the attacker's own (feature, image) pairs, shared by such attacks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -20,8 +21,16 @@ Descend = Callable[[Tensor, Tensor, float], Tensor]
 [0, 1); gives the loss, detached."""
 
 
+class FitConfig(Config):
+    """The length of a training on the attacker's own pairs, and the share of them that chooses the epoch."""
+
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
+
+
 def gather(known: Knowledge, name: str) -> Tensor:
-    """What the public images become on the wire ``(draws, M, *cut)``: as often as there are draws to be had.
+    """The features of the public images ``(draws, M, *cut)``, by as many queries as the black box has draws.
 
     Raises:
         ValueError: The edge gives other features than those captured; ``name`` is the attack's.
@@ -36,42 +45,61 @@ def gather(known: Knowledge, name: str) -> Tensor:
     return features
 
 
-def identity(config: Config, run: Run, features: Tensor, images: Tensor) -> str:
-    """Whose checkpoint it is: that of one config and seed on these pairs."""
-    return digest([config.document(), run.seed, float(features.double().sum()), float(images.sum())])
-
-
 def fit(
     name: str,
     network: nn.Module,
     descend: Descend,
     features: Tensor,
     images: Tensor,
-    state: Resumable,
+    config: FitConfig,
     run: Run,
     *,
-    total: int,
-    batch_size: int,
-    held_out: float,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Optimizer],
+    generators: Mapping[str, torch.Generator] | None = None,
+    warm_up: int = 0,
 ) -> dict[str, object]:
-    """Trains ``network`` for ``total`` epochs, leaves it with the weights of the best one, and gives its findings.
+    """Trains ``network`` on (feature, image) pairs, and leaves it with the weights of the best epoch.
 
-    Best is the least MSE on pairs held out of the training, a share ``held_out`` of all: no victim has a say. Features
-    ``(draws, M, *cut)`` are taken a draw an epoch in turn, so that a network learns what noise may look like; the
-    held-out ones are of the first draw. ``state`` must hold all that ``descend`` changes, and the ``order`` generator.
+    Best is the least MSE on pairs held out of the training: no victim has a say. Resumable: the checkpoint is
+    identified by config, seed and training pairs.
+
+    Args:
+        name: The attack's, for random streams and errors.
+        network: Features to images.
+        descend: One step on a batch.
+        features: ``(draws, M, *cut)``. A draw is taken an epoch in turn, so that a network learns what noise may look
+            like; the held-out ones are of the first draw.
+        images: ``(M, C, H, W)`` in [0, 1].
+        config: Epochs, batch size, and the share of the pairs that is held out.
+        run: Seed, device, report and checkpoint.
+        modules: All that ``descend`` trains, ``network`` among it, by their names in the checkpoint.
+        optimizers: Those of ``descend``.
+        generators: Those of ``descend``.
+        warm_up: Epochs before the config's.
+
+    Returns:
+        The findings: ``history``, ``chosen_epoch`` (from 1), ``held_out_mse``, that of the mean image, ``parameters``.
 
     Raises:
-        ValueError: There are fewer than three public images; ``name`` is the attack's.
+        ValueError: There are fewer than three public images.
     """
+    state = Resumable(
+        identity=digest([config.document(), run.seed, float(features.double().sum()), float(images.sum())]),
+        modules=modules,
+        optimizers=optimizers,
+        generators={"order": generator(run.seed, name, "order"), **(generators or {})},
+    )
+    total = warm_up + config.epochs
     shuffled = torch.randperm(len(images), generator=generator(run.seed, name, "held-out"))
-    out, used = shuffled.tensor_split([max(1, round(held_out * len(images)))])
+    out, used = shuffled.tensor_split([max(1, round(config.held_out * len(images)))])
     if len(used) < 2:
         raise ValueError(f"{name}: expected at least 3 public images, got {len(images)}")
     features, images = features.to(run.device), images.to(run.device)
     for epoch in epochs("attack", total, state, run.checkpoint, run.report):
         network.train()
         order = used[torch.randperm(len(used), generator=state.generators["order"])]
-        batches = [batch for batch in order.split(batch_size) if len(batch) > 1]
+        batches = [batch for batch in order.split(config.batch_size) if len(batch) > 1]
         drawn, losses = features[epoch % len(features)], []
         for index, batch in enumerate(batches):
             losses.append(descend(drawn[batch], images[batch], (epoch + index / len(batches)) / total))
@@ -97,18 +125,18 @@ def rebuilding_loss(rebuilt: Tensor, images: Tensor, ssim_weight: float) -> Tens
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Sets the learning rate of all that ``optimizer`` trains."""
+    """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def cosine(progress: float) -> float:
-    """What a learning rate is multiplied by after the share ``progress`` of a training: 1 falls to 0.01."""
+    """Cosine schedule: the factor on the learning rate after the share ``progress`` of a training, from 1 to 0.01."""
     return 0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
 
 
 def step(optimizer: Optimizer, loss: Tensor) -> Tensor:
-    """One step of ``optimizer`` down ``loss``, which is given back detached."""
+    """One optimiser step on ``loss``, which is returned detached."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

@@ -16,7 +16,7 @@ from splitleak.config import Config, digest
 from splitleak.logs import Report, silent
 from splitleak.measures.scores import check_scores
 from splitleak.models.inverter import PredictionInverter
-from splitleak.seeding import derive_seed, generator
+from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
 
 FORMAT = 1
@@ -125,8 +125,7 @@ def train_purifier(
             f"expected {len(scores)} images for inversion_weight, got {0 if images is None else len(images)}"
         )
     device, labels = scores.device, scores.argmax(1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "purifier", "init"))
+    with seeded(seed, "purifier", "init"):
         purifier = Purifier(scores.shape[1], config).to(device)
         inner = None
         if config.inversion_weight and images is not None:

@@ -187,21 +187,19 @@ class CampaignConfig(CampaignHead):
         """The attack of an entry, from the campaign's preset.
 
         Raises:
-            ValueError: There is none of that name, or its settings do not fit it.
+            ValueError: There is none of that name on features, or its settings do not fit it.
         """
-        return AttackConfig(attack=entry.attack, preset=self.preset, settings=entry.settings).build()
+        attack = AttackConfig(attack=entry.attack, preset=self.preset, settings=entry.settings).build()
+        if not isinstance(attack, Attack) or attack.takes != "features":
+            raise ValueError(f"expected an attack on features, got {entry.attack!r}")
+        return attack
 
     def _check_attack(self, entry: AttackEntry, where: str) -> None:
         try:
             attack = self.attack(entry)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        if attack.takes != "features":
-            raise ValueError(
-                f"{where}: expected an attack on features, got {entry.attack!r}, which takes {attack.takes}"
-            )
-        needs = attack.needs
-        if missing := needs - GIVEN:
+        if missing := attack.needs - GIVEN:
             raise ValueError(f"{where}: expected an attack that needs of {sorted(GIVEN)} alone, got {sorted(missing)}")
 
 

@@ -1,7 +1,7 @@
 """The commands of the attacker, and of the victims who publish what he starts from."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from splitleak.cli.options import (
     use_threads,
 )
 from splitleak.cli.output import result
+
+if TYPE_CHECKING:
+    from splitleak.attacker.run import Access, AttackConfig
 
 PublicImages = Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")]
 Pairs = Annotated[Path | None, typer.Option(help="Recorded queries (`splitleak query`), in place of live ones.")]
@@ -134,17 +137,15 @@ def attack(
     encoder, the head. Everything captured that is not an attacker's query, or everything shared, is rebuilt. It is
     given no victim's image, and no path to one.
     """
-    from splitleak.attacker.run import Access, AttackConfig, run_attack
-    from splitleak.logs import progress
-    from splitleak.seeding import resolve_device
+    from splitleak.attacker.run import Access, AttackConfig
 
     use_threads(threads)
     given = read_settings(config, settings)
     name = attack or ("decoder" if shared is None else "prediction-inversion")
     asked = AttackConfig(attack=name, preset=preset, settings=given, seed=seed, max_queries=max_queries, views=views)
     access = Access(
-        capture,
-        public,
+        capture=capture,
+        public=public,
         edge=edge,
         pairs=pairs,
         encoder=encoder and half_of(encoder, "edge"),
@@ -155,9 +156,7 @@ def attack(
         output=output,
         channel=channel_config(channel),
     )
-    with progress(name) as report:
-        made = run_attack(asked, access, out, resolve_device(device), report)
-    result(as_json, made, f"{out}: {made['rebuilt']} images rebuilt after {made['queries']} queries")
+    _run(asked, access, out, device, as_json)
 
 
 def prior(
@@ -235,15 +234,13 @@ def invert(
     service, live or on record, or the model's weights. Who has the weights runs the model alone, and no output policy
     of a service matters.
     """
-    from splitleak.attacker.invert import InversionAccess, InversionConfig, run_inversion
-    from splitleak.logs import progress
-    from splitleak.seeding import resolve_device
+    from splitleak.attacker.run import Access, AttackConfig
 
     use_threads(threads)
     given = read_settings(config, settings)
     about = {"preset": preset, "settings": given, "seed": seed, "classes": classes, "max_queries": max_queries}
-    asked = InversionConfig.parse({"attack": attack, **about}, source="invert")
-    access = InversionAccess(
+    asked = AttackConfig.parse({"attack": attack, **about}, source="invert")
+    access = Access(
         public=public,
         service=service,
         pairs=pairs,
@@ -257,6 +254,14 @@ def invert(
         output=output,
         channel=channel_config(channel),
     )
-    with progress(attack) as report:
-        made = run_inversion(asked, access, out, resolve_device(device), report)
-    result(as_json, made, f"{out}: {made['rebuilt']} pictures rebuilt after {made['queries']} queries")
+    _run(asked, access, out, device, as_json)
+
+
+def _run(asked: "AttackConfig", access: "Access", out: Path, device: str, as_json: bool) -> None:
+    from splitleak.attacker.run import run_attack
+    from splitleak.logs import progress
+    from splitleak.seeding import resolve_device
+
+    with progress(asked.attack) as report:
+        made = run_attack(asked, access, out, resolve_device(device), report)
+    result(as_json, made, f"{out}: {made['rebuilt']} images rebuilt after {made['queries']} queries")

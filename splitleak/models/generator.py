@@ -1,4 +1,4 @@
-"""GAN generators of images from Gaussian latents, and the critics (discriminators) that they are trained against."""
+"""GAN generators of images from Gaussian latents."""
 
 from itertools import pairwise
 from typing import Literal, Self
@@ -6,16 +6,14 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from splitleak.config import Config
 
-_LEAK = 0.2
 _LEAST_SIDE = 4
 
 
 class GeneratorConfig(Config):
-    """Architecture of a generator; `Critic` mirrors it."""
+    """Architecture of a generator, which its critic mirrors."""
 
     channels: Literal[1, 3]
     size: int = Field(ge=8, description="height and width of the images: 4 to 7 times a power of two")
@@ -105,55 +103,6 @@ class Generator(nn.Module):
         for layers in list(self.blocks)[block:]:
             features = layers(features)
         return features
-
-
-class Critic(nn.Module):
-    """GAN critic: images ``(N, C, size, size)`` to realness scores ``(N,)``, or to ``(N, outputs)``.
-
-    Convolutions of stride 2 that mirror the generator's, leaky ReLU of 0.2, and a last convolution over the remaining
-    feature map. ``norm`` is ``instance``, GMI's critic for a Wasserstein loss (affine, not after the first
-    convolution; 1,030,913 parameters for grey at 32 pixels), or ``spectral`` normalisation of every layer, for a hinge
-    loss, with a 3×3 convolution after each halving. With classes, the inner product of the summed features with a
-    learned class embedding is added (Miyato and Koyama, "cGANs with projection discriminator", ICLR 2018).
-    """
-
-    def __init__(
-        self, config: GeneratorConfig, norm: Literal["instance", "spectral"] = "spectral", outputs: int | None = None
-    ) -> None:
-        super().__init__()
-        self.outputs = outputs
-        spectral = norm == "spectral"
-        channels: int = config.channels
-        layers: list[nn.Module] = []
-        for level, wide in enumerate(reversed(config.widths())):
-            convolution = nn.Conv2d(channels, wide, config.kernel, stride=2, padding=(config.kernel - 1) // 2)
-            layers.append(spectral_norm(convolution) if spectral else convolution)
-            if level and not spectral:
-                layers.append(nn.InstanceNorm2d(wide, affine=True))
-            layers.append(nn.LeakyReLU(_LEAK))
-            if spectral:
-                layers += [spectral_norm(nn.Conv2d(wide, wide, 3, padding=1)), nn.LeakyReLU(_LEAK)]
-            channels = wide
-        self.layers = nn.Sequential(*layers)
-        last = nn.Conv2d(channels, outputs or 1, config.start)
-        self.last = spectral_norm(last) if spectral else last
-        table = nn.Embedding(config.classes, channels) if config.classes else None
-        self.classes = spectral_norm(table) if spectral and table is not None else table
-
-    def features(self, images: Tensor) -> Tensor:
-        """The input of the last layer ``(N, channels, start, start)``."""
-        features: Tensor = self.layers(images)
-        return features
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.judge(self.features(images), labels)
-
-    def judge(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The scores of images with these `features`."""
-        scores: Tensor = self.last(features).flatten(1)
-        if self.classes is not None:
-            scores = scores + (self.classes(labels) * features.sum((2, 3))).sum(1, keepdim=True)
-        return scores if self.outputs else scores.squeeze(1)
 
 
 def _doubling(narrow: int, wide: int, kernel: int, *, bias: bool) -> nn.ConvTranspose2d:

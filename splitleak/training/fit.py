@@ -1,4 +1,4 @@
-"""Checkpoints: every training loop runs on `epochs`, and resumes after an interruption."""
+"""Checkpoints: every training loop runs on `epochs` or `step_ranges`, and resumes after an interruption."""
 
 import json
 import time
@@ -108,3 +108,15 @@ def epochs(
             saved = time.monotonic()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
+
+
+def step_ranges(
+    what: str, total: int, state: Resumable, checkpoint: Path | None, report: Report = silent, *, size: int = 25
+) -> Iterator[range]:
+    """Yields the steps from 0 to ``total`` that are still to do, ``size`` at a time.
+
+    For optimisations that are counted in steps: each range is an epoch of `epochs`, so the body appends its figures
+    once a range, after which the state is reported and saved.
+    """
+    for index in epochs(what, -(-total // size), state, checkpoint, report):
+        yield range(index * size, min((index + 1) * size, total))

@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,11 +38,19 @@ def test_queries_are_counted_by_the_image():
 
 
 def test_an_answer_that_is_a_mean_of_several_views_costs_as_many_queries():
-    query = Query(lambda images: images, budget=7, views=3)
+    query = Query(lambda images: images, budget=7, averaging=3)
     query(torch.zeros(2, 1))
     assert query.made == 6
     with pytest.raises(PermissionError, match="at most 7 queries, got 9"):
         query(torch.zeros(1, 1))
+
+
+def test_what_a_budget_affords_is_counted_in_queries_and_not_in_answers():
+    query = Query(lambda images: images, budget=7, averaging=3)
+    query(torch.zeros(1, 1, 2, 2))
+    assert query.affords(1)
+    assert not query.affords(2)
+    assert Query(lambda images: images).affords(10**9)
 
 
 def test_nothing_is_sent_over_the_budget():
@@ -116,3 +125,9 @@ def test_the_entry_refuses_scores_where_it_takes_features_and_the_other_way_roun
 def test_the_entry_refuses_public_images_of_another_shape():
     with pytest.raises(ValueError, match=r"expected public images \(1, 4, 4\), got \(1, 8, 8\)"):
         Given(torch.zeros(2, 1, 4, 4))(knowledge(public=torch.zeros(5, 1, 8, 8)))
+
+
+def test_a_part_of_an_attack_is_the_same_run_with_a_checkpoint_of_its_own():
+    run = Run(seed=3, checkpoint=Path("folder/.out.checkpoint"))
+    assert run.part("decoder") == dataclasses.replace(run, checkpoint=Path("folder/.out.checkpoint.decoder"))
+    assert Run().part("decoder").checkpoint is None

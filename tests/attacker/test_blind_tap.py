@@ -2,6 +2,8 @@
 
 import contextlib
 import gc
+import json
+import re
 import socket
 import threading
 import time
@@ -156,6 +158,38 @@ def test_any_bytes_give_sightings_or_a_wire_error(tmp_path_factory, rest):
     with contextlib.suppress(WireError):
         assert next(sightings(path)) == Sighting(1, 0, "request", 3)
         list(sightings(path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"time_ns": "1"},
+        {"time_ns": 1.0},
+        {"connection": True},
+        {"connection": None},
+        {"direction": "sideways"},
+        {"direction": ["request"]},
+        {"size": -1},
+        {"payload": "secret"},
+    ],
+    ids=str,
+)
+def test_a_malformed_line_is_refused_by_file_and_number(tmp_path, change):
+    line = json.dumps({**json.loads(LINE), **change}).encode()
+    path = tmp_path / "sizes.jsonl"
+    path.write_bytes(HEAD + LINE + line + b"\n" + LINE)
+    read = sightings(path)
+    assert next(read) == Sighting(1, 0, "request", 3)
+    said = f"{path}: expected what a blind tap writes in line 3, got {line[:30]!r}"[:-1]
+    with pytest.raises(WireError, match=re.escape(said)):
+        next(read)
+
+
+@pytest.mark.parametrize("line", [b"[1, 0]\n", b"3\n", b"{}\n", b'{"time_ns": 1, "connection": 0}\n'])
+def test_a_line_that_is_no_sighting_is_refused(tmp_path, line):
+    (tmp_path / "sizes.jsonl").write_bytes(HEAD + line)
+    with pytest.raises(WireError, match="expected what a blind tap writes in line 2"):
+        list(sightings(tmp_path / "sizes.jsonl"))
 
 
 @pytest.mark.parametrize("content", [b"x\n", LINE, b'{"format": "splitleak-sizes", "version": 2}\n', b"[]\n"])

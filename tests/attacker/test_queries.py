@@ -27,12 +27,12 @@ def clean(deployed, images):
         return deployed.half.encoder(images)
 
 
-def toy_pairs(draws=3, views=2, count=4):
+def toy_pairs(draws=3, averaging=2, count=4):
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 1, 4, 4), generator=draw).to(torch.uint8)
     public = Images(pixels, torch.zeros(count, dtype=torch.int64), ("one",))
     features = torch.arange(draws * count * 2.0).view(draws, count, 2)
-    return Pairs(features, tuple(public.hashes()), "probe-0-", views), public
+    return Pairs(features, tuple(public.hashes()), "probe-0-", averaging), public
 
 
 def capture_of(path, rows):
@@ -57,7 +57,7 @@ def test_a_probe_sees_what_crosses_the_wire(deployed, small_splits):
 def test_draws_have_noise_of_their_own_and_views_are_averaged(deployed, small_splits):
     probe = EdgeProbe(deployed.edge, deployed.capture, "toy")
     images = small_splits.public.floats()[:40]
-    found = probe(images, draws=2, views=4)
+    found = probe(images, draws=2, averaging=4)
     assert found.shape == (2, 40, *deployed.half.feature_shape)
     noise = found - clean(deployed, images)
     assert noise.std() == pytest.approx(SIGMA / 2, rel=0.1)
@@ -83,7 +83,7 @@ def test_a_record_over_the_budget_sends_nothing(deployed, small_splits):
     size = deployed.capture.stat().st_size
     probe = EdgeProbe(deployed.edge, deployed.capture, "toy")
     with pytest.raises(PermissionError, match="at most 1799 queries, got 1800"):
-        Pairs.record(probe, small_splits.public, draws=3, views=2, budget=1799)
+        Pairs.record(probe, small_splits.public, draws=3, averaging=2, budget=1799)
     assert deployed.capture.stat().st_size == size
 
 
@@ -123,7 +123,7 @@ def test_a_missing_record_is_named(tmp_path):
 def test_the_recorded_edge_gives_one_draw_after_the_other_and_begins_again():
     pairs, public = toy_pairs()
     query = pairs.query()
-    assert (query.draws, query.views) == (3, 2)
+    assert (query.draws, query.averaging) == (3, 2)
     for turn in range(4):
         assert torch.equal(query(public.floats()), pairs.features[turn % 3])
     assert query.made == 4 * 4 * 2
@@ -160,11 +160,11 @@ def test_the_victims_are_what_is_no_attackers_query(tmp_path):
 def test_views_of_one_victim_are_averaged_under_its_first_id(tmp_path):
     rows = [("a-0", 1), ("a-1", 1), ("probe-0123456789ab-0", 2), ("b-0", 1), ("b-1", 1)]
     capture = capture_of(tmp_path / "c", rows)
-    ids, features = victims(capture, views=2)
+    ids, features = victims(capture, averaging=2)
     assert ids == ("a-0", "b-0")
     assert features.flatten().tolist() == [0.5, 4.5]
-    with pytest.raises(ValueError, match="in groups of 3 views, got 4 images"):
-        victims(capture, views=3)
+    with pytest.raises(ValueError, match="in groups of 3, got 4 images"):
+        victims(capture, averaging=3)
 
 
 def test_what_an_edge_sent_again_is_one_victim_and_other_bytes_under_one_id_are_two(tmp_path):
@@ -216,7 +216,7 @@ def test_a_service_answers_the_attacker_as_everybody(deployed, small_splits, tmp
 def test_views_of_a_service_are_averaged(deployed, small_splits):
     images = small_splits.public.floats()[:30]
     with service(deployed, sigma=0.05) as address:
-        one, mean = (ServiceProbe(address)(images, draws=2, views=views) for views in (1, 16))
+        one, mean = (ServiceProbe(address)(images, draws=2, averaging=averaging) for averaging in (1, 16))
     spread = [(each[0] - each[1]).std() for each in (one, mean)]
     assert spread[1] < spread[0] / 2
 
@@ -225,8 +225,8 @@ def test_pairs_of_a_service_are_recorded_capped_and_read_back(deployed, small_sp
     with service(deployed, top=3) as address:
         probe = ServiceProbe(address)
         with pytest.raises(PermissionError, match="at most 599 queries, got 600"):
-            Pairs.record(probe, small_splits.public, draws=2, views=1, budget=599)
-        pairs = Pairs.record(probe, small_splits.public, draws=2, views=1, budget=600)
+            Pairs.record(probe, small_splits.public, draws=2, averaging=1, budget=599)
+        pairs = Pairs.record(probe, small_splits.public, draws=2, averaging=1, budget=600)
     pairs.save(tmp_path / "pairs.npz")
     loaded = Pairs.load(tmp_path / "pairs.npz")
     assert torch.equal(loaded.features, pairs.features)

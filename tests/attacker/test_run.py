@@ -1,6 +1,7 @@
-"""The attack as the command runs it, with a real edge, tap and cloud in this process."""
+"""Attacks on victims and on classes as the commands run them, with a real edge, tap and cloud in this process."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,13 +9,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from splitleak.artifacts import load_tensors
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.base import ClassInversion
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.attacker.queries import EdgeProbe, Pairs, ServiceProbe
 from splitleak.attacker.run import Access, AttackConfig, record_queries, run_attack
 from splitleak.cli import app
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.cloud.service import CloudConfig, cloud
-from splitleak.defenses.artifact import load_whole
+from splitleak.config import Config, read_document
+from splitleak.datasets.files import load_file
+from splitleak.defenses.artifact import load_whole, save
+from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.sharing import SharingConfig, share_predictions
 from splitleak.eval.record.schema import FeaturesPlace, load_record
 from splitleak.eval.record.scoring import truth_of
@@ -23,6 +30,7 @@ from splitleak.wire.files.shared import SharedScores
 
 CPU = torch.device("cpu")
 QUICK = {"epochs": 1, "channels": 8, "blocks": 1}
+FEW_STEPS = {"steps": 2}
 
 
 def config(**changes):
@@ -30,7 +38,7 @@ def config(**changes):
 
 
 def attack(deployed, out, asked=None, **given):
-    access = Access(deployed.capture, deployed.public, **(given or {"edge": deployed.edge}))
+    access = Access(capture=deployed.capture, public=deployed.public, **(given or {"edge": deployed.edge}))
     return run_attack(asked or config(), access, out, CPU, silent)
 
 
@@ -75,7 +83,7 @@ def test_an_attack_on_recorded_queries_repeats_to_the_bit_and_says_what_they_cos
 def test_an_attacker_that_sees_each_image_often_has_better_features(deploy, tmp_path, small_splits):
     with deploy(tmp_path, repeat=4) as chain:
         record(chain, tmp_path / "pairs.npz", views=4)
-        access = Access(chain.capture, chain.public, pairs=tmp_path / "pairs.npz")
+        access = Access(capture=chain.capture, public=chain.public, pairs=tmp_path / "pairs.npz")
         ids, known = access.knowledge(config(views=4), small_splits.public, CPU)
         attack(chain, tmp_path / "out", config(views=4), pairs=tmp_path / "pairs.npz")
     truth = truth_of(ids, chain.ledger.places, small_splits.victims)
@@ -91,18 +99,18 @@ def test_pairs_of_other_views_or_other_images_are_refused(deployed, tmp_path):
     record(deployed, tmp_path / "pairs.npz", views=2)
     with pytest.raises(ValueError, match=r"pairs\.npz: expected pairs of 1 views, as the victims', got 2"):
         attack(deployed, tmp_path / "out", pairs=tmp_path / "pairs.npz")
-    access = Access(deployed.capture, deployed.folder / "victims.npz", pairs=tmp_path / "pairs.npz")
+    access = Access(capture=deployed.capture, public=deployed.folder / "victims.npz", pairs=tmp_path / "pairs.npz")
     with pytest.raises(ValueError, match=r"expected queries with the images of .*victims\.npz"):
         run_attack(config(views=2), access, tmp_path / "out", CPU, silent)
 
 
 def test_an_edge_and_pairs_together_are_refused(deployed, tmp_path):
-    with pytest.raises(ValueError, match="a live edge or service to query or recorded pairs, got both"):
+    with pytest.raises(ValueError, match=r"expected one way to query: .*, got edge and pairs"):
         attack(deployed, tmp_path / "out", edge=deployed.edge, pairs=tmp_path / "pairs.npz")
 
 
 def test_an_attack_that_queries_is_refused_without_an_edge(deployed, tmp_path):
-    access = Access(deployed.capture, deployed.public)
+    access = Access(capture=deployed.capture, public=deployed.public)
     with pytest.raises(PermissionError, match="'decoder' needs 'query', which this threat model withholds"):
         run_attack(config(), access, tmp_path / "out", CPU, silent)
 
@@ -116,7 +124,7 @@ def test_no_query_is_sent_over_the_budget(deployed, tmp_path):
 
 
 def test_a_white_box_is_the_encoder_alone_frozen_and_without_noise(deployed, small_splits):
-    access = Access(deployed.capture, deployed.public, encoder=deployed.folder / "toy" / "edge")
+    access = Access(capture=deployed.capture, public=deployed.public, encoder=deployed.folder / "toy" / "edge")
     _, known = access.knowledge(config(), small_splits.public, CPU)
     images = small_splits.public.floats()[:4]
     assert torch.equal(known.encoder(images), known.encoder(images))
@@ -127,7 +135,7 @@ def test_a_white_box_is_the_encoder_alone_frozen_and_without_noise(deployed, sma
 
 
 def test_a_curious_cloud_has_the_head_and_builds_untrained_encoders_that_are_not_the_targets(deployed, small_splits):
-    access = Access(deployed.capture, deployed.public, head=deployed.folder / "toy" / "cloud")
+    access = Access(capture=deployed.capture, public=deployed.public, head=deployed.folder / "toy" / "cloud")
     _, known = access.knowledge(config(), small_splits.public, CPU)
     assert known.head(known.captured).shape == (len(small_splits.victims), 10)
     assert not any(parameter.requires_grad for parameter in known.head.parameters())
@@ -143,15 +151,19 @@ def test_a_curious_cloud_has_the_head_and_builds_untrained_encoders_that_are_not
 
 
 def test_an_unknown_attack_or_setting_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"expected an attack of .*decoder.*, got 'magic'"):
+    with pytest.raises(ValueError, match=r"expected an attack of .*decoder.*mi-face.*, got 'magic'"):
         config(attack="magic").build()
     with pytest.raises(ValueError, match=r"attack 'decoder': .*epoch"):
         config(settings={"epoch": 3}).build()
+    with pytest.raises(ValueError, match=r"attack 'mi-face': .*step"):
+        AttackConfig(attack="mi-face", settings={"step": 3}).build()
 
 
 def test_settings_lie_over_the_preset():
     built = config(preset="paper", settings={"epochs": 7}).build()
     assert (built.config.epochs, built.config.blocks) == (7, 8)
+    built = AttackConfig(attack="mi-face", preset="paper", settings={"steps": 7}).build()
+    assert (built.config.steps, built.config.loss) == (7, "probability")
 
 
 def test_the_commands_query_attack_and_score_pass_on_what_they_are_given(deploy, tmp_path):
@@ -200,7 +212,7 @@ def test_shared_scores_are_attacked_live_and_on_record_alike(sharing, tmp_path, 
     shared, pairs = SharedScores.load(sharing.folder / "shared-2.npz"), tmp_path / "pairs.npz"
     record_queries(ServiceProbe(sharing.service), sharing.public, pairs, draws=1, views=1, budget=None)
     for name, given in (("live", {"service": sharing.service}), ("recorded", {"pairs": pairs})):
-        access = Access(None, sharing.public, shared=sharing.folder / "shared-2.npz", **given)
+        access = Access(public=sharing.public, shared=sharing.folder / "shared-2.npz", **given)
         run_attack(INVERSION, access, tmp_path / name, CPU, silent)
         assert Reconstructions.load(tmp_path / name / "reconstructions.npz").ids == shared.ids
         found = json.loads((tmp_path / name / "attack.json").read_text())
@@ -209,18 +221,18 @@ def test_shared_scores_are_attacked_live_and_on_record_alike(sharing, tmp_path, 
 
 
 def test_victims_who_share_all_that_a_service_tells_share_no_more_than_it_tells(sharing, tmp_path):
-    access = Access(None, sharing.public, shared=sharing.folder / "shared-all.npz", service=sharing.service)
+    access = Access(public=sharing.public, shared=sharing.folder / "shared-all.npz", service=sharing.service)
     assert run_attack(INVERSION, access, tmp_path / "out", CPU, silent)["findings"]["share"] == 5
 
 
 def test_no_query_is_sent_to_a_service_over_the_budget(sharing, tmp_path):
-    access = Access(None, sharing.public, shared=sharing.folder / "shared-2.npz", service=sharing.service)
+    access = Access(public=sharing.public, shared=sharing.folder / "shared-2.npz", service=sharing.service)
     with pytest.raises(PermissionError, match="at most 299 queries, got 300"):
         run_attack(INVERSION.model_copy(update={"max_queries": 299}), access, tmp_path / "out", CPU, silent)
 
 
 def test_an_attack_on_features_refuses_shared_scores_and_the_other_way_round(deployed, sharing, tmp_path):
-    access = Access(None, sharing.public, shared=sharing.folder / "shared-2.npz", service=sharing.service)
+    access = Access(public=sharing.public, shared=sharing.folder / "shared-2.npz", service=sharing.service)
     with pytest.raises(ValueError, match=r"'decoder': expected captured features, got scores \(40, 10\)"):
         run_attack(config(), access, tmp_path / "out", CPU, silent)
     with pytest.raises(ValueError, match="'prediction-inversion': expected captured scores, got features"):
@@ -234,7 +246,7 @@ def test_an_attack_on_features_refuses_shared_scores_and_the_other_way_round(dep
         ({"shared": "shared-2.npz"}, "a capture or shared scores, got both"),
         ({"capture": None, "shared": "shared-2.npz", "edge": "127.0.0.1:1"}, "a capture beside an edge"),
         ({"service": "127.0.0.1:1"}, "shared scores beside a service"),
-        ({"capture": None, "shared": "shared-2.npz", "service": "127.0.0.1:1", "pairs": Path("x")}, "got both"),
+        ({"capture": None, "shared": "shared-2.npz", "service": "127.0.0.1:1", "pairs": Path("x")}, "got service and"),
     ],
 )
 def test_victims_and_queries_that_do_not_belong_together_are_refused(deployed, sharing, given, said, small_splits):
@@ -246,7 +258,7 @@ def test_victims_and_queries_that_do_not_belong_together_are_refused(deployed, s
 
 
 def test_views_are_of_a_capture(sharing, small_splits):
-    access = Access(None, sharing.public, shared=sharing.folder / "shared-2.npz")
+    access = Access(public=sharing.public, shared=sharing.folder / "shared-2.npz")
     with pytest.raises(ValueError, match="several views, got shared scores"):
         access.knowledge(config(views=2), small_splits.public, CPU)
 
@@ -258,3 +270,209 @@ def test_the_command_attack_inverts_shared_scores_unless_told_otherwise(sharing,
     assert made.exit_code == 0, made.output
     found = json.loads((tmp_path / "out" / "attack.json").read_text())
     assert (found["attack"], found["rebuilt"], found["findings"]["share"]) == ("prediction-inversion", 40, 2)
+
+
+def invert(out, access, **changes):
+    config = AttackConfig(**{"attack": "mi-face", "settings": FEW_STEPS, **changes})
+    return run_attack(config, access, out, CPU, silent)
+
+
+class MeanOfEach(ClassInversion):
+    """The mean of the images that the service puts in each class."""
+
+    name = "mean-of-each"
+    config_type = Config
+    access = "label"
+    needs = frozenset({"public", "query"})
+
+    def invert(self, known, run):
+        tops = known.query(known.public).argmax(1)
+        mean = [known.public[tops == label].sum(0) / max(1, (tops == label).sum()) for label in range(10)]
+        return torch.stack(mean)[:, None]
+
+
+@pytest.fixture
+def mean_of_each(monkeypatch):
+    monkeypatch.setitem(CLASS_ATTACKS, "mean-of-each", MeanOfEach)
+
+
+@pytest.fixture(scope="module")
+def top_only(trained):
+    """The address of the whole model, which tells no more than the class and its confidence."""
+    config = CloudConfig(policy=PolicyConfig(top=1))
+    with cloud(config, load_whole(trained / "toy", CPU, seed=0)) as port:
+        yield f"127.0.0.1:{port}"
+
+
+def test_an_attack_leaves_one_picture_a_class_under_its_number_and_says_how(trained, tmp_path):
+    made = invert(tmp_path / "out", Access(artifact=trained / "toy"), seed=3)
+    assert (made["rebuilt"], made["queries"]) == (10, 0)
+    assert "confidences" not in made["findings"]
+    rebuilt = Reconstructions.load(tmp_path / "out" / "reconstructions.npz")
+    assert rebuilt.ids == tuple(map(str, range(10)))
+    assert rebuilt.images.shape == (10, 1, 16, 16)
+    found = json.loads((tmp_path / "out" / "attack.json").read_text())
+    assert (found["attack"], found["seed"], found["queries"], found["draws"]) == ("mi-face", 3, 0, 1)
+    assert found["knowledge"] == ["classes", "model"]
+    assert found["config"]["steps"] == 2
+    assert len(found["findings"]["confidences"]) == 10
+    assert found["public_hashes"] == []
+    assert {"command", "commit", "hardware", "time"} <= found["provenance"].keys()
+
+
+def test_who_has_the_weights_ignores_output_policies_and_the_file_says_so(trained, tmp_path):
+    invert(tmp_path / "out", Access(artifact=trained / "toy"))
+    assert json.loads((tmp_path / "out" / "attack.json").read_text())["ignores_output_policy"] is True
+
+
+def test_a_white_box_is_the_whole_network_frozen_and_without_noise(trained, small_splits):
+    known = Access(artifact=trained / "toy").class_knowledge(AttackConfig(attack="mi-face"), None, CPU)
+    images = small_splits.public.floats()[:4]
+    assert torch.equal(known.model(images), known.model(images))
+    assert known.model(images).shape == (4, 10)
+    assert not known.model.training
+    assert not any(parameter.requires_grad for parameter in known.model.parameters())
+    assert (known.classes, known.image_shape, known.query, known.public) == (10, (1, 16, 16), None, None)
+
+
+def test_an_attack_is_refused_without_what_it_needs(trained, tmp_path):
+    with pytest.raises(PermissionError, match="'mi-face' needs 'model', which this threat model withholds"):
+        invert(tmp_path / "out", Access(public=trained / "public.npz"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_images_or_a_model_the_shape_is_unknown(tmp_path):
+    with pytest.raises(ValueError, match="expected images of the attacker's own or a model"):
+        invert(tmp_path / "out", Access())
+
+
+def test_a_service_and_pairs_together_are_refused(trained, tmp_path):
+    access = Access(public=trained / "public.npz", service="127.0.0.1:1", pairs=tmp_path / "pairs.npz")
+    with pytest.raises(ValueError, match=r"expected one way to query.*, got service and pairs"):
+        invert(tmp_path / "out", access)
+
+
+def test_live_queries_are_counted_and_capped(trained, top_only, mean_of_each, tmp_path, small_splits):
+    access = Access(public=trained / "public.npz", service=top_only)
+    made = invert(tmp_path / "out", access, attack="mean-of-each", settings={}, max_queries=300)
+    found = json.loads((tmp_path / "out" / "attack.json").read_text())
+    assert (made["queries"], found["queries"], found["ignores_output_policy"]) == (300, 300, False)
+    assert found["knowledge"] == ["labels", "public", "query"]
+    assert found["public_hashes"] == small_splits.public.hashes()
+    with pytest.raises(PermissionError, match="at most 299 queries, got 300"):
+        invert(tmp_path / "more", access, attack="mean-of-each", settings={}, max_queries=299)
+    assert not (tmp_path / "more").exists()
+
+
+def test_queries_on_record_are_those_of_the_attackers_images(trained, top_only, mean_of_each, tmp_path):
+    pairs, public = tmp_path / "pairs.npz", trained / "public.npz"
+    Pairs.record(ServiceProbe(top_only), load_file(public).train, draws=1, averaging=1).save(pairs)
+    for name in ("one", "two"):  # the model is noisy: asked live, it would not answer twice the same
+        invert(tmp_path / name, Access(public=public, pairs=pairs), attack="mean-of-each", settings={})
+    first, second = (Reconstructions.load(tmp_path / name / "reconstructions.npz") for name in ("one", "two"))
+    assert torch.equal(first.images, second.images)
+    assert json.loads((tmp_path / "one" / "attack.json").read_text())["queries"] == 300
+    for other in (None, trained / "victims.npz"):
+        with pytest.raises(ValueError, match="expected queries with the images of"):
+            Access(public=other, pairs=pairs, artifact=trained / "toy").class_knowledge(
+                AttackConfig(attack="mean-of-each"), None if other is None else load_file(other).train, CPU
+            )
+
+
+def test_the_command_passes_on_what_it_is_given(trained, tmp_path):
+    (tmp_path / "settings.json").write_text('{"steps": 3, "learning_rate": 0.5}')
+    asked = ("--attack", "mi-face", "--artifact", trained / "toy", "--config", tmp_path / "settings.json")
+    rest = ("--set", "steps=1", "--seed", 4, "--preset", "paper", "--classes", 10, "--out", tmp_path / "out", "--json")
+    told = CliRunner().invoke(app, ["invert", *map(str, (*asked, *rest))], catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["rebuilt"] == 10
+    found = json.loads((tmp_path / "out" / "attack.json").read_text())
+    assert found["seed"] == 4
+    assert (found["config"]["steps"], found["config"]["learning_rate"]) == (1, 0.5)
+    assert found["config"]["optimizer"] == "gradient-descent"
+
+
+def test_a_model_is_asked_without_a_service_and_its_labels_may_be_all_there_is(trained, tmp_path, mean_of_each):
+    access = Access(public=trained / "public.npz", oracle=trained / "toy")
+    public = load_file(trained / "public.npz").train
+    plain = invert(tmp_path / "plain", access, attack="mean-of-each", settings={})
+    labels = invert(tmp_path / "labels", replace(access, labels_only=True), attack="mean-of-each", settings={})
+    assert plain["queries"] == labels["queries"] == 300
+    query = replace(access, labels_only=True).class_knowledge(AttackConfig(attack="mi-face"), public, CPU).query
+    answers = query(torch.rand(5, 1, 16, 16))
+    assert query.answers == "labels"
+    assert ((answers == 1).sum(1) == 1).all()
+    assert (answers.sum(1) == 1).all()
+    with pytest.raises(ValueError, match=r"expected one way to query.*, got service and oracle"):
+        invert(tmp_path / "both", replace(access, service="127.0.0.1:1"))
+
+
+def test_a_prior_tells_the_shape_and_its_images_are_on_record(trained, tiny_prior, tmp_path, small_splits):
+    tiny_prior.save(tmp_path / "prior")
+    access = Access(artifact=trained / "toy", prior=tmp_path / "prior")
+    made = invert(tmp_path / "out", access, attack="gmi", settings={"steps": 1, "restarts": 2})
+    assert made["rebuilt"] == 20
+    rebuilt = Reconstructions.load(tmp_path / "out" / "reconstructions.npz")
+    assert rebuilt.ids[:3] == ("0/0", "0/1", "1/0")
+    found = json.loads((tmp_path / "out" / "attack.json").read_text())
+    assert found["access"] == "white"
+    assert found["knowledge"] == ["classes", "model", "prior"]
+    assert found["prior"] == tiny_prior.digest
+    assert set(found["public_hashes"]) == set(small_splits.public.hashes())
+    assert load_tensors(tmp_path / "out" / "weights.safetensors")[0]["latents"].shape[:2] == (10, 2)
+    only = Access(prior=tmp_path / "prior").class_knowledge(AttackConfig(attack="gmi"), None, CPU)
+    assert only.image_shape == (1, 16, 16)
+
+
+def test_an_adaptive_attacker_bypasses_the_tanh_and_the_file_says_so(small_splits, tmp_path):
+    document = {
+        "model": {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10},
+        "defenses": [{"name": "low-rank", "rank": 2}],
+        "training": {"epochs": 1},
+    }
+    made = train(TargetConfig.parse(document, source="test"), small_splits, device=CPU)
+    save(tmp_path / "target", "target", made)
+    config = AttackConfig(attack="mi-face", settings=FEW_STEPS)
+    plain, adaptive = (
+        Access(artifact=tmp_path / "target", adaptive=told).class_knowledge(config, None, CPU).model
+        for told in (False, True)
+    )
+    slopes = []
+    for model in (plain, adaptive):
+        images = small_splits.test.floats()[:4].requires_grad_()
+        slopes += torch.autograd.grad(model(images).sum(), images)
+    assert not torch.allclose(*slopes)
+    assert torch.equal(plain(images), adaptive(images))
+    invert(tmp_path / "out", Access(artifact=tmp_path / "target", adaptive=True))
+    assert read_document(tmp_path / "out" / "attack.json")["adaptive"] is True
+    with pytest.raises(ValueError, match="expected the weights"):
+        Access(adaptive=True).class_knowledge(config, None, CPU)
+
+
+def test_features_are_matched_with_public_images_and_refused_without(trained, tiny_prior, tmp_path, small_splits):
+    tiny_prior.save(tmp_path / "prior")
+    access = Access(artifact=trained / "toy", prior=tmp_path / "prior", adaptive=True)
+    asked = {"attack": "gmi", "settings": {**FEW_STEPS, "identity": {"loss": "features"}}}
+    with pytest.raises(PermissionError, match="'gmi' needs 'public'"):
+        invert(tmp_path / "out", access, **asked)
+    invert(tmp_path / "out", replace(access, public=trained / "public.npz"), **asked)
+    found = read_document(tmp_path / "out" / "attack.json")
+    assert found["config"]["identity"] == {"loss": "features", "each": 30}
+    assert found["knowledge"] == ["classes", "labels", "model", "prior", "public"]
+    assert set(found["public_hashes"]) == set(small_splits.public.hashes())
+
+
+@pytest.mark.parametrize(
+    ("attack", "given", "changes", "said"),
+    [
+        ("mi-face", {"capture": Path("x"), "encoder": Path("y")}, {}, "on classes can use, got capture, encoder"),
+        ("mi-face", {}, {"views": 2}, "an attack on classes can use, got views"),
+        ("decoder", {"prior": Path("x"), "adaptive": True}, {}, "an attack on victims can use, got adaptive, prior"),
+        ("decoder", {}, {"classes": 10}, "an attack on victims can use, got classes"),
+        ("decoder", {"public": None}, {}, "images of the attacker's own for an attack on victims"),
+    ],
+)
+def test_what_another_kind_of_attack_uses_is_refused_and_not_ignored(trained, tmp_path, attack, given, changes, said):
+    access = Access(**{"public": trained / "public.npz", **given})
+    with pytest.raises(ValueError, match=said):
+        run_attack(AttackConfig(attack=attack, **changes), access, tmp_path / "out", CPU, silent)

@@ -14,8 +14,8 @@ from splitleak.attacker.base import Query, Run
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.attacker.class_inversion.search import LatentSearch
-from splitleak.attacker.invert import InversionConfig
 from splitleak.attacker.prior import PriorConfig, train_prior
+from splitleak.attacker.run import AttackConfig
 from splitleak.defenses.artifact import load_whole, save
 from splitleak.defenses.classes.adaptive import adaptive_model
 from splitleak.defenses.training import TargetConfig, train
@@ -45,7 +45,7 @@ every_search = pytest.mark.parametrize(
 
 
 def made(name, **settings):
-    return InversionConfig(attack=name, settings={**QUICK_OF.get(name, {}), **settings}).build()
+    return AttackConfig(attack=name, settings={**QUICK_OF.get(name, {}), **settings}).build()
 
 
 def brief(name):

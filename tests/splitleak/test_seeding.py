@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.seeding import derive_seed, generator, resolve_device
+from splitleak.seeding import derive_seed, generator, resolve_device, seeded
 
 
 @given(st.integers(0, 2**64), st.lists(st.text(max_size=5), max_size=3))
@@ -17,6 +17,19 @@ def test_a_derived_seed_is_one_that_torch_takes_and_repeats(seed, names):
 def test_seeds_and_names_give_streams_of_their_own():
     uses = [(seed, name, index) for seed in range(20) for name in ("noise", "order") for index in range(20)]
     assert len({derive_seed(*use) for use in uses}) == len(uses)
+
+
+def test_a_seeded_block_draws_by_its_names_and_leaves_the_global_stream_as_it_was():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    with seeded(0, "init"):
+        drawn = torch.rand(3)
+    assert torch.equal(torch.rand(3), expected)
+    with seeded(0, "init"):
+        assert torch.equal(torch.rand(3), drawn)
+    with seeded(0, "dropout"):
+        assert not torch.equal(torch.rand(3), drawn)
 
 
 def test_the_derivation_is_the_one_that_old_results_were_made_with():

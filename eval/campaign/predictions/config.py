@@ -8,10 +8,9 @@ from pydantic import Field, model_validator
 
 from splitleak.attacker.auxiliary import Auxiliary
 from splitleak.attacker.base import Attack
-from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion
 from splitleak.attacker.prior import PriorConfig
-from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.attacker.run import AttackConfig
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.config import Config, merged
 from splitleak.defenses.predictions.purifier import PurifierConfig
@@ -26,7 +25,6 @@ from splitleak.eval.campaign.config import (
     target_document,
 )
 from splitleak.eval.campaign.predictions.claims import ClaimEntry
-from splitleak.tables import Table
 
 _OTHER_SEED = 1000
 """Added to a seed for the evaluator's: a network that shares nothing with the target but its training images."""
@@ -198,11 +196,9 @@ class FigureCampaign(CampaignHead):
         Raises:
             ValueError: There is none of that name, or its settings do not fit it.
         """
-        kinds: Table[type[Attack] | type[ClassInversion]] = Table("attack", {**ATTACKS, **CLASS_ATTACKS})
-        kind = kinds.choose(row.attack)
-        base = kind.paper_config() if self.preset == "paper" else kind.config_type()
-        settings = merged(merged(base.document(), self.settings.get(row.attack, {})), row.settings)
-        return kind(kind.config_type.parse(settings, source=f"attack {row.attack!r}"))
+        preset = AttackConfig(attack=row.attack, preset=self.preset)
+        own = merged(preset.build().config.document(), self.settings.get(row.attack, {}))
+        return preset.model_copy(update={"settings": merged(own, row.settings)}).build()
 
     def prior_settings(self) -> dict[str, Any]:
         """The settings of ``splitleak prior``, every default in them.

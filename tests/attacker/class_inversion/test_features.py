@@ -6,10 +6,10 @@ from torch import nn
 
 from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.brep import BREPMI, BREPConfig
-from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeatures, standing_for
+from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeatures, top_public_images
 from splitleak.attacker.class_inversion.gmi import GMI, GMIConfig
 from splitleak.attacker.class_inversion.search import Search
-from splitleak.attacker.invert import InversionConfig
+from splitleak.attacker.run import AttackConfig
 from splitleak.defenses.classes.low_rank import LowRankHead
 
 MATCHED = {"loss": "features", "each": 5}
@@ -41,8 +41,8 @@ def test_a_goal_has_the_values_worked_out_by_hand():
 
 def test_those_stand_for_a_class_that_the_model_is_surest_of():
     scores = torch.tensor([[0.1, 0.9], [0.6, 0.4], [0.7, 0.3]])
-    assert standing_for(scores, 2).tolist() == [[2, 1], [0, 1]]
-    assert sorted(standing_for(scores, 9)[0].tolist()) == [0, 1, 2]
+    assert top_public_images(scores, 2).tolist() == [[2, 1], [0, 1]]
+    assert sorted(top_public_images(scores, 9)[0].tolist()) == [0, 1, 2]
 
 
 def test_features_that_are_all_the_same_or_none_are_no_goal():
@@ -93,7 +93,7 @@ def test_a_model_without_a_known_head_is_refused(searched):
 def test_the_documents_of_other_losses_say_nothing_of_it():
     assert GMIConfig().document()["identity"] == "cross-entropy"
     assert GMIConfig(identity={"loss": "features"}).document()["identity"] == {"loss": "features", "each": 30}
-    asked = InversionConfig(attack="ppa", settings={"identity": {"loss": "features", "each": 7}})
+    asked = AttackConfig(attack="ppa", settings={"identity": {"loss": "features", "each": 7}})
     assert asked.build().config.identity == MatchedFeatures(loss="features", each=7)
 
 

@@ -30,8 +30,8 @@ def test_the_loss_is_the_mean_of_minus_the_logits_and_the_distance_from_the_mean
         expected = -logits.mean(0)[torch.arange(2), labels] + 2 * apart.square().mean(1)
         assert torch.allclose(attack.identity(search, images, labels), expected, atol=1e-4)
         own = logits[0].softmax(1)[torch.arange(2), labels].mean()
-    assert search.noticed()["confidence"] == pytest.approx(float(own), abs=1e-5)  # of the target alone
-    assert search.noticed() == {}
+    assert search.pop_confidence()["confidence"] == pytest.approx(float(own), abs=1e-5)  # of the target alone
+    assert search.pop_confidence() == {}
 
 
 def test_where_features_are_matched_they_take_the_place_of_the_logits_and_of_the_students(searched):

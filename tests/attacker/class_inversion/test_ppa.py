@@ -7,7 +7,7 @@ from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.ppa import PPA, PPAConfig
 from splitleak.attacker.class_inversion.search import Search
 from splitleak.attacker.prior import PriorConfig, train_prior
-from splitleak.attacker.training.augmentation import ViewsConfig, random_views
+from splitleak.attacker.training.augmentation import CropsConfig, random_crops
 
 PUBLISHED = PPA.paper_config()
 QUICK = {"candidates": 40, "restarts": 3, "images": 2, "steps": 2}
@@ -47,14 +47,14 @@ def test_candidates_of_a_conditional_generator_are_drawn_for_each_class_and_scor
         assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_the_last_are_chosen_by_what_survives_random_views(searched):
-    views = ViewsConfig(count=4, least=0.5, most=0.9)
+def test_the_last_are_chosen_by_what_survives_random_crops(searched):
+    views = CropsConfig(count=4, least=0.5, most=0.9)
     attack = PPA(PPAConfig(**QUICK, final_views=views))
     rebuilt = attack(searched)
     assert rebuilt.shape == (10, 2, *searched.image_shape)
     search = Search("ppa", searched.prior.generator, None, searched.model, None, searched, Run(), classes=10)
     draw, images, labels = search.draw("views"), rebuilt.flatten(0, 1), search.labels(2)
-    seen = [random_views(images, views, draw) for _ in range(4)]
+    seen = [random_crops(images, views, draw) for _ in range(4)]
     expected = torch.stack([searched.model(view).softmax(1)[torch.arange(20), labels] for view in seen]).mean(0)
     assert torch.allclose(attack.judge(search, images, labels), expected, atol=1e-5)
 

@@ -4,8 +4,9 @@ from torch import nn
 from torch.nn import functional
 
 from splitleak.attacker.base import Knowledge, Run
-from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, encode, frozen, start_from
+from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, encode, start_from
 from splitleak.measures.pixel import total_variation
+from splitleak.training.modules import freeze
 
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 4)
@@ -107,7 +108,7 @@ def test_in_a_box_the_encoder_sees_no_value_outside_of_0_and_1():
 
 def test_values_that_were_dropped_on_the_way_are_left_out():
     encoder, images = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Sigmoid()), pictures(6)
-    frozen(encoder, CPU)
+    freeze(encoder, CPU)
     sent = encoder(images)
     kept = torch.rand(sent.shape, generator=torch.Generator().manual_seed(0)) >= 0.3
     result = found(encoder, sent * kept, config=CONFIG.model_copy(update={"learning_rate": 0.3}))

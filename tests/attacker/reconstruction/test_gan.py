@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from splitleak.attacker.base import Knowledge, Query, Run
-from splitleak.attacker.reconstruction.gan import Critic, Game, GanAttack, GanConfig
+from splitleak.attacker.reconstruction.gan import Game, GanAttack, GanConfig
+from splitleak.attacker.training.critic import PatchCritic
 from splitleak.models.decoder import ResNormDecoder
 
 QUICK = GanConfig(blocks=0, channels=8, critic_width=4, epochs=2, batch_size=16, held_out=0.1)
@@ -25,7 +26,7 @@ def game(**changes):
     torch.manual_seed(0)
     config = QUICK.model_copy(update=changes)
     network = ResNormDecoder((1, 8, 8), (1, 16, 16), blocks=0, channels=8).train()
-    return Game(config, network, Critic((1, 16, 16), 4), torch.Generator().manual_seed(0))
+    return Game(config, network, PatchCritic((1, 16, 16), 4), torch.Generator().manual_seed(0))
 
 
 def batch():
@@ -35,23 +36,6 @@ def batch():
 
 def weights(module):
     return torch.cat([each.detach().flatten() for each in module.parameters()])
-
-
-def test_the_critic_is_the_published_one():
-    assert sum(each.numel() for each in Critic((3, 32, 32)).parameters()) == 1_034_113
-
-
-@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 32, 32), (3, 48, 48), (3, 64, 64)])
-def test_the_critic_gives_one_score_an_image_of_any_size(shape):
-    critic = Critic(shape, 4)
-    images = torch.rand(3, *shape)
-    assert critic(images).shape == (3,)
-    torch.testing.assert_close(critic(images)[1:], critic(images[1:]))
-
-
-def test_images_too_small_for_the_critic_are_refused():
-    with pytest.raises(ValueError, match=r"at least 16 × 16 .*\(1, 8, 8\)"):
-        Critic((1, 8, 8))
 
 
 def test_the_critics_loss_is_that_of_the_equation():
@@ -134,7 +118,7 @@ def test_the_findings_say_what_flags_need(known):
     assert attack.findings["decoder_epochs"] == 1
     assert attack.findings["held_out_mse"] == min(each["held_out_mse"] for each in attack.findings["history"])
     assert attack.findings["mean_image_mse"] > 0
-    assert attack.weights().keys() == attack.generator.state_dict().keys()
+    assert attack.weights().keys() == attack.network.state_dict().keys()
 
 
 def test_only_public_pairs_train_it(known):

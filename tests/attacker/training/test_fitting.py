@@ -3,9 +3,7 @@ import torch
 from torch import nn
 
 from splitleak.attacker.base import Knowledge, Query, Run
-from splitleak.attacker.training.fitting import fit, gather, predict
-from splitleak.seeding import generator
-from splitleak.training.fit import Resumable
+from splitleak.attacker.training.fitting import FitConfig, fit, gather, predict
 
 
 class Gain(nn.Module):
@@ -27,9 +25,8 @@ def pairs(draws=1, count=20):
 
 def fitted(descend, network, draws=1, total=3, **changes):
     features, images = pairs(draws, changes.pop("count", 20))
-    state = Resumable("id", {"network": network}, {}, {"order": generator(0, "order")})
-    given = {"total": total, "batch_size": 8, "held_out": 0.1, **changes}
-    return fit("toy", network, descend, features, images, state, Run(), **given)
+    config = FitConfig(**{"epochs": total, "batch_size": 8, **changes})
+    return fit("toy", network, descend, features, images, config, Run(), modules={"network": network}, optimizers={})
 
 
 def test_each_epoch_sees_every_pair_that_is_not_held_out_once():

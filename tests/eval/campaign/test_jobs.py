@@ -111,7 +111,7 @@ def test_every_victim_crossed_the_wire_as_often_as_asked_and_was_scored_once(alo
     sent = {name for name, _ in captures.inference_requests(captures.read(capture / "tap.capture"))}
     assert {entry.request_id for entry in entries} <= sent
     pairs = Pairs.load(capture / "pairs.npz")
-    assert (pairs.views, len(pairs.hashes)) == (2, 120)
+    assert (pairs.averaging, len(pairs.hashes)) == (2, 120)
     assert [record.n for record in records] == [12, 12]
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam
 
-from splitleak.training.fit import Resumable, epochs
+from splitleak.training.fit import Resumable, epochs, step_ranges
 
 
 class Run:
@@ -110,3 +110,15 @@ def test_an_epoch_that_notes_no_figures_is_an_error():
     next(loop)
     with pytest.raises(RuntimeError, match="expected epoch 0 to append its figures once, got 0 in all"):
         next(loop)
+
+
+@pytest.mark.parametrize(("total", "expected"), [(0, []), (20, [10, 10]), (23, [10, 10, 3])])
+def test_steps_come_in_ranges_each_of_which_is_an_epoch(total, expected):
+    run, told = Run(), []
+    ranges = []
+    for steps in step_ranges("test", total, run.state, None, lambda *about: told.append(about[:3]), size=10):
+        ranges.append(steps)
+        run.state.history.append({"loss": 0.0})
+    assert [len(steps) for steps in ranges] == expected
+    assert [step for steps in ranges for step in steps] == list(range(total))
+    assert told == [("test", index + 1, len(expected)) for index in range(len(expected))]

@@ -1,0 +1,23 @@
+import torch
+from torch import nn
+
+from splitleak.training.modules import freeze, to_channels_last
+
+CPU = torch.device("cpu")
+
+
+def test_a_frozen_network_is_itself_in_eval_mode_and_its_input_still_has_a_gradient():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout())
+    assert freeze(network, CPU) is network
+    assert not any(module.training for module in network.modules())
+    assert not any(weight.requires_grad for weight in network.parameters())
+    images = torch.rand(1, 1, 4, 4, requires_grad=True)
+    assert torch.autograd.grad(network(images).sum(), images)[0].abs().sum() > 0
+
+
+def test_convolutions_in_channels_last_layout_give_what_they_gave():
+    network, images = nn.Conv2d(3, 4, 3), torch.rand(2, 3, 8, 8)
+    before = network(images)
+    assert to_channels_last(network, CPU) is network
+    assert network.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(network(images), before)
