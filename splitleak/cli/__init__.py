@@ -56,15 +56,17 @@ def _common(
 
 
 def main() -> None:
-    """Runs the command line; a foreseeable failure is one line on standard error and exit status 1."""
+    """Runs the command line; a foreseeable failure is one line on standard error, exit status 1 (2: wrong usage)."""
     from splitleak.parent_watch import exit_with_parent
 
     signal.signal(signal.SIGTERM, _terminated)
     exit_with_parent()
     try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:  # a wrong argument; typer's own frame around it takes a moment to import
+        if said := error.format_message():  # nothing where the help was shown instead
+            typer.secho(f"splitleak: {said}", fg="red", err=True)
+        sys.exit(error.exit_code)
     except (ValueError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
         if os.environ.get("SPLITLEAK_DEBUG") or isinstance(error, (KeyError, IndexError)):
             raise
@@ -72,8 +74,7 @@ def main() -> None:
 
         from splitleak.config import explain
 
-        said = explain(error) if isinstance(error, ValidationError) else error
-        typer.secho(f"splitleak: {said}", fg="red", err=True)
+        typer.secho(f"splitleak: {explain(error) if isinstance(error, ValidationError) else error}", fg="red", err=True)
         sys.exit(1)
 
 
