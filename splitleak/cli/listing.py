@@ -46,6 +46,9 @@ def list_(
             typer.echo(f"{each}: {', '.join(names[each])}")
         return
     table = TABLES.choose(kind)
+    elsewhere = next((other for other, names in TABLES.items() if name in names), kind)
+    if name not in table and elsewhere != kind:
+        raise ValueError(f"expected one of {kind}, got {name!r}, which is one of {elsewhere}")
     chosen = list(table) if name is None else [table.known(name)]
     found = [{"name": each, **describe(table[each])} for each in chosen]
     if as_json:

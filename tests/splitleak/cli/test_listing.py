@@ -56,3 +56,4 @@ def test_what_is_added_is_listed(call, monkeypatch):
 def test_an_unknown_kind_or_name_is_told_the_nearest(call):
     assert call("list", "atacks")[2].endswith("got 'atacks'; did you mean 'attacks'?\n")
     assert call("list", "attacks", "gann")[2].endswith("got 'gann'; did you mean 'gan'?\n")
+    assert call("list", "attacks", "gmi")[2].endswith("got 'gmi', which is one of class-attacks\n")
