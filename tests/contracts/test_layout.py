@@ -1,8 +1,10 @@
 """The shape of the repository: its top level, a test for every module, and no big file."""
 
 import ast
+import os
 import subprocess
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,12 @@ def test_the_top_level_is_the_fixed_one():
     top = {path.parts[0] for path in tracked()}
     assert top >= FIXED
     assert top <= FIXED | OPTIONAL
+
+
+def test_one_name_is_installed_and_every_room_is_a_package_of_it():
+    assert metadata.distribution("splitleak").read_text("top_level.txt").split() == ["splitleak"]
+    links = {room: os.readlink(ROOT / "splitleak" / room) for room in ROOMS if room != "splitleak"}
+    assert links == {room: f"../{room}" for room in links}
 
 
 def test_no_folder_of_product_code_holds_more_than_20_files():
