@@ -266,6 +266,7 @@ def test_doubts_about_records_are_shown(run, report):
 # A report can be reported again: it is a folder of recorded results.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["features", "figures"])
 def test_a_report_of_a_report_is_the_same(fake_campaign, fake_predictions, tmp_path, kind):
     leakage = {"mse_bound": 0.001, "fsinfo_nats_per_pixel": 0.5, "effective_dimensions": 9.0}

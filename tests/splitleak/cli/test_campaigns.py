@@ -81,6 +81,7 @@ def test_the_status_of_what_is_no_campaign_is_refused(call, tmp_path):
     assert (code, "expected a folder that `splitleak campaign run` wrote" in err) == (1, True)
 
 
+@pytest.mark.slow
 def test_recorded_results_are_reported_again_by_the_command(tmp_path, parsed):
     asked = ("campaign", "report", str(RESULTS / "cem_small"), "--out", str(tmp_path / "out"))
     made = subprocess.run(

@@ -91,6 +91,7 @@ def ran(demo):
     return run(), folder
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_demo_ends_with_a_table_of_every_target_with_its_latency(ran):
     told, folder = ran
@@ -103,6 +104,7 @@ def test_the_demo_ends_with_a_table_of_every_target_with_its_latency(ran):
     assert "high MSE, low SSIM" in " ".join(told.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_the_records_of_its_seed_and_nothing_half_written(ran):
     _, folder = ran
     [record] = [load_record(path.parent) for path in folder.glob("cells/*/score/record.json")]
@@ -116,6 +118,7 @@ def test_the_demo_leaves_the_records_of_its_seed_and_nothing_half_written(ran):
     assert "latency p50" in html
 
 
+@pytest.mark.slow
 def test_a_second_demo_does_nothing_again_and_prints_the_same_table(ran, demo):
     told, folder = ran
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json") if "report" not in path.parts}
@@ -125,6 +128,7 @@ def test_a_second_demo_does_nothing_again_and_prints_the_same_table(ran, demo):
     assert {path.name for path in before if before[path] != after[path]} == {"campaign.json"}
 
 
+@pytest.mark.slow
 def test_a_lost_score_alone_is_made_again_from_what_the_attack_left(ran, demo):
     _, folder = ran
     [score] = folder.glob("cells/*/score")
@@ -137,6 +141,7 @@ def test_a_lost_score_alone_is_made_again_from_what_the_attack_left(ran, demo):
     assert (score.with_name("attack") / "attack.json").stat().st_mtime_ns == kept
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_prints_the_table_that_the_demo_did(ran, call):
     told, folder = ran
     code, out, _ = call("report", folder)
