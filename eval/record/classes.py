@@ -20,7 +20,7 @@ from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
 from splitleak.eval.record.metrics import JudgedClasses, measured_classes
 from splitleak.eval.record.schema import FILE, ClassesRecord, EvaluatorJudge, Place, PriorFigures, Provenance
-from splitleak.eval.record.scoring import check_disjoint, constant_mse
+from splitleak.eval.record.scoring import PICTURES, check_disjoint, constant_mse
 from splitleak.eval.record.trained_on import trained_images
 from splitleak.seeding import generator
 
@@ -103,7 +103,7 @@ def make_class_record(
         provenance=Provenance(**provenance()),
     )
     with written_folder(out) as partial:
-        with (partial / "pictures.npz").open("wb") as file:
+        with (partial / PICTURES).open("wb") as file:
             pictures: dict[str, Any] = {"truth": pixels, "rebuilt": _pixels(by_class[:, 0])}
             if each > 1:
                 pictures["all"] = _pixels(by_class)

@@ -174,8 +174,8 @@ def _of_leakage(name: str) -> Callable[[Reading], float | None]:
     return lambda reading: None if reading.leakage is None else getattr(reading.leakage, name)
 
 
-def _of_latency(part: str) -> Callable[[Reading], float | None]:
-    return lambda reading: None if reading.latency is None else reading.latency[part]["p50"]
+def _of_latency(part: str, quantile: str = "p50") -> Callable[[Reading], float | None]:
+    return lambda reading: None if reading.latency is None else reading.latency[part].get(quantile)
 
 
 def _recognised(judged: JudgedClasses) -> Tensor:
@@ -267,6 +267,7 @@ METRICS: list[Metric] = [
     _target_of_victims("wire_ms", "wire ms", _TIME, 2, read=_of_latency("wire_ms")),
     _target_of_victims("cloud_ms", "cloud ms", _TIME, 2, read=_of_latency("cloud_ms")),
     _target_of_victims("total_ms", "total ms", _TIME, 2, read=_of_latency("total_ms")),
+    _target_of_victims("total_ms_p95", "total ms, p95", "", 2, read=_of_latency("total_ms", "p95")),
 ]
 
 

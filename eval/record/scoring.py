@@ -2,11 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from splitleak.datasets.images import Images
+
+PICTURES = "pictures.npz"
 
 
 def truth_of(ids: Sequence[str], places: Mapping[str, int], truth: Images) -> Images:
@@ -41,7 +46,13 @@ def check_disjoint(public: Sequence[str], truth: Images) -> None:
         raise ValueError(f"expected public images that are not the victims', but {len(shared)} of them are the same")
 
 
-def constant_mse(truth: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
+def load_pictures(folder: Path) -> dict[str, NDArray[Any]]:
+    """The pictures beside a record: ``truth`` and ``rebuilt`` ``(N, C, H, W)``, and ``places`` or ``classes``."""
+    with np.load(folder / PICTURES, allow_pickle=False) as file:
+        return dict(file)
+
+
+def constant_mse(truth: NDArray[np.uint8]) -> float:
     """The MSE of the mean of pictures ``(N, C, H, W)``, given to all: the best constant, which no attacker has."""
     pictures = truth / 255.0
     return float(np.square(pictures - pictures.mean(0)).mean())

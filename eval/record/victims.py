@@ -16,7 +16,7 @@ from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
 from splitleak.eval.record.metrics import measured_victims, spread
 from splitleak.eval.record.schema import FILE, EvaluatorJudge, Place, Provenance, Service, VictimsRecord, Wire
-from splitleak.eval.record.scoring import check_disjoint, constant_mse, truth_of
+from splitleak.eval.record.scoring import PICTURES, check_disjoint, constant_mse, truth_of
 
 _IDENTIFYING = ("attack", "config", "seed", "queries", "draws", "views", "knowledge")
 
@@ -100,7 +100,7 @@ def make_record(
         provenance=Provenance(**provenance()),
     )
     with written_folder(out) as partial:
-        with (partial / "pictures.npz").open("wb") as file:
+        with (partial / PICTURES).open("wb") as file:
             np.savez_compressed(
                 file,
                 places=np.array([streamed.places[name] for name in rebuilt.ids]),

@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from splitleak.artifacts import written_file
 from splitleak.eval.record.metrics import metrics_of
+from splitleak.eval.record.scoring import PICTURES, load_pictures
 from splitleak.eval.report.results import Cell, Results, TableRows
 
-PICTURES = "pictures.npz"
 _HEIGHT, _GAP, _FONT = 48, 3, 13  # pixels of a picture, between two, and of the letters
 _INK, _PAPER = (27, 31, 36), (255, 255, 255)
 _FILE_BYTES = 300_000
@@ -83,12 +83,6 @@ def fewer_until(make: Callable[[int], Made], fits: Callable[[Made], bool], pictu
         pictures = pictures // 2
         made = make(pictures)
     return made
-
-
-def load_pictures(folder: Path) -> dict[str, NDArray[Any]]:
-    """What the judge left to look at: ``truth`` and ``rebuilt`` ``(N, C, H, W)``, and ``places`` or ``classes``."""
-    with np.load(folder / PICTURES, allow_pickle=False) as file:
-        return dict(file)
 
 
 def png(image: NDArray[np.uint8]) -> str:

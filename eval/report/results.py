@@ -28,6 +28,7 @@ from splitleak.eval.record.schema import (
     load_record,
     parse_place,
 )
+from splitleak.eval.record.scoring import PICTURES, constant_mse, load_pictures
 
 LINES, MEASURES = "records.jsonl", "besides.jsonl"
 
@@ -348,7 +349,13 @@ def _planned_id(record: Record) -> str:
 
 
 def _record(score: Path) -> Record | None:
-    return load_record(score) if (score / FILE).is_file() else None
+    """The record in a folder; one of version 1 gets the error of the best constant picture from its pictures."""
+    if not (score / FILE).is_file():
+        return None
+    record = load_record(score)
+    if record.constant_mse is None and (score / PICTURES).is_file():
+        record = record.model_copy(update={"constant_mse": constant_mse(load_pictures(score)["truth"])})
+    return record
 
 
 def _leakage(folder: Path, target: str, record: Record | None) -> Leakage | None:
@@ -393,10 +400,12 @@ def _failures(folder: Path, plan: Mapping[str, Any]) -> tuple[Mapping[str, Any],
 def _of_loose_records(folder: Path) -> Results:
     """The records below a folder in the order in which they were made, and ``latency.json`` if it is there."""
     paths = sorted(path.parent for path in folder.rglob(FILE))
-    if not paths:
+    records = sorted(((path, load_record(path)) for path in paths), key=lambda each: each[1].order)
+    if not records and (folder / LINES).is_file():  # of a report of loose records
+        records = [(folder, record) for record in load_lines(folder / LINES)]
+    if not records:
         expected = "a campaign's folder, recorded results, or records (record.json, from `splitleak score`)"
         raise FileNotFoundError(f"expected {expected} at {folder}, found none")
-    records = sorted(((path, load_record(path)) for path in paths), key=lambda each: each[1].order)
     latencies = _latencies(folder)
     cells = tuple(_loose(path, record, latencies.get(record.target.name)) for path, record in records)
     return Results(
@@ -428,7 +437,7 @@ def _loose(folder: Path, record: Record, latency: Mapping[str, Mapping[str, floa
         about |= {"method": target.name, "model": model, "views": record.threat_model.views}
         place = FeaturesPlace.parse(about, source=str(folder))
     return Cell(
-        id=str(folder),
+        id=f"{folder}/{record.id}",
         table=f"{place.dataset}, {model}",
         row=Row(target.name),
         attack=attack,
