@@ -35,7 +35,7 @@ class Bench:
     children: Children
     device: str = "auto"
     threads: int = 1
-    known: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # for judges, see `class_figures`
+    cache: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of judges, see `class_figures`
 
     def run(self, job: Job, *arguments: object) -> dict[str, Any]:
         """Runs a command to its end, its stderr appended to the job's log; returns its JSON result."""

@@ -97,7 +97,7 @@ def _judged_classes(bench: Bench, job: Job, place: FigurePlace) -> Record:
         cell=place,
         others=others if others.is_file() else None,
         prior=bench.below(job.settings["prior"]) if "prior" in job.settings else None,
-        known=bench.known,
+        cache=bench.cache,
     )
 
 
