@@ -1,4 +1,4 @@
-"""Where a campaign's jobs are done: the store, the processes they may start, and the share of the machine each has."""
+"""The resources of a campaign's jobs: the store, child processes, device and threads; and the commands they run."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ _START_S = 180.0
 _ANYWHERE = "127.0.0.1:0"
 
 Figures = Mapping[str, str]
-"""What a finished job has to show, by its name: an accuracy, or scores."""
+"""Results of a finished job by name, for its log line: an accuracy, or scores."""
 
 
 def shown_figures(record: Record) -> Figures:
@@ -29,39 +29,71 @@ def shown_figures(record: Record) -> Figures:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where jobs are done, and with what."""
+    """The resources that jobs run with."""
 
     store: Store
     children: Children
     device: str = "auto"
     threads: int = 1
-    known: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # for judges, see `class_figures`
+    cache: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # of judges, see `class_figures`
 
     def run(self, job: Job, *arguments: object) -> dict[str, Any]:
-        """Runs a command to its end, its errors in the job's log."""
+        """Runs a command to its end, its stderr appended to the job's log; returns its JSON result."""
         return self.children.run([str(argument) for argument in arguments], self.store.log(job))
+
+    def make(
+        self, job: Job, *arguments: object, out: Path | None = None, config: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Runs a command that writes the job's output.
+
+        Args:
+            job: The job.
+            arguments: The command and its options, without ``--out`` and ``--config``.
+            out: What the command writes, where that is not the job's output but the folder around it.
+            config: Settings of the command, passed in a file next to ``out``.
+        """
+        out = out or self.store.path(job)
+        settings = () if config is None else ("--config", self.written(out, config))
+        return self.run(job, *arguments, "--out", out, *settings)
+
+    def attack(self, job: Job, command: str, *given: object) -> None:
+        """Runs the attack of a cell; ``given`` are the options for the attacker's knowledge."""
+        cell, config = job.settings, self.written(self.store.path(job), job.settings["settings"])
+        attack = ("--attack", cell["attack"], "--config", config, "--preset", cell["preset"], "--seed", job.seed)
+        self.run(job, command, *attack, "--out", self.attacked(job), *given, *self.computing())
+
+    def attacked(self, job: Job) -> Path:
+        """Folder of what the attack of a cell rebuilt."""
+        return self.store.path(job).with_name("attack")
 
     @contextmanager
     def serving(self, job: Job, *arguments: object, patience_s: float = _START_S) -> Iterator[str]:
-        """The address of a service that runs while the block does, on a port of its own choice.
+        """Runs a service while the block does, on a free port, and yields its address.
 
-        ``patience_s`` is how long it may take to listen: an edge streams its images first.
+        Args:
+            job: The job, whose log gets the service's stderr.
+            arguments: The command and its options, without ``--listen``.
+            patience_s: Seconds until it listens, at most; an edge streams its images first.
         """
         given = [*map(str, arguments), "--listen", _ANYWHERE]
         with service(given, self.store.log(job), self.children) as started:
             yield str(started.wait_for("listening", patience_s)["address"])
 
     def written(self, output: Path, document: Mapping[str, Any], what: str = "config") -> Path:
-        """Writes what a command is told in a file, beside its output, and returns the file."""
+        """Writes settings of a command to a file next to its output, and returns the file."""
         path = output.with_name(f"{output.name.removesuffix('.json')}.{what}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, document)
         return path
 
     def computing(self) -> tuple[str, ...]:
-        """The options of a command that computes."""
+        """The options for device and threads."""
         return ("--device", self.device, "--threads", str(self.threads))
 
     def below(self, path: str) -> Path:
-        """A path of a job's settings."""
+        """The absolute path for one in a job's settings."""
         return self.store.folder / path
+
+    def inputs(self, job: Job, *names: str) -> list[Path]:
+        """The paths under these names in the job's settings."""
+        return [self.below(job.settings[name]) for name in names]

@@ -1,7 +1,7 @@
-"""A campaign's file: which targets, which attacks, on which images, from which seeds. Typed, closed, checked."""
+"""The schema of a campaign's file: data sets, targets, attacks and seeds; an unknown key is an error."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,15 +22,15 @@ from splitleak.tables import nearest
 from splitleak.wire.protocol import Codec
 
 GIVEN = frozenset({"public", "query", "labels", "encoder", "head", "fresh_encoder"})
-"""What a campaign can let an attack know, beside the captured features; which of it an attack gets is its ``needs``."""
+"""The knowledge a campaign can give an attack beside the captured features; an attack gets what it ``needs``."""
 
-_SOME_CLASSES = 10  # how many there are is not known before the images are read; no check of a config depends on it
+_SOME_CLASSES = 10  # the number is unknown before the images are read, and no check of a config depends on it
 
 Name = Annotated[str, Field(pattern=r"^\w[\w .+-]*$", max_length=60)]
 
 
 class SplitCounts(Config):
-    """How many images go where; each seed shuffles anew. See `SplitConfig`."""
+    """Sizes of the splits; each seed shuffles anew. See `SplitConfig`."""
 
     public: int = Field(default=2000, ge=1)
     victims: int = Field(default=200, ge=1)
@@ -38,12 +38,12 @@ class SplitCounts(Config):
     test: int | None = Field(default=None, ge=1)
 
     def seeded(self, seed: int) -> SplitConfig:
-        """The split itself."""
+        """The settings of the split under a seed."""
         return SplitConfig(seed=seed, **self.document())
 
 
 class DatasetEntry(Config):
-    """Images by what ``splitleak split --data`` takes, at one size."""
+    """A data set, named as ``splitleak split --data`` takes it, at one image size."""
 
     name: Name
     data: str = "builtin"
@@ -53,7 +53,7 @@ class DatasetEntry(Config):
 
 
 class ModelEntry(Config):
-    """A network and where it is cut; the rest of `ModelConfig` follows from the images."""
+    """An architecture and its cut; the rest of `ModelConfig` follows from the images."""
 
     name: Name
     architecture: ArchitectureName = "vgg11"
@@ -62,14 +62,14 @@ class ModelEntry(Config):
 
 
 class PlusEntry(Config):
-    """What is stacked on top of every method, to give its twin."""
+    """Defenses stacked on top of every method; the result is the method's twin."""
 
     name: Name
     defenses: tuple[DefenseConfig, ...] = Field(min_length=1)
 
 
 class MethodEntry(Config):
-    """A row of the table: a stack of defenses, and what differs from the other rows."""
+    """A row of the table: a stack of defenses, with its own training settings and codec."""
 
     name: Name
     defenses: tuple[DefenseConfig, ...] = ()
@@ -91,13 +91,13 @@ class AttackEntry(Config):
 
 
 class ReportEntry(Config):
-    """What the report shows beside its tables."""
+    """Settings of the report."""
 
     pictures: int = Field(default=8, ge=1, description="victims in the gallery")
 
 
 class CampaignHead(Config):
-    """What every campaign's file begins with."""
+    """The fields that the files of all kinds of campaign share."""
 
     name: Name
     title: str = ""
@@ -110,6 +110,10 @@ class CampaignHead(Config):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"expected each seed once, got {list(self.seeds)}")
         return self
+
+    def overview(self) -> list[tuple[str, ...]]:
+        """The grid as text, without its seeds: the names of the columns, then one tuple a row."""
+        raise NotImplementedError
 
 
 class CampaignConfig(CampaignHead):
@@ -129,9 +133,7 @@ class CampaignConfig(CampaignHead):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for table in ("datasets", "models", "methods", "attacks"):
-            names = [entry.name for entry in getattr(self, table)]
-            if len(set(names)) != len(names):
-                raise ValueError(f"expected every one of {table} to have a name of its own, got {names}")
+            check_unique([entry.name for entry in getattr(self, table)], f"one of {table}")
         if self.plus is None and any(method.plus for method in self.methods):
             raise ValueError("expected a table [plus] with a name, as a method has a plus of its own")
         if self.published is not None and self.published not in published.names():
@@ -141,10 +143,10 @@ class CampaignConfig(CampaignHead):
 
     @classmethod
     def load(cls, values: object, *, source: str) -> Self:
-        """A campaign that can be run as far as can be told before it is: every target and attack of it is built.
+        """Parses a campaign and validates it as far as possible before a run: it builds every target and attack.
 
         Raises:
-            ValueError: Something does not fit; the message names ``source``, the entry and what was expected.
+            ValueError: An entry is invalid; the message names ``source``, the entry and what was expected.
         """
         config = cls.parse(values, source=source)
         for dataset in config.datasets:
@@ -158,14 +160,14 @@ class CampaignConfig(CampaignHead):
         return config
 
     def rows(self) -> Iterator[tuple[MethodEntry, str | None, tuple[DefenseConfig, ...]]]:
-        """Every method alone and then with its twin: entry, name of what is on top or None, the whole stack."""
+        """Every method and then its twin: entry, name of the defenses on top or None, the whole stack."""
         for method in self.methods:
             yield method, None, method.defenses
             if self.plus is not None and (added := self.plus.defenses if method.plus is None else method.plus):
                 yield method, self.plus.name, (*method.defenses, *added)
 
     def overview(self) -> list[tuple[str, ...]]:
-        """The rows and what each stacks, and the attacks on all of them."""
+        """The rows with their stacks and codecs, and the attacks on each."""
         attacks = ", ".join(entry.name for entry in self.attacks)
         rows = [
             (
@@ -211,9 +213,15 @@ def target_document(
     stack: Sequence[DefenseConfig],
     seed: int,
 ) -> dict[str, Any]:
-    """The settings of ``splitleak train``: all of `TargetConfig` but the number of classes, every default in it.
+    """The settings of ``splitleak train``: all of `TargetConfig`, defaults included, but the number of classes.
 
-    ``training`` is put on top of the preset's `TrainingConfig`.
+    Args:
+        preset: Of the training and the width, ``cpu`` or ``paper``.
+        dataset: Gives channels and image size.
+        model: The network.
+        training: Overrides of the preset's `TrainingConfig`.
+        stack: The defenses, in order.
+        seed: Of the training.
     """
     base = TrainingConfig.paper() if preset == "paper" else TrainingConfig()
     width = (1.0 if preset == "paper" else 0.25) if model.width is None else model.width
@@ -236,11 +244,36 @@ def target_document(
     return target
 
 
+def check_unique(names: Sequence[str], what: str) -> None:
+    """Validates that every name is there once.
+
+    Raises:
+        ValueError: One is there twice; ``what`` says whose names they are.
+    """
+    if len(set(names)) != len(names):
+        raise ValueError(f"expected every {what} to have a name of its own, got {list(names)}")
+
+
+def check_known(names: Collection[str] | None, known: Sequence[str], where: str = "") -> None:
+    """Validates references by name.
+
+    Raises:
+        ValueError: One of ``names`` is not among ``known``; ``where`` ends the list of those in the message.
+    """
+    if unknown := set(names or ()) - set(known):
+        raise ValueError(f"expected names of {', '.join(known)}{where}, got {', '.join(sorted(unknown))}")
+
+
 def check_target(make: Callable[[], Mapping[str, Any]], data: str, where: str) -> None:
     """Makes a `target_document`, and builds its target without weights.
 
+    Args:
+        make: Makes the document.
+        data: The data set, see `assemble`.
+        where: The entry, for the message.
+
     Raises:
-        ValueError: It cannot be built; ``where`` says in which entry.
+        ValueError: The target cannot be built.
     """
     try:
         document = make()
@@ -252,10 +285,10 @@ def check_target(make: Callable[[], Mapping[str, Any]], data: str, where: str) -
 
 
 def fingerprint(data: str) -> str:
-    """Tells data sets apart by what is in them: a file by its contents, a folder by its listing, a set by its name.
+    """Identifies a data set for cache keys: content hash of a file, hash of a folder's listing, or a set's name.
 
     Raises:
-        FileNotFoundError: It is no set's name, and there is no such file or folder.
+        FileNotFoundError: It is neither the name of a set nor an existing file or folder.
     """
     if data in SHIPPED:
         return data

@@ -1,4 +1,4 @@
-"""What each kind of job runs. The attacker's process is given the attacker's files alone; the judge is this process."""
+"""Runs each kind of job. The attacker's process gets the attacker's files only; the judge is this process."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -8,9 +8,9 @@ from typing import Any
 from splitleak.artifacts import written_folder
 from splitleak.config import merged
 from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
-from splitleak.eval.campaign.classes.target_measures_jobs import do_besides, do_poison
+from splitleak.eval.campaign.classes.target_measures_jobs import do_poison, do_target_measure
 from splitleak.eval.campaign.plan import Job, Kind
-from splitleak.eval.campaign.predictions.jobs import do_predict, do_prediction_cell, do_prior, do_purify
+from splitleak.eval.campaign.predictions.jobs import do_figure_cell, do_predict, do_prior, do_purify
 from splitleak.eval.record.schema import FeaturesPlace
 from splitleak.eval.record.victims import make_record
 from splitleak.seeding import derive_seed
@@ -19,51 +19,47 @@ _STREAM_S = 3600.0
 
 
 def do(bench: Bench, job: Job) -> Figures:
-    """Makes the job's output, whole or not at all.
+    """Runs a job; its output is written completely or not at all.
 
     Raises:
-        Exception: Whatever went wrong; what a child process had to say of it is in the job's log.
+        Exception: The job failed; the stderr of its child processes is in its log.
     """
     bench.store.log(job).parent.mkdir(parents=True, exist_ok=True)
-    return _DO[job.kind](bench, job, job.settings)
+    return _DO[job.kind](bench, job) or {}
 
 
-def _split(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    folder = bench.below(settings["folder"])
+def _split(bench: Bench, job: Job) -> None:
+    settings, [folder] = job.settings, bench.inputs(job, "folder")
     root = () if settings["data_root"] is None else ("--data-root", settings["data_root"])
-    shape = ("--size", settings["size"], "--channels", settings["channels"])
-    config = bench.written(folder, settings["split"])
-    bench.run(job, "split", "--out", folder, "--data", settings["data"], *root, *shape, "--config", config)
-    return {}
+    images = ("--data", settings["data"], *root, "--size", settings["size"], "--channels", settings["channels"])
+    bench.make(job, "split", *images, out=folder, config=settings["split"])
 
 
-def _train(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    out = bench.store.path(job)
-    config = bench.written(out, _started(bench, settings))
-    images = bench.below(settings["images"])
-    made = bench.run(job, "train", "--out", out, "--images", images, "--config", config, *bench.computing())
-    return {"accuracy %": f"{100 * made['accuracy']:.1f}"}
+def _train(bench: Bench, job: Job) -> Figures:
+    [images] = bench.inputs(job, "images")
+    trained = bench.make(job, "train", "--images", images, *bench.computing(), config=_target(bench, job.settings))
+    return {"accuracy %": f"{100 * trained['accuracy']:.1f}"}
 
 
-def _started(bench: Bench, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The target's settings, in which a transfer that names no artifact has the campaign's own."""
+def _target(bench: Bench, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The target's settings; a `transfer` defense without an artifact starts from the campaign's pre-trained one."""
     if "pretrained" not in settings:
         return dict(settings["target"])
     source = {"config": {"pretrained": str(bench.below(settings["pretrained"]))}}
 
-    def started(defense: Mapping[str, Any]) -> Mapping[str, Any]:
+    def with_source(defense: Mapping[str, Any]) -> Mapping[str, Any]:
         own = defense["name"] == "transfer" and defense["config"]["pretrained"] is None
         return merged(defense, source) if own else defense
 
-    return {**settings["target"], "defenses": [started(each) for each in settings["target"]["defenses"]]}
+    return {**settings["target"], "defenses": list(map(with_source, settings["target"]["defenses"]))}
 
 
-def _capture(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    """Cloud, tap and edge as services; the victims' stream; then the attacker's own images, through the same edge."""
-    artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
+def _capture(bench: Bench, job: Job) -> None:
+    """Runs cloud, tap and edge; streams the victims' images, then the attacker's own through the same edge."""
+    settings, (artifact, images) = job.settings, bench.inputs(job, "artifact", "images")
     with written_folder(bench.store.path(job)) as partial, ExitStack() as stack:
         capture, computing = partial / "tap.capture", ("--engine", "torch", *bench.computing())
-        # The capture holds what the trained encoder gives, bit for bit.
+        # The capture holds the trained encoder's features bit for bit.
         cloud = stack.enter_context(bench.serving(job, "cloud", artifact / "cloud", *computing))
         tap = stack.enter_context(bench.serving(job, "tap", "--upstream", cloud, "--capture", capture))
         noise = derive_seed(job.seed, "wire", settings["views"], settings["draws"])
@@ -74,50 +70,40 @@ def _capture(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
         edge = stack.enter_context(bench.serving(job, *given, patience_s=_STREAM_S))
         own = ("--public", images / "public.npz", "--draws", settings["draws"], "--views", settings["views"])
         bench.run(job, "query", "--capture", capture, "--edge", edge, *own, "--out", partial / "pairs.npz")
-    return {}
 
 
-def _cell(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    if "capture" not in settings:
-        return do_prediction_cell(bench, job, settings)
-    artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
-    capture, out = bench.below(settings["capture"]), bench.store.path(job)
-    attacked = out.with_name("attack")
+def _cell(bench: Bench, job: Job) -> Figures:
+    if "capture" not in job.settings:
+        return do_figure_cell(bench, job)
+    settings, (artifact, images, capture) = job.settings, bench.inputs(job, "artifact", "images", "capture")
+    attacked = bench.attacked(job)
     if not attacked.exists():
-        config = bench.written(out, settings["settings"])
         head = ("--head", artifact / "cloud")
         known = {
             "query": ("--pairs", capture / "pairs.npz"),
             "encoder": ("--encoder", artifact / "edge"),
             "head": head,
-            "fresh_encoder": head,  # the cloud's half says which network it is a half of
+            "fresh_encoder": head,  # the architecture is recorded in the cloud half
         }
         given = dict(known[need] for need in settings["needs"] if need in known)
-        bench.run(
-            *(job, "attack", "--attack", settings["attack"], "--config", config, "--preset", settings["preset"]),
-            *("--capture", capture / "tap.capture", "--views", settings["views"], "--public", images / "public.npz"),
-            *("--out", attacked, "--seed", job.seed, *bench.computing(), *chain.from_iterable(given.items())),
-        )
+        seen = ("--capture", capture / "tap.capture", "--views", settings["views"], "--public", images / "public.npz")
+        bench.attack(job, "attack", *seen, *chain.from_iterable(given.items()))
     ledger, truth = capture / "ledger.json", images / "victims.npz"
     place = FeaturesPlace.parse({**settings["cell"], "id": job.key}, source=job.id)
-    return shown_figures(make_record(artifact, attacked, truth, ledger, out, cell=place))
+    return shown_figures(make_record(artifact, attacked, truth, ledger, bench.store.path(job), cell=place))
 
 
-def _leakage(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
-    where = (artifact, "--images", images, "--out", bench.store.path(job))
-    bench.run(job, "leakage", *where, "--seed", job.seed, *bench.computing())
-    return {}
+def _leakage(bench: Bench, job: Job) -> None:
+    artifact, images = bench.inputs(job, "artifact", "images")
+    bench.make(job, "leakage", artifact, "--images", images, "--seed", job.seed, *bench.computing())
 
 
-def _latency(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    """One image in flight through edge and cloud of every target in turn; it needs all other jobs: none disturbs it."""
-    artifacts = map(bench.below, settings["artifacts"])
-    bench.run(job, "latency", *artifacts, "--no-alternatives", "--out", bench.store.path(job))
-    return {}
+def _latency(bench: Bench, job: Job) -> None:
+    """Measures all targets in turn, with one image in flight; it depends on all other jobs, so that it runs alone."""
+    bench.make(job, "latency", *map(bench.below, job.settings["artifacts"]), "--no-alternatives")
 
 
-_DO: dict[Kind, Callable[[Bench, Job, Mapping[str, Any]], Figures]] = {
+_DO: dict[Kind, Callable[[Bench, Job], Figures | None]] = {
     "split": _split,
     "train": _train,
     "purify": do_purify,
@@ -128,5 +114,5 @@ _DO: dict[Kind, Callable[[Bench, Job, Mapping[str, Any]], Figures]] = {
     "leakage": _leakage,
     "latency": _latency,
     "poison": do_poison,
-    "besides": do_besides,
+    "besides": do_target_measure,
 }

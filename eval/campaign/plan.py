@@ -1,4 +1,4 @@
-"""A campaign's jobs: what each needs, where its output goes, and a name that is the hash of what determines it.
+"""A campaign's jobs: their dependencies, their outputs, and ids that are cache keys (a hash of all that matters).
 
 Below the campaign's folder::
 
@@ -11,18 +11,17 @@ Below the campaign's folder::
     predictions/<key>/                  shared-<m>.npz, ledger.json, pairs-<auxiliary>.npz: a target behind a policy
     leakage/<target>.json               attack-free measures of a target
     latency/<key>.json                  latency of all targets of a seed, in turn
-    besides/<measure>-<key>.json        what else is measured of a target, beside the attacks on its classes
+    besides/<measure>-<key>.json        measures of a target other than attacks on its classes
     cells/<id>/attack/, cells/<id>/score/{record.json,pictures.npz}
     failures/<job>.json, logs/<job>.log
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Self, get_args
 
 from splitleak.config import digest
-from splitleak.defenses.stack import DefenseConfig
-from splitleak.eval.campaign.config import AttackEntry, CampaignConfig, DatasetEntry, fingerprint
+from splitleak.eval.campaign.config import AttackEntry, CampaignConfig, CampaignHead, DatasetEntry, fingerprint
 
 Kind = Literal[
     "split",
@@ -40,63 +39,59 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-class Planned(Protocol):
-    """What every kind of campaign's file has."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def title(self) -> str: ...
-
-    @property
-    def seeds(self) -> tuple[int, ...]: ...
-
-    def document(self) -> dict[str, Any]: ...
-
-    def overview(self) -> list[tuple[str, ...]]:
-        """The grid in words, but for its seeds: the names of the columns, then a line a row."""
-        ...
-
-
 @dataclass(frozen=True)
 class Job:
-    """One output, whole or not there at all; equal ids, equal outputs."""
+    """One output, complete or absent; jobs of equal ids have equal outputs."""
 
     id: str
     kind: Kind
     label: str
     seed: int
     output: str  # below the campaign's folder; the job is done when it exists
-    needs: tuple[str, ...]  # ids
-    cost: float  # how long it takes beside others of its group
+    needs: tuple[str, ...]  # ids of its dependencies
+    cost: float  # expected duration relative to other jobs of its group
     settings: Mapping[str, Any]  # plain JSON; paths in it are below the campaign's folder
+
+    @classmethod
+    def of(
+        cls,
+        kind: Kind,
+        key: str,
+        label: str,
+        seed: int,
+        output: str,
+        needs: Sequence["Job"],
+        settings: Mapping[str, Any],
+        cost: float = 1.0,
+    ) -> Self:
+        """The job with cache key ``key``, which depends on the jobs ``needs``; for the rest see the fields."""
+        return cls(f"{kind}-{key}", kind, label, seed, output, tuple(need.id for need in needs), cost, settings)
 
     @property
     def key(self) -> str:
-        """The hash alone: the name of a target, a capture or a cell."""
+        """The cache key: the hash in the id, which also names a target, a capture or a cell."""
         return self.id.rpartition("-")[2]
 
     @property
     def group(self) -> str:
-        """Jobs of one group take times in proportion to their costs."""
+        """Jobs of one group have durations proportional to their costs."""
         return f"{self.kind} {self.settings.get('attack') or self.settings.get('measure', '')}".strip()
 
     def document(self) -> dict[str, Any]:
-        """What ``campaign.json`` says of it."""
+        """Its entry in ``campaign.json``."""
         return {"id": self.id, "kind": self.kind, "label": self.label, "seed": self.seed, "output": self.output}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs in the order of their priority: by seed, long trainings first, and each target to its last cell."""
+    """All jobs in topological order, by priority: by seed, long trainings first, and each target to its last cell."""
 
-    config: Planned
+    config: CampaignHead
     jobs: tuple[Job, ...]
     cells_in_order: tuple[dict[str, Any], ...]
-    """Every planned cell as the report sees it, its id and its labels, in the order of the file."""
-    besides_in_order: tuple[dict[str, Any], ...] = ()
-    """What is measured beside the cells, where there is anything: of which target and seed, and where it goes."""
+    """Id and labels of every planned cell, in the order of the file, as the report shows them."""
+    target_measures: tuple[dict[str, Any], ...] = ()
+    """Measures of targets other than attacks: measure, target, seed, and output."""
 
     @property
     def cells(self) -> tuple[Job, ...]:
@@ -116,36 +111,70 @@ class Plan:
         return tuple(job for job in self.jobs if not seeds or job.seed in seeds)
 
     def document(self) -> dict[str, Any]:
-        """What ``campaign.json`` holds beside its provenance."""
+        """The contents of ``campaign.json``, but for the provenance."""
         return {
             "name": self.config.name,
             "title": self.config.title,
             "config": self.config.document(),
             "cells": list(self.cells_in_order),
-            **({"besides": list(self.besides_in_order)} if self.besides_in_order else {}),
+            **({"besides": list(self.target_measures)} if self.target_measures else {}),
             "jobs": [job.document() for job in self.jobs],
         }
 
 
 def make_plan(config: CampaignConfig) -> Plan:
-    """The jobs of ``config``, each once however many cells share it.
+    """The jobs of a campaign on features; a job that several cells share is planned once.
 
     Raises:
-        FileNotFoundError: The images are not there.
+        FileNotFoundError: The images are missing.
     """
-    prints = {dataset.name: fingerprint(dataset.data) for dataset in config.datasets}
+    hashes = {dataset.name: fingerprint(dataset.data) for dataset in config.datasets}
     jobs: dict[str, Job] = {}
     for seed in config.seeds:
         for dataset in config.datasets:
-            made = _split(config, dataset, prints[dataset.name], seed)
-            jobs[made.id] = made
-            for job in _of_split(config, dataset, made, seed):
+            counts = config.split.seeded(seed).document()
+            split = split_job(dataset.name, hashes[dataset.name], dataset.document(), counts, seed)
+            for job in (split, *_of_split(config, dataset, split, seed)):
                 jobs.setdefault(job.id, job)
         if config.latency:
             timed = _latency([job for job in jobs.values() if job.seed == seed], seed)
             jobs[timed.id] = timed
     planned = tuple(jobs.values())
     return Plan(config, planned, _in_order(config, planned))
+
+
+def split_job(name: str, data: str, dataset: Mapping[str, Any], split: Mapping[str, Any], seed: int) -> Job:
+    """The job that splits a data set.
+
+    Args:
+        name: Of the data set.
+        data: Its content hash, see `fingerprint`.
+        dataset: Its entry in the campaign's file.
+        split: The settings of `SplitConfig`.
+        seed: Of the campaign.
+    """
+    key = digest([data, dataset["size"], dataset["channels"], split])
+    folder = f"images/{name}-s{seed}-{key}"
+    settings = {**dataset, "folder": folder, "split": split}
+    label = f"{name}{classes_label(split.get('classes'))}, seed {seed}"
+    return Job.of("split", key, label, seed, f"{folder}/splits.json", (), settings)
+
+
+def train_job(split: Job, target: Mapping[str, Any], title: str, pretrained: Job | None = None) -> Job:
+    """The job that trains ``target`` (see `target_document`) on a split, from ``pretrained`` weights if given."""
+    settings = {"images": split.settings["folder"], "target": target}
+    settings |= {} if pretrained is None else {"pretrained": pretrained.output}
+    key = digest(settings)
+    inner = sum(float(each["config"].get("inner_steps", 0)) for each in target["defenses"])  # inner adversaries
+    cost = target["training"]["epochs"] * (1 + inner)
+    needs = [split, *([] if pretrained is None else [pretrained])]
+    label, output = f"{title}, seed {split.seed}", f"targets/{key}"
+    return Job.of("train", key, label, split.seed, output, needs, settings, cost)
+
+
+def classes_label(classes: int | None) -> str:
+    """The part of a label that says that a target has some of the classes only."""
+    return f", {classes} classes" if classes else ""
 
 
 def _in_order(config: CampaignConfig, jobs: Sequence[Job]) -> tuple[dict[str, Any], ...]:
@@ -173,36 +202,18 @@ def _of_split(config: CampaignConfig, dataset: DatasetEntry, split: Job, seed: i
             target = config.target(dataset, model, method, stack, seed)
             labels = {"dataset": dataset.name, "model": model.name, "method": method.name, "plus": plus}
             labels |= _named(method.codec)
-            targets.append((_train(split, target, stack, _title(config, labels), seed), labels))
-    for train, labels in sorted(targets, key=lambda each: -each[0].cost):  # stable: equals stay in the file's order
+            targets.append((train_job(split, target, _title(config, labels)), labels))
+    for train, labels in sorted(targets, key=lambda item: -item[0].cost):  # stable: equals stay in the file's order
         yield train
         for entry in config.attacks:
             capture = _capture(train, entry, _title(config, labels), labels.get("codec"))
             yield capture
             yield _cell(config, train, capture, entry, {**labels, "attack": entry.name})
-        yield _leakage(train, _title(config, labels))
-
-
-def _split(config: CampaignConfig, dataset: DatasetEntry, found: str, seed: int) -> Job:
-    split = config.split.seeded(seed).document()
-    key = digest([found, dataset.size, dataset.channels, split])
-    folder = f"images/{dataset.name}-s{seed}-{key}"
-    settings = {**dataset.document(), "folder": folder, "split": split}
-    return Job(
-        f"split-{key}", "split", f"{dataset.name}, seed {seed}", seed, f"{folder}/splits.json", (), 1.0, settings
-    )
-
-
-def _train(split: Job, target: dict[str, Any], stack: Sequence[DefenseConfig], title: str, seed: int) -> Job:
-    settings = {"images": split.settings["folder"], "target": target}
-    key = digest(settings)
-    inner = sum(float(defense.config.get("inner_steps", 0)) for defense in stack)  # each trains a network of its own
-    cost = target["training"]["epochs"] * (1 + inner)
-    return Job(f"train-{key}", "train", f"{title}, seed {seed}", seed, f"targets/{key}", (split.id,), cost, settings)
+        yield _leakage(train)
 
 
 def _named(codec: str | None) -> dict[str, str]:
-    """The codec where it is not the plain one: what was planned before there was a choice keeps its ids."""
+    """The codec, unless it is fp32: jobs that were planned before there was a choice keep their ids."""
     return {"codec": codec} if codec not in (None, "fp32") else {}
 
 
@@ -217,23 +228,19 @@ def _capture(train: Job, entry: AttackEntry, title: str, codec: str | None) -> J
     key = digest([settings, train.seed])
     label = f"{title}, seed {train.seed}{f', {entry.views} views' if entry.views > 1 else ''}"
     cost = float(entry.views + entry.draws)
-    return Job(f"capture-{key}", "capture", label, train.seed, f"captures/{key}", (train.id,), cost, settings)
+    return Job.of("capture", key, label, train.seed, f"captures/{key}", [train], settings, cost)
 
 
-def _leakage(train: Job, title: str) -> Job:
+def _leakage(train: Job) -> Job:
     settings = {"images": train.settings["images"], "artifact": train.output}
-    output = f"leakage/{train.key}.json"
-    return Job(
-        f"leakage-{train.key}", "leakage", f"{title}, seed {train.seed}", train.seed, output, (train.id,), 1.0, settings
-    )
+    return Job.of("leakage", train.key, train.label, train.seed, f"leakage/{train.key}.json", [train], settings)
 
 
 def _latency(before: Sequence[Job], seed: int) -> Job:
-    """After all other jobs of the seed: nothing of it runs beside."""
+    """Depends on all other jobs of the seed, so that none of them runs at the same time."""
     settings = {"artifacts": [job.output for job in before if job.kind == "train"]}
     key = digest([settings, seed])
-    needs = tuple(job.id for job in before)
-    return Job(f"latency-{key}", "latency", f"seed {seed}", seed, f"latency/{key}.json", needs, 1.0, settings)
+    return Job.of("latency", key, f"seed {seed}", seed, f"latency/{key}.json", before, settings)
 
 
 def _cell(config: CampaignConfig, train: Job, capture: Job, entry: AttackEntry, labels: dict[str, Any]) -> Job:
@@ -251,12 +258,11 @@ def _cell(config: CampaignConfig, train: Job, capture: Job, entry: AttackEntry, 
     }
     key = digest(settings)
     label = f"{_title(config, labels)}, {entry.name}, seed {train.seed}"
-    needs = (capture.id, train.id)
-    return Job(f"cell-{key}", "cell", label, train.seed, f"cells/{key}/score", needs, 1.0, settings)
+    return Job.of("cell", key, label, train.seed, f"cells/{key}/score", [capture, train], settings)
 
 
 def _title(config: CampaignConfig, labels: Mapping[str, Any]) -> str:
-    """A target in few words: its data set and model are named where there are several."""
+    """A target's short name, with its data set and model where there are several."""
     parts = [labels["method"] + (f" + {labels['plus']}" if labels["plus"] else "")]
     parts += [labels["dataset"]] if len(config.datasets) > 1 else []
     parts += [labels["model"]] if len(config.models) > 1 else []

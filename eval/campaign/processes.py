@@ -1,4 +1,4 @@
-"""Child processes of an evaluation: started with nothing but their own options, and gone when their parent is."""
+"""Child processes of an evaluation: ``splitleak`` commands and services, which end when their parent does."""
 
 import json
 import shlex
@@ -18,10 +18,10 @@ _STOP_S = 10.0
 
 
 class Children:
-    """Starts child processes that share an environment, and can end them all at once from another thread."""
+    """Starts child processes that share an environment, and can stop all of them from another thread."""
 
     def __init__(self, environment: Mapping[str, str] | None = None, *, inherited: Sequence[int] = ()) -> None:
-        """``environment`` is added to ours; ``inherited`` file descriptors stay open in every child."""
+        """``environment`` is added to that of this process; ``inherited`` file descriptors stay open in every child."""
         self._environment = {**child_environment(), **(environment or {})}
         self._inherited = tuple(inherited)
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -30,9 +30,9 @@ class Children:
 
     @contextmanager
     def start(self, arguments: Sequence[str], errors: BinaryIO | None = None) -> Iterator[subprocess.Popen[bytes]]:
-        """A ``splitleak`` command that runs at most while the block does; its standard output is a pipe.
+        """Runs a ``splitleak`` command, at most while the block does; its stdout is a pipe, ``errors`` gets its stderr.
 
-        It is in a process group of its own: what a terminal sends on Ctrl-C reaches us alone, and we end it.
+        It has its own process group: Ctrl-C in a terminal signals this process only, which then stops the child.
 
         Raises:
             InterruptedError: `stop` was called.
@@ -60,22 +60,26 @@ class Children:
                 self._running.discard(process)
 
     def run(self, arguments: Sequence[str], log: Path) -> dict[str, Any]:
-        """Runs a command to its end and returns its JSON result; what it says on standard error goes to ``log``.
+        """Runs a command to its end and returns its JSON result; its stderr is appended to ``log``.
 
         Raises:
-            subprocess.CalledProcessError: It failed.
+            subprocess.CalledProcessError: Its exit status is not 0.
             InterruptedError: `stop` was called.
         """
         with log.open("ab") as errors, self.start(arguments, errors) as process:
-            result, code = _outcome(process)
-        if self._stopped:  # a service that is stopped ends well, but has not done what it was started for
+            assert process.stdout is not None
+            with process.stdout as output:
+                lines = output.read().splitlines()
+            code = process.wait()
+        if self._stopped:  # a stopped command may exit with 0, but has not finished its work
             raise InterruptedError(f"expected {arguments[0]} to end, but it was stopped")
         if code != 0:
             raise subprocess.CalledProcessError(code, shlex.join(["splitleak", *arguments]))
+        result: dict[str, Any] = json.loads(lines[-1])
         return result
 
     def stop(self) -> None:
-        """Asks all that run to end; nothing starts any more. Whoever started them sees them end."""
+        """Terminates all running children, and lets no other start."""
         with self._lock:
             self._stopped = True
             running = list(self._running)
@@ -86,7 +90,7 @@ class Children:
 
 
 class Service:
-    """A running ``splitleak`` service; what it says on standard output, one JSON object a line, are its events."""
+    """A running ``splitleak`` service; its events are JSON objects on its stdout, one a line."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name, self.process, self._log = name, process, log
@@ -101,57 +105,35 @@ class Service:
         self._events.put(None)
 
     def wait_for(self, event: str, timeout_s: float) -> dict[str, Any]:
-        """The next event of that name.
+        """Waits for the next event of that name.
 
         Raises:
-            RuntimeError: The process ended first; the end of its log is in the message.
-            TimeoutError: It did not come in time.
+            RuntimeError: The process ended first; the message contains the end of its log.
+            TimeoutError: There was no such event within ``timeout_s`` seconds.
         """
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                found = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
+                received = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
                 raise TimeoutError(f"expected {self.name} to report {event!r} within {timeout_s:.0f} s") from None
-            if found is None:
+            if received is None:
                 tail = "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
                 raise RuntimeError(f"expected {self.name} to report {event!r}, but it ended:\n{tail}")
-            if found.get("event") == event:
-                return found
+            if received.get("event") == event:
+                return received
 
 
 @contextmanager
 def service(arguments: Sequence[str], log: Path, children: Children | None = None) -> Iterator[Service]:
-    """A service that runs while the block does; its standard error goes to ``log``."""
+    """Runs a service while the block does; its stderr is appended to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors, (children or Children()).start(arguments, errors) as process:
         yield Service(arguments[0], process, log)
 
 
-def run(arguments: Sequence[str]) -> dict[str, Any]:
-    """Runs a ``splitleak`` command to its end and returns its JSON result; its progress goes to our standard error.
-
-    Raises:
-        RuntimeError: It failed; it has said why on standard error.
-    """
-    with Children().start(arguments) as process:
-        result, code = _outcome(process)
-    if code != 0:
-        raise RuntimeError(f"expected `splitleak {arguments[0]}` to succeed, but it ended with {code}")
-    return result
-
-
-def _outcome(process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], int]:
-    """What a command prints last, and how it ends."""
-    assert process.stdout is not None
-    with process.stdout as output:
-        lines = output.read().splitlines()
-    code = process.wait()
-    return (json.loads(lines[-1]) if code == 0 else {}), code
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Asks a process to stop, waits, and kills it if it does not."""
+    """Terminates a process, and kills it after a timeout."""
     process.terminate()
     try:
         process.wait(_STOP_S)

@@ -1,4 +1,4 @@
-"""Runs a campaign's jobs side by side, each in processes of its own; what is done stays done, however the run ends."""
+"""Runs a campaign's jobs in parallel workers, each job in child processes; a run is resumable, however it ends."""
 
 import os
 import subprocess
@@ -24,17 +24,17 @@ _TRACEBACK = "Traceback (most recent call last)"
 _TAIL = 12
 
 Say = Callable[[str], None]
-"""Hears one line for every job that ends."""
+"""Takes one line for every job that ends."""
 
 
 @dataclass
 class Outcome:
-    """What became of the jobs that were not done when the run began."""
+    """The results of a run: jobs done, failed and skipped."""
 
     done: list[Job] = field(default_factory=list)
     failed: list[Job] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
-    """The jobs that could not be tried, each with the failed one that it needs."""
+    """The jobs that could not run, each with the failed job it depends on."""
 
 
 def run_campaign(
@@ -46,12 +46,18 @@ def run_campaign(
     device: str = "auto",
     say: Say,
 ) -> Outcome:
-    """Runs what is not done yet of ``plan`` (of ``seeds``, if given) in ``folder``.
+    """Runs the jobs of ``plan`` that are not done yet.
 
-    ``workers`` jobs at a time, by default one a core, each with its share of the cores as threads.
+    Args:
+        plan: The campaign's jobs.
+        folder: Of the campaign.
+        seeds: Run jobs of these seeds only; default: all.
+        workers: Jobs at a time; default: one a core. Each has an equal share of the cores as threads.
+        device: For commands that compute.
+        say: Takes the progress.
 
     Raises:
-        BlockingIOError: Another run works in the folder.
+        BlockingIOError: Another run holds the folder's lock.
         ValueError: The seeds are not the campaign's.
     """
     jobs = plan.of_seeds(seeds)
@@ -77,10 +83,17 @@ def run_jobs(
     workers: int,
     say: Say,
 ) -> Outcome:
-    """Does ``jobs`` that are not done, the first that is ready first; a failure is recorded, and the others go on.
+    """Runs the jobs that are not done, in order of readiness; a failure is recorded, and independent jobs go on.
 
-    Images are split before all else: what cannot be had of them is told at the beginning, not after hours.
-    However this function is left, by Ctrl-C too, ``stop`` has ended what ran.
+    Splits come first, so that missing images are reported at the beginning, not after hours.
+
+    Args:
+        jobs: In topological order.
+        store: Where outputs, failures and logs are.
+        do: Runs one job, in a worker thread.
+        stop: Ends the running child processes; called whenever this function is left by an exception, Ctrl-C too.
+        workers: Jobs at a time.
+        say: Takes the progress.
     """
     outcome = Outcome()
     waiting = sorted((job for job in jobs if not store.is_done(job)), key=lambda job: job.kind != "split")
@@ -106,7 +119,7 @@ def run_jobs(
                     else:
                         blocked = _take_dependants(job, waiting)
                         outcome.failed.append(job)
-                        outcome.skipped |= {_name(each): _name(job) for each in blocked}
+                        outcome.skipped |= {_name(dependant): _name(job) for dependant in blocked}
                         say(progress.line(job, f"FAILED, see {store.log(job)}", waiting, failed=True))
         except BaseException:
             stopping.set()
@@ -116,21 +129,21 @@ def run_jobs(
 
 
 def _logged(do: Callable[[Job], Figures], job: Job, store: Store, stopping: threading.Event) -> Figures:
-    """Does the job; a failure is recorded before it is raised."""
+    """Runs the job; records a failure before it is raised."""
     log = store.log(job)
     before = log.stat().st_size if log.exists() else 0
     try:
         return do(job)
     except Exception as error:
-        if stopping.is_set():  # its processes were ended: that is no failure
+        if stopping.is_set():  # its processes were stopped with the run: no failure
             raise
         command = error.cmd if isinstance(error, subprocess.CalledProcessError) else _name(job)
-        store.record_failure(job, command, _told(error, log, before))
+        store.record_failure(job, command, _error_text(error, log, before))
         raise
 
 
-def _told(error: Exception, log: Path, before: int) -> str:
-    """What went wrong: our own traceback, and after it the child's, where there was a child and it said why."""
+def _error_text(error: Exception, log: Path, before: int) -> str:
+    """The traceback of this process, then the child's or the end of its stderr, from byte ``before`` of the log."""
     said = ""
     if log.exists():
         with log.open("rb") as file:
@@ -146,9 +159,9 @@ def _first_ready(waiting: Sequence[Job], busy: Collection[str]) -> Job | None:
 
 
 def _take_dependants(failed: Job, waiting: list[Job]) -> list[Job]:
-    """Takes out of ``waiting`` all that need ``failed``, directly or not."""
+    """Removes from ``waiting`` all jobs that depend on ``failed``, transitively."""
     lost, taken = {failed.id}, []
-    for job in list(waiting):  # in an order in which needs come first
+    for job in list(waiting):  # topological order
         if any(need in lost for need in job.needs):
             lost.add(job.id)
             taken.append(job)
@@ -157,7 +170,7 @@ def _take_dependants(failed: Job, waiting: list[Job]) -> list[Job]:
 
 
 class _Progress:
-    """Cells done, time gone and time left: what is left takes as long as its group took so far, cost for cost."""
+    """Cells done, elapsed time and an estimate of the time left, by the mean time per cost of each group of jobs."""
 
     def __init__(self, jobs: Sequence[Job], waiting: Sequence[Job], workers: int) -> None:
         self._cells = sum(job.kind == "cell" for job in jobs)
@@ -171,7 +184,7 @@ class _Progress:
         self._running[job.id] = (job, time.monotonic())
 
     def line(self, job: Job, shown: str, waiting: Sequence[Job], *, failed: bool = False) -> str:
-        """The line for a job that has just ended, and shows ``shown``."""
+        """The line for a job that has just ended, with its figures ``shown``."""
         now = time.monotonic()
         took = now - self._running.pop(job.id)[1]
         if not failed:

@@ -1,4 +1,4 @@
-"""A campaign's folder: what is done, what failed, and who may work in it."""
+"""A campaign's folder on disk: outputs, failures, logs, the current plan, and the lock of a run."""
 
 import fcntl
 import time
@@ -27,25 +27,25 @@ class Store:
         self.folder = folder
 
     def path(self, job: Job) -> Path:
-        """Where the job's output is, or will be."""
+        """Path of the job's output."""
         return self.folder / job.output
 
     def log(self, job: Job) -> Path:
-        """Where everything goes that the job's processes have to say."""
+        """File for the stderr of the job's child processes."""
         return self.folder / "logs" / f"{job.id}.log"
 
     def is_done(self, job: Job) -> bool:
         return self.path(job).exists()
 
     def write_plan(self, plan: Plan) -> None:
-        """Makes ``plan`` the folder's present one; outputs of another one stay, and are no longer shown."""
+        """Makes ``plan`` the current one; outputs of an earlier plan stay on disk, but are no longer reported."""
         write_json(self.folder / PLAN, {**plan.document(), "provenance": provenance()})
 
     def read_plan(self) -> dict[str, Any]:
-        """What `write_plan` wrote.
+        """Reads what `write_plan` wrote.
 
         Raises:
-            FileNotFoundError: The folder is no campaign's.
+            FileNotFoundError: The folder has no plan.
         """
         path = self.folder / PLAN
         if not path.is_file():
@@ -53,10 +53,10 @@ class Store:
         return read_table(path)
 
     def status(self) -> dict[str, Any]:
-        """How far the present plan is: jobs done, failed and to do by kind, the last scores, and what failed.
+        """Progress of the current plan: jobs done, failed and to do by kind, the latest scores, and the failures.
 
         Raises:
-            FileNotFoundError: The folder is no campaign's.
+            FileNotFoundError: The folder has no plan.
         """
         plan = self.read_plan()
         kinds: dict[str, dict[str, int]] = {kind: {"done": 0, "failed": 0, "to do": 0} for kind in KINDS}
@@ -80,16 +80,16 @@ class Store:
         return {"name": plan["name"], "jobs": planned, "scores": scores, "failures": failures}
 
     def record_failure(self, job: Job, command: str, error: str) -> None:
-        """Keeps why the job failed, until `forget_failure`."""
+        """Records why the job failed, until `forget_failure`."""
         failure = {"job": job.id, "label": job.label, "command": command, "error": error, "log": str(self.log(job))}
         write_json(self._failure(job.id), failure)
 
     def forget_failure(self, job: Job) -> None:
-        """For a job that has now succeeded."""
+        """Removes the failure of a job that has now succeeded."""
         self._failure(job.id).unlink(missing_ok=True)
 
     def failure(self, job_id: str) -> dict[str, Any] | None:
-        """Why the job failed when it was last tried, or nothing."""
+        """The failure of the last attempt at the job, or None."""
         path = self._failure(job_id)
         return read_table(path) if path.exists() else None
 
@@ -98,12 +98,12 @@ class Store:
 
     @contextmanager
     def claimed(self) -> Iterator[int]:
-        """The folder is ours while the block runs; yields a file descriptor for every child process to inherit.
+        """Holds the folder's lock while the block runs; yields a file descriptor for child processes to inherit.
 
-        As long as a child of a killed run has it open, the next run waits: no two processes write one output.
+        While a child of a killed run has it open, the next run waits: no two processes write one output.
 
         Raises:
-            BlockingIOError: Another run works in the folder, or a process of an earlier one does not end.
+            BlockingIOError: Another run holds the lock, or a child process of an earlier one is still running.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a") as ours, (self.folder / ".children.lock").open("a") as shared:

@@ -1,4 +1,4 @@
-"""Which images the attacker owned, as declared, and the check that the declaration is true."""
+"""The attacker's auxiliary data: its declared kind, validated against the victims' and the training images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,24 +21,30 @@ def check_auxiliary(
     target_classes: Sequence[str],
     auxiliary_dataset: str,
     train: Images,
-) -> dict[str, int]:
-    """Holds a declaration against the images; returns how many of them are the victims', and the target's training
-    images, and how many of the classes that they show are the target's.
+) -> Checked:
+    """Validates the declared kind of auxiliary data; returns its overlap with the victims, training data and classes.
 
-    All images have one size: an image is recognised by its pixels (`Images.hashes`).
+    Args:
+        kind: As declared, see `splitleak.attacker.auxiliary`.
+        auxiliary_images: The auxiliary data. All images are of one shape: they are compared by their pixels.
+        victims: The victims' images.
+        target_dataset: Name of the target's data set.
+        target_classes: Names of the target's classes.
+        auxiliary_dataset: Name of the data set of the auxiliary data.
+        train: The target's training images.
 
     Raises:
-        ValueError: There is no such kind, or it forbids what is there; see `splitleak.attacker.auxiliary`.
+        ValueError: There is no such kind, or the images contradict it.
     """
     allowed = AUXILIARY.choose(kind)
-    shapes = {tuple(each.pixels.shape[1:]) for each in (auxiliary_images, victims, train)}
+    shapes = {tuple(images.pixels.shape[1:]) for images in (auxiliary_images, victims, train)}
     if len(shapes) > 1:
         raise ValueError(f"expected auxiliary images, victims and training images of one shape, got {sorted(shapes)}")
     of_same_set = auxiliary_dataset == target_dataset
     own = set(auxiliary_images.hashes())
     of_victims, of_training = len(own & set(victims.hashes())), len(own & set(train.hashes()))
     present = {auxiliary_images.classes[label] for label in auxiliary_images.labels.unique().tolist()}
-    common, strange = sorted(present & set(target_classes)), sorted(present - set(target_classes))
+    common, other = sorted(present & set(target_classes)), sorted(present - set(target_classes))
 
     def refuse(expected: str, got: str) -> None:
         raise ValueError(f"auxiliary images declared {kind!r}: expected {expected}, got {got}")
@@ -53,15 +59,12 @@ def check_auxiliary(
         refuse("another data set than the target's", repr(auxiliary_dataset))
     if allowed.data_set == "same" and not of_same_set:
         refuse(f"images of {target_dataset!r}", repr(auxiliary_dataset))
-    if allowed.classes == "own" and strange:
-        refuse("classes of the target alone", f"{len(strange)} others: {', '.join(strange)}")
+    if allowed.classes == "own" and other:
+        refuse("classes of the target alone", f"{len(other)} others: {', '.join(other)}")
     if allowed.classes == "other" and of_same_set and common:
         refuse("no class of the target", f"{len(common)} of its {len(target_classes)}: {', '.join(common)}")
-    return {
-        "victims_images": of_victims,
-        "training_images": of_training,
-        "target_classes": len(common) if of_same_set else 0,
-    }
+    classes = len(common) if of_same_set else 0
+    return Checked(victims_images=of_victims, training_images=of_training, target_classes=classes, how=_EXACT)
 
 
 def read_auxiliary(
@@ -73,16 +76,21 @@ def read_auxiliary(
     split: Mapping[str, Any],
     dataset: str | None = None,
 ) -> AuxiliaryImages:
-    """What a record says of the attacker's images in ``path``, once they are found to be what ``kind`` calls them.
+    """The entry of the auxiliary data in a record, validated by `check_auxiliary`.
 
-    ``used`` are the hashes of the images that the attack had, ``train`` is the file of the target's training images,
-    ``split`` the record of the split (``splits.json``) that the target was trained on; ``dataset`` names what the
-    attacker's images are of, and may be left out where a ``splits.json`` beside them tells.
+    Args:
+        kind: As declared.
+        path: File of the auxiliary data.
+        used: Hashes of the images that the attack used.
+        victims: The victims' images.
+        train: File of the target's training images.
+        split: The ``splits.json`` of the split that the target was trained on.
+        dataset: Name of the data set of the auxiliary data; default: that of the ``splits.json`` next to ``path``.
 
     Raises:
-        FileNotFoundError: There is no such file of images, or of the target's training images.
-        ValueError: The attack had other images, the training images are not those of ``split``, the data set is not
-            known, or the setting forbids what is there.
+        FileNotFoundError: One of the files is missing.
+        ValueError: The attack used other images, the training images are not those of ``split``, the data set is
+            unknown, or the images contradict ``kind``.
     """
     images, trained = load_file(path).train, load_file(train).train
     if sorted(images.hashes()) != sorted(used):
@@ -96,12 +104,12 @@ def read_auxiliary(
         dataset=known,
         images=len(images),
         classes=tuple(images.classes[label] for label in images.labels.unique().tolist()),
-        checked=Checked(**checked, how=_EXACT),
+        checked=checked,
     )
 
 
 def _dataset_of(path: Path, images: Images) -> str:
-    """The data set that the split beside ``path`` is of, if the images are of that split."""
+    """Name of the data set of the split next to ``path``, if the images are of that split."""
     beside = path.parent / "splits.json"
     record = read_table(beside) if beside.is_file() else {"images": {}}
     if digest(sorted(images.hashes())) not in {part["digest"] for part in record["images"].values()}:

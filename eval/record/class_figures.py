@@ -1,4 +1,4 @@
-"""All that a judge says of images rebuilt of every class: the figures of the literature, and what each is made of."""
+"""The literature's metrics of model inversion: attack accuracy, feature distances, FID, PRDC, re-identification."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -41,72 +41,79 @@ def class_figures(
     *,
     others: Images | None = None,
     k: int = 3,
-    known: MutableMapping[str, tuple[Tensor, Tensor]] | None = None,
+    cache: MutableMapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> ClassFigures:
-    """The figures of images ``by_class`` ``(K, R, C, H, W)`` in [0, 1], rebuilt of ``target``.
+    """The metrics of images of every class. Values of single images are lists of K lists of R.
 
-    ``private`` are the images that the target was trained on, ``others`` some of other classes, as distractors. Values
-    of single images are lists of K lists of R. ``known`` keeps what the evaluator makes of ``private`` for the next.
-    Features are those of the evaluator before its last linear layer; figures of different evaluators do not compare.
+    Features are those of the evaluator before its last linear layer; metrics of different evaluators do not compare.
 
-    - ``chance`` (one over K), ``classes``, ``images_per_class``, ``evaluator_on_private``: how often it is right there.
-    - ``top1``, ``top5``: `AttackAccuracy`, and ``hits``, 1 where the evaluator has the class among its first; null
-      where K is no larger than that.
-    - ``target_confidence`` in the class, without any policy; ``confidence_gap``, how far its mean is above ``top1``:
-      what the target believes and an evaluator does not.
+    - ``chance`` (one over K), ``classes``, ``images_per_class``, ``evaluator_on_private``: its accuracy on ``private``.
+    - ``top1``, ``top5``: `AttackAccuracy`, and ``hits``, 1 if the class is among the evaluator's top k; null if K is
+      not larger than k.
+    - ``target_confidence`` in the class, without an output policy; ``confidence_gap``, the mean of it minus ``top1``:
+      confidence that an independent evaluator does not confirm.
     - ``delta_eval``, ``delta_eval_squared``, ``centroid_eval``: see `FeatureDistances`; ``_squared`` is the KNN
       distance of the codes. Lower is closer.
     - ``frechet_eval``: `frechet_distance` of all images, hits or not, to all private ones; with both counts. Null for
       fewer than two images.
-    - ``diversity_eval``: `prdc` with neighbour ``k``, the mean over classes; ``k`` falls to what the smallest
-      class allows, and is null where that is less than 1.
-    - ``identification``, re-identification where classes are people: a picture is looked up in a gallery of all
-      ``private`` images and ``others``, of ``people`` classes in all, by the cosine of features. ``ranks``: at which
-      place its own is, from 1; ``rank1`` and ``rank5``: the share of ranks up to 1 and 5, null where there are no more
-      people; ``chance`` is that of rank 1. ``private_alone``: the same without distractors. ``to_others``: the share
-      whose first is a distractor: where a prior was trained on these, somebody whom the attacker had at hand.
+    - ``diversity_eval``: `prdc` with ``k`` neighbours, the mean over classes; ``k`` is reduced to what the smallest
+      class allows, and the result is null if that is less than 1.
+    - ``identification``, re-identification if classes are people: each picture is a probe against a gallery of all
+      ``private`` images and ``others``, of ``people`` classes in all, by cosine similarity of features. ``ranks``: the
+      rank of its own class, from 1; ``rank1`` and ``rank5``: the share of ranks up to 1 and 5, null if there are no
+      more people; ``chance`` is that of rank 1. ``private_alone``: the same without distractors. ``to_others``: the
+      share whose best match is a distractor: if a prior was trained on these, one of the attacker's own images.
       ``verification``: see `true_match_rate`.
 
+    Args:
+        target: The attacked model, of K classes.
+        evaluator: The judge's classifier.
+        by_class: Rebuilt images ``(K, R, C, H, W)`` in [0, 1].
+        private: The target's training images.
+        others: Images of other classes, distractors.
+        k: Neighbours of `prdc`.
+        cache: Of the evaluator's features and logits of ``private``, filled for the next call.
+
     Raises:
-        ValueError: There are not images of every class, or not of the target's shape.
+        ValueError: A class has no images, or images are not of the target's shape.
     """
-    classes, each = by_class.shape[:2]
-    if by_class.ndim != 5 or classes != target.classes or tuple(by_class.shape[2:]) != target.input_shape or not each:
-        got = tuple(by_class.shape)
+    classes, per_class = by_class.shape[:2]
+    got, expected = tuple(by_class.shape), (target.classes, per_class, *target.input_shape)
+    if got != expected or not per_class:
         raise ValueError(f"expected images ({target.classes}, R, *{target.input_shape}) of every class, got {got}")
-    labels = torch.arange(classes).repeat_interleave(each)
+    labels = torch.arange(classes).repeat_interleave(per_class)
     rebuilt, logits = whole_features(evaluator.model, by_class.flatten(0, 1))
-    known, key = {} if known is None else known, digest([evaluator.made, private.hashes()])
-    if key not in known:
-        known[key] = whole_features(evaluator.model, private.floats())
-    own, own_logits = known[key]
+    cache, key = {} if cache is None else cache, digest([evaluator.artifact, private.hashes()])
+    if key not in cache:
+        cache[key] = whole_features(evaluator.model, private.floats())
+    own, own_logits = cache[key]
     confidence = probabilities(target, by_class.flatten(0, 1)).gather(1, labels[:, None])[:, 0]
     distances = feature_distances(rebuilt, labels, own, private.labels)
-    top1 = _top(logits, labels, 1, each)
+    top1 = _top(logits, labels, 1, per_class)
     return ClassFigures(
-        n=classes * each,
+        n=classes * per_class,
         classes=classes,
-        images_per_class=each,
+        images_per_class=per_class,
         chance=1 / classes,
         evaluator_on_private=float((own_logits.argmax(1) == private.labels).float().mean()),
         top1=top1,
-        top5=_top(logits, labels, 5, each),
-        target_confidence=_values(confidence, each),
+        top5=_top(logits, labels, 5, per_class),
+        target_confidence=_values(confidence, per_class),
         confidence_gap=None if top1 is None else float(confidence.mean()) - top1.mean,
-        delta_eval=_values(distances.nearest, each),
-        delta_eval_squared=_values(distances.nearest_squared, each),
-        centroid_eval=_values(distances.centroid, each),
+        delta_eval=_values(distances.nearest, per_class),
+        delta_eval_squared=_values(distances.nearest_squared, per_class),
+        centroid_eval=_values(distances.centroid, per_class),
         frechet_eval=_frechet(rebuilt, own),
         diversity_eval=_diversity(rebuilt, labels, own, private.labels, k),
-        identification=_identification(evaluator, rebuilt, labels, own, private.labels, others, each),
+        identification=_identification(evaluator, rebuilt, labels, own, private.labels, others, per_class),
     )
 
 
 def prior_figures(evaluator: Evaluator, samples: Tensor) -> PriorFigures:
-    """What the evaluator makes of a generator's own images ``(N, C, H, W)``, before any attack.
+    """The evaluator's answers on samples ``(N, C, H, W)`` of a generator, before any attack.
 
-    ``shares`` of them that it puts in each class: one that a generator never draws is hard to rebuild with it, whatever
-    the defense. ``confidence`` is the mean of its highest probability, ``histogram`` counts that in tenths of [0, 1].
+    ``shares`` of samples by class: one that a generator never draws is hard to rebuild with it, whatever the defense.
+    ``confidence`` is the mean of the highest probability, ``histogram`` its counts in tenths of [0, 1].
     """
     highest, answers = whole_features(evaluator.model, samples)[1].softmax(1).max(1)
     counts = torch.bincount(answers, minlength=evaluator.model.classes)
@@ -123,20 +130,21 @@ def prior_figures(evaluator: Evaluator, samples: Tensor) -> PriorFigures:
 def whole_features(model: WholeModel, images: Tensor) -> tuple[Tensor, Tensor]:
     """A model's penultimate features ``(N, d)`` and logits ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1]."""
     network = nn.Sequential(model.edge.encoder, model.edge.stack, model.cloud.head)
-    found = [penultimate(network, batch.to(model.edge.device)) for batch in images.split(_BATCH)]
-    return torch.cat([features.float().cpu() for features, _ in found]), torch.cat([made.cpu() for _, made in found])
+    outputs = [penultimate(network, batch.to(model.edge.device)) for batch in images.split(_BATCH)]
+    features, logits = (torch.cat([part.cpu() for part in parts]) for parts in zip(*outputs, strict=True))
+    return features.float(), logits
 
 
-def _top(logits: Tensor, labels: Tensor, first: int, each: int) -> TopK | None:
-    if first >= logits.shape[1]:
+def _top(logits: Tensor, labels: Tensor, k: int, per_class: int) -> TopK | None:
+    if k >= logits.shape[1]:
         return None
-    hits = top_k_hits(logits, labels, first).unflatten(0, (-1, each))
+    hits = top_k_hits(logits, labels, k).unflatten(0, (-1, per_class))
     document = {**attack_accuracy(hits[None, None]).document(), "hits": hits.int().tolist()}
-    return TopK.parse(document, source=f"top-{first}")
+    return TopK.parse(document, source=f"top-{k}")
 
 
-def _values(values: Tensor, each: int) -> Score:
-    rows = values.double().unflatten(0, (-1, each)).tolist()
+def _values(values: Tensor, per_class: int) -> Score:
+    rows = values.double().unflatten(0, (-1, per_class)).tolist()
     images = tuple(tuple(round(value, 6) for value in row) for row in rows)
     return Score(mean=float(values.double().mean()), images=images)
 
@@ -149,12 +157,11 @@ def _frechet(rebuilt: Tensor, own: Tensor) -> Frechet | None:
 
 
 def _diversity(rebuilt: Tensor, labels: Tensor, own: Tensor, private_labels: Tensor, k: int) -> Diversity | None:
-    smallest = min(int(torch.bincount(of).min()) for of in (labels, private_labels))
-    k = min(k, smallest - 1)
+    k = min(k, *(int(torch.bincount(of_images).min()) - 1 for of_images in (labels, private_labels)))
     if k < 1:
         return None
-    found = [prdc(rebuilt[labels == of], own[private_labels == of], k).document() for of in labels.unique()]
-    return Diversity(k=k, **{name: sum(each[name] for each in found) / len(found) for name in found[0]})
+    figures = [prdc(rebuilt[labels == label], own[private_labels == label], k).document() for label in labels.unique()]
+    return Diversity(k=k, **{name: sum(of_class[name] for of_class in figures) / len(figures) for name in figures[0]})
 
 
 def _identification(
@@ -164,7 +171,7 @@ def _identification(
     own: Tensor,
     private_labels: Tensor,
     others: Images | None,
-    each: int,
+    per_class: int,
 ) -> Identification:
     classes, gallery, people = int(labels.max()) + 1, own, private_labels
     if others is not None:
@@ -185,7 +192,7 @@ def _identification(
             true_match_rate=true_match_rate(scores, labels, _FALSE_MATCHES),
             comparisons=scores.numel() - len(labels),
         ),
-        ranks=ranks.unflatten(0, (-1, each)).tolist(),
+        ranks=ranks.unflatten(0, (-1, per_class)).tolist(),
     )
 
 

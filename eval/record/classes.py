@@ -1,14 +1,12 @@
-"""The judge of pictures of classes: do they show that class, and to whom."""
+"""The judge of model inversion: whether pictures of a class are recognised, by an evaluator and by their pixels."""
 
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from splitleak.artifacts import provenance, written_folder
+from splitleak.artifacts import provenance
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.attacker.prior import Prior
 from splitleak.config import digest
@@ -19,8 +17,8 @@ from splitleak.eval.record.class_figures import class_figures, prior_figures
 from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
 from splitleak.eval.record.metrics import JudgedClasses, measured_classes
-from splitleak.eval.record.schema import FILE, ClassesRecord, EvaluatorJudge, Place, PriorFigures, Provenance
-from splitleak.eval.record.scoring import PICTURES, check_disjoint, constant_mse
+from splitleak.eval.record.schema import ClassesRecord, Place, PriorFigures, Provenance
+from splitleak.eval.record.scoring import check_disjoint, constant_mse, pixels, write_judged
 from splitleak.eval.record.trained_on import trained_images
 from splitleak.seeding import generator
 
@@ -37,86 +35,79 @@ def make_class_record(
     cell: Place | None = None,
     others: Path | None = None,
     prior: Path | None = None,
-    known: MutableMapping[str, tuple[Tensor, Tensor]] | None = None,
+    cache: MutableMapping[str, tuple[Tensor, Tensor]] | None = None,
 ) -> ClassesRecord:
-    """Judges what ``attack`` rebuilt of each class, writes ``record.json`` and ``pictures.npz``, returns the record.
+    """Scores the pictures of each class and writes ``record.json`` and ``pictures.npz``; returns the record.
 
-    For each metric: mean and standard deviation over classes, and the value of every class in order. Where there are
-    several pictures of each, a class's value is their mean, and ``images`` holds the value of every picture
-    ``[class][picture]``, so that any published "±" can be formed; ``n`` counts pictures.
+    Each metric has mean and standard deviation over classes, and the value of every class in order. With several
+    pictures of a class, its value is their mean, and ``images`` has the value of every picture ``[class][picture]``,
+    so that any published "±" can be computed; ``n`` is the number of pictures.
 
-    - ``recognised``: 1 where the evaluator's first answer is the class. Chance is ``chance``, one over the classes.
-      An evaluator that is a convolutional network calls images whose pixels are nothing like its own chance, however
-      well a person sees the face: hence the next.
-    - ``nearest_mean``: 1 where, of all the classes' mean training images, that of the class is nearest, after every
-      image is brought to mean 0 and deviation 1. A picture of one colour is near none.
+    - ``recognised``: 1 if the evaluator's top-1 class is the attacked one (attack accuracy); the chance level is
+      ``chance``, one over the classes. A convolutional evaluator is at chance on images whose pixel statistics differ
+      from its training images, however well a person recognises them: hence the next.
+    - ``nearest_mean``: 1 if, of the mean training images of all classes, that of the class is nearest, after
+      standardising every image to mean 0 and deviation 1. A picture of one colour is nearest to none.
     - ``mse`` to the mean training image of the class, in [0, 1].
-    - ``target_confidence``: the attacked model's own, undefended by any policy, in the class.
+    - ``target_confidence``: the target's probability of the class, without an output policy.
 
-    ``figures`` are those of the literature, see `class_figures`; with a ``prior``, what the evaluator makes of 500 of
-    its own samples stands beside them, see `prior_figures`.
+    ``figures`` are the metrics of the literature, see `class_figures`, and with a ``prior`` the evaluator's answers on
+    500 of its samples, see `prior_figures`.
 
     Args:
-        artifact: The target that was attacked, with both halves.
-        attack: What ``splitleak invert`` wrote.
-        train_images: The images that ``artifact`` was trained on.
+        artifact: The attacked target, with both halves.
+        attack: The folder that ``splitleak invert`` wrote.
+        train_images: The training images of ``artifact``.
         evaluator: Another artifact for the same classes.
         out: Folder to write.
-        cell: Where in a campaign the record stands.
+        cell: Place of the record in a campaign.
         others: Images of other classes, distractors for re-identification.
         prior: The generator that was searched.
-        known: Keeps what the evaluator makes of private images for the next record, see `class_figures`.
+        cache: Cache of the evaluator's features of private images, see `class_figures`.
 
     Raises:
-        FileNotFoundError: One of the inputs is not there.
-        ValueError: They do not belong together: other training images than the artifact's, an attacker who owned one of
-            them, not as many pictures of each class, an evaluator that is the target, or a prior of other images.
+        FileNotFoundError: One of the inputs is missing.
+        ValueError: The inputs do not match: other training images than the artifact's, an attacker who owned one of
+            them, different numbers of pictures by class, an evaluator that is the target, or a prior of other images.
     """
     private = trained_images(artifact, train_images)[1]
     judge, model = Evaluator.load(evaluator, artifact), load_whole(artifact, torch.device("cpu"), seed=0)
-    (target, made), attacked = target_of(artifact), Attacked.read(attack)
+    (target, document), attacked = target_of(artifact), Attacked.read(attack)
     check_disjoint(attacked.public, private)
     distractors = None if others is None else load_file(others).train
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(model.classes)
-    each, rebuilt = by_class.shape[1], by_class.flatten(0, 1)
+    per_class, rebuilt = by_class.shape[1], by_class.flatten(0, 1)
     means, classes = class_means(private, model.classes), torch.arange(model.classes)
-    judged = JudgedClasses(rebuilt, classes.repeat_interleave(each), means, model, judge)
-    judged_by = {"target": judge.made["target"], "dataset": judge.made["dataset"]}
+    judged = JudgedClasses(rebuilt, classes.repeat_interleave(per_class), means, model, judge)
     given = attacked.identity(*_IDENTIFYING)
-    figures = class_figures(model, judge, by_class, private, others=distractors, known=known)
+    figures = class_figures(model, judge, by_class, private, others=distractors, cache=cache)
     if prior is not None:
         figures = figures.model_copy(update={"prior": _of_prior(judge, prior, attacked.public)})
-    pixels = _pixels(means)
     record = ClassesRecord(
-        id=digest([made["target"], made["dataset"], list(attacked.public), *given, judged_by]),
+        id=digest([document["target"], document["dataset"], list(attacked.public), *given, judge.identity]),
         cell=cell,
         target=target,
         attack=attacked.run,
         threat_model=attacked.threat_model(sees="nothing"),
         n=len(rebuilt),
         chance=1 / model.classes,
-        scores=measured_classes(judged, each),
-        constant_mse=constant_mse(pixels),
+        scores=measured_classes(judged, per_class),
+        constant_mse=constant_mse(pixels(means)),
         images={"scored": digest(sorted(private.hashes())), "public": digest(sorted(attacked.public))},
         figures=figures,
-        evaluator=EvaluatorJudge(**judge.document(), on_truth=float(judge.recognised(means, classes).mean())),
+        evaluator=judge.judge(means, classes),
         provenance=Provenance(**provenance()),
     )
-    with written_folder(out) as partial:
-        with (partial / PICTURES).open("wb") as file:
-            pictures: dict[str, Any] = {"truth": pixels, "rebuilt": _pixels(by_class[:, 0])}
-            if each > 1:
-                pictures["all"] = _pixels(by_class)
-            np.savez_compressed(file, classes=classes.numpy(), **pictures)
-        record.write(partial / FILE)
+    pictures = {"classes": classes.numpy(), "truth": pixels(means), "rebuilt": pixels(by_class[:, 0])}
+    write_judged(out, record, pictures | ({"all": pixels(by_class)} if per_class > 1 else {}))
     return record
 
 
 @torch.no_grad()
 def _of_prior(judge: Evaluator, folder: Path, public: Sequence[str]) -> PriorFigures:
     prior = Prior.load(folder, torch.device("cpu"))
-    if strange := set(prior.document.public_hashes) - set(public):
-        raise ValueError(f"{folder}: expected the prior that was searched, got one of {len(strange)} other images")
+    if others := set(prior.document.public_hashes) - set(public):
+        raise ValueError(f"{folder}: expected the prior that was searched, got one of {len(others)} other images")
     shape, classes = prior.document.generator, prior.document.generator.classes
     latents = torch.randn(_SAMPLES, shape.latent, generator=generator(0, "score", "prior"))
     labels = None if classes is None else torch.arange(_SAMPLES) % classes
@@ -127,15 +118,10 @@ def class_means(images: Images, classes: int) -> Tensor:
     """The mean image of each class ``(K, C, H, W)``.
 
     Raises:
-        ValueError: There is no image of a class.
+        ValueError: A class has no image.
     """
     counts = torch.bincount(images.labels, minlength=classes)
     if len(counts) != classes or not bool(counts.all()):
         raise ValueError(f"expected images of each of {classes} classes, got {counts.tolist()}")
     floats = images.floats()
     return torch.stack([floats[images.labels == label].mean(0) for label in range(classes)])
-
-
-def _pixels(images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    pixels: np.ndarray[Any, np.dtype[np.uint8]] = (images * 255).round().byte().numpy()
-    return pixels

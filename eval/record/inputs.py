@@ -1,4 +1,4 @@
-"""What a judge is handed: the artifact that was attacked, and what the attack left; each as the record tells it."""
+"""The inputs of a judge as a record has them: the attacked artifact, and the attack's outputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ _OF_RUN = ("config", "seed", "rebuilt", "findings", "prior", "provenance")
 
 
 def target_of(artifact: Path) -> tuple[Target, dict[str, Any]]:
-    """The target of a record, and all of its ``artifact.json``.
+    """The target's entry in a record, and its whole ``artifact.json``.
 
     Raises:
-        FileNotFoundError: There is no artifact.
+        FileNotFoundError: The artifact is missing.
     """
-    made = read_record(artifact)
-    told = {key: made[key] for key in ("name", "dataset", "accuracy", "provenance")}
-    document = {**told, "design": made["target"], "digest": artifact_digest(artifact)}
-    return Target.parse(document, source=str(artifact)), made
+    record = read_record(artifact)
+    about = {key: record[key] for key in ("name", "dataset", "accuracy", "provenance")}
+    document = {**about, "design": record["target"], "digest": artifact_digest(artifact)}
+    return Target.parse(document, source=str(artifact)), record
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """What ``attack.json`` says: the run, the hashes of the attacker's images, and the whole document besides these."""
+    """The contents of ``attack.json``: the run, the hashes of the attacker's images, and the rest of the document."""
 
     run: AttackRun
     public: tuple[str, ...]
@@ -36,23 +36,23 @@ class Attacked:
 
     @classmethod
     def read(cls, folder: Path) -> "Attacked":
-        """Reads what an attack left in ``folder``.
+        """Reads the outputs of an attack.
 
         Raises:
             FileNotFoundError: There is no ``attack.json``.
-            ValueError: It is none.
+            ValueError: It is not what an attack writes.
         """
         path = folder / "attack.json"
         document = read_table(path)
-        told = {key: document[key] for key in _OF_RUN if key in document}
-        run = AttackRun.parse({**told, "name": document["attack"]}, source=str(path))
+        about = {key: document[key] for key in _OF_RUN if key in document}
+        run = AttackRun.parse({**about, "name": document["attack"]}, source=str(path))
         return cls(run, tuple(document["public_hashes"]), document, str(path))
 
-    def threat_model(self, **told: object) -> ThreatModel:
-        """What the attacker saw, knew and asked; ``told`` is what only the judge can tell."""
+    def threat_model(self, **known_to_judge: object) -> ThreatModel:
+        """The threat model: knowledge and queries of the attack, and what only the judge knows of it."""
         document = {key: self.document[key] for key in _OF_THREAT if key in self.document}
-        return ThreatModel.parse({**document, **told}, source=self.source)
+        return ThreatModel.parse({**document, **known_to_judge}, source=self.source)
 
     def identity(self, *keys: str) -> list[Any]:
-        """What of it tells one attack from another; a key that older attacks did not write is left out."""
+        """The values that identify an attack, for the id of a record; keys that older attacks lack are left out."""
         return [self.document[key] for key in keys if key in self.document]

@@ -1,8 +1,8 @@
-"""The one table of metrics: what is measured, in which unit, which way is better, how it is computed and printed.
+"""The table of metrics: name, unit, direction (which way is better), computation and format of each.
 
-A metric is one entry of `METRICS`. One with ``compute`` is measured by the judge on what an attack rebuilt and kept in
-the record under its ``key``; one with ``read`` alone is read from what a record, or a measure beside it, holds already.
-Either way it appears in records, tables, CSV, reports and status without another line.
+A metric is one entry of `METRICS`. One with ``compute`` is computed by the judge on the reconstructions and stored in
+the record under its ``key``; one with ``read`` alone is read from a record, or from a measure of the target.
+Either way it appears in records, tables, CSV, reports and status without further code.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,15 +22,15 @@ from splitleak.measures.pixel import batch_psnr, mse, psnr
 from splitleak.measures.ssim import ssim, ssim_zero_padded
 
 Kind = Literal["victims", "classes"]
-"""What was rebuilt: victims' images, or pictures of the target's classes."""
+"""Subject of a reconstruction: victims' images, or pictures of the target's classes."""
 
 _CAP_DB = 100.0
-"""An image rebuilt exactly has an infinite PSNR; it counts as this many dB, so that a mean exists."""
+"""PSNR in dB of an exact reconstruction, which is infinite, so that a mean exists."""
 
 
 @dataclass(frozen=True)
 class JudgedClasses:
-    """Pictures rebuilt of every class, with all that a metric may hold them against.
+    """Pictures rebuilt of every class, with the references for metrics.
 
     ``rebuilt`` ``(K * R, C, H, W)`` in [0, 1], ``labels`` ``(K * R,)`` their classes, ``means`` ``(K, C, H, W)`` the
     mean private image of each class.
@@ -44,13 +44,13 @@ class JudgedClasses:
 
     @cached_property
     def nearest(self) -> Tensor:
-        """Which class mean each picture is nearest to ``(K * R,)``, see `nearest_mean`."""
+        """Index of the class mean nearest to each picture ``(K * R,)``, see `nearest_mean`."""
         return nearest_mean(self.rebuilt, self.means)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A record, and the measures of its target that stand beside it: without any attack, and of latency."""
+    """A record with other measures of its target: attack-free leakage, and latency."""
 
     record: Record
     leakage: Leakage | None = None
@@ -63,21 +63,22 @@ class Metric:
 
     Args:
         name: Its column in CSV files, and its name in claims.
-        label: Its column in tables; a unit belongs in it.
-        heading: Over its column, together with others; an attack's name takes its place where attacks are columns.
+        label: Its column in tables, with the unit.
+        heading: Over its column and others; replaced by an attack's name in tables with attacks as columns.
         digits: Decimals in tables; None: three significant digits.
-        better: Which way is better *for the victims*; None where neither is.
-        of: Where it applies: to rebuilt victims, to pictures of classes, or to both.
-        level: A figure of the target, of the attack, or a reference that the attack's figures are read beside.
-        scale: Between what a record holds and what is shown, 100 for percent.
-        key: In a record's ``scores``, where that is not the name.
-        compute: What the judge measures: of victims ``(images, truth)``, both ``(N, C, H, W)`` in [0, 1], to ``(N,)``
-            or one value of the batch ``()``; of classes `JudgedClasses` to ``(K * R,)``.
-        read: What it is, in the unit it is shown in, where that is not ``scale`` times the mean of its score.
-        cap: Values above count as this.
-        shown: Whether it stands in tables; CSV files have it in any case.
-        always: Whether its column stands in a table though nothing of it is measured.
-        when: The condition under which its column is shown: a codec, or an output policy, is in use.
+        better: Which way is better *for the victims*; None if neither is.
+        of: The subjects it applies to: rebuilt victims, pictures of classes, or both.
+        level: A figure of the target, of the attack, or a reference column: chance level, constant predictor, held-out
+            error, accuracy on true images.
+        scale: Factor from a record's value to the shown one, 100 for percent.
+        key: In a record's ``scores``; default: the name.
+        compute: By the judge: for victims ``(images, truth)``, both ``(N, C, H, W)`` in [0, 1], to ``(N,)`` or one
+            value of the batch ``()``; for classes `JudgedClasses` to ``(K * R,)``.
+        read: The shown value; default: ``scale`` times the mean of its score.
+        cap: Upper limit of values.
+        shown: Whether tables have it; CSV files do in any case.
+        always: Whether tables have its column even if it is not measured.
+        when: The condition for its column: a codec, or an output policy, is in use.
     """
 
     name: str
@@ -102,34 +103,34 @@ class Metric:
         return self.key or self.name
 
     def value(self, reading: Reading) -> float | None:
-        """The figure in the unit it is shown in; None where it is not measured."""
+        """The value as shown; None if it is not measured."""
         if self.read is not None:
             return self.read(reading)
         mean = reading.record.mean(self.stored)
         return None if mean is None else self.scale * mean
 
     def text(self, value: float) -> str:
-        """The figure as tables print it."""
+        """A value formatted for tables."""
         return f"{value:.3g}" if self.digits is None else f"{value:.{self.digits}f}"
 
     def signed(self, value: float) -> str:
-        """A difference of two figures as tables print it."""
+        """A difference of two values formatted for tables."""
         return f"{value:+.3g}" if self.digits is None else f"{value:+.{self.digits}f}"
 
     def score(self, values: Tensor, pictures: int | None = None) -> Score:
-        """What the judge keeps: of values ``(N,)`` their spread, of ``()`` the value alone.
+        """The entry in a record: the spread of values ``(N,)``, or a single value ``()`` alone.
 
-        ``pictures`` is how many there are of each class, where there are classes: the spread is then over classes.
+        With ``pictures`` of each class, the spread is over classes.
         """
-        found = values.double().numpy()
+        kept = values.double().numpy()
         if self.cap is not None:
-            found = np.minimum(found, self.cap)
+            kept = np.minimum(kept, self.cap)
         if values.ndim == 0:
-            return Score(mean=float(found))
+            return Score(mean=float(kept))
         if pictures is None:
-            return spread(found)
-        rows = found.reshape(-1, pictures)
-        several = None if pictures == 1 else tuple(tuple(round(float(each), 6) for each in row) for row in rows)
+            return spread(kept)
+        rows = kept.reshape(-1, pictures)
+        several = None if pictures == 1 else tuple(tuple(round(float(value), 6) for value in row) for row in rows)
         return spread(rows.mean(1)).model_copy(update={"images": several})
 
 
@@ -140,7 +141,7 @@ def spread(values: NDArray[np.float64]) -> Score:
 
 
 def nearest_mean(images: Tensor, means: Tensor) -> Tensor:
-    """Which of ``means`` ``(K, C, H, W)`` each image ``(N, C, H, W)`` is nearest to ``(N,)``, -1 if it is flat.
+    """Index of the nearest of ``means`` ``(K, C, H, W)`` for each image ``(N, C, H, W)``: ``(N,)``, -1 if it is flat.
 
     Distances are between images of mean 0 and deviation 1 over all their values, so the nearest is the one of the
     highest correlation.
@@ -159,7 +160,7 @@ def _standardised(images: Tensor) -> Tensor:
 
 
 def _of_record(*path: str, scale: float = 1.0) -> Callable[[Reading], float | None]:
-    """What a record holds at a path of attributes; None where there is none, or the record is older."""
+    """Reads the attribute at a path in a record; None if it is missing."""
 
     def read(reading: Reading) -> float | None:
         value: Any = reading.record
@@ -195,9 +196,9 @@ def _target_confidence(judged: JudgedClasses) -> Tensor:
 
 
 def _recognised_error(reading: Reading) -> float | None:
-    """Standard error of the share recognised over a target's pictures, in percent; None of one picture.
+    """Standard error of the attack accuracy over a target's pictures, in percent; None for one picture.
 
-    The hits are read of the record's figures, which keep them in brief records too; else of the values.
+    Brief records keep the hits in their figures, and have no values of single images.
     """
     record = reading.record
     assert isinstance(record, ClassesRecord)
@@ -222,13 +223,13 @@ _VERIFIED = _percent("figures", "identification", "verification", "true_match_ra
 _DIMENSIONS = _of_leakage("effective_dimensions")
 
 METRICS: list[Metric] = [
-    # The target: its accuracy, what a codec or an output policy makes of it.
+    # The target: its accuracy, alone, through a codec and behind an output policy.
     _target("accuracy", "accuracy %", "classifier", digits=2, read=_percent("target", "accuracy"), always=True),
     _target_of_victims("wire_accuracy", "accuracy %", _WIRE, 2, read=_percent("wire", "accuracy"), when="codec"),
     _target_of_victims("bytes", "bytes/image", _WIRE, 0, read=_of_record("wire", "bytes_per_image"), when="codec"),
     _target("service_accuracy", "accuracy %", _POLICY, 2, read=_percent("service", "accuracy"), when="policy"),
     _target("distortion", "distortion", _POLICY, 3, read=_of_record("service", "distortion"), when="policy"),
-    # Victims rebuilt: SSIM and PSNR by the published tables' definitions, then the usual ones; what to read beside.
+    # Victims rebuilt: SSIM and PSNR by the published tables' definitions, then the usual ones; reference columns.
     _victims("ssim", "SSIM", _REBUILT, 3, "lower", key="ssim_zero_padded", compute=ssim_zero_padded, always=True),
     _victims("psnr", "PSNR dB", _REBUILT, 2, "lower", key="batch_psnr", compute=batch_psnr, cap=_CAP_DB, always=True),
     _victims("mse", "MSE", _REBUILT, 4, "higher", compute=mse, always=True),
@@ -242,7 +243,7 @@ METRICS: list[Metric] = [
     Metric(
         "mean_image_mse", "mean image", _OWN, level="reference", read=_of_record("attack", "findings", "mean_image_mse")
     ),
-    # Pictures of classes: what the evaluator, the nearest class mean, and the target itself make of them.
+    # Pictures of classes: by the evaluator, by the nearest class mean, and by the target itself.
     _classes("recognised", "recognised %", _PICTURES, 1, "lower", scale=100, compute=_recognised, always=True),
     _beside_classes("recognised_error", "standard error", _PICTURES, 1, read=_recognised_error),
     _classes("top5", "top-5 %", _PICTURES, 1, "lower", read=_percent("figures", "top5", "mean")),
@@ -259,7 +260,7 @@ METRICS: list[Metric] = [
     _classes("coverage", "coverage", _FEATURES, 2, "lower", read=_of_record("figures", "diversity_eval", "coverage")),
     _beside_classes("evaluator_on_truth", "class means", _EVALUATOR, 1, read=_percent("evaluator", "on_truth")),
     _beside_classes("evaluator_accuracy", "test images", _EVALUATOR, 1, read=_percent("evaluator", "accuracy")),
-    # Measures of a target beside its attacks.
+    # Attack-free measures of a target.
     _target_of_victims("bound", "MSE bound", _FREE, None, read=_of_leakage("mse_bound")),
     _target_of_victims("fsinfo", "FSInfo", _FREE, read=_of_leakage("fsinfo_nats_per_pixel")),
     _target_of_victims("effective_dimensions", "effective dimensions", "", 1, read=_DIMENSIONS, shown=False),
@@ -272,12 +273,12 @@ METRICS: list[Metric] = [
 
 
 def metrics_of(kind: Kind) -> Iterator[Metric]:
-    """The metrics that apply to what was rebuilt, in the order of tables."""
+    """The metrics of a subject, in the order of tables."""
     return (metric for metric in METRICS if kind in metric.of)
 
 
 def metric_named(name: str, kind: Kind) -> Metric | None:
-    """The metric of that name that applies to what was rebuilt."""
+    """The metric of a subject by its name, or None."""
     return next((metric for metric in metrics_of(kind) if metric.name == name), None)
 
 
@@ -287,25 +288,25 @@ def metric_names() -> tuple[str, ...]:
 
 
 def kind_of(record: Record) -> Kind:
-    """What the record is about."""
+    """The subject of a record."""
     return "classes" if isinstance(record, ClassesRecord) else "victims"
 
 
 def headline(record: Record) -> list[tuple[Metric, float]]:
-    """The target's accuracy and the figures of the attack that tables show, for a line about the record."""
+    """The target's accuracy and the attack's shown metrics, for a line about the record."""
     reading = Reading(record)
-    named = [each for each in metrics_of(kind_of(record)) if each.shown and (each.level == "attack" or each.always)]
-    values = ((each, each.value(reading)) for each in named if each.level != "reference")
-    return [(each, value) for each, value in values if value is not None]
+    shown = [metric for metric in metrics_of(kind_of(record)) if metric.shown and metric.level != "reference"]
+    values = ((metric, metric.value(reading)) for metric in shown if metric.level == "attack" or metric.always)
+    return [(metric, value) for metric, value in values if value is not None]
 
 
 def measured_victims(images: Tensor, truth: Tensor) -> dict[str, Score]:
-    """Every metric of victims that the judge computes, of ``images`` against ``truth``, ``(N, C, H, W)`` in [0, 1]."""
+    """Computes the metrics of victims, of ``images`` against ``truth``, both ``(N, C, H, W)`` in [0, 1]."""
     return {metric.stored: metric.score(compute(images, truth)) for metric, compute in _computed("victims")}
 
 
 def measured_classes(judged: JudgedClasses, pictures: int) -> dict[str, Score]:
-    """Every metric of classes that the judge computes, of ``pictures`` of each class."""
+    """Computes the metrics of classes, with ``pictures`` of each class."""
     return {metric.stored: metric.score(compute(judged), pictures) for metric, compute in _computed("classes")}
 
 

@@ -1,7 +1,7 @@
-"""The record: what the judge writes of one attack on one target. Its one schema; nothing else knows its keys.
+"""The record: the judge's result of one attack on one target. This is its only schema; no other module knows its keys.
 
 ``record.json`` holds one record, ``records.jsonl`` one a line, without the values of single images. A record written
-by an older version is brought up to date when it is read, by one migration a version; an unknown version is refused.
+by an older version is migrated when it is read, one version at a time; an unknown version is an error.
 
 | version | since |
 |---|---|
@@ -41,7 +41,7 @@ class _Part(Document):
 
 
 class Provenance(_Part):
-    """What a number needs beside its config and seed; ``time`` is UTC."""
+    """Provenance of a number: command, commit, hardware and versions; ``time`` is UTC."""
 
     command: str = ""
     commit: str = "unknown"
@@ -60,7 +60,7 @@ class ImageSet(_Part):
 
 
 class Dataset(_Part):
-    """What ``splits.json`` says of the images that the target was trained on; ``poison`` if some were poisoned."""
+    """The ``splits.json`` of the target's training data; ``poison`` if some of it was poisoned."""
 
     dataset: str
     config: Settings = Field(default_factory=dict)
@@ -113,7 +113,7 @@ class Target(_Part):
 
 
 class Findings(_Part):
-    """What an attack says of itself, on the attacker's own images alone; an attack may add figures of its own."""
+    """An attack's own figures, measured on the attacker's images only; an attack may add others."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
@@ -127,7 +127,7 @@ class Findings(_Part):
 
 
 class AttackRun(_Part):
-    """The attack: its registered name, its settings, and how its run went. ``prior`` is the digest of a generator."""
+    """The attack: registered name, settings, seed and findings. ``prior`` is the digest of a generator."""
 
     name: str
     config: Settings = Field(default_factory=dict)
@@ -139,7 +139,7 @@ class AttackRun(_Part):
 
 
 class Checked(_Part):
-    """How many of the attacker's images are a victim's or a training image, and how many target classes they show."""
+    """Overlap of the auxiliary data with the victims' images, the training images, and the target's classes."""
 
     victims_images: int
     training_images: int
@@ -148,7 +148,7 @@ class Checked(_Part):
 
 
 class AuxiliaryImages(_Part):
-    """The attacker's own images as declared, and as checked against the victims' and the training images."""
+    """The auxiliary data as declared, and validated against the victims' and the training images."""
 
     kind: str = Field(description="of `check_auxiliary`")
     dataset: str
@@ -158,11 +158,11 @@ class AuxiliaryImages(_Part):
 
 
 class ThreatModel(_Part):
-    """What the attacker sees, knows and may ask.
+    """The attacker's observations, knowledge (white box: encoder or head), query budget and auxiliary data.
 
-    ``sees``: features on the wire, scores that victims share, or no victim at all. ``draws``: how often each of its own
-    images was sent; ``views``: how often each victim's crossed the wire. ``adaptive``: it knew of a defense that hides
-    gradients and went around it.
+    ``sees``: features on the wire, scores that victims share, or no victim at all. ``draws``: queries with each of its
+    own images; ``views``: how often each victim's image crossed the wire. ``adaptive``: it bypassed a defense that
+    masks gradients.
     """
 
     sees: Literal["features", "scores", "nothing"]
@@ -177,7 +177,7 @@ class ThreatModel(_Part):
 
 
 class Wire(_Part):
-    """The victims' stream: images, mean bytes a request, share of answers that are the true class (if labelled)."""
+    """The victims' stream: images, mean bytes per image, and accuracy of the answers (if labelled)."""
 
     images: int
     bytes_per_image: float
@@ -257,7 +257,7 @@ class Identification(Rates):
 
 
 class PriorFigures(_Part):
-    """What the evaluator makes of the generator's own samples, before any attack, see `prior_figures`."""
+    """The evaluator's answers on the generator's samples, before any attack, see `prior_figures`."""
 
     samples: int
     shares: tuple[float, ...] | None = None
@@ -267,7 +267,7 @@ class PriorFigures(_Part):
 
 
 class ClassFigures(_Part):
-    """The figures of the literature on images rebuilt of classes; `class_figures` says what each is."""
+    """The literature's metrics of model inversion, defined in `class_figures`."""
 
     n: int
     classes: int
@@ -288,7 +288,7 @@ class ClassFigures(_Part):
 
 
 class EvaluatorJudge(_Part):
-    """The judge's own classifier: accuracy on its test images, and on the true images (or class means)."""
+    """The evaluator: accuracy on its test images, and on the true images (or class means)."""
 
     name: str
     accuracy: float
@@ -298,7 +298,7 @@ class EvaluatorJudge(_Part):
 
 
 class Service(_Part):
-    """What an output policy costs honest users, see `measure_service`."""
+    """Cost of an output policy for honest users, see `measure_service`."""
 
     accuracy: float
     accuracy_without: float | None = None
@@ -308,7 +308,7 @@ class Service(_Part):
 
 
 class Leakage(_Part):
-    """Measures of a target without any attack, see `eval/targets/leakage.py`; some are None without noise."""
+    """Attack-free measures of a target, see `eval/targets/leakage.py`; some are None without noise."""
 
     target: str | None = None
     mse_bound: float = 0.0
@@ -329,7 +329,7 @@ class Leakage(_Part):
 
 
 class FeaturesPlace(_Part):
-    """Where a cell stands in a campaign on features; ``plus`` is what is stacked on top of the method."""
+    """Place of a cell in a campaign on features; ``plus`` names the defenses stacked on top of the method."""
 
     id: str = ""
     campaign: str = ""
@@ -345,7 +345,7 @@ class FeaturesPlace(_Part):
 
 
 class FigurePlace(_Part):
-    """Where a cell stands in a campaign of figures: its row, and what is attacked, let out, shared and known there."""
+    """Place of a cell in a campaign of figures: its row, with target, output policy, shared scores and knowledge."""
 
     id: str = ""
     campaign: str = ""
@@ -367,21 +367,21 @@ Place = FeaturesPlace | FigurePlace
 
 
 def parse_place(document: Mapping[str, Any], *, source: str) -> Place:
-    """The place of a cell that a plan, or a user's file, names.
+    """Parses the place of a cell from a plan or a user's file.
 
     Raises:
-        ValueError: It is neither kind of place; the message begins with ``source``.
+        ValueError: It is of neither kind; the message begins with ``source``.
     """
     kind: type[FeaturesPlace] | type[FigurePlace] = FeaturesPlace if "method" in document else FigurePlace
     return kind.parse(document, source=source)
 
 
 class _Record(_Part):
-    """What every record holds; see `VictimsRecord` and `ClassesRecord`.
+    """The fields of all records; see `VictimsRecord` and `ClassesRecord`.
 
-    ``scores`` are by the names of `eval.record.metrics`. ``images`` are digests: of those that were scored, and of the
-    attacker's own. ``constant_mse`` is the MSE of the mean of the true pictures, given to all: the best constant, which
-    no attacker has. ``places`` and ``leakage`` are only in ``records.jsonl``, where the folders beside it are missing.
+    ``scores`` are by the keys of `eval.record.metrics`. ``images`` are digests: of the scored images, and of the
+    attacker's own. ``constant_mse`` is the MSE of the constant predictor, the mean of the true pictures. ``places`` and
+    ``leakage`` are only in ``records.jsonl``, which stands without the campaign's folders.
     """
 
     version: Literal[2] = 2
@@ -403,7 +403,7 @@ class _Record(_Part):
     leakage: Leakage | None = None
 
     def mean(self, metric: str) -> float | None:
-        """The mean of a score, None if it was not measured."""
+        """The mean of a score; None if it is not measured."""
         score = self.scores.get(metric)
         return None if score is None else score.mean
 
@@ -440,21 +440,21 @@ _KINDS: Mapping[str, type[VictimsRecord] | type[ClassesRecord]] = {"victims": Vi
 
 
 def brief(document: Any) -> Any:  # noqa: ANN401  # any JSON
-    """``document`` without values of single images, histories and other long lists; who was recognised (hits) stays."""
+    """``document`` without values of single images, histories and other long lists; hits are kept."""
     if isinstance(document, Mapping):
         kept = {key: value for key, value in document.items() if key not in ("values", "history")}
         lists = {key: v for key, v in kept.items() if isinstance(v, list) and key != "hits"}
         dropped = {key for key, v in lists.items() if key in _OF_IMAGES or len(v) > _LONG_LIST}
         return {key: brief(v) for key, v in kept.items() if key not in dropped}
-    return [brief(each) for each in document] if isinstance(document, list) else document
+    return [brief(item) for item in document] if isinstance(document, list) else document
 
 
 def load_record(folder: Path) -> Record:
-    """The record that the judge left in ``folder``, of whatever version.
+    """Reads the record in ``folder``, of any version.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is no record, or of a version that this package does not know.
+        ValueError: It is invalid, or of an unknown version.
     """
     return parse_record(read_document(folder / FILE), source=str(folder / FILE))
 
@@ -464,7 +464,7 @@ def load_lines(path: Path) -> list[Record]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A line is no record; the message names it.
+        ValueError: A line is not a valid record; the message has its number.
     """
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -477,10 +477,10 @@ def load_lines(path: Path) -> list[Record]:
 
 
 def parse_record(document: object, *, source: str) -> Record:
-    """The record that a JSON document holds; an older version is brought up to date first.
+    """Validates a record, after migration from an older version.
 
     Raises:
-        ValueError: It is none, or of a version that this package does not know; the message begins with ``source``.
+        ValueError: It is invalid, or of an unknown version; the message begins with ``source``.
     """
     if not isinstance(document, dict):
         raise ValueError(f"{source}: expected a record, got {type(document).__name__}")
@@ -501,7 +501,7 @@ def parse_record(document: object, *, source: str) -> Record:
 
 
 def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 1 said neither kind nor threat model, kept scores among counts, and named no digests."""
+    """Version 1 had neither kind nor threat model nor digests, and mixed scores with counts."""
     attack, cell, score = dict(old["attack"]), dict(old.get("cell") or {}), dict(old["score"])
     classes = "recognised" in score
     service = cell.pop("service", None)
@@ -541,7 +541,7 @@ _KEPT = ("figures", "evaluator", "wire", "provenance", "constant_mse", "places",
 
 
 def _seen_by(attack: str, service: object) -> str:
-    """What an attack on victims takes; of one that is no longer known, by whether there was a prediction service."""
+    """The observations of an attack; of one that no longer exists, inferred from whether there was a service."""
     kind = ATTACKS.get(attack)
     if kind is not None:
         return kind.takes
@@ -549,4 +549,4 @@ def _seen_by(attack: str, service: object) -> str:
 
 
 MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _from_1}
-"""By version, what makes the next one of it."""
+"""By version, the migration to the next."""

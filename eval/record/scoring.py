@@ -1,4 +1,4 @@
-"""The judge: the only place where the truth and the guess meet."""
+"""What the judges share: true images matched to reconstructions, checks of both, and what is written of them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from splitleak.artifacts import written_folder
 from splitleak.datasets.images import Images
+from splitleak.eval.record.schema import FILE, Record
 
 PICTURES = "pictures.npz"
 
@@ -20,8 +23,7 @@ def truth_of(ids: Sequence[str], places: Mapping[str, int], truth: Images) -> Im
     An image that was sent several times has one reconstruction, under any of its ids.
 
     Raises:
-        ValueError: An id is not in the ledger (the judge cannot tell what it shows), or a victim has no guess, or more
-            than one.
+        ValueError: An id is not in the ledger, or a victim has no reconstruction, or more than one.
     """
     unknown = [name for name in ids if name not in places]
     guessed = Counter(places[name] for name in ids if name in places)
@@ -36,7 +38,7 @@ def truth_of(ids: Sequence[str], places: Mapping[str, int], truth: Images) -> Im
 
 
 def check_disjoint(public: Sequence[str], truth: Images) -> None:
-    """Refuses a score whose attacker owned what it rebuilt.
+    """Validates that the attacker owned none of the images it rebuilt.
 
     Raises:
         ValueError: A hash of ``public`` (`Images.hashes`) is that of an image in ``truth``.
@@ -47,12 +49,26 @@ def check_disjoint(public: Sequence[str], truth: Images) -> None:
 
 
 def load_pictures(folder: Path) -> dict[str, NDArray[Any]]:
-    """The pictures beside a record: ``truth`` and ``rebuilt`` ``(N, C, H, W)``, and ``places`` or ``classes``."""
+    """The judge's pictures: ``truth`` and ``rebuilt`` ``(N, C, H, W)``, and ``places`` or ``classes``."""
     with np.load(folder / PICTURES, allow_pickle=False) as file:
         return dict(file)
 
 
 def constant_mse(truth: NDArray[np.uint8]) -> float:
-    """The MSE of the mean of pictures ``(N, C, H, W)``, given to all: the best constant, which no attacker has."""
+    """MSE of the constant predictor: the mean of the true pictures ``(N, C, H, W)``, which no attacker has."""
     pictures = truth / 255.0
     return float(np.square(pictures - pictures.mean(0)).mean())
+
+
+def pixels(images: Tensor) -> NDArray[np.uint8]:
+    """Images in [0, 1] as uint8."""
+    rounded: NDArray[np.uint8] = (images * 255).round().byte().numpy()
+    return rounded
+
+
+def write_judged(out: Path, record: Record, pictures: Mapping[str, NDArray[Any]]) -> None:
+    """Writes the folder ``out``: the record, and ``pictures`` in one .npz."""
+    with written_folder(out) as partial:
+        with (partial / PICTURES).open("wb") as file:
+            np.savez_compressed(file, **pictures)  # type: ignore[arg-type]
+        record.write(partial / FILE)

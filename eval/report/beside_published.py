@@ -1,6 +1,5 @@
-"""The papers' figures beside those of a campaign against classes: what a defense costs, and what attacks lose."""
+"""Comparison with published figures for model inversion: a defense's change of accuracy and of attack accuracy."""
 
-from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -33,7 +32,7 @@ _NOTE = (
 
 @dataclass(frozen=True)
 class Published:
-    """What one table prints of a defense and of the undefended model beside it, each under its strongest attack."""
+    """A published table's figures of a defense and of the undefended model, each under its strongest attack."""
 
     source: str
     attack: str
@@ -43,33 +42,33 @@ class Published:
 
     @property
     def costs(self) -> float:
-        """Points of accuracy that the defense changes."""
+        """Change of accuracy by the defense, in points."""
         return self.accuracy[1].value - self.accuracy[0].value
 
     @property
     def takes(self) -> float:
-        """Points of attack accuracy that it changes."""
+        """Change of attack accuracy by the defense, in points."""
         return self.recognised[1].value - self.recognised[0].value
 
 
 def published_of(defense: str) -> tuple[Published, ...]:
-    """What the tables print of a defense of `published.defenses`, where they have an undefended model beside it.
+    """The published figures of a defense of `published.defenses`, for each table and setup with an undefended model.
 
-    One for each table and setup: of several settings, the one that costs least accuracy.
+    Of several settings, the one that costs least accuracy.
     """
-    found = []
+    published = []
     for table in map(load, sorted(tables(), key=lambda name: (name.split("_")[0], len(name), name))):
         for setup in dict.fromkeys(row.setup for row in table.rows):
             undefended = next((row for row in table.rows if row.place == (UNDEFENDED, None, None, setup)), None)
             rows = [row for row in table.rows if (row.name, row.setup) == (defense, setup)]
             rated = [_compared(table, undefended, row) for row in rows if undefended is not None]
-            if settings := [each for each in rated if each is not None]:
-                found.append(max(settings, key=lambda each: each.costs))
-    return tuple(found)
+            if settings := list(filter(None, rated)):
+                published.append(max(settings, key=lambda setting: setting.costs))
+    return tuple(published)
 
 
 def beside_the_papers(results: Results) -> list[Sheet]:
-    """The table of a campaign whose targets name published defenses and one of whose targets has no defense, or none.
+    """The comparison table, if targets name published defenses and one has no defense; else none.
 
     Rows are by defense: first ours, then the papers'.
     """
@@ -83,25 +82,26 @@ def beside_the_papers(results: Results) -> list[Sheet]:
     for defense in dict.fromkeys(entry["published"] for entry in named):
         ours = [entry["name"] for entry in named if entry["published"] == defense]
         rows += [(defense, *_ours(results, target, undefended, group)) for target in ours for group in results.groups]
-        for each in published_of(defense):
-            rows.append((defense, *_theirs(each)))
-            misprints |= dict.fromkeys(_misprints(each))
+        for paper in published_of(defense):
+            rows.append((defense, *_theirs(paper)))
+            misprints |= dict.fromkeys(_misprints(paper))
     notes = (f"{seeds_note(results.seeds)} {_NOTE}", *misprints)
     return [Sheet("Beside the papers", _COLUMNS, tuple(tuple(map(Text, row)) for row in rows), notes)]
 
 
 def _compared(table: PublishedTable, undefended: Row, row: Row) -> Published | None:
-    """Both rows under the strongest attack that the table has on each; None where it prints none of one of them."""
+    """Both rows under the strongest attack on each; None if the table has no attack on one of them."""
     strongest = []
-    for each in (undefended, row):
-        rated = {column.attack: _figure(table, each, "attack_accuracy", column.attack) for column in table.columns}
+    for model in (undefended, row):
+        rated = {column.attack: _figure(table, model, "attack_accuracy", column.attack) for column in table.columns}
         known = {attack: figure for attack, figure in rated.items() if figure is not None}
         if not known:
             return None
-        strongest.append(max(known.items(), key=lambda found: found[1].value))
+        strongest.append(max(known.items(), key=lambda item: item[1].value))
     attack = str(strongest[1][0])
     accuracies = [
-        _figure(table, each, "accuracy", attack) or _figure(table, each, "accuracy", None) for each in (undefended, row)
+        _figure(table, model, "accuracy", attack) or _figure(table, model, "accuracy", None)
+        for model in (undefended, row)
     ]
     if accuracies[0] is None or accuracies[1] is None:
         return None
@@ -112,7 +112,7 @@ def _compared(table: PublishedTable, undefended: Row, row: Row) -> Published | N
 
 def _figure(table: PublishedTable, row: Row, metric: str, attack: str | None) -> Figure | None:
     key = table.key(attack, metric)
-    return table.figure(row.method, row.plus, key, setting=row.setting, setup=row.setup) if key else None
+    return table.figure_at(row, key) if key else None
 
 
 def _ours(results: Results, target: str, undefended: str, group: str) -> Iterator[str]:
@@ -121,9 +121,8 @@ def _ours(results: Results, target: str, undefended: str, group: str) -> Iterato
         {name: _accuracy(results, name) for name in names},
         {name: results.by_seed(group, Target(name), "recognised") for name in names},
     ]
-    which = Counter(cell.table for cell in results.strongest(Target(target), group).values())
     yield f"ours: {target}" if group == STRONGEST else f"ours: {target}, {group}"
-    yield ", ".join(f"{figure} {count}" for figure, count in which.most_common()) or NOTHING
+    yield results.strongest_names(Target(target), group) or NOTHING
     yield from (_spread(results, values[name].values()) for name in names for values in measured)
     for values in measured:
         before, after = values[undefended], values[target]
@@ -132,25 +131,25 @@ def _ours(results: Results, target: str, undefended: str, group: str) -> Iterato
 
 
 def _accuracy(results: Results, target: str) -> dict[int, float]:
-    """By seed; no attack changes it, so whichever is measured tells it."""
+    """By seed; it is the same under every attack."""
     of_attacks = [results.by_seed(name, Target(target), "accuracy") for name in results.together]
-    return {seed: value for found in of_attacks for seed, value in found.items()}
+    return {seed: value for values in of_attacks for seed, value in values.items()}
 
 
 def _spread(results: Results, values: Collection[float]) -> str:
     return spread_text(Spread.of(values), decimals(1), len(results.seeds))
 
 
-def _theirs(each: Published) -> Iterator[str]:
-    yield each.source
-    yield each.attack
+def _theirs(paper: Published) -> Iterator[str]:
+    yield paper.source
+    yield paper.attack
     for place in (0, 1):
-        for figure in (each.accuracy[place], each.recognised[place]):
+        for figure in (paper.accuracy[place], paper.recognised[place]):
             yield f"{figure.value:g}{'†' if figure.reason else ''}"
-    yield from (f"{round(points, 1) + 0.0:+.1f}" for points in (each.costs, each.takes))
+    yield from (f"{round(points, 1) + 0.0:+.1f}" for points in (paper.costs, paper.takes))
 
 
-def _misprints(each: Published) -> Iterator[str]:
-    for figure in (*each.accuracy, *each.recognised):
+def _misprints(paper: Published) -> Iterator[str]:
+    for figure in (*paper.accuracy, *paper.recognised):
         if figure.reason:
-            yield f"† {each.source}: printed {figure.printed:g}, must be {figure.value:g}: {figure.reason}."
+            yield f"† {paper.source}: printed {figure.printed:g}, must be {figure.value:g}: {figure.reason}."

@@ -1,4 +1,4 @@
-"""The claims of a campaign's file, held against its results."""
+"""Tests the claims of a campaign's file against its results."""
 
 from statistics import fmean
 
@@ -8,12 +8,12 @@ from splitleak.eval.report.statements import Case, Statement
 
 
 def claims(results: Results) -> list[Statement]:
-    """Each claim on means over seeds, seeds paired: a seed that lacks one of the two rows does not count.
+    """The verdict on each claim, on means over seeds with both rows.
 
     Raises:
-        ValueError: The campaign's claims are none.
+        ValueError: A claim of the campaign is invalid.
     """
-    entries = [ClaimEntry.parse(each, source=results.name) for each in results.config.get("claims", ())]
+    entries = [ClaimEntry.parse(entry, source=results.name) for entry in results.config.get("claims", ())]
     return [_checked(results, claim) for claim in entries]
 
 
@@ -28,8 +28,8 @@ def _checked(results: Results, claim: ClaimEntry) -> Statement:
     case = Case(claim.text, margins, of_means=claim.margin(*means))
     names = [f"{row} ({table})" if claim.against else row for table, row in claim.places]
     held = sum(margin >= 0 for margin in margins)
-    told = f"{names[0]}: {means[0]:.4g}, {names[1]}: {means[1]:.4g}"
+    figures = f"{names[0]}: {means[0]:.4g}, {names[1]}: {means[1]:.4g}"
     if case.error is not None:
-        told += f"; margin {fmean(margins):.3g} ± {case.error:.2g}"
-    figures = f"{told}; in {held} of {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+        figures += f"; margin {fmean(margins):.3g} ± {case.error:.2g}"
+    figures += f"; in {held} of {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     return Statement(text, (case,), figures, seeds, claimed=True)

@@ -1,4 +1,4 @@
-"""Flags: machine-made doubts about a number that may flatter a defense."""
+"""Flags: automatic warnings about numbers that may overstate a defense."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -21,79 +21,79 @@ _NO_GRADIENT = 1e-8  # norm; float32 loses what the pixels add long before
 
 
 def doubts(results: Results, statements: Sequence[Statement]) -> list[Doubt]:
-    """Each flag once, and what it is about, seeds together; of recorded results those that were recorded."""
+    """Each flag once, with the cells it is about, seeds grouped; for recorded results, those on record."""
     if results.doubts is not None:
         return list(results.doubts)
-    found: list[tuple[str, int | None, str]] = []
+    flags: list[tuple[str, int | None, str]] = []
     several = len(results.tables) > 1
     for cell, flag, whole_target in cell_flags(results):
         parts = [cell.row.label, None if whole_target else cell.attack] if cell.attack else [cell.table, cell.row.label]
         parts += [cell.table] if several and cell.attack else []
-        found.append((", ".join(filter(None, parts)), cell.seed, flag))
-    found += _of_claims(statements)
-    return _gathered(found)
+        flags.append((", ".join(filter(None, parts)), cell.seed, flag))
+    flags += _of_claims(statements)
+    return _gathered(flags)
 
 
 def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
-    """The doubts about every cell: cell, flag, and whether it is about the cell's whole target.
+    """The flags of every cell: cell, flag, and whether it is about the cell's whole target.
 
-    Those of `record_flags`, and those that a service or records side by side can raise:
+    Those of `record_flags`, and those that follow from a service or from several records:
 
-    ``constant picture``: the pictures are hardly closer than the mean of the true ones, given to all.
-    ``randomised``: a defense or a service draws anew at each call, and no attack saw, or asked for, an image twice.
-    ``white box``: the attack runs the model itself, so an output policy is nothing to it; or the best attack that knows
-    the encoder's weights does worse than the best that does not.
-    ``unseen classes``: what was shared has scores of classes that no auxiliary image was given.
-    ``evaluator``: the judge's own classifier is weaker than the one that was attacked.
+    ``constant picture``: the pictures are hardly better than the constant predictor, the mean of the true ones.
+    ``randomised``: a defense or a service draws fresh noise at each call, and no attack averaged over several.
+    ``white box``: the attack runs the model itself, so an output policy has no effect on it; or the best white-box
+    attack does worse than the best black-box attack.
+    ``unseen classes``: shared scores have mass on classes that no auxiliary image was assigned to.
+    ``evaluator``: the evaluator is less accurate than the target.
     ``below the bound``: an attack that saw each image once beat the bound, so its assumptions fail on this target.
-    ``start``: an attack does worse than the attack that its ``start`` names.
+    ``start``: an attack does worse than the attack it started from.
     """
-    found = [(cell, flag, False) for cell, record in results.measured for flag in _of_cell(cell, record)]
+    flags = [(cell, flag, False) for cell, record in results.measured for flag in _of_cell(cell, record)]
     by_target: dict[str, list[tuple[Cell, Record]]] = {}
     for cell, record in results.measured:
         if cell.attack is not None and cell.kind == "victims":
             by_target.setdefault(f"{cell.table}, {cell.place.target}", []).append((cell, record))
     for ours in by_target.values():
-        found += [(ours[0][0], flag, True) for flag in (*_randomised(ours), *_white_box(ours))]
-        found += [(cell, flag, False) for cell, flag in (*_worse_than_start(ours), *_below_the_bound(ours))]
-    return found
+        flags += [(ours[0][0], flag, True) for flag in (*_randomised(ours), *_white_box(ours))]
+        flags += [(cell, flag, False) for cell, flag in (*_worse_than_start(ours), *_below_the_bound(ours))]
+    return flags
 
 
 def record_flags(record: Record) -> list[str]:
-    """What a reader should doubt in a record, each with what to do; empty if nothing.
+    """The flags of a single record, each with a remedy.
 
-    ``target``: the classifier itself is hardly better than chance, so that its answers tell nothing.
-    ``mean image``: the attack is hardly better than always answering the mean of its public images.
-    ``not converged``: its held-out error was still falling when training ended, or the attacked model still getting
-    surer of its pictures when a search did.
-    ``zero gradient``: it descends on the pixels, and no gradient came back to them.
-    ``start``: it trained on from a decoder and never did better than that.
+    ``target``: the classifier's accuracy is near the chance level.
+    ``mean image``: the attack is hardly better than the constant predictor, the mean of its public images.
+    ``not converged``: its held-out error was still falling when training ended, or the target's confidence in the
+    pictures still rising when a search did.
+    ``zero gradient``: it optimises the pixels, and their gradient vanishes.
+    ``start``: it started from a trained decoder and never improved on it.
     """
-    findings, found = record.attack.findings, []
+    findings, flags = record.attack.findings, []
     if record.target.accuracy < _CHANCE / record.target.design.model.classes:
-        found.append("target: hardly better than chance; what is rebuilt of its answers speaks for no classifier")
+        flags.append("target: hardly better than chance; what is rebuilt of its answers speaks for no classifier")
     mean_image, held_out = findings.mean_image_mse, findings.held_out_mse
     if mean_image is not None and held_out is not None and held_out > _CONSTANT * mean_image:
-        found.append("mean image: the attack is hardly better than a constant picture; try a stronger one")
+        flags.append("mean image: the attack is hardly better than a constant picture; try a stronger one")
     history = findings.history or ()
     errors = [figures["held_out_mse"] for figures in history if "held_out_mse" in figures]
     tenth = max(1, len(errors) // 10)
     if len(errors) > tenth and min(errors[-tenth:]) < (1 - _STILL_FALLING) * min(errors[:-tenth]):
-        found.append("not converged: the attack was still getting better when it ended; train it longer")
+        flags.append("not converged: the attack was still getting better when it ended; train it longer")
     surer = [figures["confidence"] for figures in history if "confidence" in figures]
     quarter = len(surer) // 4
     if quarter and fmean(surer[-quarter:]) > fmean(surer[-2 * quarter : -quarter]) + _STILL_RISING:
-        found.append("not converged: the target was still getting surer of the pictures; give the search more steps")
+        flags.append("not converged: the target was still getting surer of the pictures; give the search more steps")
     gradient = findings.gradient_norm_start
     if gradient is not None and not gradient > _NO_GRADIENT:
-        found.append(
+        flags.append(
             "zero gradient: the defense hides the gradient, which is not the image; go around it (an encoder without "
             "what blocks it, or an attack without gradients)"
         )
     chosen, before = findings.chosen_epoch, findings.decoder_epochs
     if chosen is not None and before is not None and chosen <= before:
-        found.append("start: no epoch beat the decoder that the attack started from, so its score is that decoder's")
-    return found
+        flags.append("start: no epoch beat the decoder that the attack started from, so its score is that decoder's")
+    return flags
 
 
 def _of_claims(statements: Sequence[Statement]) -> Iterator[tuple[str, int, str]]:
@@ -107,17 +107,17 @@ def _of_claims(statements: Sequence[Statement]) -> Iterator[tuple[str, int, str]
             yield from ((claim.text.partition(" [")[0], seed, text) for seed in claim.seeds)
 
 
-def _gathered(found: Sequence[tuple[str, int | None, str]]) -> list[Doubt]:
-    """Each doubt once, and what it is about, seeds together; each comes as what it is about, seed, doubt."""
+def _gathered(flags: Sequence[tuple[str, int | None, str]]) -> list[Doubt]:
+    """Groups (subject, seed, flag): each flag once, with its subjects and their seeds."""
     about: dict[str, dict[str, list[int]]] = {}
-    for what, seed, flag in found:
+    for what, seed, flag in flags:
         seeds = about.setdefault(flag, {}).setdefault(what, [])
         seeds += [seed] if seed is not None and seed not in seeds else []
 
     def place(what: str, seeds: list[int]) -> str:
         return f"{what} (seed {', '.join(map(str, seeds))})" if seeds else what
 
-    return [(flag, "; ".join(place(*each) for each in places.items())) for flag, places in about.items()]
+    return [(flag, "; ".join(map(place, places, places.values()))) for flag, places in about.items()]
 
 
 def _of_cell(cell: Cell, record: Record) -> Iterator[str]:
@@ -145,7 +145,7 @@ def _randomised(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
 
 def _white_box(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
     best: dict[bool, tuple[Cell, Record]] = {}
-    for cell, record in sorted(ours, key=lambda each: each[1].mse, reverse=True):
+    for cell, record in sorted(ours, key=lambda item: item[1].mse, reverse=True):
         kind = ATTACKS.get(record.attack.name)
         if kind is not None:
             best["encoder" in kind.needs] = cell, record

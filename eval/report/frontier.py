@@ -1,4 +1,4 @@
-"""The frontier of a campaign: accuracy against what its strongest attack rebuilt, one point a target."""
+"""The Pareto frontier of a campaign: accuracy against leakage under the strongest attack, one point a target."""
 
 import operator
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ _PANELS = {
 
 
 def non_dominated(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other beats in one value and equals in the other, by the first value.
+    """Indices of the Pareto-optimal points, sorted by the first value.
 
     Both values are better the higher they are.
 
@@ -30,7 +30,7 @@ def non_dominated(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def dominated(point: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
-    """Whether one of ``others`` is at least as high in every value, and not equal.
+    """Whether one of ``others`` is at least as high in every value, and not equal (Pareto dominance).
 
     >>> dominated((1, 2), [(1, 2), (0, 5)]), dominated((1, 2), [(1, 3)])
     (False, True)
@@ -39,10 +39,10 @@ def dominated(point: Sequence[float], others: Iterable[Sequence[float]]) -> bool
 
 
 def draw_frontier(results: Results, out: Path) -> Path:
-    """Writes ``frontier.svg`` and ``frontier.png`` to the folder ``out``; an empty frame where nothing is measured.
+    """Writes ``frontier.svg`` and ``frontier.png`` to the folder ``out``; an empty frame if nothing is measured.
 
-    Accuracy against the MSE, and against the SSIM, of the attack that came closest; means over seeds. An arrow leads
-    from each method to its twin; the line joins the targets that none beats in both.
+    Accuracy against the MSE, and against the SSIM, of the strongest attack; means over seeds. An arrow leads from each
+    method to its twin; the line joins the Pareto-optimal targets.
 
     Returns:
         The path of the SVG.

@@ -1,4 +1,4 @@
-"""The pictures of a table in strips: the truth on top, then what each attack made of it."""
+"""Galleries: strips of true images on top, then the reconstructions of each attack."""
 
 import base64
 import io
@@ -24,12 +24,12 @@ _INK, _PAPER = (27, 31, 36), (255, 255, 255)
 _FILE_BYTES = 300_000
 _BESIDE = ("mse", "ssim", "recognised")  # metrics named beside a strip
 
-Made = TypeVar("Made")
+Shown = TypeVar("Shown")
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures ``(N, C, H, W)`` uint8 side by side, and what they are of."""
+    """Pictures ``(N, C, H, W)`` uint8 side by side, with their row, attack and figures."""
 
     row: str
     attack: str
@@ -51,38 +51,41 @@ class Gallery:
 
 
 def galleries(results: Results, pictures: int, budget: int) -> dict[str, Gallery]:
-    """By its name the gallery of each table that has pictures, at most ``pictures`` a strip.
+    """The galleries by table, for tables with pictures.
 
-    ``budget`` is how many characters all of them may take together as data URIs; over it, fewer pictures are shown.
+    Args:
+        results: The results.
+        pictures: At most, in a strip.
+        budget: Characters of all pictures as data URIs; above it, fewer pictures are shown.
     """
     return fewer_until(
-        lambda count: {table.name: made for table in results.tables if (made := _gallery(results, table, count))},
-        lambda made: sum(len(strip.picture) for each in made.values() for strip in each.strips) <= budget,
+        lambda count: {table.name: shown for table in results.tables if (shown := _gallery(results, table, count))},
+        lambda shown: sum(len(strip.picture) for gallery in shown.values() for strip in gallery.strips) <= budget,
         pictures,
     )
 
 
 def draw_gallery(results: Results, table: TableRows, pictures: int, out: Path) -> bool:
-    """Writes the table's gallery as a PNG of less than 300 kB, with fewer pictures where it takes that; or nothing."""
+    """Writes a gallery as a PNG of less than 300 kB, if need be with fewer pictures; returns whether there is one."""
 
     def make(count: int) -> bytes:
         gallery = _gallery(results, table, count)
         return b"" if gallery is None else _drawn(gallery)
 
-    drawn = fewer_until(make, lambda made: len(made) < _FILE_BYTES, pictures)
+    drawn = fewer_until(make, lambda image: len(image) < _FILE_BYTES, pictures)
     if drawn:
         with written_file(out) as partial:
             partial.write_bytes(drawn)
     return bool(drawn)
 
 
-def fewer_until(make: Callable[[int], Made], fits: Callable[[Made], bool], pictures: int) -> Made:
-    """``make(pictures)`` with as many pictures as fit, halved from ``pictures`` on; one even where it does not fit."""
-    made = make(pictures)
-    while pictures > 1 and not fits(made):
+def fewer_until(make: Callable[[int], Shown], fits: Callable[[Shown], bool], pictures: int) -> Shown:
+    """``make(pictures)``, with half as many ``pictures`` until the result fits, or there is one."""
+    result = make(pictures)
+    while pictures > 1 and not fits(result):
         pictures = pictures // 2
-        made = make(pictures)
-    return made
+        result = make(pictures)
+    return result
 
 
 def png(image: NDArray[np.uint8]) -> str:
@@ -93,9 +96,9 @@ def png(image: NDArray[np.uint8]) -> str:
 
 
 def _gallery(results: Results, table: TableRows, pictures: int) -> Gallery | None:
-    """Of the seed with the most rows, the first of them. One truth on top if all rows share it, else one a target.
+    """The gallery of the seed with the most rows; true images once if all rows share them, else for each target.
 
-    None where nothing has pictures, or the rows of a target share no picture.
+    None if no cell has pictures, or the rows of a target share none.
     """
     cells = [cell for row in table.rows for cell in results.of(table.name, row) if _has_pictures(cell)]
     if not cells:
@@ -118,10 +121,10 @@ def _classes(cell: Cell) -> int | None:
 
 
 def _strips(cells: Sequence[Cell], pictures: int) -> Iterator[Strip]:
-    """The truth that all cells share, by its pixels, and what each rebuilt of it; none if they share nothing."""
+    """The true images that all cells share, compared by pixels, and each cell's reconstructions of them."""
     loaded = [load_pictures(cell.folder) for cell in cells if cell.folder is not None]
-    indices = [{each.tobytes(): index for index, each in enumerate(found["truth"])} for found in loaded]
-    shared = set.intersection(*(set(each) for each in indices))
+    indices = [{picture.tobytes(): index for index, picture in enumerate(arrays["truth"])} for arrays in loaded]
+    shared = set.intersection(*(set(picture) for picture in indices))
     first = loaded[0]
     order = [first["truth"][index].tobytes() for index in np.argsort(_keys(first), kind="stable")]
     shown = [key for key in order if key in shared][:pictures]
@@ -130,8 +133,8 @@ def _strips(cells: Sequence[Cell], pictures: int) -> Iterator[Strip]:
     classes = _classes(cells[0])
     title = f"{'class means' if cells[0].kind == 'classes' else 'victims'}{f', {classes} classes' if classes else ''}"
     yield Strip(title, "", "", first["truth"][[indices[0][key] for key in shown]])
-    for cell, found, at in zip(cells, loaded, indices, strict=True):
-        rebuilt = found["rebuilt"][[at[key] for key in shown]]
+    for cell, arrays, at in zip(cells, loaded, indices, strict=True):
+        rebuilt = arrays["rebuilt"][[at[key] for key in shown]]
         yield Strip(cell.row.label, cell.attack or cell.place.attack, _figures(cell), rebuilt)
 
 
@@ -145,7 +148,7 @@ def _figures(cell: Cell) -> str:
 
 
 def _drawn(gallery: Gallery) -> bytes:
-    """The strips below each other, each with its name on the left."""
+    """The strips below each other, with their names on the left, as PNG."""
     font = ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _FONT)
     several = len({strip.attack for strip in gallery.strips if strip.attack}) > 1
     names = [", ".join(filter(None, (strip.row, strip.attack * several))) for strip in gallery.strips]
@@ -164,14 +167,14 @@ def _drawn(gallery: Gallery) -> bytes:
 
 
 def _enlarged(pictures: NDArray[np.uint8]) -> Image.Image:
-    """The pictures beside each other in colour, each pixel a square of whole pixels."""
+    """The pictures side by side in RGB, enlarged by an integer factor."""
     coloured = np.broadcast_to(pictures, (len(pictures), 3, *pictures.shape[2:])).transpose(0, 2, 3, 1)
     times = max(1, _HEIGHT // pictures.shape[2])
     size = (pictures.shape[3] * times, pictures.shape[2] * times)
     line = Image.new("RGB", ((size[0] + _GAP) * len(pictures) - _GAP, size[1]), _PAPER)
-    for index, each in enumerate(coloured):
+    for index, picture in enumerate(coloured):
         line.paste(
-            Image.fromarray(np.ascontiguousarray(each)).resize(size, Image.Resampling.NEAREST),
+            Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.NEAREST),
             (index * (size[0] + _GAP), 0),
         )
     return line

@@ -1,4 +1,4 @@
-"""What the reports of campaigns have in common: tables, doubts, where the numbers come from, and how it is written."""
+"""Building blocks of reports: tables, formatted numbers, templates, and file writers."""
 
 import csv
 import json
@@ -14,12 +14,12 @@ from splitleak.eval.report.results import Spread
 
 NOTHING = "-"
 PICTURES_BUDGET = 4_000_000
-"""Characters that the pictures of a page may take, so that it stays under 5 MB."""
+"""Characters of all pictures in a page, which keeps it under 5 MB."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A cell: our figure, and the published one or nothing."""
+    """A table cell: our figure, and the published one, if any."""
 
     ours: str
     published: str = ""
@@ -39,18 +39,18 @@ class Sheet:
 
     @property
     def headings(self) -> list[tuple[str, int]]:
-        """The headings over the columns, each with how many it spans."""
-        found: list[tuple[str, int]] = []
+        """The headings over the columns, each with the number of columns it spans."""
+        spans: list[tuple[str, int]] = []
         for heading, _ in self.columns:
-            if found and found[-1][0] == heading:
-                found[-1] = (heading, found[-1][1] + 1)
+            if spans and spans[-1][0] == heading:
+                spans[-1] = (heading, spans[-1][1] + 1)
             else:
-                found.append((heading, 1))
-        return found
+                spans.append((heading, 1))
+        return spans
 
 
 def spread_text(spread: Spread | None, number: Callable[[float], str], seeds: int) -> str:
-    """Mean and deviation as ``number`` writes them; ``[n]`` behind them where only n of ``seeds`` are measured."""
+    """Mean ± standard deviation, formatted by ``number``, and ``[n]`` if only n of ``seeds`` are measured."""
     if spread is None:
         return NOTHING
     deviation = "" if spread.std is None else f" ± {number(spread.std)}"
@@ -58,19 +58,21 @@ def spread_text(spread: Spread | None, number: Callable[[float], str], seeds: in
 
 
 def decimals(digits: int) -> Callable[[float], str]:
-    """What writes a number with that many."""
+    """A format with a number of decimals."""
     return lambda value: f"{value:.{digits}f}"
 
 
 def seeds_note(seeds: Sequence[int]) -> str:
-    """What a figure of `spread_text` is."""
+    """The note that explains `spread_text`."""
     listed = ", ".join(map(str, seeds))
-    made = f"Mean ± standard deviation over {len(seeds)} seeds ({listed})" if len(seeds) > 1 else f"One seed ({listed})"
-    return f"{made}; [n]: of n seeds, the others are not measured yet."
+    scope = (
+        f"Mean ± standard deviation over {len(seeds)} seeds ({listed})" if len(seeds) > 1 else f"One seed ({listed})"
+    )
+    return f"{over}; [n]: of n seeds, the others are not measured yet."
 
 
 def render(template: str, **values: object) -> str:
-    """A page of the package's templates; what goes in is escaped, and a name that is missing is an error."""
+    """Renders a template of the package; values are escaped, and a missing one is an error."""
     environment = Environment(
         loader=PackageLoader("splitleak.eval", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -92,23 +94,23 @@ def markdown_table(table: Sheet) -> Iterator[str]:
 
 
 def plain(text: str) -> str:
-    """``text`` within a cell of a Markdown table."""
+    """``text`` escaped for a cell of a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text``, whole or not at all."""
+    """Writes ``text`` atomically."""
     with written_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_lines(path: Path, documents: Iterable[object]) -> None:
-    """Writes one line of JSON a document, whole or not at all."""
+    """Writes one line of JSON per document, atomically."""
     write_text(path, "".join(f"{json.dumps(document)}\n" for document in documents))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of the same columns, whole or not at all; None is empty."""
+    """Writes rows of the same columns, atomically; None is empty."""
     with written_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0] if rows else ["id"])
         writer.writeheader()

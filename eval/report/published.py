@@ -1,4 +1,4 @@
-"""The published tables as data: what was printed, and beside each known misprint what it must have been.
+"""The published tables as data: the printed figures, with corrections of known misprints.
 
 ``eval/published/<name>.toml`` holds one: ``cem_*`` of features, ``bido_*``, ``tldmi_*``, ``calor_*`` of classes.
 No number in them was measured here. What a published "±" is, and the set-up of an attack, is in a table's remarks.
@@ -44,9 +44,9 @@ ABSENT = "-"
 
 
 class Column(Config):
-    """What a column holds: a metric of an attack's reconstructions, of a half of the network, or of the target.
+    """A column: a metric of an attack's reconstructions, of a half of the network, or of the target.
 
-    Where a table prints the accuracy again beside an attack, that column has the attack too.
+    If a table repeats the accuracy for each attack, that column has the attack too.
     """
 
     key: str
@@ -58,7 +58,7 @@ class Column(Config):
 
 
 class Place(Config):
-    """Which row: a method, what was stacked on top of it, and of several rows of that which."""
+    """The key of a row: a method, the defenses on top of it, and the setting and setup if there are several."""
 
     method: str
     plus: str | None = None
@@ -71,7 +71,7 @@ class Place(Config):
 
     @property
     def name(self) -> str:
-        """The method with what is on top of it: "TL-DMI + BiDO-HSIC"."""
+        """The method with the defense on top of it: "TL-DMI + BiDO-HSIC"."""
         return f"{self.method} + {self.plus}" if self.plus else self.method
 
 
@@ -82,7 +82,7 @@ class Row(Place):
 
 
 class Correction(Place):
-    """A misprint: where it stands, what it must have been, and how that is known."""
+    """A misprint: its place, the corrected figure, and the reason."""
 
     column: str
     printed: float
@@ -105,7 +105,7 @@ class Figure:
 
 
 class PublishedTable(Config):
-    """A table as printed, with its corrections beside it."""
+    """A table as printed, with corrections."""
 
     source: str
     dataset: str
@@ -124,10 +124,10 @@ class PublishedTable(Config):
         places = [row.place for row in (*self.rows, *self.averages)]
         if twice := [place for place in places if places.count(place) > 1]:
             raise ValueError(f"expected each row once, got {twice[0]} again")
-        for each in self.corrections:
-            figure = self.figure(each.method, each.plus, each.column, setting=each.setting, setup=each.setup)
-            if figure is None or figure.printed != each.printed:
-                raise ValueError(f"expected a correction of a printed figure, got {each.document()}")
+        for correction in self.corrections:
+            figure = self.figure_at(correction, correction.column)
+            if figure is None or figure.printed != correction.printed:
+                raise ValueError(f"expected a correction of a printed figure, got {correction.document()}")
         return self
 
     def figure(
@@ -137,33 +137,36 @@ class PublishedTable(Config):
 
         The averages are the rows of the method "average".
         """
-        where = (method, plus, setting, setup)
-        index = next((index for index, each in enumerate(self.columns) if each.key == column), None)
-        row = next((row for row in (*self.rows, *self.averages) if row.place == where), None)
+        return self.figure_at(Place(method=method, plus=plus, setting=setting, setup=setup), column)
+
+    def figure_at(self, where: Place, column: str) -> Figure | None:
+        """The figure at ``where``, a row or another `Place`, in the column of that key; None if not in the table."""
+        index = next((index for index, entry in enumerate(self.columns) if entry.key == column), None)
+        row = next((row for row in (*self.rows, *self.averages) if row.place == where.place), None)
         value = ABSENT if index is None or row is None else row.values[index]
         if isinstance(value, str):
             return None
-        for each in self.corrections:
-            if (each.place, each.column) == (where, column):
-                return Figure(value, each.corrected, each.reason)
+        for correction in self.corrections:
+            if (correction.place, correction.column) == (where.place, column):
+                return Figure(value, correction.corrected, correction.reason)
         return Figure(value)
 
     def key(self, attack: str | None, metric: str) -> str | None:
         """The key of the column with ``metric`` of ``attack`` on validation images; None if the table has none."""
         wanted = (attack, metric, "validation")
-        found = (each.key for each in self.columns if (each.attack, each.metric, each.images) == wanted)
-        return next(found, None)
+        keys = (column.key for column in self.columns if (column.attack, column.metric, column.images) == wanted)
+        return next(keys, None)
 
 
 def names() -> tuple[str, ...]:
-    """The tables there are, for `load`."""
-    found = (entry.name for entry in files("splitleak.eval").joinpath("published").iterdir())
-    return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
+    """The names of the tables, for `load`."""
+    entries = (entry.name for entry in files("splitleak.eval").joinpath("published").iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in entries if name.endswith(".toml")))
 
 
 @cache
 def defenses() -> tuple[str, ...]:
-    """The defenses, `Place.name`, that a table gives an attack accuracy of."""
+    """The defenses (`Place.name`) with an attack accuracy in a table."""
     tables = [load(name) for name in names()]
     rated = [table for table in tables if any(column.metric == "attack_accuracy" for column in table.columns)]
     return tuple(sorted({row.name for table in rated for row in table.rows if row.method != UNDEFENDED}))

@@ -1,7 +1,8 @@
-"""Relations that the published tables obey, checked one by one against a campaign's records."""
+"""Relations in the published tables, tested against a campaign's records."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
 from splitleak.config import digest
 from splitleak.defenses.stack import DefenseConfig
@@ -49,7 +50,7 @@ def _of_pairs(results: Results, table: str) -> Iterator[Statement]:
             for pair in of_plus
             if (change := Spread.of(results.differences(table, pair, "accuracy").values()))
         ]
-        yield _at_least(f"+ {plus} moves the accuracy by at most {_ACCURACY_POINTS} points", moves)
+        yield over_cases(f"+ {plus} moves the accuracy by at most {_ACCURACY_POINTS} points", moves, strict=False)
 
 
 def _differences(
@@ -62,14 +63,8 @@ def _differences(
             yield Case(f"{pair[0].label} {mean:+.4f}", tuple(sign * change for change in changes))
 
 
-def _at_least(text: str, cases: Iterable[Case]) -> Statement:
-    """A statement that a margin of zero bears out."""
-    made = over_cases(text, cases)
-    return Statement(text, made.cases, made.figures)
-
-
 def _of_order(results: Results, table: str) -> Iterator[Statement]:
-    """Who is weakest and who strongest of the methods with nothing on top."""
+    """The weakest and the strongest of the methods with nothing on top."""
     rows = [row for row in results.table(table).rows if row.plus is None]
     for attack in results.attacks(table):
         spreads = {row.name: results.spread(table, row, "mse", attack) for row in rows}
@@ -91,7 +86,7 @@ def _of_order(results: Results, table: str) -> Iterator[Statement]:
 
 
 def _of_noise(results: Results, table: str) -> Iterator[Statement]:
-    """Pairs of rows whose stacks are equal but for the variance of the noise on the wire."""
+    """Compares rows whose stacks differ only in the variance of the noise on the wire."""
     stacks = {cell.row: _noise(record.target.design) for cell, record in results.measured if cell.table == table}
     pairs = [
         (low, high)
@@ -110,7 +105,7 @@ def _of_noise(results: Results, table: str) -> Iterator[Statement]:
 
 
 def _noise(design: Design) -> tuple[str, float]:
-    """What identifies a target but for its seed and noise, and the variance of its noise."""
+    """A target's identity without its seed and noise, and the variance of its noise."""
     configs = [DefenseConfig.parse(step.document(), source=step.name) for step in design.defenses]
     variances = [config.build().noise_variance for config in configs]
     rest = [config.document() for config, variance in zip(configs, variances, strict=True) if not variance]
@@ -118,16 +113,16 @@ def _noise(design: Design) -> tuple[str, float]:
 
 
 def _psnr_is_that_of_the_mse(results: Results, table: str) -> Statement:
-    found = []
+    apart = []
     for cell in results.cells:
         error, psnr = cell.measure("mse"), cell.measure("psnr")
         if cell.table == table and error and psnr is not None:
-            found.append((abs(-10 * math.log10(error) - psnr), cell.label))
+            apart.append((abs(-10 * math.log10(error) - psnr), cell.label))
     text = f"-10 log10(MSE) is the batch's PSNR within {_PSNR_DB} dB"
-    if not found:
+    if not apart:
         return Statement(text, (), "")
-    worst, label = max(found)
-    figures = f"{len(found)} cells, at most {worst:.3f} dB apart ({label})"
+    worst, label = max(apart)
+    figures = f"{len(apart)} cells, at most {worst:.3f} dB apart ({label})"
     return Statement(text, (Case(label, (_PSNR_DB - worst,)),), figures)
 
 
@@ -137,7 +132,8 @@ def _bound_is_below(results: Results, table: str) -> Statement:
         error, bound = cell.measure("mse"), cell.measure("bound")
         if cell.table == table and cell.views == 1 and error is not None and bound is not None:
             cases.append(Case(f"{cell.label} ({error:.4f}, bound {bound:.4f})", (error - bound,)))
-    made = _at_least("The estimated bound is at most the MSE of every attack that sees an image once", cases)
-    if made.verdict != "holds":
-        return made
-    return Statement(made.text, made.cases, f"{len(cases)} of {len(cases)} cells")
+    text = "The estimated bound is at most the MSE of every attack that sees an image once"
+    statement = over_cases(text, cases, strict=False)
+    return (
+        replace(statement, figures=f"{len(cases)} of {len(cases)} cells") if statement.verdict == "holds" else statement
+    )

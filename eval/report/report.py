@@ -1,4 +1,4 @@
-"""The report: of a campaign of any kind, of loose records, or of recorded results; one page, its Markdown, and data."""
+"""The report of a campaign, of loose records or of recorded results: HTML, Markdown, and data files."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ _UNSAFE = re.compile(r"[^\w.-]+")  # in a file's name
 
 @dataclass(frozen=True)
 class Section:
-    """A table with its sheets of scores and its gallery, if it has pictures; ``drawn``: the gallery's PNG, if any."""
+    """A table with its scores and its gallery, if it has pictures; ``drawn``: the gallery's PNG, if any."""
 
     table: TableRows
     sheets: list[Sheet]
@@ -49,9 +49,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report says, before it is laid out. ``statements`` are by the heading over them."""
+    """The contents of a report; ``statements`` are by heading."""
 
     results: Results
+    measures: TargetMeasures
     facts: list[tuple[str, str]]
     statements: Mapping[str, list[Statement]]
     overview: list[Sheet]
@@ -62,22 +63,24 @@ class Report:
 
 
 def write_report(folder: Path, out: Path) -> Path:
-    """Writes the report of what is at ``folder``, whatever is measured so far, to the folder ``out``.
+    """Writes the report of a folder of results, as far as they are measured.
 
-    ``folder`` is that of a campaign, of recorded results, or one with records below it (see `Results.load`).
+    ``report.html`` is self-contained; ``report.md`` has the same contents, with ``gallery-<table>.png`` and
+    ``frontier.png``; ``table.csv`` has one row per planned cell and place; ``records.jsonl`` one line per measured
+    cell, without the values of single images; ``campaign.json`` the plan, the flags and the failures. ``besides.csv``
+    and ``besides.jsonl`` have the target measures, if any: a row per target and seed, and a line per measure. The
+    folder ``out`` is itself one of recorded results.
 
-    ``report.html`` needs no other file; ``report.md`` has the same, with the galleries of ``gallery-<table>.png`` and
-    the plot of ``frontier.png``; ``table.csv`` has one row a planned cell and place; ``records.jsonl`` one line a
-    measured cell, without the values of single images; ``campaign.json`` the plan, what was doubted and what failed.
-    ``besides.csv`` and ``besides.jsonl``, where a campaign measures its targets beside the attacks, hold that: a row a
-    target and seed, and a line a measure. The folder can be reported again.
+    Args:
+        folder: Of a campaign, of recorded results, or with records below it, see `Results.load`.
+        out: Folder to write.
 
     Returns:
         The path of ``report.html``.
 
     Raises:
         FileNotFoundError: There is neither a campaign nor a record at ``folder``.
-        ValueError: A file holds something else, or the campaign's claims are none.
+        ValueError: A file is invalid, or a claim of the campaign is.
     """
     results = Results.load(folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -100,10 +103,10 @@ def _data_uri(path: Path, kind: str) -> str:
 
 
 def _collected(results: Results, out: Path) -> Report:
-    """Everything that the report says; its pictures are drawn to ``out``."""
+    """The contents of the report; its pictures are drawn to ``out``."""
     claimed = claims(results)
     statements = {"Claims": claimed} if claimed else {}
-    statements |= {f"Relations: {table}": found for table, found in relations(results).items()}
+    statements |= {f"Relations: {table}": held for table, held in relations(results).items()}
     pictures = int(results.config.get("report", {}).get("pictures", _PICTURES))
     shown = galleries(results, pictures, PICTURES_BUDGET)
     sections = [
@@ -114,6 +117,7 @@ def _collected(results: Results, out: Path) -> Report:
     measures = TargetMeasures.of(results)
     return Report(
         results=results,
+        measures=measures,
         facts=_facts(results, measures),
         statements=statements,
         overview=[*summary_sheets(results), *beside_the_papers(results), *measure_sheets(measures)],
@@ -125,7 +129,7 @@ def _collected(results: Results, out: Path) -> Report:
 
 
 def _drawn(results: Results, table: TableRows, pictures: int, out: Path) -> str | None:
-    """The name of the gallery's file, once it is drawn; recorded results have theirs from the run."""
+    """Draws the gallery and returns its file name; recorded results have a copy of the run's."""
     name = f"gallery-{_UNSAFE.sub('_', table.name)}.png"
     recorded = results.folder / name
     if not draw_gallery(results, table, pictures, out / name) and recorded.is_file() and recorded != out / name:
@@ -134,11 +138,11 @@ def _drawn(results: Results, table: TableRows, pictures: int, out: Path) -> str 
 
 
 def _facts(results: Results, measures: TargetMeasures) -> list[tuple[str, str]]:
-    """Where the numbers come from."""
-    made = [part for _, record in results.measured for part in _provenances(record)] or [results.provenance]
+    """The provenance of the numbers, as text."""
+    sources = [part for _, record in results.measured for part in _provenances(record)] or [results.provenance]
 
     def distinct(key: str) -> str:
-        return "; ".join(sorted({value for each in made if (value := getattr(each, key))}))
+        return "; ".join(sorted({value for source in sources if (value := getattr(source, key))}))
 
     planned = len({cell.id for cell in results.cells})
     facts = [
@@ -157,7 +161,7 @@ def _provenances(record: Record) -> Iterator[Provenance]:
 
 
 def _write_data(report: Report, out: Path) -> None:
-    results, measures = report.results, TargetMeasures.of(report.results)
+    results, measures = report.results, report.measures
     places: dict[str, list[tuple[str, str]]] = {}
     for cell, _ in results.measured:
         places.setdefault(cell.id, []).append((cell.table, cell.row.label))
@@ -191,8 +195,8 @@ def _markdown(report: Report) -> str:
         yield from (f"- {name}: {text}" for name, text in report.facts)
         for heading, statements in report.statements.items():
             yield f"\n## {heading}\n\n| statement | | margin | figures |\n|---|---|---:|---|"
-            for each in statements:
-                yield f"| {plain(each.text)} | {each.verdict} | {each.margin_text} | {plain(each.figures)} |"
+            for held in statements:
+                yield f"| {plain(held.text)} | {held.verdict} | {held.margin_text} | {plain(held.figures)} |"
         for sheet in report.overview:
             yield ""
             yield from markdown_table(sheet)

@@ -1,11 +1,12 @@
-"""What a campaign has measured so far: tables of rows, the cells behind each, their figures and their spread.
+"""Results measured so far: tables of rows, their cells, and figures with their spread over seeds.
 
-One shape for every kind of campaign, for records that commands left in a folder, and for recorded results.
+The same for every kind of campaign, for loose records in a folder, and for recorded results.
 """
 
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,12 +34,12 @@ from splitleak.eval.record.scoring import PICTURES, constant_mse, load_pictures
 LINES, MEASURES = "records.jsonl", "besides.jsonl"
 
 Doubt = tuple[str, str]
-"""A flag, and what it is about."""
+"""A flag, and the cells it is about."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean over ``n`` seeds, and their standard deviation (n - 1); None of one seed."""
+    """Mean over ``n`` seeds, and standard deviation (n - 1), None for one seed."""
 
     mean: float
     std: float | None
@@ -46,20 +47,20 @@ class Spread:
 
     @classmethod
     def of(cls, values: Collection[float]) -> "Spread | None":
-        """The spread of ``values``; None of none."""
+        """The spread of ``values``; None if there are none."""
         if not values:
             return None
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
     @property
     def error(self) -> float | None:
-        """Standard error of the mean over seeds; None of one seed."""
+        """Standard error of the mean over seeds; None for one seed."""
         return None if self.std is None else self.std / math.sqrt(self.n)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: a name, and what is stacked on top of it where it is a method's twin.
+    """A row of a table: a name, and the defenses on top if it is a method's twin.
 
     >>> Row("ResSFL", "CEM").label
     'ResSFL + CEM'
@@ -75,9 +76,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """A planned cell in its place in a table, and its record once there is one.
+    """A planned cell of a table, with its record once it is measured.
 
-    ``attack`` is the column it stands in, None where a row has one attack; ``place`` is what the plan says of it.
+    ``attack`` is its column, None if a row has one attack; ``place`` is its entry in the plan.
     """
 
     id: str
@@ -93,41 +94,41 @@ class Cell:
 
     @property
     def kind(self) -> Kind:
-        """Whether victims are rebuilt, or pictures of classes."""
+        """The subject: rebuilt victims, or pictures of classes."""
         if self.record is not None:
             return kind_of(self.record)
         return self.place.kind if isinstance(self.place, FigurePlace) else "victims"
 
     @property
     def label(self) -> str:
-        """The cell in words, for people."""
+        """The cell as text."""
         return f"{', '.join(filter(None, (self.row.label, self.attack)))}, seed {self.seed}"
 
     @property
     def codec(self) -> str:
-        """How features travelled."""
+        """The codec of the features."""
         return self.place.codec if isinstance(self.place, FeaturesPlace) else "fp32"
 
     @property
     def views(self) -> int:
-        """How often each victim's image crossed the wire."""
+        """Number of times each victim's image crossed the wire."""
         return self.place.views if isinstance(self.place, FeaturesPlace) else 1
 
     @property
     def policy(self) -> list[str]:
-        """The steps of the output policy that is done to what the service lets out, in words."""
+        """The steps of the service's output policy, as text."""
         if isinstance(self.place, FeaturesPlace):
             return []
         return [*self.place.policy, *([] if self.place.purify is None else ["purification"])]
 
     @property
     def ignores_policy(self) -> bool:
-        """Whether there is an output policy, and the attack runs the model itself, so that it is nothing to it."""
+        """Whether there is an output policy without effect, because the attack runs the model itself."""
         attack = CLASS_ATTACKS.get(self.place.attack)
         return bool(self.policy) and attack is not None and attack.ignores_output_policy()
 
     def measure(self, name: str) -> float | None:
-        """A metric that applies to what was rebuilt, in the unit it is shown in; None where it is not measured."""
+        """A metric in the unit it is shown in; None if it is not measured."""
         metric = metric_named(name, self.kind)
         if self.record is None or metric is None:
             return None
@@ -136,7 +137,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRows:
-    """Rows that are to be read beside each other, in the order of the campaign's file."""
+    """Rows that are compared with each other, in the order of the campaign's file."""
 
     name: str
     title: str
@@ -146,10 +147,10 @@ class TableRows:
 
 @dataclass(frozen=True)
 class Results:
-    """A folder of records as it stands.
+    """The results in a folder.
 
-    ``config`` is the campaign's own, empty for loose records. ``doubts`` and ``assumptions`` are what was recorded
-    beside results whose single values are gone; of a run they are None, and follow from its records.
+    ``config`` is the campaign's, empty for loose records. ``doubts`` are the flags of recorded results, whose values of
+    single images are gone; for a run it is None, and they follow from the records.
     """
 
     name: str
@@ -169,11 +170,11 @@ class Results:
     def load(cls, folder: Path) -> "Results":
         """Reads a campaign's folder, a folder of recorded results, or the records below a folder.
 
-        Cells of another plan than the folder's present one are not looked at.
+        Cells of earlier plans are ignored.
 
         Raises:
             FileNotFoundError: There is neither a campaign nor a record.
-            ValueError: A file holds something else.
+            ValueError: A file is invalid.
         """
         if not (folder / PLAN).is_file():
             return _of_loose_records(folder)
@@ -197,28 +198,28 @@ class Results:
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        found = (*(cell.seed for cell in self.cells), *(place["seed"] for place in self.measures))
-        return tuple(dict.fromkeys(found))
+        seeds = (*(cell.seed for cell in self.cells), *(place["seed"] for place in self.measures))
+        return tuple(dict.fromkeys(seeds))
 
     @cached_property
     def measured(self) -> tuple[tuple[Cell, Record], ...]:
-        """The cells that have a record, with it; one that stands in several tables comes once for each."""
+        """The measured cells with their records; a cell in several tables is there once for each."""
         return tuple((cell, cell.record) for cell in self.cells if cell.record is not None)
 
     @cached_property
     def records(self) -> tuple[tuple[Cell, Record], ...]:
-        """Each record once, with the first cell it stands in."""
-        found: dict[str, tuple[Cell, Record]] = {}
+        """Each record once, with its first cell."""
+        records: dict[str, tuple[Cell, Record]] = {}
         for cell, record in self.measured:
-            found.setdefault(cell.id, (cell, record))
-        return tuple(found.values())
+            records.setdefault(cell.id, (cell, record))
+        return tuple(records.values())
 
     def table(self, name: str) -> TableRows:
         """The table of that name."""
         return next(table for table in self.tables if table.name == name)
 
     def attacks(self, table: str) -> tuple[str | None, ...]:
-        """The attacks that are columns of a table; None alone where each row has its own."""
+        """The attacks that are columns of a table; None alone if each row has its own."""
         return tuple(dict.fromkeys(cell.attack for cell in self.cells if cell.table == table))
 
     def of(self, table: str, row: Row, attack: str | None = None) -> list[Cell]:
@@ -227,13 +228,13 @@ class Results:
 
     @cached_property
     def _by_row(self) -> dict[tuple[str, Row], list[Cell]]:
-        found: dict[tuple[str, Row], list[Cell]] = {}
+        by_row: dict[tuple[str, Row], list[Cell]] = {}
         for cell in self.cells:
-            found.setdefault((cell.table, cell.row), []).append(cell)
-        return found
+            by_row.setdefault((cell.table, cell.row), []).append(cell)
+        return by_row
 
     def by_seed(self, table: str, row: Row, metric: str, attack: str | None = None) -> dict[int, float]:
-        """A metric of a row by seed, where measured; ``table`` may be one of `groups`."""
+        """A metric of a row by measured seed; ``table`` may be one of `groups`."""
         cells = self.strongest(row, table).values() if table in self.groups else self.of(table, row, attack)
         values = ((cell.seed, cell.measure(metric)) for cell in cells)
         return {seed: value for seed, value in values if value is not None}
@@ -243,27 +244,27 @@ class Results:
         return Spread.of(self.by_seed(table, row, metric, attack).values())
 
     def pairs(self, table: str) -> list[tuple[Row, Row]]:
-        """Each row beside its twin, which has something on top."""
+        """Each row with its twin, which has defenses on top."""
         return [(Row(row.name), row) for row in self.table(table).rows if row.plus is not None]
 
     def differences(
         self, table: str, pair: tuple[Row, Row], metric: str, attack: str | None = None
     ) -> dict[int, float]:
-        """By seed, the metric with something on top minus that without."""
+        """By seed, the metric of the twin minus that of the row."""
         without, with_plus = (self.by_seed(table, row, metric, attack) for row in pair)
         return {seed: with_plus[seed] - value for seed, value in without.items() if seed in with_plus}
 
     def closest(self, table: str, row: Row, metric: str) -> Spread | None:
-        """The metric of the attack that comes closest to the victims: by its mean, the way the metric says."""
-        found = [each for attack in self.attacks(table) if (each := self.spread(table, row, metric, attack))]
+        """The metric of the attack with the best reconstructions, by its mean."""
+        spreads = [spread for attack in self.attacks(table) if (spread := self.spread(table, row, metric, attack))]
         known = metric_named(metric, "victims")
-        if not found or known is None:
+        if not spreads or known is None:
             return None
-        return min(found, key=lambda each: each.mean if known.better == "higher" else -each.mean)
+        return min(spreads, key=lambda spread: spread.mean if known.better == "higher" else -spread.mean)
 
     @cached_property
     def together(self) -> tuple[str, ...]:
-        """The tables of a class campaign's attacks on its first setting, among which the strongest is looked for."""
+        """The tables of a class campaign's attacks on its first setting, the candidates for the strongest."""
         if self.kind != "classes":
             return ()
         attacks = [entry["name"] for entry in self.config.get("attacks", ())]
@@ -276,19 +277,24 @@ class Results:
 
     @cached_property
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """By name the tables among which the strongest attack is looked for."""
+        """By name, the groups of tables that a strongest attack is chosen from."""
         given = {name: tuple(attacks) for name, attacks in self.config.get("strongest", {}).items()}
         return {STRONGEST: self.together, **given} if self.together else {}
 
     def strongest(self, row: Row, group: str = STRONGEST) -> dict[int, Cell]:
-        """By seed the cell with most pictures recognised, where all attacks of the group on the target are measured."""
+        """By seed, the cell with the highest attack accuracy, if all attacks of the group on it are measured."""
         cells = [cell for table in self.groups[group] for cell in self.of(table, row)]
-        found: dict[int, Cell] = {}
+        strongest: dict[int, Cell] = {}
         for seed in self.seeds:
             rated = [(cell.measure("recognised"), cell) for cell in cells if cell.seed == seed]
             if rated and all(share is not None for share, _ in rated):
-                found[seed] = max(rated, key=lambda each: each[0] or 0.0)[1]
-        return found
+                strongest[seed] = max(rated, key=lambda item: item[0] or 0.0)[1]
+        return strongest
+
+    def strongest_names(self, row: Row, group: str = STRONGEST) -> str:
+        """The strongest attacks with their numbers of seeds, as text; empty if not measured."""
+        counts = Counter(cell.table for cell in self.strongest(row, group).values())
+        return ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
 
 def _tables(config: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[TableRows, ...]:
@@ -311,7 +317,7 @@ def _tables(config: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[TableRows
 
 
 def _cells(folder: Path, plan: Mapping[str, Any]) -> Iterator[Cell]:
-    """The planned cells. One record may stand in several places: what it says of its place is that of the plan."""
+    """The planned cells. A record may have several places; each cell's copy has that of the plan."""
     recorded = {_planned_id(record): record for record in load_lines(folder / LINES)} if _is_recorded(folder) else None
     latencies = _latencies(folder)
     known: dict[str, tuple[Record | None, Leakage | None]] = {}
@@ -340,7 +346,7 @@ def _cells(folder: Path, plan: Mapping[str, Any]) -> Iterator[Cell]:
 
 
 def _is_recorded(folder: Path) -> bool:
-    """Whether a folder holds the lines of a report alone, and not the run behind them."""
+    """Whether a folder has the lines of a report only, without the cells of the run."""
     return (folder / LINES).is_file() and not (folder / "cells").is_dir()
 
 
@@ -367,38 +373,38 @@ def _leakage(folder: Path, target: str, record: Record | None) -> Leakage | None
 
 def _latencies(folder: Path) -> dict[str, Mapping[str, Mapping[str, float | None]]]:
     """Quantiles of the parts of a request's latency, by target."""
-    found: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
+    latencies: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
     for path in (folder / "latency.json", *sorted((folder / "latency").glob("*.json"))):
         if path.is_file():
-            found |= read_table(path)["targets"]
-    return found
+            latencies |= read_table(path)["targets"]
+    return latencies
 
 
 def _documents(folder: Path, places: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """What was measured of targets beside the attacks, by output; of recorded results by what a line is about."""
+    """The target measures by output; for recorded results, from the lines about the same measure, seed and target."""
     lines = folder / MEASURES
     if not lines.is_file() or not _is_recorded(folder):
         there = sorted({place["output"] for place in places if (folder / place["output"]).is_file()})
         return {output: read_table(folder / output) for output in there}
-    found = {}
+    documents = {}
     for document in map(json.loads, lines.read_text(encoding="utf-8").splitlines()):
         about = (document["measure"], document["seed"], document.get("of"))
         for place in places:
             same = (place["measure"], place["seed"], place.get("of")) == about
             if same and place["target"] in document["of_targets"]:
-                found[place["output"]] = document
-    return found
+                documents[place["output"]] = document
+    return documents
 
 
 def _failures(folder: Path, plan: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """Why jobs of ``plan`` failed when they were last tried; those of another plan are left out."""
+    """The failures of the last attempts at jobs of ``plan``."""
     jobs = {job["id"] for job in plan.get("jobs", ())}
-    failures = [read_table(found) for found in sorted((folder / "failures").glob("*.json"))]
+    failures = [read_table(path) for path in sorted((folder / "failures").glob("*.json"))]
     return tuple(failure for failure in failures if failure["job"] in jobs)
 
 
 def _of_loose_records(folder: Path) -> Results:
-    """The records below a folder in the order in which they were made, and ``latency.json`` if it is there."""
+    """The records below a folder in their order, and ``latency.json`` if it exists."""
     paths = sorted(path.parent for path in folder.rglob(FILE))
     records = sorted(((path, load_record(path)) for path in paths), key=lambda each: each[1].order)
     if not records and (folder / LINES).is_file():  # of a report of loose records
@@ -421,7 +427,7 @@ def _of_loose_records(folder: Path) -> Results:
 
 
 def _loose(folder: Path, record: Record, latency: Mapping[str, Mapping[str, float | None]] | None) -> Cell:
-    """A record that no campaign planned: its target is the row, its attack the column."""
+    """The cell of a record without a campaign: its target is the row, its attack the column."""
     target, attack = record.target, record.attack.name
     about: dict[str, object] = {
         "dataset": target.dataset.dataset,

@@ -1,7 +1,6 @@
-"""The tables of results as text: one builder for every kind, from the table of metrics; and CSV."""
+"""The tables of results as text, built from the table of metrics; and CSV."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -51,7 +50,7 @@ _CSV_LABELS = ("dataset", "model", "classes", "auxiliary", "share", "policy", "p
 
 @dataclass(frozen=True)
 class _Column:
-    """A metric, and of which attack, where attacks are columns."""
+    """A metric, and its attack if attacks are columns."""
 
     metric: Metric
     attack: str | None
@@ -62,7 +61,7 @@ class _Column:
 
 
 def score_sheets(results: Results, table: str) -> list[Sheet]:
-    """The tables of scores: of victims rebuilt and of pictures of classes, where there are rows of the kind."""
+    """The tables of scores, one for rebuilt victims and one for pictures of classes, if there are such rows."""
     kinds: dict[Kind, list[Row]] = {}
     for row in results.table(table).rows:
         for cell in results.of(table, row)[:1]:
@@ -95,7 +94,7 @@ def _score_sheet(results: Results, table: str, kind: Kind, rows: Sequence[Row]) 
 
 
 def _columns(results: Results, table: str, kind: Kind, rows: Sequence[Row], cells: Sequence[Cell]) -> list[_Column]:
-    """Each metric once, or once for each attack; those of attacks stand together, by attack."""
+    """Each metric once, or once for each attack; the columns of an attack are adjacent."""
     conditions = {"codec": any(cell.codec != "fp32" for cell in cells), "policy": any(cell.policy for cell in cells)}
     attacks = results.attacks(table)
     columns: list[_Column] = []
@@ -105,12 +104,12 @@ def _columns(results: Results, table: str, kind: Kind, rows: Sequence[Row], cell
         if not metric.shown or (named and metric.level == "reference") or not conditions.get(metric.when or "", True):
             continue
         if metric.level == "target" or not named:
-            columns += [_Column(each, attack) for attack in attacks for each in waiting]
+            columns += [_Column(one, attack) for attack in attacks for one in waiting]
             waiting = []
             columns.append(_Column(metric, None))
         else:
             waiting.append(metric)
-    columns += [_Column(each, attack) for attack in attacks for each in waiting]
+    columns += [_Column(one, attack) for attack in attacks for one in waiting]
     return [column for column in columns if column.metric.always or _is_measured(results, table, rows, column)]
 
 
@@ -119,15 +118,15 @@ def _is_measured(results: Results, table: str, rows: Sequence[Row], column: _Col
 
 
 def _averages(results: Results, table: str, shown: Sequence[_Column], published: "Published") -> list[tuple[Text, ...]]:
-    """Means over the rows without and with what is on top, of those rows that have both figures."""
+    """Means over the rows and over their twins, for pairs with both figures."""
     pairs = results.pairs(table)
     tops = ", ".join(dict.fromkeys(str(row.plus) for _, row in pairs))
     if not pairs:
         return []
     means = []
     for column in shown:
-        found = [[results.spread(table, row, column.metric.name, column.attack) for row in pair] for pair in pairs]
-        both = [(without.mean, with_plus.mean) for without, with_plus in found if without and with_plus]
+        spreads = [[results.spread(table, row, column.metric.name, column.attack) for row in pair] for pair in pairs]
+        both = [(without.mean, with_plus.mean) for without, with_plus in spreads if without and with_plus]
         means.append([fmean(side) for side in zip(*both, strict=True)] if both else [None, None])
     lines = []
     for side, plus in enumerate((None, tops)):
@@ -141,7 +140,7 @@ def _averages(results: Results, table: str, shown: Sequence[_Column], published:
 
 
 def difference_sheet(results: Results, table: str) -> Sheet | None:
-    """With what is on top minus without, by row and seed, then the mean over seeds; None without such pairs."""
+    """Paired differences, twin minus row, by seed, then their mean over seeds; None without twins."""
     pairs = results.pairs(table)
     if not pairs:
         return None
@@ -154,13 +153,14 @@ def difference_sheet(results: Results, table: str) -> Sheet | None:
     ]
     lines = []
     for without, with_plus in pairs:
-        found = [results.differences(table, (without, with_plus), each.metric.name, each.attack) for each in shown]
+        pair = (without, with_plus)
+        by_column = [results.differences(table, pair, column.metric.name, column.attack) for column in shown]
         label = Text(f"{with_plus.label} - {without.label}")
-        seeds = [seed for seed in results.seeds if any(seed in each for each in found)]
+        seeds = [seed for seed in results.seeds if any(seed in by_seed for by_seed in by_column)]
         for seed in seeds:
-            lines.append((label, Text(str(seed)), *_signed(shown, [each.get(seed) for each in found])))
+            lines.append((label, Text(str(seed)), *_signed(shown, [by_seed.get(seed) for by_seed in by_column])))
         if len(seeds) > 1:
-            means = [fmean(each.values()) if each else None for each in found]
+            means = [fmean(by_seed.values()) if by_seed else None for by_seed in by_column]
             lines.append((label, Text("mean"), *_signed(shown, means)))
     headings = [(column.attack or "", f"Δ {column.metric.label.removesuffix(' %')}") for column in shown]
     return Sheet(table, (("", "row"), ("", "seed"), *headings), tuple(lines))
@@ -172,7 +172,7 @@ def _signed(shown: Sequence[_Column], values: Sequence[float | None]) -> Iterato
 
 
 def summary_sheets(results: Results) -> list[Sheet]:
-    """The first table of a campaign against classes: targets × attacks, and the strongest of them; or none."""
+    """The summary of a campaign against classes: targets × attacks, and the strongest attacks; else none."""
     if not results.together:
         return []
     columns = (
@@ -194,8 +194,7 @@ def _summary_row(results: Results, target: Row) -> Iterator[str]:
         yield _share(results, name, target)
     for name in results.groups:
         yield _share(results, name, target)
-        which = Counter(cell.table for cell in results.strongest(target, name).values())
-        yield ", ".join(f"{table} {count}" for table, count in which.most_common()) or NOTHING
+        yield results.strongest_names(target, name) or NOTHING
 
 
 def _share(results: Results, table: str, target: Row) -> str:
@@ -205,7 +204,7 @@ def _share(results: Results, table: str, target: Row) -> str:
 
 
 def csv_rows(results: Results) -> Iterator[dict[str, Any]]:
-    """One row a planned cell and place: its labels and all metrics, unrounded; empty where not measured."""
+    """One row per planned cell and place: its labels and all metrics, unrounded; empty if not measured."""
     kinds = dict.fromkeys(cell.kind for cell in results.cells)
     names = dict.fromkeys(metric.name for kind in kinds for metric in metrics_of(kind))
     for cell in results.cells:
@@ -220,18 +219,18 @@ def _flat(value: object) -> object:
 
 
 class Published:
-    """The published table of a campaign, or none; remembers which misprints were shown."""
+    """The published table of a campaign, if any; collects the misprints that were shown."""
 
     def __init__(self, results: Results, table: str) -> None:
         name = results.config.get("published")
         self.table: PublishedTable | None = load(name) if name and table in _tables_of_attacks(results) else None
         self.shown: dict[str, str] = {}
-        # The paper's attackers see each image once: an entry with views is another experiment.
+        # The paper's attackers see each image once: an entry with several views is another experiment.
         entries = [entry for entry in results.config.get("attacks", ()) if entry.get("views", 1) == 1]
         self._kinds = {entry["attack"]: entry["name"] for entry in reversed(entries)}
 
     def figure(self, name: str, plus: str | None, column: _Column) -> str:
-        """The figure as printed, a dagger on a misprint; empty if the table has none."""
+        """The printed figure, with a dagger if it is a misprint; empty if the table has none."""
         metric, attack = column.metric, column.attack
         kind = next((kind for kind, entry in self._kinds.items() if entry == attack), None)
         if self.table is None or (attack is not None and kind is None):
@@ -248,7 +247,7 @@ class Published:
         return f"{printed}†"
 
     def notes(self, results: Results, table: str) -> Iterator[str]:
-        """What is set beside what, and each misprint that was shown."""
+        """The sources of the comparison, and each misprint that was shown."""
         if self.table is None:
             return
         ours, same = _described(results, table, self.table)
@@ -263,7 +262,7 @@ def _tables_of_attacks(results: Results) -> list[str]:
 
 
 def _described(results: Results, table: str, published: PublishedTable) -> tuple[str, bool]:
-    """Our images and model in words, and whether they are the table's."""
+    """Our images and model as text, and whether they are the table's."""
     cells = [cell for cell in results.cells if cell.table == table]
     place = cells[0].place
     assert isinstance(place, FeaturesPlace)

@@ -1,8 +1,8 @@
-"""What results are held to: a statement, whether it holds, by what margin, and how sure that is."""
+"""Statements about results, each with its verdict, margin, and standard error over seeds."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Literal
 
@@ -11,9 +11,9 @@ Verdict = Literal["holds", "does not hold", "not measured"]
 
 @dataclass(frozen=True)
 class Case:
-    """One instance of a statement: its figures in words, and by how much it holds in each seed (negative: not).
+    """One instance of a statement: its figures as text, and its margin in each seed (negative: it does not hold).
 
-    ``of_means``: by how much the means over seeds bear it out, where that is not the mean of the margins.
+    ``of_means``: the margin of the means over seeds, if that is not the mean of the margins.
     """
 
     text: str
@@ -22,20 +22,20 @@ class Case:
 
     @property
     def margin(self) -> float:
-        """By how much it holds on means over seeds."""
+        """The margin on means over seeds."""
         return fmean(self.margins) if self.of_means is None else self.of_means
 
     @property
     def error(self) -> float | None:
-        """Standard error over seeds of the mean margin; None of fewer than two."""
+        """Standard error over seeds of the mean margin; None for fewer than two."""
         return stdev(self.margins) / math.sqrt(len(self.margins)) if len(self.margins) > 1 else None
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement and the cases that it was held against: it holds if it holds in every one that is measured.
+    """A statement and its measured cases; it holds if it holds in all of them.
 
-    ``claimed`` are statements of a campaign's file, which are doubted where seeds are too few to tell.
+    ``claimed``: it is a claim of the campaign's file, and is flagged if there are too few seeds to tell.
     """
 
     text: str
@@ -47,7 +47,7 @@ class Statement:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it holds on means over seeds; ``strict``: a margin of zero is not enough."""
+        """The verdict on means over seeds; ``strict``: a margin of zero does not suffice."""
         if not self.cases:
             return "not measured"
         return "does not hold" if any(self._fails(case) for case in self.cases) else "holds"
@@ -57,43 +57,39 @@ class Statement:
 
     @property
     def closest(self) -> Case | None:
-        """The case with the least margin."""
+        """The case with the smallest margin."""
         return min(self.cases, key=lambda case: case.margin, default=None)
 
     @property
     def margin(self) -> float | None:
-        """By how much it holds where it holds least; negative where it does not."""
+        """The smallest margin; negative if the statement does not hold."""
         return None if self.closest is None else self.closest.margin
 
     @property
     def error(self) -> float | None:
-        """Standard error of that margin over seeds; None of fewer than two."""
+        """Standard error of that margin over seeds; None for fewer than two."""
         return None if self.closest is None else self.closest.error
 
     @property
     def margin_text(self) -> str:
-        """Margin and standard error as reports print them."""
+        """Margin and standard error as text."""
         if self.margin is None:
             return ""
         return f"{self.margin:.3g}{'' if self.error is None else f' ± {self.error:.2g}'}"
 
     @property
     def doubtful(self) -> bool:
-        """Whether two standard errors would turn the verdict; with few seeds that is not much to ask."""
+        """Whether the margin is less than two standard errors, which with few seeds is a weak test."""
         return self.margin is not None and self.error is not None and abs(self.margin) < 2 * self.error
 
 
-def over_cases(text: str, cases: Iterable[Case]) -> Statement:
-    """A statement of many cases, strictly; those that break it are named, else all are."""
-    found = tuple(cases)
-    statement = Statement(text, found, "", strict=True)
-    if not found:
+def over_cases(text: str, cases: Iterable[Case], *, strict: bool = True) -> Statement:
+    """A statement of many cases; its figures list the cases that break it, else all."""
+    measured = tuple(cases)
+    statement = Statement(text, measured, "", strict=strict)
+    if not measured:
         return statement
-    breaking = [case.text for case in found if statement._fails(case)]
-    count = f"{len(found) - len(breaking)} of {len(found)}"
-    figures = f"{count}; not in {'; '.join(breaking)}" if breaking else f"{count}: {_listed(found)}"
-    return Statement(text, found, figures, strict=True)
-
-
-def _listed(cases: Sequence[Case]) -> str:
-    return "; ".join(case.text for case in cases)
+    breaking = [case for case in measured if statement._fails(case)]
+    listed = "; ".join(case.text for case in breaking or measured)
+    count = f"{len(measured) - len(breaking)} of {len(measured)}"
+    return replace(statement, figures=f"{count}; not in {listed}" if breaking else f"{count}: {listed}")

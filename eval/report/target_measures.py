@@ -1,8 +1,9 @@
-"""What a campaign against classes has measured of its targets beside the attacks, and its tables."""
+"""The target measures of a campaign against classes, other than attacks, and their tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 from splitleak.eval.campaign.classes.plan import Measure
@@ -10,7 +11,7 @@ from splitleak.eval.report.page import Sheet, Text, decimals, seeds_note, spread
 from splitleak.eval.report.results import Results, Spread
 
 Document = Mapping[str, Any]
-"""What a command measured of a target, or of several."""
+"""The result of a measure, of one target or of several."""
 
 _TARGETS_NOTE = (
     "Confidence: the mean of the highest probability, right or wrong. Parameters: those trained on private images."
@@ -39,7 +40,7 @@ _TRIGGERS = {"badnets": "BadNets", "blended": "Blended"}
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of a target, by where it stands in a document of a measure."""
+    """A figure of a target, by its path in the document of a measure."""
 
     heading: str
     name: str
@@ -50,23 +51,23 @@ class Column:
     digits: int = 1
 
     def figure(self, document: Document, target: str) -> float:
-        """Its value in the document, which may be of several targets."""
-        found: Any = document["targets"][target] if "targets" in document else document
+        """Its value for a target."""
+        value: Any = document["targets"][target] if "targets" in document else document
         for name in self.path:
-            found = found[name]
-        return self.scale * float(found)
+            value = value[name]
+        return self.scale * float(value)
 
 
 @dataclass(frozen=True)
 class TargetMeasures:
-    """What a campaign measures of its targets beside its cells, and the documents that are there, by their place."""
+    """The planned target measures of a campaign, and the documents of those that are done."""
 
     places: tuple[Mapping[str, Any], ...]
     documents: Mapping[str, Document]  # by output
 
     @classmethod
     def of(cls, results: Results) -> "TargetMeasures":
-        """Those of a folder of results."""
+        """The target measures of results."""
         return cls(results.measures, results.documents)
 
     @cached_property
@@ -78,19 +79,19 @@ class TargetMeasures:
         return tuple(dict.fromkeys(place["target"] for place in self.places))
 
     def by_seed(self, target: str, column: Column) -> dict[int, float]:
-        """A figure of a target by seed, where it is measured."""
+        """A figure of a target by measured seed."""
         wanted = (column.measure, target, column.of)
-        places = [each for each in self.places if (each["measure"], each["target"], each.get("of")) == wanted]
+        places = [place for place in self.places if (place["measure"], place["target"], place.get("of")) == wanted]
         documents = ((place["seed"], self.documents.get(place["output"])) for place in places)
         return {seed: column.figure(document, target) for seed, document in documents if document is not None}
 
     def counted(self) -> str:
-        """How much of what is planned is measured."""
+        """Number of measures done and planned, as text."""
         done = sum(place["output"] in self.documents for place in self.places)
         return f"{done} of {len(self.places)} measures"
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Each document with what it was measured of, one that is of several targets once."""
+        """Each document with its measure, seed and targets; one of several targets is there once."""
         places: dict[str, list[Document]] = {}
         for place in self.places:
             places.setdefault(place["output"], []).append(place)
@@ -99,7 +100,7 @@ class TargetMeasures:
             yield {**about, "of_targets": [place["target"] for place in places[output]], **document}
 
     def csv_rows(self) -> Iterator[dict[str, Any]]:
-        """One row a target and seed: all figures, unrounded; empty where not measured."""
+        """One row per target and seed: all figures, unrounded; empty if not measured."""
         shown = [column for of_table in columns(self).values() for column in of_table]
         for target in self.targets:
             for seed in self.seeds:
@@ -111,39 +112,39 @@ class TargetMeasures:
 
 
 def columns(measures: TargetMeasures) -> dict[str, list[Column]]:
-    """By title of a table its columns: what the plan measures."""
-    asked: dict[str, list[str]] = {}
+    """The columns of each table, by title, for the planned measures."""
+    measured: dict[str, list[str]] = {}
     for place in measures.places:
-        named = asked.setdefault(place["measure"], [])
+        named = measured.setdefault(place["measure"], [])
         named += [place["of"]] if place.get("of") not in (None, *named) else []
     shown = list(_of_targets())
-    if "training time" in asked:
+    if "training time" in measured:
         shown.append(Column("training time", "ratio", "training time", ("ratio",), digits=2))
-    for attack in asked.get("extraction", ()):
+    for attack in measured.get("extraction", ()):
         shown.append(Column("knowledge extraction %", attack, "extraction", ("share",), attack, 100))
-    found = {"Targets": shown}
-    if "robustness" in asked:
-        found["Adversarial images"] = [
+    tables = {"Targets": shown}
+    if "robustness" in measured:
+        tables["Adversarial images"] = [
             Column(f"{name} %", mode, "robustness", ("attacks", attack, mode, "share"), None, 100)
             for attack, name in _ATTACKS.items()
             for mode in ("untargeted", "targeted")
         ]
-    if "backdoor" in asked:
-        found["Backdoors"] = [column for backdoor in asked["backdoor"] for column in _of_backdoor(backdoor)]
-    return found
+    if "backdoor" in measured:
+        tables["Backdoors"] = [column for backdoor in measured["backdoor"] for column in _of_backdoor(backdoor)]
+    return tables
 
 
 def measure_sheets(measures: TargetMeasures) -> list[Sheet]:
-    """The tables of what was measured beside the attacks; none where nothing was planned."""
+    """The tables of target measures; none if there are no such measures."""
     if not measures.places:
         return []
     measured = {place["measure"] for place in measures.places}
-    told = [
+    target_notes = [
         _TARGETS_NOTE,
         *[_TIME_NOTE] * ("training time" in measured),
         *[_EXTRACTION_NOTE] * ("extraction" in measured),
     ]
-    notes = {"Targets": " ".join(told), "Adversarial images": _ATTACKS_NOTE, "Backdoors": _BACKDOORS_NOTE}
+    notes = {"Targets": " ".join(target_notes), "Adversarial images": _ATTACKS_NOTE, "Backdoors": _BACKDOORS_NOTE}
     return [
         Sheet(
             f"Beside the attacks: {title[0].lower()}{title[1:]}",
@@ -156,17 +157,9 @@ def measure_sheets(measures: TargetMeasures) -> list[Sheet]:
 
 
 def _row(measures: TargetMeasures, target: str, shown: Sequence[Column]) -> tuple[Text, ...]:
-    return (
-        Text(target),
-        *(
-            Text(
-                spread_text(
-                    Spread.of(measures.by_seed(target, column).values()), decimals(column.digits), len(measures.seeds)
-                )
-            )
-            for column in shown
-        ),
-    )
+    spreads = (Spread.of(measures.by_seed(target, column).values()) for column in shown)
+    texts = map(spread_text, spreads, (decimals(column.digits) for column in shown), repeat(len(measures.seeds)))
+    return (Text(target), *map(Text, texts))
 
 
 def _of_targets() -> Iterator[Column]:
@@ -180,9 +173,5 @@ def _of_targets() -> Iterator[Column]:
 def _of_backdoor(of: str) -> Iterator[Column]:
     trigger, _, share = of.partition(" ")
     heading = f"{_TRIGGERS[trigger]} {share}"
-    for name, key in (
-        ("clean %", "clean_accuracy"),
-        ("success %", "success_others"),
-        ("without %", "others_without_trigger"),
-    ):
-        yield Column(heading, name, "backdoor", (key, "share"), of, 100)
+    keys = {"clean %": "clean_accuracy", "success %": "success_others", "without %": "others_without_trigger"}
+    yield from (Column(heading, name, "backdoor", (key, "share"), of, 100) for name, key in keys.items())

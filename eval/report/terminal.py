@@ -1,4 +1,4 @@
-"""Results as one table for the terminal: a line a measured cell, with its latency."""
+"""Results as one table for the terminal: a line per measured cell, with its latency."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,13 +15,13 @@ LEGEND = (
 
 
 def columns(results: Results) -> tuple[str, ...]:
-    """The columns of `rows`; the attack is named where there are several."""
+    """The columns of `rows`, with the attack if there are several."""
     times = tuple(f"{name.removesuffix('_ms')} ms" for name in _TIMES)
     return ("target", *_attack(results), "accuracy %", "MSE", "SSIM", "PSNR dB", *times, "bytes/image", "queries")
 
 
 def rows(results: Results) -> list[tuple[str, ...]]:
-    """One row a record of victims; latencies are ``-`` where none were measured for that target."""
+    """One row per record of victims; latencies are ``-`` if not measured for the target."""
     return [
         (
             cell.row.label,

@@ -35,7 +35,7 @@ def test_the_plan_of_a_campaign_file_has_the_ids_it_always_had(name, any_data):
         "order": digest([job.id for job in plan.jobs]),
         "kinds": {kind: {"jobs": len(jobs), "digest": digest(sorted(jobs))} for kind, jobs in kinds.items()},
         "cells": digest(list(plan.cells_in_order)),
-        "besides": digest(list(plan.besides_in_order)),
+        "besides": digest(list(plan.target_measures)),
     } == PLANS[name]
 
 

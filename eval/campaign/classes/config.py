@@ -1,4 +1,4 @@
-"""A campaign against what a model remembers of its classes: targets × attacks, spelled out as figures of rows."""
+"""A campaign of model inversion against classes: targets × attacks, expanded into figures of rows."""
 
 from functools import partial
 from typing import Annotated, Any, Literal, Self
@@ -8,22 +8,22 @@ from pydantic import Field, field_validator, model_validator
 from splitleak.attacker.auxiliary import Auxiliary
 from splitleak.config import Config
 from splitleak.defenses.stack import DefenseConfig
-from splitleak.eval.campaign.classes.target_measures import BesidesEntry
-from splitleak.eval.campaign.config import Name, check_target
+from splitleak.eval.campaign.classes.target_measures import TargetMeasuresEntry
+from splitleak.eval.campaign.config import Name, check_known, check_target, check_unique
 from splitleak.eval.campaign.predictions.config import FigureCampaign, RowEntry
 from splitleak.eval.report.published import defenses as published_defenses
 
 STRONGEST = "strongest"
-"""The table that no file writes: of each target of a campaign against classes, the attack that did most in a seed."""
+"""Name of a table that is in no file: for each target and seed, the attack with the highest attack accuracy."""
 
 
 class ClassTargetEntry(Config):
-    """A target: a stack of defenses, and what differs in its training."""
+    """A target: a stack of defenses, with its own training settings."""
 
     name: str = Field(min_length=1, max_length=80)
     defenses: tuple[DefenseConfig, ...] = ()
     training: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's")
-    published: str | None = Field(default=None, description="the defense of published tables that ours is set beside")
+    published: str | None = Field(default=None, description="the defense in published tables that it is compared with")
 
     @field_validator("published")
     @classmethod
@@ -39,24 +39,24 @@ class ClassAttackEntry(Config):
     name: Name
     attack: str
     settings: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's for this attack")
-    adaptive: bool = Field(default=False, description="on the model without what hides its gradients; white boxes only")
+    adaptive: bool = Field(default=False, description="bypass layers that mask gradients; white box only")
     targets: tuple[str, ...] | None = Field(default=None, description="names; default: all")
 
 
 class SettingEntry(Config):
-    """Whose images are private and whose public; without an entry, the same classes and no image of both."""
+    """Private and auxiliary data; without an entry, both are of the same classes and share no image."""
 
     name: Name
     note: str = ""
     classes: int | None = Field(default=None, ge=2, description="classes of the target, drawn by seed; default: all")
     split: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's")
-    auxiliary: Auxiliary = Field(default="same", description="the attacker's images; generic: of all other classes")
+    auxiliary: Auxiliary = Field(default="same", description="auxiliary data; generic: of all other classes")
     targets: tuple[str, ...] | None = Field(default=None, description="names; default: all")
     attacks: tuple[str, ...] | None = Field(default=None, description="names; default: all")
 
 
 class _Grid(Config):
-    """What figures are made of."""
+    """The entries that the figures are expanded from."""
 
     targets: tuple[ClassTargetEntry, ...] = Field(min_length=1)
     attacks: tuple[ClassAttackEntry, ...] = Field(default=(), description="may be none where there is [besides]")
@@ -65,19 +65,17 @@ class _Grid(Config):
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
         targets, attacks = ([entry.name for entry in entries] for entries in (self.targets, self.attacks))
-        if len(set(targets)) != len(targets):
-            raise ValueError(f"expected every target to have a name of its own, got {targets}")
-        named = [(entry.targets, targets) for entry in self.attacks]
-        named += [(entry.targets, targets) for entry in self.private]
-        named += [(entry.attacks, attacks) for entry in self.private]
-        for names, known in named:
-            if strange := set(names or ()) - set(known):
-                raise ValueError(f"expected names of {', '.join(known)}, got {', '.join(sorted(strange))}")
+        check_unique(targets, "target")
+        for attack in self.attacks:
+            check_known(attack.targets, targets)
+        for setting in self.private:
+            check_known(setting.targets, targets)
+            check_known(setting.attacks, attacks)
         return self
 
-    def spelled_out(self) -> list[dict[str, Any]]:
-        """One for each setting and attack, in this order."""
-        found = []
+    def expanded(self) -> list[dict[str, Any]]:
+        """The figures, one for each setting and attack, in this order."""
+        figures = []
         for place, setting in enumerate(self.private):
             for attack in self.attacks:
                 if setting.attacks is not None and attack.name not in setting.attacks:
@@ -90,8 +88,8 @@ class _Grid(Config):
                     and (setting.targets is None or target.name in setting.targets)
                 ]
                 if rows:
-                    found.append({"name": name, "title": name, "note": setting.note, "rows": rows})
-        return found
+                    figures.append({"name": name, "title": name, "note": setting.note, "rows": rows})
+        return figures
 
     @staticmethod
     def _row(setting: SettingEntry, attack: ClassAttackEntry, target: ClassTargetEntry) -> dict[str, Any]:
@@ -112,29 +110,28 @@ class ClassCampaign(FigureCampaign, _Grid):
     """Settings × attacks × targets × seeds; each setting and attack is a figure, and each target a row of it."""
 
     kind: Literal["classes"]
-    besides: BesidesEntry | None = Field(
-        default=None, description="what else is measured; of targets on the first setting"
+    besides: TargetMeasuresEntry | None = Field(
+        default=None, description="other measures of the targets, on the first setting"
     )
     strongest: dict[Name, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
         default_factory=dict,
-        description="by a name of one's own, attacks among which the strongest is looked for too; beside that of all",
+        description="by name, further groups of attacks to find the strongest in, beside that of all",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _with_figures(cls, values: object) -> object:
-        """Writes the figures, in place of those of a former reading."""
+        """Expands the figures, and replaces those of an earlier expansion."""
         if not isinstance(values, dict):
             return values
         grid = {name: values[name] for name in _Grid.model_fields if name in values}
-        return {**values, "figures": _Grid.parse(grid, source="the campaign").spelled_out()}
+        return {**values, "figures": _Grid.parse(grid, source="the campaign").expanded()}
 
     @model_validator(mode="after")
     def _strongest_of_attacks(self) -> Self:
         known = [attack.name for attack in self.attacks]
         for name, attacks in self.strongest.items():
-            if strange := set(attacks) - set(known):
-                raise ValueError(f"expected names of {', '.join(known)} in {name!r}, got {', '.join(sorted(strange))}")
+            check_known(attacks, known, f" in {name!r}")
             if name == STRONGEST or name in super().claimable():
                 raise ValueError(f"expected another name than that of a figure, got {name!r}")
         return self
@@ -145,10 +142,9 @@ class ClassCampaign(FigureCampaign, _Grid):
             if not self.figures:
                 raise ValueError("expected attacks, or a table [besides], got neither")
             return self
-        known = [attack.name for attack in self.attacks]
-        asked = self.besides.extraction.attacks if self.besides.extraction else ()
-        if strange := set(asked) - set(known):
-            raise ValueError(f"expected names of {', '.join(known)} in extraction, got {', '.join(sorted(strange))}")
+        if self.besides.extraction is not None:
+            known = [attack.name for attack in self.attacks]
+            check_known(self.besides.extraction.attacks, known, " in extraction")
         if self.besides.training_time is not None:
             self.undefended()
         return self
@@ -161,7 +157,7 @@ class ClassCampaign(FigureCampaign, _Grid):
         return config
 
     def bare_rows(self) -> list[RowEntry]:
-        """The targets on the first setting, without an attack: rows of no figure."""
+        """A row for each target on the first setting, without an attack; in no figure."""
         setting = self.private[0]
         return [
             RowEntry(
@@ -176,10 +172,10 @@ class ClassCampaign(FigureCampaign, _Grid):
         ]
 
     def undefended(self) -> str:
-        """The first target without a defense, which others are measured by.
+        """The first target without a defense, the baseline for the others.
 
         Raises:
-            ValueError: There is none.
+            ValueError: All targets have defenses.
         """
         names = [row.name for row in self.bare_rows() if not row.defenses]
         if not names:
@@ -187,10 +183,10 @@ class ClassCampaign(FigureCampaign, _Grid):
         return names[0]
 
     def overview(self) -> list[tuple[str, ...]]:
-        told = [] if self.besides is None else [("besides", "every target", "", "", "", "", self.besides.told())]
-        return [*super().overview(), *told]
+        if self.besides is None:
+            return super().overview()
+        return [*super().overview(), ("besides", "every target", "", "", "", "", self.besides.summary())]
 
     def claimable(self) -> dict[str, list[str]]:
-        found = super().claimable()
         targets = [target.name for target in self.targets]
-        return {**found, **{name: targets for name in (STRONGEST, *self.strongest)}}
+        return {**super().claimable(), **dict.fromkeys((STRONGEST, *self.strongest), targets)}

@@ -1,4 +1,4 @@
-"""What a campaign against classes measures of each target beside the attacks on it; the file's table ``[besides]``."""
+"""The measures of each target other than attacks in a campaign against classes; the file's table ``[besides]``."""
 
 from collections.abc import Mapping
 from typing import Any, Self, TypeVar
@@ -16,16 +16,16 @@ _Settings = TypeVar("_Settings", bound=Config)
 
 
 class ExtractionEntry(Config):
-    """Of which attacks' pictures a student learns."""
+    """Knowledge extraction: the attacks whose pictures a student is trained on."""
 
     attacks: tuple[Name, ...] = Field(min_length=1)
     student: dict[str, Any] = Field(default_factory=dict, description="of `ExtractionConfig`")
 
 
-class BesidesEntry(Config):
-    """What is measured, of all targets on the first setting; accuracy, confidence and parameters always are.
+class TargetMeasuresEntry(Config):
+    """Measures of all targets on the first setting; accuracy, confidence and parameters are always measured.
 
-    Settings say no seed: it is that of the target.
+    Settings contain no seed: it is that of the target.
     """
 
     robustness: dict[str, Any] | None = Field(default=None, description="of `RobustnessConfig`; default: none of it")
@@ -43,7 +43,7 @@ class BesidesEntry(Config):
         if seeded := [name for name, settings in given.items() if "seed" in settings]:
             raise ValueError(f"expected no seed, which is the target's, got one in {', '.join(seeded)}")
         self.robust(0), self.timed(), self.student(0)
-        names = [backdoor_name(each) for each in self.poisons(0)]
+        names = list(map(backdoor_name, self.poisons(0)))
         if len(set(names)) != len(names):
             raise ValueError(f"expected backdoors of different triggers or fractions, got {names}")
         return self
@@ -64,8 +64,8 @@ class BesidesEntry(Config):
         """The settings of ``splitleak poison``, one for each backdoor."""
         return [_seeded(PoisonConfig, each, seed, "backdoors") for each in self.backdoors]
 
-    def told(self) -> str:
-        """All of it in a line."""
+    def summary(self) -> str:
+        """All measures in a line."""
         names = ["confidence"]
         names += [name for name in ("robustness", "training_time") if getattr(self, name) is not None]
         names += [f"extraction from {name}" for name in (self.extraction.attacks if self.extraction else ())]
@@ -73,7 +73,7 @@ class BesidesEntry(Config):
 
 
 def backdoor_name(config: PoisonConfig) -> str:
-    """A backdoor's in a report.
+    """A backdoor's name in a report.
 
     >>> backdoor_name(PoisonConfig(trigger="blended", fraction=0.05))
     'blended 5 %'

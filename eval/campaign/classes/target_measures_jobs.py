@@ -1,78 +1,67 @@
-"""The jobs beside the attacks of a campaign against classes: poisoned images, and one measure of a target each."""
+"""The jobs of a campaign against classes other than attacks: poisoned images, and the measures of its targets."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from splitleak.artifacts import provenance, write_json
 from splitleak.datasets.splits import Splits
 from splitleak.defenses.artifact import load_whole
 from splitleak.eval.campaign.bench import Bench, Figures
+from splitleak.eval.campaign.classes.plan import Measure
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.targets.backdoor import recorded_backdoor
 from splitleak.eval.targets.confidence import target_figures
 from splitleak.seeding import resolve_device
 
 
-def do_poison(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    """Puts a backdoor's trigger on some training images."""
-    images, folder = bench.below(settings["images"]), bench.below(settings["folder"])
-    bench.run(job, "poison", images, "--out", folder, "--config", bench.written(folder, settings["poison"]))
-    return {}
+def do_poison(bench: Bench, job: Job) -> None:
+    """Poisons some training images with a backdoor's trigger."""
+    images, folder = bench.inputs(job, "images", "folder")
+    bench.make(job, "poison", images, out=folder, config=job.settings["poison"])
 
 
-def do_besides(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    """Measures what the job's settings name, and writes it to one JSON file."""
-    return _DO[settings["measure"]](bench, job, settings)
+def do_target_measure(bench: Bench, job: Job) -> Figures | None:
+    """Runs the measure that the job's settings name, and writes its result to a JSON file."""
+    measure: Measure = job.settings["measure"]
+    return _DO[measure](bench, job)
 
 
-def _target(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    artifact, images = bench.below(settings["artifact"]), bench.below(settings["images"])
-    found = target_figures(artifact, images, resolve_device(bench.device))
-    write_json(bench.store.path(job), found)
-    return {"accuracy %": f"{100 * found['test']['accuracy']:.1f}"}
+def _target(bench: Bench, job: Job) -> Figures:
+    artifact, images = bench.inputs(job, "artifact", "images")
+    figures = target_figures(artifact, images, resolve_device(bench.device))
+    write_json(bench.store.path(job), figures)
+    return {"accuracy %": f"{100 * figures['test']['accuracy']:.1f}"}
 
 
-def _robustness(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    artifact, given = bench.below(settings["artifact"]), ("--images", bench.below(settings["images"]))
-    bench.run(job, "robustness", artifact, *given, *_asked(bench, job, settings["config"]))
-    return {}
+def _robustness(bench: Bench, job: Job) -> None:
+    artifact, images = bench.inputs(job, "artifact", "images")
+    bench.make(job, "robustness", artifact, "--images", images, *bench.computing(), config=job.settings["config"])
 
 
-def _extraction(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    attacked, artifact = bench.below(settings["attacked"]), bench.below(settings["artifact"])
-    private = bench.below(settings["images"]) / "train.npz"
-    given = (attacked, "--artifact", artifact, "--train-images", private)
-    bench.run(job, "extraction", *given, *_asked(bench, job, settings["config"]))
-    return {}
+def _extraction(bench: Bench, job: Job) -> None:
+    attacked, artifact, images = bench.inputs(job, "attacked", "artifact", "images")
+    given = (attacked, "--artifact", artifact, "--train-images", images / "train.npz")
+    bench.make(job, "extraction", *given, *bench.computing(), config=job.settings["config"])
 
 
-def _backdoor(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    splits = Splits.load(bench.below(settings["images"]))
-    whole = load_whole(bench.below(settings["artifact"]), resolve_device(bench.device), seed=0)
-    found = recorded_backdoor(whole, splits)
-    assert found is not None
-    write_json(bench.store.path(job), {**found, "provenance": provenance()})
-    return {}
+def _backdoor(bench: Bench, job: Job) -> None:
+    artifact, images = bench.inputs(job, "artifact", "images")
+    model = load_whole(artifact, resolve_device(bench.device), seed=0)
+    figures = recorded_backdoor(model, Splits.load(images))
+    assert figures is not None
+    write_json(bench.store.path(job), {**figures, "provenance": provenance()})
 
 
-def _training_time(bench: Bench, job: Job, settings: Mapping[str, Any]) -> Figures:
-    out = bench.store.path(job)
-    designs, config = bench.written(out, settings["targets"], "targets"), bench.written(out, settings["config"])
-    given = (designs, "--images", bench.below(settings["images"]), "--baseline", settings["baseline"], "--out", out)
-    bench.run(job, "training-time", *given, "--config", config, "--threads", bench.threads)
-    return {}
+def _training_time(bench: Bench, job: Job) -> None:
+    settings, [images] = job.settings, bench.inputs(job, "images")
+    designs = bench.written(bench.store.path(job), settings["targets"], "targets")
+    given = (designs, "--images", images, "--baseline", settings["baseline"], "--threads", bench.threads)
+    bench.make(job, "training-time", *given, config=settings["config"])
 
 
-_DO: dict[str, Callable[[Bench, Job, Mapping[str, Any]], Figures]] = {
+_DO: dict[Measure, Callable[[Bench, Job], Figures | None]] = {
     "target": _target,
     "robustness": _robustness,
     "extraction": _extraction,
     "backdoor": _backdoor,
     "training time": _training_time,
 }
-
-
-def _asked(bench: Bench, job: Job, config: Mapping[str, Any]) -> tuple[object, ...]:
-    """The options of a command that measures: where to write, and all its settings."""
-    out = bench.store.path(job)
-    return ("--out", out, "--config", bench.written(out, config), *bench.computing())

@@ -1,4 +1,4 @@
-"""What a campaign's file says that its results show: a claim about two rows and one metric."""
+"""A claim of a campaign's file: a statement about two rows in one metric, which the results are tested against."""
 
 from collections.abc import Collection, Mapping
 from typing import Self
@@ -16,11 +16,11 @@ class ClaimEntry(Config):
     """
 
     text: str = Field(min_length=1, description="the claim in words, as the report prints it")
-    figure: str = Field(description="name of the figure that both rows stand in")
+    figure: str = Field(description="name of the figure with both rows")
     metric: str = Field(description="of `eval.record.metrics`")
     lower: str = Field(description="name of a row")
     higher: str = Field(description="name of another row")
-    against: str | None = Field(default=None, description="the figure that higher stands in, where it is another")
+    against: str | None = Field(default=None, description="the figure with higher, if it is another")
     factor: float = Field(default=1.0, gt=0, description="lower times this is claimed to be at most higher")
     within: float | None = Field(default=None, ge=0, description="instead: both differ by at most this, either way")
 
@@ -35,7 +35,7 @@ class ClaimEntry(Config):
         return self
 
     def check_names(self, figures: Mapping[str, Collection[str]]) -> None:
-        """Refuses a claim about what the campaign does not have; ``figures`` are names, each with those of its rows.
+        """Validates the claim against ``figures``: names of figures, each with those of its rows.
 
         Raises:
             ValueError: No figure has the claim's name, or the figure has no row of one of its names.
@@ -48,16 +48,16 @@ class ClaimEntry(Config):
 
     @property
     def places(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """Figure and row of the lower and of the higher."""
+        """(figure, row) of the lower and of the higher."""
         return (self.figure, self.lower), (self.against or self.figure, self.higher)
 
     def margin(self, lower: float, higher: float) -> float:
-        """By how much the two figures are as claimed; negative where they are not."""
+        """The margin by which two values satisfy the claim; negative if they do not."""
         return self.within - abs(higher - lower) if self.within is not None else higher - self.factor * lower
 
     @property
     def statement(self) -> str:
-        """The claim as it is checked."""
+        """The claim as a formula."""
         higher = f"{self.higher!r}{f' of {self.against}' if self.against else ''}"
         if self.within is not None:
             return f"{self.metric}: |{self.lower!r} - {higher}| ≤ {self.within:g}"

@@ -1,4 +1,4 @@
-"""A campaign against what a service says: figures of rows, each a target, what is let out of it, and an attack."""
+"""A campaign against predictions: figures of rows, each a target, an output policy, and an attack."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -22,16 +22,17 @@ from splitleak.eval.campaign.config import (
     Name,
     SplitCounts,
     check_target,
+    check_unique,
     target_document,
 )
 from splitleak.eval.campaign.predictions.claims import ClaimEntry
 
 _OTHER_SEED = 1000
-"""Added to a seed for the evaluator's: a network that shares nothing with the target but its training images."""
+"""Added to a seed for the evaluator's, which shares nothing with the target but the training images."""
 
 
 class PredictionSplit(SplitCounts):
-    """Of which ``public`` is also the size of the other auxiliary sets, unless ``generic`` says otherwise."""
+    """Sizes of the splits; ``public`` is also the size of the other auxiliary sets, unless ``generic`` is given."""
 
     stratified: bool = False
     generic: int | None = Field(
@@ -40,39 +41,39 @@ class PredictionSplit(SplitCounts):
 
 
 class DistinctEntry(Config):
-    """The data set behind auxiliary sets of the kind ``distinct``; it takes size and channels of the campaign's."""
+    """The data set of ``distinct`` auxiliary data, in the size and channels of the campaign's own data set."""
 
     data: str = "photographs"
 
 
 class RowEntry(Config):
-    """One row of a figure: what is attacked, what the service lets out, what the attacker has, and its attack."""
+    """A row of a figure: target, output policy, auxiliary data, and attack."""
 
     name: str = Field(min_length=1, max_length=80)
     classes: int | None = Field(default=None, ge=2, description="classes of the target, drawn by seed; default: all")
     split: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's")
-    defenses: tuple[DefenseConfig, ...] = Field(default=(), description="what the target is trained with")
+    defenses: tuple[DefenseConfig, ...] = Field(default=(), description="of the target")
     training: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's")
     auxiliary: Auxiliary = "same"
     share: int = Field(default=0, ge=0, description="highest scores that a victim publishes; 0: all")
-    policy: dict[str, Any] = Field(default_factory=dict, description="what the service lets out, see `PolicyConfig`")
-    purify: dict[str, Any] | None = Field(default=None, description="settings of a purifier at the service's door")
+    policy: dict[str, Any] = Field(default_factory=dict, description="the service's output policy, see `PolicyConfig`")
+    purify: dict[str, Any] | None = Field(default=None, description="settings of a purifier of the service's answers")
     attack: str = "prediction-inversion"
     settings: dict[str, Any] = Field(default_factory=dict, description="on top of the campaign's for this attack")
     draws: int = Field(default=1, ge=1, description="how often the attacker sends each of its own images")
-    adaptive: bool = Field(default=False, description="attack the model without what hides its gradients")
+    adaptive: bool = Field(default=False, description="bypass layers that mask gradients")
 
 
 class PretrainingEntry(Config):
-    """The public images behind targets with a `transfer` defense that names no artifact, and how these are learned."""
+    """Pre-training on public images, for targets with a `transfer` defense that names no artifact."""
 
     data: str = "photographs"
-    split: dict[str, Any] = Field(default_factory=dict, description="how many images go where")
+    split: dict[str, Any] = Field(default_factory=dict, description="sizes of the splits")
     training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `TrainingConfig`")
 
 
 class FigureEntry(Config):
-    """Rows that are to be read beside each other."""
+    """Rows that are compared with each other, a table of the report."""
 
     name: Name
     title: str
@@ -99,13 +100,9 @@ class FigureCampaign(CampaignHead):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [figure.name for figure in self.figures]
-        if len(set(names)) != len(names):
-            raise ValueError(f"expected every figure to have a name of its own, got {names}")
+        check_unique([figure.name for figure in self.figures], "figure")
         for figure in self.figures:
-            rows = [row.name for row in figure.rows]
-            if len(set(rows)) != len(rows):
-                raise ValueError(f"expected every row of {figure.name!r} to have a name of its own, got {rows}")
+            check_unique([row.name for row in figure.rows], f"row of {figure.name!r}")
         for claim in self.claims:
             claim.check_names(self.claimable())
         if self.figures and self.evaluator is None:
@@ -118,10 +115,10 @@ class FigureCampaign(CampaignHead):
 
     @classmethod
     def load(cls, values: object, *, source: str) -> Self:
-        """A campaign that can be run as far as can be told before it is: every target and attack of it is built.
+        """Parses a campaign and validates it as far as possible before a run: it builds every target and attack.
 
         Raises:
-            ValueError: Something does not fit; the message names ``source``, the row and what was expected.
+            ValueError: A row is invalid; the message names ``source``, the row and what was expected.
         """
         config = cls.parse(values, source=source)
         config.prior_settings()
@@ -142,7 +139,7 @@ class FigureCampaign(CampaignHead):
         return config
 
     def claimable(self) -> dict[str, list[str]]:
-        """What a claim can be about: figures, each with its rows."""
+        """The figures that a claim can refer to, each with its rows."""
         return {figure.name: [row.name for row in figure.rows] for figure in self.figures}
 
     @property
@@ -155,19 +152,19 @@ class FigureCampaign(CampaignHead):
         return ((figure, row) for figure in self.figures for row in figure.rows)
 
     def split_of(self, row: RowEntry) -> dict[str, Any]:
-        """How many images go where for a row, every default in it.
+        """The settings of a row's split, defaults included.
 
         Raises:
             ValueError: A count does not fit.
         """
         split = PredictionSplit.parse(merged(self.split.document(), row.split), source="split")
         given = {**split.document(), "classes": row.classes}
-        if split.generic is None:  # it came after the first recorded results
+        if split.generic is None:  # the field is newer than the first recorded results: ids stay
             del given["generic"]
         return given
 
     def overview(self) -> list[tuple[str, ...]]:
-        """The figures' rows: target, what is let out of it and shared, and who attacks with what."""
+        """The figures' rows: target, output policy, shared scores, auxiliary data and attack."""
         lines: list[tuple[str, ...]] = [("figure", "row", "target", "service", "shared", "auxiliary", "attack")]
         for figure, row in self.rows():
             trained = " → ".join(defense.name for defense in row.defenses)
@@ -201,7 +198,7 @@ class FigureCampaign(CampaignHead):
         return preset.model_copy(update={"settings": merged(own, row.settings)}).build()
 
     def prior_settings(self) -> dict[str, Any]:
-        """The settings of ``splitleak prior``, every default in them.
+        """The settings of ``splitleak prior``, defaults included.
 
         Raises:
             ValueError: One does not fit.
@@ -220,12 +217,12 @@ class FigureCampaign(CampaignHead):
         return self.pretraining is not None and any(source is None for source in started)
 
     def asks(self, row: RowEntry) -> Literal["recorded", "live", "nothing"]:
-        """How a row's attack questions the service: with its public images, once for all; or as it goes on."""
+        """How a row's attack queries the service: ahead with public images (recorded), adaptively (live), or not."""
         needs = self.attack(row).needs
         return "nothing" if "query" not in needs else "live" if "prior" in needs else "recorded"
 
     def policy(self, row: RowEntry) -> dict[str, Any]:
-        """What the row's service lets out, every default in it; a purifier's place is not in it yet.
+        """The output policy of a row's service, defaults included, without the path of a purifier.
 
         Raises:
             ValueError: There is no such policy, or it names a purifier of its own.

@@ -1,48 +1,48 @@
 """The jobs of a campaign against predictions; see `splitleak.eval.campaign.plan` for the folder they share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion
 from splitleak.config import digest, merged
 from splitleak.eval.campaign.config import SplitCounts, fingerprint
-from splitleak.eval.campaign.plan import Job, Plan
+from splitleak.eval.campaign.plan import Job, Plan, classes_label, split_job, train_job
 from splitleak.eval.campaign.predictions.config import FigureCampaign, FigureEntry, RowEntry
 
 
 def make_prediction_plan(config: FigureCampaign) -> Plan:
-    """The jobs of ``config``, each once however many rows share it.
+    """The jobs of a campaign of figures; a job that several rows share is planned once.
 
     Raises:
-        FileNotFoundError: The images are not there.
+        FileNotFoundError: The images are missing.
     """
     return plan_of_seeds(config, [SeedJobs(config, seed) for seed in config.seeds])
 
 
-def plan_of_seeds(config: FigureCampaign, made: "Sequence[SeedJobs]") -> Plan:
+def plan_of_seeds(config: FigureCampaign, seeds: "Sequence[SeedJobs]") -> Plan:
     """`make_prediction_plan` from the jobs of each seed of ``config``, in order."""
     jobs: dict[str, Job] = {}
-    for seed in made:
+    for seed in seeds:
         for _, row in config.rows():
             for job in seed.of_row(row):
                 jobs.setdefault(job.id, job)
     planned = tuple(
         {"id": cell.key, "figure": figure.name, "row": row.name, **cell.settings["cell"]}
         for figure, row in config.rows()
-        for cell in (seed.cell(row) for seed in made)
+        for cell in (seed.cell(row) for seed in seeds)
     )
     return Plan(config, tuple(jobs.values()), planned)
 
 
 class SeedJobs:
-    """The jobs of one seed; equal rows get equal jobs."""
+    """The jobs of one seed; equal rows share their jobs."""
 
     def __init__(self, config: FigureCampaign, seed: int) -> None:
         self._config, self._seed = config, seed
-        self._print = fingerprint(config.dataset.data)
-        self._distinct_print = fingerprint(config.distinct.data)
-        self._public_print = None if config.pretraining is None else fingerprint(config.pretraining.data)
+        self._hash = fingerprint(config.dataset.data)
+        self._distinct_hash = fingerprint(config.distinct.data)
+        self._public_hash = None if config.pretraining is None else fingerprint(config.pretraining.data)
         self._shares: dict[str, set[int]] = {}
         self._auxiliaries: dict[str, set[str]] = {}
         for _, row in config.rows():
@@ -52,7 +52,7 @@ class SeedJobs:
                 self._auxiliaries.setdefault(name, set()).add(row.auxiliary)
 
     def of_target(self, row: RowEntry) -> Iterator[Job]:
-        """All that a row's target needs, in an order in which needs come first, and the target."""
+        """A row's target and its dependencies, in topological order."""
         yield self.split(row)
         if self._config.transfers(row):
             yield self._public()
@@ -60,7 +60,7 @@ class SeedJobs:
         yield self.train(row)
 
     def of_row(self, row: RowEntry) -> Iterator[Job]:
-        """All that a row's cell needs, in an order in which needs come first, and the cell."""
+        """A row's cell and its dependencies, in topological order."""
         yield from self.of_target(row)
         yield self._evaluator(row)
         if "prior" in self._config.attack(row).needs:
@@ -92,7 +92,7 @@ class SeedJobs:
             "policy": config.policy(row),
             "purify": row.purify,
         }
-        if config.asks(row) != "recorded":  # what the service lets out is nothing to it
+        if config.asks(row) != "recorded":  # without recorded queries, these do not affect the cell: not in its id
             for name in ("auxiliary", "share", "draws", "policy", "purify"):
                 given[name] = None
         if "prior" in attack.needs:
@@ -125,84 +125,60 @@ class SeedJobs:
             "target": train.key,
         }
         label = f"{_title(config, row)}, seed {self._seed}"
-        return Job(
-            f"cell-{key}",
-            "cell",
-            label,
-            self._seed,
-            f"cells/{key}/score",
-            tuple(need.id for need in needs),
-            1.0,
-            settings,
-        )
+        return Job.of("cell", key, label, self._seed, f"cells/{key}/score", needs, settings)
 
     def split(self, row: RowEntry) -> Job:
-        """The images of a row."""
-        config = self._config
-        split = {"seed": self._seed, **config.split_of(row)}
-        return self._split_job(config.dataset.name, self._print, config.dataset.document(), split)
+        """The split of a row's images."""
+        dataset = self._config.dataset
+        split = {"seed": self._seed, **self._config.split_of(row)}
+        return split_job(dataset.name, self._hash, dataset.document(), split, self._seed)
 
     def _distinct(self, row: RowEntry) -> Job:
         config = self._config
         public = config.split_of(row)["public"]
         split = {"seed": self._seed, "public": public, "victims": 1, "train": 1, "test": 1}
         dataset = {**config.dataset.document(), "data": config.distinct.data}
-        return self._split_job("distinct", self._distinct_print, dataset, split)
-
-    def _split_job(self, name: str, found: str, dataset: Mapping[str, Any], split: Mapping[str, Any]) -> Job:
-        key = digest([found, dataset["size"], dataset["channels"], split])
-        folder = f"images/{name}-s{self._seed}-{key}"
-        label = f"{name}{_of_classes(split.get('classes'))}, seed {self._seed}"
-        settings = {**dataset, "folder": folder, "split": split}
-        return Job(f"split-{key}", "split", label, self._seed, f"{folder}/splits.json", (), 1.0, settings)
+        return split_job("distinct", self._distinct_hash, dataset, split, self._seed)
 
     def _public(self) -> Job:
-        """The images of the pre-training, all of them public."""
+        """The split of the public images for pre-training."""
         config = self._config
         assert config.pretraining is not None
-        assert self._public_print is not None
+        assert self._public_hash is not None
         counts = SplitCounts.parse(merged({"public": 1, "victims": 1}, config.pretraining.split), source="pretraining")
         dataset = {**config.dataset.document(), "data": config.pretraining.data}
         split = {"seed": self._seed, **counts.document()}
-        return self._split_job("pretraining", self._public_print, dataset, split)
+        return split_job("pretraining", self._public_hash, dataset, split, self._seed)
 
     def _pretrain(self) -> Job:
-        return self._train_job(self._public(), self._config.pretrained_target(self._seed), "pre-trained")
+        return train_job(self._public(), self._config.pretrained_target(self._seed), "pre-trained")
 
     def train(self, row: RowEntry, images: Job | None = None) -> Job:
-        """The target of a row, on its own images or on others, which ``images`` makes."""
+        """The training of a row's target, on its own split or on ``images``, the job of poisoned ones."""
         names = ", ".join(defense.name for defense in row.defenses) or "target"
-        name = f"{names}{_of_classes(row.classes)}{'' if images is None else ', poisoned'}"
-        before = self._pretrain() if self._config.transfers(row) else None
-        return self._train_job(images or self.split(row), self._config.target(row, self._seed), name, before)
+        title = f"{names}{classes_label(row.classes)}{'' if images is None else ', poisoned'}"
+        pretrained = self._pretrain() if self._config.transfers(row) else None
+        return train_job(images or self.split(row), self._config.target(row, self._seed), title, pretrained)
 
     def _evaluator(self, row: RowEntry) -> Job:
-        name = f"evaluator{_of_classes(row.classes)}"
-        return self._train_job(self.split(row), self._config.evaluator_target(self._seed), name)
-
-    def _train_job(self, split: Job, target: Mapping[str, Any], name: str, before: Job | None = None) -> Job:
-        settings = {"images": split.settings["folder"], "target": target}
-        settings |= {} if before is None else {"pretrained": before.output}
-        key = digest(settings)
-        label, cost = f"{name}, seed {self._seed}", float(target["training"]["epochs"])
-        needs = (split.id, *([] if before is None else [before.id]))
-        return Job(f"train-{key}", "train", label, self._seed, f"targets/{key}", needs, cost, settings)
+        target = self._config.evaluator_target(self._seed)
+        return train_job(self.split(row), target, f"evaluator{classes_label(row.classes)}")
 
     def _prior(self, row: RowEntry) -> Job:
         prior = self._config.prior_settings()
         settings = {"public": self._auxiliary(row.auxiliary, row), "prior": prior}
         key = digest([settings, self._seed])
         label, cost = f"{row.auxiliary} images, seed {self._seed}", float(prior["iterations"])
-        return Job(f"prior-{key}", "prior", label, self._seed, f"priors/{key}", (self.split(row).id,), cost, settings)
+        return Job.of("prior", key, label, self._seed, f"priors/{key}", [self.split(row)], settings, cost)
 
     def _purify(self, row: RowEntry) -> Job:
         train = self.train(row)
         settings = {"images": train.settings["images"], "artifact": train.output, "purify": row.purify}
         key = digest([settings, self._seed])
-        return Job(f"purify-{key}", "purify", train.label, self._seed, f"purifiers/{key}", (train.id,), 1.0, settings)
+        return Job.of("purify", key, train.label, self._seed, f"purifiers/{key}", [train], settings)
 
     def _service_key(self, row: RowEntry) -> str:
-        """Rows of one service share their queries."""
+        """Identifies a service: rows on the same one share their queries."""
         return digest(
             [self.split(row).id, self._config.target(row, self._seed), self._config.policy(row), row.purify, row.draws]
         )
@@ -227,31 +203,17 @@ class SeedJobs:
             needs.append(self._distinct(row))
         key = digest([settings, self._seed])
         cost = float(1 + len(settings["auxiliaries"]))
-        return Job(
-            f"predict-{key}",
-            "predict",
-            train.label,
-            self._seed,
-            f"predictions/{key}",
-            tuple(need.id for need in needs),
-            cost,
-            settings,
-        )
+        return Job.of("predict", key, train.label, self._seed, f"predictions/{key}", needs, settings, cost)
 
     def _auxiliary(self, kind: str, row: RowEntry) -> str:
-        """Where the attacker's own images are."""
+        """Path of the attacker's auxiliary data."""
         if kind == "distinct":
             return f"{self._distinct(row).settings['folder']}/public.npz"
         part = {"same": "public", "generic": "generic", "training": "train"}[kind]
         return f"{self.split(row).settings['folder']}/{part}.npz"
 
 
-def _of_classes(classes: int | None) -> str:
-    """What a label says of a target that does not know all classes."""
-    return f", {classes} classes" if classes else ""
-
-
 def _title(config: FigureCampaign, row: RowEntry) -> str:
-    """The first figure that has the row, and its name."""
+    """The name of the first figure with this row, and that of the row."""
     figure: FigureEntry = next(figure for figure, each in config.rows() if each == row)
     return f"{figure.name}: {row.name}"

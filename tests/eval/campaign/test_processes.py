@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from splitleak.eval.campaign.processes import Children, run, service
+from splitleak.eval.campaign.processes import Children, service
 
 PATIENCE_S = 60.0
 
@@ -84,17 +84,7 @@ def test_children_are_gone_when_their_parent_is_killed(tmp_path):
     assert gone(child)
 
 
-def test_a_command_gives_its_result(tmp_path):
-    found = run(["split", "--out", str(tmp_path), "--train=5", "--public=4", "--victims=3", "--test=2"])
-    assert found["images"] == {"train": 5, "public": 4, "victims": 3, "test": 2}
-
-
-def test_a_command_that_fails_is_named(tmp_path):
-    with pytest.raises(RuntimeError, match="`splitleak inspect` to succeed, but it ended with 1"):
-        run(["inspect", str(tmp_path / "nothing")])
-
-
-def test_a_command_of_several_children_gives_its_result_and_writes_its_log(tmp_path):
+def test_a_command_gives_its_result_and_writes_its_log(tmp_path):
     found = Children().run(
         ["split", "--out", str(tmp_path), "--train=5", "--public=4", "--victims=3"], tmp_path / "log"
     )
@@ -148,8 +138,10 @@ def test_ours_is_imported_where_a_folder_holds_modules_of_the_same_names(strange
     assert not Path(told.stdout.decode()).is_relative_to(strangers)
 
 
-def test_a_command_that_starts_children_works_where_a_folder_holds_modules_of_the_same_names(strangers, artifact):
+def test_a_command_that_starts_children_works_where_a_folder_holds_modules_of_the_same_names(
+    strangers, artifact, tmp_path
+):
     command = [sys.executable, "-P", "-m", "splitleak", "latency", str(artifact), "--samples", "10", "--json"]
     told = subprocess.run([*command, "--no-alternatives"], capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
-    assert run(["list"])["codecs"][0] == "fp32"
+    assert Children().run(["list"], tmp_path / "log")["codecs"][0] == "fp32"

@@ -41,7 +41,8 @@ def checked(kind, own, dataset="clothes"):
     ],
 )
 def test_what_a_setting_allows_is_counted(kind, own, dataset, found):
-    assert tuple(checked(kind, own, dataset).values()) == found
+    overlap = checked(kind, own, dataset)
+    assert (overlap.victims_images, overlap.training_images, overlap.target_classes) == found
 
 
 @pytest.mark.parametrize("kind", ["same", "generic", "distinct", "training"])
@@ -82,7 +83,7 @@ def test_a_declaration_that_is_not_true_is_refused_by_name_and_number(kind, own,
 
 def test_a_class_is_one_that_is_shown_not_one_that_is_named():
     own = Images(OTHERS.pixels, OTHERS.labels + 3, NAMES)
-    assert checked("generic", own)["target_classes"] == 0
+    assert checked("generic", own).target_classes == 0
 
 
 def test_images_of_another_shape_cannot_be_compared():

@@ -66,10 +66,10 @@ def test_what_is_known_of_the_private_images_is_not_asked_again(target, judge, s
 
     monkeypatch.setattr("splitleak.eval.record.class_figures.whole_features", counted)
     known = {}
-    found = [class_figures(target, judge, by_class, small_splits.train, known=known) for _ in range(2)]
+    found = [class_figures(target, judge, by_class, small_splits.train, cache=known) for _ in range(2)]
     assert found[0] == found[1]
     assert asked == [20, 600, 20]
-    class_figures(target, judge, by_class, small_splits.public, known=known)
+    class_figures(target, judge, by_class, small_splits.public, cache=known)
     assert asked[-1] == len(small_splits.public)
 
 

@@ -35,10 +35,12 @@ def test_it_calls_recognised_what_it_puts_first(artifact, another, small_splits)
     assert float(found.mean()) == pytest.approx(read_record(another)["accuracy"])
 
 
-def test_it_tells_who_it_is_and_how_often_it_is_right(artifact, another):
-    document = Evaluator.load(another, artifact).document()
+def test_its_entry_in_a_record_has_its_accuracy_on_test_and_true_images(artifact, another, small_splits):
+    test = small_splits.test
+    judge = Evaluator.load(another, artifact).judge(test.floats(), test.labels)
     accuracy = read_record(another)["accuracy"]
-    assert document == {"name": "judge", "accuracy": accuracy, "architecture": "cnn", "seed": 1}
+    about = {"name": "judge", "accuracy": accuracy, "architecture": "cnn", "seed": 1}
+    assert judge.document() == {**about, "on_truth": pytest.approx(accuracy)}
 
 
 def test_the_target_itself_is_refused_under_any_name(artifact, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from splitleak.eval.campaign.classes.target_measures import BesidesEntry
+from splitleak.eval.campaign.classes.target_measures import TargetMeasuresEntry
 
 
 @pytest.mark.parametrize(
@@ -18,11 +18,11 @@ from splitleak.eval.campaign.classes.target_measures import BesidesEntry
 )
 def test_settings_that_do_not_fit_are_refused(given, said):
     with pytest.raises(ValueError, match=said):
-        BesidesEntry.parse(given, source="test")
+        TargetMeasuresEntry.parse(given, source="test")
 
 
 def test_each_seed_has_settings_of_its_own():
-    entry = BesidesEntry(robustness={"images": 10}, backdoors=({"trigger": "blended"},))
+    entry = TargetMeasuresEntry(robustness={"images": 10}, backdoors=({"trigger": "blended"},))
     assert [entry.robust(seed).seed for seed in (0, 3)] == [0, 3]
     assert entry.robust(3).images == 10
     assert [poison.seed for poison in entry.poisons(2)] == [2]
@@ -30,6 +30,6 @@ def test_each_seed_has_settings_of_its_own():
 
 def test_a_line_tells_what_is_asked_for_and_no_more():
     asked = {"robustness": {}, "extraction": {"attacks": ["PPA"]}, "backdoors": [{"fraction": 0.05}]}
-    told = BesidesEntry.parse(asked, source="test").told()
+    told = TargetMeasuresEntry.parse(asked, source="test").summary()
     assert told == "confidence, robustness, extraction from PPA, badnets 5 %"
-    assert BesidesEntry().told() == "confidence"
+    assert TargetMeasuresEntry().summary() == "confidence"
