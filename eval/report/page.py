@@ -68,7 +68,7 @@ def seeds_note(seeds: Sequence[int]) -> str:
     scope = (
         f"Mean ± standard deviation over {len(seeds)} seeds ({listed})" if len(seeds) > 1 else f"One seed ({listed})"
     )
-    return f"{over}; [n]: of n seeds, the others are not measured yet."
+    return f"{scope}; [n]: of n seeds, the others are not measured yet."
 
 
 def render(template: str, **values: object) -> str:
