@@ -91,7 +91,7 @@ def test_a_config_is_stored_with_every_default_spelled_out_and_reads_back():
     ("document", "message"),
     [
         ({"name": "nopek"}, "expected a defense of bido, bottleneck, cem, .*, got 'nopek'"),
-        ("cem", "expected a defense of .*, got 'cem'"),
+        ("cem", "expected a table with a defense's name, got 'cem'"),
         ({"sigma": 0.1}, "expected a defense of .*, got None"),
         ({"name": "gaussian-noise", "sigm": 0.1}, "defense 'gaussian-noise': .*sigm: Extra inputs .*got 0.1"),
         ({"name": "gaussian-noise", "sigma": -1}, "defense 'gaussian-noise': .*sigma: .*greater than .*got -1"),

@@ -67,14 +67,14 @@ def test_after_the_link_was_cut_answers_come_within_a_second_and_a_half(how):
 
 
 @contextlib.contextmanager
-def distant_pixels(server=None):
-    """A cloud that answers with the pixels it is sent, behind a link; yields the link."""
+def distant_pixels(server=None, *, delay_ms=5):
+    """A cloud that answers with the pixels it is sent, behind a link of that delay; yields the link."""
     with ComputeWorker(lambda features: features.reshape(len(features), -1), BatchingConfig()) as worker:
         model = ServedModel("pixels", "numpy", "features", (1, 4, 4), "logits", (16,), 64, worker.submit)
         servicer = OpenInferenceServicer([model], server_name="test")
         with (
             serve(servicer.add_to, server or ServerConfig(), drain=servicer.drain) as port,
-            link(LinkConfig(up=LinkDirection(delay_ms=5)), f"127.0.0.1:{port}") as way,
+            link(LinkConfig(up=LinkDirection(delay_ms=delay_ms)), f"127.0.0.1:{port}") as way,
         ):
             yield way
 
@@ -104,7 +104,8 @@ def test_over_tls_and_with_a_token_a_cut_link_costs_no_image_either(tmp_path, ce
 
 def test_who_taps_a_broken_stream_sees_some_requests_twice_and_counts_each_victim_once(tmp_path):
     capture = tmp_path / "wire.capture"
-    with distant_pixels() as way, tap(TapConfig(upstream=way.address, capture=capture)) as port:
+    # A delay longer than any pause of a busy machine: requests are on their way when the link is cut.
+    with distant_pixels(delay_ms=300) as way, tap(TapConfig(upstream=way.address, capture=capture)) as port:
         stream_over(way, EdgeConfig(cloud=f"127.0.0.1:{port}", model="pixels"), 60)
     ids, features = victims(capture)
     assert ids == tuple(str(index) for index in range(60))
