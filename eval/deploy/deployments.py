@@ -1,4 +1,4 @@
-"""Candidate deployments: a design with a codec, and its measured accuracy, leakage, latency and bytes."""
+"""Deployments: a design with a codec, and its measured accuracy, leakage, latency and bytes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,12 +46,12 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Deployment:
     """A design with a codec; values are means over seeds, in percent, milliseconds and bytes per image.
 
     ``accuracy`` is that on the test images, for codecs other than fp32 corrected by the codec's change of the accuracy
     on the victims' images. MSE and SSIM are those of the strongest recorded attack, by its MSE.
-    ``assumed`` candidates have accuracy and leakage of the same design with fp32: only latency and bytes were measured.
+    ``assumed`` ones have accuracy and leakage of the same design with fp32: only latency and bytes were measured.
     """
 
     design: str
@@ -110,7 +110,7 @@ def read_results(folders: Sequence[Path], dataset: str | None = None) -> list[Me
     return selected
 
 
-def candidates(measured: Sequence[Measured], latency: Latency | None, link: str | None) -> list[Candidate]:
+def deployments(measured: Sequence[Measured], latency: Latency | None, link: str | None) -> list[Deployment]:
     """The deployments of ``measured`` with their latency, then the assumed ones for codecs with latency only.
 
     The accuracy drop is relative to the most accurate undefended design, or else to the most accurate of all. The
@@ -135,11 +135,11 @@ def candidates(measured: Sequence[Measured], latency: Latency | None, link: str 
     return with_latency + list(_assumed(with_latency, timed))
 
 
-def _of_targets(measured: Sequence[Measured]) -> list[Candidate]:
+def _of_targets(measured: Sequence[Measured]) -> list[Deployment]:
     grouped: dict[tuple[str, str], list[Measured]] = {}
     for run in measured:
         grouped.setdefault((run.design, run.codec), []).append(run)
-    return [_candidate(group, grouped.get((_twin(group, grouped), PLAIN), ())) for group in grouped.values()]
+    return [_deployment(group, grouped.get((_twin(group, grouped), PLAIN), ())) for group in grouped.values()]
 
 
 def _twin(group: Sequence[Measured], grouped: Mapping[tuple[str, str], Sequence[Measured]]) -> str:
@@ -151,7 +151,7 @@ def _twin(group: Sequence[Measured], grouped: Mapping[tuple[str, str], Sequence[
     return ""
 
 
-def _candidate(group: Sequence[Measured], twin: Sequence[Measured]) -> Candidate:
+def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployment:
     first = group[0]
     designs = {run.record.target.design.model_copy(update={"seed": 0}).model_dump_json() for run in group}
     if len(designs) > 1:
@@ -161,7 +161,7 @@ def _candidate(group: Sequence[Measured], twin: Sequence[Measured]) -> Candidate
         by_attack.setdefault(_attack_name(run.record), []).append(run)
     strongest = min(by_attack, key=lambda name: fmean(run.record.mse for run in by_attack[name]))
     defenses = first.record.target.design.names
-    return Candidate(
+    return Deployment(
         design=first.design,
         cut=first.cut,
         defenses=defenses,
@@ -213,14 +213,14 @@ def _timed(latency: Latency, link: str | None) -> list[Latency]:
     return sorted(counted, key=lambda cell: cell["parts"]["total_ms"]["p50"])
 
 
-def _with_latency(candidate: Candidate, timed: Sequence[Latency]) -> Candidate:
+def _with_latency(deployment: Deployment, timed: Sequence[Latency]) -> Deployment:
     for cell in timed:
-        if cell["target"] in candidate.targets and cell["codec"] == candidate.codec:
-            return replace(candidate, latency_ms=cell["parts"]["total_ms"]["p50"], engine=engine_text(cell))
-    return candidate
+        if cell["target"] in deployment.targets and cell["codec"] == deployment.codec:
+            return replace(deployment, latency_ms=cell["parts"]["total_ms"]["p50"], engine=engine_text(cell))
+    return deployment
 
 
-def _assumed(options: Sequence[Candidate], timed: Sequence[Latency]) -> Iterable[Candidate]:
+def _assumed(options: Sequence[Deployment], timed: Sequence[Latency]) -> Iterable[Deployment]:
     """Deployments with codecs of which only the latency was measured, with accuracy and leakage of fp32."""
     known = {(target, option.codec) for option in options for target in option.targets}
     for plain in (option for option in options if option.codec == PLAIN):

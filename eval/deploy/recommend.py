@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from splitleak.config import Config
-from splitleak.eval.deploy.deployments import Candidate
+from splitleak.eval.deploy.deployments import Deployment
 from splitleak.eval.report.frontier import dominated
 
 _INFINITE = float("inf")
@@ -20,66 +20,66 @@ class Budgets(Config):
     max_latency_ms: float | None = Field(default=None, gt=0, description="median latency of one request")
     max_bytes: float | None = Field(default=None, gt=0, description="bytes sent per image")
 
-    def overshoot(self, candidate: Candidate) -> dict[str, float]:
+    def overshoot(self, deployment: Deployment) -> dict[str, float]:
         """The excess over each exceeded budget, by name; infinite if the value was not measured."""
-        latency = _INFINITE if candidate.latency_ms is None else candidate.latency_ms
+        latency = _INFINITE if deployment.latency_ms is None else deployment.latency_ms
         spent = {
-            "max_accuracy_drop": candidate.drop,
+            "max_accuracy_drop": deployment.drop,
             "max_latency_ms": latency,
-            "max_bytes": candidate.bytes_per_image,
+            "max_bytes": deployment.bytes_per_image,
         }
         limits = {name: limit for name in spent if (limit := getattr(self, name)) is not None}
         return {name: spent[name] - limit for name, limit in limits.items() if spent[name] > limit}
 
 
-def recommend(candidates: Sequence[Candidate], budgets: Budgets, latency: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The candidate with the least leakage within ``budgets``: the highest MSE of the strongest attack on it.
+def recommend(deployments: Sequence[Deployment], budgets: Budgets, latency: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The deployment with the least leakage within ``budgets``: the highest MSE of the strongest attack on it.
 
     An MSE equal in two significant digits is a tie: then measured comes before assumed, and then accuracy, latency and
     bytes decide, in this order.
 
     Args:
-        candidates: The deployments.
+        deployments: The deployments.
         budgets: Their limits.
         latency: Result of the latency sweep, for the notes.
 
     Returns:
-        ``{recommended, nearest, binding, candidates, not_measured, notes, budgets}``; labels, or None, in the first
+        ``{recommended, nearest, binding, deployments, not_measured, notes, budgets}``; labels, or None, in the first
         two (``nearest`` only where nothing fits); ``candidates`` with ``fits``, ``on_frontier`` and ``why``.
     """
-    over = [budgets.overshoot(option) for option in candidates]
-    fitting = [option for option, overshoots in zip(candidates, over, strict=True) if not overshoots]
+    over = [budgets.overshoot(option) for option in deployments]
+    fitting = [option for option, overshoots in zip(deployments, over, strict=True) if not overshoots]
     chosen = min(fitting, key=_preference) if fitting else None
-    nearest = None if chosen else min(zip(candidates, over, strict=True), key=lambda pair: _distance(budgets, pair[1]))
+    nearest = None if chosen else min(zip(deployments, over, strict=True), key=lambda pair: _distance(budgets, pair[1]))
     documents = [
         {
             **asdict(option),
             "label": option.label,
             "fits": not overshoots,
-            "on_frontier": _on_frontier(option, candidates),
+            "on_frontier": _on_frontier(option, deployments),
             "why": _why(option, overshoots, chosen),
         }
-        for option, overshoots in zip(candidates, over, strict=True)
+        for option, overshoots in zip(deployments, over, strict=True)
     ]
     return {
         "recommended": chosen.label if chosen else None,
         "nearest": nearest[0].label if nearest else None,
-        "binding": list(_binding(candidates, over, chosen, budgets)) if chosen else [],
+        "binding": list(_binding(deployments, over, chosen, budgets)) if chosen else [],
         "candidates": documents,
-        "not_measured": list(_not_measured(candidates)),
-        "notes": list(_notes(candidates, budgets, chosen, latency)),
+        "not_measured": list(_not_measured(deployments)),
+        "notes": list(_notes(deployments, budgets, chosen, latency)),
         "budgets": budgets.document(),
     }
 
 
-def _preference(candidate: Candidate) -> tuple[float, ...]:
-    latency = _INFINITE if candidate.latency_ms is None else candidate.latency_ms
-    rest = (candidate.assumed, -candidate.accuracy, latency, candidate.bytes_per_image)
-    return (-_protection(candidate), *rest, -candidate.mse)
+def _preference(deployment: Deployment) -> tuple[float, ...]:
+    latency = _INFINITE if deployment.latency_ms is None else deployment.latency_ms
+    rest = (deployment.assumed, -deployment.accuracy, latency, deployment.bytes_per_image)
+    return (-_protection(deployment), *rest, -deployment.mse)
 
 
-def _protection(candidate: Candidate) -> float:
-    return float(f"{candidate.mse:.2g}")
+def _protection(deployment: Deployment) -> float:
+    return float(f"{deployment.mse:.2g}")
 
 
 def _distance(budgets: Budgets, over: Mapping[str, float]) -> float:
@@ -87,47 +87,47 @@ def _distance(budgets: Budgets, over: Mapping[str, float]) -> float:
     return max(overshoot / max(float(getattr(budgets, name)), 1.0) for name, overshoot in over.items())
 
 
-def _on_frontier(candidate: Candidate, candidates: Sequence[Candidate]) -> bool:
+def _on_frontier(deployment: Deployment, deployments: Sequence[Deployment]) -> bool:
     """Whether it is Pareto-optimal in accuracy, leakage, latency and bytes; assumed ones dominate no measured ones."""
-    rivals = [rival for rival in candidates if candidate.assumed or not rival.assumed]
-    return not dominated(_point(candidate), map(_point, rivals))
+    rivals = [rival for rival in deployments if deployment.assumed or not rival.assumed]
+    return not dominated(_point(deployment), map(_point, rivals))
 
 
-def _point(candidate: Candidate) -> tuple[float, ...]:
-    latency = _INFINITE if candidate.latency_ms is None else candidate.latency_ms
-    return (candidate.accuracy, candidate.mse, -latency, -candidate.bytes_per_image)
+def _point(deployment: Deployment) -> tuple[float, ...]:
+    latency = _INFINITE if deployment.latency_ms is None else deployment.latency_ms
+    return (deployment.accuracy, deployment.mse, -latency, -deployment.bytes_per_image)
 
 
-def _words(name: str, candidate: Candidate, by: float) -> str:
+def _words(name: str, deployment: Deployment, by: float) -> str:
     if by == _INFINITE:
         return "its latency was not measured"
     return {
-        "max_accuracy_drop": f"loses {candidate.drop:.2f} points, {by:.2f} too many",
-        "max_latency_ms": f"takes {candidate.latency_ms or 0:.2f} ms, {by:.2f} too many",
-        "max_bytes": f"sends {candidate.bytes_per_image:.0f} bytes, {by:.0f} too many",
+        "max_accuracy_drop": f"loses {deployment.drop:.2f} points, {by:.2f} too many",
+        "max_latency_ms": f"takes {deployment.latency_ms or 0:.2f} ms, {by:.2f} too many",
+        "max_bytes": f"sends {deployment.bytes_per_image:.0f} bytes, {by:.0f} too many",
     }[name]
 
 
-def _why(candidate: Candidate, over: Mapping[str, float], chosen: Candidate | None) -> str:
+def _why(deployment: Deployment, over: Mapping[str, float], chosen: Deployment | None) -> str:
     if over:
-        return "; ".join(_words(name, candidate, by) for name, by in over.items())
-    if candidate is chosen:
+        return "; ".join(_words(name, deployment, by) for name, by in over.items())
+    if deployment is chosen:
         return "leaks least of all that fit"
     assert chosen is not None  # as this one fits
-    if _protection(candidate) == _protection(chosen):
+    if _protection(deployment) == _protection(chosen):
         words = ("is assumed, not measured", "is less accurate", "is slower", "sends more", "has a lower MSE")
-        pairs = zip(_preference(candidate)[1:], _preference(chosen)[1:], strict=True)
+        pairs = zip(_preference(deployment)[1:], _preference(chosen)[1:], strict=True)
         reasons = (word for word, (own, best) in zip(words, pairs, strict=True) if own != best)
         return f"fits and leaks as much, but {next(reasons, 'stands behind it in the results')}"
-    return f"fits, but leaks more: MSE {candidate.mse:.4f} against {chosen.mse:.4f}"
+    return f"fits, but leaks more: MSE {deployment.mse:.4f} against {chosen.mse:.4f}"
 
 
 def _binding(
-    candidates: Sequence[Candidate], over: Sequence[Mapping[str, float]], chosen: Candidate, budgets: Budgets
+    deployments: Sequence[Deployment], over: Sequence[Mapping[str, float]], chosen: Deployment, budgets: Budgets
 ) -> Iterator[str]:
-    """The binding budgets: those that alone exclude a candidate with less leakage."""
+    """The binding budgets: those that alone exclude a deployment with less leakage."""
     for name in type(budgets).model_fields:
-        excluded = [option for option, overshoots in zip(candidates, over, strict=True) if set(overshoots) == {name}]
+        excluded = [option for option, overshoots in zip(deployments, over, strict=True) if set(overshoots) == {name}]
         better = [option for option in excluded if _protection(option) > _protection(chosen)]
         if better:
             best = min(better, key=_preference)
@@ -135,9 +135,9 @@ def _binding(
             yield f"{name}: {best.label} would leak less (MSE {best.mse:.4f}), but {_words(name, best, by)}"
 
 
-def _not_measured(candidates: Sequence[Candidate]) -> Iterator[str]:
+def _not_measured(deployments: Sequence[Deployment]) -> Iterator[str]:
     """What was not measured, as caveats of the recommendation."""
-    measured = [option for option in candidates if not option.assumed]
+    measured = [option for option in deployments if not option.assumed]
     every = list(dict.fromkeys(attack for option in measured for attack in option.attacks))
     for attack in every:
         lacking = [option for option in measured if attack not in option.attacks]
@@ -151,29 +151,29 @@ def _not_measured(candidates: Sequence[Candidate]) -> Iterator[str]:
         yield "an attack that knows the encoder's weights"
     if len(every) == 1:
         yield f"any other attack than {every[0]!r}: a stronger one may order the candidates otherwise"
-    if assumed := [option for option in candidates if option.assumed]:
-        yield f"accuracy and leak, which are fp32's here, of {_named(assumed, candidates)}"
-    if lacking := [option for option in candidates if option.latency_ms is None]:
-        yield f"latency of {_named(lacking, candidates)}"
+    if assumed := [option for option in deployments if option.assumed]:
+        yield f"accuracy and leak, which are fp32's here, of {_named(assumed, deployments)}"
+    if lacking := [option for option in deployments if option.latency_ms is None]:
+        yield f"latency of {_named(lacking, deployments)}"
 
 
-def _named(some: Sequence[Candidate], every: Sequence[Candidate]) -> str:
+def _named(some: Sequence[Deployment], every: Sequence[Deployment]) -> str:
     return "any candidate" if len(some) == len(every) else "; ".join(option.label for option in some)
 
 
 def _notes(
-    candidates: Sequence[Candidate], budgets: Budgets, chosen: Candidate | None, latency: Mapping[str, Any] | None
+    deployments: Sequence[Deployment], budgets: Budgets, chosen: Deployment | None, latency: Mapping[str, Any] | None
 ) -> Iterator[str]:
-    yield f"each leak is that on {min(option.victims for option in candidates)} victims' images or more"
+    yield f"each leak is that on {min(option.victims for option in deployments)} victims' images or more"
     if chosen:
-        rival = min((option for option in candidates if not budgets.overshoot(option)), key=lambda option: option.ssim)
+        rival = min((option for option in deployments if not budgets.overshoot(option)), key=lambda option: option.ssim)
         if rival.ssim < chosen.ssim:
             yield f"by SSIM {rival.label} leaks less: {rival.ssim:.3f} against {chosen.ssim:.3f}"
     if latency is None:
         return
     if latency["emulated_device"]:
         yield f"the device is emulated: {latency['emulated_device']['name']}"
-    targets = chosen.targets if chosen else {target for option in candidates for target in option.targets}
+    targets = chosen.targets if chosen else {target for option in deployments for target in option.targets}
     on_device = [cell for cell in latency["cells"] if cell["way"] == "device" and cell["target"] in targets]
     if on_device:
         fastest = min(on_device, key=lambda cell: (cell["batch"], cell["parts"]["total_ms"]["p50"]))

@@ -65,10 +65,8 @@ def decimals(digits: int) -> Callable[[float], str]:
 def seeds_note(seeds: Sequence[int]) -> str:
     """The note that explains `spread_text`."""
     listed = ", ".join(map(str, seeds))
-    scope = (
-        f"Mean ± standard deviation over {len(seeds)} seeds ({listed})" if len(seeds) > 1 else f"One seed ({listed})"
-    )
-    return f"{scope}; [n]: of n seeds, the others are not measured yet."
+    over = f"Mean ± standard deviation over {len(seeds)} seeds ({listed})" if len(seeds) > 1 else f"One seed ({listed})"
+    return f"{over}; [n]: of n seeds, the others are not measured yet."
 
 
 def render(template: str, **values: object) -> str:

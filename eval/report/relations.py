@@ -134,6 +134,5 @@ def _bound_is_below(results: Results, table: str) -> Statement:
             cases.append(Case(f"{cell.label} ({error:.4f}, bound {bound:.4f})", (error - bound,)))
     text = "The estimated bound is at most the MSE of every attack that sees an image once"
     statement = over_cases(text, cases, strict=False)
-    return (
-        replace(statement, figures=f"{len(cases)} of {len(cases)} cells") if statement.verdict == "holds" else statement
-    )
+    holds = statement.verdict == "holds"
+    return replace(statement, figures=f"{len(cases)} of {len(cases)} cells") if holds else statement

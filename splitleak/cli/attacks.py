@@ -1,4 +1,4 @@
-"""The commands of the attacker, and of the victims who publish what he starts from."""
+"""The commands of the attacker, and of the victims who publish the scores he starts from."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitleak.cli.choices import choice
-from splitleak.cli.documents import channel_config, half_of, read_settings
+from splitleak.cli.documents import channel_config, half_of, read_config, read_settings
 from splitleak.cli.options import (
     Again,
     ChannelFile,
@@ -17,11 +17,13 @@ from splitleak.cli.options import (
     Seed,
     Settings,
     Threads,
-    use_threads,
+    compute_on,
 )
 from splitleak.cli.output import result
 
 if TYPE_CHECKING:
+    import torch
+
     from splitleak.attacker.run import Access, AttackConfig
 
 PublicImages = Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")]
@@ -57,12 +59,12 @@ def predict(
     """
     from splitleak.edge.sharing import SharingConfig, share_predictions
 
-    asked = {"service": service, "model": model, "share": tuple(share or (0,)), "scores": scores, "output": output}
-    config = SharingConfig.parse({**asked, "channel": channel_config(channel)}, source="predict")
-    made = share_predictions(config, images, out)
-    right = "" if made["accuracy"] is None else f", {made['accuracy']:.1%} right"
-    text = f"{out}: {made['images']} images by {made['model']!r}{right}; {', '.join(made['shared'])}"
-    result(as_json, made, text)
+    given = {"service": service, "model": model, "share": tuple(share or (0,)), "scores": scores, "output": output}
+    config = SharingConfig.parse({**given, "channel": channel_config(channel)}, source="predict")
+    published = share_predictions(config, images, out)
+    right = "" if published["accuracy"] is None else f", {published['accuracy']:.1%} right"
+    text = f"{out}: {published['images']} images by {published['model']!r}{right}; {', '.join(published['shared'])}"
+    result(as_json, published, text)
 
 
 def query(
@@ -95,8 +97,8 @@ def query(
         probe = EdgeProbe(edge, capture, served_model(capture), channel=channel_config(channel))
     else:
         raise typer.BadParameter("expected --service, or --capture with --edge")
-    made = record_queries(probe, public, out, draws=draws, views=views, budget=max_queries)
-    result(as_json, made, f"{out}: {made['images']} images after {made['queries']} queries")
+    recorded = record_queries(probe, public, out, draws=draws, views=views, budget=max_queries)
+    result(as_json, recorded, f"{out}: {recorded['images']} images after {recorded['queries']} queries")
 
 
 def attack(
@@ -139,7 +141,6 @@ def attack(
     """
     from splitleak.attacker.run import Access, AttackConfig
 
-    use_threads(threads)
     given = read_settings(config, settings)
     name = attack or ("decoder" if shared is None else "prediction-inversion")
     asked = AttackConfig(attack=name, preset=preset, settings=given, seed=seed, max_queries=max_queries, views=views)
@@ -156,7 +157,7 @@ def attack(
         output=output,
         channel=channel_config(channel),
     )
-    _run(asked, access, out, device, as_json)
+    _run(asked, access, out, compute_on(device, threads), as_json)
 
 
 def prior(
@@ -179,19 +180,17 @@ def prior(
     from splitleak.attacker.prior import PriorConfig, prior_of
     from splitleak.datasets.files import load_file
     from splitleak.logs import progress
-    from splitleak.seeding import resolve_device
 
-    use_threads(threads)
     base = PriorConfig.paper() if preset == "paper" else PriorConfig()
-    given = read_settings(config, settings)
-    asked = PriorConfig.parse({**base.document(), **given}, source=str(config or "prior"))
+    given = read_config(PriorConfig, config, settings, "prior", **base.document())
+    chosen = compute_on(device, threads)
     images, checkpoint = load_file(public).train, out.with_name(f".{out.name}.checkpoint")
     with progress(out.name) as report:
-        run = Run(seed=seed, device=resolve_device(device), report=report, checkpoint=checkpoint)
-        made, reused = prior_of(asked, images, out, run, force=force)
-    document = {"prior": str(out), "digest": made.digest, "images": len(images), "reused": reused}
+        run = Run(seed=seed, device=chosen, report=report, checkpoint=checkpoint)
+        trained, reused = prior_of(given, images, out, run, force=force)
+    document = {"prior": str(out), "digest": trained.digest, "images": len(images), "reused": reused}
     shown = "already trained" if reused else "trained"
-    result(as_json, document, f"{out}: {shown} on {len(images)} images of {made.image_shape}")
+    result(as_json, document, f"{out}: {shown} on {len(images)} images of {trained.image_shape}")
 
 
 def invert(
@@ -236,7 +235,6 @@ def invert(
     """
     from splitleak.attacker.run import Access, AttackConfig
 
-    use_threads(threads)
     given = read_settings(config, settings)
     about = {"preset": preset, "settings": given, "seed": seed, "classes": classes, "max_queries": max_queries}
     asked = AttackConfig.parse({"attack": attack, **about}, source="invert")
@@ -254,14 +252,13 @@ def invert(
         output=output,
         channel=channel_config(channel),
     )
-    _run(asked, access, out, device, as_json)
+    _run(asked, access, out, compute_on(device, threads), as_json)
 
 
-def _run(asked: "AttackConfig", access: "Access", out: Path, device: str, as_json: bool) -> None:
+def _run(asked: "AttackConfig", access: "Access", out: Path, device: "torch.device", as_json: bool) -> None:
     from splitleak.attacker.run import run_attack
     from splitleak.logs import progress
-    from splitleak.seeding import resolve_device
 
     with progress(asked.attack) as report:
-        made = run_attack(asked, access, out, resolve_device(device), report)
-    result(as_json, made, f"{out}: {made['rebuilt']} images rebuilt after {made['queries']} queries")
+        outputs = run_attack(asked, access, out, device, report)
+    result(as_json, outputs, f"{out}: {outputs['rebuilt']} images rebuilt after {outputs['queries']} queries")

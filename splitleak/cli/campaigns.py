@@ -34,25 +34,25 @@ def plan(
     from splitleak.eval.campaign.plan import KINDS
     from splitleak.eval.campaign.store import Store
 
-    made = _campaign(file, data, data_root, settings)
-    folder = out or Path("runs") / made.config.name
+    planned = _campaign(file, data, data_root, settings)
+    folder = out or Path("runs") / planned.config.name
     store = Store(folder)
     counts = {kind: {"jobs": 0, "done": 0} for kind in KINDS}
-    for job in made.of_seeds(seed):
+    for job in planned.of_seeds(seed):
         counts[job.kind]["jobs"] += 1
         counts[job.kind]["done"] += store.is_done(job)
-    counts = {kind: found for kind, found in counts.items() if found["jobs"]}
+    counts = {kind: count for kind, count in counts.items() if count["jobs"]}
     if as_json:
-        print_json({"folder": str(folder), "jobs": counts, "cells": made.document()["cells"]})
+        print_json({"folder": str(folder), "jobs": counts, "cells": planned.document()["cells"]})
         return
     shown = console()
-    columns, *rows = made.config.overview()
-    seeds = ", ".join(map(str, seed or made.config.seeds))
+    columns, *rows = planned.config.overview()
+    seeds = ", ".join(map(str, seed or planned.config.seeds))
     used = [index for index in range(len(columns)) if any(row[index] for row in rows)]
     titles, lines = [columns[index] for index in used], [[row[index] for index in used] for row in rows]
-    shown.print(table(titles, lines, title=f"{made.config.name}: seeds {seeds}", left=titles))
-    for kind, found in counts.items():
-        shown.print(f"{kind:8} {found['jobs']:4} jobs, {found['done']:4} done", highlight=False)
+    shown.print(table(titles, lines, title=f"{planned.config.name}: seeds {seeds}", left=titles))
+    for kind, count in counts.items():
+        shown.print(f"{kind:8} {count['jobs']:4} jobs, {count['done']:4} done", highlight=False)
     shown.print(f"Folder: {folder}")
 
 
@@ -73,9 +73,9 @@ def run(
     May be killed at any moment and run again: what is done stays done, and trainings go on where they were. A job that
     fails is recorded, and tried again by the next run.
     """
-    made = _campaign(file, data, data_root, settings)
-    folder = out or Path("runs") / made.config.name
-    written, outcome = run_and_report(made, folder, seeds=seed, workers=workers, device=device)
+    planned = _campaign(file, data, data_root, settings)
+    folder = out or Path("runs") / planned.config.name
+    written, outcome = run_and_report(planned, folder, seeds=seed, workers=workers, device=device)
     ended = {
         "folder": str(folder),
         "done": len(outcome.done),
@@ -124,17 +124,17 @@ def status(
     """Show how far a campaign is: jobs done, failed and to do, the last scores, and why jobs failed."""
     from splitleak.eval.campaign.store import Store
 
-    found = Store(folder).status()
+    progress = Store(folder).status()
     if as_json:
-        print_json(found)
+        print_json(progress)
         return
     states = ("done", "failed", "to do")
-    rows = [(kind, *(str(counts[state]) for state in states)) for kind, counts in found["jobs"].items()]
+    rows = [(kind, *(str(counts[state]) for state in states)) for kind, counts in progress["jobs"].items()]
     shown = console()
-    shown.print(table(("jobs", *states), rows, title=found["name"], left=("jobs",)))
-    for score in found["scores"]:
+    shown.print(table(("jobs", *states), rows, title=progress["name"], left=("jobs",)))
+    for score in progress["scores"]:
         shown.print(f"{score['cell']}: {score['text']}", highlight=False, soft_wrap=True)
-    for failure in found["failures"]:
+    for failure in progress["failures"]:
         shown.print(f"failed: {failure['job']} ({failure['label']}): {failure['error']}", markup=False, soft_wrap=True)
 
 

@@ -1,24 +1,45 @@
-"""Reads what a command is given in files and by ``--set``."""
+"""Reads the settings of a command from files and ``--set``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from splitleak.config import Config
     from splitleak.wire.client.channel import ChannelConfig
     from splitleak.wire.server.server import ServerConfig
 
+_Config = TypeVar("_Config", bound="Config")
+
 
 def read_settings(file: Path | None, settings: list[str] | None) -> dict[str, Any]:
-    """What a file says, or nothing, with single settings on top."""
+    """The document of a file, if given, with single settings on top."""
     from splitleak.config import read_document
 
     return with_settings(read_document(file) if file else {}, settings)
 
 
-def with_settings(document: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
-    """``document`` with each ``key=value`` put in its place.
+def read_config(
+    kind: type[_Config], file: Path | None, settings: list[str] | None, source: str, /, **defaults: object
+) -> _Config:
+    """The config of a command.
 
-    A list of tables is entered by a table's name; the first part of a key may be a defense of the stack.
+    Args:
+        kind: Its type.
+        file: TOML or JSON, if given.
+        settings: Single settings on top of it.
+        source: What an error names if there is no file.
+        defaults: Values of fields below both.
+
+    Raises:
+        ValueError: A key is unknown or a value invalid.
+    """
+    return kind.parse({**defaults, **read_settings(file, settings)}, source=str(file or source))
+
+
+def with_settings(document: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
+    """``document`` with each ``key=value`` set.
+
+    An entry of a list of tables is addressed by its name; the first part of a key may be a defense of the stack.
     """
     import tomllib
 
@@ -32,12 +53,12 @@ def with_settings(document: dict[str, Any], settings: list[str] | None) -> dict[
             value = text
         *tables, key = path.split(".")
         place: Any = document
-        stacked = {each["name"]: each for each in document.get("defenses", []) if "name" in each}
+        stacked = {entry["name"]: entry for entry in document.get("defenses", []) if "name" in entry}
         for index, table in enumerate(tables):
             if index == 0 and table in stacked:
                 place = stacked[table]
             elif isinstance(place, list):
-                place = next((each for each in place if isinstance(each, dict) and each.get("name") == table), None)
+                place = next((entry for entry in place if isinstance(entry, dict) and entry.get("name") == table), None)
             else:
                 place = place.setdefault(table, {})
             if not isinstance(place, dict) and not (isinstance(place, list) and table != tables[-1]):
@@ -49,12 +70,12 @@ def with_settings(document: dict[str, Any], settings: list[str] | None) -> dict[
 def designed(
     base: dict[str, Any], config: Path | None, defense: list[str] | None, settings: list[str] | None
 ) -> dict[str, Any]:
-    """A target's document: ``base``, with a file on top, defenses by name in place of its own, and single settings."""
+    """A target's document: ``base``, a file on top, defenses by name that replace its own, and single settings."""
     from splitleak.config import merged, read_document
 
     document = base if config is None else merged(base, read_document(config))
     if defense:
-        document["defenses"] = [{"name": each} for each in defense]
+        document["defenses"] = [{"name": name} for name in defense]
     return with_settings(document, settings)
 
 
@@ -75,5 +96,5 @@ def channel_config(file: Path | None) -> "ChannelConfig":
 
 
 def half_of(folder: Path, half: str) -> Path:
-    """The half itself, where an artifact was named."""
+    """The folder of a half, given that of an artifact or of the half."""
     return folder / half if (folder / "artifact.json").exists() else folder

@@ -1,4 +1,4 @@
-"""The commands that judge what an attack rebuilt, by figures and by people."""
+"""The commands that judge reconstructions, by metrics and by people."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from splitleak.cli.choices import choice
-from splitleak.cli.documents import read_settings
-from splitleak.cli.options import ConfigFile, Device, Json, ResultFile, Seed, Settings, Threads, use_threads
-from splitleak.cli.output import keep, result
+from splitleak.cli.documents import read_config
+from splitleak.cli.options import ConfigFile, Device, Json, ResultFile, Seed, Settings, Threads, compute_on, use_threads
+from splitleak.cli.output import result
 
 if TYPE_CHECKING:
     from splitleak.eval.record.schema import Place
@@ -46,7 +46,7 @@ def score(
     """
     from splitleak.eval.record.victims import make_record
 
-    made = make_record(
+    record = make_record(
         *(artifact, attack, truth, ledger, out, order, _place(cell)),
         evaluator=evaluator,
         auxiliary=auxiliary,
@@ -54,9 +54,9 @@ def score(
         auxiliary_dataset=auxiliary_data,
     )
     shown = ("mse", "ssim", "psnr", *("reclassified",) * (evaluator is not None))
-    text = ", ".join(f"{name} {made.scores[name].mean:.4f} ± {made.scores[name].std:.4f}" for name in shown)
-    means = {"n": made.n, **{name: score.mean for name, score in made.scores.items()}}
-    result(as_json, {"record": str(out / "record.json"), **means}, f"{out}: {text} over {made.n} images")
+    text = ", ".join(f"{name} {record.scores[name].mean:.4f} ± {record.scores[name].std:.4f}" for name in shown)
+    means = {"n": record.n, **{name: score.mean for name, score in record.scores.items()}}
+    result(as_json, {"record": str(out / "record.json"), **means}, f"{out}: {text} over {record.n} images")
 
 
 def _place(cell: Path | None) -> "Place | None":
@@ -86,10 +86,10 @@ def score_classes(
     """Judge one picture a class: is it taken for the class by an independent classifier, and by its pixels."""
     from splitleak.eval.record.classes import make_class_record
 
-    made = make_class_record(artifact, attack, train_images, evaluator, out, _place(cell), others, prior)
-    assert made.evaluator is not None
-    judge = {"evaluator_accuracy": made.evaluator.accuracy, "evaluator_on_truth": made.evaluator.on_truth}
-    means = {"n": made.n, "chance": made.chance, **{name: score.mean for name, score in made.scores.items()}}
+    record = make_class_record(artifact, attack, train_images, evaluator, out, _place(cell), others, prior)
+    assert record.evaluator is not None
+    judge = {"evaluator_accuracy": record.evaluator.accuracy, "evaluator_on_truth": record.evaluator.on_truth}
+    means = {"n": record.n, "chance": record.chance, **{name: score.mean for name, score in record.scores.items()}}
     text = (
         f"{out}: of {means['n']} pictures {means['recognised']:.1%} recognised by an evaluator that is right in "
         f"{judge['evaluator_accuracy']:.1%}, {means['nearest_mean']:.1%} nearest to their own mean image (chance "
@@ -114,19 +114,16 @@ def extraction(
     """Train a student on the rebuilt pictures: how much of the target's training images does it know (KES)?"""
     from splitleak.eval.targets.knowledge_extraction import ExtractionConfig, measure_extraction
     from splitleak.logs import progress
-    from splitleak.seeding import resolve_device
 
-    use_threads(threads)
-    given = {"seed": seed, **read_settings(config, settings)}
-    asked = ExtractionConfig.parse(given, source=str(config or "extraction"))
+    given = read_config(ExtractionConfig, config, settings, "extraction", seed=seed)
+    chosen = compute_on(device, threads)
     with progress("extraction") as report:
-        found = measure_extraction(artifact, attack, train_images, asked, resolve_device(device), report)
-    keep(out, found)
+        measured = measure_extraction(artifact, attack, train_images, given, chosen, report)
     text = (
-        f"{attack}: a student of {found['images_per_class']} pictures a class knows {found['share']:.1%} of the "
-        f"private images ({found['low']:.1%} to {found['high']:.1%}; chance {found['chance']:.1%})"
+        f"{attack}: a student of {measured['images_per_class']} pictures a class knows {measured['share']:.1%} of the "
+        f"private images ({measured['low']:.1%} to {measured['high']:.1%}; chance {measured['chance']:.1%})"
     )
-    result(as_json, found, text)
+    result(as_json, measured, text, out=out)
 
 
 def layers(
@@ -142,14 +139,13 @@ def layers(
     from splitleak.eval.targets.layer_information import measure_layers
 
     use_threads(threads)
-    found = measure_layers(artifact, attack, images, count=count)
-    keep(out, found)
-    share = found["share"]
+    measured = measure_layers(artifact, attack, images, count=count)
+    share = measured["share"]
     lines = [
         f"{name}: classification {share['classification'][name]:.1%}, inversion {share['inversion'][name]:.1%}"
         for name in share["classification"]
     ]
-    result(as_json, found, "\n".join([f"{artifact}: shares of the information by layer", *lines]))
+    result(as_json, measured, "\n".join([f"{artifact}: shares of the information by layer", *lines]), out=out)
 
 
 def study(
@@ -174,13 +170,13 @@ def study(
     from splitleak.eval.study.study import StudyConfig, choose, make_study, write_study
 
     config = StudyConfig(each=each, seconds=seconds, seed=seed)
-    made = make_study(first, second, train_images, config)
+    pairs = make_study(first, second, train_images, config)
     secret = key or out.with_suffix(".key.json")
-    write_study(made, out, secret, config)
-    document: dict[str, Any] = {"page": str(out), "key": str(secret), "pairs": len(made.key.pairs)}
+    write_study(pairs, out, secret, config)
+    document: dict[str, Any] = {"page": str(out), "key": str(secret), "pairs": len(pairs.key.pairs)}
     if chooser is not None:
         votes = out.with_suffix(".votes.json")
-        write_json(votes, choose(made, chooser).document())
+        write_json(votes, choose(pairs, chooser).document())
         document["votes"] = str(votes)
     result(as_json, document, f"{out}: {document['pairs']} pairs; which side is whose is in {secret}")
 
@@ -193,11 +189,11 @@ def study_score(
     """Count the votes of a blind study: how often A and B were chosen, with Wilson's 95 % interval."""
     from splitleak.eval.study.votes import score_votes
 
-    found = score_votes(votes, key)
+    counts = score_votes(votes, key)
     shown = "; ".join(
-        f"{side.upper()} ({found[side].get('attack', '?')}) {found[side]['share']:.1%}, "
-        f"{found[side]['low']:.1%} to {found[side]['high']:.1%}"
+        f"{side.upper()} ({counts[side].get('attack', '?')}) {counts[side]['share']:.1%}, "
+        f"{counts[side]['low']:.1%} to {counts[side]['high']:.1%}"
         for side in ("a", "b")
     )
-    text = f"{shown}; {found['answers']} answers of {len(found['voters'])}, {found['unanswered']} unanswered"
-    result(as_json, found, text)
+    text = f"{shown}; {counts['answers']} answers of {len(counts['voters'])}, {counts['unanswered']} unanswered"
+    result(as_json, counts, text)

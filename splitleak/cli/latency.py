@@ -48,7 +48,9 @@ def latency(
     from splitleak.logs import progress
 
     lists = {"cuts": cut, "batches": batch, "engines": engine, "codecs": codec, "links": link, "windows": window}
-    given = {key: [part for each in found for part in each.split(",")] for key, found in lists.items() if found}
+    given = {
+        key: [part for value in measured for part in value.split(",")] for key, measured in lists.items() if measured
+    }
     about = {"artifacts": artifacts, "samples": samples, "alternatives": alternatives, "rtt_ms": rtt_ms}
     about |= {"device": device, "threads": threads, "device_profile": device_profile}
     config = SweepConfig.parse({**given, **about}, source="latency")
@@ -56,14 +58,14 @@ def latency(
         check_suffix(plot)
     use_device(device_profile, threads)
     with progress("latency") as report:
-        found = measure(config, report)
-    keep(out, found)
+        measured = measure(config, report)
+    keep(out, measured)
     if plot is not None:
-        draw_latency(found, plot)
+        draw_latency(measured, plot)
     if as_json:
-        print_json(found)
+        print_json(measured)
     else:
-        _print_latency(found)
+        _print_latency(measured)
 
 
 def recommend(
@@ -85,43 +87,45 @@ def recommend(
     Says what rules the others out, which budget binds, and what was not measured. Exits with 1 where nothing fits.
     """
     from splitleak.config import read_document
-    from splitleak.eval.deploy.deployments import candidates, read_results
+    from splitleak.eval.deploy.deployments import deployments, read_results
     from splitleak.eval.deploy.recommend import Budgets
     from splitleak.eval.deploy.recommend import recommend as choose
 
-    asked = {"max_accuracy_drop": max_accuracy_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
-    budgets = Budgets.parse(asked, source="recommend")
+    limits = {"max_accuracy_drop": max_accuracy_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
+    budgets = Budgets.parse(limits, source="recommend")
     timed = read_document(latency) if latency else None
-    found = choose(candidates(read_results(results, dataset), timed, link), budgets, timed)
+    recommendation = choose(deployments(read_results(results, dataset), timed, link), budgets, timed)
     if as_json:
-        print_json(found)
+        print_json(recommendation)
     else:
-        _print_recommendation(found)
-    if found["recommended"] is None:
+        _print_recommendation(recommendation)
+    if recommendation["recommended"] is None:
         raise typer.Exit(1)
 
 
-def _print_latency(found: Mapping[str, Any]) -> None:
+def _print_latency(measured: Mapping[str, Any]) -> None:
     from splitleak.eval.latency.table import BREAK_EVEN, break_even_rows, cell_rows
 
     shown = console(width=180)
-    columns, rows, same = cell_rows(found["cells"])
-    heading = f"Medians in ms over {found['samples']} requests a setting; {same}; {found['provenance']['hardware']}"
-    if found["emulated_device"]:
-        heading = f"{heading}; emulated device {found['emulated_device']['name']}"
-    faster = f"Break-even link speeds, with a round trip of {found['rtt_ms']:g} ms; ~ marks what noise may turn over"
-    tables = [(heading, columns, rows), (faster, BREAK_EVEN, break_even_rows(found["break_even"]))]
+    columns, rows, same = cell_rows(measured["cells"])
+    heading = (
+        f"Medians in ms over {measured['samples']} requests a setting; {same}; {measured['provenance']['hardware']}"
+    )
+    if measured["emulated_device"]:
+        heading = f"{heading}; emulated device {measured['emulated_device']['name']}"
+    faster = f"Break-even link speeds, with a round trip of {measured['rtt_ms']:g} ms; ~ marks what noise may turn over"
+    tables = [(heading, columns, rows), (faster, BREAK_EVEN, break_even_rows(measured["break_even"]))]
     for title, names, lines in tables:
         if lines:
             shown.print(table(names, lines, title=title, left=("target", "way", "split", "beside"), framed=False))
-    for note in found["notes"]:
+    for note in measured["notes"]:
         shown.print(note, highlight=False, soft_wrap=True)
 
 
-def _print_recommendation(found: Mapping[str, Any]) -> None:
+def _print_recommendation(recommendation: Mapping[str, Any]) -> None:
     from splitleak.eval.deploy.table import COLUMNS, rows, verdict
 
     shown, left = console(width=160), ("design", "codec", "strongest attack", "why")
-    shown.print(table(COLUMNS, rows(found), left=left, wrap=("why",), framed=False))
-    for line in verdict(found):
+    shown.print(table(COLUMNS, rows(recommendation), left=left, wrap=("why",), framed=False))
+    for line in verdict(recommendation):
         shown.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -39,22 +39,22 @@ def list_(
     Where the paper's preset of an attack differs from the default, its value stands behind it.
     """
     if kind is None:
-        names = {each: list(table) for each, table in TABLES.items()}
+        names = {table: list(entries) for table, entries in TABLES.items()}
         if as_json:
             print_json(names)
-        for each in () if as_json else names:
-            typer.echo(f"{each}: {', '.join(names[each])}")
+        for heading in () if as_json else names:
+            typer.echo(f"{heading}: {', '.join(names[heading])}")
         return
     table = TABLES.choose(kind)
     elsewhere = next((other for other, names in TABLES.items() if name in names), kind)
     if name not in table and elsewhere != kind:
         raise ValueError(f"expected one of {kind}, got {name!r}, which is one of {elsewhere}")
-    chosen = list(table) if name is None else [table.known(name)]
-    found = [{"name": each, **describe(table[each])} for each in chosen]
+    shown = list(table) if name is None else [table.known(name)]
+    entries = [{"name": entry, **describe(table[entry])} for entry in shown]
     if as_json:
-        print_json({kind: found})
+        print_json({kind: entries})
         return
-    for entry in found:
+    for entry in entries:
         typer.echo("\n".join(_lines(entry, full=name is not None)))
 
 
@@ -84,10 +84,10 @@ def _settings(entry: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
             other = paper.get(row["name"], row)["default"]
             yield row if other == row["default"] else {**row, "paper": other}
     elif is_dataclass(entry):
-        for each in fields(entry):
-            value = getattr(entry, each.name)
-            if each.name not in ("about", "source") and isinstance(value, str | int | float | None):
-                yield {"name": each.name, "default": value, "description": ""}
+        for field in fields(entry):
+            value = getattr(entry, field.name)
+            if field.name not in ("about", "source") and isinstance(value, str | int | float | None):
+                yield {"name": field.name, "default": value, "description": ""}
 
 
 def _flat(config: "Config", prefix: str = "") -> Iterator[dict[str, Any]]:
@@ -106,8 +106,8 @@ def _flat(config: "Config", prefix: str = "") -> Iterator[dict[str, Any]]:
 def _paper(about: str) -> str | None:
     """The first work that a text cites: from the start of the sentence to the year, and the number on arXiv."""
     for paragraph in map(_line, about.split("\n\n")):
-        if found := _YEAR.search(paragraph):
-            return re.split(r"(?<=\.) (?=[A-Z])", paragraph[: found.end()])[-1]
+        if year := _YEAR.search(paragraph):
+            return re.split(r"(?<=\.) (?=[A-Z])", paragraph[: year.end()])[-1]
     return None
 
 

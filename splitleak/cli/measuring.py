@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from splitleak.cli.documents import designed, read_settings
+from splitleak.cli.documents import designed, read_config
 from splitleak.cli.options import (
     Artifact,
     ConfigFile,
@@ -17,6 +17,7 @@ from splitleak.cli.options import (
     Settings,
     Threads,
     TrainedOn,
+    compute_on,
     use_threads,
 )
 from splitleak.cli.output import console, keep, print_json, result, table
@@ -35,16 +36,14 @@ def leakage(
 ) -> None:
     """Bound what any attack can do, and measure the Fisher information of what is sent, without an attack."""
     from splitleak.eval.targets.leakage import LeakageConfig, measure
-    from splitleak.seeding import resolve_device
 
-    use_threads(threads)
     config = LeakageConfig(samples=samples, n_images=n_images, seed=seed)
-    found = measure(artifact, images, config, resolve_device(device))
-    keep(out, found)
-    fisher = found["fsinfo_nats_per_pixel"]
-    told = "unbounded, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
-    spread = f"{found['effective_dimensions']:.1f} effective dimensions of {found['image_dimensions']}"
-    result(as_json, found, f"{artifact}: MSE of any attack at least {found['mse_bound']:.3g}; FSInfo {told}; {spread}")
+    measured = measure(artifact, images, config, compute_on(device, threads))
+    fisher = measured["fsinfo_nats_per_pixel"]
+    text = f"{artifact}: MSE of any attack at least {measured['mse_bound']:.3g}; FSInfo "
+    text += "unbounded, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
+    text += f"; {measured['effective_dimensions']:.1f} effective dimensions of {measured['image_dimensions']}"
+    result(as_json, measured, text, out=out)
 
 
 def robustness(
@@ -63,20 +62,17 @@ def robustness(
     What is shown are shares of test images on which an attack succeeds, with their 95 % intervals.
     """
     from splitleak.eval.targets.robustness import COLUMNS, RobustnessConfig, backdoor_line, measure_robustness, rows
-    from splitleak.seeding import resolve_device
 
-    use_threads(threads)
-    given = {"seed": seed, **read_settings(config, settings)}
-    asked = RobustnessConfig.parse(given, source=str(config or "robustness"))
-    found = measure_robustness(artifact, images, asked, resolve_device(device))
-    keep(out, found)
+    given = read_config(RobustnessConfig, config, settings, "robustness", seed=seed)
+    measured = measure_robustness(artifact, images, given, compute_on(device, threads))
+    keep(out, measured)
     if as_json:
-        print_json(found)
+        print_json(measured)
         return
     shown = console()
-    title = f"{found['name']}: {found['images']} test images, success rates"
-    shown.print(table(COLUMNS, rows(found), title=title, left=COLUMNS[:1]))
-    if line := backdoor_line(found):
+    title = f"{measured['name']}: {measured['images']} test images, success rates"
+    shown.print(table(COLUMNS, rows(measured), title=title, left=COLUMNS[:1]))
+    if line := backdoor_line(measured):
         shown.print(line, highlight=False)
 
 
@@ -105,12 +101,11 @@ def training_time(
         name: TargetConfig.parse(merged(shape, document), source=f"{designs}: {name}")
         for name, document in read_document(designs).items()
     }
-    asked = TimeConfig.parse(read_settings(config, settings), source=str(config or "training-time"))
+    given = read_config(TimeConfig, config, settings, "training-time")
     with progress("training time") as report:
-        found = training_times(targets, baseline, splits, asked, report)
-    keep(out, found)
-    ratios = ", ".join(f"{name} {each['ratio']:.2f}" for name, each in found["targets"].items())
-    result(as_json, found, f"times the training of {baseline!r}: {ratios}")
+        measured = training_times(targets, baseline, splits, given, report)
+    ratios = ", ".join(f"{name} {target['ratio']:.2f}" for name, target in measured["targets"].items())
+    result(as_json, measured, f"times the training of {baseline!r}: {ratios}", out=out)
 
 
 def cost(
@@ -146,21 +141,21 @@ def cost(
         design = from_config(target, config.stem if config else "untrained")
     use_threads(threads)
     with progress("cost") as report:
-        found = measure(design, batch=batch, repeats=repeats, report=report)
+        measured = measure(design, batch=batch, repeats=repeats, report=report)
     if as_json:
-        print_json(found)
+        print_json(measured)
     else:
-        _print_cost(found)
+        _print_cost(measured)
 
 
-def _print_cost(found: dict[str, Any]) -> None:
+def _print_cost(measured: dict[str, Any]) -> None:
     from splitleak.eval.targets.cost import COLUMNS, PUBLISHED_COLUMNS, published, rows
 
     shown = console(width=120)
     printed, notes = published()
-    timed = f"ms a batch of {found['batch']}, median of {found['repeats']}, {found['provenance']['hardware']}"
+    timed = f"ms a batch of {measured['batch']}, median of {measured['repeats']}, {measured['provenance']['hardware']}"
     for title, columns, lines, below in (
-        (f"{found['name']}; {timed}", COLUMNS, rows(found), found["rules"].values()),
+        (f"{measured['name']}; {timed}", COLUMNS, rows(measured), measured["rules"].values()),
         ("Published, table S6: vgg11, cut 4, bottleneck C8S1", PUBLISHED_COLUMNS, printed, notes),
     ):
         shown.print(table(columns, lines, title=title, left=columns[:1], wrap=False, framed=False))

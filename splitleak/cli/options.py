@@ -1,4 +1,4 @@
-"""Options that several commands share, and what some of them set in this process."""
+"""Options that several commands share, and helpers that apply them to this process."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +8,8 @@ import typer
 from splitleak.cli.choices import choice
 
 if TYPE_CHECKING:
+    import torch
+
     from splitleak.edge.profiles import DeviceProfile
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, one object a line.")]
@@ -41,14 +43,27 @@ Preset = Annotated[str, choice("presets", "cpu: minutes on two cores; paper: the
 
 
 def use_threads(threads: int | None) -> None:
+    """Sets the number of torch threads of this process, if given."""
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
 
 
+def compute_on(device: str, threads: int | None) -> "torch.device":
+    """The device by its name, with the number of torch threads set, if given.
+
+    Raises:
+        ValueError: The device does not exist here.
+    """
+    from splitleak.seeding import resolve_device
+
+    use_threads(threads)
+    return resolve_device(device)
+
+
 def use_device(name: str | None, threads: int | None) -> "DeviceProfile | None":
-    """The profile to emulate, its threads in use: no more than ``threads``, or than torch's choice."""
+    """The profile of an emulated device; limits torch threads to its number, and to ``threads`` if given."""
     use_threads(threads)
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""Prints what a command found: a line of text or of JSON, or a table."""
+"""Prints the result of a command: a line of text or of JSON, or a table."""
 
 import json
 import sys
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def result(as_json: bool, document: dict[str, Any], text: str) -> None:
-    """Prints ``document`` or ``text``, at once: whoever reads a pipe may wait for it."""
+def result(as_json: bool, document: dict[str, Any], text: str, *, out: Path | None = None) -> None:
+    """Prints ``document`` or ``text`` and flushes stdout; writes ``document`` to the file ``out`` too, if given."""
+    keep(out, document)
     if as_json:
         print_json(document)
     else:
@@ -23,7 +24,7 @@ def result(as_json: bool, document: dict[str, Any], text: str) -> None:
 
 
 def keep(out: Path | None, document: Mapping[str, Any]) -> None:
-    """Writes ``document`` to the file that a command was given for it, if it was."""
+    """Writes ``document`` to the file ``out``, if given."""
     if out is not None:
         from splitleak.artifacts import write_json
 
@@ -35,11 +36,11 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def console(width: int | None = None) -> "Console":
-    """As wide as the terminal, and ``width`` wide where the output is none; default: rich's own choice."""
+    """A console as wide as the terminal, or of ``width`` if stdout is not a terminal; default: rich's own choice."""
     from rich.console import Console
 
-    made = Console()
-    return made if made.is_terminal else Console(width=width)
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=width)
 
 
 def table(
@@ -51,15 +52,15 @@ def table(
     wrap: bool | Collection[str] = True,
     framed: bool = True,
 ) -> "Table":
-    """A table of text; columns are set to the right but those in ``left``, and ``wrap`` says which may break lines."""
+    """A table of text; columns are aligned right but those in ``left``, and lines break in columns of ``wrap`` only."""
     from rich import box
     from rich.table import Table
 
     frame: dict[str, Any] = {} if framed else {"box": box.SIMPLE_HEAD, "pad_edge": False}
-    made = Table(title=title, title_justify="left", **frame)
+    shown = Table(title=title, title_justify="left", **frame)
     for column in columns:
-        broken = wrap if isinstance(wrap, bool) else column in wrap
-        made.add_column(column, justify="left" if column in left else "right", no_wrap=not broken)
+        wrapped = wrap if isinstance(wrap, bool) else column in wrap
+        shown.add_column(column, justify="left" if column in left else "right", no_wrap=not wrapped)
     for row in rows:
-        made.add_row(*row)
-    return made
+        shown.add_row(*row)
+    return shown

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from splitleak.cli.choices import choice
-from splitleak.cli.documents import channel_config, half_of, read_settings, server_config, with_settings
+from splitleak.cli.documents import channel_config, half_of, read_config, server_config, with_settings
 from splitleak.cli.options import (
     ChannelFile,
     CloudHalf,
@@ -17,8 +17,8 @@ from splitleak.cli.options import (
     Json,
     Seed,
     Threads,
+    compute_on,
     use_device,
-    use_threads,
 )
 from splitleak.cli.output import result
 
@@ -68,23 +68,18 @@ def cloud(
     from splitleak.cloud.service import CloudConfig
     from splitleak.cloud.service import cloud as cloud_service
     from splitleak.defenses.artifact import load_cloud, load_whole
-    from splitleak.seeding import resolve_device
     from splitleak.wire.server.malloc import keep_big_buffers
 
     keep_big_buffers()
     serving = server_config(listen, server, metrics=metrics)
-    use_threads(threads)
-    asked = None
-    if policy is not None or settings:
-        given = read_settings(policy, settings)
-        asked = PolicyConfig.parse(given, source=str(policy or "policy"))
-    found = resolve_device(device)
+    given = read_config(PolicyConfig, policy, settings, "policy") if policy is not None or settings else None
+    chosen = compute_on(device, threads)
     loaded = (
-        load_whole(folder, found, seed=noise_seed, engine=engine)
+        load_whole(folder, chosen, seed=noise_seed, engine=engine)
         if whole
-        else load_cloud(half_of(folder, "cloud"), found, seed=noise_seed, engine=engine)
+        else load_cloud(half_of(folder, "cloud"), chosen, seed=noise_seed, engine=engine)
     )
-    config = CloudConfig(server=serving, capture=capture, policy=asked, noise_seed=noise_seed)
+    config = CloudConfig(server=serving, capture=capture, policy=given, noise_seed=noise_seed)
     _serve(cloud_service(config, loaded), listen, as_json, f"cloud serves {loaded.name!r}")
 
 
@@ -224,11 +219,11 @@ def link(
     from splitleak.wire.link.link import link as carry
 
     chosen = PROFILES.choose(profile).config if profile else LinkConfig()
-    asked = LinkConfig.parse(with_settings({**chosen.document(), "seed": seed}, settings), source="link")
+    given = LinkConfig.parse(with_settings({**chosen.document(), "seed": seed}, settings), source="link")
 
     @contextmanager
     def carrying() -> Iterator[int]:
-        with carry(asked, upstream, listen) as handle:
+        with carry(given, upstream, listen) as handle:
             yield handle.port
 
     _serve(carrying(), listen, as_json, f"link ({profile or 'no profile'}) to {upstream}")

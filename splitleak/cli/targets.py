@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from splitleak.cli.choices import choice
-from splitleak.cli.documents import designed, half_of, read_settings
+from splitleak.cli.documents import designed, half_of, read_config
 from splitleak.cli.options import (
     Again,
     Artifact,
@@ -23,7 +23,7 @@ from splitleak.cli.options import (
     Settings,
     Threads,
     TrainedOn,
-    use_threads,
+    compute_on,
 )
 from splitleak.cli.output import console, print_json, result, table
 
@@ -97,17 +97,17 @@ def split(
         )
     counts = {"public": public, "victims": victims, "train": train_, "test": test, "generic": generic}
     asked = {"seed": seed, "classes": classes, "stratified": stratified, **counts}
-    given = {**asked, **read_settings(config, None)}
-    splits = split_images(loaded, SplitConfig.parse(given, source=str(config or "split")))
+    splits = split_images(loaded, read_config(SplitConfig, config, None, "split", **asked))
     splits.save(out)
-    found = {part: made["count"] for part, made in splits.record["images"].items()}
-    text = ", ".join(f"{part} {count}" for part, count in found.items())
+    sizes = {part: part_record["count"] for part, part_record in splits.record["images"].items()}
+    text = ", ".join(f"{part} {count}" for part, count in sizes.items())
     summary = splits.summary or {}
-    result(as_json, {"folder": str(out), "images": found, **summary}, "\n".join((f"{out}: {text}", *_told(summary))))
+    lines = (f"{out}: {text}", *_summary_lines(summary))
+    result(as_json, {"folder": str(out), "images": sizes, **summary}, "\n".join(lines))
 
 
-def _told(summary: dict[str, Any]) -> Iterator[str]:
-    """The lines in which `split` says what it read, what it left out, and what to doubt."""
+def _summary_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """The summary of a split as text: classes, pools, what was ignored or skipped, notes and flags."""
     classes = summary["classes"]
     shown = list(classes.items())[:_SHOWN_CLASSES]
     more = f" and {len(classes) - len(shown)} more, in splits.json" if len(classes) > len(shown) else ""
@@ -150,7 +150,6 @@ def train(
     from splitleak.defenses.training import TargetConfig, TrainingConfig
     from splitleak.defenses.training import train as train_target
     from splitleak.logs import progress
-    from splitleak.seeding import resolve_device
 
     splits = _splits(images)
     training = TrainingConfig.paper() if preset == "paper" else TrainingConfig()
@@ -171,13 +170,12 @@ def train(
             shown = f"{out}: accuracy {100 * record['accuracy']:.2f} % (already trained)"
             result(as_json, {"artifact": str(out), "accuracy": record["accuracy"], "reused": True}, shown)
             return
-    use_threads(threads)
-    label = name or out.name
+    label, chosen = name or out.name, compute_on(device, threads)
     with progress(label) as report:
         trained = train_target(
             target,
             splits,
-            device=resolve_device(device),
+            device=chosen,
             checkpoint=out.with_name(f".{out.name}.checkpoint"),
             report=report,
         )
@@ -206,19 +204,19 @@ def inspect(
         "cloud": count_macs(cloud_half.head, cloud_half.feature_shape),
     }
     if as_json:
-        halves = {half: found.document() for half, found in counted.items()}
+        halves = {half: count.document() for half, count in counted.items()}
         print_json({"artifact": str(artifact), "rule": COUNTING_RULE, **halves})
         return
     shown = console()
-    for half, found in counted.items():
+    for half, count in counted.items():
         shape = edge_half.input_shape if half == "edge" else cloud_half.feature_shape
-        heading = f"{half}: {found.parameters:,} parameters, {found.macs / MILLION:.3f} M MACs, from {shape}"
+        heading = f"{half}: {count.parameters:,} parameters, {count.macs / MILLION:.3f} M MACs, from {shape}"
         columns = ("layer", "kind", "output", "parameters", "MACs")
         rows = [
-            (row.name, row.kind, str(row.output_shape), f"{row.parameters:,}", f"{row.macs:,}") for row in found.rows
+            (row.name, row.kind, str(row.output_shape), f"{row.parameters:,}", f"{row.macs:,}") for row in count.rows
         ]
         shown.print(table(columns, rows, title=heading, left=("layer", "kind")))
-    acting = ", ".join(each.name for each in edge_half.stack) or "nothing"
+    acting = ", ".join(defense.name for defense in edge_half.stack) or "nothing"
     shown.print(f"On the wire: {cloud_half.feature_shape} after {acting}. {COUNTING_RULE}")
 
 
@@ -276,15 +274,12 @@ def purify(
     from splitleak.defenses.predictions.purifier import PurifierConfig, save_purifier
     from splitleak.defenses.predictions.train_purifier import train_target_purifier
     from splitleak.logs import progress
-    from splitleak.seeding import resolve_device
 
-    given = read_settings(config, settings)
-    asked = PurifierConfig.parse(given, source=str(config or "purify"))
-    use_threads(threads)
+    given, chosen = read_config(PurifierConfig, config, settings, "purify"), compute_on(device, threads)
     splits, checkpoint = Splits.load(images), out.with_name(f".{out.name}.checkpoint")
     with progress(out.name) as report:
         purifier, record = train_target_purifier(
-            artifact, splits, asked, seed, device=resolve_device(device), report=report, checkpoint=checkpoint
+            artifact, splits, given, seed, device=chosen, report=report, checkpoint=checkpoint
         )
     save_purifier(out, purifier, {**record, "provenance": provenance()})
     cost = record["cost"]
@@ -308,13 +303,13 @@ def poison(
     from splitleak.eval.targets.backdoor import PoisonConfig
     from splitleak.eval.targets.backdoor import poison as poison_splits
 
-    asked = PoisonConfig.parse(read_settings(config, settings), source=str(config or "poison"))
+    given = read_config(PoisonConfig, config, settings, "poison")
     before = Splits.load(images)
-    made = poison_splits(before, asked)
-    made.save(out)
-    count = max(1, round(asked.fraction * len(before.train)))
-    document = {"folder": str(out), "poisoned": count, "poison": asked.document()}
-    result(as_json, document, f"{out}: {count} of {len(before.train)} training images poisoned by {asked.trigger}")
+    poisoned = poison_splits(before, given)
+    poisoned.save(out)
+    count = max(1, round(given.fraction * len(before.train)))
+    document = {"folder": str(out), "poisoned": count, "poison": given.document()}
+    result(as_json, document, f"{out}: {count} of {len(before.train)} training images poisoned by {given.trigger}")
 
 
 def _splits(folder: Path | None) -> "Splits":

@@ -7,7 +7,7 @@ import pytest
 
 from splitleak.artifacts import write_json
 from splitleak.config import read_document
-from splitleak.eval.deploy.deployments import candidates, read_results
+from splitleak.eval.deploy.deployments import deployments, read_results
 from splitleak.eval.report.report import write_report
 
 
@@ -48,7 +48,7 @@ def test_the_strongest_attack_is_the_one_with_the_lowest_mean_error(measured):
         if cell["attack"] == "gan":
             figures["mse"] /= 2
 
-    found = by_design(candidates(measured(gan_is_closer, methods=("PATROL",)), None, None))
+    found = by_design(deployments(measured(gan_is_closer, methods=("PATROL",)), None, None))
     alone = found["PATROL", "fp32"]
     assert (alone.attack, alone.attacks, alone.seeds) == ("gan", ("decoder", "gan"), 2)
     assert alone.mse == pytest.approx((0.04 + 0.0401) / 4)
@@ -57,7 +57,7 @@ def test_the_strongest_attack_is_the_one_with_the_lowest_mean_error(measured):
 
 
 def test_the_accuracy_drop_is_from_the_most_accurate_if_none_is_undefended(measured):
-    found = by_design(candidates(measured(methods=("PATROL",)), None, None))
+    found = by_design(deployments(measured(methods=("PATROL",)), None, None))
     assert found["PATROL", "fp32"].drop == 0
     assert found["PATROL + CEM", "fp32"].drop == pytest.approx(0.3)
 
@@ -68,21 +68,21 @@ def test_accuracy_of_a_codec_is_corrected_by_its_change_on_the_wire(measured):
         target = each.record.target.model_copy(update={"name": f"same {each.design.endswith('CEM')}"})
         wire = each.record.wire.model_copy(update={"accuracy": 0.85 if each.codec == "uint8" else 0.88})
         made[place] = replace(each, record=each.record.model_copy(update={"target": target, "wire": wire}))
-    found = by_design(candidates(made, None, None))
+    found = by_design(deployments(made, None, None))
     assert found["DistCorr", "uint8"].accuracy == pytest.approx(90 - 3)
     assert found["Bottleneck", "fp32"].accuracy == pytest.approx(90)
 
 
 def test_latency_is_that_of_the_fastest_engine_of_a_target_of_any_seed(measured):
     timed = latency(("PATROL1", "fp32", 3.0, 500.0, "loopback", 1, "torch"), ("PATROL1", "fp32", 2.0))
-    found = by_design(candidates(measured(methods=("PATROL",)), timed, None))
+    found = by_design(deployments(measured(methods=("PATROL",)), timed, None))
     assert (found["PATROL", "fp32"].latency_ms, found["PATROL", "fp32"].engine) == (2.0, "onnx → onnx")
     assert found["PATROL + CEM", "fp32"].latency_ms is None
 
 
 def test_a_codec_that_was_only_timed_is_assumed_to_leak_as_fp32_does(measured):
     timed = latency(("PATROL0", "fp32", 2.0), ("PATROL0", "uint8", 2.5, 130.0))
-    found = by_design(candidates(measured(methods=("PATROL",)), timed, None))
+    found = by_design(deployments(measured(methods=("PATROL",)), timed, None))
     plain, assumed = found["PATROL", "fp32"], found["PATROL", "uint8"]
     assert (assumed.assumed, plain.assumed) == (True, False)
     assert (assumed.mse, assumed.accuracy, assumed.bytes_per_image) == (plain.mse, plain.accuracy, 130.0)
@@ -94,12 +94,12 @@ def test_one_link_is_chosen_and_only_the_smallest_batch_counts(measured):
         ("PATROL0", "fp32", 2.0), ("PATROL0", "fp32", 70.0, 500.0, "lte"), ("PATROL0", "fp32", 1.0, 500.0, "lte", 8)
     )
     with pytest.raises(ValueError, match=r"expected --link, one of \['loopback', 'lte'\]"):
-        candidates(made, several, None)
+        deployments(made, several, None)
     with pytest.raises(ValueError, match="got 'geo'"):
-        candidates(made, several, "geo")
-    assert by_design(candidates(made, several, "lte"))["PATROL", "fp32"].latency_ms == 70.0
+        deployments(made, several, "geo")
+    assert by_design(deployments(made, several, "lte"))["PATROL", "fp32"].latency_ms == 70.0
     with pytest.raises(ValueError, match="old form"):
-        candidates(made, {"targets": {}}, None)
+        deployments(made, {"targets": {}}, None)
 
 
 def test_results_on_several_data_sets_are_not_mixed(measured, fake_campaign, tmp_path):
@@ -133,10 +133,10 @@ def test_records_of_another_threat_model_are_refused_by_what_was_seen(fake_predi
 def test_recorded_results_are_weighed_as_the_run_is(fake_campaign, tmp_path):
     folder = fake_campaign(methods=("PATROL",))
     write_report(folder, tmp_path / "report")
-    run, recorded = (candidates(read_results([each]), None, None) for each in (folder, tmp_path / "report"))
+    run, recorded = (deployments(read_results([each]), None, None) for each in (folder, tmp_path / "report"))
     assert recorded == run
     shipped = read_results([Path(__file__).parents[3] / "eval" / "results" / "cem_small"])
-    assert len(by_design(candidates(shipped, None, None))) == 14
+    assert len(by_design(deployments(shipped, None, None))) == 14
 
 
 def test_two_designs_under_one_name_are_refused(measured):
@@ -147,13 +147,13 @@ def test_two_designs_under_one_name_are_refused(measured):
     target = one.record.target.model_copy(update={"design": wider})
     made[0] = replace(one, record=one.record.model_copy(update={"target": target}))
     with pytest.raises(ValueError, match="expected records of one target design under the name 'PATROL', got 2"):
-        candidates(made, None, None)
+        deployments(made, None, None)
 
 
 def test_another_seed_is_no_other_design(measured):
     made = measured(methods=("PATROL",))
     assert {each.seed for each in made} == {0, 1}
-    assert by_design(candidates(made, None, None))["PATROL", "fp32"].seeds == 2
+    assert by_design(deployments(made, None, None))["PATROL", "fp32"].seeds == 2
 
 
 def test_designs_of_several_tables_are_told_apart_by_their_table(fake_campaign):
@@ -172,6 +172,6 @@ def test_a_run_like_the_demos_is_read_record_by_record(materials, artifact, tmp_
 
     folder = materials("recommended", 0.2)
     make_record(artifact, folder / "attack", folder / "victims.npz", folder / "ledger.json", tmp_path / "cell", 0)
-    (one,) = candidates(read_results([tmp_path]), None, None)
+    (one,) = deployments(read_results([tmp_path]), None, None)
     assert (one.design, one.cut, one.codec, one.drop, one.victims) == ("toy", 2, "fp32", 0.0, 40)
     assert one.mse > 0

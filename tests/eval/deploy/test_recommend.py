@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.eval.deploy.deployments import Candidate
+from splitleak.eval.deploy.deployments import Deployment
 from splitleak.eval.deploy.recommend import Budgets, recommend
 
-PLAIN = Candidate(
+PLAIN = Deployment(
     design="none",
     cut=4,
     defenses=(),
