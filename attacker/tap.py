@@ -28,6 +28,7 @@ class TapConfig(Config):
     server: ServerConfig = Field(default_factory=ServerConfig, description="the address the victims' edge connects to")
     upstream: Target = Field(description="host:port of the real cloud")
     capture: Path = Field(description="the capture file; an existing one is appended to")
+    rotate_mb: float | None = Field(default=None, gt=0, description="megabytes of a capture file; none: no limit")
     channel: ChannelConfig = Field(default_factory=ChannelConfig, description="the connection to the cloud")
 
 
@@ -50,7 +51,7 @@ def tap(config: TapConfig) -> Iterator[int]:
         WireError: ``capture`` is an existing file that is not a capture.
     """
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(CaptureWriter(config.capture))
+        writer = stack.enter_context(CaptureWriter(config.capture, config.rotate_mb))
         channel = stack.enter_context(open_channel(config.upstream, config.channel, [("grpc.enable_retries", 0)]))
         relay = _Relay(channel, writer.write)
         port = stack.enter_context(serve(lambda server: server.add_generic_rpc_handlers((relay,)), config.server))

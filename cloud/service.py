@@ -26,6 +26,7 @@ class CloudConfig(Config):
     timeout_s: float = Field(default=30.0, gt=0, description="longest deadline of a request")
     in_flight: int = Field(default=8, ge=1, description="most unanswered requests of a stream")
     capture: Path | None = Field(default=None, description="the curious cloud: file for all inference messages")
+    rotate_mb: float | None = Field(default=None, gt=0, description="megabytes of a capture file; none: no limit")
     policy: PolicyConfig | None = Field(
         default=None,
         description="none: logits of a half, plain probabilities of a whole model",
@@ -48,7 +49,9 @@ def cloud(config: CloudConfig, model: Half | Whole) -> Iterator[int]:
     policy_config = config.policy or (PolicyConfig() if isinstance(model, Whole) else None)
     policy = None if policy_config is None else Policy(policy_config, classes=model.classes, seed=config.noise_seed)
     with contextlib.ExitStack() as stack:
-        observe = stack.enter_context(CaptureWriter(config.capture)).write if config.capture else None
+        observe = None
+        if config.capture is not None:
+            observe = stack.enter_context(CaptureWriter(config.capture, config.rotate_mb)).write
         worker = stack.enter_context(ComputeWorker(predictor(model, policy), config.batching))
         servicer = OpenInferenceServicer(
             [served_model(model, worker, policy)],

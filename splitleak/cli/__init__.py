@@ -9,6 +9,7 @@ import typer
 
 from splitleak.cli import attacks, judging, latency, listing, measuring, reports, services, targets
 from splitleak.cli.campaigns import campaign
+from splitleak.cli.captures import capture
 from splitleak.cli.choices import Command
 
 # In the order in which --help lists them.
@@ -33,6 +34,7 @@ for panel, commands in GROUPS.items():
         name = command.__name__.rstrip("_").replace("_", "-")
         app.command(name, cls=Command, rich_help_panel=panel)(command)
 app.add_typer(campaign, name="campaign", rich_help_panel="Campaigns")
+app.add_typer(capture, name="capture", rich_help_panel="Captures")
 
 
 def _version(asked: bool) -> None:

@@ -32,6 +32,10 @@ NoiseSeed = Annotated[
     int | None, typer.Option(min=0, help="Repeatable noise, for experiments; default: fresh from the system.")
 ]
 Listen = Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 picks one and prints it.")]
+RotateMb = Annotated[
+    float | None,
+    typer.Option(min=0.001, help="Megabytes of a capture file, after which the next begins; default: no limit."),
+]
 
 
 def cloud(
@@ -54,6 +58,7 @@ def cloud(
     capture: Annotated[
         Path | None, typer.Option(help="Curious cloud: record every request and response in this capture file.")
     ] = None,
+    rotate_mb: RotateMb = None,
     server: ServerFile = None,
     engine: Engine = "auto",
     device: Device = "auto",
@@ -79,7 +84,7 @@ def cloud(
         if whole
         else load_cloud(half_of(folder, "cloud"), chosen, seed=noise_seed, engine=engine)
     )
-    config = CloudConfig(server=serving, capture=capture, policy=given, noise_seed=noise_seed)
+    config = CloudConfig(server=serving, capture=capture, rotate_mb=rotate_mb, policy=given, noise_seed=noise_seed)
     _serve(cloud_service(config, loaded), listen, as_json, f"cloud serves {loaded.name!r}")
 
 
@@ -172,6 +177,7 @@ def tap(
     blind: Annotated[
         bool, typer.Option("--blind", help="Pass bytes on unread, and write down sizes and times: all that TLS leaves.")
     ] = False,
+    rotate_mb: RotateMb = None,
     listen: Listen = "127.0.0.1:8002",
     channel: ChannelFile = None,
     server: ServerFile = None,
@@ -185,15 +191,16 @@ def tap(
     from splitleak.attacker.tap import TapConfig
     from splitleak.attacker.tap import tap as tap_service
 
-    if blind and (channel is not None or server is not None):
-        raise typer.BadParameter("expected --blind, or --channel and --server for a tap that reads, got both")
+    if blind and any(given is not None for given in (channel, server, rotate_mb)):
+        raise typer.BadParameter("expected --blind, or --channel, --server, --rotate-mb of a tap that reads, got both")
     path = capture or Path("runs/tap.jsonl" if blind else "runs/tap.capture")
     path.parent.mkdir(parents=True, exist_ok=True)
     if blind:
         service = blind_tap(BlindTapConfig(listen=listen, upstream=upstream, record=path))
     else:
         serving, reached = server_config(listen, server), channel_config(channel)
-        service = tap_service(TapConfig(server=serving, upstream=upstream, capture=path, channel=reached))
+        config = TapConfig(server=serving, upstream=upstream, capture=path, rotate_mb=rotate_mb, channel=reached)
+        service = tap_service(config)
     _serve(service, listen, as_json, f"{'blind ' * blind}tap in front of {upstream}, writing {path}")
 
 

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from splitleak.cli import GROUPS, app, main
 from splitleak.cli.campaigns import campaign
+from splitleak.cli.captures import capture
 
 COMMANDS = (
     "split",
@@ -43,6 +44,8 @@ COMMANDS = (
 )
 
 OF_CAMPAIGNS = ("plan", "run", "status", "report")
+OF_CAPTURES = ("check", "salvage", "join")
+BELOW = (*(f"campaign {name}" for name in OF_CAMPAIGNS), *(f"capture {name}" for name in OF_CAPTURES))
 
 HELP = """
 import sys
@@ -60,16 +63,16 @@ assert not heavy, heavy
 
 @pytest.mark.slow
 def test_every_command_explains_itself_without_loading_what_computes():
-    commands = (*COMMANDS, *(f"campaign {name}" for name in OF_CAMPAIGNS))
-    subprocess.run([sys.executable, "-c", HELP, *commands], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    subprocess.run([sys.executable, "-c", HELP, *COMMANDS, *BELOW], check=True, stdout=subprocess.DEVNULL, timeout=60)
 
 
 def test_the_commands_are_these():
     assert {command.name or command.callback.__name__ for command in app.registered_commands} == set(COMMANDS)
     assert {command.name for command in campaign.registered_commands} == set(OF_CAMPAIGNS)
+    assert {command.name for command in capture.registered_commands} == set(OF_CAPTURES)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *(f"campaign {name}" for name in OF_CAMPAIGNS)])
+@pytest.mark.parametrize("command", [*COMMANDS, *BELOW])
 def test_help_ends_well_and_names_every_option(command):
     result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
@@ -79,6 +82,7 @@ def test_help_ends_well_and_names_every_option(command):
 
 def test_options_that_cannot_be_are_usage_errors(call):
     assert call("tap", "--upstream", "h:1", "--blind", "--server", "server.toml")[0] == 2
+    assert call("tap", "--upstream", "h:1", "--blind", "--rotate-mb", "5")[0] == 2
     assert call("edge", "half", "--cloud", "h:1")[0] == 2
     assert call("train", "--seed", "-1")[0] == 2
     assert call("levitate")[0] == 2
@@ -93,7 +97,7 @@ def test_the_cause_is_shown_when_asked(call, monkeypatch):
 
 def test_help_groups_the_commands_and_the_version_is_that_of_the_package(call):
     shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"}).output
-    for panel in (*GROUPS, "Campaigns"):
+    for panel in (*GROUPS, "Campaigns", "Captures"):
         assert f"─ {panel} ─" in shown
     assert call("--version") == (0, f"splitleak {version('splitleak')}\n", "")
 

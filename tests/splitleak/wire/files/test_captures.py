@@ -1,5 +1,6 @@
 """A capture keeps what was written, survives its writer, and its reader survives any bytes."""
 
+import os
 import resource
 import signal
 import subprocess
@@ -13,7 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from splitleak.errors import WireError
-from splitleak.wire.files.captures import CaptureWriter, Record, inference_requests, read
+from splitleak.wire.files.captures import (
+    GAP,
+    HEADER,
+    CaptureWriter,
+    Damage,
+    Record,
+    inference_requests,
+    lost_by,
+    parts,
+    read,
+    scan,
+)
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER, method_path
 
@@ -29,6 +41,17 @@ def write(path, *messages):
 
 def messages(path):
     return [record.message for record in read(path)]
+
+
+def scanned(path):
+    with path.open("rb") as file:
+        return list(scan(file))
+
+
+def gaps(path):
+    """What the file itself tells to be missing: how many messages, and why."""
+    found = [each for each, _, _ in scanned(path) if isinstance(each, Record) and each.method == GAP]
+    return [(lost_by(gap), gap.note["reason"]) for gap in found]
 
 
 def test_records_come_back_as_written(tmp_path):
@@ -128,8 +151,8 @@ def test_any_bytes_give_records_or_a_wire_error(tmp_path, data):
 def test_any_body_under_right_checksums_gives_a_record_or_a_wire_error(tmp_path, body):
     from splitleak.wire.files.captures import _frame
 
-    path = write(tmp_path / "a.cap")
-    path.write_bytes(path.read_bytes()[:12] + _frame(body) + body)
+    path = tmp_path / "a.cap"
+    path.write_bytes(HEADER + _frame(body) + body)
     try:
         assert len(list(read(path))) == 1
     except WireError:
@@ -171,6 +194,204 @@ def test_a_full_disk_costs_records_and_nothing_else(tmp_path, caplog):
     first, last = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "a message was not captured" in first
     assert last == f"{path}: 2 messages were not captured"
+    ((lost, reason),) = gaps(path)
+    assert lost == 2
+    assert "File too large" in reason
+    assert f"{path}: messages are missing in 1 places, at least 2 of them" in caplog.text
+
+
+def test_messages_lost_to_the_end_are_told_by_the_file_where_it_takes_the_note(tmp_path):
+    path = write(tmp_path / "a.cap", b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 300, hard))
+    try:
+        write(path, bytes(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [lost for lost, _ in gaps(path)] == [1]
+    assert messages(path) == [b"before"]
+
+
+@pytest.mark.parametrize("size", [0, 5, 12, 30, 80, 100, 150])
+def test_a_file_cut_short_under_its_writer_is_noticed_and_what_follows_is_readable(tmp_path, caplog, size):
+    path = write(tmp_path / "a.cap", b"one", b"two")
+    ends = [stop for _, _, stop in scanned(path)]
+    with CaptureWriter(path) as writer:
+        os.truncate(path, size)
+        writer.write(MODEL_INFER, 2, "request", b"three")
+        writer.write(MODEL_INFER, 3, "request", b"four")
+    kept = [message for message, end in zip([b"one", b"two"], ends, strict=True) if end <= size]
+    assert messages(path) == [*kept, b"three", b"four"]
+    assert b"\0" * 20 not in path.read_bytes()
+    assert gaps(path) == [(0, f"the file was cut from {ends[-1]} to {size} bytes")]
+    assert "the file was cut" in caplog.text
+
+
+@pytest.mark.parametrize("successor", [None, b"", HEADER])
+def test_a_file_moved_away_under_its_writer_is_noticed_and_a_new_one_is_begun(tmp_path, caplog, successor):
+    path, moved = tmp_path / "a.cap", tmp_path / "moved.cap"
+    with CaptureWriter(path) as writer:
+        writer.write(MODEL_INFER, 0, "request", b"one")
+        path.rename(moved)
+        if successor is not None:
+            path.write_bytes(successor)
+        writer.write(MODEL_INFER, 1, "request", b"two")
+    assert (messages(moved), messages(path)) == ([b"one"], [b"two"])
+    assert gaps(path) == [(0, "the file was moved or removed, and the records before with it")]
+    assert "was moved or removed" in caplog.text
+
+
+def test_a_strange_file_in_the_place_of_a_capture_is_left_alone_and_the_loss_is_counted(tmp_path):
+    path = tmp_path / "a.cap"
+    with CaptureWriter(path) as writer:
+        path.unlink()
+        path.write_bytes(b"somebody's letter, not ours")
+        writer.write(MODEL_INFER, 0, "request", b"one")
+    assert path.read_bytes() == b"somebody's letter, not ours"
+    assert writer.lost == 1
+
+
+def test_bytes_that_another_program_adds_are_kept_and_told(tmp_path):
+    path = tmp_path / "a.cap"
+    with CaptureWriter(path) as writer:
+        writer.write(MODEL_INFER, 0, "request", b"one")
+        with path.open("ab") as file:
+            file.write(b"a stray line\n")
+        writer.write(MODEL_INFER, 1, "request", b"two")
+    with pytest.raises(WireError, match=r"13 bytes at byte \d+ that hold no intact record; 1 messages before"):
+        messages(path)
+    found = [each for each, _, _ in scanned(path)]
+    assert [each.message for each in found if isinstance(each, Record) and each.note is None] == [b"one", b"two"]
+    assert gaps(path) == [(0, "something else wrote 13 bytes to the file")]
+
+
+@pytest.mark.parametrize("zeros", [16, 64, 4096, 3 * 2**20])
+@pytest.mark.parametrize("torn", [0, 7, 12, 40])
+def test_zeros_that_a_power_cut_left_are_told_read_up_to_and_appended_behind(tmp_path, caplog, zeros, torn):
+    path = write(tmp_path / "a.cap", b"one", b"two")
+    whole = path.read_bytes()
+    record = whole[len(write(tmp_path / "b.cap", b"one").read_bytes()) :]
+    path.write_bytes(whole + record[:torn] + bytes(max(zeros, len(record))))
+    assert messages(path) == [b"one", b"two"]
+    assert "lost to zeros, as a power cut leaves them; 2 messages before them were read" in caplog.text
+    assert messages(write(path, b"three")) == [b"one", b"two", b"three"]
+    ((lost, reason),) = gaps(path)
+    assert lost == 0
+    assert "lost to zeros" in reason
+    caplog.clear()
+    assert messages(write(path, b"four"))[-1] == b"four"
+    assert "lost to zeros" not in caplog.text
+
+
+def test_zeros_where_the_last_record_should_be_are_a_power_cut_too(tmp_path, caplog):
+    path = write(tmp_path / "a.cap", b"one", bytes(range(1, 256)) * 20)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1024] + bytes(1024))
+    assert messages(path) == [b"one"]
+    assert "as a power cut leaves them; 1 messages" in caplog.text
+
+
+def test_two_captures_joined_end_to_end_are_told_as_what_they_are(tmp_path):
+    path = tmp_path / "a.cap"
+    path.write_bytes(write(tmp_path / "b.cap", b"one").read_bytes() + write(tmp_path / "c.cap", b"two").read_bytes())
+    expected = r"12 bytes at byte \d+ that begin another capture, joined .*; 1 messages .* `splitleak capture join`"
+    with pytest.raises(WireError, match=expected):
+        messages(path)
+    with pytest.raises(WireError, match="joined to the first end to end"):
+        write(path, b"three")
+
+
+def test_what_lies_around_damage_is_found_again(tmp_path):
+    path = write(tmp_path / "a.cap", b"one", b"two", b"three")
+    whole = path.read_bytes()
+    spans = [(start, stop) for _, start, stop in scanned(path)]
+    for at in range(*spans[1]):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        first, damage, last = [each for each, _, _ in scanned(path)]
+        assert (first.message, last.message) == (b"one", b"three")
+        assert damage == Damage("damaged", spans[1][0], spans[1][1] - spans[1][0])
+
+
+def test_a_record_within_a_message_is_not_taken_for_one_where_only_the_body_is_damaged(tmp_path):
+    inner = write(tmp_path / "inner.cap", b"inner").read_bytes()
+    path = write(tmp_path / "a.cap", inner, b"last")
+    whole = bytearray(path.read_bytes())
+    whole[30] ^= 1  # in the method's name
+    path.write_bytes(whole)
+    assert [type(each) for each, _, _ in scanned(path)] == [Damage, Record]
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """A capture of 300,000 records, written as the layout says and not by us."""
+    path = tmp_path_factory.mktemp("big") / "big.cap"
+    record = Record(1, 0, "request", MODEL_INFER, b"x" * 40).packed()
+    path.write_bytes(HEADER + record * 300_000)
+    return path
+
+
+def test_a_writer_begins_at_the_end_of_a_large_capture_without_reading_it(big, monkeypatch):
+    read_bytes, real = [], os.pread
+
+    def counted(descriptor, size, place):
+        read_bytes.append(size)
+        return real(descriptor, size, place)
+
+    monkeypatch.setattr(os, "pread", counted)
+    size = big.stat().st_size
+    with CaptureWriter(big) as writer:
+        assert sum(read_bytes) < 4 * 2**20 < size / 5
+        writer.write(MODEL_INFER, 1, "request", b"new")
+    assert big.stat().st_size == size + len(Record(0, 1, "request", MODEL_INFER, b"new").packed())
+
+
+@pytest.mark.parametrize("tail", [b"\1", HEADER[:7], Record(1, 0, "request", MODEL_INFER, bytes(5000)).packed()[:-1]])
+def test_a_torn_end_of_a_large_capture_is_cut_off_exactly(big, tail):
+    size = big.stat().st_size
+    with big.open("ab") as file:
+        file.write(tail)
+    with CaptureWriter(big):
+        assert big.stat().st_size == size
+
+
+def test_a_large_last_record_is_found(tmp_path):
+    path = write(tmp_path / "a.cap", b"one", bytes(3 * 2**20), b"two" * 2**20)
+    assert len(messages(write(path, b"last"))) == 4
+    os.truncate(path, path.stat().st_size - len(Record(0, 0, "request", MODEL_INFER, b"last").packed()) - 1)
+    assert len(messages(write(path, b"last"))) == 3
+
+
+def test_a_new_capture_is_its_owners_alone_and_the_mode_of_an_old_one_stays(tmp_path):
+    path = write(tmp_path / "a.cap", b"one")
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    write(path, b"two")
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_capture_of_limited_files_reads_as_one(tmp_path):
+    path = tmp_path / "a.cap"
+    (tmp_path / "a.cap.2").write_text("somebody else's")
+    sent = [bytes([number]) * 400 for number in range(20)]
+    for half in (sent[:9], sent[9:]):
+        with CaptureWriter(path, rotate_mb=0.002) as writer:
+            for message in half:
+                writer.write(MODEL_INFER, 0, "request", message)
+    assert messages(path) == sent
+    names = [part.name for part in parts(path)]
+    assert names == [*(f"a.cap.{number}" for number in (1, 3, 4, 5)), "a.cap"]
+    assert all(part.stat().st_size <= 2000 for part in parts(path))
+    assert (tmp_path / "a.cap.2").read_text() == "somebody else's"
+
+
+def test_a_missing_earlier_part_is_told(tmp_path, caplog):
+    path = tmp_path / "a.cap"
+    with CaptureWriter(path, rotate_mb=0.0001) as writer:
+        for message in (b"one", b"two", b"three"):
+            writer.write(MODEL_INFER, 0, "request", message)
+    (tmp_path / "a.cap.1").unlink()
+    assert messages(path) == [b"two", b"three"]
+    assert "its earlier part a.cap.1 is missing" in caplog.text
 
 
 def test_inference_requests_are_picked_out_of_the_traffic(tmp_path):
