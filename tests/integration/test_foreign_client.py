@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -124,3 +125,56 @@ def test_a_bad_request_is_refused_in_words_and_the_next_one_served(served, fault
 def test_a_bad_request_on_a_stream_is_an_error_of_that_request_alone(served):
     _, report = served
     assert report["stream errors"] == ["INVALID_ARGUMENT: expected 2048 bytes for FP32 of shape [1, 8, 8, 8], got 2046"]
+
+
+BESIDE = """
+import sys
+for name in sys.argv[2:]:
+    __import__(name)
+import numpy as np
+import tritonclient.grpc as triton
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
+import grpc
+features = np.zeros((1, 8, 8, 8), np.float32)
+with grpc.insecure_channel(f"127.0.0.1:{sys.argv[1]}") as channel:
+    request = codec.request("half", codec.encode(features, "fp32"), request_id="ours")
+    ours = codec.response_array(GRPCInferenceServiceStub(channel).ModelInfer(request), "logits")
+given = triton.InferInput("features", features.shape, "FP32")
+given.set_data_from_numpy(features)
+with triton.InferenceServerClient(f"127.0.0.1:{sys.argv[1]}") as client:
+    theirs = client.infer("half", [given]).as_numpy("logits")
+assert np.array_equal(ours, theirs)
+"""
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("tritonclient.grpc", "splitleak.edge.client", "splitleak.cloud.service"),
+        ("splitleak.edge.client", "splitleak.cloud.service", "tritonclient.grpc"),
+    ],
+    ids=["theirs first", "ours first"],
+)
+def test_both_clients_work_in_one_process(order):
+    pytest.importorskip("tritonclient")
+    with cloud(CloudConfig(), half()) as port:
+        command = [sys.executable, "-c", BESIDE, str(port), *order]
+        ended = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_reflection_describes_our_services_and_no_others(served):
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto
+    from grpc_reflection.v1alpha import reflection_pb2 as asked
+    from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+
+    names = ("inference.GRPCInferenceService", "grpc.health.v1.Health", "onnx.ModelProto", "google.protobuf.Any")
+    with cloud(CloudConfig(), half()) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        requests = [asked.ServerReflectionRequest(file_containing_symbol=name) for name in names]
+        answers = list(ServerReflectionStub(channel).ServerReflectionInfo(iter(requests), timeout=30))
+    found = [
+        [FileDescriptorProto.FromString(each).package for each in answer.file_descriptor_response.file_descriptor_proto]
+        for answer in answers
+    ]
+    assert found == [["inference"], ["grpc.health.v1"], [], []]

@@ -17,10 +17,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from grpc import ServicerContext as Context
-from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
 from splitleak.errors import WireError
 from splitleak.wire.files.captures import Direction
@@ -90,7 +91,11 @@ class OpenInferenceServicer:
         """Registers the protocol, ``grpc.health.v1`` and reflection."""
         add_GRPCInferenceServiceServicer_to_server(self, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((paths.SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        pool = DescriptorPool()  # of what is served alone: other projects' stubs may be in the default one
+        for file in (pb.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+            pool.AddSerializedFile(file.serialized_pb)
+        services = (paths.SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(services, server, pool)
 
     def stop(self) -> None:
         """Reports not ready from now on, and ends every stream once its accepted requests are answered."""
