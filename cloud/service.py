@@ -58,10 +58,16 @@ def cloud(config: CloudConfig, model: Half | Whole) -> Iterator[int]:
             server_name="splitleak-cloud",
             in_flight=config.in_flight,
             timeout_s=config.timeout_s,
+            held_bytes=config.server.limits.held_bytes,
             observe=observe,
         )
-        port = stack.enter_context(
-            serve(servicer.add_to, config.server, drain=servicer.drain, statistics=servicer.statistics)
+        serving = serve(
+            servicer.add_to,
+            config.server,
+            drain=servicer.drain,
+            statistics=servicer.statistics,
+            request_bytes=servicer.request_bytes,
         )
+        port = stack.enter_context(serving)
         _LOGGER.info("cloud serves %r on port %d", model.name, port)
         yield port

@@ -69,8 +69,17 @@ def edge(config: EdgeServiceConfig, encoder: Encoder, name: str) -> Iterator[int
             statistics=statistics,
         )
         limit_s = config.client.channel.timeout_s
-        servicer = OpenInferenceServicer([model], server_name="splitleak-edge", timeout_s=limit_s)
-        with serve(servicer.add_to, config.server, drain=servicer.drain, statistics=servicer.statistics) as port:
+        held_bytes = config.server.limits.held_bytes
+        servicer = OpenInferenceServicer(
+            [model], server_name="splitleak-edge", timeout_s=limit_s, held_bytes=held_bytes
+        )
+        with serve(
+            servicer.add_to,
+            config.server,
+            drain=servicer.drain,
+            statistics=servicer.statistics,
+            request_bytes=servicer.request_bytes,
+        ) as port:
             _LOGGER.info("edge service %r on port %d, cloud at %s", name, port, config.client.cloud)
             yield port
 

@@ -4,7 +4,7 @@
 mapped onto the package's path, so the stubs import each other by their full package name.
 
 Protobuf registers each name once in a process's default pool, and other projects' stubs of the protocol (those of
-tritonclient, of KServe) have the same names. So the stubs are given a pool of their own, and can be imported beside those.
+tritonclient, of KServe) have the same names. So the stubs are given a pool of their own, to be imported beside those.
 """
 
 import sys

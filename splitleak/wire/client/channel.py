@@ -137,6 +137,7 @@ class _Bearer(
         return details._replace(metadata=(*(details.metadata or ()), self._entry))
 
 
-def message_limits(size: int) -> Options:
-    """The options for messages of at most ``size`` bytes, each way."""
-    return [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
+def message_limits(size: int, received: int | None = None) -> Options:
+    """The options for messages of at most ``size`` bytes each way, and of at most ``received`` bytes to this side."""
+    receive = size if received is None else min(size, received)
+    return [("grpc.max_receive_message_length", receive), ("grpc.max_send_message_length", size)]

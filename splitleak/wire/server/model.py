@@ -1,6 +1,7 @@
 """A served model: its names and shapes, the function that computes it, its metadata and its statistics."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from splitleak.wire.protocol import CODECS, codec
 from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.server.statistics import Statistics
+
+_MESSAGE_SLACK = 2**20  # bytes of names and parameters
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class ServedModel:
     version: str = "1"
     properties: Mapping[str, str] = field(default_factory=dict)
     statistics: Statistics = field(default_factory=Statistics)
+
+    @property
+    def request_bytes(self) -> int:
+        """The largest message to accept: twice the largest valid one, so that most others are told what is wrong."""
+        return 2 * 4 * self.max_batch_size * math.prod(map(abs, self.input_shape)) + _MESSAGE_SLACK
 
     def tensor(self, request: pb.ModelInferRequest) -> codec.WireTensor:
         """The request's input, once its name and shape are checked.

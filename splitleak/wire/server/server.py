@@ -52,10 +52,14 @@ class ServerConfig(Config):
             raise ValueError(f"expected TLS on {self.address}, since tokens would travel in clear, got none")
         return self
 
-    def options(self) -> Options:
-        """The gRPC server's options: keepalive pings are allowed, and a port in use is an error, not shared."""
+    def options(self, request_bytes: int | None = None) -> Options:
+        """The gRPC server's options: keepalive pings are allowed, and a port in use is an error, not shared.
+
+        Args:
+            request_bytes: The largest message to receive, if it is less than ``max_message_bytes``.
+        """
         return [
-            *message_limits(self.max_message_bytes),
+            *message_limits(self.max_message_bytes, request_bytes),
             ("grpc.so_reuseport", 0),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
@@ -74,6 +78,7 @@ def serve(
     *,
     drain: Callable[[float], None] | None = None,
     statistics: Mapping[str, Statistics] | None = None,
+    request_bytes: int | None = None,
 ) -> Iterator[int]:
     """Serves while the block runs; yields the bound port.
 
@@ -86,6 +91,7 @@ def serve(
         config: Address, limits and shutdown.
         drain: Reports not ready and ends the streams, within the seconds it is given; called first at shutdown.
         statistics: By model, for Prometheus.
+        request_bytes: The largest message to receive, if it is less than the config's.
 
     Raises:
         OSError: An address cannot be bound, or a file of the config cannot be read.
@@ -96,9 +102,9 @@ def serve(
     authenticates = config.tls is not None and config.tls.client_ca is not None
     guard = Guard(config.limits, tokens, certificates=authenticates)
     pool = ThreadPoolExecutor(config.limits.threads, thread_name_prefix="rpc")
-    server = grpc.server(pool, options=config.options(), interceptors=[guard])
+    server = grpc.server(pool, options=config.options(request_bytes), interceptors=[guard])
     add_to_server(server)
-    with _metrics(config.metrics, statistics):
+    with _metrics(config.metrics, statistics), guard.sweeping():
         try:
             if credentials is None:
                 port = server.add_insecure_port(config.address)

@@ -43,22 +43,24 @@ _ROOM_S = 0.005  # between a stream's attempts to submit to a full queue
 
 @dataclass(frozen=True)
 class _Accepted:
-    """A request of a stream that awaits its response."""
+    """A request of a stream that awaits its response; its tensor is not kept here."""
 
-    request: pb.ModelInferRequest
+    model: str
+    request_id: str
     answer: Future[Answer]
     arrived: float  # on the monotonic clock, as the deadline
     deadline: float
 
 
 class OpenInferenceServicer:
-    """Serves ``models``; give ``serve`` its `add_to`, `drain` and ``statistics``.
+    """Serves ``models``; give ``serve`` its `add_to`, `drain`, ``statistics`` and ``request_bytes``.
 
     Args:
         models: The served models, names unique.
         server_name: For ServerMetadata.
         in_flight: Most unanswered requests of a stream; beyond it the stream is not read (back-pressure).
         timeout_s: Longest deadline of a request, in seconds, whatever its client allows.
+        held_bytes: Most bytes of decoded inputs that wait for their answers, of all clients; one more is refused.
         observe: Called with each serialised inference message: the curious server.
     """
 
@@ -69,6 +71,7 @@ class OpenInferenceServicer:
         server_name: str,
         in_flight: int = 8,
         timeout_s: float = 30.0,
+        held_bytes: int = 512 * 2**20,
         observe: Observer | None = None,
     ) -> None:
         self._models = {model.name: model for model in models}
@@ -78,6 +81,8 @@ class OpenInferenceServicer:
         self._server_name = server_name
         self._in_flight = in_flight
         self._timeout_s = timeout_s
+        self._held_bytes = _Budget(held_bytes)
+        self.request_bytes = max((model.request_bytes for model in models), default=None)
         self._observer = observe
         self._templates: dict[tuple[str, tuple[int, ...]], pb.ModelInferResponse] = {}
         self._layouts: dict[str, codec.Layout] = {}  # by model, of the last request decoded in full
@@ -159,15 +164,16 @@ class OpenInferenceServicer:
     def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         arrived = time.monotonic()
         observe = self._observe(_INFER)
-        with mapped(context, functools.partial(self._count, _INFER, request, arrived)):
+        with mapped(context, functools.partial(self._count, _INFER, request.model_name, arrived)):
             if self._stopping:
                 raise ConnectionError("expected a server that takes requests, got one that is stopping")
             observe("request", request)
             deadline = self._deadline(request, context)
             answer = self._submit(request, deadline)
             context.add_callback(functools.partial(_cancel, answer))
-            response = pb.ModelInferResponse()
-            self._respond(request, _result(answer, arrived, deadline), response)
+            response, name, request_id = pb.ModelInferResponse(), request.model_name, request.id
+            del request  # while the answer is waited for
+            self._respond(name, request_id, _result(answer, arrived, deadline), response)
             observe("response", response)
             return response
 
@@ -221,7 +227,8 @@ class OpenInferenceServicer:
                 except Exception as error:
                     answer = Future()
                     answer.set_exception(error)
-                stream.accept(_Accepted(request, answer, arrived, deadline))
+                stream.accept(_Accepted(request.model_name, request.id, answer, arrived, deadline))
+                del request  # while the next one is waited for
         except grpc.RpcError:
             stream.end()  # the client is gone
         except WireError as error:  # malformed: the requests before it are answered, then the stream ends
@@ -239,7 +246,7 @@ class OpenInferenceServicer:
             while True:
                 accepted = stream.accepted.popleft()
                 _cancel(accepted.answer)
-                self._count(_STREAM, accepted.request, accepted.arrived, grpc.StatusCode.CANCELLED.name)
+                self._count(_STREAM, accepted.model, accepted.arrived, grpc.StatusCode.CANCELLED.name)
 
     def _submit(
         self, request: pb.ModelInferRequest, deadline: float, room: Callable[[], bool] = lambda: False
@@ -247,12 +254,21 @@ class OpenInferenceServicer:
         """Validates and submits the request; with a full queue it tries again while ``room()`` is true."""
         model = self._model(request.model_name, request.model_version)
         batch = self._batch(model, request)
-        while True:
-            try:
-                return model.submit(batch, request.id, max(deadline - time.monotonic(), 0.0))
-            except queue.Full:
-                if not room():
-                    raise
+        self._held_bytes.take(batch.nbytes)
+        give_back = functools.partial(self._held_bytes.give_back, batch.nbytes)
+        try:
+            while True:
+                try:
+                    answer = model.submit(batch, request.id, max(deadline - time.monotonic(), 0.0))
+                    break
+                except queue.Full:
+                    if not room():
+                        raise
+        except BaseException:
+            give_back()
+            raise
+        answer.add_done_callback(give_back)
+        return answer
 
     def _batch(self, model: ServedModel, request: pb.ModelInferRequest) -> codec.FloatArray:
         """Decodes the request's features: without a full check where the description is that of the last request."""
@@ -271,24 +287,23 @@ class OpenInferenceServicer:
         return batch
 
     def _stream_response(self, accepted: _Accepted) -> pb.ModelStreamInferResponse:
-        request = accepted.request
         try:
             answer = _result(accepted.answer, accepted.arrived, accepted.deadline)
             response, ended = pb.ModelStreamInferResponse(), OK
-            self._respond(request, answer, response.infer_response)
+            self._respond(accepted.model, accepted.request_id, answer, response.infer_response)
         except Exception as error:
             code, message = status(error)
             ended = code.name
             response = pb.ModelStreamInferResponse(
-                error_message=f"{ended}: {message}", infer_response=pb.ModelInferResponse(id=request.id)
+                error_message=f"{ended}: {message}", infer_response=pb.ModelInferResponse(id=accepted.request_id)
             )
-        self._count(_STREAM, request, accepted.arrived, ended)
+        self._count(_STREAM, accepted.model, accepted.arrived, ended)
         response.infer_response.parameters["triton_final_response"].bool_param = True
         return response
 
-    def _respond(self, request: pb.ModelInferRequest, answer: Answer, response: pb.ModelInferResponse) -> None:
+    def _respond(self, name: str, request_id: str, answer: Answer, response: pb.ModelInferResponse) -> None:
         """Fills an empty response, from a template kept for each output shape."""
-        model, shape = self._models[request.model_name], answer.output.shape
+        model, shape = self._models[name], answer.output.shape
         template = self._templates.get((model.name, shape))
         if template is None:
             template = self._templates[model.name, shape] = pb.ModelInferResponse(
@@ -299,7 +314,7 @@ class OpenInferenceServicer:
         raw = answer.output.astype("<f4", copy=False).tobytes()
         model.statistics.sent(len(raw))
         response.CopyFrom(template)
-        response.id = request.id
+        response.id = request_id
         response.raw_output_contents.append(raw)
         parameters = response.parameters
         parameters["queue_us"].int64_param = answer.queue_us
@@ -313,9 +328,9 @@ class OpenInferenceServicer:
             raise LookupError(f"expected version {model.version!r} of {name!r}, got {version!r}")
         return model
 
-    def _count(self, method: str, request: pb.ModelInferRequest, arrived: float, ended: str) -> None:
+    def _count(self, method: str, model: str, arrived: float, ended: str) -> None:
         """Counts a request by its status; unknown models share one count, since clients can invent names."""
-        statistics = self.statistics.get(request.model_name, self._unknown_models)
+        statistics = self.statistics.get(model, self._unknown_models)
         statistics.ended(method, ended, round((time.monotonic() - arrived) * 1e9))
 
     def _deadline(self, request: pb.ModelInferRequest, context: Context) -> float:
@@ -337,6 +352,26 @@ class OpenInferenceServicer:
                 observer(path, call, direction, message.SerializeToString())
 
         return observe
+
+
+class _Budget:
+    """Bytes of inputs that are held at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> None:
+        """Counts ``size`` bytes; more than there may be are `queue.Full`, unless they are the only ones."""
+        with self._lock:
+            if self._taken and self._taken + size > self._most:
+                raise queue.Full(f"expected at most {self._most} bytes of requests at once, got {size} more")
+            self._taken += size
+
+    def give_back(self, size: int, _: Future[Answer] | None = None) -> None:
+        with self._lock:
+            self._taken -= size
 
 
 class _Stream:

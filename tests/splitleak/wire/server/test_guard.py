@@ -1,17 +1,22 @@
 """Strangers and too much are refused before a message is read; what is let in is served as without a guard."""
 
 import contextlib
+import queue
 import threading
 import time
+import types
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.security import TlsClientConfig, TlsServerConfig, Tokens, make_token, read_token
-from splitleak.wire.server.guard import Guard, Limits
+from splitleak.wire.server.guard import Guard, Limits, _Client
 from splitleak.wire.server.health import Health
 from splitleak.wire.server.server import ServerConfig, serve
 
@@ -50,6 +55,7 @@ class Toy(grpc.GenericRpcHandler):
     def add(self, server):
         server.add_generic_rpc_handlers((self,))
         health_pb2_grpc.add_HealthServicer_to_server(Health(()), server)
+        reflection.enable_server_reflection((), server)
 
 
 @contextlib.contextmanager
@@ -59,6 +65,7 @@ def toy(config=None, client=None):
         serve(served.add, config or ServerConfig()) as port,
         connect(f"127.0.0.1:{port}", client or ChannelConfig()) as channel,
     ):
+        served.port = port
         yield served, channel
         served.gate.set()
 
@@ -82,6 +89,9 @@ def bearer(keys, client):
 
 
 EXPECTED = {"unary_unary": b"a", "unary_stream": [b"a", b"a"], "stream_unary": b"ab", "stream_stream": [b"a", b"b"]}
+
+
+EXPECTED_OF_ONE = {"unary_unary": b"a", "unary_stream": [b"a"] * 2, "stream_unary": b"a", "stream_stream": [b"a"]}
 
 
 def test_every_kind_of_method_passes():
@@ -222,6 +232,85 @@ def test_bytes_that_are_no_message_are_invalid_in_every_kind_of_method():
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def wait_for(condition):
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def own_connection(port):
+    return grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)])
+
+
+@pytest.mark.parametrize("kind", ["stream_stream", "stream_unary", "unary_unary"])
+def test_the_idle_calls_of_one_connection_leave_room_for_others(kind):
+    never = threading.Event()
+    limits = Limits(calls=16, streams=16)
+    with toy(ServerConfig(limits=limits)) as (served, channel):
+        if kind.endswith("unary"):
+            method = channel.stream_unary(f"/toy/{kind}").future
+        else:
+            method = channel.stream_stream(f"/toy/{kind}")
+        held = [method(iter(never.wait, True)) for _ in range(40)]
+        wait_for(lambda: sum(each.done() for each in held) == 32)
+        with own_connection(served.port) as other:
+            assert call(other, kind) == EXPECTED_OF_ONE[kind]
+        never.set()
+
+
+def test_idle_reflection_and_health_streams_do_not_count_as_inference():
+    never = threading.Event()
+    with serve(Toy().add, ServerConfig(limits=Limits(calls=16, streams=16))) as port, contextlib.ExitStack() as stack:
+        stack.callback(never.set)
+        for _ in range(5):
+            channel = stack.enter_context(own_connection(port))
+            for _ in range(30):
+                ServerReflectionStub(channel).ServerReflectionInfo(iter(never.wait, True))
+                health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        with own_connection(port) as other:
+            assert [call(other, kind) for _ in range(3) for kind in KINDS] == [
+                EXPECTED_OF_ONE[kind] for kind in KINDS
+            ] * 3
+            assert health_pb2_grpc.HealthStub(other).Check(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
+
+
+@pytest.mark.parametrize("kind", ["stream_stream", "stream_unary"])
+def test_a_stream_is_ended_once_it_is_idle_and_no_sooner(kind):
+    with toy(ServerConfig(limits=Limits(streams=1, stream_idle_s=3))) as (_, channel):
+        outbox = queue.SimpleQueue()
+        method = getattr(channel, kind)(f"/toy/{kind}")
+        stream = method.future(iter(outbox.get, None)) if kind == "stream_unary" else method(iter(outbox.get, None))
+        for _ in range(10):  # never silent for as long
+            outbox.put(b"a")
+            time.sleep(0.5)
+            assert not stream.done()
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream) if kind == "stream_stream" else stream.result(WAIT_S)
+        assert caught.value.code() is grpc.StatusCode.CANCELLED
+        assert call(channel, kind) == EXPECTED_OF_ONE[kind]
+        outbox.put(None)
+
+
+def test_a_streams_message_is_let_go_while_the_next_is_waited_for():
+    """The handler alone holds it: what it refuses is freed at once."""
+
+    class Message:
+        pass
+
+    raw = [Message(), Message()]
+    known = [weakref.ref(message) for message in raw]
+    guard = Guard(Limits())
+    handler = types.SimpleNamespace(request_deserializer=None)
+    idle = types.SimpleNamespace(since=0.0, context=None)
+    messages = guard._messages(handler, iter(raw.pop, None), _Client(1.0, 0.0), idle)
+    received = next(messages)
+    assert known[1]() is received
+    del received
+    assert known[1]() is None
+    messages.close()
+
+
 @pytest.mark.slow
 def test_a_client_that_went_away_is_forgotten(keys):
     guard = Guard(Limits(requests_per_s=1000, burst=1), Tokens.read(keys / "tokens.json"))
@@ -229,13 +318,13 @@ def test_a_client_that_went_away_is_forgotten(keys):
     Toy().add(server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    with connect(f"127.0.0.1:{port}", ChannelConfig()) as channel:
+    with guard.sweeping(), connect(f"127.0.0.1:{port}", ChannelConfig()) as channel:
         call(channel, "unary_unary", metadata=bearer(keys, "one"))
         assert set(guard._clients) == {"one"}
         deadline = time.monotonic() + WAIT_S
         while "one" in guard._clients and time.monotonic() < deadline:
             call(channel, "unary_stream", metadata=bearer(keys, "two"))
-        assert set(guard._clients) == {"two"}
+        assert "one" not in guard._clients
     server.stop(0).wait()
 
 

@@ -72,7 +72,7 @@ class Endings(Statistics):
 
 
 class Server:
-    def __init__(self, observe=None, timeout_s=WAIT_S, max_message_bytes=1_000_000):
+    def __init__(self, observe=None, timeout_s=WAIT_S, max_message_bytes=1_000_000, held_bytes=10**6):
         self.work = Submissions()
         model = ServedModel(
             name="m",
@@ -87,7 +87,12 @@ class Server:
             statistics=Endings(),
         )
         self.servicer = OpenInferenceServicer(
-            [model], server_name="test-server", in_flight=IN_FLIGHT, timeout_s=timeout_s, observe=observe
+            [model],
+            server_name="test-server",
+            in_flight=IN_FLIGHT,
+            timeout_s=timeout_s,
+            held_bytes=held_bytes,
+            observe=observe,
         )
         self.config = ServerConfig(max_message_bytes=max_message_bytes)
 
@@ -95,7 +100,11 @@ class Server:
     def run(self):
         with (
             serve(
-                self.servicer.add_to, self.config, drain=self.servicer.drain, statistics=self.servicer.statistics
+                self.servicer.add_to,
+                self.config,
+                drain=self.servicer.drain,
+                statistics=self.servicer.statistics,
+                request_bytes=self.servicer.request_bytes,
             ) as port,
             connect(f"127.0.0.1:{port}", ChannelConfig()) as self.channel,
         ):
@@ -506,3 +515,56 @@ def test_the_curious_server_sees_each_inference_message():
     assert pb.ModelInferResponse.FromString(entries[1][3]) == unary
     assert pb.ModelInferRequest.FromString(entries[2][3]) == good("2")
     assert pb.ModelStreamInferResponse.FromString(entries[3][3]) == streamed
+
+
+def test_requests_that_wait_hold_a_limited_number_of_bytes_whatever_their_way():
+    with Server(held_bytes=2 * FEATURES.nbytes).run() as server:
+        server.work.at_once = False
+        waiting = [server.stub.ModelInfer.future(good(str(number)), timeout=WAIT_S) for number in range(2)]
+        held = [server.work.taken() for _ in waiting]
+        with pytest.raises(grpc.RpcError, match=f"expected at most {2 * FEATURES.nbytes} bytes of requests") as caught:
+            server.stub.ModelInfer(good(), timeout=WAIT_S)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        (only,) = server.stub.ModelStreamInfer(iter([good()]), timeout=WAIT_S)
+        assert only.error_message.startswith("RESOURCE_EXHAUSTED: expected at most")
+        answer(held[0], 1)
+        held[1].set_exception(ValueError("broken"))
+        assert logits(waiting[0].result()) == 1
+        assert waiting[1].exception().details() == "broken"
+        server.work.at_once = True
+        server.work.full = 1  # what a full queue refuses is not held either
+        with pytest.raises(grpc.RpcError, match="waiting requests"):
+            server.stub.ModelInfer(good(), timeout=WAIT_S)
+        for _ in range(5):
+            assert logits(server.stub.ModelInfer(good(), timeout=WAIT_S)) == 66
+
+
+def test_one_request_above_what_may_be_held_is_served_alone():
+    with Server(held_bytes=1).run() as server:
+        assert logits(server.stub.ModelInfer(good(), timeout=WAIT_S)) == 66
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+def test_a_messages_limit_follows_from_the_models_served(method):
+    with Server(max_message_bytes=2**26).run() as server:
+        most = server.servicer.request_bytes
+        assert 2 * 4 * 4 * 6 < most < 2**21
+        for size, said in ((most - 1000, "expected one input"), (most + 1000, "larger than max")):
+            request = pb.ModelInferRequest(model_name="m", raw_input_contents=[bytes(size)])
+            assert said in refusal(server, method, request)
+
+
+def refusal(server, method, request):
+    try:
+        if method == "ModelInfer":
+            return server.stub.ModelInfer(request, timeout=WAIT_S)
+        return next(server.stub.ModelStreamInfer(iter([request]), timeout=WAIT_S)).error_message
+    except grpc.RpcError as error:
+        return error.details()
+
+
+def test_a_large_answer_is_not_bound_by_the_limit_of_requests():
+    """What a model gives may be larger than what it takes."""
+    options = dict(ServerConfig(max_message_bytes=2**26).options(1000))
+    assert options["grpc.max_receive_message_length"] == 1000
+    assert options["grpc.max_send_message_length"] == 2**26
