@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from splitleak.config import Config
 from splitleak.logs import Report, silent
+from splitleak.seeding import generator
 from splitleak.tables import Table
 
 
@@ -60,6 +61,25 @@ class Query:
     def affords(self, images: int) -> bool:
         """Whether answers for so many more images are within the budget."""
         return self.budget is None or self.made + images * self.averaging <= self.budget
+
+
+def affordable(budget: int | None, images: int, each: int, seed: int) -> Tensor | None:
+    """Which of the attacker's images to query where a budget does not cover all: a random choice, in their order.
+
+    Under one seed, a larger budget adds to the choice of a smaller one.
+
+    Args:
+        budget: Queries at most; None: no limit.
+        images: How many images there are.
+        each: Queries that one of them takes.
+        seed: Of the choice.
+
+    Returns:
+        Their indices; None where all are to be queried, or not even one can be, which is then the query's error.
+    """
+    if budget is None or budget // each >= images or budget < each:
+        return None
+    return torch.randperm(images, generator=generator(seed, "queried"))[: budget // each].sort().values
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from splitleak.artifacts import written_file
-from splitleak.attacker.base import Query
+from splitleak.attacker.base import Query, affordable
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import WholeModel
 from splitleak.errors import WireError
@@ -140,11 +140,13 @@ class Pairs:
 
     @classmethod
     def record(cls, probe: Probe, public: Images, *, draws: int, averaging: int, budget: int | None = None) -> "Pairs":
-        """Sends every image of ``public`` ``draws * averaging`` times.
+        """Sends every image of ``public`` ``draws * averaging`` times, or as many of them as ``budget`` covers.
 
         Raises:
-            PermissionError: That is more than ``budget``; nothing is sent.
+            PermissionError: The budget does not cover one; nothing is sent.
         """
+        chosen = affordable(budget, len(public), draws * averaging, seed=0)
+        public = public if chosen is None else public.select(chosen)
         queries = len(public) * draws * averaging
         if budget is not None and queries > budget:
             raise PermissionError(f"expected at most {budget} queries, got {queries}")
@@ -243,8 +245,8 @@ def label_only(query: Query) -> Query:
     return Query(send, query.budget, draws=query.draws, averaging=query.averaging, answers="labels")
 
 
-def recorded_query(pairs: Path, public: Images | None, source: Path | None, budget: int | None) -> Query:
-    """The black box of a record, after a check that it was made with the images ``public``.
+def recorded_query(pairs: Path, public: Images | None, source: Path | None, budget: int | None) -> tuple[Query, Images]:
+    """The black box of a record, and the images it was made with, after a check that they are of ``public``.
 
     Args:
         pairs: The record's file.
@@ -257,9 +259,13 @@ def recorded_query(pairs: Path, public: Images | None, source: Path | None, budg
         ValueError: It holds something else, or queries with other images.
     """
     recorded = Pairs.load(pairs)
-    if public is None or recorded.hashes != tuple(public.hashes()):
+    places: list[int] = []
+    left = iter([] if public is None else enumerate(public.hashes()))
+    for name in recorded.hashes:  # in the order of the images, of which a budget may have left some out
+        places += itertools.islice((place for place, own in left if own == name), 1)
+    if public is None or len(places) != len(recorded.hashes):
         raise ValueError(f"{pairs}: expected queries with the images of {source}, got others")
-    return recorded.query(budget)
+    return recorded.query(budget), public if len(places) == len(public) else public.select(torch.tensor(places))
 
 
 def requests(capture: Path) -> Iterator[tuple[str, np.ndarray]]:

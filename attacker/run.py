@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
+from splitleak.attacker.base import Attack, Knowledge, Query, Run, affordable, build
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.attacker.outputs import Reconstructions, write_result
@@ -106,7 +106,11 @@ class Access:
         if public is None:
             raise ValueError("expected images of the attacker's own for an attack on victims, got none")
         ids, captured, model = self._victims(config.views)
-        query = self._query(config, public, device, model)
+        query, public = self._query(config, public, device, model)
+        assert public is not None
+        if query is not None:
+            chosen = affordable(query.budget, len(public), query.draws * query.averaging, config.seed)
+            public = public if chosen is None else public.select(chosen)
         if query is not None and query.averaging != config.views:
             expected = f"expected pairs of {config.views} views, as the victims'"
             raise ValueError(f"{self.pairs}: {expected}, got {query.averaging}")
@@ -136,11 +140,12 @@ class Access:
             raise ValueError("expected the weights of what is attacked adaptively, got no artifact")
         whole = None if self.artifact is None else load_whole(self.artifact, device)
         prior = None if self.prior is None else Prior.load(self.prior, device)
+        query, public = self._query(config, public, device, self.model)
         return ClassKnowledge(
             image_shape=_image_shape(public, prior, whole),
             classes=whole.classes if config.classes is None and whole is not None else config.classes,
             public=None if public is None else public.floats(),
-            query=self._query(config, public, device, self.model),
+            query=query,
             labels=None if public is None else public.labels,
             model=None if whole is None else freeze((adaptive_model if self.adaptive else white_box)(whole), device),
             prior=prior,
@@ -168,7 +173,8 @@ class Access:
 
     def _query(
         self, config: AttackConfig, public: Images | None, device: torch.device, model: str | None
-    ) -> Query | None:
+    ) -> tuple[Query | None, Images | None]:
+        """The black box, and those of the public images that it can be asked for."""
         ways = [name for name in ("edge", "service", "oracle", "pairs") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ValueError(f"expected one way to query: live, an oracle or recorded pairs, got {' and '.join(ways)}")
@@ -182,10 +188,10 @@ class Access:
         elif self.oracle is not None:
             query = artifact_query(load_whole(self.oracle, device, seed=config.seed), config.max_queries)
         elif self.pairs is not None:
-            query = recorded_query(self.pairs, public, self.public, config.max_queries)
+            query, public = recorded_query(self.pairs, public, self.public, config.max_queries)
         else:
-            return None
-        return label_only(query) if self.labels_only else query
+            return None, public
+        return (label_only(query) if self.labels_only else query), public
 
 
 def run_attack(config: AttackConfig, access: Access, out: Path, device: torch.device, report: Report) -> dict[str, Any]:
@@ -232,7 +238,7 @@ def record_queries(
     Raises:
         FileNotFoundError: There are no public images.
         ConnectionError: The edge or the service cannot be reached.
-        PermissionError: That is more than ``budget`` queries.
+        PermissionError: ``budget`` does not cover the queries of one image.
     """
     made = Pairs.record(probe, load_file(public).train, draws=draws, averaging=views, budget=budget)
     made.save(out)

@@ -64,6 +64,7 @@ def edge(config: EdgeServiceConfig, encoder: Encoder, name: str) -> Iterator[int
             output_name=client.agreement.output_name,
             output_shape=client.agreement.output_shape,
             max_batch_size=config.max_batch_size,
+            codecs=("fp32",),
             properties={"cloud": config.client.cloud, "codec": config.client.codec},
             submit=submit,
             statistics=statistics,

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from splitleak.attacker.base import Run
+from splitleak.attacker.base import Run, affordable
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
 from splitleak.attacker.reconstruction.prediction import InverterConfig, PredictionInversionAttack, train_inverter
 from splitleak.attacker.training.fitting import predict
@@ -53,9 +53,12 @@ class ClassInference(ClassInversion):
     def invert(self, known: ClassKnowledge, run: Run) -> Tensor:
         assert known.public is not None
         assert known.query is not None
-        answers = torch.stack([known.query(known.public) for _ in range(known.query.draws)])
-        if answers.ndim != 3 or answers.shape[1] != len(known.public):
-            expected = f"({len(known.public)}, K)"
+        query, images = known.query, known.public
+        chosen = affordable(query.budget, len(images), query.draws * query.averaging, run.seed)
+        images = images if chosen is None else images[chosen]
+        answers = torch.stack([query(images) for _ in range(query.draws)])
+        if answers.ndim != 3 or answers.shape[1] != len(images):
+            expected = f"({len(images)}, K)"
             raise ValueError(f"attack {self.name!r}: expected scores {expected}, got {tuple(answers.shape[1:])}")
         check_width(self.name, known, answers.shape[2])
         tops = truncate(answers.flatten(0, 1), 1)
@@ -63,9 +66,9 @@ class ClassInference(ClassInversion):
         if not bool(seen.any()):
             raise ValueError(f"attack {self.name!r}: expected answers with a score above zero, got none")
         pairs = tops[:, seen].unflatten(0, answers.shape[:2])
-        self.network, findings = train_inverter(self.name, self.config, pairs, known.public, run)
-        images = known.public.mean(0).repeat(len(seen), 1, 1, 1)
-        images[seen] = predict(self.network, torch.eye(pairs.shape[2]), run.device)
+        self.network, findings = train_inverter(self.name, self.config, pairs, images, run)
+        pictures = known.public.mean(0).repeat(len(seen), 1, 1, 1)
+        pictures[seen] = predict(self.network, torch.eye(pairs.shape[2]), run.device)
         self.findings = {
             **findings,
             "classes_seen": int(seen.sum()),
@@ -73,4 +76,4 @@ class ClassInference(ClassInversion):
             "unseen_picture": "mean of the public images",
             "confidence": float(tops.amax(1).mean()),
         }
-        return images[:, None]
+        return pictures[:, None]

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
 PublicImages = Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")]
 Pairs = Annotated[Path | None, typer.Option(help="Recorded queries (`splitleak query`), in place of live ones.")]
-MaxQueries = Annotated[int | None, typer.Option(min=1, help="Images sent at most; default: no limit.")]
+MaxQueries = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N[,N...]",
+        help="Images sent at most, a choice of --public if these are more; several: an attack for each, in OUT/N. "
+        "Default: no limit.",
+    ),
+]
 ServedName = Annotated[
     str | None, typer.Option("--model", help="The service's name for its model; default: its only one.")
 ]
@@ -81,7 +88,9 @@ def query(
     out: Annotated[Path, typer.Option(help="File for the recorded (image, answer) pairs.")] = Path("runs/pairs.npz"),
     draws: Annotated[int, typer.Option(min=1, help="Answers recorded per image, each with fresh noise.")] = 1,
     views: Annotated[int, typer.Option(min=1, help="Queries averaged into one answer.")] = 1,
-    max_queries: MaxQueries = None,
+    max_queries: Annotated[
+        int | None, typer.Option(min=1, help="Images sent at most, a choice of --public if these are more.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Send public images through the edge, or to a prediction service, and record what they became, for any attack.
@@ -143,7 +152,7 @@ def attack(
 
     given = read_settings(config, settings)
     name = attack or ("decoder" if shared is None else "prediction-inversion")
-    asked = AttackConfig(attack=name, preset=preset, settings=given, seed=seed, max_queries=max_queries, views=views)
+    asked = AttackConfig(attack=name, preset=preset, settings=given, seed=seed, views=views)
     access = Access(
         capture=capture,
         public=public,
@@ -157,7 +166,7 @@ def attack(
         output=output,
         channel=channel_config(channel),
     )
-    _run(asked, access, out, compute_on(device, threads), as_json)
+    _run(asked, access, max_queries, out, compute_on(device, threads), as_json)
 
 
 def prior(
@@ -236,7 +245,7 @@ def invert(
     from splitleak.attacker.run import Access, AttackConfig
 
     given = read_settings(config, settings)
-    about = {"preset": preset, "settings": given, "seed": seed, "classes": classes, "max_queries": max_queries}
+    about = {"preset": preset, "settings": given, "seed": seed, "classes": classes}
     asked = AttackConfig.parse({"attack": attack, **about}, source="invert")
     access = Access(
         public=public,
@@ -252,13 +261,32 @@ def invert(
         output=output,
         channel=channel_config(channel),
     )
-    _run(asked, access, out, compute_on(device, threads), as_json)
+    _run(asked, access, max_queries, out, compute_on(device, threads), as_json)
 
 
-def _run(asked: "AttackConfig", access: "Access", out: Path, device: "torch.device", as_json: bool) -> None:
+def _run(
+    asked: "AttackConfig", access: "Access", max_queries: str | None, out: Path, device: "torch.device", as_json: bool
+) -> None:
+    """Runs the attack, once for each budget of queries."""
     from splitleak.attacker.run import run_attack
     from splitleak.logs import progress
 
-    with progress(asked.attack) as report:
-        outputs = run_attack(asked, access, out, device, report)
-    result(as_json, outputs, f"{out}: {outputs['rebuilt']} images rebuilt after {outputs['queries']} queries")
+    budgets = _budgets(max_queries)
+    for budget in budgets:
+        folder = out if len(budgets) == 1 else out / str(budget)
+        with progress(asked.attack) as report:
+            limited = asked.model_copy(update={"max_queries": budget})
+            outputs = run_attack(limited, access, folder, device, report)
+        result(as_json, outputs, f"{folder}: {outputs['rebuilt']} images rebuilt after {outputs['queries']} queries")
+
+
+def _budgets(text: str | None) -> list[int | None]:
+    """The numbers of an option like ``100,300``; one without a limit where there are none."""
+    if text is None:
+        return [None]
+    numbers: list[int | None] = [int(part) for part in text.split(",") if part.isascii() and part.isdigit()]
+    if len(numbers) != len(text.split(",")) or len(set(numbers)) < len(numbers) or 0 in numbers:
+        raise typer.BadParameter(
+            f"expected different numbers from 1, as 100,300,1000, got {text!r}", param_hint="--max-queries"
+        )
+    return numbers

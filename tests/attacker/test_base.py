@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from splitleak.attacker.base import Attack, Knowledge, Query, Run
+from splitleak.attacker.base import Attack, Knowledge, Query, Run, affordable
 from splitleak.config import Config
 
 
@@ -131,3 +131,14 @@ def test_a_part_of_an_attack_is_the_same_run_with_a_checkpoint_of_its_own():
     run = Run(seed=3, checkpoint=Path("folder/.out.checkpoint"))
     assert run.part("decoder") == dataclasses.replace(run, checkpoint=Path("folder/.out.checkpoint.decoder"))
     assert Run().part("decoder").checkpoint is None
+
+
+def test_what_a_budget_covers_is_chosen_at_random_and_a_larger_one_adds_to_it():
+    assert affordable(None, 10, 1, seed=0) is None
+    assert affordable(10, 10, 1, seed=0) is None
+    assert affordable(2, 10, 3, seed=0) is None
+    few, more = affordable(9, 100, 3, seed=0).tolist(), affordable(100, 100, 3, seed=0).tolist()
+    assert (len(few), len(more)) == (3, 33)
+    assert set(few) < set(more)
+    assert more == sorted(more) != list(range(33))
+    assert affordable(9, 100, 3, seed=1).tolist() != few

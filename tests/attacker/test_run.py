@@ -116,11 +116,24 @@ def test_an_attack_that_queries_is_refused_without_an_edge(deployed, tmp_path):
 
 
 def test_no_query_is_sent_over_the_budget(deployed, tmp_path):
-    size = deployed.capture.stat().st_size
-    with pytest.raises(PermissionError, match="at most 299 queries, got 300"):
-        attack(deployed, tmp_path / "out", config(max_queries=299))
-    assert deployed.capture.stat().st_size == size
-    assert not (tmp_path / "out").exists()
+    made = attack(deployed, tmp_path / "out", config(max_queries=100))
+    assert made["queries"] == 100
+    assert len(Reconstructions.load(tmp_path / "out" / "reconstructions.npz").ids) == len(deployed.ledger.places)
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_a_record_of_some_of_the_images_feeds_an_attack_within_its_own_budget(deployed, tmp_path, small_splits, draws):
+    record(deployed, tmp_path / "pairs.npz", draws=draws, budget=100 * draws)
+    hashes = Pairs.load(tmp_path / "pairs.npz").hashes
+    assert len(hashes) == 100
+    access = Access(capture=deployed.capture, public=deployed.public, pairs=tmp_path / "pairs.npz")
+    for budget, images in ((None, 100), (40 * draws, 40)):
+        _, known = access.knowledge(config(max_queries=budget), small_splits.public, CPU)
+        assert len(known.public) == len(known.labels) == images
+        known.query(known.public)
+    asked = config(max_queries=40 * draws)
+    made = attack(deployed, tmp_path / "out", asked, pairs=tmp_path / "pairs.npz")
+    assert made["queries"] == 40 * draws
 
 
 def test_a_white_box_is_the_encoder_alone_frozen_and_without_noise(deployed, small_splits):
@@ -227,8 +240,8 @@ def test_victims_who_share_all_that_a_service_tells_share_no_more_than_it_tells(
 
 def test_no_query_is_sent_to_a_service_over_the_budget(sharing, tmp_path):
     access = Access(public=sharing.public, shared=sharing.folder / "shared-2.npz", service=sharing.service)
-    with pytest.raises(PermissionError, match="at most 299 queries, got 300"):
-        run_attack(INVERSION.model_copy(update={"max_queries": 299}), access, tmp_path / "out", CPU, silent)
+    made = run_attack(INVERSION.model_copy(update={"max_queries": 299}), access, tmp_path / "out", CPU, silent)
+    assert made["queries"] == 299
 
 
 def test_an_attack_on_features_refuses_shared_scores_and_the_other_way_round(deployed, sharing, tmp_path):
@@ -362,6 +375,12 @@ def test_live_queries_are_counted_and_capped(trained, top_only, mean_of_each, tm
     with pytest.raises(PermissionError, match="at most 299 queries, got 300"):
         invert(tmp_path / "more", access, attack="mean-of-each", settings={}, max_queries=299)
     assert not (tmp_path / "more").exists()
+
+
+def test_class_inference_uses_as_many_images_as_the_budget_covers(trained, top_only, tmp_path):
+    access = Access(public=trained / "public.npz", service=top_only)
+    made = invert(tmp_path / "out", access, attack="class-inference", settings={"epochs": 1}, max_queries=100)
+    assert (made["queries"], made["rebuilt"]) == (100, 10)
 
 
 def test_queries_on_record_are_those_of_the_attackers_images(trained, top_only, mean_of_each, tmp_path):

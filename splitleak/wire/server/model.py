@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.server.statistics import Statistics
 
+_SHARED_MEMORY = "shared_memory_region"  # Triton's parameter
 _MESSAGE_SLACK = 2**20  # bytes of names and parameters
 
 
@@ -35,6 +37,7 @@ class ServedModel:
     max_batch_size: int
     submit: Callable[[NDArray[np.float32], str, float], Future[Answer]]
     version: str = "1"
+    codecs: Sequence[str] = tuple(CODECS)  # how inputs may travel, of `CODECS`
     properties: Mapping[str, str] = field(default_factory=dict)
     statistics: Statistics = field(default_factory=Statistics)
 
@@ -47,11 +50,17 @@ class ServedModel:
         """The request's input, once its name and shape are checked.
 
         Raises:
-            ValueError: Another input or output than the model's, or another shape.
+            ValueError: Another input or output than the model's, another shape or datatype, or what goes beyond them.
         """
         inputs = request.inputs
+        entries: tuple[Any, ...] = (*inputs, *request.outputs)
+        if any(_SHARED_MEMORY in entry.parameters for entry in entries):
+            raise ValueError("expected tensors in the messages themselves, got shared memory, which is not served here")
         if len(inputs) != 1 or inputs[0].name != self.input_name:
             raise ValueError(f"expected one input {self.input_name!r}, got {[entry.name for entry in inputs]}")
+        if len(request.raw_input_contents) > len(inputs):
+            got = len(request.raw_input_contents)
+            raise ValueError(f"expected at most one raw buffer for {self.input_name!r}, got {got}")
         for output in request.outputs or ():
             if output.name != self.output_name or output.parameters:
                 raise ValueError(
@@ -66,11 +75,23 @@ class ServedModel:
                 f"expected shape ({sizes}) with N from 1 to {self.max_batch_size} for {self.input_name!r}, "
                 f"got {shape[: codec.MAX_AXES]}"
             )
+        self._check_datatype(tensor)
         return tensor
+
+    def _check_datatype(self, tensor: codec.WireTensor) -> None:
+        """Refuses a datatype that is not the input's own, nor one that a codec packs it in."""
+        packed = {"FP16": "fp16", "UINT8": "uint8"}.get(tensor.datatype)
+        if packed is None:
+            return  # FP32, or what `codec.decode` refuses
+        expected = f"expected datatype FP32 for {self.input_name!r}"
+        if packed not in self.codecs:
+            raise ValueError(f"{expected}, got {tensor.datatype}")
+        if tensor.datatype == "UINT8" and tensor.scale is None and tensor.zero_point is None:
+            raise ValueError(f"{expected}, or UINT8 quantised with scale and zero_point, got UINT8 without")
 
     def metadata(self) -> pb.ModelMetadataResponse:
         """The protocol's model metadata; shapes with the batch axis, properties with the facts about the split."""
-        limits = {"codecs": json.dumps(list(CODECS)), "max_batch_size": str(self.max_batch_size)}
+        limits = {"codecs": json.dumps(list(self.codecs)), "max_batch_size": str(self.max_batch_size)}
         return pb.ModelMetadataResponse(
             name=self.name,
             versions=[self.version],

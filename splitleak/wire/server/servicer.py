@@ -273,7 +273,7 @@ class OpenInferenceServicer:
     def _batch(self, model: ServedModel, request: pb.ModelInferRequest) -> codec.FloatArray:
         """Decodes the request's features: without a full check where the description is that of the last request."""
         known, raw = self._layouts.get(model.name), request.raw_input_contents
-        if known is not None and raw and len(request.inputs) == 1 and not request.outputs:
+        if known is not None and len(raw) == 1 and len(request.inputs) == 1 and not request.outputs:
             values = known.read(request.inputs[0], raw[0])
             if values is not None:
                 model.statistics.received(values.nbytes)

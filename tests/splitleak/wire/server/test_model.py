@@ -1,9 +1,13 @@
 """A served model describes itself in both dialects, and its statistics are sums and nothing else."""
 
+import dataclasses
 import json
 from concurrent.futures import Future
 
-from splitleak.wire.protocol import CODECS
+import numpy as np
+import pytest
+
+from splitleak.wire.protocol import CODECS, codec
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.server.model import ServedModel
 from splitleak.wire.server.statistics import Statistics
@@ -20,6 +24,8 @@ MODEL = ServedModel(
     properties={"cut": "2"},
 )
 
+FEATURES = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+
 
 def test_the_configuration_is_without_the_batch_axis_that_the_metadata_have():
     config = MODEL.config()
@@ -32,6 +38,43 @@ def test_the_configuration_is_without_the_batch_axis_that_the_metadata_have():
     properties = dict(MODEL.metadata().properties)
     assert json.loads(properties.pop("codecs")) == list(CODECS)
     assert properties == {"cut": "2", "max_batch_size": "8"}
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_an_input_travels_by_the_codecs_of_the_model_alone(name):
+    request = codec.request("m", codec.encode(FEATURES, name), request_id="1")
+    assert MODEL.tensor(request).shape == FEATURES.shape
+    plain = dataclasses.replace(MODEL, codecs=("fp32",))
+    assert json.loads(plain.metadata().properties["codecs"]) == ["fp32"]
+    if name == "fp32":
+        plain.tensor(request)
+    else:
+        with pytest.raises(ValueError, match=r"expected datatype FP32 for 'features', got (FP16|UINT8)$"):
+            plain.tensor(request)
+
+
+def test_plain_uint8_is_no_fp32():
+    request = codec.request("m", codec.WireTensor("UINT8", FEATURES.shape, bytes(FEATURES.size)), request_id="1")
+    with pytest.raises(ValueError, match="or UINT8 quantised with scale and zero_point, got UINT8 without"):
+        MODEL.tensor(request)
+
+
+@pytest.mark.parametrize("part", ["inputs", "outputs"])
+def test_shared_memory_is_told_as_what_it_is(part):
+    request = codec.request("m", codec.encode(FEATURES, "fp32"), request_id="1")
+    request.outputs.add(name="logits")
+    getattr(request, part)[0].parameters["shared_memory_region"].string_param = "mine"
+    del request.raw_input_contents[:]
+    with pytest.raises(ValueError, match="got shared memory, which is not served here"):
+        MODEL.tensor(request)
+
+
+@pytest.mark.parametrize("extra", [b"", b"1234", bytes(48)])
+def test_a_raw_buffer_too_many_is_refused(extra):
+    request = codec.request("m", codec.encode(FEATURES, "fp32"), request_id="1")
+    request.raw_input_contents.append(extra)
+    with pytest.raises(ValueError, match="expected at most one raw buffer for 'features', got 2"):
+        MODEL.tensor(request)
 
 
 def test_the_statistics_are_the_counts_in_tritons_fields():
