@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from splitleak.cloud.batching import ComputeWorker
 from splitleak.cloud.policy import Policy
 from splitleak.errors import WireError
-from splitleak.wire.protocol import CODECS
 from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.protocol.checks import check_range
 from splitleak.wire.server.model import ServedModel
@@ -93,7 +92,6 @@ def served_model(model: Half | Whole, worker: ComputeWorker, policy: Policy | No
         output_shape=(model.classes,),
         max_batch_size=worker.config.max_batch_size,
         submit=submit,
-        codecs=("fp32",) if isinstance(model, Whole) else tuple(CODECS),
         properties=properties,
         statistics=worker.statistics,
     )
