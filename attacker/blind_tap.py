@@ -123,7 +123,7 @@ class _Record:
         self._lost = 0
 
     def __enter__(self) -> "_Record":
-        self._file = self._path.open("wb", buffering=0)
+        self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=0)
         self._end = 0
         self._append(_FORMAT)
         return self

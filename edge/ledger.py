@@ -72,5 +72,5 @@ class Ledger(Config):
         }
 
     def write(self, path: Path) -> None:
-        """Writes ``path`` (a ``.json`` file) atomically."""
-        write_json(path, self.document())
+        """Writes ``path`` (a ``.json`` file) atomically, readable by its owner alone."""
+        write_json(path, self.document(), private=True)

@@ -54,9 +54,12 @@ def written_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, document: object) -> None:
-    """Writes ``document`` as indented JSON, atomically."""
+def write_json(path: Path, document: object, *, private: bool = False) -> None:
+    """Writes ``document`` as indented JSON, atomically; a ``private`` file is readable by its owner alone."""
     with written_file(path) as partial:
+        if private:
+            partial.touch(0o600)
+            partial.chmod(0o600)
         partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

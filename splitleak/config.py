@@ -2,14 +2,20 @@
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from splitleak.tables import Table, nearest
+
+_SECRETS = ("token", "tokens", "key", "password", "secret", "credential", "authorization", "bearer")
+_ALIKE = 0.75  # of the letters, so that a misspelt one is found
+_WORD = re.compile("[a-z]+")
 
 PRESETS: Table[str] = Table(
     "preset",
@@ -64,12 +70,22 @@ def explain(error: ValidationError, model: type[Document] | None = None) -> str:
     faults = []
     for fault in error.errors(include_url=False):
         own = fault["type"] == "value_error"  # the message of one of our validators says itself what came
-        said = str(fault["ctx"]["error"]) if own else f"{fault['msg']}, got {fault['input']!r:.80}"
+        said = str(fault["ctx"]["error"]) if own else fault["msg"]
+        if not own and _may_be_shown(fault["input"], fault["loc"], known=fault["type"] != "extra_forbidden"):
+            said += f", got {fault['input']!r:.80}"
         if model is not None and fault["type"] == "extra_forbidden":
             *path, key = fault["loc"]
             said += nearest(key, _fields(model, path))
         faults.append(f"{'.'.join(map(str, fault['loc'])) or 'document'}: {said}")
     return f"expected a {error.title}, but {'; '.join(faults)}"
+
+
+def _may_be_shown(value: object, path: Iterable[int | str], *, known: bool) -> bool:
+    """Whether an error may quote a value: not at a key that sounds like a secret's, nor text at an unknown key."""
+    words = [word for part in path for word in _WORD.findall(str(part).lower())]
+    return (known or isinstance(value, (int, float))) and not any(
+        get_close_matches(word, _SECRETS, 1, _ALIKE) for word in words
+    )
 
 
 def _fields(model: type[Document], path: Iterable[int | str]) -> list[str]:

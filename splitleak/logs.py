@@ -1,6 +1,7 @@
 """Logging and progress bars, both on standard error; standard output is for results alone."""
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,13 +16,29 @@ def silent(name: str, done: int, total: int, figures: Mapping[str, float]) -> No
 
 
 _EVERY_S = 5.0
+# All but the tab and the end of a line; and what changes the direction of writing.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters written out, so that a name in it cannot steer the terminal.
+
+    >>> printable(f"red{chr(27)}[31m") == "red" + chr(92) + "x1b[31m"
+    True
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def configure(level: str = "warning") -> None:
     """Sends log lines of ``level`` and above to standard error, with time and process name."""
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # of a broken image: what matters of it is raised
 
 
@@ -31,14 +48,21 @@ def progress(label: str) -> Iterator[Report]:
     from rich.console import Console  # a fault on the command line is told without it, and sooner
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, TextColumn("{task.fields[figures]}"), console=console) as bar:
-            task = bar.add_task(label, total=None, figures="")
+            task = bar.add_task(printable(label), total=None, figures="")
 
             def draw(name: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-                bar.update(task, description=f"{label} {name}", completed=done, total=total, figures=_shown(figures))
+                bar.update(
+                    task, description=printable(f"{label} {name}"), completed=done, total=total, figures=_shown(figures)
+                )
 
             yield draw
         return
@@ -48,7 +72,8 @@ def progress(label: str) -> Iterator[Report]:
         nonlocal last
         if done == total or time.monotonic() - last >= _EVERY_S:
             last = time.monotonic()
-            console.print(f"{label} {name} {done}/{total} {_shown(figures)}", highlight=False, soft_wrap=True)
+            line = printable(f"{label} {name} {done}/{total} {_shown(figures)}")
+            console.print(line, highlight=False, soft_wrap=True)
 
     yield say
 

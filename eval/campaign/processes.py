@@ -92,8 +92,9 @@ class Children:
 class Service:
     """A running ``splitleak`` service; its events are JSON objects on its stdout, one a line."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.name, self.process, self._log = name, process, log
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path, log_start: int = 0) -> None:
+        """Of the ``log``, which earlier runs wrote to as well, its own lines are those from byte ``log_start`` on."""
+        self.name, self.process, self._log, self._log_start = name, process, log, log_start
         self._events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -118,7 +119,8 @@ class Service:
             except Empty:
                 raise TimeoutError(f"expected {self.name} to report {event!r} within {timeout_s:.0f} s") from None
             if received is None:
-                tail = "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
+                own = self._log.read_bytes()[self._log_start :].decode(errors="replace")
+                tail = "\n".join(own.splitlines()[-8:])
                 raise RuntimeError(f"expected {self.name} to report {event!r}, but it ended:\n{tail}")
             if received.get("event") == event:
                 return received
@@ -129,7 +131,7 @@ def service(arguments: Sequence[str], log: Path, children: Children | None = Non
     """Runs a service while the block does; its stderr is appended to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors, (children or Children()).start(arguments, errors) as process:
-        yield Service(arguments[0], process, log)
+        yield Service(arguments[0], process, log, errors.tell())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

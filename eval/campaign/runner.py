@@ -1,6 +1,5 @@
 """Runs a campaign's jobs in parallel workers, each job in child processes; a run is resumable, however it ends."""
 
-import os
 import subprocess
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from splitleak.cores import usable_cores
 from splitleak.eval.campaign.bench import Bench, Figures
 from splitleak.eval.campaign.jobs import do
 from splitleak.eval.campaign.plan import Job, Plan
@@ -61,7 +61,7 @@ def run_campaign(
         ValueError: The seeds are not the campaign's.
     """
     jobs = plan.of_seeds(seeds)
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     at_a_time = workers or cores
     threads = max(1, cores // at_a_time)
     torch.set_num_threads(threads)  # the judge computes in this process

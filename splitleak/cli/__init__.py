@@ -11,6 +11,7 @@ from splitleak.cli import attacks, judging, latency, listing, measuring, reports
 from splitleak.cli.campaigns import campaign
 from splitleak.cli.captures import capture
 from splitleak.cli.choices import Command
+from splitleak.logs import printable
 
 # In the order in which --help lists them.
 GROUPS = {
@@ -63,11 +64,13 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, _terminated)
     exit_with_parent()
+    os.environ.pop("MPLBACKEND", None)  # a notebook's, which matplotlib refuses outside of it; we draw to files alone
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its log lines say, our errors and log lines say too
     try:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:  # a wrong argument; typer's own frame around it takes a moment to import
         if said := error.format_message():  # nothing where the help was shown instead
-            typer.secho(f"splitleak: {said}", fg="red", err=True)
+            _fail(said)
         sys.exit(error.exit_code)
     except (ValueError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
         if os.environ.get("SPLITLEAK_DEBUG") or isinstance(error, (KeyError, IndexError)):
@@ -76,8 +79,12 @@ def main() -> None:
 
         from splitleak.config import explain
 
-        typer.secho(f"splitleak: {explain(error) if isinstance(error, ValidationError) else error}", fg="red", err=True)
+        _fail(explain(error) if isinstance(error, ValidationError) else str(error))
         sys.exit(1)
+
+
+def _fail(said: str) -> None:
+    typer.secho(f"splitleak: {printable(said)}", fg="red", err=True)
 
 
 def _terminated(*_: object) -> NoReturn:

@@ -60,7 +60,9 @@ def plan(
 def run(
     file: CampaignFile,
     out: CampaignOut = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at a time; default: one for each core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Jobs at a time; default: one for each core.")
+    ] = None,
     seed: CampaignSeeds = None,
     data: CampaignData = None,
     data_root: DataRoot = None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, one object a line.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in this command.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Torch threads; default: torch's own choice.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Torch threads; default: torch's own choice.")]
 Again = Annotated[bool, typer.Option("--force", help="Train again what is already trained.")]
 Engine = Annotated[
     str,

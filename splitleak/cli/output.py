@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from splitleak.logs import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -19,7 +21,7 @@ def result(as_json: bool, document: dict[str, Any], text: str, *, out: Path | No
     if as_json:
         print_json(document)
     else:
-        typer.echo(text)
+        typer.echo(printable(text))
     sys.stdout.flush()
 
 
@@ -36,11 +38,19 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def console(width: int | None = None) -> "Console":
-    """A console as wide as the terminal, or of ``width`` if stdout is not a terminal; default: rich's own choice."""
-    from rich.console import Console
+    """A console as wide as the terminal, or of ``width`` if stdout is not a terminal; default: rich's own choice.
 
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=width)
+    What it prints is taken as it is: no markup, and no control characters.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401  # of `Console.render_str`
+            return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
+
+    terminal = Plain()
+    return terminal if terminal.is_terminal else Plain(width=width)
 
 
 def table(

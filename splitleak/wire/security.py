@@ -7,10 +7,13 @@ messages contain only the files' names.
 
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
 import ssl
+import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +23,7 @@ from pydantic import Field, model_validator
 
 from splitleak.config import Config, read_document
 
+_LOGGER = logging.getLogger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WORD = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # the alphabet of bearer tokens
 _PATHS = frozenset({"certificate", "key", "client_ca", "ca", "tokens_file", "token_file"})
@@ -111,6 +115,7 @@ def read_token(path: Path) -> str:
         ValueError: It holds something else, which is not quoted.
     """
     word = path.read_bytes().strip().decode("ascii", "replace")
+    _warn_of_readers(path)
     if not _WORD.fullmatch(word):
         raise ValueError(f"{path}: expected a token of 16 to 512 letters, digits and ._~+/=-, got something else")
     return word
@@ -167,19 +172,44 @@ def read_beside(path: Path) -> dict[str, Any]:
 def _key_and_certificate(key: Path, certificate: Path) -> tuple[bytes, bytes]:
     """Reads and validates both; gRPC would accept invalid ones and then fail every handshake."""
     pair = key.read_bytes(), certificate.read_bytes()
+    _warn_of_readers(key)
     try:
         # An empty password: OpenSSL would prompt for one.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         reason = error.reason or "not PEM"
         raise ValueError(f"expected a PEM certificate in {certificate} with its key in {key}, got {reason}") from None
+    _warn_of_expiry(certificate, _decoded(certificate))
     return pair
 
 
 def _authorities(path: Path) -> bytes:
     certificates = path.read_bytes()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        context.load_verify_locations(path)
     except ssl.SSLError as error:
         raise ValueError(f"{path}: expected PEM certificates of authorities, got {error.reason or 'not PEM'}") from None
+    for authority in context.get_ca_certs():
+        _warn_of_expiry(path, authority)
     return certificates
+
+
+def _decoded(certificate: Path) -> Mapping[str, Any]:
+    """The fields of the first certificate in a PEM file; the standard library has no public function for it."""
+    fields: Mapping[str, Any] = ssl._ssl._test_decode_cert(str(certificate))  # type: ignore[attr-defined]
+    return fields
+
+
+def _warn_of_readers(path: Path) -> None:
+    if path.stat().st_mode & stat.S_IROTH:
+        _LOGGER.warning("%s: a secret that every user of this machine can read; `chmod 600` makes it yours alone", path)
+
+
+def _warn_of_expiry(path: Path, certificate: Mapping[str, Any]) -> None:
+    for key, said, sign in (
+        ("notAfter", "has expired: it was valid until", 1),
+        ("notBefore", "is not valid before", -1),
+    ):
+        if sign * (time.time() - ssl.cert_time_to_seconds(certificate[key])) > 0:
+            _LOGGER.warning("%s: the certificate %s %s, and will be refused", path, said, certificate[key])

@@ -82,3 +82,11 @@ def test_a_ledger_of_another_version_is_refused(tmp_path, ledger):
     (tmp_path / "ledger.json").write_text(json.dumps({**ledger.document(), "version": 2}))
     with pytest.raises(ValueError, match="version"):
         Ledger.read(tmp_path / "ledger.json")
+
+
+def test_a_ledger_is_its_owners_alone(tmp_path):
+    path = tmp_path / "ledger.json"
+    for _ in range(2):
+        Ledger(entries=()).write(path)
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.chmod(0o644)

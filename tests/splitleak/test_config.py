@@ -162,3 +162,34 @@ def test_a_key_that_a_file_lacks_is_an_error_that_names_it(tmp_path):
     path.write_text("[3]")
     with pytest.raises(ValueError, match=r"expected a table of keys and values, got \[3\]"):
         read_table(path)
+
+
+class Access(Config):
+    token_file: str = ""
+    key: int = 0
+    rate: float = 1.0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"tokn": "S3CRET"},
+        {"toekn_file": ["S3CRET"]},
+        {"pass": "S3CRET"},
+        {"apikey": "S3CRET"},
+        {"tls": {"key": "S3CRET"}},
+        {"token_file": ["S3CRET"]},
+        {"key": "S3CRET"},
+        {"tokens": 53253},
+    ],
+)
+def test_a_secret_under_a_wrong_key_is_not_quoted(values):
+    with pytest.raises(ValueError, match="here: expected a Access, but") as caught:
+        Access.parse(values, source="here")
+    assert "S3CRET" not in str(caught.value)
+    assert "53253" not in str(caught.value)
+
+
+def test_what_is_no_secret_is_quoted():
+    with pytest.raises(ValueError, match="got 'fast'"):
+        Access.parse({"rate": "fast"}, source="here")

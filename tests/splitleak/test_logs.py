@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from splitleak.logs import configure, progress
+from splitleak.logs import configure, printable, progress
 
 
 @pytest.fixture
@@ -49,3 +49,31 @@ def test_on_a_terminal_progress_is_a_bar(capsys, monkeypatch):
     assert said.out == ""
     assert "3/3" in said.err
     assert "loss 0.5" in said.err
+
+
+HOSTILE = "a[/b] [red]x \x1b[2J\x9b31m\r\x07\u202e :smile:"
+SHOWN = r"a[/b] [red]x \x1b[2J\x9b31m\r\x07\u202e :smile:"
+
+
+def test_a_name_is_shown_with_its_control_characters_written_out():
+    assert printable(HOSTILE) == SHOWN
+    assert printable("Zoë\tein 日本\n") == "Zoë\tein 日本\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_markup_and_escape_sequences_in_a_name_neither_crash_nor_vanish_from_progress(capsys, monkeypatch, terminal):
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "200")
+    with progress(HOSTILE) as report:
+        report(HOSTILE, 1, 1, {})
+    said = capsys.readouterr().err
+    assert SHOWN in said
+    assert "\x1b[2J" not in said
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_log_lines_do_not_steer_the_terminal(capsys):
+    configure("warning")
+    logging.getLogger("x").warning("%s", HOSTILE)
+    assert SHOWN in capsys.readouterr().err

@@ -58,6 +58,16 @@ def test_a_service_that_fails_reports_the_end_of_its_log(tmp_path):
     assert cloud.process.returncode == 1
 
 
+def test_a_service_that_fails_quotes_this_runs_lines_alone(tmp_path):
+    log = tmp_path / "service.log"
+    log.write_text("an earlier run's complaint\n")
+    with service(["edge", tmp_path / "nothing", "--cloud", "127.0.0.1:1", "--listen", "127.0.0.1:0"], log) as started:
+        with pytest.raises(RuntimeError, match="nothing") as caught:
+            started.wait_for("listening", 60)
+        assert "earlier" not in str(caught.value)
+    assert log.read_text().startswith("an earlier run's complaint\n")
+
+
 def test_an_event_that_does_not_come_is_waited_for_no_longer_than_asked(tmp_path):
     with tap_of(tmp_path) as tap:
         tap.wait_for("listening", PATIENCE_S)

@@ -23,3 +23,12 @@ def test_columns_break_their_lines_unless_told_otherwise(capsys):
     rows = [("one two three four", "five six seven eight")]
     console(width=30).print(table(("kept", "broken"), rows, wrap=("broken",), framed=False))
     assert "one two three four" in capsys.readouterr().out
+
+
+def test_names_are_printed_as_they_are_without_markup_or_escape_sequences(capsys):
+    hostile, shown = "a[/b] [red]x \x1b[2J :smile:", r"a[/b] [red]x \x1b[2J :smile:"
+    made = console(200)
+    made.print(table([hostile], [[hostile]], title=hostile))
+    made.print(hostile)
+    result(False, {}, hostile)
+    assert capsys.readouterr().out.count(shown) == 5

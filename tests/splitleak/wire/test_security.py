@@ -2,6 +2,7 @@
 
 import stat
 import subprocess
+import time
 
 import pytest
 
@@ -156,3 +157,36 @@ def test_a_token_in_a_setting_is_refused_and_not_repeated(tmp_path, document):
     with pytest.raises(ValueError, match=r"channel.json: expected") as caught:
         read_beside(path)
     assert WORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o604])
+def test_a_secret_that_everybody_can_read_is_told(certificates, token_file, tmp_path, caplog, mode):
+    key = tmp_path / "server.key"
+    key.write_bytes((certificates / "server.key").read_bytes())
+    for path, used in (
+        (key, TlsServerConfig(certificate=certificates / "server.pem", key=key).credentials),
+        (key, TlsClientConfig(certificate=certificates / "server.pem", key=key).credentials),
+        (token_file, lambda: read_token(token_file)),
+    ):
+        path.chmod(mode)
+        caplog.clear()
+        used()
+        assert (f"{path}: a secret that every user" in caplog.text) == bool(mode & 0o004)
+        assert WORD not in caplog.text
+
+
+def test_an_expired_certificate_is_told_of_a_server_a_client_and_an_authority(certificates, caplog, monkeypatch):
+    own = {"certificate": certificates / "server.pem", "key": certificates / "server.key"}
+    for config, name in (
+        (TlsServerConfig(**own), "server.pem"),
+        (TlsClientConfig(**own), "server.pem"),
+        (TlsServerConfig(**own, client_ca=certificates / "ca.pem"), "ca.pem"),
+        (TlsClientConfig(ca=certificates / "ca.pem"), "ca.pem"),
+    ):
+        for days, said in ((0, ""), (3, "has expired: it was valid until"), (-3, "is not valid before")):
+            caplog.clear()
+            with monkeypatch.context() as patch:
+                real = time.time()
+                patch.setattr("splitleak.wire.security.time.time", lambda now=real + days * 86400: now)
+                config.credentials()
+            assert (f"{name}: the certificate {said}" in caplog.text) == bool(said)
