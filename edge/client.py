@@ -128,7 +128,7 @@ class EdgeClient:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             once = self.config.channel.model_copy(update={"attempts": 1})  # the uplink retries itself
-            channel = stack.enter_context(connect(self.config.cloud, once))
+            channel = stack.enter_context(connect(self.config.cloud, once, patience_s=self.config.patience_s))
             where = f"model {self.config.model!r} at {self.config.cloud}"
             self.agreement = agree(
                 read_metadata(channel, self.config.model, where=where, timeout_s=self.config.channel.timeout_s),

@@ -8,6 +8,7 @@ import typer
 from splitleak.cli.documents import read_settings
 from splitleak.cli.options import DataRoot, Device, Json, Settings
 from splitleak.cli.output import console, print_json, result, table
+from splitleak.logs import printable
 
 if TYPE_CHECKING:
     from splitleak.eval.campaign.plan import Plan
@@ -104,7 +105,7 @@ def run_and_report(
     from splitleak.eval.report.report import write_report
 
     def say(line: str) -> None:
-        typer.echo(line, err=True)
+        typer.echo(printable(line), err=True)
 
     try:
         outcome = run_campaign(plan, folder, seeds=seeds, workers=workers, device=device, say=say)

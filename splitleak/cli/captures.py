@@ -7,6 +7,7 @@ import typer
 
 from splitleak.cli.options import Json
 from splitleak.cli.output import print_json, result
+from splitleak.logs import printable
 
 if TYPE_CHECKING:
     from splitleak.wire.files.repair import Checked
@@ -28,7 +29,7 @@ def check(files: CaptureFiles, as_json: Json = False) -> None:
         if as_json:
             print_json(each.document())
         else:
-            typer.echo(_described(each))
+            typer.echo(printable(_described(each)))
     if any(each.damages for each in found):
         raise typer.Exit(1)
 

@@ -52,6 +52,13 @@ def check_target(text: str, *, listening: bool = False) -> str:
     return text
 
 
+def socket_address(text: str) -> Address | None:
+    """The host and the port of a target; None of one that is a file, or no target."""
+    with contextlib.suppress(ValueError):
+        return parse_address(_SCHEME.sub("", text))
+    return None
+
+
 def is_loopback(text: str) -> bool:
     """Whether a target can be reached from this machine alone."""
     with contextlib.suppress(ValueError):  # no HOST:PORT, or the name of a host

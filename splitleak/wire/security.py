@@ -75,6 +75,14 @@ class TlsClientConfig(Config):
         key, chain = _key_and_certificate(self.key, self.certificate)
         return grpc.ssl_channel_credentials(authorities, key, chain)
 
+    def context(self) -> ssl.SSLContext:
+        """The same for a connection of Python's own, which says more about a refusal than gRPC."""
+        context = ssl.create_default_context(cafile=self.ca)
+        context.set_alpn_protocols(["h2"])
+        if self.certificate is not None:
+            context.load_cert_chain(self.certificate, self.key, password="")
+        return context
+
 
 class Tokens:
     """The known clients of a server, with the SHA-256 of their tokens."""

@@ -6,6 +6,8 @@ messages over 4 MiB, and takes more than 5 s to reconnect after an outage of 12 
 
 import contextlib
 import json
+import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.wire.address import check_target, is_loopback
+from splitleak.wire.client.reach import Obstacle, obstacle, proxy_of
 from splitleak.wire.security import TlsClientConfig, read_token
 
+_LOGGER = logging.getLogger(__name__)
+_SOON_S = 0.5  # after which a connection that is not there is looked into
 MEBIBYTE = 1024 * 1024
 Options = list[tuple[str, int | str]]
 _Any = Any  # grpc's stubs leave the fields of call details open
@@ -79,7 +84,7 @@ def open_channel(address: str, config: ChannelConfig, options: Options | None = 
         ValueError: Such a file holds something else, a token would be sent without TLS, or ``address`` is invalid.
     """
     check_target(address)
-    options = [*config.options(), *(options or [])]
+    options = [*config.options(), ("grpc.enable_http_proxy", int(not is_loopback(address))), *(options or [])]
     if config.token_file is not None and config.tls is None and not is_loopback(address):
         raise ValueError(f"expected TLS for {address}, since a token would travel in clear, got a channel without")
     if config.tls is None:
@@ -92,24 +97,43 @@ def open_channel(address: str, config: ChannelConfig, options: Options | None = 
 
 
 @contextlib.contextmanager
-def connect(address: str, config: ChannelConfig) -> Iterator[grpc.Channel]:
+def connect(address: str, config: ChannelConfig, *, patience_s: float = 0.0) -> Iterator[grpc.Channel]:
     """A channel to ``address`` that is connected when the block starts, and closed when it ends.
 
+    A server that does not listen yet is waited for, which is logged.
+
+    Args:
+        address: The target.
+        config: How to reach it.
+        patience_s: Seconds to wait, where that is longer than the config's.
+
     Raises:
-        ConnectionError: No server answered within ``connect_timeout_s``, or one side refused the other's certificate.
+        ConnectionError: No server answered in time, or whoever answers is none for us; the message says why if known.
         OSError, ValueError: See `open_channel`.
     """
     with open_channel(address, config) as channel:
-        ready = grpc.channel_ready_future(channel)
-        try:
-            ready.result(config.connect_timeout_s)
-        except grpc.FutureTimeoutError:
-            ready.cancel()
-            got = "no answer" if config.tls is None else "no answer, or a certificate was refused"
-            raise ConnectionError(
-                f"expected a server at {address} within {config.connect_timeout_s:g} s, got {got}"
-            ) from None
+        _wait(channel, address, config, max(config.connect_timeout_s, patience_s))
         yield channel
+
+
+def _wait(channel: grpc.Channel, address: str, config: ChannelConfig, timeout_s: float) -> None:
+    ready, deadline = grpc.channel_ready_future(channel), time.monotonic() + timeout_s
+    found: Obstacle | None = None
+    through = f" through the proxy {proxy}" if (proxy := proxy_of(address)) is not None else ""
+    for wait_s in (min(_SOON_S, timeout_s), None):
+        try:
+            ready.result(max(deadline - time.monotonic(), 0.0) if wait_s is None else wait_s)
+            return
+        except grpc.FutureTimeoutError:
+            found = obstacle(address, config.tls, min(_SOON_S, timeout_s)) or found
+            if found is not None and found.lasting:
+                ready.cancel()
+                raise ConnectionError(f"expected a server at {address}, got {found.reason}") from None
+            if found is not None and wait_s is not None:
+                _LOGGER.warning("%s: %s; waiting for up to %g s", address, found.reason, timeout_s)
+    ready.cancel()
+    got = f"no answer{through}" if found is None else f"no answer, but {found.reason}"
+    raise ConnectionError(f"expected a server at {address} within {timeout_s:g} s, got {got}")
 
 
 class _Bearer(

@@ -1,6 +1,8 @@
+import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +10,8 @@ from typer.testing import CliRunner
 from splitleak.cli import GROUPS, app, main
 from splitleak.cli.campaigns import campaign
 from splitleak.cli.captures import capture
+
+ROOT = Path(__file__).parents[3]
 
 COMMANDS = (
     "split",
@@ -111,3 +115,25 @@ def test_shells_complete_values_from_the_tables():
     asked = {"_SPLITLEAK_COMPLETE": "complete_bash", "COMP_WORDS": "splitleak edge --codec fp", "COMP_CWORD": "3"}
     found = CliRunner().invoke(app, [], env=asked, prog_name="splitleak")
     assert found.output.split() == ["fp32", "fp16", "fp16+deflate"]
+
+
+@pytest.mark.slow
+def test_a_notebooks_backend_breaks_no_plot(tmp_path):
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_nowhere"}
+    command = [
+        sys.executable,
+        "-m",
+        "splitleak",
+        "report",
+        ROOT / "eval/results/cem_small",
+        "--out",
+        tmp_path / "report",
+    ]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_number_of_threads_that_no_machine_has_is_refused(call):
+    code, _, err = call("train", "--threads", "100000")
+    assert code == 2
+    assert "1024" in err

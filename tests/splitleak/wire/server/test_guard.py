@@ -357,7 +357,7 @@ def test_a_trusted_server_is_served_over_tls(certificates):
 )
 def test_with_a_wrong_certificate_nothing_is_served(certificates, server, client):
     with (
-        pytest.raises(ConnectionError, match="no answer, or a certificate was refused"),
+        pytest.raises(ConnectionError, match=r"certificate|TLS"),
         toy(
             ServerConfig(tls=secure(certificates, **server)),
             trusting(certificates, connect_timeout_s=0.5, **client),
