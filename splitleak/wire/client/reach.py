@@ -6,12 +6,15 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from splitleak.wire.address import is_loopback, socket_address
+from splitleak.wire.address import Address, is_loopback, socket_address
 from splitleak.wire.security import TlsClientConfig
 
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # which gRPC reads, in this order
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings
 _SETTINGS, _ALERT = 4, b"\x15\x03"
+
+
+_WANTS_TLS = "a server that wants TLS"
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class Obstacle:
 
     reason: str
     lasting: bool
+
+
+_HUNG_UP = Obstacle("a connection that was closed unanswered", False)
 
 
 def obstacle(address: str, tls: TlsClientConfig | None, timeout_s: float) -> Obstacle | None:
@@ -35,7 +41,8 @@ def obstacle(address: str, tls: TlsClientConfig | None, timeout_s: float) -> Obs
         return None
     try:
         with socket.create_connection(place, timeout_s) as connection:
-            return _spoken(connection, tls, place.host)
+            found = _spoken(connection, tls, place.host)
+        return Obstacle(_WANTS_TLS, True) if found is _HUNG_UP and _speaks_tls(place, timeout_s) else found
     except socket.gaierror as error:
         return Obstacle(f"no host of the name {place.host!r} ({error.strerror})", True)
     except ConnectionRefusedError:
@@ -64,11 +71,11 @@ def _spoken(connection: socket.socket, tls: TlsClientConfig | None, host: str) -
         if answer.startswith((b"HTTP/1", b"<")):  # to the preface some answer by a page without a header
             return Obstacle("an HTTP/1 server, which speaks no gRPC", True)
         if answer.startswith(_ALERT):
-            return Obstacle("a server that wants TLS", True)
+            return Obstacle(_WANTS_TLS, True)
         if len(answer) > 3 and answer[3] == _SETTINGS:
             return None
         if not answer:
-            return Obstacle("a connection that was closed unanswered: the server may want TLS", False)
+            return _HUNG_UP
         return Obstacle(f"a server of another protocol, which says {answer!r}", True)
     try:
         with tls.context().wrap_socket(connection, server_hostname=tls.server_name or host) as wrapped:
@@ -85,6 +92,18 @@ def _spoken(connection: socket.socket, tls: TlsClientConfig | None, host: str) -
         return Obstacle(f"a refusal of TLS: {(error.reason or str(error)).replace('_', ' ').lower()}", lasting)
     except ConnectionError:
         return Obstacle("a connection that was closed: the server may have no TLS, or want a certificate", False)
+
+
+def _speaks_tls(place: Address, timeout_s: float) -> bool:
+    """Whether a server takes part in a handshake, with whatever certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        with socket.create_connection(place, timeout_s) as connection, context.wrap_socket(connection):
+            return True
+    except OSError:
+        return False
 
 
 def _first_bytes(connection: socket.socket) -> bytes:
