@@ -14,6 +14,7 @@ from splitleak.cli.options import (
     Device,
     Json,
     Preset,
+    Replace,
     Seed,
     Settings,
     Threads,
@@ -51,6 +52,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the published scores and the ledger.")] = Path(
         "runs/predictions"
     ),
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Act as the victims: have a service classify their images, and publish the highest scores of each.
@@ -61,7 +63,7 @@ def predict(
 
     given = {"service": service, "model": model, "share": tuple(share or (0,)), "scores": scores, "output": output}
     config = SharingConfig.parse({**given, "channel": channel_config(channel)}, source="predict")
-    published = share_predictions(config, images, out)
+    published = share_predictions(config, images, out, force=force)
     right = "" if published["accuracy"] is None else f", {published['accuracy']:.1%} right"
     text = f"{out}: {published['images']} images by {published['model']!r}{right}; {', '.join(published['shared'])}"
     result(as_json, published, text)
@@ -82,6 +84,7 @@ def query(
     draws: Annotated[int, typer.Option(min=1, help="Answers recorded per image, each with fresh noise.")] = 1,
     views: Annotated[int, typer.Option(min=1, help="Queries averaged into one answer.")] = 1,
     max_queries: MaxQueries = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Send public images through the edge, or to a prediction service, and record what they became, for any attack.
@@ -97,7 +100,7 @@ def query(
         probe = EdgeProbe(edge, capture, served_model(capture), channel=channel_config(channel))
     else:
         raise typer.BadParameter("expected --service, or --capture with --edge")
-    recorded = record_queries(probe, public, out, draws=draws, views=views, budget=max_queries)
+    recorded = record_queries(probe, public, out, draws=draws, views=views, budget=max_queries, force=force)
     result(as_json, recorded, f"{out}: {recorded['images']} images after {recorded['queries']} queries")
 
 
@@ -131,6 +134,7 @@ def attack(
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Reconstruct the images behind captured features, or behind shared scores.
@@ -157,7 +161,7 @@ def attack(
         output=output,
         channel=channel_config(channel),
     )
-    _run(asked, access, out, compute_on(device, threads), as_json)
+    _run(asked, access, out, compute_on(device, threads), as_json, force=force)
 
 
 def prior(
@@ -225,6 +229,7 @@ def invert(
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Reconstruct images of each class that a model was trained on (model inversion).
@@ -252,13 +257,15 @@ def invert(
         output=output,
         channel=channel_config(channel),
     )
-    _run(asked, access, out, compute_on(device, threads), as_json)
+    _run(asked, access, out, compute_on(device, threads), as_json, force=force)
 
 
-def _run(asked: "AttackConfig", access: "Access", out: Path, device: "torch.device", as_json: bool) -> None:
+def _run(
+    asked: "AttackConfig", access: "Access", out: Path, device: "torch.device", as_json: bool, *, force: bool
+) -> None:
     from splitleak.attacker.run import run_attack
     from splitleak.logs import progress
 
     with progress(asked.attack) as report:
-        outputs = run_attack(asked, access, out, device, report)
+        outputs = run_attack(asked, access, out, device, report, force=force)
     result(as_json, outputs, f"{out}: {outputs['rebuilt']} images rebuilt after {outputs['queries']} queries")
