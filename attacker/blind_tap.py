@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import json
 import logging
@@ -11,12 +12,13 @@ import time
 from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, BinaryIO, TypeVar, get_args
 
 from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.errors import WireError
+from splitleak.outputs import check_file
 from splitleak.wire.address import ListenTarget, Target, parse_address
 from splitleak.wire.files.captures import Direction
 
@@ -25,6 +27,7 @@ _DIRECTIONS = get_args(Direction)
 _FORMAT = {"format": "splitleak-sizes", "version": 1}
 _LOGGER = logging.getLogger(__name__)
 _CHUNK = 65536
+_LONGEST_HEAD = 1000
 _PATIENCE_S = 10.0
 
 
@@ -33,7 +36,7 @@ class BlindTapConfig(Config):
 
     listen: ListenTarget = Field(default="127.0.0.1:0", description="host:port; port 0: any free one")
     upstream: Target = Field(description="host:port of the real cloud")
-    record: Path = Field(description="JSON lines: a head, then one a piece of a connection; begun anew")
+    record: Path = Field(description="JSON lines: a head, one a piece of a connection; an existing one is appended to")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def blind_tap(config: BlindTapConfig) -> Iterator[int]:
     A record that cannot be written (a full disk) never disturbs the traffic; how many were lost is logged at the end.
 
     Raises:
-        OSError: The address is taken, or the record cannot be opened.
+        FileExistsError: There is a file at ``record`` that no blind tap wrote.
+        OSError: The address is taken, or the record cannot be opened (or another process holds it).
     """
     with _Record(config.record) as record, _loop() as loop:
         server = _run(loop, _start(config, record))
@@ -116,16 +120,27 @@ def bursts(seen: Iterable[Sighting]) -> list[Sighting]:
 
 
 class _Record:
-    """Appends lines to a file of its own; what a full disk does not take is counted and leaves no half line."""
+    """Appends lines to a file of its kind; what a full disk does not take is counted and leaves no half line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lost = 0
 
     def __enter__(self) -> "_Record":
-        self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=0)
-        self._end = 0
-        self._append(_FORMAT)
+        check_file(self._path, "a blind tap's record", _has_head)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        self._file = os.fdopen(descriptor, "a+b", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            what = "expected to be the only writer, but another one holds the file"
+            raise BlockingIOError(error.errno, what, str(self._path)) from None
+        self._end = _complete(self._file)
+        os.ftruncate(self._file.fileno(), self._end)
+        self.first = self._end  # a line is longer than one byte: no connection on record has a number as high
+        if not self._end:
+            self._append(_FORMAT)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -152,13 +167,24 @@ class _Record:
         except OSError:
             if written:
                 os.ftruncate(self._file.fileno(), self._end)
-                self._file.seek(self._end)
             raise
         self._end += len(line)
 
 
+def _has_head(path: Path) -> bool:
+    with path.open("rb") as file:
+        return bool(json.loads(file.readline(_LONGEST_HEAD)) == _FORMAT)
+
+
+def _complete(file: BinaryIO) -> int:
+    """Where the last complete line of a record ends: a killed writer leaves half of one."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - _CHUNK))
+    return max(0, end - _CHUNK) + file.read().rfind(b"\n") + 1
+
+
 async def _start(config: BlindTapConfig, record: _Record) -> asyncio.Server:
-    numbers = itertools.count()
+    numbers = itertools.count(record.first)
     upstream, port = parse_address(config.upstream)
     carried: set[asyncio.Task[Any] | None] = set()  # asyncio itself forgets a connection of which one way has ended
 

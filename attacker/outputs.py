@@ -1,18 +1,23 @@
 """An attack's output folder, which the judge scores: reconstructions, record and weights."""
 
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from splitleak.artifacts import provenance, save_tensors, write_json, written_file, written_folder
+from splitleak.artifacts import provenance, save_weights, write_json, written_file, written_folder
 from splitleak.attacker.base import Knowledge, Method
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.datasets.images import Images
+from splitleak.outputs import FolderKind
 
+ATTACK = FolderKind("attack", "attack.json", ("reconstructions.npz", "weights.safetensors"))
 _ALWAYS_KNOWN = frozenset({"captured", "image_shape"})
 
 
@@ -48,8 +53,33 @@ class Reconstructions:
         ordered: Tensor = self.images[[places[name] for name in expected]].unflatten(0, (classes, each))
         return ordered
 
+    def check(self, source: str) -> None:
+        """Refuses what no picture is.
+
+        Raises:
+            ValueError: Images that are not floats in [0, 1], with counts, or not one of each id; names ``source``.
+        """
+        images, expected = self.images, f"{source}: expected float images (N, C, H, W) in [0, 1], each under its own id"
+        if images.ndim != 4 or not images.dtype.is_floating_point:
+            raise ValueError(f"{expected}, got {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}")
+        if not len(images) == len(self.ids) == len(set(self.ids)):
+            raise ValueError(f"{expected}, got {len(images)} images and {len(set(self.ids))} different ids")
+        wrong = ~((images >= 0) & (images <= 1))  # which NaN is not
+        if wrong.any():
+            nan, infinite, whole = int(images.isnan().sum()), int(images.isinf().sum()), images[images.isfinite()]
+            outside = int(wrong.sum()) - nan - infinite
+            span = f", from {whole.min():g} to {whole.max():g}" if outside else ""
+            counts = f"{nan} NaN, {infinite} infinite and {outside} outside{span}"
+            of = f"{images.numel()} values, in {int(wrong.flatten(1).any(1).sum())} of {len(images)} images"
+            raise ValueError(f"{expected}, got {counts} of {of}")
+
     def save(self, path: Path) -> None:
-        """Writes an ``.npz`` of ``ids`` and ``images``, whole or not at all."""
+        """Writes an ``.npz`` of ``ids`` and ``images``, whole or not at all.
+
+        Raises:
+            ValueError: An image is none, see `check`.
+        """
+        self.check(str(path))
         with written_file(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, ids=np.array(self.ids), images=self.images.numpy())
 
@@ -59,47 +89,42 @@ class Reconstructions:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It holds something else.
+            ValueError: It holds something else, or images that are none, see `check`.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                return cls(tuple(map(str, file["ids"])), torch.from_numpy(file["images"]))
-        except (KeyError, ValueError) as error:
+                found = cls(tuple(map(str, file["ids"])), torch.from_numpy(file["images"]))
+        except (KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
             raise ValueError(f"{path}: expected what `splitleak attack` writes, but {error}") from None
+        found.check(str(path))
+        return found
 
 
-def write_result(
-    out: Path,
+def described(
     attack: Method,
-    made: Reconstructions,
     known: Knowledge | ClassKnowledge,
     public: Images | None,
     *,
     seed: int,
     views: int,
     adaptive: bool = False,
+    models: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Writes the folder ``out``, whole or not at all: ``reconstructions.npz``, ``attack.json``, weights if it has any.
+    """What ``attack.json`` says of an attack before it runs: what it is, and what it knows.
 
-    ``attack.json`` says what the attack is, what it knew and what it found. Of an attack on classes it says also
-    whether it ``ignores_output_policy`` (no policy of the service can change what it finds), and the least ``access``
-    to the model that it needs.
+    Of an attack on classes it says also whether it ``ignores_output_policy`` (no policy of the service can change what
+    it finds), and the least ``access`` to the model that it needs.
 
     Args:
-        out: The folder.
-        attack: After its run.
-        made: What it rebuilt.
-        known: What it was let to know.
+        attack: The attack.
+        known: What it is let to know.
         public: Its own images, which are recorded by hash, as are those of its prior.
         seed: Of the run.
         views: Requests of which each captured feature, and each answer to a query, is the mean.
-        adaptive: Whether it had the weights without what hides gradients.
-
-    Returns:
-        The gist of it: ``folder``, ``rebuilt`` (images), ``queries`` (images sent), and ``findings`` but for lists.
+        adaptive: Whether it has the weights without what hides gradients.
+        models: Digests of the models that it was handed, ``edge`` and ``cloud`` halves or a whole ``artifact``.
     """
     given = {each.name for each in fields(known) if getattr(known, each.name) is not None}
-    queries = 0 if known.query is None else known.query.made
     hashes = [] if public is None else public.hashes()
     prior = known.prior if isinstance(known, ClassKnowledge) else None
     if prior is not None:
@@ -107,15 +132,12 @@ def write_result(
     record = {
         "attack": attack.name,
         "config": attack.config.document(),
-        "queries": queries,
         "draws": 1 if known.query is None else known.query.draws,
         "knowledge": sorted(given - _ALWAYS_KNOWN),
-        "rebuilt": len(made.images),
-        "findings": attack.findings,
         "public_hashes": hashes,
-        "provenance": provenance(),
         "seed": seed,
         "views": views,
+        "models": dict(models or {}),
     }
     if isinstance(attack, ClassInversion):
         record |= {"ignores_output_policy": attack.ignores_output_policy(), "access": attack.access}
@@ -123,10 +145,30 @@ def write_result(
         record["adaptive"] = True
     if prior is not None:
         record["prior"] = prior.digest
-    with written_folder(out) as partial:
+    return record
+
+
+def write_result(
+    out: Path, attack: Method, made: Reconstructions, known: Knowledge | ClassKnowledge, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes the folder ``out``, whole or not at all: ``reconstructions.npz``, ``attack.json``, weights if it has any.
+
+    Args:
+        out: The folder.
+        attack: After its run.
+        made: What it rebuilt.
+        known: What it was let to know.
+        about: What `described` gave.
+
+    Returns:
+        The gist of it: ``folder``, ``rebuilt`` (images), ``queries`` (images sent), and ``findings`` but for lists.
+    """
+    queries = 0 if known.query is None else known.query.made
+    found = {"queries": queries, "rebuilt": len(made.images), "findings": attack.findings, "provenance": provenance()}
+    with written_folder(out, ATTACK) as partial:
         made.save(partial / "reconstructions.npz")
         if weights := attack.weights():
-            save_tensors(partial / "weights.safetensors", weights)
-        write_json(partial / "attack.json", record)
+            save_weights(partial / "weights.safetensors", weights)
+        write_json(partial / ATTACK.mark, {**about, **found})
     findings = {name: value for name, value in attack.findings.items() if not isinstance(value, list)}
     return {"folder": str(out), "rebuilt": len(made.images), "queries": queries, "findings": findings}

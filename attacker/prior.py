@@ -6,6 +6,7 @@
 <prior>/generator.onnx           instead of generator.safetensors, a generator of any architecture, of one's own
 """
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from splitleak.artifacts import load_tensors, provenance, save_tensors, write_json, written_folder
+from splitleak.artifacts import assign_weights, load_weights, provenance, save_weights, write_json, written_folder
 from splitleak.attacker.base import Run
 from splitleak.attacker.training.adversarial import Game, GanTraining, networks, play
 from splitleak.attacker.training.critic import Critic, Norm, gradient_penalty, hinge
@@ -23,10 +24,14 @@ from splitleak.config import Config, digest, read_document
 from splitleak.datasets.images import Images
 from splitleak.models.generator import Generator, GeneratorConfig
 from splitleak.models.imported import ImportedGenerator
+from splitleak.outputs import FolderKind, claimed
 from splitleak.seeding import generator
 from splitleak.training.modules import freeze, to_channels_last
 
 FORMAT: Literal[1] = 1
+PRIOR = FolderKind("prior", "prior.json", ("generator.safetensors", "critic.safetensors"))
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class PriorConfig(GanTraining):
@@ -100,14 +105,15 @@ class Prior:
         """Writes ``folder``, whole or not at all.
 
         Raises:
-            ValueError: The generator is of an ONNX file, which is its own record.
+            FileExistsError: ``folder`` is there, and no prior that was trained here.
+            ValueError: The generator is of an ONNX file, which is its own record, or weights are not finite.
         """
         if not isinstance(self.generator, Generator):
             raise ValueError(f"expected a generator that was trained here to write to {folder}, got an imported one")
-        with written_folder(folder) as partial:
-            save_tensors(partial / "generator.safetensors", self.generator.state_dict())
+        with written_folder(folder, PRIOR) as partial:
+            save_weights(partial / "generator.safetensors", self.generator.state_dict())
             if self.critic is not None:
-                save_tensors(partial / "critic.safetensors", self.critic.state_dict())
+                save_weights(partial / "critic.safetensors", self.critic.state_dict())
             write_json(partial / "prior.json", self.document.document())
 
     @classmethod
@@ -164,26 +170,32 @@ def train_prior(config: PriorConfig, public: Images, run: Run) -> Prior:
 
 
 def prior_of(config: PriorConfig, public: Images, folder: Path, run: Run, *, force: bool = False) -> tuple[Prior, bool]:
-    """The prior cached in ``folder``, if config, seed and images match; else one is trained and saved there.
+    """The prior cached in ``folder``, by this config, seed and images; else, or where it is broken, one is trained.
 
     Args:
         config: Its training.
         public: The images it is trained on.
         folder: The cache.
         run: Seed, device, report and checkpoint.
-        force: Train anew even if it is there.
+        force: Train anew even if it is there, and replace one of other settings.
 
     Returns:
-        The prior, and whether it was cached. Raises what `train_prior` and `Prior.load` raise.
+        The prior, and whether it was cached.
+
+    Raises:
+        BlockingIOError: Another process writes the folder.
+        FileExistsError: ``folder`` is no prior that was trained here, or, without ``force``, one of other settings.
+        ValueError: There are no images, or of a shape that it cannot draw.
     """
-    if not force and (folder / "prior.json").is_file():
-        found = Prior.load(folder, run.device)
-        about = found.document.about
-        same = (about.get("config"), about.get("seed")) == (config.document(), run.seed)
-        if same and found.document.public_hashes == tuple(public.hashes()):
-            return found, True
-    made = train_prior(config, public, run)
-    made.save(folder)
+    settings = {"about": {"config": config.document(), "seed": run.seed}, "public_hashes": public.hashes()}
+    with claimed(folder, PRIOR, settings, force=force):
+        if not force and (folder / PRIOR.mark).is_file():
+            try:
+                return Prior.load(folder, run.device), True
+            except (FileNotFoundError, ValueError) as error:
+                _LOGGER.warning("a broken prior is trained again: %s", error)
+        made = train_prior(config, public, run)
+        made.save(folder)
     return made, False
 
 
@@ -213,8 +225,4 @@ class _PriorGame(Game):
 
 
 def _restore(network: torch.nn.Module, path: Path) -> None:
-    weights, _ = load_tensors(path)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: expected the weights of a {type(network).__name__}, but {error}") from None
+    assign_weights(network, load_weights(path), f"{path}: expected the weights of a {type(network).__name__}")

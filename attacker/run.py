@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from splitleak.attacker.base import Attack, Knowledge, Query, Run, affordable, build
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
-from splitleak.attacker.outputs import Reconstructions, write_result
+from splitleak.attacker.outputs import ATTACK, Reconstructions, described, write_result
 from splitleak.attacker.prior import Prior
 from splitleak.attacker.queries import (
     EdgeProbe,
@@ -30,10 +31,19 @@ from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.defenses.artifact import HalfConfig, WholeModel, load_cloud, load_edge, load_whole
+from splitleak.defenses.artifact import (
+    HalfConfig,
+    WholeModel,
+    artifact_digest,
+    half_digest,
+    load_cloud,
+    load_edge,
+    load_whole,
+)
 from splitleak.defenses.classes.adaptive import adaptive_model, white_box
 from splitleak.defenses.training import assemble
 from splitleak.logs import Report
+from splitleak.outputs import check_file, claimed
 from splitleak.tables import Table
 from splitleak.training.modules import freeze
 from splitleak.wire.client import Scores
@@ -151,6 +161,13 @@ class Access:
             prior=prior,
         )
 
+    def models(self) -> dict[str, str]:
+        """The digests of what it was handed of models: ``edge`` and ``cloud`` halves, a whole ``artifact``."""
+        halves = {"edge": self.encoder, "cloud": self.head}
+        digests = {half: half_digest(folder) for half, folder in halves.items() if folder is not None}
+        whole = self.artifact or self.oracle
+        return digests if whole is None else {**digests, "artifact": artifact_digest(whole)}
+
     def _refuse(self, config: AttackConfig, others: frozenset[str], kind: str) -> None:
         values = {"views": config.views > 1, "classes": config.classes}
         values |= {field.name: getattr(self, field.name) for field in fields(self)}
@@ -194,7 +211,9 @@ class Access:
         return (label_only(query) if self.labels_only else query), public
 
 
-def run_attack(config: AttackConfig, access: Access, out: Path, device: torch.device, report: Report) -> dict[str, Any]:
+def run_attack(
+    config: AttackConfig, access: Access, out: Path, device: torch.device, report: Report, *, force: bool = False
+) -> dict[str, Any]:
     """Runs an attack and writes ``out``: ``reconstructions.npz``, ``attack.json``, weights if it trained any.
 
     The id of a rebuilt victim is that of its request; of a class, its number and, where there are several images of
@@ -206,41 +225,59 @@ def run_attack(config: AttackConfig, access: Access, out: Path, device: torch.de
         out: The folder, written whole or not at all.
         device: Where networks run.
         report: Hears of progress.
+        force: Whether the result of another attack at ``out`` is replaced.
 
     Returns:
         The gist of it: ``folder``, ``rebuilt`` (images), ``queries`` (images sent) and ``findings``.
 
     Raises:
+        BlockingIOError: Another process writes ``out``.
+        FileExistsError: There is something at ``out`` that may not be replaced.
         FileNotFoundError: There is no capture, no public images, no pairs, or no artifact.
         ConnectionError: The edge or the service cannot be reached.
         PermissionError: The attack needs what it was not given, or more queries than it may make.
         ValueError: What the attacker has does not fit together.
     """
     attack = config.build()
+    ATTACK.check(out)
     public = None if access.public is None else load_file(access.public).train
     run = Run(seed=config.seed, device=device, report=report, checkpoint=out.with_name(f".{out.name}.checkpoint"))
     known: Knowledge | ClassKnowledge
     if isinstance(attack, ClassInversion):
-        known = access.class_knowledge(config, public, device)
-        made = Reconstructions.of_classes(attack(known, run))
+        known = of_classes = access.class_knowledge(config, public, device)
+        rebuild = partial(attack, of_classes, run)
+        gathered: Callable[[Tensor], Reconstructions] = Reconstructions.of_classes
     else:
         ids, known = access.knowledge(config, public, device)
-        made = Reconstructions(ids, attack(known, run))
+        rebuild, gathered = partial(attack, known, run), partial(Reconstructions, ids)
     views = config.views if known.query is None else known.query.averaging
-    return write_result(out, attack, made, known, public, seed=config.seed, views=views, adaptive=access.adaptive)
+    models = access.models()
+    about = described(attack, known, public, seed=config.seed, views=views, adaptive=access.adaptive, models=models)
+    with claimed(out, ATTACK, about, force=force):
+        return write_result(out, attack, gathered(rebuild()), known, about)
 
 
 def record_queries(
-    probe: Probe, public: Path, out: Path, *, draws: int, views: int, budget: int | None
+    probe: Probe, public: Path, out: Path, *, draws: int, views: int, budget: int | None, force: bool = False
 ) -> dict[str, Any]:
     """Sends the public images through ``probe`` ``draws * views`` times and writes what they became to ``out``.
 
     Raises:
+        FileExistsError: There is something else than such a record at ``out``; or, without ``force``, one of other
+            images, draws or views.
         FileNotFoundError: There are no public images.
         ConnectionError: The edge or the service cannot be reached.
         PermissionError: ``budget`` does not cover the queries of one image.
     """
-    made = Pairs.record(probe, load_file(public).train, draws=draws, averaging=views, budget=budget)
+    images = load_file(public).train
+    asked = (draws, views, tuple(images.hashes()))
+
+    def replaceable(path: Path) -> bool:
+        there = Pairs.load(path)
+        return force or (len(there.features), there.averaging, there.hashes) == asked
+
+    check_file(out, "recorded queries with these images, draws and views (any, with --force)", replaceable)
+    made = Pairs.record(probe, images, draws=draws, averaging=views, budget=budget)
     made.save(out)
     return {"pairs": str(out), "images": len(made.hashes), "draws": draws, "views": views, "queries": made.queries}
 

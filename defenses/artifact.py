@@ -18,16 +18,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from splitleak.artifacts import load_tensors, provenance, save_tensors, write_json, written_folder
+from splitleak.artifacts import assign_weights, load_weights, provenance, save_weights, write_json, written_folder
 from splitleak.config import Config, digest, read_table
 from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import Target, TargetConfig, assemble
 from splitleak.models.engine import Engine, choose_engine, feature_probes, image_probes, torch_engine
 from splitleak.models.split import SplitModel
+from splitleak.outputs import FolderKind
 from splitleak.seeding import generator
 from splitleak.training.modules import to_channels_last
 
 FORMAT = 1
+_FITTING = "expected weights that fit its half.json"
+_OF_HALF = ("half.json", "weights.safetensors")
+ARTIFACT = FolderKind("train", "artifact.json", ("edge", "cloud"))
 
 
 class HalfConfig(Config):
@@ -43,7 +47,12 @@ class HalfConfig(Config):
 
 
 def save(folder: Path, name: str, target: Target) -> None:
-    """Writes the artifact ``folder`` atomically; ``name`` is the model's name in the inference protocol."""
+    """Writes the artifact ``folder`` atomically; ``name`` is the model's name in the inference protocol.
+
+    Raises:
+        FileExistsError: ``folder`` is there, and no artifact.
+        ValueError: Weights are not finite.
+    """
     half = {
         "format": FORMAT,
         "name": name,
@@ -54,10 +63,10 @@ def save(folder: Path, name: str, target: Target) -> None:
     }
     edge = {f"encoder.{key}": value for key, value in target.model.encoder.state_dict().items()}
     edge |= {f"stack.{key}": value for key, value in target.stack.on_wire_state().items()}
-    with written_folder(folder) as partial:
+    with written_folder(folder, ARTIFACT) as partial:
         for part, weights in (("edge", edge), ("cloud", target.model.head.state_dict())):
             (partial / part).mkdir()
-            save_tensors(partial / part / "weights.safetensors", weights)
+            save_weights(partial / part / "weights.safetensors", weights)
             write_json(partial / part / "half.json", {**half, "half": part})
         record = {"name": name, "target": target.config.document(), **target.record, "provenance": provenance()}
         write_json(partial / "artifact.json", record)
@@ -81,8 +90,17 @@ def artifact_digest(folder: Path) -> str:
     Raises:
         FileNotFoundError: ``folder`` holds no artifact.
     """
-    files = [folder / half / name for half in ("edge", "cloud") for name in ("half.json", "weights.safetensors")]
+    files = [folder / half / name for half in ("edge", "cloud") for name in _OF_HALF]
     return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+
+
+def half_digest(folder: Path) -> str:
+    """As `artifact_digest`, of the half ``folder`` alone.
+
+    Raises:
+        FileNotFoundError: ``folder`` is no half of an artifact.
+    """
+    return digest([hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _OF_HALF])
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,7 @@ class EdgeHalf:
     stack: Stack
     device: torch.device
     engine: Engine
+    digest: str = ""  # of `half_digest`
 
     @property
     def name(self) -> str:
@@ -125,6 +144,7 @@ class CloudHalf:
     head: nn.Module
     device: torch.device
     engine: Engine | None = None  # none: torch
+    digest: str = ""  # of `half_digest`
 
     @property
     def name(self) -> str:
@@ -149,6 +169,7 @@ class CloudHalf:
             "defenses": json.dumps([defense.name for defense in self.config.target.defenses]),
             "classes": json.dumps(self.config.classes),
             "engine": self._running.name,
+            "digest": self.digest,
         }
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -180,11 +201,16 @@ class WholeModel:
         return self.cloud.classes
 
     @property
+    def digest(self) -> str:
+        """The digests of both halves."""
+        return f"{self.edge.digest}-{self.cloud.digest}"
+
+    @property
     def properties(self) -> dict[str, str]:
         """The model metadata of the inference protocol; the engine is that of both halves, or ``edge's + cloud's``."""
         properties = self.cloud.properties
         engines = dict.fromkeys((self.edge.engine.name, properties["engine"]))
-        return {**properties, "engine": " + ".join(engines)}
+        return {**properties, "engine": " + ".join(engines), "digest": self.digest}
 
     def predict(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Images ``(N, C, H, W)`` in [0, 1] to logits ``(N, classes)``, defenses included."""
@@ -208,12 +234,13 @@ def load_edge(folder: Path, device: torch.device, *, seed: int | None = None, en
     """
     config, model, weights = _load(folder, "edge")
     stack = Stack.build(config.target.defenses, on_wire_only=True)
-    _assign(folder, nn.ModuleDict({"encoder": model.encoder, "stack": stack}), weights)
+    whole = nn.ModuleDict({"encoder": model.encoder, "stack": stack})
+    assign_weights(whole, weights, f"{folder}: {_FITTING}", assign=True)
     stack.to(device).eval()
     stack.seed(seed, device)
     encoder = to_channels_last(model.encoder, device).eval()
     runner = choose_engine(engine, encoder, device, image_probes(config.target.model.image_shape), torch.channels_last)
-    return EdgeHalf(config, encoder, stack, device, runner)
+    return EdgeHalf(config, encoder, stack, device, runner, half_digest(folder))
 
 
 def load_cloud(folder: Path, device: torch.device, *, seed: int | None = None, engine: str = "torch") -> CloudHalf:
@@ -231,13 +258,13 @@ def load_cloud(folder: Path, device: torch.device, *, seed: int | None = None, e
         RuntimeError: The engine cannot compute it.
     """
     config, model, weights = _load(folder, "cloud")
-    _assign(folder, model.head, weights)
+    assign_weights(model.head, weights, f"{folder}: {_FITTING}", assign=True)
     head = to_channels_last(model.head, device).eval()
     for name, layer in head.named_modules():
         if hasattr(layer, "generator"):
             layer.generator = generator(seed, "head", name, device=device)
     runner = choose_engine(engine, head, device, feature_probes(config.feature_shape))
-    return CloudHalf(config, head, device, runner)
+    return CloudHalf(config, head, device, runner, half_digest(folder))
 
 
 def load_whole(folder: Path, device: torch.device, *, seed: int | None = None, engine: str = "torch") -> WholeModel:
@@ -262,15 +289,8 @@ def _load(folder: Path, half: str) -> tuple[HalfConfig, SplitModel, dict[str, to
     config = HalfConfig.read(path)
     if config.half != half:
         raise ValueError(f"{folder}: expected the {half} half, got the {config.half} half")
-    weights, _ = load_tensors(folder / "weights.safetensors")
+    weights = load_weights(folder / "weights.safetensors")
     with torch.device("meta"):  # builds the other half too, without memory or weights
         model, stack = assemble(config.target, config.dataset)
         stack.finish(model)
     return config, model, weights
-
-
-def _assign(folder: Path, module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    try:
-        module.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: expected weights that fit its half.json, but {error}") from None

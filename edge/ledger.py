@@ -9,8 +9,15 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from splitleak.artifacts import write_json
-from splitleak.config import Config
+from splitleak.config import Config, digest
+from splitleak.datasets.images import Images
+from splitleak.outputs import check_file
 from splitleak.wire.protocol.answer import Prediction
+
+
+def images_digest(images: Images) -> str:
+    """Twelve hexadecimal digits that change with any of the images, and with their order."""
+    return digest(images.hashes())
 
 
 class Entry(Config):
@@ -48,6 +55,10 @@ class Ledger(Config):
 
     version: Literal[1] = 1
     entries: tuple[Entry, ...]
+    images: str | None = Field(default=None, description="digest of the file's images; not told by older versions")
+    model: str | None = Field(
+        default=None, description="digest of the edge half that encoded them, or of the model that a service announced"
+    )
 
     @model_validator(mode="after")
     def _ids_differ(self) -> Self:
@@ -74,3 +85,12 @@ class Ledger(Config):
     def write(self, path: Path) -> None:
         """Writes ``path`` (a ``.json`` file) atomically, readable by its owner alone."""
         write_json(path, self.document(), private=True)
+
+    @classmethod
+    def check_replaceable(cls, path: Path) -> None:
+        """Refuses to replace anything else than a ledger.
+
+        Raises:
+            FileExistsError: There is something else at ``path``.
+        """
+        check_file(path, "a ledger (a .json file)", cls.read)

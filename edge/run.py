@@ -11,7 +11,7 @@ import numpy as np
 from splitleak.datasets.files import load_file
 from splitleak.edge.client import EdgeClient, EdgeConfig, Images
 from splitleak.edge.encoder import Half
-from splitleak.edge.ledger import Entry, Ledger
+from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.edge.service import EdgeServiceConfig, edge
 from splitleak.wire.address import bound_address
 from splitleak.wire.server.server import ServerConfig, run_until_stopped
@@ -26,6 +26,7 @@ def run_edge(
     server: ServerConfig | None,
     report: Callable[[dict[str, Any]], None],
     repeat: int = 1,
+    model: str | None = None,
 ) -> None:
     """Streams images and then serves callers, each if asked for, until SIGINT or SIGTERM.
 
@@ -38,13 +39,17 @@ def run_edge(
         report: Called with ``{"event": "streamed", "images", "accuracy", "bytes_per_image", "sent_again"}`` (the last
             counts retries) and with ``{"event": "listening", "address"}``.
         repeat: How often each image is sent in a row.
+        model: Digest of the half, for the ledger.
 
     Raises:
+        FileExistsError: There is something else than a ledger at ``ledger``.
         ConnectionError: The cloud cannot be reached, or is lost; unanswered requests are named.
         FileNotFoundError, ValueError, LookupError: Images or model are missing, or do not fit the encoder.
     """
+    if ledger is not None:
+        Ledger.check_replaceable(ledger)
     if images is not None:
-        record = stream_file(config, half, images, repeat)
+        record = stream_file(config, half, images, repeat, model)
         if ledger is not None:
             record.write(ledger)
         retries = sum(entry.sends - 1 for entry in record.entries)
@@ -57,7 +62,7 @@ def run_edge(
         )
 
 
-def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1) -> Ledger:
+def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1, model: str | None = None) -> Ledger:
     """Streams the images of a file's training pool, in order; returns their ledger.
 
     Request ids are ``<stream>-<place>``, or ``<stream>-<place>-<i>`` for the i-th repetition, with a random stream id:
@@ -68,6 +73,7 @@ def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1) -> 
         half: The encoder with its defense.
         path: File of images, resized to the encoder's input.
         repeat: How often each image is sent in a row.
+        model: Digest of the half, for the ledger.
 
     Raises:
         ValueError: ``repeat`` is not positive, or the file is not one of images.
@@ -91,5 +97,7 @@ def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1) -> 
         entries=tuple(
             Entry.of(prediction, place=at // repeat, label=int(images.labels[at // repeat]) if labelled else None)
             for at, prediction in enumerate(predictions)
-        )
+        ),
+        images=images_digest(images),
+        model=model,
     )

@@ -8,16 +8,20 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt
 
+from splitleak.artifacts import written_folder
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.edge.ledger import Entry, Ledger
+from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.measures.scores import truncate
+from splitleak.outputs import FolderKind
 from splitleak.wire.address import Target
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.files.shared import SharedScores
+
+SHARED = FolderKind("predict", "ledger.json", ("shared-*.npz",))
 
 
 class SharingConfig(Config):
@@ -33,7 +37,7 @@ class SharingConfig(Config):
     channel: ChannelConfig = Field(default_factory=ChannelConfig, description="connection to the service")
 
 
-def share_predictions(config: SharingConfig, images: Path, out: Path) -> dict[str, Any]:
+def share_predictions(config: SharingConfig, images: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
     """Queries the service with each image once, and writes the scores that the victims publish.
 
     It writes ``out/shared-<m or all>.npz`` for each number of scores, all truncated from the same responses, and
@@ -44,22 +48,27 @@ def share_predictions(config: SharingConfig, images: Path, out: Path) -> dict[st
         config: The service, and how much is published.
         images: File of images, of which the training pool is used, resized to the announced input.
         out: Folder to write to.
+        force: Whether scores of other images, or of another model, at ``out`` are replaced.
 
     Raises:
         ConnectionError: The service cannot be reached.
+        FileExistsError: ``out`` is there, and this did not write it, or, without ``force``, of other images.
         LookupError: It has no such model or output.
         ValueError: It takes other images, or gives fewer scores than are to be published.
     """
+    SHARED.check(out)
     victims = load_file(images).train
     if len(victims) == 0:
         raise ValueError(f"{images}: expected at least one image, got none")
     ids = [secrets.token_hex(8) for _ in range(len(victims))]
+    images_told = images_digest(victims)
     with ClassifierClient(
         config.service, config.model, scores=config.scores, output=config.output, channel=config.channel
     ) as client:
+        model, digest = client.model, client.digest
+        SHARED.check(out, {"images": images_told, "model": digest}, force=force)
         pixels = _fitted(victims, client.input_shape).floats().numpy()
         predictions = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(ids)]
-        model = client.model
     labelled = predictions[0].output.shape[1] == len(victims.classes)
     labels = victims.labels.tolist() if labelled else [None] * len(ids)
     entries = tuple(
@@ -68,18 +77,19 @@ def share_predictions(config: SharingConfig, images: Path, out: Path) -> dict[st
     order = np.argsort(ids)
     scores = torch.from_numpy(np.concatenate([predictions[place].output for place in order]))
     published = {m: truncate(scores, m).numpy() if m else scores.numpy() for m in config.share}
-    files = {m: out / f"shared-{m or 'all'}.npz" for m in published}
+    files = {m: f"shared-{m or 'all'}.npz" for m in published}
     names = tuple(ids[place] for place in order)
-    for m, rows in published.items():
-        SharedScores(names, rows, m or None, model).save(files[m])
-    ledger = Ledger(entries=entries)
-    ledger.write(out / "ledger.json")
+    ledger = Ledger(entries=entries, images=images_told, model=digest)
+    with written_folder(out, SHARED) as partial:
+        for m, rows in published.items():
+            SharedScores(names, rows, m or None, model).save(partial / files[m])
+        ledger.write(partial / SHARED.mark)
     return {
         "folder": str(out),
         "model": model,
         "classes": scores.shape[1],
         "requests": len(predictions),
-        "shared": [path.name for path in files.values()],
+        "shared": list(files.values()),
         **ledger.summary(),
     }
 

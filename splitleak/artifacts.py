@@ -18,40 +18,52 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from splitleak.outputs import FolderKind, beside, claimed, install, locked
+
+_OTHER_WRITER_S = 10.0
 
 
 @contextmanager
-def written_folder(path: Path) -> Iterator[Path]:
+def written_folder(
+    path: Path, kind: FolderKind, settings: Mapping[str, Any] | None = None, *, force: bool = False
+) -> Iterator[Path]:
     """Atomic folder write: yields an empty folder that replaces ``path`` if the block succeeds, and is removed if not.
 
-    A reader sees the old folder or the new one, never a partial one. Leftovers of a killed process are removed.
+    Wherever the process dies, one whole folder is left, old or new, which the next claim of ``path`` finds. Raises as
+    `claimed` does.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with claimed(path, kind, settings, force=force) as place:
+        partial = beside(place, "partial")
+        partial.mkdir()
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        partial.rename(beside(place, "new"))
+        install(place, kind)
 
 
 @contextmanager
 def written_file(path: Path) -> Iterator[Path]:
-    """Atomic file write: yields a temporary path that replaces ``path`` if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Atomic file write: yields a temporary path that replaces ``path`` if the block succeeds.
+
+    Raises:
+        BlockingIOError: Another process has been writing it for seconds.
+        FileExistsError: There is a folder, a device or a pipe at ``path``.
+    """
+    place = path.resolve()
+    if place.exists() and not place.is_file():
+        raise FileExistsError(f"expected a file or none at {path}, got something else; it was not touched")
+    with locked(place, patience_s=_OTHER_WRITER_S):
+        partial = beside(place, "partial")
+        try:
+            yield partial
+            os.replace(partial, place)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, document: object, *, private: bool = False) -> None:
@@ -64,10 +76,68 @@ def write_json(path: Path, document: object, *, private: bool = False) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes named tensors as safetensors, atomically."""
+    """Writes named tensors as safetensors, atomically.
+
+    Raises:
+        OSError: They could not be written, to a full disk for instance.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_file(path) as partial:
-        save_file(plain, partial, dict(metadata or {}))
+        try:
+            save_file(plain, partial, dict(metadata or {}))
+        except SafetensorError as error:
+            raise OSError(f"expected to write {path}, but {error}") from None
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes a network's weights, atomically.
+
+    Raises:
+        OSError: They could not be written.
+        ValueError: Some are not finite.
+    """
+    _check_finite(path, weights)
+    save_tensors(path, weights)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """A network's weights, of a safetensors file; no code is run.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a safetensors file, or holds values that are not finite.
+    """
+    weights, _ = load_tensors(path)
+    _check_finite(path, weights)
+    return weights
+
+
+def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in weights.items()}
+    if broken := {name: count for name, count in counts.items() if count}:
+        where = f"{len(broken)} of {len(weights)} tensors are NaN or infinite, first in {next(iter(broken))!r}"
+        raise ValueError(f"{path}: expected finite weights, but {sum(broken.values())} in {where}")
+
+
+def assign_weights(module: nn.Module, weights: Mapping[str, Tensor], what: str, *, assign: bool = False) -> None:
+    """Loads ``weights`` into ``module``, by `torch.nn.Module.load_state_dict`.
+
+    Raises:
+        ValueError: They do not fit; one line, which says what was expected by ``what``.
+    """
+    try:
+        module.load_state_dict(weights, assign=assign)
+    except RuntimeError as error:
+        raise ValueError(f"{what}, but {' '.join(str(error).split())}") from None
+
+
+def are_tensors(path: Path) -> bool:
+    """Whether ``path`` is a safetensors file of the length that its header says; no tensor is read."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

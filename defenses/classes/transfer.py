@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from splitleak.artifacts import load_tensors
+from splitleak.artifacts import assign_weights, load_weights
 from splitleak.config import Config, read_table
 from splitleak.defenses.base import Defense, TrainingStart
 from splitleak.defenses.features.layers import positions
@@ -143,7 +143,7 @@ def _load_pretrained(folder: Path, model: SplitModel) -> None:
     """Copies image normalisation and positions from both halves of the artifact, by their names."""
     loaded: dict[str, dict[str, Tensor]] = {}
     for half in _HALVES:
-        weights, _ = load_tensors(folder / half / "weights.safetensors")
+        weights = load_weights(folder / half / "weights.safetensors")
         for key, value in weights.items():
             if match := _PART.search(key):
                 loaded.setdefault(match[1], {})[match[2]] = value
@@ -152,10 +152,7 @@ def _load_pretrained(folder: Path, model: SplitModel) -> None:
         expected, got = (", ".join(sorted(names)) for names in (parts, loaded))
         raise ValueError(f"transfer: expected weights of {expected} in {folder}, got {got}")
     for name, module in parts.items():
-        try:
-            module.load_state_dict(loaded[name])
-        except RuntimeError as error:
-            raise ValueError(f"transfer: expected weights in {folder} that fit the target, but {error}") from None
+        assign_weights(module, loaded[name], f"transfer: expected weights in {folder} that fit the target")
 
 
 def _parts(model: SplitModel) -> dict[str, nn.Module]:

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
-from splitleak.artifacts import load_tensors, save_tensors, write_json, written_folder
+from splitleak.artifacts import assign_weights, load_weights, save_weights, write_json, written_folder
 from splitleak.config import Config, digest
 from splitleak.logs import Report, silent
 from splitleak.measures.scores import check_scores
 from splitleak.models.inverter import PredictionInverter
+from splitleak.outputs import FolderKind
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
 
 FORMAT = 1
+PURIFIER = FolderKind("purify", "record.json", ("purifier.json", "weights.safetensors"))
 _NARROWEST = 4
 
 
@@ -195,10 +197,10 @@ class _Saved(Config):
 def save_purifier(folder: Path, purifier: Purifier, record: Mapping[str, Any]) -> None:
     """Writes ``purifier.json``, ``weights.safetensors`` and ``record.json`` (``record``) to ``folder``, atomically."""
     saved = {"format": FORMAT, "classes": purifier.classes, "purifier": purifier.config.document()}
-    with written_folder(folder) as partial:
-        save_tensors(partial / "weights.safetensors", purifier.state_dict())
+    with written_folder(folder, PURIFIER) as partial:
+        save_weights(partial / "weights.safetensors", purifier.state_dict())
         write_json(partial / "purifier.json", saved)
-        write_json(partial / "record.json", dict(record))
+        write_json(partial / PURIFIER.mark, {"purifier": saved["purifier"], **record})
 
 
 def load_purifier(folder: Path) -> Purifier:
@@ -211,11 +213,8 @@ def load_purifier(folder: Path) -> Purifier:
     if not (folder / "purifier.json").is_file():
         raise FileNotFoundError(f"expected a purifier (a folder that `splitleak purify` wrote) at {folder}")
     saved = _Saved.read(folder / "purifier.json")
-    weights, _ = load_tensors(folder / "weights.safetensors")
+    weights = load_weights(folder / "weights.safetensors")
     with torch.device("meta"):  # skips the initialisation of weights that are loaded anyway
         purifier = Purifier(saved.classes, saved.purifier)
-    try:
-        purifier.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: expected weights that fit its purifier.json, but {error}") from None
+    assign_weights(purifier, weights, f"{folder}: expected weights that fit its purifier.json", assign=True)
     return purifier.eval()

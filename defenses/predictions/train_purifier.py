@@ -8,7 +8,7 @@ from torch import Tensor
 
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
-from splitleak.defenses.artifact import WholeModel, load_whole, read_record
+from splitleak.defenses.artifact import WholeModel, artifact_digest, load_whole, read_record
 from splitleak.defenses.predictions.purifier import Purifier, PurifierConfig, train_purifier
 from splitleak.logs import Report, silent
 from splitleak.seeding import generator
@@ -63,7 +63,11 @@ def train_target_purifier(
         _scores(model, reference), config, seed, images=reference.floats(), report=report, checkpoint=checkpoint
     )
     return purifier, {
-        "target": {"name": target_record["name"], "accuracy": target_record["accuracy"]},
+        "target": {
+            "name": target_record["name"],
+            "accuracy": target_record["accuracy"],
+            "digest": artifact_digest(artifact),
+        },
         "dataset": splits.record,
         "seed": seed,
         "reference": {

@@ -13,8 +13,10 @@ from splitleak.eval.campaign.plan import Job, Kind
 from splitleak.eval.campaign.predictions.jobs import do_figure_cell, do_predict, do_prior, do_purify
 from splitleak.eval.record.schema import FeaturesPlace
 from splitleak.eval.record.victims import make_record
+from splitleak.outputs import FolderKind
 from splitleak.seeding import derive_seed
 
+CAPTURE = FolderKind("campaign run", "ledger.json", ("tap.capture", "pairs.npz"))
 _STREAM_S = 3600.0
 
 
@@ -57,7 +59,7 @@ def _target(bench: Bench, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _capture(bench: Bench, job: Job) -> None:
     """Runs cloud, tap and edge; streams the victims' images, then the attacker's own through the same edge."""
     settings, (artifact, images) = job.settings, bench.inputs(job, "artifact", "images")
-    with written_folder(bench.store.path(job)) as partial, ExitStack() as stack:
+    with written_folder(bench.store.path(job), CAPTURE) as partial, ExitStack() as stack:
         capture, computing = partial / "tap.capture", ("--engine", "torch", *bench.computing())
         # The capture holds the trained encoder's features bit for bit.
         cloud = stack.enter_context(bench.serving(job, "cloud", artifact / "cloud", *computing))

@@ -43,6 +43,7 @@ def run_campaign(
     *,
     seeds: Sequence[int] | None = None,
     workers: int | None = None,
+    threads: int | None = None,
     device: str = "auto",
     say: Say,
 ) -> Outcome:
@@ -52,22 +53,24 @@ def run_campaign(
         plan: The campaign's jobs.
         folder: Of the campaign.
         seeds: Run jobs of these seeds only; default: all.
-        workers: Jobs at a time; default: one a core. Each has an equal share of the cores as threads.
+        workers: Jobs at a time, which no result depends on; default: as many as there are cores for.
+        threads: Of each job. Results depend on them in their last digits, and trainings with these: the folder keeps
+            the number of its first run. Default: that number, or one.
         device: For commands that compute.
         say: Takes the progress.
 
     Raises:
         BlockingIOError: Another run holds the folder's lock.
-        ValueError: The seeds are not the campaign's.
+        FileExistsError: The folder holds something else than a campaign.
+        ValueError: The seeds are not the campaign's, or its jobs have had another number of threads so far.
     """
     jobs = plan.of_seeds(seeds)
-    cores = usable_cores()
-    at_a_time = workers or cores
-    threads = max(1, cores // at_a_time)
-    torch.set_num_threads(threads)  # the judge computes in this process
     store = Store(folder)
     with store.claimed() as descriptor:
-        store.write_plan(plan)
+        threads = store.threads(threads)
+        at_a_time = workers or max(1, usable_cores() // threads)
+        torch.set_num_threads(threads)  # the judge computes in this process
+        store.write_plan(plan, threads)
         environment = {"OMP_NUM_THREADS": str(threads), "SPLITLEAK_DEBUG": "1"}
         children = Children(environment, inherited=(descriptor,))
         bench = Bench(store, children, device, threads)

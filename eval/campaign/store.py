@@ -7,14 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from splitleak.artifacts import provenance, write_json
+from splitleak.artifacts import are_tensors, provenance, write_json
 from splitleak.config import read_table
 from splitleak.eval.campaign.plan import KINDS, Job, Plan
 from splitleak.eval.record.metrics import headline
 from splitleak.eval.record.schema import load_record
+from splitleak.outputs import locked
 
 PLAN = "campaign.json"
 
+_WEIGHTS = {
+    "train": ("edge/weights.safetensors", "cloud/weights.safetensors"),
+    "purify": ("weights.safetensors",),
+    "prior": ("generator.safetensors",),
+}
 _ORPHANS_S = 30.0
 _POLL_S = 0.05
 _LAST = 5
@@ -35,11 +41,24 @@ class Store:
         return self.folder / "logs" / f"{job.id}.log"
 
     def is_done(self, job: Job) -> bool:
-        return self.path(job).exists()
+        """Whether its output is there, and its weights, where it has any, can be read."""
+        return _is_whole(job.kind, self.path(job))
 
-    def write_plan(self, plan: Plan) -> None:
+    def write_plan(self, plan: Plan, threads: int = 1) -> None:
         """Makes ``plan`` the current one; outputs of an earlier plan stay on disk, but are no longer reported."""
-        write_json(self.folder / PLAN, {**plan.document(), "provenance": provenance()})
+        write_json(self.folder / PLAN, {**plan.document(), "threads": threads, "provenance": provenance()})
+
+    def threads(self, asked: int | None) -> int:
+        """The number of threads of each job: that of the folder's first run, ``asked``, or one.
+
+        Raises:
+            ValueError: The folder's jobs have had another number than ``asked``.
+        """
+        so_far = self.read_plan().get("threads") if (self.folder / PLAN).is_file() else None
+        if None not in (asked, so_far) and asked != so_far:
+            expected = f"expected --threads {so_far}, as the jobs in {self.folder} have had so far"
+            raise ValueError(f"{expected}, got {asked}: their results differ")
+        return int(asked or so_far or 1)
 
     def read_plan(self) -> dict[str, Any]:
         """Reads what `write_plan` wrote.
@@ -64,7 +83,7 @@ class Store:
         for job in plan["jobs"]:
             output = self.folder / job["output"]
             failure = self.failure(job["id"])
-            state = "done" if output.exists() else "failed" if failure else "to do"
+            state = "done" if _is_whole(job["kind"], output) else "failed" if failure else "to do"
             kinds[job["kind"]][state] += 1
             if state == "failed" and failure:
                 failures.append({**failure, "error": failure["error"].strip().splitlines()[-1]})
@@ -104,16 +123,27 @@ class Store:
 
         Raises:
             BlockingIOError: Another run holds the lock, or a child process of an earlier one is still running.
+            FileExistsError: There is something else than a campaign in the folder.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("a") as ours, (self.folder / ".children.lock").open("a") as shared:
-            if not _locked(ours.fileno(), 0):
-                raise BlockingIOError(f"expected to be alone in {self.folder}, but another run works in it")
-            if not _locked(shared.fileno(), _ORPHANS_S):
-                raise BlockingIOError(
-                    f"expected the processes of an earlier run in {self.folder} to end, but one is left"
-                )
-            yield shared.fileno()
+        with locked(self.folder.resolve()):
+            expected = f"expected a folder that `splitleak campaign run` wrote, or a new one, at {self.folder}"
+            if self.folder.exists() and not self.folder.is_dir():
+                raise FileExistsError(f"{expected}, got a file; it was not touched")
+            if self.folder.exists() and not (self.folder / PLAN).is_file():
+                strangers = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
+                if strangers:
+                    raise FileExistsError(f"{expected}, got one with {strangers[0]}; it was not touched")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / ".children.lock").open("a") as shared:
+                if not _locked(shared.fileno(), _ORPHANS_S):
+                    raise BlockingIOError(
+                        f"expected the processes of an earlier run in {self.folder} to end, but one is left"
+                    )
+                yield shared.fileno()
+
+
+def _is_whole(kind: str, output: Path) -> bool:
+    return output.exists() and all(are_tensors(output / name) for name in _WEIGHTS.get(kind, ()))
 
 
 def _locked(descriptor: int, patience_s: float) -> bool:

@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from splitleak.artifacts import written_file
 from splitleak.eval.latency.break_even import break_even, comparable, line, way_label
 from splitleak.eval.latency.table import engine_text
+from splitleak.outputs import check_file
 
 _RATES = np.geomspace(0.1, 1000, 200)
 _SUFFIXES = ("png", "svg")
+_AUTHOR = {"png": {"Software": "splitleak"}, "svg": {"Creator": "splitleak", "Date": None}}
 
 
 def draw_latency(document: Mapping[str, Any], path: Path) -> None:
@@ -30,7 +32,7 @@ def draw_latency(document: Mapping[str, Any], path: Path) -> None:
     Raises:
         ValueError: Another suffix, or nothing was measured over loopback with one request in flight.
     """
-    suffix = check_suffix(path)
+    suffix = check_plot(path)
     cells = comparable(document["cells"])
     panels = list(dict.fromkeys((cell["target"], cell["batch"], cell["engine"]) for cell in cells))
     if not panels:
@@ -45,18 +47,20 @@ def draw_latency(document: Mapping[str, Any], path: Path) -> None:
         device = f"; the device is an emulated {emulated['name']}" if emulated else ""
         figure.suptitle(f"From measured medians, with a round trip of {document['rtt_ms']:g} ms{device}", fontsize=9)
         with written_file(path) as partial:
-            figure.savefig(partial, format=suffix, dpi=110, metadata={"Date": None} if suffix == "svg" else None)
+            figure.savefig(partial, format=suffix, dpi=110, metadata=_AUTHOR[suffix])
 
 
-def check_suffix(path: Path) -> str:
-    """``png`` or ``svg``.
+def check_plot(path: Path) -> str:
+    """``png`` or ``svg``, of a file that may be drawn.
 
     Raises:
+        FileExistsError: There is a file that is no such plot.
         ValueError: The file's name ends in neither.
     """
     suffix = path.suffix[1:]
     if suffix not in _SUFFIXES:
         raise ValueError(f"expected a file ending in .png or .svg, got {path}")
+    check_file(path, "a plot of splitleak's", lambda plot: b"splitleak" in plot.read_bytes())
     return suffix
 
 

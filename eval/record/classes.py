@@ -18,7 +18,7 @@ from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
 from splitleak.eval.record.metrics import JudgedClasses, measured_classes
 from splitleak.eval.record.schema import ClassesRecord, Place, PriorFigures, Provenance
-from splitleak.eval.record.scoring import check_disjoint, constant_mse, pixels, write_judged
+from splitleak.eval.record.scoring import check_disjoint, check_target, constant_mse, pixels, write_judged
 from splitleak.eval.record.trained_on import trained_images
 from splitleak.seeding import generator
 
@@ -36,6 +36,8 @@ def make_class_record(
     others: Path | None = None,
     prior: Path | None = None,
     cache: MutableMapping[str, tuple[Tensor, Tensor]] | None = None,
+    *,
+    force: bool = False,
 ) -> ClassesRecord:
     """Scores the pictures of each class and writes ``record.json`` and ``pictures.npz``; returns the record.
 
@@ -64,6 +66,7 @@ def make_class_record(
         others: Images of other classes, distractors for re-identification.
         prior: The generator that was searched.
         cache: Cache of the evaluator's features of private images, see `class_figures`.
+        force: Replace a record of another attack or target.
 
     Raises:
         FileNotFoundError: One of the inputs is missing.
@@ -74,6 +77,7 @@ def make_class_record(
     judge, model = Evaluator.load(evaluator, artifact), load_whole(artifact, torch.device("cpu"), seed=0)
     (target, document), attacked = target_of(artifact), Attacked.read(attack)
     check_disjoint(attacked.public, private)
+    check_target(artifact, attacked)
     distractors = None if others is None else load_file(others).train
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(model.classes)
     per_class, rebuilt = by_class.shape[1], by_class.flatten(0, 1)
@@ -99,7 +103,7 @@ def make_class_record(
         provenance=Provenance(**provenance()),
     )
     pictures = {"classes": classes.numpy(), "truth": pixels(means), "rebuilt": pixels(by_class[:, 0])}
-    write_judged(out, record, pictures | ({"all": pixels(by_class)} if per_class > 1 else {}))
+    write_judged(out, record, pictures | ({"all": pixels(by_class)} if per_class > 1 else {}), force=force)
     return record
 
 

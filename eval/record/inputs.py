@@ -34,6 +34,11 @@ class Attacked:
     document: Mapping[str, Any]
     source: str
 
+    @property
+    def models(self) -> dict[str, str]:
+        """Digests of the ``edge`` and ``cloud`` halves, or the ``artifact``, that it had; older ones tell none."""
+        return dict(self.document.get("models", {}))
+
     @classmethod
     def read(cls, folder: Path) -> "Attacked":
         """Reads the outputs of an attack.
@@ -46,7 +51,10 @@ class Attacked:
         document = read_table(path)
         about = {key: document[key] for key in _OF_RUN if key in document}
         run = AttackRun.parse({**about, "name": document["attack"]}, source=str(path))
-        return cls(run, tuple(document["public_hashes"]), document, str(path))
+        public = tuple(document["public_hashes"])
+        if not public and "public" in document.get("knowledge", ()):
+            raise ValueError(f"{path}: expected the hashes of the images that the attack knew, got none")
+        return cls(run, public, document, str(path))
 
     def threat_model(self, **known_to_judge: object) -> ThreatModel:
         """The threat model: knowledge and queries of the attack, and what only the judge knows of it."""

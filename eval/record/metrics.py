@@ -75,7 +75,7 @@ class Metric:
         compute: By the judge: for victims ``(images, truth)``, both ``(N, C, H, W)`` in [0, 1], to ``(N,)`` or one
             value of the batch ``()``; for classes `JudgedClasses` to ``(K * R,)``.
         read: The shown value; default: ``scale`` times the mean of its score.
-        cap: Upper limit of values.
+        cap: Upper limit of values; the score counts those above it.
         shown: Whether tables have it; CSV files do in any case.
         always: Whether tables have its column even if it is not measured.
         when: The condition for its column: a codec, or an output policy, is in use.
@@ -122,13 +122,14 @@ class Metric:
 
         With ``pictures`` of each class, the spread is over classes.
         """
-        kept = values.double().numpy()
+        kept, capped = values.double().numpy(), None
         if self.cap is not None:
+            capped = int((kept > self.cap).sum()) or None
             kept = np.minimum(kept, self.cap)
         if values.ndim == 0:
-            return Score(mean=float(kept))
+            return Score(mean=float(kept), capped=capped)
         if pictures is None:
-            return spread(kept)
+            return spread(kept).model_copy(update={"capped": capped})
         rows = kept.reshape(-1, pictures)
         several = None if pictures == 1 else tuple(tuple(round(float(value), 6) for value in row) for row in rows)
         return spread(rows.mean(1)).model_copy(update={"images": several})

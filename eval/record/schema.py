@@ -21,9 +21,11 @@ from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import Document, read_document
 from splitleak.models import ArchitectureName
+from splitleak.outputs import FolderKind
 
 VERSION = 2
 FILE = "record.json"
+CELL = FolderKind("score", FILE, ("pictures.npz",))
 
 _LONG_LIST = 16
 _OF_IMAGES = ("images", "scores")  # [class][picture]
@@ -188,13 +190,15 @@ class Score(_Part):
     """One metric: mean and standard deviation (n - 1) over images or classes, and their values.
 
     ``images`` holds the values of single pictures ``[class][picture]`` where there are several of each class. A metric
-    of the whole batch has neither deviation nor values.
+    of the whole batch has neither deviation nor values. ``capped`` counts values that stand as their metric's cap, as
+    the PSNR of an image that is rebuilt exactly, which is infinite, stands as 100 dB.
     """
 
     mean: float
     std: float | None = None
     values: tuple[float, ...] | None = None
     images: tuple[tuple[float, ...], ...] | None = None
+    capped: int | None = None
 
 
 class TopK(_Part):

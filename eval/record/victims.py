@@ -16,7 +16,7 @@ from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
 from splitleak.eval.record.metrics import measured_victims, spread
 from splitleak.eval.record.schema import Place, Provenance, Service, VictimsRecord, Wire
-from splitleak.eval.record.scoring import check_disjoint, constant_mse, pixels, truth_of, write_judged
+from splitleak.eval.record.scoring import check_disjoint, check_target, constant_mse, pixels, truth_of, write_judged
 
 _IDENTIFYING = ("attack", "config", "seed", "queries", "draws", "views", "knowledge")
 
@@ -35,6 +35,7 @@ def make_record(
     auxiliary_images: Path | None = None,
     auxiliary_dataset: str | None = None,
     service: Service | None = None,
+    force: bool = False,
 ) -> VictimsRecord:
     """Scores a reconstruction and writes ``record.json`` and ``pictures.npz``; returns the record.
 
@@ -52,11 +53,14 @@ def make_record(
         auxiliary_images: The auxiliary data.
         auxiliary_dataset: Name of their data set, if there is no ``splits.json`` next to them.
         service: Cost of the output policy for honest users, if predictions were attacked.
+        force: Replace a record of another attack or target.
 
     Raises:
+        FileExistsError: What is at ``out`` may not be replaced.
         FileNotFoundError: One of the inputs is missing.
-        ValueError: The inputs do not match: an id the edge never sent, an attacker who owned a victim's image, an
-            evaluator that is the target or has other classes, or auxiliary data of another kind than declared.
+        ValueError: The inputs do not match: victims or a target that are not those of the stream, an id the edge never
+            sent, an attacker who owned a victim's image, an evaluator that is the target or has other classes, or
+            auxiliary data of another kind than declared.
     """
     if (auxiliary is None) != (auxiliary_images is None):
         raise ValueError(f"expected auxiliary images and what they are, got {auxiliary_images} and {auxiliary}")
@@ -65,7 +69,8 @@ def make_record(
     rebuilt = _in_order(Reconstructions.load(attack / "reconstructions.npz"), streamed.places)
     victims = load_file(truth).train
     check_disjoint(attacked.public, victims)
-    true = truth_of(rebuilt.ids, streamed.places, victims)
+    true = truth_of(rebuilt.ids, streamed, victims)
+    check_target(artifact, attacked, streamed)
     scores = measured_victims(rebuilt.images, true.floats())
     identity = [
         document["target"],
@@ -104,7 +109,8 @@ def make_record(
         provenance=Provenance(**provenance()),
     )
     places = np.array([streamed.places[name] for name in rebuilt.ids])
-    write_judged(out, record, {"places": places, "truth": true.pixels.numpy(), "rebuilt": pixels(rebuilt.images)})
+    pictures = {"places": places, "truth": true.pixels.numpy(), "rebuilt": pixels(rebuilt.images)}
+    write_judged(out, record, pictures, force=force)
     return record
 
 

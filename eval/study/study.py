@@ -18,6 +18,7 @@ from splitleak.eval.record.class_figures import whole_features
 from splitleak.eval.report.gallery import png
 from splitleak.eval.report.page import render, write_text
 from splitleak.eval.study.votes import Key, KeyPair, Side, Vote, Votes
+from splitleak.outputs import check_file
 from splitleak.seeding import generator
 
 
@@ -87,15 +88,19 @@ def write_study(study: Study, out: Path, key: Path, config: StudyConfig) -> None
     """Writes the self-contained HTML page ``out`` and, to another file, the answer ``key``.
 
     Raises:
+        FileExistsError: There is a page, or a key, of something else.
         ValueError: The page and the key are the same file.
     """
     if out.resolve() == key.resolve():
         raise ValueError(f"expected another file for the key than for the page, got {key} for both")
+    own = study.key.study
+    check_file(out, "the page of this study", lambda path: own in path.read_text(encoding="utf-8"))
+    check_file(key, "the key of this study", lambda path: Key.read(path).study == own)
     pairs = [
         tuple(png(image.numpy()) for image in images)
         for images in zip(study.real, study.left, study.right, strict=True)
     ]
-    page = render("study.html.jinja", study=study.key.study, pairs=pairs, seconds=config.seconds)
+    page = render("study.html.jinja", study=own, pairs=pairs, seconds=config.seconds)
     write_text(out, page)
     write_json(key, study.key.document())
 

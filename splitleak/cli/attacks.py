@@ -14,6 +14,7 @@ from splitleak.cli.options import (
     Device,
     Json,
     Preset,
+    Replace,
     Seed,
     Settings,
     Threads,
@@ -58,6 +59,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the published scores and the ledger.")] = Path(
         "runs/predictions"
     ),
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Act as the victims: have a service classify their images, and publish the highest scores of each.
@@ -68,7 +70,7 @@ def predict(
 
     given = {"service": service, "model": model, "share": tuple(share or (0,)), "scores": scores, "output": output}
     config = SharingConfig.parse({**given, "channel": channel_config(channel)}, source="predict")
-    published = share_predictions(config, images, out)
+    published = share_predictions(config, images, out, force=force)
     right = "" if published["accuracy"] is None else f", {published['accuracy']:.1%} right"
     text = f"{out}: {published['images']} images by {published['model']!r}{right}; {', '.join(published['shared'])}"
     result(as_json, published, text)
@@ -91,6 +93,7 @@ def query(
     max_queries: Annotated[
         int | None, typer.Option(min=1, help="Images sent at most, a choice of --public if these are more.")
     ] = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Send public images through the edge, or to a prediction service, and record what they became, for any attack.
@@ -106,7 +109,7 @@ def query(
         probe = EdgeProbe(edge, capture, served_model(capture), channel=channel_config(channel))
     else:
         raise typer.BadParameter("expected --service, or --capture with --edge")
-    recorded = record_queries(probe, public, out, draws=draws, views=views, budget=max_queries)
+    recorded = record_queries(probe, public, out, draws=draws, views=views, budget=max_queries, force=force)
     result(as_json, recorded, f"{out}: {recorded['images']} images after {recorded['queries']} queries")
 
 
@@ -140,6 +143,7 @@ def attack(
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Reconstruct the images behind captured features, or behind shared scores.
@@ -166,7 +170,7 @@ def attack(
         output=output,
         channel=channel_config(channel),
     )
-    _run(asked, access, max_queries, out, compute_on(device, threads), as_json)
+    _run(asked, access, max_queries, out, compute_on(device, threads), as_json, force=force)
 
 
 def prior(
@@ -234,6 +238,7 @@ def invert(
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Reconstruct images of each class that a model was trained on (model inversion).
@@ -261,11 +266,18 @@ def invert(
         output=output,
         channel=channel_config(channel),
     )
-    _run(asked, access, max_queries, out, compute_on(device, threads), as_json)
+    _run(asked, access, max_queries, out, compute_on(device, threads), as_json, force=force)
 
 
 def _run(
-    asked: "AttackConfig", access: "Access", max_queries: str | None, out: Path, device: "torch.device", as_json: bool
+    asked: "AttackConfig",
+    access: "Access",
+    max_queries: str | None,
+    out: Path,
+    device: "torch.device",
+    as_json: bool,
+    *,
+    force: bool,
 ) -> None:
     """Runs the attack, once for each budget of queries."""
     from splitleak.attacker.run import run_attack
@@ -276,7 +288,7 @@ def _run(
         folder = out if len(budgets) == 1 else out / str(budget)
         with progress(asked.attack) as report:
             limited = asked.model_copy(update={"max_queries": budget})
-            outputs = run_attack(limited, access, folder, device, report)
+            outputs = run_attack(limited, access, folder, device, report, force=force)
         result(as_json, outputs, f"{folder}: {outputs['rebuilt']} images rebuilt after {outputs['queries']} queries")
 
 

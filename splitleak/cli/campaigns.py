@@ -62,7 +62,11 @@ def run(
     file: CampaignFile,
     out: CampaignOut = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Jobs at a time; default: one for each core.")
+        int | None, typer.Option(min=1, max=1024, help="Jobs at a time; default: as cores allow.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Threads of each job, kept by the folder; default: its own, or 1."),
     ] = None,
     seed: CampaignSeeds = None,
     data: CampaignData = None,
@@ -78,7 +82,7 @@ def run(
     """
     planned = _campaign(file, data, data_root, settings)
     folder = out or Path("runs") / planned.config.name
-    written, outcome = run_and_report(planned, folder, seeds=seed, workers=workers, device=device)
+    written, outcome = run_and_report(planned, folder, seeds=seed, workers=workers, threads=threads, device=device)
     ended = {
         "folder": str(folder),
         "done": len(outcome.done),
@@ -98,6 +102,7 @@ def run_and_report(
     *,
     seeds: list[int] | None = None,
     workers: int | None = None,
+    threads: int | None = None,
     device: str = "auto",
 ) -> "tuple[Path, Outcome]":
     """Runs what is not done of a plan, says on standard error how it goes, and writes the report."""
@@ -108,7 +113,7 @@ def run_and_report(
         typer.echo(printable(line), err=True)
 
     try:
-        outcome = run_campaign(plan, folder, seeds=seeds, workers=workers, device=device, say=say)
+        outcome = run_campaign(plan, folder, seeds=seeds, workers=workers, threads=threads, device=device, say=say)
     except KeyboardInterrupt:
         say(f"Stopped. The same command goes on from here; `splitleak campaign status {folder}` shows how far it is.")
         raise

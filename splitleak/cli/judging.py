@@ -7,7 +7,18 @@ import typer
 
 from splitleak.cli.choices import choice
 from splitleak.cli.documents import read_config
-from splitleak.cli.options import ConfigFile, Device, Json, ResultFile, Seed, Settings, Threads, compute_on, use_threads
+from splitleak.cli.options import (
+    ConfigFile,
+    Device,
+    Json,
+    Replace,
+    ResultFile,
+    Seed,
+    Settings,
+    Threads,
+    compute_on,
+    use_threads,
+)
 from splitleak.cli.output import result
 
 if TYPE_CHECKING:
@@ -38,20 +49,24 @@ def score(
     auxiliary_data: Annotated[
         str | None, typer.Option(help="Name of their data set, where no splits.json beside them says it.")
     ] = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Judge what an attack rebuilt: MSE, SSIM and PSNR of every victim, with their spread.
 
     --auxiliary is held against the attacker's images and the target's training images (train.npz beside --truth).
     """
+    from splitleak.eval.record.schema import CELL
     from splitleak.eval.record.victims import make_record
 
+    CELL.check(out)
     record = make_record(
         *(artifact, attack, truth, ledger, out, order, _place(cell)),
         evaluator=evaluator,
         auxiliary=auxiliary,
         auxiliary_images=auxiliary_images,
         auxiliary_dataset=auxiliary_data,
+        force=force,
     )
     shown = ("mse", "ssim", "psnr", *("reclassified",) * (evaluator is not None))
     text = ", ".join(f"{name} {record.scores[name].mean:.4f} ± {record.scores[name].std:.4f}" for name in shown)
@@ -81,12 +96,16 @@ def score_classes(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
     cell: Cell = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Judge one picture a class: is it taken for the class by an independent classifier, and by its pixels."""
     from splitleak.eval.record.classes import make_class_record
+    from splitleak.eval.record.schema import CELL
 
-    record = make_class_record(artifact, attack, train_images, evaluator, out, _place(cell), others, prior)
+    CELL.check(out)
+    inputs = (artifact, attack, train_images, evaluator, out, _place(cell), others, prior)
+    record = make_class_record(*inputs, force=force)
     assert record.evaluator is not None
     judge = {"evaluator_accuracy": record.evaluator.accuracy, "evaluator_on_truth": record.evaluator.on_truth}
     means = {"n": record.n, "chance": record.chance, **{name: score.mean for name, score in record.scores.items()}}

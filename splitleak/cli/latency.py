@@ -44,7 +44,7 @@ def latency(
     """
     from splitleak.eval.latency.latency import measure
     from splitleak.eval.latency.plan import SweepConfig
-    from splitleak.eval.latency.plot import check_suffix, draw_latency
+    from splitleak.eval.latency.plot import check_plot, draw_latency
     from splitleak.logs import progress
 
     lists = {"cuts": cut, "batches": batch, "engines": engine, "codecs": codec, "links": link, "windows": window}
@@ -55,17 +55,17 @@ def latency(
     about |= {"device": device, "threads": threads, "device_profile": device_profile}
     config = SweepConfig.parse({**given, **about}, source="latency")
     if plot is not None:
-        check_suffix(plot)
+        check_plot(plot)
     use_device(device_profile, threads)
     with progress("latency") as report:
         measured = measure(config, report)
     keep(out, measured)
-    if plot is not None:
-        draw_latency(measured, plot)
     if as_json:
         print_json(measured)
     else:
         _print_latency(measured)
+    if plot is not None:  # last: one that fails costs no measurement
+        draw_latency(measured, plot)
 
 
 def recommend(

@@ -16,7 +16,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, on
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random in this command.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Torch threads; default: torch's own choice.")]
-Again = Annotated[bool, typer.Option("--force", help="Train again what is already trained.")]
+Again = Annotated[
+    bool, typer.Option("--force", help="Train again what is already trained, or replace what other settings gave.")
+]
+Replace = Annotated[bool, typer.Option("--force", help="Replace what other settings gave, where splitleak wrote it.")]
 Engine = Annotated[
     str,
     choice("engines", "auto: ONNX Runtime if it gives what torch gives, else torch, fused; torch: bit for bit. One of"),
@@ -33,7 +36,17 @@ CloudHalf = Annotated[Path, typer.Argument(help="Artifact folder, or its cloud h
 TrainedOn = Annotated[Path, typer.Option(help="Folder from `splitleak split` that it was trained on.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder in which torchvision keeps its data sets.")]
 Defenses = Annotated[list[str] | None, choice("defenses", "A defense; repeat to stack them. One of")]
-ResultFile = Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.")]
+
+
+def _result_file(path: Path | None) -> Path | None:
+    from splitleak.outputs import check_file, is_result
+
+    if path is not None:
+        check_file(path, "a result of ours (JSON with its provenance)", is_result)
+    return path
+
+
+ResultFile = Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.", callback=_result_file)]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or JSON with the settings.")]
 Settings = Annotated[
     list[str] | None,

@@ -153,7 +153,9 @@ def edge(
     def say(event: dict[str, Any]) -> None:
         _event(as_json, {**event, **emulation})
 
-    run_edge(config, computed, images=images, ledger=ledger, server=serving, report=say, repeat=repeat)
+    run_edge(
+        config, computed, images=images, ledger=ledger, server=serving, report=say, repeat=repeat, model=loaded.digest
+    )
 
 
 def token(

@@ -19,6 +19,7 @@ from splitleak.cli.options import (
     Device,
     Json,
     Preset,
+    Replace,
     Seed,
     Settings,
     Threads,
@@ -67,6 +68,7 @@ def split(
     config: Annotated[
         Path | None, typer.Option(help="TOML or JSON with counts, classes and seed, in place of their options.")
     ] = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Split a data set into the four sets that share no image, one file each.
@@ -81,9 +83,11 @@ def split(
     y_train, x_test and y_test; classes (names) is optional.
     """
     from splitleak.datasets import load
-    from splitleak.datasets.splits import SplitConfig
+    from splitleak.datasets.splits import SPLITS, SplitConfig
     from splitleak.datasets.splits import split as split_images
     from splitleak.logs import progress, silent
+
+    SPLITS.check(out)
 
     with progress("split") if Path(data).exists() else nullcontext(silent) as report:
         loaded = load(
@@ -98,7 +102,7 @@ def split(
     counts = {"public": public, "victims": victims, "train": train_, "test": test, "generic": generic}
     asked = {"seed": seed, "classes": classes, "stratified": stratified, **counts}
     splits = split_images(loaded, read_config(SplitConfig, config, None, "split", **asked))
-    splits.save(out)
+    splits.save(out, force=force)
     sizes = {part: part_record["count"] for part, part_record in splits.record["images"].items()}
     text = ", ".join(f"{part} {count}" for part, count in sizes.items())
     summary = splits.summary or {}
@@ -146,10 +150,11 @@ def train(
     An interrupted training goes on where it was; one that is done, with the same settings and images, is reused.
     `--set gaussian-noise.sigma=0.1` sets a defense's own setting.
     """
-    from splitleak.defenses.artifact import read_record, save
+    from splitleak.defenses.artifact import ARTIFACT, load_whole, read_record, save
     from splitleak.defenses.training import TargetConfig, TrainingConfig
     from splitleak.defenses.training import train as train_target
     from splitleak.logs import progress
+    from splitleak.outputs import claimed
 
     splits = _splits(images)
     training = TrainingConfig.paper() if preset == "paper" else TrainingConfig()
@@ -164,28 +169,32 @@ def train(
         "seed": seed,
     }
     target = TargetConfig.parse(designed(document, config, defense, settings), source=str(config or "train")).pinned()
-    if not force and out.exists():
-        record = read_record(out)
-        if record["target"] == target.document() and record["dataset"] == splits.record:
-            shown = f"{out}: accuracy {100 * record['accuracy']:.2f} % (already trained)"
-            result(as_json, {"artifact": str(out), "accuracy": record["accuracy"], "reused": True}, shown)
-            return
-    label, chosen = name or out.name, compute_on(device, threads)
-    with progress(label) as report:
-        trained = train_target(
-            target,
-            splits,
-            device=chosen,
-            checkpoint=out.with_name(f".{out.name}.checkpoint"),
-            report=report,
-        )
-    save(out, label, trained)
+    chosen = compute_on(device, threads)
+    described = {"target": target.document(), "dataset": splits.record, **({"name": name} if name else {})}
+    with claimed(out, ARTIFACT, described, force=force):
+        if not force and (out / ARTIFACT.mark).exists():
+            try:
+                load_whole(out, chosen)
+            except (FileNotFoundError, ValueError) as error:
+                typer.echo(f"{out}: a broken artifact is trained again: {error}", err=True)
+            else:
+                accuracy = read_record(out)["accuracy"]
+                shown = f"{out}: accuracy {100 * accuracy:.2f} % (already trained)"
+                result(as_json, {"artifact": str(out), "accuracy": accuracy, "reused": True}, shown)
+                return
+        label = name or out.name
+        with progress(label) as report:
+            trained = train_target(
+                target,
+                splits,
+                device=chosen,
+                checkpoint=out.with_name(f".{out.name}.checkpoint"),
+                report=report,
+            )
+        save(out, label, trained)
     accuracy = trained.record["accuracy"]
-    result(
-        as_json,
-        {"artifact": str(out), "accuracy": accuracy, "reused": False},
-        f"{out}: accuracy {100 * accuracy:.2f} %",
-    )
+    shown = f"{out}: accuracy {100 * accuracy:.2f} %"
+    result(as_json, {"artifact": str(out), "accuracy": accuracy, "reused": False}, shown)
 
 
 def inspect(
@@ -262,6 +271,7 @@ def purify(
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Train a purifier of a target's score vectors, and measure what it costs in accuracy and in confidence.
@@ -271,17 +281,21 @@ def purify(
     """
     from splitleak.artifacts import provenance
     from splitleak.datasets.splits import Splits
-    from splitleak.defenses.predictions.purifier import PurifierConfig, save_purifier
+    from splitleak.defenses.artifact import artifact_digest
+    from splitleak.defenses.predictions.purifier import PURIFIER, PurifierConfig, save_purifier
     from splitleak.defenses.predictions.train_purifier import train_target_purifier
     from splitleak.logs import progress
+    from splitleak.outputs import claimed
 
     given, chosen = read_config(PurifierConfig, config, settings, "purify"), compute_on(device, threads)
     splits, checkpoint = Splits.load(images), out.with_name(f".{out.name}.checkpoint")
-    with progress(out.name) as report:
+    described: dict[str, Any] = {"purifier": given.document(), "dataset": splits.record, "seed": seed}
+    described["target"] = {"digest": artifact_digest(artifact)}
+    with claimed(out, PURIFIER, described, force=force), progress(out.name) as report:
         purifier, record = train_target_purifier(
             artifact, splits, given, seed, device=chosen, report=report, checkpoint=checkpoint
         )
-    save_purifier(out, purifier, {**record, "provenance": provenance()})
+        save_purifier(out, purifier, {**record, "provenance": provenance()})
     cost = record["cost"]
     shown = f"accuracy {cost['accuracy']['before']:.2%} to {cost['accuracy']['after']:.2%}"
     shown = f"{shown}, confidence distortion {cost['confidence_distortion']:.4f}"
@@ -296,6 +310,7 @@ def poison(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="E.g. trigger=blended, fraction=0.05; repeatable."),
     ] = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Put a backdoor's trigger on some training images, and its class; `train` and `robustness` then take --out."""
@@ -306,7 +321,7 @@ def poison(
     given = read_config(PoisonConfig, config, settings, "poison")
     before = Splits.load(images)
     poisoned = poison_splits(before, given)
-    poisoned.save(out)
+    poisoned.save(out, force=force)
     count = max(1, round(given.fraction * len(before.train)))
     document = {"folder": str(out), "poisoned": count, "poison": given.document()}
     result(as_json, document, f"{out}: {count} of {len(before.train)} training images poisoned by {given.trigger}")

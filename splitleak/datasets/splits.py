@@ -9,13 +9,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
-from splitleak.artifacts import write_json
+from splitleak.artifacts import write_json, written_folder
 from splitleak.config import Config, digest, read_table
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Dataset, Images, listed
+from splitleak.outputs import FolderKind
 from splitleak.seeding import generator
 
 PARTS = ("train", "public", "victims", "test")
+SPLITS = FolderKind("split", "splits.json", tuple(f"{part}.npz" for part in (*PARTS, "generic")))
 _ONE_SIDED = 0.95  # share of one class from which a set is flagged
 _LATER = {"classes": None, "stratified": False, "generic": None}
 
@@ -67,17 +69,19 @@ class Splits:
     generic: Images | None = None
     summary: dict[str, Any] | None = None
 
-    def save(self, folder: Path) -> None:
-        """Writes an ``.npz`` file for each set, ``train.npz`` and so on, and, last, ``splits.json``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for part in (*PARTS, "generic"):
-            images: Images | None = getattr(self, part)
-            if images is None:
-                (folder / f"{part}.npz").unlink(missing_ok=True)  # of an earlier split: not this one's other classes
-            else:
-                images.save(folder / f"{part}.npz")
+    def save(self, folder: Path, *, force: bool = False) -> None:
+        """Writes an ``.npz`` file for each set, ``train.npz`` and so on, and ``splits.json``, all or nothing.
+
+        Raises:
+            FileExistsError: ``folder`` is there, and no splits; or, without ``force``, other ones.
+        """
         told = {} if self.summary is None else {"summary": self.summary}
-        write_json(folder / "splits.json", {**self.record, **told})
+        with written_folder(folder, SPLITS, self.record, force=force) as partial:
+            for part in (*PARTS, "generic"):
+                images: Images | None = getattr(self, part)
+                if images is not None:
+                    images.save(partial / f"{part}.npz")
+            write_json(partial / SPLITS.mark, {**self.record, **told})
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from torch import nn
 
-from splitleak.artifacts import written_folder
+from splitleak.artifacts import provenance, write_json, written_folder
 from splitleak.models import TRITON_BACKENDS
 from splitleak.models.engine import feature_probes
 from splitleak.models.export import OnnxModule, check_parity, onnx_bytes
+from splitleak.outputs import FolderKind
 
+MODEL = FolderKind("export", "splitleak.json", ("config.pbtxt", "1"))
 _INPUT, _OUTPUT = "features", "logits"
 
 _CONFIG = """\
@@ -75,14 +77,14 @@ def write_triton_model(
         classes: Number of logits.
         backend: ``python``, for a Triton without ``onnxruntime``, adds 1/model.py.
         max_batch_size: Of Triton's dynamic batching.
-        replace: Overwrite an existing model.
+        replace: Overwrite an existing model that was exported so.
 
     Returns:
         The model's folder ``<repository>/<name>``.
 
     Raises:
         ValueError: ``name`` is not valid as a folder's name.
-        FileExistsError: The model exists, and ``replace`` is false.
+        FileExistsError: The model exists, and ``replace`` is false or something else made it.
         RuntimeError: ONNX Runtime computes other logits than ``head``.
     """
     if not re.fullmatch(r"\w[\w.+-]*", name):
@@ -91,6 +93,7 @@ def write_triton_model(
     folder = repository / name
     if folder.exists() and not replace:
         raise FileExistsError(f"expected no model at {folder}, got one; --force replaces it")
+    MODEL.check(folder)
     exported = onnx_bytes(head, feature_shape, (_INPUT, _OUTPUT))
     for rows in feature_probes(feature_shape):
         check_parity(head, OnnxModule(exported, threads=1), rows)
@@ -103,7 +106,7 @@ def write_triton_model(
         output=_OUTPUT,
         output_shape=[classes],
     )
-    with written_folder(folder) as partial:
+    with written_folder(folder, MODEL) as partial:
         (partial / "1").mkdir()
         (partial / "1" / "model.onnx").write_bytes(exported)
         if backend == "python":
@@ -112,4 +115,5 @@ def write_triton_model(
                 _PYTHON_MODEL.format(input=_INPUT, output=_OUTPUT), encoding="utf-8"
             )
         (partial / "config.pbtxt").write_text(config, encoding="utf-8")
+        write_json(partial / MODEL.mark, {"provenance": provenance()})  # Triton reads no such file
     return folder

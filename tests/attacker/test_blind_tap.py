@@ -197,3 +197,28 @@ def test_what_is_no_record_of_this_version_is_refused(tmp_path, content):
     (tmp_path / "sizes.jsonl").write_bytes(content)
     with pytest.raises(WireError, match="expected what a blind tap writes in line 1"):
         list(sightings(tmp_path / "sizes.jsonl"))
+
+
+def test_a_file_that_no_blind_tap_wrote_is_not_touched(tmp_path):
+    path = tmp_path / "thesis.txt"
+    for content in ("mine\n", "{}\n", '{"format": "splitleak-sizes"'):
+        path.write_text(content)
+        with pytest.raises(FileExistsError, match=r"thesis\.txt, got something else"), tapped(path):
+            pass
+        assert path.read_text() == content
+
+
+def test_an_earlier_record_is_appended_to_with_connections_of_other_numbers(tmp_path):
+    record = tmp_path / "sizes.jsonl"
+    for turn in range(3):
+        with tapped(record) as port, socket.create_connection(("127.0.0.1", port), WAIT_S) as peer:
+            asked(peer, b"x" * (turn + 1))
+            with pytest.raises(BlockingIOError, match="only writer"), tapped(record):
+                pass
+        with record.open("ab") as file:
+            file.write(b'{"half a li')  # a killed writer's
+    found = list(sightings(record))
+    assert [(each.direction, each.size) for each in found] == [
+        (direction, size) for size in (1, 2, 3) for direction in ("request", "response")
+    ]
+    assert len({each.connection for each in found}) == 3

@@ -128,8 +128,13 @@ def test_the_command_trains_once_and_reuses_what_fits(small_splits, tmp_path):
     assert (first["images"], first["reused"]) == (300, False)
     assert told() == {**first, "reused": True}
     assert told("--force")["reused"] is False
-    other = told("--seed", 1)
+    with pytest.raises(FileExistsError, match=r"it has about\.seed 0 and not 1; --force replaces it"):
+        told("--seed", 1)
+    other = told("--seed", 1, "--force")
     assert other["reused"] is False
     assert other["digest"] != first["digest"]
+    assert Prior.load(out, CPU).digest == other["digest"]
+    (out / "generator.safetensors").write_bytes(b"broken")
+    assert told("--seed", 1) == other
     assert Prior.load(out, CPU).digest == other["digest"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prior", "public.npz"]

@@ -42,6 +42,30 @@ def attack(deployed, out, asked=None, **given):
     return run_attack(asked or config(), access, out, CPU, silent)
 
 
+def test_another_attack_replaces_a_result_with_force_alone_and_what_is_no_result_never(deployed, tmp_path):
+    out, access = tmp_path / "out", Access(capture=deployed.capture, public=deployed.public, edge=deployed.edge)
+    attack(deployed, out)
+    before = (out / "attack.json").read_bytes()
+    with pytest.raises(FileExistsError, match=r"it has seed 0 and not 1; --force replaces it"):
+        attack(deployed, out, config(seed=1))
+    assert (out / "attack.json").read_bytes() == before
+    run_attack(config(seed=1), access, out, CPU, silent, force=True)
+    assert json.loads((out / "attack.json").read_text())["seed"] == 1
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"got one with notes\.txt"):
+        run_attack(config(seed=1), access, out, CPU, silent, force=True)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_recorded_queries_are_replaced_by_those_of_the_same_kind(deployed, tmp_path):
+    record(deployed, tmp_path / "pairs.npz")
+    record(deployed, tmp_path / "pairs.npz")
+    with pytest.raises(FileExistsError, match="expected recorded queries with these images, draws and views"):
+        record(deployed, tmp_path / "pairs.npz", draws=2)
+    record(deployed, tmp_path / "pairs.npz", draws=2, force=True)
+    assert len(Pairs.load(tmp_path / "pairs.npz").features) == 2
+
+
 def record(deployed, out, **changes):
     options = {"draws": 1, "views": 1, "budget": None, **changes}
     probe = EdgeProbe(deployed.edge, deployed.capture, "toy")
@@ -86,7 +110,7 @@ def test_an_attacker_that_sees_each_image_often_has_better_features(deploy, tmp_
         access = Access(capture=chain.capture, public=chain.public, pairs=tmp_path / "pairs.npz")
         ids, known = access.knowledge(config(views=4), small_splits.public, CPU)
         attack(chain, tmp_path / "out", config(views=4), pairs=tmp_path / "pairs.npz")
-    truth = truth_of(ids, chain.ledger.places, small_splits.victims)
+    truth = truth_of(ids, chain.ledger, small_splits.victims)
     assert torch.equal(truth.pixels, small_splits.victims.pixels)
     with torch.no_grad():
         for images, features in ((truth, known.captured), (small_splits.public, known.query(known.public))):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from splitleak.defenses.artifact import WholeModel, load_cloud, load_edge, load_whole, read_record, save
+from splitleak.defenses.artifact import WholeModel, half_digest, load_cloud, load_edge, load_whole, read_record, save
 from splitleak.defenses.training import train
 
 CPU = torch.device("cpu")
@@ -59,7 +59,8 @@ def test_the_whole_is_both_halves_with_the_defenses_between(saved, small_splits)
     edge, cloud = load_edge(saved / "edge", CPU, seed=7), load_cloud(saved / "cloud", CPU)
     np.testing.assert_array_equal(whole.predict(images), cloud.predict(edge.encode(images)))
     assert (whole.name, whole.input_shape, whole.classes) == ("small-model", (1, 16, 16), cloud.classes)
-    assert whole.properties == cloud.properties
+    assert whole.digest == "-".join(half_digest(artifact / half) for half in ("edge", "cloud"))
+    assert whole.properties == {**cloud.properties, "digest": whole.digest}
 
 
 @pytest.mark.parametrize("engine", ["onnx", "fused", "auto"])

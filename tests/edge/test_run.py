@@ -6,8 +6,9 @@ import grpc
 import numpy as np
 import pytest
 
+from splitleak.datasets.files import load_file
 from splitleak.edge.client import EdgeConfig
-from splitleak.edge.ledger import Ledger
+from splitleak.edge.ledger import Ledger, images_digest
 from splitleak.edge.run import run_edge, stream_file
 
 SERVE = """
@@ -50,6 +51,24 @@ def test_each_image_is_one_request_and_the_ledger_says_which(tmp_path, encoder, 
     expected = cloud.logits(np.concatenate([pixels, 1 - 3 * pixels], axis=1)).argmax(1)
     assert [entry.predicted for entry in ledger.entries] == expected.tolist()
     assert events == [{"event": "streamed", **ledger.summary(), "sent_again": 0}]
+
+
+def test_the_ledger_says_of_which_images_and_which_half_it_is(tmp_path, encoder, start_cloud, images):
+    config = EdgeConfig(cloud=start_cloud().address, model="toy")
+    given = {"images": images, "ledger": tmp_path / "ledger.json", "server": None, "report": print}
+    run_edge(config, encoder, **given, model="0123456789ab")
+    ledger = Ledger.read(tmp_path / "ledger.json")
+    assert (ledger.images, ledger.model) == (images_digest(load_file(images).train), "0123456789ab")
+
+
+def test_what_is_no_ledger_is_not_replaced_and_nothing_is_sent(tmp_path, encoder, start_cloud, images):
+    cloud = start_cloud()
+    (tmp_path / "thesis.json").write_text('{"mine": 1}')
+    given = {"images": images, "ledger": tmp_path / "thesis.json", "server": None, "report": print}
+    with pytest.raises(FileExistsError, match=r"expected a ledger .* at .*thesis\.json, got something else"):
+        run_edge(EdgeConfig(cloud=cloud.address, model="toy"), encoder, **given)
+    assert (tmp_path / "thesis.json").read_text() == '{"mine": 1}'
+    assert not cloud.arrived
 
 
 def test_each_image_is_sent_as_often_as_asked_in_a_row(encoder, start_cloud, images):

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from splitleak.cli import app
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.cloud.service import CloudConfig, cloud
-from splitleak.edge.ledger import Ledger
+from splitleak.datasets.files import load_file
+from splitleak.edge.ledger import Ledger, images_digest
 from splitleak.edge.sharing import SharingConfig, share_predictions
 from splitleak.measures.scores import truncate
 from splitleak.wire.files.captures import inference_requests, read
@@ -41,9 +42,9 @@ def expected(images):
         return torch.from_numpy(Whole().predict(file["images"][:, None].astype(np.float32) / 255)).softmax(1)
 
 
-def share(images, out, *, share=(0,), **settings):
+def share(images, out, *, share=(0,), force=False, **settings):
     with cloud(CloudConfig(**settings), Whole()) as port:
-        return share_predictions(SharingConfig(service=f"127.0.0.1:{port}", share=share), images, out)
+        return share_predictions(SharingConfig(service=f"127.0.0.1:{port}", share=share), images, out, force=force)
 
 
 def by_place(out, name):
@@ -101,6 +102,31 @@ def test_the_ledger_and_the_counts_are_of_what_was_sent(images, tmp_path):
         **ledger.summary(),
     }
     assert (made["images"], made["accuracy"]) == (9, pytest.approx(right.mean()))
+
+
+def test_the_ledger_says_of_which_images_and_which_model_it_is(images, tmp_path, monkeypatch):
+    share(images, tmp_path / "plain")
+    assert Ledger.read(tmp_path / "plain" / "ledger.json").model is None  # a service that does not announce it
+    monkeypatch.setattr(Whole, "properties", {"digest": "abc-def"})
+    share(images, tmp_path / "out")
+    ledger = Ledger.read(tmp_path / "out" / "ledger.json")
+    assert (ledger.images, ledger.model) == (images_digest(load_file(images).train), "abc-def")
+
+
+def test_scores_of_other_images_are_replaced_with_force_alone(images, tmp_path):
+    share(images, tmp_path / "out")
+    first = Ledger.read(tmp_path / "out" / "ledger.json")
+    share(images, tmp_path / "out")
+    second = Ledger.read(tmp_path / "out" / "ledger.json")
+    assert second.places.keys() != first.places.keys()
+    with np.load(images) as file:
+        arrays = dict(file)
+    np.savez(images, **{**arrays, "images": arrays["images"][::-1]})
+    with pytest.raises(FileExistsError, match="--force replaces it"):
+        share(images, tmp_path / "out")
+    assert Ledger.read(tmp_path / "out" / "ledger.json") == second
+    share(images, tmp_path / "out", force=True)
+    assert Ledger.read(tmp_path / "out" / "ledger.json").images != second.images
 
 
 def test_images_are_fitted_to_what_the_service_takes(images, tmp_path):

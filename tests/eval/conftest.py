@@ -15,7 +15,7 @@ from splitleak.artifacts import write_json
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.defenses.artifact import save
 from splitleak.defenses.training import TargetConfig, train
-from splitleak.edge.ledger import Entry, Ledger
+from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.eval.record.schema import FILE, VERSION, parse_record
 from splitleak.eval.record.scoring import constant_mse
 from splitleak.eval.record.victims import make_record
@@ -345,7 +345,7 @@ def materials(tmp_path_factory, small_splits):
             )
             for place in range(len(victims))
         ]
-        Ledger(entries=tuple(entries)).write(folder / "ledger.json")
+        Ledger(entries=tuple(entries), images=images_digest(victims)).write(folder / "ledger.json")
         return folder
 
     return make

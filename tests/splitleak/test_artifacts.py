@@ -13,24 +13,21 @@ from splitleak import artifacts
 from splitleak.artifacts import (
     hardware,
     load_tensors,
+    load_weights,
     provenance,
     save_tensors,
+    save_weights,
     write_json,
     written_file,
     written_folder,
 )
+from splitleak.outputs import FolderKind
+
+KIND = FolderKind("make", "first.json", ("second", "third"))
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-def write_two_files(folder, content, *, fail=False):
-    with written_folder(folder) as partial:
-        (partial / "first").write_text(content)
-        if fail:
-            raise KeyboardInterrupt
-        (partial / "second").write_text(content)
 
 
 def write_and_fail(path):
@@ -39,13 +36,21 @@ def write_and_fail(path):
         raise KeyboardInterrupt
 
 
+def write_two_files(folder, content, *, fail=False):
+    with written_folder(folder, KIND) as partial:
+        (partial / "first.json").write_text("{}")
+        if fail:
+            raise KeyboardInterrupt
+        (partial / "second").write_text(content)
+
+
 def test_a_written_folder_replaces_the_old_one_completely(tmp_path):
     folder = tmp_path / "deep" / "folder"
     write_two_files(folder, "old")
     (folder / "third").touch()
     write_two_files(folder, "new")
-    assert names(folder) == ["first", "second"]
-    assert (folder / "first").read_text() == "new"
+    assert names(folder) == ["first.json", "second"]
+    assert (folder / "second").read_text() == "new"
     assert names(folder.parent) == ["folder"]
 
 
@@ -61,12 +66,13 @@ def test_an_interrupted_folder_leaves_the_old_one_or_none(tmp_path):
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+    write_two_files(tmp_path / "folder", "old")
     for leftover in (".folder.partial", ".folder.old"):
         (tmp_path / leftover).mkdir()
-        (tmp_path / leftover / "stale").touch()
+        (tmp_path / leftover / "second").touch()
     write_two_files(tmp_path / "folder", "new")
     assert names(tmp_path) == ["folder"]
-    assert names(tmp_path / "folder") == ["first", "second"]
+    assert names(tmp_path / "folder") == ["first.json", "second"]
 
 
 def test_an_interrupted_file_leaves_the_old_one(tmp_path):
@@ -99,6 +105,18 @@ def test_tensors_survive_a_round_trip_in_any_layout(tmp_path):
     assert metadata == {"note": "é"}
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], tensor.detach()) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path, value):
+    weights = {"whole": torch.zeros(2), "steps": torch.tensor(3), "broken": torch.tensor([0.0, value, value])}
+    expected = r"expected finite weights, but 2 in 1 of 3 tensors are NaN or infinite, first in 'broken'"
+    with pytest.raises(ValueError, match=expected):
+        save_weights(tmp_path / "w", weights)
+    assert names(tmp_path) == []
+    save_tensors(tmp_path / "w", weights)
+    with pytest.raises(ValueError, match=rf"w: {expected}"):
+        load_weights(tmp_path / "w")
 
 
 def test_missing_tensors_are_named(tmp_path):

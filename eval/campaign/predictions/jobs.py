@@ -13,7 +13,10 @@ from splitleak.eval.record.classes import make_class_record
 from splitleak.eval.record.schema import FigurePlace, Record, Service
 from splitleak.eval.record.victims import make_record
 from splitleak.eval.targets.service_quality import measure_service
+from splitleak.outputs import FolderKind
 from splitleak.seeding import derive_seed, resolve_device
+
+PREDICTIONS = FolderKind("campaign run", "ledger.json", ("shared-*.npz", "pairs-*.npz", "service.json"))
 
 
 def do_purify(bench: Bench, job: Job) -> None:
@@ -34,7 +37,8 @@ def do_predict(bench: Bench, job: Job) -> Figures:
     settings, (artifact, images) = job.settings, bench.inputs(job, "artifact", "images")
     purifier = None if settings["purifier"] is None else str(bench.below(settings["purifier"]))
     policy = {**settings["policy"], "purifier": purifier}
-    with written_folder(bench.store.path(job)) as partial, _service(bench, job, artifact, policy) as address:
+    out = bench.store.path(job)
+    with written_folder(out, PREDICTIONS) as partial, _service(bench, job, artifact, policy) as address:
         shares = chain.from_iterable(("--share", share) for share in settings["shares"])
         bench.run(job, "predict", "--service", address, "--images", images / "victims.npz", *shares, "--out", partial)
         for kind, auxiliary in settings["auxiliaries"].items():

@@ -74,6 +74,7 @@ class ClassifierClient:
         self.requests = 0
         self.prefix = prefix or f"{secrets.token_hex(6)}-"
         self.input_shape: tuple[int, ...] | None = None  # (C, H, W), -1 for any size; None if not announced
+        self.digest: str | None = None  # of the model, if announced
         self._scores, self._output = scores, output
         self._config = channel or ChannelConfig()
         self._numbers = itertools.count()
@@ -169,6 +170,7 @@ class ClassifierClient:
             self._input_name, self._datatype, self.input_shape = name, datatype, shape[-3:] or None
             if len(shape) == 4 and shape[0] > 0:
                 self._batch, self._batch_announced = shape[0], True
+        self.digest = metadata.properties.get("digest") or None
         if metadata.properties.get("max_batch_size", "").isdigit():
             self._batch, self._batch_announced = max(int(metadata.properties["max_batch_size"]), 1), True
         if metadata.outputs:

@@ -119,7 +119,8 @@ def test_a_saved_purifier_purifies_as_before_and_draws_nothing_at_random(purifie
     assert torch.equal(loaded(scores), purifier(scores))
     assert loaded.config == purifier.config
     assert not loaded.training
-    assert json.loads((tmp_path / "p" / "record.json").read_text()) == {"made": "here"}
+    record = json.loads((tmp_path / "p" / "record.json").read_text())
+    assert record == {"made": "here", "purifier": purifier.config.document()}
 
 
 def test_a_folder_that_does_not_fit_together_is_refused(purifier, tmp_path):

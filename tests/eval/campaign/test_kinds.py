@@ -26,9 +26,9 @@ def test_another_kind_is_refused_by_name():
 
 def test_a_run_of_any_kind_is_reported_by_one_report(fake_campaign, fake_predictions, attacked, tmp_path):
     folders = {"features": fake_campaign(methods=("PATROL",), seeds=(0,)), "predictions": fake_predictions()}
-    pages = {kind: write_report(folder, tmp_path / kind).read_text() for kind, folder in folders.items()}
+    pages = {kind: write_report(folder, tmp_path / "reports" / kind).read_text() for kind, folder in folders.items()}
     shares = {(name, row, seed): 0.5 for name in FIGURES for row in ("none", "defended") for seed in (0, 1)}
-    pages["classes"] = write_report(attacked(shares).folder, tmp_path / "classes").read_text()
+    pages["classes"] = write_report(attacked(shares).folder, tmp_path / "reports" / "classes").read_text()
     assert set(pages) == set(KINDS)
     of_kind = {"features": "Frontier", "predictions": "Victims rebuilt", "classes": "Targets and attacks"}
     for kind, heading in of_kind.items():

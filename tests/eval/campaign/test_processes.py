@@ -96,7 +96,7 @@ def test_children_are_gone_when_their_parent_is_killed(tmp_path):
 
 def test_a_command_gives_its_result_and_writes_its_log(tmp_path):
     found = Children().run(
-        ["split", "--out", str(tmp_path), "--train=5", "--public=4", "--victims=3"], tmp_path / "log"
+        ["split", "--out", str(tmp_path / "images"), "--train=5", "--public=4", "--victims=3"], tmp_path / "log"
     )
     assert found["images"]["train"] == 5
     assert (tmp_path / "log").read_bytes() == b""

@@ -4,11 +4,23 @@ import sys
 import threading
 
 import pytest
+import torch
 
-from splitleak.eval.campaign.plan import Job
+from splitleak.config import read_document
+from splitleak.eval.campaign import runner
+from splitleak.eval.campaign.config import CampaignConfig
+from splitleak.eval.campaign.plan import Job, make_plan
 from splitleak.eval.campaign.runner import run_jobs
 from splitleak.eval.campaign.store import Store
 
+DOCUMENT = {
+    "name": "toy",
+    "seeds": [0],
+    "datasets": [{"name": "builtin", "channels": 1, "size": 16}],
+    "models": [{"name": "cnn", "architecture": "cnn"}],
+    "methods": [{"name": "Plain"}],
+    "attacks": [{"name": "decoder", "attack": "decoder"}],
+}
 WAIT = "import sys; sys.stdin.read()"
 
 
@@ -197,3 +209,29 @@ def test_time_left_is_what_the_group_took_by_cost_shared_among_workers(store):
     run(store, do, jobs, workers=2, say=say)
     left = re.search(r"left about 0:(\d\d) \| running: cell job-40", lines[0])
     assert int(left[1]) == pytest.approx(40 * 0.5 / 2, abs=3)
+
+
+def test_the_threads_of_a_job_do_not_depend_on_workers_and_a_folder_keeps_its_own(tmp_path, monkeypatch):
+    given = []
+
+    def kept(jobs, store, do, stop, *, workers, say):
+        bench = do.args[0]
+        given.append((workers, bench.threads, bench.children._environment["OMP_NUM_THREADS"], torch.get_num_threads()))
+        return runner.Outcome()
+
+    monkeypatch.setattr(runner, "run_jobs", kept)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
+    plan, before = make_plan(CampaignConfig.load(DOCUMENT, source="test")), torch.get_num_threads()
+    try:
+        for asked in ({"workers": 1}, {"workers": 4}, {}):
+            runner.run_campaign(plan, tmp_path / "one", say=print, **asked)
+        assert given == [(1, 1, "1", 1), (4, 1, "1", 1), (8, 1, "1", 1)]
+        given.clear()
+        for asked in ({"threads": 3}, {}, {"workers": 1, "threads": 3}):
+            runner.run_campaign(plan, tmp_path / "three", say=print, **asked)
+        assert given == [(2, 3, "3", 3), (2, 3, "3", 3), (1, 3, "3", 3)]
+    finally:
+        torch.set_num_threads(before)
+    assert read_document(tmp_path / "three" / "campaign.json")["threads"] == 3
+    with pytest.raises(ValueError, match=r"expected --threads 3, as the jobs in .*three have had so far, got 2"):
+        runner.run_campaign(plan, tmp_path / "three", say=print, threads=2)

@@ -1,10 +1,13 @@
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
-from splitleak.artifacts import write_json
+from splitleak.artifacts import save_tensors, write_json
 from splitleak.eval.campaign import store as store_module
 from splitleak.eval.campaign.config import CampaignConfig
 from splitleak.eval.campaign.plan import Job, make_plan
@@ -26,10 +29,24 @@ def store(tmp_path):
     return Store(tmp_path / "run")
 
 
+def put_weights(store, job):
+    """Gives a training the weights of both halves."""
+    paths = [store.path(job) / half / "weights.safetensors" for half in ("edge", "cloud")]
+    for path in paths:
+        save_tensors(path, {"w": torch.zeros(100)})
+    return paths
+
+
 def test_a_job_is_done_when_its_output_is_there(store):
     assert not store.is_done(JOB)
-    (store.folder / "targets" / "1").mkdir(parents=True)
+    weights = put_weights(store, JOB)
     assert store.is_done(JOB)
+    whole = weights[1].read_bytes()
+    for broken in (whole[:-1], whole[:10], b"", b"{}"):
+        weights[1].write_bytes(broken)
+        assert not store.is_done(JOB)
+    weights[1].unlink()
+    assert not store.is_done(JOB)
 
 
 def test_a_failure_is_kept_until_it_is_forgotten(store):
@@ -48,11 +65,26 @@ def test_a_failure_is_kept_until_it_is_forgotten(store):
 
 
 def test_a_second_run_in_one_folder_refuses(store):
-    refused = pytest.raises(BlockingIOError, match=r"expected to be alone in .*run, but another run")
-    with store.claimed(), refused, Store(store.folder).claimed():
-        pass
+    def second():
+        with Store(store.folder).claimed():
+            pass
+
+    told = rf"expected to be alone in writing .*run, but process {os.getpid()} \("
+    with store.claimed(), ThreadPoolExecutor(1) as pool, pytest.raises(BlockingIOError, match=told):
+        pool.submit(second).result()
     with store.claimed():  # and it is free again
         pass
+
+
+def test_a_folder_with_something_else_than_a_campaign_is_not_run_in(store):
+    store.folder.mkdir()
+    (store.folder / "thesis.txt").write_text("mine")
+    with (
+        pytest.raises(FileExistsError, match=r"run, got one with thesis\.txt; it was not touched"),
+        store.claimed(),
+    ):
+        pass
+    assert [path.name for path in store.folder.iterdir()] == ["thesis.txt"]
 
 
 HOLDER = """
@@ -101,7 +133,7 @@ def test_status_counts_jobs_and_shows_scores_and_failures(store, fake_record):
     store.write_plan(plan)
     split, train, _, cell, leakage = plan.jobs
     write_json(store.path(split), {})
-    store.path(train).mkdir(parents=True)
+    put_weights(store, train)
     place = {**cell.settings["cell"], "method": "Bottleneck", "id": cell.key}
     fake_record(place, 0.1, ssim=0.5).write(store.path(cell) / "record.json")
     store.record_failure(leakage, "splitleak leakage", "Traceback\n\nValueError: no\n")

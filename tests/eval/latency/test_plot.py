@@ -2,7 +2,7 @@
 
 import pytest
 
-from splitleak.eval.latency.plot import draw_latency
+from splitleak.eval.latency.plot import check_plot, draw_latency
 
 
 def cell(way, total_ms, sent, **more):
@@ -43,6 +43,16 @@ def test_the_same_figures_give_the_same_plot_which_names_the_ways_and_the_emulat
     ):
         assert words in first
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", ["a.svg", "a.png"])
+def test_a_plot_is_drawn_again_and_nothing_else_is_drawn_over(tmp_path, name):
+    draw_latency(SWEEP, tmp_path / name)
+    draw_latency(SWEEP, tmp_path / name)
+    (tmp_path / name).write_bytes(b"a picture of one's own")
+    with pytest.raises(FileExistsError, match=rf"expected a plot of splitleak's or none at .*{name}"):
+        check_plot(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"a picture of one's own"
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):

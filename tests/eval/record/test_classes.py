@@ -116,7 +116,9 @@ def test_the_same_cell_has_the_same_id_and_another_seed_or_place_changes_only_wh
     def judged(place=None, **changes):
         folder = given(images, **changes)
         out = folder / "score"
-        return make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, out, place).id
+        return make_class_record(
+            artifact, folder / "attack", folder / "train.npz", evaluator, out, place, force=True
+        ).id
 
     first = judged()
     assert judged(PLACE) == first
@@ -208,7 +210,9 @@ def test_a_record_of_one_picture_a_class_reads_as_it_always_did(artifact, evalua
 def test_another_prior_is_another_cell(artifact, evaluator, given):
     def judged(**changes):
         folder = given(torch.rand(10, 1, 16, 16, generator=torch.Generator().manual_seed(0)), **changes)
-        return make_class_record(artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score").id
+        return make_class_record(
+            artifact, folder / "attack", folder / "train.npz", evaluator, folder / "score", force=True
+        ).id
 
     assert len({judged(), judged(prior="one"), judged(prior="two")}) == 3
 

@@ -10,8 +10,9 @@ from splitleak.artifacts import write_json
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.cli import app
 from splitleak.config import digest
-from splitleak.defenses.artifact import artifact_digest, load_whole, read_record, save
+from splitleak.defenses.artifact import artifact_digest, half_digest, load_whole, read_record, save
 from splitleak.defenses.training import TargetConfig, train
+from splitleak.edge.ledger import Ledger
 from splitleak.eval.record.schema import FeaturesPlace, load_record
 from splitleak.eval.record.scoring import constant_mse
 from splitleak.eval.record.victims import make_record
@@ -29,6 +30,12 @@ def evaluator(tmp_path_factory, small_splits):
     folder = tmp_path_factory.mktemp("evaluator") / "judge"
     save(folder, "judge", target)
     return folder
+
+
+def put(splits, folder):
+    """The four sets and ``splits.json`` beside what is in ``folder``."""
+    splits.save(folder / "images")
+    shutil.copytree(folder / "images", folder, dirs_exist_ok=True)
 
 
 def judged(artifact, given, out, order=0, **options):
@@ -86,7 +93,7 @@ def test_the_same_cell_has_the_same_id_and_another_seed_another(artifact, materi
     attack = json.loads(path.read_text())
     for changed in ({"seed": 1}, {"draws": 4}, {"views": 2}, {"knowledge": ["encoder"]}):
         path.write_text(json.dumps({**attack, **changed}))
-        assert judged(artifact, given, tmp_path / "three").id != first.id, changed
+        assert judged(artifact, given, tmp_path / "three", force=True).id != first.id, changed
 
 
 def test_a_cells_place_in_a_campaign_is_kept_and_changes_no_id(artifact, materials, tmp_path):
@@ -101,6 +108,102 @@ def test_a_cells_place_in_a_campaign_is_kept_and_changes_no_id(artifact, materia
     assert placed.cell == place
     assert plain.cell is None
     assert placed.id == plain.id
+
+
+def test_other_victims_of_the_same_size_get_no_record(artifact, materials, tmp_path, small_splits):
+    given = materials("others")
+    small_splits.test.select(torch.arange(40)).save(given / "victims.npz")
+    with pytest.raises(ValueError, match="expected as truth the images that the ledger is of"):
+        judged(artifact, given, tmp_path / "cell")
+    assert not (tmp_path / "cell").exists()
+
+
+@pytest.mark.parametrize("told", ["edge", "edge-cloud", None])
+def test_only_the_target_of_the_ledger_gets_a_record(artifact, evaluator, materials, tmp_path, told):
+    given, halves = materials("streamed"), [half_digest(artifact / half) for half in ("edge", "cloud")]
+    streamed = Ledger.read(given / "ledger.json")
+    model = None if told is None else "-".join(halves[: 1 + told.count("-")])
+    streamed.model_copy(update={"model": model}).write(given / "ledger.json")
+    assert judged(artifact, given, tmp_path / "cell").n == 40
+    if told is None:  # an older ledger
+        return
+    with pytest.raises(ValueError, match=rf"judge: expected the target of the ledger, {model}, got"):
+        judged(evaluator, given, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("which", ["edge", "cloud", "artifact"])
+def test_only_the_target_whose_weights_the_attack_had_gets_a_record(artifact, evaluator, materials, tmp_path, which):
+    given = materials("knew")
+    digests = {each: half_digest(artifact / each) for each in ("edge", "cloud")} | {
+        "artifact": artifact_digest(artifact)
+    }
+    path = given / "attack" / "attack.json"
+    attack = {**json.loads(path.read_text()), "models": {which: digests[which]}}
+    path.write_text(json.dumps(attack))
+    assert judged(artifact, given, tmp_path / "cell").n == 40
+    with pytest.raises(ValueError, match=rf"had the weights of, {which} {digests[which]}, got another"):
+        judged(evaluator, given, tmp_path / "other")
+
+
+def test_an_attack_that_does_not_tell_its_public_images_gets_no_record(artifact, materials, tmp_path):
+    given = materials("emptied")
+    path = given / "attack" / "attack.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "public_hashes": []}))
+    with pytest.raises(
+        ValueError, match=r"attack\.json: expected the hashes of the images that the attack knew, got none"
+    ):
+        judged(artifact, given, tmp_path / "cell")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda x: np.where(np.arange(x.size).reshape(x.shape) == 7, np.nan, x),
+            "1 NaN, 0 infinite and 0 outside of 10240",
+        ),
+        (lambda x: x * 255, r"0 NaN, 0 infinite and \d+ outside, from 0 to 255 of 10240 values, in 40 of 40 images"),
+        (lambda x: x * 2 - 1, r"0 NaN, 0 infinite and \d+ outside, from -1 to 1 of 10240 values, in 40 of 40 images"),
+        (lambda x: np.where(x > 0.9, np.inf, x), r"0 NaN, \d+ infinite and 0 outside of 10240 values"),
+        (lambda x: (x * 255).astype(np.uint8), r"got uint8 \(40, 1, 16, 16\)"),
+        (lambda x: x[:, 0], r"got float32 \(40, 16, 16\)"),
+        (lambda x: x[:39], "got 39 images and 40 different ids"),
+        (lambda x: x.astype(str), "expected what `splitleak attack` writes"),
+    ],
+)
+def test_what_no_picture_is_gets_no_record(artifact, materials, tmp_path, spoil, said):
+    given = materials("spoilt")
+    rebuilt = Reconstructions.load(given / "attack" / "reconstructions.npz")
+    images = spoil(rebuilt.images.numpy())
+    np.savez(given / "attack" / "reconstructions.npz", ids=np.array(rebuilt.ids), images=images)
+    with pytest.raises(ValueError, match=said):
+        judged(artifact, given, tmp_path / "cell")
+    assert not (tmp_path / "cell").exists()
+
+
+def test_a_perfect_rebuild_has_a_record_in_which_psnr_alone_is_capped_and_says_so(artifact, materials, tmp_path):
+    record = judged(artifact, materials("perfect", noise=0), tmp_path / "cell")
+    assert record == load_record(tmp_path / "cell")
+    assert record.mean("mse") == 0
+    assert record.mean("ssim") == pytest.approx(1)
+    assert record.scores["psnr"].values == (100.0,) * 40
+    assert {name: score.capped for name, score in record.scores.items() if score.capped} == {
+        "psnr": 40,
+        "batch_psnr": 1,
+    }
+
+
+def test_a_record_of_another_attack_is_replaced_with_force_alone(artifact, materials, tmp_path):
+    given = materials("twice")
+    first = judged(artifact, given, tmp_path / "cell")
+    assert judged(artifact, given, tmp_path / "cell").id == first.id
+    path = given / "attack" / "attack.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seed": 7}))
+    with pytest.raises(FileExistsError, match="--force replaces it"):
+        judged(artifact, given, tmp_path / "cell")
+    assert load_record(tmp_path / "cell").id == first.id
+    assert judged(artifact, given, tmp_path / "cell", force=True).id != first.id
 
 
 def test_an_attacker_who_owned_a_victim_gets_no_record(artifact, materials, tmp_path, small_splits):
@@ -119,7 +222,9 @@ def test_a_missing_input_is_named(artifact, materials, tmp_path):
 
 def test_reclassified_is_what_the_evaluator_says_of_each_rebuilt_image(artifact, evaluator, materials, tmp_path):
     given = materials("reclassified", noise=0.3)
-    plain, record = (judged(artifact, given, tmp_path / "cell", evaluator=each) for each in (None, evaluator))
+    plain, record = (
+        judged(artifact, given, tmp_path / "cell", evaluator=each, force=True) for each in (None, evaluator)
+    )
     model = load_whole(evaluator, torch.device("cpu"), seed=0)
     with np.load(tmp_path / "cell" / "pictures.npz") as pictures, np.load(given / "victims.npz") as victims:
         labels = torch.from_numpy(victims["labels"][pictures["places"]])
@@ -169,7 +274,7 @@ def test_victims_of_other_classes_than_the_evaluators_get_no_record(artifact, ev
 
 def test_the_attackers_images_are_on_record_as_what_they_were_found_to_be(artifact, materials, tmp_path, small_splits):
     given = materials("declared")
-    small_splits.save(given)
+    put(small_splits, given)
     own = {"auxiliary": "same", "auxiliary_images": given / "public.npz"}
     record = judged(artifact, given, tmp_path / "cell", **own)
     own_images = record.threat_model.auxiliary
@@ -202,7 +307,7 @@ def test_a_record_without_evaluator_and_declaration_has_the_id_it_always_had(art
 
 def test_the_command_passes_evaluator_and_declaration_on(artifact, evaluator, materials, tmp_path, small_splits):
     given = materials("command")
-    small_splits.save(given)
+    put(small_splits, given)
     options = {
         "--artifact": artifact,
         "--attack": given / "attack",

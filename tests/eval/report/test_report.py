@@ -292,6 +292,23 @@ def test_recorded_results_can_be_reported_in_their_own_folder(fake_predictions, 
     assert after == before
 
 
+@pytest.mark.parametrize("name", ["campaign.json", "table.csv", "report.html", "report.md"])
+def test_what_is_no_report_is_not_replaced(fake_campaign, tmp_path, name):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="theirs"):
+        write_report(fake_campaign(), tmp_path / "theirs")
+    assert [path.read_text() for path in (tmp_path / "theirs").iterdir()] == ["mine"]
+
+
+def test_a_report_does_not_replace_the_plan_of_the_campaign_it_is_of(fake_campaign):
+    folder = fake_campaign()
+    before = (folder / "campaign.json").read_text()
+    with pytest.raises(FileExistsError, match=r"campaign\.json without a report\.md"):
+        write_report(folder, folder)
+    assert (folder / "campaign.json").read_text() == before
+
+
 def test_facts_name_every_commit_that_numbers_come_from(fake_predictions, report):
     def other(record):
         record["attack"]["provenance"] = {**record["provenance"], "commit": f"of seed {record['cell']['seed']}"}

@@ -118,6 +118,21 @@ def test_the_chooser_votes_for_the_reconstruction_nearer_to_the_real_image(attac
     assert list(found["voters"]) == ["1 toy"]
 
 
+def test_a_study_replaces_its_own_page_and_key_alone(attacks, tmp_path):
+    config = StudyConfig()
+    study, page, key = make_study(*attacks, config), tmp_path / "study.html", tmp_path / "key.json"
+    write_study(study, page, key, config)
+    write_study(study, page, key, config)
+    before = page.read_bytes(), key.read_bytes()
+    other = StudyConfig(seed=1)
+    with pytest.raises(FileExistsError, match=r"expected the page of this study or none at .*study\.html"):
+        write_study(make_study(*attacks, other), page, key, other)
+    with pytest.raises(FileExistsError, match=r"expected the key of this study or none at .*key\.json"):
+        write_study(make_study(*attacks, other), tmp_path / "new.html", key, other)
+    assert (page.read_bytes(), key.read_bytes()) == before
+    assert not (tmp_path / "new.html").exists()
+
+
 def test_equal_pictures_are_no_choice(attacks, artifact):
     study = make_study(attacks[0], attacks[0], attacks[2], StudyConfig())
     assert {vote.choice for vote in choose(study, artifact).votes} == {None}

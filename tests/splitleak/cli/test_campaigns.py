@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from splitleak.artifacts import save_tensors
 
 RESULTS = Path(__file__).parents[3] / "eval" / "results"
 TINY = """
@@ -37,7 +40,9 @@ def test_a_campaigns_plan_counts_jobs_and_what_is_done(call, tiny, tmp_path):
     }
     assert [cell["seed"] for cell in found["cells"]] == [0, 1]
     assert not (tmp_path / "run").exists()
-    (tmp_path / "run" / "targets" / found["cells"][0]["target"]).mkdir(parents=True)
+    for half in ("edge", "cloud"):
+        target = tmp_path / "run" / "targets" / found["cells"][0]["target"]
+        save_tensors(target / half / "weights.safetensors", {"w": torch.zeros(1)})
     one = json.loads(call(*asked, "--seed", 0)[1])
     assert one["jobs"]["train"] == {"jobs": 1, "done": 1}
     code, out, _ = call("campaign", "plan", tiny, "--out", tmp_path / "run")

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from splitleak.cli.output import console, result, table
 
 
@@ -32,3 +34,95 @@ def test_names_are_printed_as_they_are_without_markup_or_escape_sequences(capsys
     made.print(hostile)
     result(False, {}, hostile)
     assert capsys.readouterr().out.count(shown) == 5
+
+
+FOLDERS = {
+    "split": ("--public", 5, "--victims", 5),
+    "train": (),
+    "poison": ("{images}",),
+    "purify": ("{toy}", "--images", "{images}", "--set", "epochs=1"),
+    "prior": ("{images}/public.npz", "--set", "iterations=1", "--set", "width=2"),
+    "attack": ("--public", "{images}/public.npz", "--capture", "nowhere"),
+    "invert": ("--public", "{images}/public.npz", "--oracle", "{toy}"),
+    "predict": ("--service", "127.0.0.1:1", "--images", "{images}/victims.npz"),
+    "score": ("--artifact", "a", "--attack", "b", "--truth", "t", "--ledger", "l"),
+    "score-classes": ("--artifact", "a", "--attack", "b", "--train-images", "t", "--evaluator", "e"),
+    "demo": (),
+    "report": ("{toy}/..",),
+}
+
+
+@pytest.fixture
+def inputs(images, train, tmp_path):
+    """``inputs(command)``: what the command needs, but for ``--out``."""
+    train()
+    return lambda command: [str(each).format(images=images, toy=tmp_path / "toy") for each in FOLDERS[command]]
+
+
+def users_folder(place):
+    place.mkdir()
+    (place / "table.csv").write_text("mine")
+
+
+def users_folder_with_our_names(place):
+    place.mkdir()
+    marks = ("artifact", "splits", "record", "attack", "prior", "ledger")
+    for name in ("thesis.txt", "table.csv", *(f"{mark}.json" for mark in marks)):
+        (place / name).write_text("{}")
+
+
+def users_file(place):
+    place.write_text("mine")
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+@pytest.mark.parametrize(
+    "make", [users_folder, users_folder_with_our_names, users_file], ids=lambda make: make.__name__
+)
+def test_a_folder_that_no_command_wrote_is_refused_by_name_and_not_touched(call, inputs, tmp_path, command, make):
+    place = tmp_path / "precious"
+    make(place)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    forced = ("--force",) if command not in ("demo", "report") else ()
+    for force in ((), forced):
+        code, _, err = call(command, *inputs(command), "--out", place, *force)
+        assert code == 1
+        assert err.splitlines()[-1].startswith("splitleak: expected ")
+        assert str(place) in err.splitlines()[-1]
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+FILES = {
+    "leakage": ("{toy}", "--images", "{images}", "--out"),
+    "robustness": ("{toy}", "--images", "{images}", "--out"),
+    "extraction": ("{toy}", "--artifact", "{toy}", "--train-images", "{images}/train.npz", "--out"),
+    "layers": ("{toy}", "--artifact", "{toy}", "--images", "{images}", "--out"),
+    "training-time": ("{toy}", "--images", "{images}", "--out"),
+    "latency": ("{toy}", "--out"),
+    "query": ("--public", "{images}/public.npz", "--service", "127.0.0.1:1", "--out"),
+    "edge": ("{toy}", "--cloud", "127.0.0.1:1", "--patience", 0, "--images", "{images}/victims.npz", "--ledger"),
+    "tap": ("--upstream", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--capture"),
+    "tap --blind": ("--upstream", "127.0.0.1:1", "--listen", "127.0.0.1:0", "--capture"),
+    "cloud": ("{toy}", "--listen", "127.0.0.1:0", "--capture"),
+}
+
+
+@pytest.mark.parametrize("command", FILES)
+@pytest.mark.parametrize("content", ["mine", '{"mine": 1}\n', "[]"])
+def test_a_file_that_no_command_wrote_is_refused_by_name_and_not_touched(
+    call, images, train, tmp_path, command, content
+):
+    train()
+    place = tmp_path / "precious.json"
+    place.write_text(content)
+    given = [str(each).format(images=images, toy=tmp_path / "toy") for each in FILES[command]]
+    code, _, err = call(*command.split(), *given, place)
+    assert code == 1
+    assert "precious.json" in err.splitlines()[-1]
+    assert place.read_text() == content
+
+
+def test_a_result_is_written_over_an_earlier_one(call, images, train, tmp_path):
+    train()
+    asked = ("leakage", tmp_path / "toy", "--images", images, "--n-images", 1, "--out", tmp_path / "result.json")
+    assert call(*asked)[0] == call(*asked)[0] == 0

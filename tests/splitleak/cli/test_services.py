@@ -34,7 +34,15 @@ def test_with_a_token_a_client_is_served_and_without_one_it_is_told_why_in_one_l
     (tmp_path / "channel.toml").write_text('token_file = "victims.token"')
     server = ServerConfig(tokens_file=tmp_path / "tokens.json")
     with cloud(CloudConfig(server=server), whole) as port:
-        asked = ("predict", "--service", f"127.0.0.1:{port}", "--images", images / "victims.npz", "--out", tmp_path)
+        asked = (
+            "predict",
+            "--service",
+            f"127.0.0.1:{port}",
+            "--images",
+            images / "victims.npz",
+            "--out",
+            tmp_path / "shared",
+        )
         served = call(*asked, "--channel", tmp_path / "channel.toml", "--json")
         refused = call(*asked)
     assert (served[0], json.loads(served[1])["images"]) == (0, 40)

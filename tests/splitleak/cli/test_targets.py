@@ -1,11 +1,18 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import SafetensorError
 
+from splitleak.artifacts import load_tensors, save_tensors
+from splitleak.defenses.artifact import artifact_digest
 from splitleak.defenses.predictions.purifier import load_purifier
+
+QUICK = ("--set", "model.architecture=cnn", "--set", "model.width=0.5", "--set", "training.epochs=1")
 
 
 def test_a_target_that_cannot_be_trained_is_one_line_on_standard_error(refusal, images):
@@ -35,12 +42,84 @@ def test_training_the_same_target_again_reuses_it(train, tmp_path):
     assert (tmp_path / "toy" / "artifact.json").stat().st_mtime_ns == stamp
 
 
-def test_another_setting_another_seed_or_force_trains_again(train, tmp_path):
+def test_other_settings_replace_an_artifact_with_force_alone(call, train, images, tmp_path):
     train()
-    assert train("--seed", "1")["reused"] is False
-    assert train("--seed", "1", "--set", "training.momentum=0.8")["reused"] is False
+    before = artifact_digest(tmp_path / "toy")
+    for more, said in (
+        (("--seed", "1"), "target.seed 0 and not 1"),
+        (("--set", "training.momentum=0.8"), "target.training.momentum 0.9 and not 0.8"),
+        (("--name", "other"), "name 'toy' and not 'other'"),
+    ):
+        code, _, err = call("train", "--images", images, "--out", tmp_path / "toy", *QUICK, *more)
+        assert (code, err.count("\n")) == (1, 1)
+        assert f"it has {said}; --force replaces it" in err
+    assert artifact_digest(tmp_path / "toy") == before
     assert train("--seed", "1", "--set", "training.momentum=0.8", "--force")["reused"] is False
+    assert artifact_digest(tmp_path / "toy") != before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]
+
+
+def without_weights(toy):
+    (toy / "cloud" / "weights.safetensors").unlink()
+
+
+def without_a_half(toy):
+    shutil.rmtree(toy / "edge")
+
+
+def cut_short(toy):
+    path = toy / "edge" / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def not_a_number(toy):
+    path = toy / "edge" / "weights.safetensors"
+    weights, _ = load_tensors(path)
+    save_tensors(path, {name: value * float("nan") for name, value in weights.items()})
+
+
+def of_another_shape(toy):
+    path = toy / "cloud" / "weights.safetensors"
+    weights, _ = load_tensors(path)
+    save_tensors(path, {name: value.flatten()[:1] for name, value in weights.items()})
+
+
+BROKEN = [without_weights, without_a_half, cut_short, not_a_number, of_another_shape]
+
+
+@pytest.mark.parametrize("breaks", BROKEN, ids=lambda breaks: breaks.__name__)
+def test_a_broken_artifact_does_not_count_as_trained(train, call, tmp_path, breaks):
+    first = train()
+    before = artifact_digest(tmp_path / "toy")
+    breaks(tmp_path / "toy")
+    code, out, err = call("inspect", tmp_path / "toy")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert train() == first
+    assert artifact_digest(tmp_path / "toy") == before
+
+
+def test_two_trainings_of_one_artifact_do_not_mix(call, images, tmp_path):
+    holder = "import sys, pathlib\nfrom splitleak.outputs import locked\n"
+    holder += "with locked(pathlib.Path(sys.argv[1])):\n    print('ready', flush=True)\n    sys.stdin.read()\n"
+    command = [sys.executable, "-c", holder, str((tmp_path / "toy").resolve())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "ready\n"
+        code, _, err = call("train", "--images", images, "--out", tmp_path / "toy", *QUICK)
+        other.stdin.close()
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"alone in writing {tmp_path / 'toy'}, but process {other.pid}" in err
+
+
+def test_a_full_disk_after_the_training_is_one_line(call, images, tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("splitleak.artifacts.save_file", full)
+    code, out, err = call("train", "--images", images, "--out", tmp_path / "toy", *QUICK)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("splitleak: expected to write ")
+    assert "No space left on device" in err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_purify_writes_a_purifier_that_loads_and_says_what_it_costs(train, images, call, tmp_path):

@@ -49,7 +49,7 @@ def test_the_configuration_is_that_of_our_cloud_in_tritons_words(model, tmp_path
 def test_the_model_is_one_file_that_gives_the_heads_logits(model, tmp_path):
     folder = write(model, tmp_path)
     assert folder == tmp_path / "half"
-    assert files(tmp_path) == ["half/1/model.onnx", "half/config.pbtxt"]
+    assert files(tmp_path) == ["half/1/model.onnx", "half/config.pbtxt", "half/splitleak.json"]
     features = np.random.default_rng(0).standard_normal((5, *model.feature_shape), dtype=np.float32)
     found = OnnxModule(folder / "1" / "model.onnx", threads=1)(features)
     np.testing.assert_allclose(found, logits(model, features), atol=1e-5)
@@ -77,7 +77,7 @@ def python_backend(monkeypatch):
 
 def test_the_python_model_computes_all_requests_together_and_gives_each_its_own(model, tmp_path, python_backend):
     folder = write(model, tmp_path, backend="python")
-    assert files(folder) == ["1/model.onnx", "1/model.py", "config.pbtxt"]
+    assert files(folder) == ["1/model.onnx", "1/model.py", "config.pbtxt", "splitleak.json"]
     code = {}
     exec(compile((folder / "1" / "model.py").read_text(), "model.py", "exec"), code)
     served = code["TritonPythonModel"]()
@@ -96,7 +96,7 @@ def test_a_model_that_is_there_stays_unless_it_is_to_be_replaced(model, tmp_path
     with pytest.raises(FileExistsError, match="half"):
         write(model, tmp_path)
     write(model, tmp_path, replace=True)
-    assert files(tmp_path) == ["half/1/model.onnx", "half/config.pbtxt"]
+    assert files(tmp_path) == ["half/1/model.onnx", "half/config.pbtxt", "half/splitleak.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "other"]
 
 
@@ -118,3 +118,11 @@ def test_a_head_that_onnx_does_not_reproduce_is_not_written(tmp_path):
     with pytest.raises(RuntimeError, match="expected values within"):
         write_triton_model(tmp_path, "noisy", Noisy().eval(), (3,), 3)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_was_not_exported_so_is_never_replaced(model, tmp_path):
+    (tmp_path / "half" / "1").mkdir(parents=True)
+    (tmp_path / "half" / "config.pbtxt").write_text('name: "half"')
+    with pytest.raises(FileExistsError, match=r"one without a valid splitleak\.json; it was not touched"):
+        write(model, tmp_path, replace=True)
+    assert files(tmp_path) == ["half/config.pbtxt"]
