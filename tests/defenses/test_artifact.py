@@ -59,7 +59,7 @@ def test_the_whole_is_both_halves_with_the_defenses_between(saved, small_splits)
     edge, cloud = load_edge(saved / "edge", CPU, seed=7), load_cloud(saved / "cloud", CPU)
     np.testing.assert_array_equal(whole.predict(images), cloud.predict(edge.encode(images)))
     assert (whole.name, whole.input_shape, whole.classes) == ("small-model", (1, 16, 16), cloud.classes)
-    assert whole.digest == "-".join(half_digest(artifact / half) for half in ("edge", "cloud"))
+    assert whole.digest == "-".join(half_digest(saved / half) for half in ("edge", "cloud"))
     assert whole.properties == {**cloud.properties, "digest": whole.digest}
 
 

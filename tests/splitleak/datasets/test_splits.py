@@ -162,7 +162,9 @@ def test_splits_of_some_classes_load_as_they_were_and_leave_no_old_file(tmp_path
     splits.public.save(tmp_path / "generic.npz")
     with pytest.raises(ValueError, match="got others"):
         Splits.load(tmp_path)
-    split(data, SplitConfig(public=10, victims=5)).save(tmp_path)
+    with pytest.raises(FileExistsError, match="--force replaces it"):
+        split(data, SplitConfig(public=10, victims=5)).save(tmp_path)
+    split(data, SplitConfig(public=10, victims=5)).save(tmp_path, force=True)
     assert not (tmp_path / "generic.npz").exists()
     assert Splits.load(tmp_path).generic is None
 
