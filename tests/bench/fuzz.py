@@ -42,6 +42,7 @@ _SHAPE, _CLASSES = (2, 3), 4
 _THREADS = 4
 _IN_STREAM = 20
 _PARTS = 10
+_TOO_LARGE, _LARGEST = "RESOURCE_EXHAUSTED", 2**20  # bytes; the server's limit for this half is just above
 _GROWTH_BYTES = 20 * 2**20  # from the first half to the second: beyond it, memory is not flat
 _DATATYPES = ("FP64", "BYTES", "BF16", "fp32", "UINT8")
 _HUGE = (0, -1, 2**31, 2**62, -(2**63), 2**63 - 1)
@@ -184,7 +185,7 @@ class Fuzzer:
         self._judge(method, message, status, started)
 
     def streamed(self, sent: list[bytes]) -> None:
-        """One stream; bytes that are no message end it, whatever else is wrong is answered in its place."""
+        """One stream; bytes that are no message, or too many, end it; what else is wrong is answered in its place."""
         started, statuses = time.monotonic(), []
         try:
             call = self._channel.stream_stream(MODEL_STREAM_INFER)(iter(sent), timeout=2 * _SLOWEST_S)
@@ -193,7 +194,9 @@ class Fuzzer:
                 statuses.append(error.partition(":")[0] if error else "OK")
         except grpc.RpcError as error:
             statuses.append(error.code().name)
-        if len(statuses) != len(sent):
+        if statuses and statuses[-1] == _TOO_LARGE and any(len(message) > _LARGEST for message in sent):
+            self.statuses[statuses.pop()] += 1
+        elif len(statuses) != len(sent):
             self.faults.append(f"{MODEL_STREAM_INFER}: {len(statuses)} statuses for {len(sent)} messages")
         for place, status in enumerate(statuses[: len(sent)]):
             self._judge(MODEL_STREAM_INFER, sent[place], status, started)
@@ -212,7 +215,8 @@ class Fuzzer:
         self.statuses[status] += 1
         hurried = status == "DEADLINE_EXCEEDED" and b"timeout" in sent
         took = time.monotonic() - started
-        if (status not in SANE and not hurried) or took > _SLOWEST_S:
+        refused = status == _TOO_LARGE and len(sent) > _LARGEST
+        if (status not in SANE and not hurried and not refused) or took > _SLOWEST_S:
             self.faults.append(f"{method}: {status} after {took:.1f} s for {sent[:200].hex()}")
 
 

@@ -51,16 +51,17 @@ def theirs(request):
 
 @pytest.fixture
 def images(tmp_path):
-    np.savez(tmp_path / "images.npz", images=PIXELS, labels=expected().argmax(1))
+    classes = np.array(list("abcde"))  # without names, labels that do not occur are no classes
+    np.savez(tmp_path / "images.npz", images=PIXELS, labels=expected().argmax(1), classes=classes)
     return tmp_path / "images.npz"
 
 
 def test_victims_of_a_foreign_service_publish_its_scores(theirs, images, tmp_path):
-    where = ("--service", theirs, "--model", "digits", "--images", images, "--out", tmp_path)
+    where = ("--service", theirs, "--model", "digits", "--images", images, "--out", tmp_path / "shared")
     made = result("predict", *where, "--share", 0, "--share", 2)
     assert (made["images"], made["classes"], made["accuracy"]) == (20, 5, 1.0)
-    places = Ledger.read(tmp_path / "ledger.json").places
-    full, two = (SharedScores.load(tmp_path / f"shared-{name}.npz") for name in ("all", "2"))
+    places = Ledger.read(tmp_path / "shared" / "ledger.json").places
+    full, two = (SharedScores.load(tmp_path / "shared" / f"shared-{name}.npz") for name in ("all", "2"))
     order = [places[name] for name in full.ids]
     np.testing.assert_allclose(full.scores, expected()[order], atol=1e-6)
     assert ((two.scores > 0).sum(1) == 2).all()
@@ -77,8 +78,20 @@ def test_an_attacker_queries_a_foreign_service_in_the_batches_it_takes(theirs, i
 
 
 def test_the_inversion_works_unchanged_on_a_foreign_service(theirs, images, tmp_path):
-    result("predict", "--service", theirs, "--model", "digits", "--images", images, "--share", 2, "--out", tmp_path)
-    victims = ("--shared", tmp_path / "shared-2.npz", "--public", images, "--attack", "prediction-inversion")
+    result(
+        "predict",
+        "--service",
+        theirs,
+        "--model",
+        "digits",
+        "--images",
+        images,
+        "--share",
+        2,
+        "--out",
+        tmp_path / "shared",
+    )
+    victims = ("--shared", tmp_path / "shared" / "shared-2.npz", "--public", images, "--attack", "prediction-inversion")
     made = result(
         "attack", "--service", theirs, *victims, "--out", tmp_path / "attack", "--max-queries", 20, "--set", "epochs=3"
     )
@@ -92,7 +105,6 @@ def test_the_inversion_works_unchanged_on_a_foreign_service(theirs, images, tmp_
         (("--model", "faces"), LookupError, "unknown model: 'faces'"),
         (("--model", "digits", "--output", "scores"), LookupError, "expected output 'scores'"),
         (("--model", "digits", "--output", "label"), ValueError, "INT64"),
-        (("--model", "digits", "--max-queries", "19"), PermissionError, "expected at most 19 queries, got 20"),
     ],
 )
 def test_what_a_foreign_service_does_not_have_is_said(theirs, images, tmp_path, options, error, said):
@@ -113,11 +125,13 @@ def test_our_own_service_needs_no_model_name_and_lets_out_what_its_policy_says(s
     given = ["cloud", tmp_path / "target", "--whole", "--policy", tmp_path / "policy.toml", "--set", "rounding=0.01"]
     with service([*map(str, given), "--threads", "1", "--listen", "127.0.0.1:0"], tmp_path / "cloud.log") as running:
         where = ("--service", running.wait_for("listening", PATIENCE_S)["address"])
-        made = result("predict", *where, "--images", tmp_path / "victims.npz", "--share", 0, "--out", tmp_path)
+        made = result(
+            "predict", *where, "--images", tmp_path / "victims.npz", "--share", 0, "--out", tmp_path / "shared"
+        )
         result("query", *where, "--public", tmp_path / "victims.npz", "--out", tmp_path / "pairs.npz")
-    shared, pairs = SharedScores.load(tmp_path / "shared-all.npz"), Pairs.load(tmp_path / "pairs.npz")
+    shared, pairs = SharedScores.load(tmp_path / "shared" / "shared-all.npz"), Pairs.load(tmp_path / "pairs.npz")
     assert (made["model"], made["images"], made["classes"]) == ("whole", 40, 10)
-    order = [Ledger.read(tmp_path / "ledger.json").places[name] for name in shared.ids]
+    order = [Ledger.read(tmp_path / "shared" / "ledger.json").places[name] for name in shared.ids]
     np.testing.assert_array_equal(shared.scores, pairs.features[0, order])
     check_scores(pairs.features[0])
     assert ((shared.scores > 0).sum(1) <= 5).all()
