@@ -34,7 +34,7 @@ def leakage(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Bound what any attack can do, and measure the Fisher information of what is sent, without an attack."""
+    """Estimate the least error of any attack, and measure the Fisher information of what is sent, without an attack."""
     from splitleak.eval.targets.leakage import LeakageConfig, measure
 
     config = LeakageConfig(samples=samples, n_images=n_images, seed=seed)
