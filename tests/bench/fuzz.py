@@ -196,6 +196,7 @@ class Fuzzer:
             statuses.append(error.code().name)
         if statuses and statuses[-1] == _TOO_LARGE and any(len(message) > _LARGEST for message in sent):
             self.statuses[statuses.pop()] += 1
+            self.statuses["ENDED"] += len(sent) - len(statuses) - 1  # of its stream, before an answer
         elif len(statuses) != len(sent):
             self.faults.append(f"{MODEL_STREAM_INFER}: {len(statuses)} statuses for {len(sent)} messages")
         for place, status in enumerate(statuses[: len(sent)]):
