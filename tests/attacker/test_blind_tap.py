@@ -150,7 +150,7 @@ def test_an_incomplete_last_line_is_passed_over(tmp_path):
     assert list(sightings(tmp_path / "sizes.jsonl")) == [Sighting(1, 0, "request", 3)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rest=st.binary(max_size=80))
 def test_any_bytes_give_sightings_or_a_wire_error(tmp_path_factory, rest):
     path = tmp_path_factory.mktemp("sizes") / "sizes.jsonl"

@@ -229,7 +229,7 @@ def test_a_tap_on_a_capture_that_another_tap_writes_is_refused(tapped):
         pass
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(remaining_s=st.floats(0.002, 1e6))
 def test_a_relayed_timeout_is_shorter_by_little_more_than_a_hundredth(remaining_s):
     relayed = relayed_timeout(remaining_s)

@@ -69,7 +69,7 @@ def test_whatever_waits_is_computed_together_in_order_up_to_the_limit(model, wor
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=20))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_every_request_gets_its_own_rows_however_they_are_batched(sizes):
     with ComputeWorker(lambda batch: batch + 1, BatchingConfig(max_batch_size=4)) as worker:
         batches = [np.random.default_rng(size).normal(size=(size, 2)).astype(np.float32) for size in sizes]

@@ -127,8 +127,8 @@ def test_an_unreachable_cloud_is_named(encoder):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        channel = ChannelConfig(connect_timeout_s=0.3)
-        with pytest.raises(ConnectionError, match=address), EdgeClient(encoder, config(address, channel=channel)):
+        short = config(address, channel=ChannelConfig(connect_timeout_s=0.3), patience_s=0.3)
+        with pytest.raises(ConnectionError, match=address), EdgeClient(encoder, short):
             pass
 
 

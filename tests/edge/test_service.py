@@ -122,7 +122,8 @@ def test_a_cloud_that_is_gone_for_longer_than_the_apps_patience_is_unavailable_t
 def test_the_app_does_not_start_without_its_cloud(encoder, start_cloud):
     cloud = start_cloud()
     cloud.server.stop(0).wait()
-    client = EdgeConfig(cloud=cloud.address, model="toy", channel=ChannelConfig(connect_timeout_s=0.3))
+    channel = ChannelConfig(connect_timeout_s=0.3)
+    client = EdgeConfig(cloud=cloud.address, model="toy", channel=channel, patience_s=0.3)
     with (
         pytest.raises(ConnectionError, match=cloud.address),
         edge(EdgeServiceConfig(client=client), encoder, "camera"),

@@ -100,7 +100,7 @@ def parcel(name):
     count=st.integers(1, 12),
     plan=st.lists(st.tuples(st.integers(0, 4), st.sampled_from(PASSING)), max_size=4),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_however_streams_break_each_parcel_is_answered_once_in_order_from_the_same_bytes(uplink_to, count, plan):
     server = Moody(plan)
     uplink, told = uplink_to(server)

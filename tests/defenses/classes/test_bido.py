@@ -98,7 +98,7 @@ def test_a_layer_that_is_not_there_is_refused(small_target):
         DefenseConfig.parse({"name": "bido", "measure": "cka"}, source="stack")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12),
     batch_size=st.integers(2, 40),

@@ -34,7 +34,7 @@ def test_the_loss_has_the_values_worked_out_by_hand(alpha, expected):
     assert float(uniform) == pytest.approx(math.log(4), abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), alpha=st.floats(0, 0.9), rows=st.integers(1, 5), classes=st.integers(2, 6))
 def test_a_positive_alpha_is_torchs_own_label_smoothing(seed, alpha, rows, classes):
     draw = torch.Generator().manual_seed(seed)

@@ -101,6 +101,7 @@ def descend(optimizer, steps, logits, labels):
         optimizer.step()
 
 
+@pytest.mark.slow
 def test_in_the_plane_a_low_rank_head_with_tanh_ends_farthest_from_the_data():
     """The toy case of CALoR's appendix: from samples of the other classes, downhill, towards the samples of one.
 

@@ -30,7 +30,7 @@ def purifier():
     return train_purifier(vectors_of(), QUICK, seed=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.lists(st.sampled_from([0.0, 1e-38, 1e-6, 0.1, 0.5, 1.0]), min_size=6, max_size=6), min_size=1, max_size=5

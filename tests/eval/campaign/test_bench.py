@@ -25,6 +25,7 @@ def job():
     return Job("predict-1", "predict", "one", 0, "predictions/1", (), 1.0, {})
 
 
+@pytest.mark.slow
 def test_a_service_listens_while_the_block_runs_and_not_after_it(bench, job, artifact):
     given = ("cloud", artifact / "cloud", *bench.computing())
     with bench.serving(job, *given) as address, connect(address, ChannelConfig()) as channel:
@@ -34,9 +35,10 @@ def test_a_service_listens_while_the_block_runs_and_not_after_it(bench, job, art
 
 
 def test_a_service_that_does_not_start_says_why(bench, job, tmp_path):
+    (tmp_path / "theirs").write_text("somebody's thesis")
     with (
-        pytest.raises(RuntimeError, match="expected a half of an artifact"),
-        bench.serving(job, "cloud", tmp_path / "nothing"),
+        pytest.raises(RuntimeError, match="theirs: expected a capture"),
+        bench.serving(job, "tap", "--upstream", "127.0.0.1:1", "--capture", tmp_path / "theirs"),
     ):
         pass
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from splitleak.measures.clusters import cluster_moments, kmeans, kmeans_init, kmeans_per_class
@@ -57,7 +57,6 @@ def test_a_class_with_no_more_members_than_clusters_is_one_cluster():
     assert sorted(assigned[3:].unique().tolist()) == [1, 2, 3]
 
 
-@settings(deadline=None)
 @given(count=st.integers(1, 20), clusters=st.integers(1, 5), dimensions=st.integers(1, 4), seed=st.integers(0, 2**32))
 def test_moments_are_those_of_each_cluster_alone(count, clusters, dimensions, seed):
     draw = torch.Generator().manual_seed(seed)

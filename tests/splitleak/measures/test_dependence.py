@@ -42,7 +42,7 @@ def slow(x, y, power):
     return math.sqrt((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), count=st.integers(3, 9), power=st.sampled_from([1, 2]))
 def test_it_agrees_with_the_definition(seed, count, power):
     x, y = drawn(seed, count, 2, 3), drawn(seed + 1, count, 4)
@@ -52,7 +52,7 @@ def test_it_agrees_with_the_definition(seed, count, power):
     assert float(single) == pytest.approx(expected, abs=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), scale=st.floats(0.1, 10), shift=st.floats(-5, 5))
 def test_it_is_invariant_to_shifts_scales_and_orthogonal_maps(seed, scale, shift):
     x, y = drawn(seed, 8, 5), drawn(seed + 1, 8, 3)
@@ -143,7 +143,7 @@ def test_a_constant_kernel_has_dependence_zero_and_a_finite_gradient(measure):
     assert bool(same.grad.isfinite().all())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), count=st.integers(3, 9))
 def test_measures_of_kernels_agree_with_their_definitions(seed, count):
     x, y = drawn(seed, count, 2, 3), drawn(seed + 1, count, 4)

@@ -12,7 +12,7 @@ def test_the_value_worked_out_by_hand_is_met_and_it_is_zero_at_the_standard_norm
     assert kl_to_standard_normal(mean.double(), deviation.double()).tolist() == pytest.approx([1.3068528, 0], abs=1e-7)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), rows=st.integers(1, 4), width=st.integers(1, 5))
 def test_it_agrees_with_torchs_own(seed, rows, width):
     drawn = torch.Generator().manual_seed(seed)

@@ -39,7 +39,7 @@ def by_definition(rebuilt, private, k):
     return precision, recall, density, coverage
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(4, 9), st.integers(4, 9), st.integers(1, 3), st.integers(0, 2**32))
 def test_it_equals_the_formulas(m, n, k, seed):
     draw = torch.Generator().manual_seed(seed)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from splitleak.measures.entropy import mixture_entropy, mixture_information, mse_lower_bound
@@ -20,7 +20,6 @@ def test_the_bound_has_the_published_values():
     assert float(single) == pytest.approx(256 * math.log(4), rel=1e-7)
 
 
-@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(1, 100), min_size=1, max_size=4),
     seed=st.integers(0, 2**32),
@@ -75,7 +74,6 @@ def test_a_mixture_without_a_bound_is_refused(weights, variances, noise, message
         mixture_information(weights, variances, noise)
 
 
-@settings(deadline=None)
 @given(variance=st.floats(1e-4, 1), dimensions=st.integers(1, 3072))
 def test_a_gaussian_with_one_variance_reaches_the_bound(variance, dimensions):
     nats = 0.5 * dimensions * math.log(2 * math.pi * math.e * variance)
@@ -97,7 +95,6 @@ def test_no_estimate_on_a_gaussian_channel_beats_the_bound_that_the_information_
     assert float((best * sent - images).square().mean()) == pytest.approx(bound, rel=0.01)
 
 
-@settings(deadline=None)
 @given(count=st.integers(3, 30), dimensions=st.integers(1, 20), seed=st.integers(0, 2**32))
 def test_the_entropy_of_one_cluster_is_its_gaussians_with_eigenvalues_raised(count, dimensions, seed):
     values = torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.autograd.functional import jacobian
@@ -14,7 +14,6 @@ def linear(matrix):
     return lambda images: images.flatten(1) @ matrix.T
 
 
-@settings(deadline=None)
 @given(features=st.integers(1, 20), chunk=st.integers(1, 20), seed=st.integers(0, 2**32))
 def test_the_spectrum_of_a_linear_encoder_is_its_squared_singular_values(features, chunk, seed):
     draw = torch.Generator().manual_seed(seed)
@@ -37,7 +36,6 @@ def test_the_spectrum_of_a_network_is_that_of_its_jacobian_at_the_image(channels
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-6)
 
 
-@settings(deadline=None)
 @given(features=st.integers(1, 9), seed=st.integers(0, 2**32), signal=st.floats(1e-3, 1), noise=st.floats(1e-4, 1))
 def test_it_is_the_mutual_information_of_a_linear_gaussian_channel(features, seed, signal, noise):
     draw = torch.Generator().manual_seed(seed)
@@ -68,7 +66,6 @@ def test_a_constant_feature_has_zero_information_and_dimension():
     assert effective_dimensions(spectrum) == 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=9))
 def test_effective_dimensions_are_between_one_and_all_whatever_the_scale(values):
     spectrum = torch.tensor(values, dtype=torch.float64)

@@ -1,12 +1,11 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from splitleak.measures.frechet import frechet_distance, gaussian_frechet_distance
 
 
-@settings(deadline=None)
 @given(st.integers(2, 12), st.integers(2, 12), st.integers(1, 6), st.integers(0, 2**32))
 def test_it_equals_the_distance_from_singular_values_for_few_and_many_samples(n, m, dimensions, seed):
     draw = torch.Generator().manual_seed(seed)

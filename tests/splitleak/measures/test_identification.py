@@ -12,7 +12,7 @@ def drawn(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 6), st.integers(1, 4), st.integers(0, 999))
 def test_a_score_is_the_cosine_with_the_likest_image_of_a_person(count, people, more, dimensions, seed):
     draw = torch.Generator().manual_seed(seed)

@@ -32,7 +32,7 @@ def error(model, images, labels):
     return float((model(images).argmax(1) != labels).float().mean())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.floats(0, 0.5), st.floats(1e-3, 0.5), st.integers(1, 4), st.booleans(), st.integers(0, 2**32))
 def test_images_stay_near_and_in_range(epsilon, step, steps, targeted, seed):
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))

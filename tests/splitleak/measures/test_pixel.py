@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
 
 from splitleak.measures.pixel import batch_psnr, mse, psnr, total_variation
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32), channels=st.sampled_from([1, 3]), height=st.integers(1, 9), data_range=st.floats(0.1, 9)
 )
@@ -43,7 +42,6 @@ def test_shapes_that_would_broadcast_are_refused(measure):
         measure(torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4))
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32), channels=st.integers(1, 3), height=st.integers(2, 6), width=st.integers(2, 6))
 def test_total_variation_of_a_batch_is_the_mean_of_its_images(seed, channels, height, width):
     images = np.random.default_rng(seed).random((3, channels, height, width))

@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 from splitleak.measures.ssim import ssim, ssim_zero_padded
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     channels=st.sampled_from([1, 3]),
@@ -29,7 +29,7 @@ def test_it_agrees_with_scikit_image(seed, channels, height, width, noise):
     assert single.tolist() == pytest.approx(expected, abs=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), height=st.integers(11, 16), width=st.integers(11, 16))
 def test_the_zero_padded_form_agrees_with_filters_that_see_zeros(seed, height, width):
     x, y = np.random.default_rng(seed).random((2, height, width))

@@ -50,7 +50,7 @@ def test_images_have_their_shape_and_lie_strictly_between_0_and_1(feature, image
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(side=st.integers(1, 12), doublings=st.integers(0, 5), narrow=st.integers(1, 12), colours=st.sampled_from([1, 3]))
 def test_any_number_of_doublings_reaches_the_image(side, doublings, narrow, colours):
     image = (colours, side << doublings, narrow << doublings)

@@ -84,7 +84,7 @@ def test_output_shape_changes_no_state(training):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     architecture=st.sampled_from(sorted(ARCHITECTURES)),
     width=st.floats(0.01, 0.3),

@@ -168,7 +168,8 @@ def test_a_black_hole_can_be_refused_and_left_without_a_thread_behind(echo):
 def test_an_upstream_that_is_not_there_ends_the_connection():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with link(LinkConfig(), f"127.0.0.1:{taken.getsockname()[1]}") as handle, dial(handle) as client:
+        slow = LinkConfig(up=LinkDirection(delay_ms=50))  # the client is connected before the refusal arrives
+        with link(slow, f"127.0.0.1:{taken.getsockname()[1]}") as handle, dial(handle) as client:
             assert _ended(client)
 
 

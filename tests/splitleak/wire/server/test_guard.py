@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.security import TlsClientConfig, TlsServerConfig, Tokens, make_token, read_token
+from splitleak.wire.server import guard as guard_module
 from splitleak.wire.server.guard import Guard, Limits, _Client
 from splitleak.wire.server.health import Health
 from splitleak.wire.server.server import ServerConfig, serve
@@ -30,11 +31,14 @@ class Toy(grpc.GenericRpcHandler):
     def __init__(self):
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
+        self.received = threading.Semaphore(0)  # messages of a stream
         self.handlers = {
             "/toy/unary_unary": grpc.unary_unary_rpc_method_handler(lambda message, context: message),
             "/toy/unary_stream": grpc.unary_stream_rpc_method_handler(lambda message, context: iter([message] * 2)),
-            "/toy/stream_unary": grpc.stream_unary_rpc_method_handler(lambda messages, context: b"".join(messages)),
-            "/toy/stream_stream": grpc.stream_stream_rpc_method_handler(lambda messages, context: messages),
+            "/toy/stream_unary": grpc.stream_unary_rpc_method_handler(
+                lambda messages, context: b"".join(self.seen(messages))
+            ),
+            "/toy/stream_stream": grpc.stream_stream_rpc_method_handler(lambda messages, context: self.seen(messages)),
             "/toy/hold": grpc.unary_unary_rpc_method_handler(self.hold),
             "/toy/hold_stream": grpc.stream_stream_rpc_method_handler(self.hold_stream),
         }
@@ -47,6 +51,11 @@ class Toy(grpc.GenericRpcHandler):
         self.entered.release()
         assert self.gate.wait(WAIT_S)
         return message
+
+    def seen(self, messages):
+        for message in messages:
+            self.received.release()
+            yield message
 
     def hold_stream(self, messages, context):
         self.entered.release()
@@ -276,15 +285,21 @@ def test_idle_reflection_and_health_streams_do_not_count_as_inference():
 
 
 @pytest.mark.parametrize("kind", ["stream_stream", "stream_unary"])
-def test_a_stream_is_ended_once_it_is_idle_and_no_sooner(kind):
-    with toy(ServerConfig(limits=Limits(streams=1, stream_idle_s=3))) as (_, channel):
+def test_a_stream_is_ended_once_it_is_idle_and_no_sooner(kind, monkeypatch):
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(guard_module, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(guard_module, "_SWEEP_S", 0.005)
+    with toy(ServerConfig(limits=Limits(streams=1, stream_idle_s=300))) as (served, channel):
         outbox = queue.SimpleQueue()
         method = getattr(channel, kind)(f"/toy/{kind}")
         stream = method.future(iter(outbox.get, None)) if kind == "stream_unary" else method(iter(outbox.get, None))
         for _ in range(10):  # never silent for as long
             outbox.put(b"a")
-            time.sleep(0.5)
+            assert served.received.acquire(timeout=WAIT_S)
+            clock.now += 200
+            time.sleep(0.02)  # for some sweeps
             assert not stream.done()
+        clock.now += 200
         with pytest.raises(grpc.RpcError) as caught:
             list(stream) if kind == "stream_stream" else stream.result(WAIT_S)
         assert caught.value.code() is grpc.StatusCode.CANCELLED
