@@ -1,3 +1,4 @@
+import os
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -6,8 +7,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from splitleak.attacker.base import Run
+from splitleak.attacker.prior import PriorConfig, prior_of
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, Splits, split
+from splitleak.outputs import locked
 from splitleak.training.fit import epochs
 
 settings.register_profile("suite", deadline=None)  # how long an example takes is up to what else the machine does
@@ -52,6 +56,21 @@ def parsed():
 def small_splits() -> Splits:
     """Built-in images at 16 × 16, few enough to train on in a second."""
     return split(load("builtin").fitted(16, 1), SplitConfig(train=600, public=300, victims=40, test=300))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder of this run that all its workers share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(small_splits, shared):
+    """A generator of the attacker's images, good enough to be searched; the first worker that asks trains it."""
+    config = PriorConfig(width=8, batch_size=16, iterations=250, average=0.95)
+    with locked(shared / "prior", patience_s=500):
+        return prior_of(config, small_splits.public, shared / "prior", Run())[0]
 
 
 @pytest.fixture

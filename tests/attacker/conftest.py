@@ -6,8 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from splitleak.attacker.base import Run
-from splitleak.attacker.prior import PriorConfig, train_prior
 from splitleak.attacker.tap import TapConfig, tap
 from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.defenses.artifact import load_cloud, load_edge, save
@@ -65,9 +63,3 @@ def deployed(deploy, tmp_path_factory):
     """The chain, for all tests of a module."""
     with deploy(tmp_path_factory.mktemp("deployed")) as chain:
         yield chain
-
-
-@pytest.fixture(scope="session")
-def tiny_prior(small_splits):
-    """A generator of the attacker's images, good enough to be searched."""
-    return train_prior(PriorConfig(width=8, batch_size=16, iterations=250, average=0.95), small_splits.public, Run())

@@ -104,6 +104,7 @@ def test_an_attack_on_recorded_queries_repeats_to_the_bit_and_says_what_they_cos
     assert deployed.capture.stat().st_size == size
 
 
+@pytest.mark.slow
 def test_an_attacker_that_sees_each_image_often_has_better_features(deploy, tmp_path, small_splits):
     with deploy(tmp_path, repeat=4) as chain:
         record(chain, tmp_path / "pairs.npz", views=4)

@@ -14,7 +14,6 @@ from splitleak.attacker.base import Query, Run
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.attacker.class_inversion.search import LatentSearch
-from splitleak.attacker.prior import PriorConfig, train_prior
 from splitleak.attacker.run import AttackConfig
 from splitleak.defenses.artifact import load_whole, save
 from splitleak.defenses.classes.adaptive import adaptive_model
@@ -81,14 +80,8 @@ def low_rank(small_splits, tmp_path_factory):
     return load_whole(folder, torch.device("cpu"), seed=0)
 
 
-@pytest.fixture(scope="module")
-def prior(small_splits):
-    """A generator of the attacker's images, good enough to be searched."""
-    return train_prior(PriorConfig(width=8, batch_size=16, iterations=250, average=0.95), small_splits.public, Run())
-
-
 @pytest.fixture
-def known(model, small_splits, prior):
+def known(model, small_splits, tiny_prior):
     """A threat model that withholds nothing but the training images."""
     images = small_splits.public.floats()
     return ClassKnowledge(
@@ -98,7 +91,7 @@ def known(model, small_splits, prior):
         query=Query(lambda asked: model(asked).softmax(1)),
         labels=small_splits.public.labels,
         model=model,
-        prior=prior,
+        prior=tiny_prior,
     )
 
 

@@ -23,7 +23,10 @@ def any_data(monkeypatch):
         monkeypatch.setattr(f"splitleak.eval.{module}.fingerprint", lambda data: digest(["stand-in", data]))
 
 
-@pytest.mark.parametrize("name", PLANS)
+LARGE = ("classes_small",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in PLANS])
 def test_the_plan_of_a_campaign_file_has_the_ids_it_always_had(name, any_data):
     file = ROOT / "eval" / "campaigns" / f"{name}.toml"
     plan = plan_campaign(read_document(file), str(file))

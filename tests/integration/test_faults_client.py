@@ -102,6 +102,7 @@ def test_over_tls_and_with_a_token_a_cut_link_costs_no_image_either(tmp_path, ce
         stream_over(way, EdgeConfig(cloud=way.address, model="pixels", channel=channel, streams=streams), 60)
 
 
+@pytest.mark.slow
 def test_who_taps_a_broken_stream_sees_some_requests_twice_and_counts_each_victim_once(tmp_path):
     capture = tmp_path / "wire.capture"
     # A delay longer than any pause of a busy machine: requests are on their way when the link is cut.

@@ -79,6 +79,7 @@ def test_a_finished_model_has_no_hooks(small_target, small_splits):
     assert defense._outputs == {}
 
 
+@pytest.mark.slow
 def test_training_raises_the_dependence_on_the_label_relative_to_the_image(small_target, small_splits):
     images, labels = small_splits.test.floats(), small_splits.test.labels
     shares = []

@@ -58,6 +58,7 @@ def test_the_penalty_is_the_weighted_divergence_of_the_step_and_is_asked_for_onc
     assert defense.penalty(None) is None
 
 
+@pytest.mark.slow
 def test_a_stronger_penalty_leaves_less_in_the_code(small_target, small_splits):
     divergences = []
     for beta in (0.001, 0.1):

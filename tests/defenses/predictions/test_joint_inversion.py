@@ -80,6 +80,7 @@ def test_classifier_and_inverter_descend_one_loss_at_once(small_target):
     assert c.item() != 20
 
 
+@pytest.mark.slow
 def test_a_classifier_that_takes_part_carries_more_of_the_image(small_target, small_splits):
     errors = {}
     for weight in (0.01, 100.0):

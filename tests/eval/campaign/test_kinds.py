@@ -11,7 +11,7 @@ CAMPAIGNS = Path(__file__).parents[3] / "eval" / "campaigns"
 
 
 @pytest.mark.parametrize(
-    ("file", "kind"), [("cem_small", "features"), ("truncation_small", "predictions"), ("classes_small", "classes")]
+    ("file", "kind"), [("cem_small", "features"), ("truncation_small", "predictions"), ("classes_adaptive", "classes")]
 )
 def test_a_file_is_planned_as_what_it_says_it_is(file, kind):
     made = plan_campaign(read_document(CAMPAIGNS / f"{file}.toml"), file)

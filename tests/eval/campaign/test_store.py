@@ -98,6 +98,7 @@ with Store(Path(sys.argv[1])).claimed() as descriptor:
 """
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_the_processes_that_a_killed_one_left(store, monkeypatch):
     monkeypatch.setattr(store_module, "_ORPHANS_S", 0.2)
     orphan = [sys.executable, "-c", HOLDER.replace("stdin=subprocess.PIPE, ", "stdin=0, "), str(store.folder)]

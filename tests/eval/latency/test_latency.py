@@ -75,6 +75,7 @@ def test_the_interval_of_a_median_holds_it_and_narrows_with_more_samples():
     assert widths[0] > widths[1] > widths[2]
 
 
+@pytest.mark.slow
 def test_a_real_sweep_measures_every_part_of_whole_rounds(found):
     result, reports = found
     assert list(result["targets"]) == ["toy"]
@@ -89,6 +90,7 @@ def test_a_real_sweep_measures_every_part_of_whole_rounds(found):
     json.dumps(result, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_a_sweep_holds_every_setting_and_both_alternatives(found):
     cells = found[0]["cells"]
     split, image, device = ([cell for cell in cells if cell["way"] == way] for way in ("split", "image", "device"))
@@ -104,12 +106,14 @@ def test_a_sweep_holds_every_setting_and_both_alternatives(found):
     assert all(cell["images_per_s"] > 0 for cell in cells)
 
 
+@pytest.mark.slow
 def test_the_engines_told_are_those_that_computed(found):
     cells = found[0]["cells"]
     assert {cell["edge_engine"] for cell in cells if cell["way"] == "split"} == {"onnx"}
     assert {cell["cloud_engine"] for cell in cells if cell["way"] != "device"} == {"onnx"}
 
 
+@pytest.mark.slow
 def test_notes_name_emulation_fresh_weights_and_windows(found):
     notes = found[0]["notes"]
     assert len(notes) == 4
@@ -118,6 +122,7 @@ def test_notes_name_emulation_fresh_weights_and_windows(found):
     assert any("slot" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_split_is_compared_with_every_alternative(found):
     told = found[0]["break_even"]
     assert {(each["codec"], each["beside"]) for each in told} == {

@@ -40,6 +40,7 @@ def test_an_unknown_profile_is_refused_before_anything_starts(artifact, unknown)
         pass
 
 
+@pytest.mark.slow
 def test_over_a_link_the_network_takes_its_round_trip_and_the_rest_is_unchanged(artifact):
     asked = config(artifact, engines=("torch",), links=("lte",), alternatives=False)
     with bench(asked) as (runner,):

@@ -29,6 +29,7 @@ SWEEP = {
 }
 
 
+@pytest.mark.slow
 def test_the_same_figures_give_the_same_plot_which_names_the_ways_and_the_emulation(tmp_path):
     for name in ("a.svg", "b.svg", "a.png"):
         draw_latency(SWEEP, tmp_path / name)

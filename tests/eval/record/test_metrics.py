@@ -204,6 +204,7 @@ def held_to_be_everywhere(folder, metric, place, tmp_path):
     return score
 
 
+@pytest.mark.slow
 def test_a_metric_of_victims_plugged_in_is_in_record_table_csv_report_and_status(
     plugged, artifact, materials, tmp_path, small_splits
 ):

@@ -129,7 +129,13 @@ def lost(old):
     return set(Counter(leaves(old)) - Counter(leaves(parse_record(old, source="old").document())))
 
 
-@pytest.mark.parametrize("path", LINES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] * (path.stat().st_size > 2**20), id=path.parent.name)
+        for path in LINES
+    ],
+)
 def test_every_recorded_result_is_read_whole_and_reads_back_the_same(path):
     documents = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     records = load_lines(path)

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ def test_the_frontier_runs_from_left_to_right():
     assert non_dominated([(3, 0), (1, 2), (2, 1), (0, 0)]) == [1, 2, 0]
 
 
+@pytest.mark.slow
 def test_the_same_campaign_gives_the_same_plot_which_names_its_targets(fake_campaign, tmp_path):
     campaign = Results.load(fake_campaign(methods=("Bottleneck", "PATROL"), seeds=(0,)))
     for name in ("a", "b"):

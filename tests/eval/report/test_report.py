@@ -49,7 +49,7 @@ def test_the_page_holds_all_that_a_reader_needs_and_loads_no_other_file(fake_cam
 
 
 def test_failures_of_this_plan_are_shown_and_escaped(fake_campaign, report, parsed):
-    folder = fake_campaign()
+    folder = fake_campaign(methods=("PATROL",))
     for job, label in (("cell-PATROL0-gan", "<b>x</b>"), ("cell-old", "old job")):
         failure = {"job": job, "label": label, "command": "c", "error": "<script>1</script>", "log": ""}
         write_json(folder / "failures" / f"{job}.json", failure)
@@ -98,7 +98,7 @@ def test_a_campaign_without_any_record_has_a_report_of_dashes(fake_campaign, rep
 
 
 def test_one_method_without_a_twin_has_no_differences(fake_campaign, report):
-    folder = fake_campaign()
+    folder = fake_campaign(methods=("Bottleneck", "PATROL"))
     plan = json.loads((folder / "campaign.json").read_text())
     plan["cells"] = [cell for cell in plan["cells"] if cell["plus"] is None]
     write_json(folder / "campaign.json", plan)
@@ -112,7 +112,7 @@ def test_a_flag_is_told_once_with_all_it_is_about(fake_campaign, report):
         if cell["method"] == "PATROL" and cell["attack"] == "gan":
             figures["findings"] = {"mean_image_mse": 0.05, "held_out_mse": 0.05}
 
-    html, _ = report(fake_campaign(constant))
+    html, _ = report(fake_campaign(constant, methods=("Bottleneck", "PATROL")))
     assert html.count("mean image: ") == 1
     assert "PATROL, gan (seed 0, 1); PATROL + CEM, gan (seed 0, 1)" in html
 
@@ -297,7 +297,7 @@ def test_what_is_no_report_is_not_replaced(fake_campaign, tmp_path, name):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / name).write_text("mine")
     with pytest.raises(FileExistsError, match="theirs"):
-        write_report(fake_campaign(), tmp_path / "theirs")
+        write_report(fake_campaign(methods=("PATROL",)), tmp_path / "theirs")
     assert [path.read_text() for path in (tmp_path / "theirs").iterdir()] == ["mine"]
 
 

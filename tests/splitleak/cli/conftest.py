@@ -1,9 +1,11 @@
 import json
+import shutil
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
-from splitleak.cli import main
+from splitleak.cli import app, main
 
 QUICK = ("--set", "model.architecture=cnn", "--set", "model.width=0.5", "--set", "training.epochs=1")
 
@@ -28,6 +30,20 @@ def called(capsys, monkeypatch, *arguments):
 @pytest.fixture
 def call(capsys, monkeypatch):
     return lambda *arguments: called(capsys, monkeypatch, *arguments)
+
+
+@pytest.fixture(scope="session")
+def trained(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "toy"
+    made = CliRunner().invoke(app, ["train", "--images", str(images), "--out", str(folder), *QUICK])
+    assert made.exit_code == 0, made.output
+    return folder
+
+
+@pytest.fixture
+def toy(trained, tmp_path):
+    """The artifact that ``train()`` leaves, in a folder of the test's own."""
+    return shutil.copytree(trained, tmp_path / "toy")
 
 
 @pytest.fixture

@@ -53,10 +53,9 @@ FOLDERS = {
 
 
 @pytest.fixture
-def inputs(images, train, tmp_path):
+def inputs(images, toy):
     """``inputs(command)``: what the command needs, but for ``--out``."""
-    train()
-    return lambda command: [str(each).format(images=images, toy=tmp_path / "toy") for each in FOLDERS[command]]
+    return lambda command: [str(each).format(images=images, toy=toy) for each in FOLDERS[command]]
 
 
 def users_folder(place):
@@ -109,20 +108,16 @@ FILES = {
 
 @pytest.mark.parametrize("command", FILES)
 @pytest.mark.parametrize("content", ["mine", '{"mine": 1}\n', "[]"])
-def test_a_file_that_no_command_wrote_is_refused_by_name_and_not_touched(
-    call, images, train, tmp_path, command, content
-):
-    train()
+def test_a_file_that_no_command_wrote_is_refused_by_name_and_not_touched(call, images, toy, tmp_path, command, content):
     place = tmp_path / "precious.json"
     place.write_text(content)
-    given = [str(each).format(images=images, toy=tmp_path / "toy") for each in FILES[command]]
+    given = [str(each).format(images=images, toy=toy) for each in FILES[command]]
     code, _, err = call(*command.split(), *given, place)
     assert code == 1
     assert "precious.json" in err.splitlines()[-1]
     assert place.read_text() == content
 
 
-def test_a_result_is_written_over_an_earlier_one(call, images, train, tmp_path):
-    train()
-    asked = ("leakage", tmp_path / "toy", "--images", images, "--n-images", 1, "--out", tmp_path / "result.json")
+def test_a_result_is_written_over_an_earlier_one(call, images, toy, tmp_path):
+    asked = ("leakage", toy, "--images", images, "--n-images", 1, "--out", tmp_path / "result.json")
     assert call(*asked)[0] == call(*asked)[0] == 0

@@ -122,9 +122,8 @@ def test_a_full_disk_after_the_training_is_one_line(call, images, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_purify_writes_a_purifier_that_loads_and_says_what_it_costs(train, images, call, tmp_path):
-    train()
-    asked = ("purify", tmp_path / "toy", "--images", images, "--out", tmp_path / "p", "--set", "epochs=2")
+def test_purify_writes_a_purifier_that_loads_and_says_what_it_costs(toy, images, call, tmp_path):
+    asked = ("purify", toy, "--images", images, "--out", tmp_path / "p", "--set", "epochs=2")
     code, out, _ = call(*asked, "--json")
     found = json.loads(out)
     assert code == 0
@@ -138,24 +137,22 @@ def test_purify_writes_a_purifier_that_loads_and_says_what_it_costs(train, image
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "toy"]
 
 
-def test_inspect_shows_both_halves_and_counts_all_parameters(train, call, tmp_path):
-    train()
-    code, out, _ = call("inspect", tmp_path / "toy", "--json")
+def test_inspect_shows_both_halves_and_counts_all_parameters(toy, call):
+    code, out, _ = call("inspect", toy, "--json")
     found = json.loads(out)
     assert code == 0
     for half in ("edge", "cloud"):
         assert found[half]["parameters"] > 0
         assert found[half]["macs"] > 0
-    code, out, _ = call("inspect", tmp_path / "toy")
+    code, out, _ = call("inspect", toy)
     assert code == 0
     assert "edge: " in out
     assert "cloud: " in out
     assert "after nothing" in out
 
 
-def test_export_writes_a_model_for_triton_once_and_again_only_by_force(train, call, tmp_path):
-    train()
-    command = ("export", tmp_path / "toy", "--triton", tmp_path / "models", "--backend", "python")
+def test_export_writes_a_model_for_triton_once_and_again_only_by_force(toy, call, tmp_path):
+    command = ("export", toy, "--triton", tmp_path / "models", "--backend", "python")
     code, out, _ = call(*command, "--json")
     assert (code, json.loads(out)["folder"]) == (0, str(tmp_path / "models" / "toy"))
     assert (tmp_path / "models" / "toy" / "1" / "model.py").is_file()

@@ -24,6 +24,7 @@ def test_there_are_thousands_of_crops_equally_many_of_each_photograph_and_few_tw
         assert len(set(pool.hashes())) > 0.98 * len(pool)
 
 
+@pytest.mark.slow
 def test_the_same_seed_cuts_the_same_crops_and_another_seed_others(photographs):
     assert torch.equal(load_photographs().train.pixels, photographs.train.pixels)
     assert len(set(load_photographs(seed=1).test.hashes()) & set(photographs.test.hashes())) < 20

@@ -267,6 +267,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_twelve_photographs_of_a_phone_take_less_than_four_decoded_ones(tmp_path):
     photograph = encoded(np.full((3000, 4000, 3), 90, np.uint8), "JPEG")
     (tmp_path / "cat").mkdir()
