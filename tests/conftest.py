@@ -17,6 +17,7 @@ from splitleak.training.fit import epochs
 settings.register_profile("suite", deadline=None)  # how long an example takes is up to what else the machine does
 settings.load_profile("suite")
 torch.set_num_threads(1)  # of each worker, and for the examples too, which no fixture of this folder reaches
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # child processes share the cores: threads that wait do not spin
 
 
 def pytest_ignore_collect(collection_path):

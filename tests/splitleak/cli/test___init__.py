@@ -125,7 +125,7 @@ def test_a_notebooks_backend_breaks_no_plot(tmp_path):
         "-m",
         "splitleak",
         "report",
-        ROOT / "eval/results/cem_small",
+        ROOT / "eval/results/cem_cifar10_5k",
         "--out",
         tmp_path / "report",
     ]
