@@ -17,6 +17,7 @@ def extracted(by_class, private, config=QUICK):
     return knowledge_extraction(by_class, private, "builtin", config, device=CPU)
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_real_images_not_from_noise_or_wrong_labels(small_splits):
     private = small_splits.train
     real = of_every_class(small_splits.public, 15)

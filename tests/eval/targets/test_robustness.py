@@ -69,6 +69,7 @@ def test_images_that_the_target_was_not_trained_with_are_refused(artifact, tmp_p
         measure_robustness(artifact, tmp_path, RobustnessConfig(), CPU)
 
 
+@pytest.mark.slow
 def test_a_learned_backdoor_has_a_high_success_rate_and_the_command_prints_it(tmp_path, small_splits):
     poisoned = poison(small_splits, PoisonConfig(fraction=0.2, board=5))
     poisoned.save(tmp_path / "images")
