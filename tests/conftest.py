@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 from html.parser import HTMLParser
@@ -17,6 +18,7 @@ from splitleak.training.fit import epochs
 settings.register_profile("suite", deadline=None)  # how long an example takes is up to what else the machine does
 settings.load_profile("suite")
 torch.set_num_threads(1)  # of each worker, and for the examples too, which no fixture of this folder reaches
+gc.disable()  # until all is collected: modules and cases are no garbage
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # child processes share the cores: threads that wait do not spin
 
 
@@ -29,6 +31,11 @@ def pytest_collection_modifyitems(items):
     """Files with slow cases come first, so that no worker is left with one when the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 class Page(HTMLParser):
