@@ -1,26 +1,27 @@
 """The one training loop: it calls the hooks of the stack and never asks a defense for its name."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Discriminator, Field, Tag
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Optimizer
 
-from splitleak.config import Config, digest
+from splitleak.config import IMPORTED, OWN, Config, digest, kind_of_network
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.datasets.statistics import normalisation
 from splitleak.defenses.base import EpochEnd, Step, TrainingStart
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.logs import Report, silent
+from splitleak.models.imported_half import ImportedModel
 from splitleak.models.split import ModelConfig, SplitModel, build
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
@@ -71,10 +72,16 @@ class TrainingConfig(Config):
         return self.learning_rate * max(0.5 * (1 + math.cos(math.pi * fraction)), 1e-3)
 
 
+AnyModel = Annotated[
+    Annotated[ModelConfig, Tag(OWN)] | Annotated[ImportedModel, Tag(IMPORTED)], Discriminator(kind_of_network)
+]
+"""The network of a target: one of our own architectures, or an imported one."""
+
+
 class TargetConfig(Config):
     """A target: a split model, its defenses in their order, its training, and the seed of all randomness."""
 
-    model: ModelConfig
+    model: AnyModel
     defenses: tuple[DefenseConfig, ...] = ()
     training: TrainingConfig = TrainingConfig()
     seed: int = Field(default=0, ge=0)
@@ -94,13 +101,27 @@ class Target:
     model: SplitModel
     stack: Stack
     record: dict[str, Any]
+    networks: Mapping[str, bytes] = field(default_factory=dict)  # the ONNX files of an imported one's halves
 
 
-def assemble(config: TargetConfig, dataset: str) -> tuple[SplitModel, Stack]:
-    """The untrained model as modified by its defenses, and the stack; initial weights from ``config.seed``."""
+def assemble(
+    config: TargetConfig, dataset: str, imported: tuple[nn.Module, nn.Module] | None = None
+) -> tuple[SplitModel, Stack]:
+    """The untrained model as modified by its defenses, and the stack; initial weights from ``config.seed``.
+
+    Args:
+        config: Model, defenses and seed.
+        dataset: Name of the images, which tells the normalisation of our own architectures.
+        imported: Both halves of an imported network, which come with their weights.
+    """
     stack = Stack.build(config.defenses)
     with seeded(config.seed, "init"):
-        model = build(config.model, normalisation(dataset, config.model.channels))
+        if isinstance(config.model, ImportedModel):
+            if imported is None:
+                raise ValueError(f"expected both halves of {config.model.source}, got only what they are called")
+            model = SplitModel(*imported, config.model.image_shape)
+        else:
+            model = build(config.model, normalisation(dataset, config.model.channels))
         stack.prepare(model, config.model.classes)
     return model, stack
 
@@ -254,10 +275,9 @@ def accuracy(model: SplitModel, stack: Stack, images: Images, device: torch.devi
     return hits / len(images)
 
 
-def _check_fit(config: ModelConfig, images: Images) -> None:
-    expected = (config.channels, config.size, config.size)
-    if tuple(images.pixels.shape[1:]) != expected:
-        raise ValueError(f"expected images {expected}, got {tuple(images.pixels.shape[1:])}")
+def _check_fit(config: ModelConfig | ImportedModel, images: Images) -> None:
+    if tuple(images.pixels.shape[1:]) != config.image_shape:
+        raise ValueError(f"expected images {config.image_shape}, got {tuple(images.pixels.shape[1:])}")
     if len(images.classes) != config.classes:
         raise ValueError(f"expected {config.classes} classes, got {len(images.classes)}")
 

@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from splitleak.graphs.prepared import IMAGES, OURS, OUTPUT
 from splitleak.graphs.reading import reads
+from splitleak.tables import nearest
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -140,13 +141,9 @@ class Network:
         Raises:
             ValueError: There is no such place; the error names the nearest.
         """
-        from splitleak.tables import nearest
-
         found = {cut.name: cut for cut in self.cuts(max(tensors, name.count("+") + 1))}
         if name not in found:
-            near = nearest(name, found)
-            hint = f"; the nearest is {near!r}" if near else ""
-            raise ValueError(f"expected a place that `splitleak cuts` lists, got {name!r}{hint}")
+            raise ValueError(f"expected a place that `splitleak cuts` lists, got {name!r}{nearest(name, found)}")
         return found[name]
 
     def forward(self, images: Floats, names: Sequence[str], threads: int = 1) -> Iterator[dict[str, Floats]]:
