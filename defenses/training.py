@@ -21,7 +21,7 @@ from splitleak.datasets.statistics import normalisation
 from splitleak.defenses.base import EpochEnd, Step, TrainingStart
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.logs import Report, silent
-from splitleak.models.imported_half import ImportedModel
+from splitleak.models.imported_half import ImportedModel, both_halves
 from splitleak.models.split import ModelConfig, SplitModel, build
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
@@ -83,7 +83,8 @@ class TargetConfig(Config):
 
     model: AnyModel
     defenses: tuple[DefenseConfig, ...] = ()
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingConfig | None = TrainingConfig()
+    """None: an imported network as it came."""
     seed: int = Field(default=0, ge=0)
 
     def pinned(self) -> "TargetConfig":
@@ -133,6 +134,7 @@ def train(
     device: torch.device,
     checkpoint: Path | None = None,
     report: Report = silent,
+    networks: Mapping[str, bytes] | None = None,
 ) -> Target:
     """Trains a target on ``splits.train`` and measures its accuracy on ``splits.test``.
 
@@ -144,6 +146,7 @@ def train(
         device: Where it is trained.
         checkpoint: File from which an interrupted run with the same config and data resumes.
         report: Progress callback.
+        networks: The ONNX files of an imported network's halves, ``edge`` and ``cloud``, which are fine-tuned.
 
     Raises:
         FileNotFoundError: A file that a defense refers to does not exist.
@@ -153,23 +156,30 @@ def train(
     _check_fit(config.model, splits.train)
     # Dropout layers draw from the global generator.
     with seeded(config.seed, "dropout", devices=[device] if device.type == "cuda" else []):
-        return _train(config.pinned(), splits, device, checkpoint, report)
+        return _train(config.pinned(), splits, device, checkpoint, report, networks or {})
 
 
 def _train(
-    config: TargetConfig, splits: Splits, device: torch.device, checkpoint: Path | None, report: Report
+    config: TargetConfig,
+    splits: Splits,
+    device: torch.device,
+    checkpoint: Path | None,
+    report: Report,
+    networks: Mapping[str, bytes],
 ) -> Target:
-    dataset = str(splits.record["dataset"])
-    model, stack = assemble(config, dataset)
+    dataset, training = str(splits.record["dataset"]), config.training
+    if training is None:
+        raise ValueError("expected the settings of a training, got none")
+    model, stack = assemble(config, dataset, both_halves(networks, config.model))
     to_channels_last(model, device)
     stack.to(device)
     stack.seed(config.seed, device)
-    stack.begin(TrainingStart(model, dataset, splits.train.classes, config.training.epochs))
+    stack.begin(TrainingStart(model, dataset, splits.train.classes, training.epochs))
     optimizer = SGD(
         [*model.parameters(), *stack.task_parameters()],
-        lr=config.training.learning_rate,
-        momentum=config.training.momentum,
-        weight_decay=config.training.weight_decay,
+        lr=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
     )
     order = generator(config.seed, "order")
     augment = generator(config.seed, "augment", device=device)
@@ -186,10 +196,10 @@ def _train(
     labels = splits.train.labels.to(device)
 
     def batches(order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch_indices in stack.batches(splits.train.labels, config.training.batch_size, order):
+        for batch_indices in stack.batches(splits.train.labels, training.batch_size, order):
             if len(batch_indices) > 1:  # batch norm needs two
                 indices = batch_indices.to(device)
-                yield _augment(images[indices].float() / 255, config.training.augment, augment), labels[indices]
+                yield _augment(images[indices].float() / 255, training.augment, augment), labels[indices]
 
     @torch.no_grad()
     def training_features(epoch: int) -> tuple[Tensor, Tensor]:
@@ -199,13 +209,13 @@ def _train(
         encoded = [(model.encoder(_channels_last(x)).float(), y) for x, y in batches(*draws)]
         return torch.cat([z for z, _ in encoded]), torch.cat([y for _, y in encoded])
 
-    for epoch in epochs("train", config.training.epochs, state, checkpoint, report):
+    for epoch in epochs("train", training.epochs, state, checkpoint, report):
         model.train()
         stack.train()
         losses, penalties, hits = [], [], []
-        steps = math.ceil(len(images) / config.training.batch_size)
+        steps = math.ceil(len(images) / training.batch_size)
         for index, (batch, target) in enumerate(batches(order, augment)):
-            rate = config.training.rate(epoch + index / steps)
+            rate = training.rate(epoch + index / steps)
             task, penalty, hit = training_step(model, stack, optimizer, batch, target, epoch=epoch, rate=rate)
             losses.append(task)
             penalties.append(penalty)
@@ -214,7 +224,7 @@ def _train(
         means = {name: float(torch.stack(values).mean()) for name, values in figures.items()}
         if not math.isfinite(means["loss"] + means["penalty"]):
             raise FloatingPointError(f"expected a finite loss, got {means} in epoch {epoch + 1}")
-        stack.on_epoch(EpochEnd(epoch, config.training.epochs, cache(partial(training_features, epoch))))
+        stack.on_epoch(EpochEnd(epoch, training.epochs, cache(partial(training_features, epoch))))
         state.history.append(means)
 
     stack.finish(model)
@@ -227,7 +237,7 @@ def _train(
     }
     if findings := stack.findings(model):
         record["defenses"] = findings
-    return Target(config, splits.train.classes, dataset, model, stack, record)
+    return Target(config, splits.train.classes, dataset, model, stack, record, networks)
 
 
 def training_step(

@@ -145,6 +145,7 @@ class Target(_Part):
     design: Design
     dataset: Dataset
     accuracy: float
+    right_answer: str | None = Field(default=None, description="of an imported network; none: the images' labels")
     provenance: Provenance
 
 

@@ -1,8 +1,10 @@
 """A half of an imported network: an ONNX file of the artifact, in ONNX Runtime, or in torch where gradients count."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -69,6 +71,20 @@ class StandIn(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows.new_zeros((len(rows), *self.shape))
+
+
+def both_halves(networks: Mapping[str, bytes], model: object) -> tuple[nn.Module, nn.Module] | None:
+    """Both halves of an imported network as torch modules, from their ONNX files; None: it is none.
+
+    Raises:
+        ValueError: A half is missing, or has operations that torch does not reach.
+    """
+    if not isinstance(model, ImportedModel):
+        return None
+    if lacking := {"edge", "cloud"} - {*networks}:
+        raise ValueError(f"expected both halves of {model.source}, got no {sorted(lacking)[0]} half")
+    edge, cloud = (GraphModule(onnx.load_from_string(networks[half])) for half in ("edge", "cloud"))
+    return (edge, cloud) if model.batched else (OneByOne(edge), OneByOne(cloud))
 
 
 def torch_half(path: Path, model: ImportedModel) -> nn.Module:
