@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from splitleak.config import Config
-from splitleak.graphs.module import GraphModule, missing_operations
+from splitleak.graphs.module import GraphModule, missing_operations, weight_key
+from splitleak.graphs.prepared import IMAGES
 from splitleak.graphs.reading import read_graph
 from splitleak.models.engine import Engine
 from splitleak.models.export import OnnxModule
@@ -84,6 +85,8 @@ def both_halves(networks: Mapping[str, bytes], model: object) -> tuple[nn.Module
     if lacking := {"edge", "cloud"} - {*networks}:
         raise ValueError(f"expected both halves of {model.source}, got no {sorted(lacking)[0]} half")
     edge, cloud = (GraphModule(onnx.load_from_string(networks[half])) for half in ("edge", "cloud"))
+    for key, weight in edge.named_parameters():
+        weight.requires_grad_(not key.startswith(weight_key(f"{IMAGES}.")))  # preprocessing is no weight
     return (edge, cloud) if model.batched else (OneByOne(edge), OneByOne(cloud))
 
 
