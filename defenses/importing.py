@@ -10,7 +10,7 @@ import torch
 
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
-from splitleak.defenses.artifact import HalfConfig, load_whole, save_imported
+from splitleak.defenses.artifact import ARTIFACT, HalfConfig, load_whole, save_imported
 from splitleak.defenses.training import TargetConfig
 from splitleak.graphs.halves import check_halves, cloud_half, edge_half
 from splitleak.graphs.importing import network_digest
@@ -18,6 +18,7 @@ from splitleak.graphs.module import missing_operations
 from splitleak.graphs.network import Cut, Network
 from splitleak.graphs.prepared import OUTPUT
 from splitleak.models.imported_half import NETWORK, ImportedModel
+from splitleak.outputs import claimed
 
 LABELS, OWN_ANSWER = "labels", "the whole network's own answer"
 """What a right answer is: the images' labels, or, where these are not the network's outputs, what it gave before."""
@@ -35,6 +36,7 @@ def import_network(
     name: str,
     names: tuple[str, ...] | None,
     images: Path | None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Cuts ``network`` and writes the artifact ``out``, once both halves give what the whole gives.
 
@@ -46,12 +48,14 @@ def import_network(
         name: The model's name in the inference protocol.
         names: Of its outputs; None: those of the images' classes, if there are as many, else none.
         images: A split; its test images tell the accuracy. None: nothing is measured.
+        force: Replace an artifact of another network, cut or name.
 
     Returns:
         ``accuracy`` in [0, 1], ``right_answer`` (what counts as right), ``difference`` of both halves to the whole,
         ``cut`` and ``notes``.
 
     Raises:
+        FileExistsError: There is something at ``out`` that may not be replaced.
         RuntimeError: Both halves give something else than the whole.
         ValueError: The images do not fit the network.
     """
@@ -80,7 +84,9 @@ def import_network(
     about["cut"] = {**vars(cut), "name": cut.name}
     record = {"dataset": dict(_NO_IMAGES) if splits is None else splits.record, **about}
     networks = {"edge": edge.SerializeToString(), "cloud": cloud.SerializeToString()}
-    save_imported(out, name, TargetConfig(model=model, training=None), networks, classes=names, record=record)
+    config = TargetConfig(model=model, training=None)
+    with claimed(out, ARTIFACT, {"target": config.document(), "name": name}, force=force):
+        save_imported(out, name, config, networks, classes=names, record=record)
     return about
 
 

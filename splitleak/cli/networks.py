@@ -97,11 +97,9 @@ def import_(
     as the network has outputs, a right answer is their label; else it is the whole network's own answer. Afterwards
     neither the file nor your code is needed.
     """
-    from splitleak.defenses.artifact import ARTIFACT
     from splitleak.defenses.importing import import_network
     from splitleak.graphs.importing import read_names
     from splitleak.graphs.user_module import cut_after
-    from splitleak.outputs import claimed
 
     given = read_config_of(config, settings)
     network, module = read_network(onnx, torch, weights, input_, given)
@@ -111,8 +109,8 @@ def import_(
         place = network.cut(cut, tensors)
     names = None if labels is None else read_names(labels, network.outputs)
     source = str(torch) if onnx is None else onnx.name
-    with claimed(out, ARTIFACT, {"name": name or out.name, "cut": place.name, "source": source}, force=force):
-        about = import_network(network, place, out, source=source, name=name or out.name, names=names, images=images)
+    label = name or out.name
+    about = import_network(network, place, out, source=source, name=label, names=names, images=images, force=force)
     lines = [f"{out}: {source} cut at {place.name}, {'×'.join(map(str, place.feature_shape))} a picture cross"]
     lines.append(f"both halves give the whole's answer within {about['difference']:.1e}")
     lines.append(f"accuracy {about['accuracy']:.2%} ({about['right_answer']})")

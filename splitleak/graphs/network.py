@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from splitleak.graphs.prepared import IMAGES, OURS, OUTPUT
-from splitleak.graphs.reading import reads
+from splitleak.graphs.reading import first_line, reads
 from splitleak.tables import nearest
 
 Array = NDArray[Any]
@@ -27,6 +27,7 @@ _BYTES: dict[int, int] = {
     TensorProto.UINT8: 1,
     TensorProto.INT8: 1,
 }
+_MOST_MEMORY = 2**32  # bytes
 _CHUNK_BYTES = 2**28  # of the outputs of one forward pass
 
 
@@ -190,8 +191,8 @@ class Network:
                 made = session.run([*probes.values(), *shaped, OUTPUT], {IMAGES: images[:rows]})
             except Exception as error:  # ONNX Runtime's errors have no base of their own
                 if rows == 1:
-                    message = str(error).splitlines()[0]
-                    raise ValueError(f"expected a network for images {self.image_shape}, but {message}") from None
+                    said = first_line(error)
+                    raise ValueError(f"expected a network for images {self.image_shape}, but {said}") from None
                 return False, shapes, values
             shapes[rows] = {name: tuple(map(int, shape)) for name, shape in zip(data, made, strict=False)}
             values[rows] = dict(zip(shaped, made[len(data) :], strict=False))
@@ -202,7 +203,8 @@ class Network:
 
     def _parameters(self, node: NodeProto, seen: set[str]) -> int:
         """The weights that a node reads, or that what it reads is computed from, each once."""
-        count, places = 0, [name for name in reads(node) if name not in self._data]
+        given = node.input[:3] if node.op_type == "BatchNormalization" else reads(node)  # its statistics are none
+        count, places = 0, [name for name in given if name and name not in self._data]
         while places:
             name = places.pop()
             if name in seen:
@@ -255,9 +257,13 @@ def _kinds(graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def _types(model: ModelProto) -> dict[str, int]:
-    """The element type of every tensor that can be told."""
-    inferred = onnx.shape_inference.infer_shapes(model)
-    graph = inferred.graph
+    """The element type of every tensor that can be told.
+
+    Raises:
+        ValueError: One of them is too large to be computed.
+    """
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    _check_sizes(graph)
     found = {each.name: each.type.tensor_type.elem_type for each in (*graph.input, *graph.value_info, *graph.output)}
     return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
@@ -275,15 +281,42 @@ def _with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
 
 
 def session_of(model: ModelProto, threads: int) -> Any:  # noqa: ANN401  # onnxruntime has no types
+    """ONNX Runtime's session of a graph that may be anybody's: what it computes with is limited to 4 GiB.
+
+    Raises:
+        ValueError: It cannot be computed.
+    """
     import onnxruntime
 
+    _limit_memory()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised, too
+    options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base of their own
-        raise ValueError(f"expected a network that ONNX Runtime computes, but {str(error).splitlines()[0]}") from None
+        raise ValueError(f"expected a network that ONNX Runtime computes, but {first_line(error)}") from None
+
+
+@cache
+def _limit_memory() -> None:
+    """Gives all sessions of this module one arena of limited size."""
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = onnxruntime.OrtArenaCfg({"max_mem": _MOST_MEMORY, "arena_extend_strategy": 1})
+    onnxruntime.create_and_register_allocator(memory, as_requested)
+
+
+def _check_sizes(graph: onnx.GraphProto) -> None:
+    """Refuses a graph that says of itself that it needs more memory than is given."""
+    for each in graph.value_info:
+        dims = [dim.dim_value for dim in each.type.tensor_type.shape.dim if dim.HasField("dim_value")]
+        if math.prod(dims) * 4 > _MOST_MEMORY or any(dim < 0 for dim in dims):
+            raise ValueError(f"expected tensors of at most {_MOST_MEMORY:,} bytes, got {each.name!r} of {dims}")
 
 
 def same(left: Array, right: Array) -> bool:

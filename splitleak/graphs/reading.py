@@ -34,7 +34,7 @@ def read_graph(path: Path) -> ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError, OSError, RuntimeError) as error:
-        raise ValueError(f"{path}: expected an ONNX file, but {_first_line(error)}") from None
+        raise ValueError(f"{path}: expected an ONNX file, but {first_line(error)}") from None
     try:
         _check_versions(model)
         if model.functions:
@@ -45,7 +45,7 @@ def read_graph(path: Path) -> ModelProto:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # of onnx's own C++, on a file that contradicts itself
-        raise ValueError(f"{path}: expected an ONNX file, but {_first_line(error)}") from None
+        raise ValueError(f"{path}: expected an ONNX file, but {first_line(error)}") from None
     return model
 
 
@@ -212,6 +212,6 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
             yield from inner.initializer
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What an error of a library says, without its context."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,9 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from splitleak.artifacts import load_tensors
-from splitleak.graphs.network import Cut, Network, same
+from splitleak.graphs.network import Cut, Network, same, session_of
 from splitleak.graphs.prepared import IMAGES
+from splitleak.graphs.reading import first_line
 from splitleak.tables import nearest
 
 Shapes = Mapping[str, tuple[int, int, int]]
@@ -57,7 +59,8 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
 def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1) -> ModelProto:
     """``module`` in eval mode as ONNX, for images of any batch; batch normalisation stays a layer of its own.
 
-    The exporter is torch's older one, which is quick; where it cannot, the newer one.
+    The exporter is torch's older one, which is quick; where it cannot, the newer one; where the network is written for
+    one batch alone, that is of one image.
 
     Args:
         module: Takes one tensor an input, in their order.
@@ -67,18 +70,35 @@ def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1) -> ModelP
     Raises:
         ValueError: Neither exporter can write it.
     """
-    rows = tuple(torch.rand(2, *shape) for shape in inputs.values())
     names = ["output"] if outputs == 1 else [f"output{index}" for index in range(outputs)]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return _older(module, rows, list(inputs), names)
-        except Exception as older:
+    try:
+        with torch.no_grad():
+            module(*(torch.rand(2, *shape) for shape in inputs.values()))
+    except Exception as error:  # of the user's own code; it may take one image alone, which the exporters find out
+        reasons = [f"it does not take two images: {first_line(error)}"]
+    else:
+        reasons = []
+    fast = torch.backends.mha.get_fastpath_enabled()
+    logging.disable(logging.CRITICAL)  # what the exporters log, their errors say too
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer, which no exporter knows
+    try:
+        for export, rows in ((_older, 2), (_newer, 2), (_older, 1)):
+            drawn = tuple(torch.rand(rows, *shape) for shape in inputs.values())
             try:
-                return _newer(module, rows, list(inputs), names)
-            except Exception as newer:
-                reasons = " and ".join(_said(error) for error in (older, newer))
-                raise ValueError(f"expected a network that torch can write as ONNX, but {reasons}") from None
+                with torch.no_grad(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    model = export(module, drawn, list(inputs), names)
+                session_of(model, 1).run(
+                    None, {name: each[:1].numpy() for name, each in zip(inputs, drawn, strict=True)}
+                )
+            except Exception as error:  # an exporter may fail in any way, and what it wrote may be for its batch alone
+                reasons.append(first_line(error))
+            else:
+                return model
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        logging.disable(logging.NOTSET)
+    raise ValueError(f"expected a network that torch can write as ONNX, but {reasons[0]}")
 
 
 def _older(module: nn.Module, rows: tuple[Tensor, ...], inputs: list[str], names: list[str]) -> ModelProto:
@@ -89,7 +109,7 @@ def _older(module: nn.Module, rows: tuple[Tensor, ...], inputs: list[str], names
         written,  # type: ignore[arg-type]  # this exporter takes files
         input_names=inputs,
         output_names=names,
-        dynamic_axes={name: {0: "rows"} for name in (*inputs, *names)},
+        dynamic_axes={name: {0: "rows"} for name in (*inputs, *names)} if len(rows[0]) > 1 else None,
         training=torch.onnx.TrainingMode.PRESERVE,
         do_constant_folding=False,
         dynamo=False,
@@ -170,7 +190,7 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a broken file leads to
-            raise ValueError(f"{path}: expected a state dict of tensors alone, but {_said(error)}") from None
+            raise ValueError(f"{path}: expected a state dict of tensors alone, but {first_line(error)}") from None
     else:
         raise FileNotFoundError(f"expected weights at {path}, got no such file")
     if not isinstance(state, Mapping):
@@ -179,7 +199,3 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path}: expected weights of the network, but {' '.join(str(error).split())}") from None
-
-
-def _said(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from splitleak.graphs.module import GraphModule
 from splitleak.models.split import output_shape
@@ -108,6 +107,8 @@ def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:
     Those of an imported network are half the floating-point operations that torch counts.
     """
     if isinstance(layer, GraphModule):
+        from torch.utils.flop_counter import FlopCounterMode  # deferred: a slow import that no other layer needs
+
         with FlopCounterMode(display=False) as counter:
             layer.forward(inputs)
         return int(counter.get_total_flops()) // (2 * len(inputs))
