@@ -43,6 +43,7 @@ from splitleak.defenses.artifact import (
 from splitleak.defenses.classes.adaptive import adaptive_model, white_box
 from splitleak.defenses.training import assemble
 from splitleak.logs import Report
+from splitleak.models.imported_half import ImportedModel
 from splitleak.outputs import check_file, claimed
 from splitleak.tables import Table
 from splitleak.training.modules import freeze
@@ -299,6 +300,8 @@ def _cloud_knowledge(
     if folder is None:
         return None, None
     half = load_cloud(folder, device)
+    if isinstance(half.config.target.model, ImportedModel):  # only its edge half has the layers before the cut
+        return freeze(half.head, device), None
     return freeze(half.head, device), lambda: _fresh_encoder(half.config, device)
 
 

@@ -3,12 +3,15 @@
 <artifact>/artifact.json              record of the training: config, data, accuracy, commit, hardware
 <artifact>/edge/half.json             configuration of the half
 <artifact>/edge/weights.safetensors   the encoder, and the defenses that act on what is sent
+<artifact>/edge/network.onnx          the encoder of an imported network; weights.safetensors only once it is trained
 <artifact>/cloud/half.json
 <artifact>/cloud/weights.safetensors  the head
+<artifact>/cloud/network.onnx
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +26,7 @@ from splitleak.config import Config, digest, read_table
 from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import Target, TargetConfig, assemble
 from splitleak.models.engine import Engine, choose_engine, feature_probes, image_probes, torch_engine
+from splitleak.models.imported_half import NETWORK, ImportedModel, StandIn, Unreached, file_engine, torch_half
 from splitleak.models.split import SplitModel
 from splitleak.outputs import FolderKind
 from splitleak.seeding import generator
@@ -30,7 +34,8 @@ from splitleak.training.modules import to_channels_last
 
 FORMAT = 1
 _FITTING = "expected weights that fit its half.json"
-_OF_HALF = ("half.json", "weights.safetensors")
+_WEIGHTS = "weights.safetensors"
+_OF_HALF = ("half.json", _WEIGHTS, NETWORK)
 ARTIFACT = FolderKind("train", "artifact.json", ("edge", "cloud"))
 
 
@@ -53,23 +58,60 @@ def save(folder: Path, name: str, target: Target) -> None:
         FileExistsError: ``folder`` is there, and no artifact.
         ValueError: Weights are not finite.
     """
-    half = {
-        "format": FORMAT,
-        "name": name,
-        "dataset": target.dataset,
-        "classes": target.classes,
-        "target": target.config.document(),
-        "feature_shape": target.model.feature_shape,
-    }
     edge = {f"encoder.{key}": value for key, value in target.model.encoder.state_dict().items()}
     edge |= {f"stack.{key}": value for key, value in target.stack.on_wire_state().items()}
+    half = {"dataset": target.dataset, "classes": target.classes, "feature_shape": target.model.feature_shape}
+    weights = {"edge": edge, "cloud": target.model.head.state_dict()}
+    _write(folder, name, target.config, half, target.record, weights, target.networks)
+
+
+def save_imported(
+    folder: Path,
+    name: str,
+    config: TargetConfig,
+    networks: Mapping[str, bytes],
+    *,
+    classes: tuple[str, ...],
+    record: Mapping[str, Any],
+) -> None:
+    """Writes an imported network, not trained here, as the artifact ``folder``, atomically.
+
+    Args:
+        folder: The artifact's.
+        name: The model's name in the inference protocol.
+        config: With an `ImportedModel` and no defense.
+        networks: The ONNX files of the halves ``edge`` and ``cloud``.
+        classes: Names of the outputs, or none.
+        record: What `artifact.json` says of it: ``dataset``, ``accuracy`` and the rest.
+
+    Raises:
+        FileExistsError: ``folder`` is there, and no artifact.
+    """
+    assert isinstance(config.model, ImportedModel)
+    half = {"dataset": record["dataset"]["dataset"], "classes": classes, "feature_shape": config.model.features}
+    _write(folder, name, config, half, record, {}, networks)
+
+
+def _write(
+    folder: Path,
+    name: str,
+    config: TargetConfig,
+    half: Mapping[str, Any],
+    record: Mapping[str, Any],
+    weights: Mapping[str, Mapping[str, torch.Tensor]],
+    networks: Mapping[str, bytes],
+) -> None:
+    document = {"format": FORMAT, "name": name, "target": config.document(), **half}
     with written_folder(folder, ARTIFACT) as partial:
-        for part, weights in (("edge", edge), ("cloud", target.model.head.state_dict())):
+        for part in ("edge", "cloud"):
             (partial / part).mkdir()
-            save_weights(partial / part / "weights.safetensors", weights)
-            write_json(partial / part / "half.json", {**half, "half": part})
-        record = {"name": name, "target": target.config.document(), **target.record, "provenance": provenance()}
-        write_json(partial / "artifact.json", record)
+            if part in weights:
+                save_weights(partial / part / _WEIGHTS, weights[part])
+            if part in networks:
+                (partial / part / NETWORK).write_bytes(networks[part])
+            write_json(partial / part / "half.json", {**document, "half": part})
+        about = {"name": name, "target": config.document(), **record, "provenance": provenance()}
+        write_json(partial / "artifact.json", about)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -90,8 +132,7 @@ def artifact_digest(folder: Path) -> str:
     Raises:
         FileNotFoundError: ``folder`` holds no artifact.
     """
-    files = [folder / half / name for half in ("edge", "cloud") for name in _OF_HALF]
-    return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+    return digest([each for half in ("edge", "cloud") for each in _digests(folder / half)])
 
 
 def half_digest(folder: Path) -> str:
@@ -100,7 +141,15 @@ def half_digest(folder: Path) -> str:
     Raises:
         FileNotFoundError: ``folder`` is no half of an artifact.
     """
-    return digest([hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _OF_HALF])
+    return digest(_digests(folder))
+
+
+def _digests(folder: Path) -> list[str]:
+    """Of the files of a half: all of its kind."""
+    named = [name for name in _OF_HALF if (folder / name).exists()]
+    if not {_WEIGHTS, NETWORK} & {*named} or "half.json" not in named:
+        raise FileNotFoundError(f"expected a half of an artifact (<artifact>/edge or cloud) at {folder}")
+    return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in named]
 
 
 @dataclass(frozen=True)
@@ -120,8 +169,7 @@ class EdgeHalf:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        model = self.config.target.model
-        return (model.channels, model.size, model.size)
+        return self.config.target.model.image_shape
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -156,7 +204,7 @@ class CloudHalf:
 
     @property
     def classes(self) -> int:
-        return len(self.config.classes)
+        return self.config.target.model.classes
 
     @property
     def properties(self) -> dict[str, str]:
@@ -234,12 +282,14 @@ def load_edge(folder: Path, device: torch.device, *, seed: int | None = None, en
     """
     config, model, weights = _load(folder, "edge")
     stack = Stack.build(config.target.defenses, on_wire_only=True)
-    whole = nn.ModuleDict({"encoder": model.encoder, "stack": stack})
-    assign_weights(whole, weights, f"{folder}: {_FITTING}", assign=True)
+    if weights is not None:
+        whole = nn.ModuleDict({"encoder": model.encoder, "stack": stack})
+        assign_weights(whole, weights, f"{folder}: {_FITTING}", assign=True)
     stack.to(device).eval()
     stack.seed(seed, device)
     encoder = to_channels_last(model.encoder, device).eval()
-    runner = choose_engine(engine, encoder, device, image_probes(config.target.model.image_shape), torch.channels_last)
+    probes = image_probes(config.target.model.image_shape)
+    runner = _engine(folder, config, engine, encoder, device, probes, torch.channels_last, trained=weights is not None)
     return EdgeHalf(config, encoder, stack, device, runner, half_digest(folder))
 
 
@@ -258,12 +308,14 @@ def load_cloud(folder: Path, device: torch.device, *, seed: int | None = None, e
         RuntimeError: The engine cannot compute it.
     """
     config, model, weights = _load(folder, "cloud")
-    assign_weights(model.head, weights, f"{folder}: {_FITTING}", assign=True)
+    if weights is not None:
+        assign_weights(model.head, weights, f"{folder}: {_FITTING}", assign=True)
     head = to_channels_last(model.head, device).eval()
     for name, layer in head.named_modules():
         if hasattr(layer, "generator"):
             layer.generator = generator(seed, "head", name, device=device)
-    runner = choose_engine(engine, head, device, feature_probes(config.feature_shape))
+    probes = feature_probes(config.feature_shape)
+    runner = _engine(folder, config, engine, head, device, probes, torch.preserve_format, trained=weights is not None)
     return CloudHalf(config, head, device, runner, half_digest(folder))
 
 
@@ -282,15 +334,40 @@ def load_whole(folder: Path, device: torch.device, *, seed: int | None = None, e
     return WholeModel(edge, cloud)
 
 
-def _load(folder: Path, half: str) -> tuple[HalfConfig, SplitModel, dict[str, torch.Tensor]]:
+def _load(folder: Path, half: str) -> tuple[HalfConfig, SplitModel, dict[str, torch.Tensor] | None]:
     path = folder / "half.json"
     if not path.is_file():
         raise FileNotFoundError(f"expected a half of an artifact (<artifact>/{half}) at {folder}")
     config = HalfConfig.read(path)
     if config.half != half:
         raise ValueError(f"{folder}: expected the {half} half, got the {config.half} half")
-    weights = load_weights(folder / "weights.safetensors")
+    network, imported, weights = config.target.model, None, None
+    if isinstance(network, ImportedModel):
+        own = torch_half(folder / NETWORK, network)
+        edge, head = StandIn(network.features), StandIn((network.classes,))
+        imported = (own, head) if half == "edge" else (edge, own)
+    if imported is None or (folder / _WEIGHTS).exists():
+        weights = load_weights(folder / _WEIGHTS)
     with torch.device("meta"):  # builds the other half too, without memory or weights
-        model, stack = assemble(config.target, config.dataset)
+        model, stack = assemble(config.target, config.dataset, imported)
         stack.finish(model)
     return config, model, weights
+
+
+def _engine(
+    folder: Path,
+    config: HalfConfig,
+    engine: str,
+    module: nn.Module,
+    device: torch.device,
+    probes: list[NDArray[np.float32]],
+    layout: torch.memory_format,
+    *,
+    trained: bool,
+) -> Engine:
+    """The engine of a half; an imported one as it came runs from its own file where torch is not asked for."""
+    network = config.target.model
+    from_file = isinstance(module, Unreached) or (engine in ("auto", "onnx") and device.type == "cpu")
+    if isinstance(network, ImportedModel) and not trained and from_file:
+        return file_engine(folder / NETWORK, network)
+    return choose_engine(engine, module, device, probes, layout)

@@ -1,26 +1,27 @@
 """The one training loop: it calls the hooks of the stack and never asks a defense for its name."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Discriminator, Field, Tag
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Optimizer
 
-from splitleak.config import Config, digest
+from splitleak.config import IMPORTED, OWN, Config, digest, kind_of_network
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.datasets.statistics import normalisation
 from splitleak.defenses.base import EpochEnd, Step, TrainingStart
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.logs import Report, silent
+from splitleak.models.imported_half import ImportedModel, both_halves
 from splitleak.models.split import ModelConfig, SplitModel, build
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
@@ -71,12 +72,19 @@ class TrainingConfig(Config):
         return self.learning_rate * max(0.5 * (1 + math.cos(math.pi * fraction)), 1e-3)
 
 
+AnyModel = Annotated[
+    Annotated[ModelConfig, Tag(OWN)] | Annotated[ImportedModel, Tag(IMPORTED)], Discriminator(kind_of_network)
+]
+"""The network of a target: one of our own architectures, or an imported one."""
+
+
 class TargetConfig(Config):
     """A target: a split model, its defenses in their order, its training, and the seed of all randomness."""
 
-    model: ModelConfig
+    model: AnyModel
     defenses: tuple[DefenseConfig, ...] = ()
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingConfig | None = TrainingConfig()
+    """None: an imported network as it came."""
     seed: int = Field(default=0, ge=0)
 
     def pinned(self) -> "TargetConfig":
@@ -94,13 +102,27 @@ class Target:
     model: SplitModel
     stack: Stack
     record: dict[str, Any]
+    networks: Mapping[str, bytes] = field(default_factory=dict)  # the ONNX files of an imported one's halves
 
 
-def assemble(config: TargetConfig, dataset: str) -> tuple[SplitModel, Stack]:
-    """The untrained model as modified by its defenses, and the stack; initial weights from ``config.seed``."""
+def assemble(
+    config: TargetConfig, dataset: str, imported: tuple[nn.Module, nn.Module] | None = None
+) -> tuple[SplitModel, Stack]:
+    """The untrained model as modified by its defenses, and the stack; initial weights from ``config.seed``.
+
+    Args:
+        config: Model, defenses and seed.
+        dataset: Name of the images, which tells the normalisation of our own architectures.
+        imported: Both halves of an imported network, which come with their weights.
+    """
     stack = Stack.build(config.defenses)
     with seeded(config.seed, "init"):
-        model = build(config.model, normalisation(dataset, config.model.channels))
+        if isinstance(config.model, ImportedModel):
+            if imported is None:
+                raise ValueError(f"expected both halves of {config.model.source}, got only what they are called")
+            model = SplitModel(*imported, config.model.image_shape)
+        else:
+            model = build(config.model, normalisation(dataset, config.model.channels))
         stack.prepare(model, config.model.classes)
     return model, stack
 
@@ -112,6 +134,7 @@ def train(
     device: torch.device,
     checkpoint: Path | None = None,
     report: Report = silent,
+    networks: Mapping[str, bytes] | None = None,
 ) -> Target:
     """Trains a target on ``splits.train`` and measures its accuracy on ``splits.test``.
 
@@ -123,6 +146,7 @@ def train(
         device: Where it is trained.
         checkpoint: File from which an interrupted run with the same config and data resumes.
         report: Progress callback.
+        networks: The ONNX files of an imported network's halves, ``edge`` and ``cloud``, which are fine-tuned.
 
     Raises:
         FileNotFoundError: A file that a defense refers to does not exist.
@@ -132,23 +156,30 @@ def train(
     _check_fit(config.model, splits.train)
     # Dropout layers draw from the global generator.
     with seeded(config.seed, "dropout", devices=[device] if device.type == "cuda" else []):
-        return _train(config.pinned(), splits, device, checkpoint, report)
+        return _train(config.pinned(), splits, device, checkpoint, report, networks or {})
 
 
 def _train(
-    config: TargetConfig, splits: Splits, device: torch.device, checkpoint: Path | None, report: Report
+    config: TargetConfig,
+    splits: Splits,
+    device: torch.device,
+    checkpoint: Path | None,
+    report: Report,
+    networks: Mapping[str, bytes],
 ) -> Target:
-    dataset = str(splits.record["dataset"])
-    model, stack = assemble(config, dataset)
+    dataset, training = str(splits.record["dataset"]), config.training
+    if training is None:
+        raise ValueError("expected the settings of a training, got none")
+    model, stack = assemble(config, dataset, both_halves(networks, config.model))
     to_channels_last(model, device)
     stack.to(device)
     stack.seed(config.seed, device)
-    stack.begin(TrainingStart(model, dataset, splits.train.classes, config.training.epochs))
+    stack.begin(TrainingStart(model, dataset, splits.train.classes, training.epochs))
     optimizer = SGD(
         [*model.parameters(), *stack.task_parameters()],
-        lr=config.training.learning_rate,
-        momentum=config.training.momentum,
-        weight_decay=config.training.weight_decay,
+        lr=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
     )
     order = generator(config.seed, "order")
     augment = generator(config.seed, "augment", device=device)
@@ -165,10 +196,10 @@ def _train(
     labels = splits.train.labels.to(device)
 
     def batches(order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch_indices in stack.batches(splits.train.labels, config.training.batch_size, order):
+        for batch_indices in stack.batches(splits.train.labels, training.batch_size, order):
             if len(batch_indices) > 1:  # batch norm needs two
                 indices = batch_indices.to(device)
-                yield _augment(images[indices].float() / 255, config.training.augment, augment), labels[indices]
+                yield _augment(images[indices].float() / 255, training.augment, augment), labels[indices]
 
     @torch.no_grad()
     def training_features(epoch: int) -> tuple[Tensor, Tensor]:
@@ -178,13 +209,13 @@ def _train(
         encoded = [(model.encoder(_channels_last(x)).float(), y) for x, y in batches(*draws)]
         return torch.cat([z for z, _ in encoded]), torch.cat([y for _, y in encoded])
 
-    for epoch in epochs("train", config.training.epochs, state, checkpoint, report):
+    for epoch in epochs("train", training.epochs, state, checkpoint, report):
         model.train()
         stack.train()
         losses, penalties, hits = [], [], []
-        steps = math.ceil(len(images) / config.training.batch_size)
+        steps = math.ceil(len(images) / training.batch_size)
         for index, (batch, target) in enumerate(batches(order, augment)):
-            rate = config.training.rate(epoch + index / steps)
+            rate = training.rate(epoch + index / steps)
             task, penalty, hit = training_step(model, stack, optimizer, batch, target, epoch=epoch, rate=rate)
             losses.append(task)
             penalties.append(penalty)
@@ -193,7 +224,7 @@ def _train(
         means = {name: float(torch.stack(values).mean()) for name, values in figures.items()}
         if not math.isfinite(means["loss"] + means["penalty"]):
             raise FloatingPointError(f"expected a finite loss, got {means} in epoch {epoch + 1}")
-        stack.on_epoch(EpochEnd(epoch, config.training.epochs, cache(partial(training_features, epoch))))
+        stack.on_epoch(EpochEnd(epoch, training.epochs, cache(partial(training_features, epoch))))
         state.history.append(means)
 
     stack.finish(model)
@@ -206,7 +237,7 @@ def _train(
     }
     if findings := stack.findings(model):
         record["defenses"] = findings
-    return Target(config, splits.train.classes, dataset, model, stack, record)
+    return Target(config, splits.train.classes, dataset, model, stack, record, networks)
 
 
 def training_step(
@@ -254,10 +285,9 @@ def accuracy(model: SplitModel, stack: Stack, images: Images, device: torch.devi
     return hits / len(images)
 
 
-def _check_fit(config: ModelConfig, images: Images) -> None:
-    expected = (config.channels, config.size, config.size)
-    if tuple(images.pixels.shape[1:]) != expected:
-        raise ValueError(f"expected images {expected}, got {tuple(images.pixels.shape[1:])}")
+def _check_fit(config: ModelConfig | ImportedModel, images: Images) -> None:
+    if tuple(images.pixels.shape[1:]) != config.image_shape:
+        raise ValueError(f"expected images {config.image_shape}, got {tuple(images.pixels.shape[1:])}")
     if len(images.classes) != config.classes:
         raise ValueError(f"expected {config.classes} classes, got {len(images.classes)}")
 

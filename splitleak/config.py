@@ -26,6 +26,16 @@ Preset = Annotated[str, AfterValidator(PRESETS.known)]
 """Which set of a method's settings one's own are put on top of."""
 
 
+TAGS = OWN, IMPORTED = ("<own>", "<imported>")
+"""Of the kinds of network that a field may hold; no user writes them, so no message names them."""
+
+
+def kind_of_network(given: object) -> str:
+    """Which of `TAGS` a network is, by its ``architecture``."""
+    named = given.get("architecture") if isinstance(given, dict) else getattr(given, "architecture", None)
+    return IMPORTED if named == "imported" else OWN
+
+
 class Document(BaseModel):
     """A frozen pydantic model that is read from and written to JSON; an unknown key is an error."""
 
@@ -69,6 +79,7 @@ def explain(error: ValidationError, model: type[Document] | None = None) -> str:
     """
     faults = []
     for fault in error.errors(include_url=False):
+        fault["loc"] = tuple(part for part in fault["loc"] if part not in TAGS)
         own = fault["type"] == "value_error"  # the message of one of our validators says itself what came
         said = str(fault["ctx"]["error"]) if own else fault["msg"]
         if not own and _may_be_shown(fault["input"], fault["loc"], known=fault["type"] != "extra_forbidden"):

@@ -10,7 +10,6 @@ from splitleak.defenses import DEFENSES
 from splitleak.eval.latency.table import engine_text
 from splitleak.eval.record.schema import Record
 from splitleak.eval.report.results import Results
-from splitleak.models import ARCHITECTURES
 
 Latency = Mapping[str, Any]
 """The result of `splitleak latency`."""
@@ -40,9 +39,8 @@ class Measured:
         return self.record.target.design.seed
 
     @property
-    def cut(self) -> int:
-        model = self.record.target.design.model
-        return model.cut or ARCHITECTURES[model.architecture].default_cut
+    def cut(self) -> int | str:
+        return self.record.target.design.model.position
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Deployment:
     """
 
     design: str
-    cut: int
+    cut: int | str
     defenses: tuple[str, ...]
     codec: str
     targets: tuple[str, ...]

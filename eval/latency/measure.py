@@ -181,7 +181,8 @@ def _runner(
         "cut": model.position,
         "fresh_weights": subject.fresh,
     }
-    images = _images(model.size, model.channels)
+    channels, size, _ = model.image_shape
+    images = _images(size, channels)
     factor = emulated.factor if emulated else 1.0
     if setting.way == "image":
         encoder: Encoder = PassThrough(model.image_shape)

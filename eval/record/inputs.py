@@ -21,6 +21,7 @@ def target_of(artifact: Path) -> tuple[Target, dict[str, Any]]:
     """
     record = read_record(artifact)
     about = {key: record[key] for key in ("name", "dataset", "accuracy", "provenance")}
+    about["right_answer"] = record.get("right_answer")
     document = {**about, "design": record["target"], "digest": artifact_digest(artifact)}
     return Target.parse(document, source=str(artifact)), record
 

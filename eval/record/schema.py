@@ -12,15 +12,23 @@ by an older version is migrated when it is read, one version at a time; an unkno
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+)
 
 from splitleak.artifacts import write_json
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.reconstruction import ATTACKS
-from splitleak.config import Document, read_document
-from splitleak.models import ArchitectureName
+from splitleak.config import IMPORTED, OWN, Document, kind_of_network, read_document
+from splitleak.models import ARCHITECTURES, ArchitectureName
 from splitleak.outputs import FolderKind
 
 VERSION = 2
@@ -81,6 +89,30 @@ class Network(_Part):
     size: int
     classes: int
 
+    @property
+    def position(self) -> int:
+        """The cut, by default the architecture's."""
+        return self.cut or ARCHITECTURES[self.architecture].default_cut
+
+
+class ImportedNetwork(_Part):
+    """A network of a user's own, and the tensors at which it was cut."""
+
+    architecture: Literal["imported"]
+    source: str
+    network: str
+    cut: str
+    image_shape: tuple[int, int, int]
+    features: tuple[int, ...]
+    parts: tuple[tuple[int, ...], ...] = ()
+    classes: int
+    batched: bool = True
+
+    @property
+    def position(self) -> str:
+        """The cut."""
+        return self.cut
+
 
 class Step(_Part):
     """One defense of the stack."""
@@ -92,7 +124,9 @@ class Step(_Part):
 class Design(_Part):
     """The target's configuration: network, defense stack, training, seed."""
 
-    model: Network
+    model: Annotated[
+        Annotated[Network, Tag(OWN)] | Annotated[ImportedNetwork, Tag(IMPORTED)], Discriminator(kind_of_network)
+    ]
     defenses: tuple[Step, ...] = ()
     training: Settings = Field(default_factory=dict)
     seed: int = 0
@@ -111,6 +145,7 @@ class Target(_Part):
     design: Design
     dataset: Dataset
     accuracy: float
+    right_answer: str | None = Field(default=None, description="of an imported network; none: the images' labels")
     provenance: Provenance
 
 

@@ -7,6 +7,7 @@ from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.defenses import DEFENSES
+from splitleak.defenses.importing import OWN_ANSWER
 from splitleak.eval.record.schema import FigurePlace, Record
 from splitleak.eval.report.results import Cell, Doubt, Results
 from splitleak.eval.report.statements import Statement
@@ -63,6 +64,7 @@ def record_flags(record: Record) -> list[str]:
     """The flags of a single record, each with a remedy.
 
     ``target``: the classifier's accuracy is near the chance level.
+    ``right answer``: accuracy is agreement with the answers that an imported network gave before.
     ``mean image``: the attack is hardly better than the constant predictor, the mean of its public images.
     ``not converged``: its held-out error was still falling when training ended, or the target's confidence in the
     pictures still rising when a search did.
@@ -72,6 +74,8 @@ def record_flags(record: Record) -> list[str]:
     findings, flags = record.attack.findings, []
     if record.target.accuracy < _CHANCE / record.target.design.model.classes:
         flags.append("target: hardly better than chance; what is rebuilt of its answers speaks for no classifier")
+    if record.target.right_answer == OWN_ANSWER:
+        flags.append(f"right answer: accuracy is the share of images that get {OWN_ANSWER}, not of right labels")
     mean_image, held_out = findings.mean_image_mse, findings.held_out_mse
     if mean_image is not None and held_out is not None and held_out > _CONSTANT * mean_image:
         flags.append("mean image: the attack is hardly better than a constant picture; try a stronger one")

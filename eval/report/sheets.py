@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from splitleak.eval.record.metrics import Kind, Metric, metrics_of
-from splitleak.eval.record.schema import FeaturesPlace
+from splitleak.eval.record.schema import FeaturesPlace, Network
 from splitleak.eval.report.page import NOTHING, Sheet, Text, decimals, seeds_note, spread_text
 from splitleak.eval.report.published import PublishedTable, load
 from splitleak.eval.report.results import Cell, Results, Row
@@ -270,8 +270,7 @@ def _described(results: Results, table: str, published: PublishedTable) -> tuple
     record = next((cell.record for cell in cells if cell.record is not None), None)
     planned = next(entry for entry in results.config["models"] if entry["name"] == place.model)
     architecture, cut, width = planned["architecture"], planned.get("cut"), planned.get("width")
-    if record is not None:
-        model = record.target.design.model
+    if record is not None and isinstance(model := record.target.design.model, Network):
         architecture, cut, width = model.architecture, model.cut, model.width
     words = f"{architecture}, cut {cut or ARCHITECTURES[architecture].default_cut}"
     of_paper = data == published.dataset.lower().replace("-", "") and f"{words}," in f"{published.model},"

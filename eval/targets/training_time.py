@@ -12,7 +12,7 @@ from pydantic import Field
 from splitleak.artifacts import provenance
 from splitleak.config import Config
 from splitleak.datasets.splits import Splits
-from splitleak.defenses.training import TargetConfig, train
+from splitleak.defenses.training import TargetConfig, TrainingConfig, train
 from splitleak.logs import Report, silent
 
 
@@ -61,7 +61,8 @@ def training_times(
     for index in range(config.rounds):
         rounds.append({name: _seconds(target, short) for name, target in shortened.items()})
         report("training time", index + 1, config.rounds, {"seconds": sum(rounds[-1].values())})
-    epochs = {name: target.training.epochs / targets[baseline].training.epochs for name, target in targets.items()}
+    lengths = {name: _trained(target).epochs for name, target in targets.items()}
+    epochs = {name: length / lengths[baseline] for name, length in lengths.items()}
     return {
         "baseline": baseline,
         "config": config.document(),
@@ -75,8 +76,14 @@ def training_times(
     }
 
 
+def _trained(target: TargetConfig) -> TrainingConfig:
+    if target.training is None:
+        raise ValueError("expected targets that are trained, got an imported network as it came")
+    return target.training
+
+
 def _with_epochs(target: TargetConfig, epochs: int) -> TargetConfig:
-    return target.model_copy(update={"training": target.training.model_copy(update={"epochs": epochs})})
+    return target.model_copy(update={"training": _trained(target).model_copy(update={"epochs": epochs})})
 
 
 def _seconds(target: TargetConfig, splits: Splits) -> float:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from splitleak.datasets.splits import Splits
 
 MILLION = 1e6
+_FINE_TUNING_RATE = 0.005  # of weights that are good already
 _SHOWN_CLASSES = 20
 _USES = {"train": "the training pool", "test": "the test pool", "nothing": "not used"}
 
@@ -135,6 +136,10 @@ def train(
     images: Annotated[
         Path | None, typer.Option(help="Folder from `splitleak split`; default: the built-in images, split by seed 0.")
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Fine-tune what `splitleak import` wrote to this folder; default: a new network."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML or JSON with tables model, defenses, training.")] = None,
     defense: Defenses = None,
     settings: Settings = None,
@@ -147,10 +152,16 @@ def train(
 ) -> None:
     """Train a split model under a stack of defenses, and write it as an artifact with an edge and a cloud half.
 
+    With --model it is your own network under these defenses: where its outputs are not the classes of --images, it is
+    trained to give the answers that it gave before.
+
     An interrupted training goes on where it was; one that is done, with the same settings and images, is reused.
     `--set gaussian-noise.sigma=0.1` sets a defense's own setting.
     """
+    from dataclasses import replace
+
     from splitleak.defenses.artifact import ARTIFACT, load_whole, read_record, save
+    from splitleak.defenses.importing import read_networks, taught
     from splitleak.defenses.training import TargetConfig, TrainingConfig
     from splitleak.defenses.training import train as train_target
     from splitleak.logs import progress
@@ -158,16 +169,21 @@ def train(
 
     splits = _splits(images)
     training = TrainingConfig.paper() if preset == "paper" else TrainingConfig()
-    document: dict[str, Any] = {
-        "model": {
+    networks: dict[str, bytes] = {}
+    about: dict[str, Any] = {}
+    if model is not None:
+        imported, networks = read_networks(model)
+        splits, about["right_answer"] = taught(model, splits)
+        network = imported.document()
+        training = TrainingConfig(learning_rate=_FINE_TUNING_RATE)
+    else:
+        network = {
             "width": 1.0 if preset == "paper" else 0.25,
             "channels": splits.train.pixels.shape[1],
             "size": splits.train.pixels.shape[2],
             "classes": len(splits.train.classes),
-        },
-        "training": training.document(),
-        "seed": seed,
-    }
+        }
+    document: dict[str, Any] = {"model": network, "training": training.document(), "seed": seed}
     target = TargetConfig.parse(designed(document, config, defense, settings), source=str(config or "train")).pinned()
     chosen = compute_on(device, threads)
     described = {"target": target.document(), "dataset": splits.record, **({"name": name} if name else {})}
@@ -190,8 +206,9 @@ def train(
                 device=chosen,
                 checkpoint=out.with_name(f".{out.name}.checkpoint"),
                 report=report,
+                networks=networks,
             )
-        save(out, label, trained)
+        save(out, label, replace(trained, record={**trained.record, **about}))
     accuracy = trained.record["accuracy"]
     shown = f"{out}: accuracy {100 * accuracy:.2f} %"
     result(as_json, {"artifact": str(out), "accuracy": accuracy, "reused": False}, shown)

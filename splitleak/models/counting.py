@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from splitleak.graphs.module import GraphModule
 from splitleak.models.split import output_shape
 
 Rule = Literal["macs", "ptflops"]
@@ -101,7 +102,16 @@ def count_macs(
 
 
 def _macs(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:
-    """MACs for one sample: elements of the output (or input, if transposed) times the weights applied to each."""
+    """MACs for one sample: elements of the output (or input, if transposed) times the weights applied to each.
+
+    Those of an imported network are half the floating-point operations that torch counts.
+    """
+    if isinstance(layer, GraphModule):
+        from torch.utils.flop_counter import FlopCounterMode  # deferred: a slow import that no other layer needs
+
+        with FlopCounterMode(display=False) as counter:
+            layer.forward(inputs)
+        return int(counter.get_total_flops()) // (2 * len(inputs))
     if isinstance(layer, _PER_OUTPUT):
         return output[0].numel() * layer.weight[0].numel()
     if isinstance(layer, _PER_INPUT):

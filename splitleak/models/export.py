@@ -58,20 +58,24 @@ def export_onnx(module: nn.Module, input_shape: tuple[int, ...], path: Path) -> 
 class OnnxModule:
     """An exported module, from a file or bytes, in ONNX Runtime on the CPU with ``threads`` threads.
 
+    ``one_by_one``: it takes one row at a time, and is given each row of a batch in turn.
     Thread spinning is off: idle spinning threads would occupy the cores that a service's front end needs.
     """
 
-    def __init__(self, model: Path | bytes, threads: int) -> None:
+    def __init__(self, model: Path | bytes, threads: int, *, one_by_one: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = model if isinstance(model, bytes) else str(model)
         self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self._one_by_one = one_by_one
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """The module's output for a batch ``(N, *input_shape)``."""
+        if self._one_by_one and len(rows) > 1:
+            return np.concatenate([self(row) for row in np.split(rows, len(rows))])
         result: NDArray[np.float32] = self._session.run([self._output], {self._input: rows})[0]
         return result
 

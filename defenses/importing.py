@@ -1,0 +1,134 @@
+"""Writes a network of a user's own, cut in two, as an artifact, and measures what it gets right."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from splitleak.datasets.images import Images
+from splitleak.datasets.splits import Splits
+from splitleak.defenses.artifact import ARTIFACT, HalfConfig, load_whole, save_imported
+from splitleak.defenses.training import TargetConfig
+from splitleak.graphs.halves import check_halves, cloud_half, edge_half
+from splitleak.graphs.importing import network_digest
+from splitleak.graphs.module import missing_operations
+from splitleak.graphs.network import Cut, Network
+from splitleak.graphs.prepared import OUTPUT
+from splitleak.models.imported_half import NETWORK, ImportedModel
+from splitleak.outputs import claimed
+
+LABELS, OWN_ANSWER = "labels", "the whole network's own answer"
+"""What a right answer is: the images' labels, or, where these are not the network's outputs, what it gave before."""
+
+_BATCH = 64
+_NO_IMAGES: Mapping[str, Any] = {"dataset": "unknown"}
+
+
+def import_network(
+    network: Network,
+    cut: Cut,
+    out: Path,
+    *,
+    source: str,
+    name: str,
+    names: tuple[str, ...] | None,
+    images: Path | None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Cuts ``network`` and writes the artifact ``out``, once both halves give what the whole gives.
+
+    Args:
+        network: Prepared.
+        cut: One of its cuts.
+        out: The artifact's folder.
+        source: Where the network comes from, in words.
+        name: The model's name in the inference protocol.
+        names: Of its outputs; None: those of the images' classes, if there are as many, else none.
+        images: A split; its test images tell the accuracy. None: nothing is measured.
+        force: Replace an artifact of another network, cut or name.
+
+    Returns:
+        ``accuracy`` in [0, 1], ``right_answer`` (what counts as right), ``difference`` of both halves to the whole,
+        ``cut`` and ``notes``.
+
+    Raises:
+        FileExistsError: There is something at ``out`` that may not be replaced.
+        RuntimeError: Both halves give something else than the whole.
+        ValueError: The images do not fit the network.
+    """
+    edge, cloud = edge_half(network, cut), cloud_half(network, cut)
+    difference = check_halves(network, edge, cloud)
+    splits = None if images is None else Splits.load(images)
+    model = ImportedModel(
+        source=source,
+        network=network_digest(network),
+        cut=cut.name,
+        image_shape=network.image_shape,
+        features=cut.feature_shape,
+        parts=cut.shapes if len(cut.shapes) > 1 else (),
+        classes=network.outputs,
+        batched=network.batched,
+    )
+    right, accuracy = _accuracy(network, splits)
+    if names is None:
+        names = splits.train.classes if splits is not None and right == LABELS else ()
+    notes = [] if network.batched else ["the network takes one image at a time; batches are computed row by row"]
+    for half, graph in (("device", edge), ("cloud", cloud)):
+        if missing := missing_operations(graph):
+            what = "white-box attacks and training" if half == "device" else "training"
+            notes.append(f"no {what}: on the {half} side torch does not reach {', '.join(missing)}")
+    about: dict[str, Any] = {"accuracy": accuracy, "right_answer": right, "difference": difference, "notes": notes}
+    about["cut"] = {**vars(cut), "name": cut.name}
+    record = {"dataset": dict(_NO_IMAGES) if splits is None else splits.record, **about}
+    networks = {"edge": edge.SerializeToString(), "cloud": cloud.SerializeToString()}
+    config = TargetConfig(model=model, training=None)
+    with claimed(out, ARTIFACT, {"target": config.document(), "name": name}, force=force):
+        save_imported(out, name, config, networks, classes=names, record=record)
+    return about
+
+
+def read_networks(artifact: Path) -> tuple[ImportedModel, dict[str, bytes]]:
+    """What was imported as ``artifact``, and the ONNX files of its halves.
+
+    Raises:
+        FileNotFoundError: There is no artifact.
+        ValueError: It was not imported, or defends already.
+    """
+    config = HalfConfig.read(artifact / "edge" / "half.json").target
+    if not isinstance(config.model, ImportedModel) or config.training is not None:
+        raise ValueError(f"{artifact}: expected what `splitleak import` wrote, got a target that was trained here")
+    return config.model, {half: (artifact / half / NETWORK).read_bytes() for half in ("edge", "cloud")}
+
+
+def taught(artifact: Path, splits: Splits) -> tuple[Splits, str]:
+    """The images of a split to fine-tune an imported network on, and what a right answer is.
+
+    Where their classes are not the network's outputs, their labels are what the whole network answers.
+    """
+    whole = load_whole(artifact, torch.device("cpu"), engine="auto")
+    if len(splits.train.classes) == whole.classes:
+        return splits, LABELS
+    names = whole.cloud.config.classes or tuple(map(str, range(whole.classes)))
+
+    def answered(images: Images) -> Images:
+        batches = images.pixels.split(_BATCH)
+        answers = [whole.predict((pixels.float() / 255).numpy()).argmax(1) for pixels in batches]
+        return replace(images, labels=torch.from_numpy(np.concatenate(answers)), classes=names)
+
+    return replace(splits, train=answered(splits.train), test=answered(splits.test)), OWN_ANSWER
+
+
+def _accuracy(network: Network, splits: Splits | None) -> tuple[str, float]:
+    """What a right answer is, and the share of test images that gets one; an import changes no answer."""
+    if splits is None:
+        return OWN_ANSWER, 1.0
+    shape = tuple(splits.test.pixels.shape[1:])
+    if shape != network.image_shape:
+        raise ValueError(f"expected images {network.image_shape}, as the network takes them, got {shape}")
+    if len(splits.test.classes) != network.outputs:
+        return OWN_ANSWER, 1.0
+    answers = np.concatenate([each[OUTPUT] for each in network.forward(splits.test.floats().numpy(), [OUTPUT])])
+    return LABELS, float((answers.argmax(1) == splits.test.labels.numpy()).mean())

@@ -1,0 +1,176 @@
+"""The commands for networks of a user's own: where they can be cut, and as an artifact that every command takes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from splitleak.cli.documents import read_config
+from splitleak.cli.options import ConfigFile, Json, Replace, Settings
+from splitleak.cli.output import console, print_json, result, table
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import nn
+
+    from splitleak.graphs.importing import NetworkConfig
+    from splitleak.graphs.network import Network
+
+MILLION = 1e6
+
+Onnx = Annotated[Path | None, typer.Option(help="An ONNX file. Nothing of it is run but its own operations.")]
+Torch = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:CALLABLE", help="Python code of yours that gives the network; it is run, once."),
+]
+Weights = Annotated[Path | None, typer.Option(help="Of --torch: safetensors, or a state dict of torch.save.")]
+Input = Annotated[
+    str | None,
+    typer.Option("--input", metavar="CxHxW", help="Shape of an image, where the file leaves it open; 3x224x224."),
+]
+Tensors = Annotated[int, typer.Option(min=1, max=64, help="How many tensors may cross a cut at once.")]
+
+
+def cuts(
+    onnx: Annotated[Path | None, typer.Argument(help="An ONNX file.")] = None,
+    torch: Torch = None,
+    weights: Weights = None,
+    input_: Input = None,
+    tensors: Tensors = 1,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """List every place where a network can be cut, with what crosses there and what lies on either side.
+
+    `--set preprocessing.mean=[0.485,0.456,0.406]`, `--set inputs.left=[3,64,64]`, `--set fixed.scale=1.0` and
+    `--set output=NAME` tell what the file does not.
+    """
+    network, _ = read_network(onnx, torch, weights, input_, read_config_of(config, settings))
+    found = network.cuts(tensors)
+    if as_json:
+        print_json(
+            {"image_shape": network.image_shape, "outputs": network.outputs, "cuts": [vars(cut) for cut in found]}
+        )
+        return
+    columns = ("cut", "after", "crosses", "bytes", "device parameters", "MACs", "cloud parameters", "MACs")
+    rows = [
+        (
+            cut.name,
+            cut.after,
+            " + ".join("×".join(map(str, shape)) for shape in cut.shapes),
+            f"{cut.bytes:,}",
+            f"{cut.device_parameters:,}",
+            f"{cut.device_macs / MILLION:,.2f} M",
+            f"{cut.cloud_parameters:,}",
+            f"{cut.cloud_macs / MILLION:,.2f} M",
+        )
+        for cut in found
+    ]
+    image = "×".join(map(str, network.image_shape))
+    batch = "" if network.batched else ", one image at a time"
+    heading = f"{len(rows)} cuts; images {image}{batch}, {network.outputs:,} outputs"
+    console().print(table(columns, rows, title=heading, left=("cut", "after", "crosses")))
+
+
+def import_(
+    out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
+    cut: Annotated[str, typer.Option(help="Where: a name that `splitleak cuts` lists; with --torch, a submodule too.")],
+    onnx: Onnx = None,
+    torch: Torch = None,
+    weights: Weights = None,
+    input_: Input = None,
+    tensors: Tensors = 8,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder from `splitleak split`: its test images tell the accuracy.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Names of the outputs, one a line.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name the services give the model; default: the folder's.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    force: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Cut a network of your own in two, and write it as an artifact with an edge and a cloud half.
+
+    Both halves together must give what the whole gives, within 1e-4. Where the images of --images have as many classes
+    as the network has outputs, a right answer is their label; else it is the whole network's own answer. Afterwards
+    neither the file nor your code is needed.
+    """
+    from splitleak.defenses.importing import import_network
+    from splitleak.graphs.importing import read_names
+    from splitleak.graphs.user_module import cut_after
+
+    given = read_config_of(config, settings)
+    network, module = read_network(onnx, torch, weights, input_, given)
+    if module is not None and cut in dict(module.named_modules()):
+        place = cut_after(network, module, cut, given.inputs or {"image": network.image_shape}, tensors)
+    else:
+        place = network.cut(cut, tensors)
+    names = None if labels is None else read_names(labels, network.outputs)
+    source = str(torch) if onnx is None else onnx.name
+    label = name or out.name
+    about = import_network(network, place, out, source=source, name=label, names=names, images=images, force=force)
+    lines = [f"{out}: {source} cut at {place.name}, {'×'.join(map(str, place.feature_shape))} a picture cross"]
+    lines.append(f"both halves give the whole's answer within {about['difference']:.1e}")
+    lines.append(f"accuracy {about['accuracy']:.2%} ({about['right_answer']})")
+    lines += [f"note: {note}" for note in about["notes"]]
+    result(as_json, {"artifact": str(out), **about}, "\n".join(lines))
+
+
+def read_config_of(config: Path | None, settings: list[str] | None) -> "NetworkConfig":
+    """The config of a network from a file and single settings."""
+    from splitleak.graphs.importing import NetworkConfig
+
+    return read_config(NetworkConfig, config, settings, "network")
+
+
+def read_network(
+    onnx: Path | None, torch: str | None, weights: Path | None, shape: str | None, config: "NetworkConfig"
+) -> "tuple[Network, nn.Module | None]":
+    """The network of an ONNX file, or of the user's own code, which then is the second.
+
+    Raises:
+        ValueError: Neither or both are given, or the network cannot be read.
+    """
+    from splitleak.graphs.importing import network_of
+
+    if (onnx is None) == (torch is None):
+        raise ValueError(
+            f"expected an ONNX file or --torch MODULE:CALLABLE, got {'neither' if onnx is None else 'both'}"
+        )
+    image_shape = None if shape is None else read_shape(shape)
+    if torch is None:
+        from splitleak.graphs.reading import read_graph
+
+        assert onnx is not None
+        if weights is not None:
+            raise ValueError("expected --weights with --torch alone: an ONNX file holds its own")
+        return network_of(read_graph(onnx), config, image_shape), None
+    model, module = _exported(torch, weights, image_shape, config)
+    return network_of(model, config, image_shape), module
+
+
+def read_shape(text: str) -> tuple[int, int, int]:
+    """``(C, H, W)`` from text such as 3x224x224.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and 0 < int(part) < 100_000 for part in parts):
+        raise ValueError(f"expected a shape such as 3x224x224, got {text!r}")
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
+def _exported(
+    address: str, weights: Path | None, image_shape: tuple[int, int, int] | None, config: "NetworkConfig"
+) -> "tuple[ModelProto, nn.Module]":
+    from splitleak.graphs.user_module import export_module, load_user_module
+
+    if image_shape is None and not config.inputs:
+        raise ValueError("expected --input CxHxW with --torch, got none")
+    inputs: dict[str, Any] = dict(config.inputs) or {"image": image_shape}
+    module = load_user_module(address, weights)
+    return export_module(module, inputs), module

@@ -1,0 +1,168 @@
+"""Both halves of a network that is cut: each an ONNX graph of its own, with the nodes and weights that it needs."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from splitleak.graphs.network import Array, Cut, Network, same, session_of, value_info
+from splitleak.graphs.prepared import IMAGES, OUTPUT
+from splitleak.graphs.reading import opset, reads
+
+CROSSING = "features"
+"""The name of what crosses a cut: the output of the edge's half and the input of the cloud's."""
+
+TOLERANCE = 1e-4
+"""Of both halves to the whole, relative to its largest output."""
+
+_SLICE_BY_INPUT = 10  # the version since which a slice's limits are inputs
+_SMALL = 4096  # values of a constant that depends on shapes alone
+
+
+def edge_half(network: Network, cut: Cut) -> ModelProto:
+    """Images to `CROSSING` ``(N, *cut.feature_shape)``, float32."""
+    half = _Half(network, IMAGES, value_info(IMAGES, network.image_shape))
+    for name in cut.tensors:
+        half.take(name)
+    sent = [half.cast(name, TensorProto.FLOAT) for name in cut.tensors]
+    if len(sent) > 1:
+        sent = [half.node("Flatten", [name], axis=1) for name in sent]
+        sent = [half.node("Concat", sent, axis=1)]
+    half.end(sent[0], CROSSING, cut.feature_shape)
+    return half.model
+
+
+def cloud_half(network: Network, cut: Cut) -> ModelProto:
+    """`CROSSING` ``(N, *cut.feature_shape)`` to outputs ``(N, K)``, float32."""
+    half = _Half(network, CROSSING, value_info(CROSSING, cut.feature_shape))
+    if len(cut.tensors) == 1:
+        half.give(cut.tensors[0], CROSSING, network.types[cut.tensors[0]])
+    elif opset(network.model) < _SLICE_BY_INPUT:
+        raise ValueError(f"expected operations of version {_SLICE_BY_INPUT} and above where several tensors cross")
+    else:
+        start = 0
+        for name, shape in zip(cut.tensors, cut.shapes, strict=True):
+            end = start + math.prod(shape)
+            limits = [half.constant(np.array([place])) for place in (start, end, 1)]
+            part = half.node("Slice", [CROSSING, *limits])
+            part = half.node("Reshape", [part, half.constant(np.array([-1, *shape]))])
+            half.give(name, part, network.types[name])
+            start = end
+    half.take(OUTPUT)
+    half.end(OUTPUT, OUTPUT, (network.outputs,))
+    return half.model
+
+
+def check_halves(network: Network, edge: ModelProto, cloud: ModelProto, rows: Sequence[int] = (1, 3)) -> float:
+    """The largest difference between both halves and the whole, relative to the whole's largest output.
+
+    Raises:
+        RuntimeError: A half cannot be computed, or the difference is above 1e-4.
+    """
+    first, second = session_of(edge, 1), session_of(cloud, 1)
+    images = np.random.default_rng(1).random((max(rows), *network.image_shape), dtype=np.float32)
+    worst = 0.0
+    for count in rows if network.batched else (1,):
+        whole = np.concatenate([each[OUTPUT] for each in network.forward(images[:count], [OUTPUT])])
+        sent = first.run([CROSSING], {IMAGES: images[:count]})[0]
+        answer = second.run([OUTPUT], {CROSSING: sent})[0]
+        if answer.shape != whole.shape or not np.isfinite(answer).all():
+            raise RuntimeError(f"expected finite outputs {whole.shape} of both halves, got {answer.shape}")
+        worst = max(worst, float(np.abs(answer - whole).max() / max(float(np.abs(whole).max()), 1e-12)))
+    if worst > TOLERANCE:
+        raise RuntimeError(f"expected both halves to give the whole's answer within {TOLERANCE:g}, got {worst:g}")
+    return worst
+
+
+class _Half:
+    """One half as it is put together, from what it is to give back to what it is given."""
+
+    def __init__(self, network: Network, given: str, info: onnx.ValueInfoProto) -> None:
+        self._network, self._given = network, given
+        self._known = {given}
+        self._count = 0
+        self._own: list[NodeProto] = []  # written here, before the network's
+        self._last: list[NodeProto] = []  # written here, after them
+        self._wanted: set[int] = set()
+        self._constants: dict[str, TensorProto] = {}
+        self._rows: str | None = None
+        self.model = ModelProto()
+        self.model.CopyFrom(network.model)
+        graph = self.model.graph
+        del graph.node[:], graph.initializer[:], graph.input[:], graph.output[:], graph.value_info[:]
+        graph.input.append(info)
+
+    def take(self, name: str) -> None:
+        """Adds all that a tensor is computed from."""
+        network, stack = self._network, [name]
+        while stack:
+            wanted = stack.pop()
+            if wanted in self._known:
+                continue
+            self._known.add(wanted)
+            if wanted in network.weights:
+                self._constants[wanted] = network.weights[wanted]
+            elif not self._from_batch(wanted):
+                place = network.producers[wanted]
+                self._wanted.add(place)
+                stack += reads(network.nodes[place])
+
+    def _from_batch(self, name: str) -> bool:
+        """Replaces a tensor that depends on shapes alone by a constant, or by a linear function of the batch."""
+        by_rows = [values[name] for values in self._network.values.values() if name in values]
+        if not by_rows:
+            return False
+        if all(same(value, by_rows[0]) for value in by_rows):
+            if by_rows[0].size > _SMALL:
+                return False
+            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(by_rows[0]), name)
+            return True
+        one, two, three = by_rows
+        if one.shape != two.shape or one.dtype.kind != "i" or not np.array_equal(three - two, two - one):
+            return False
+        if self._rows is None:
+            shape = self.node("Shape", [self._given], first=True)
+            self._rows = self.node("Gather", [shape, self.constant(np.array(0))], first=True, axis=0)
+        slope, rest = (two - one).astype(np.int64), (2 * one - two).astype(np.int64)
+        product = self.node("Mul", [self._rows, self.constant(slope)], first=True)
+        total = self.node("Add", [product, self.constant(rest)], first=True)
+        kind = helper.np_dtype_to_tensor_dtype(one.dtype)
+        self._own.append(helper.make_node("Cast", [total], [name], to=kind))
+        return True
+
+    def give(self, name: str, made: str, kind: int) -> None:
+        """Makes a tensor of the network out of what this half was given."""
+        self._known.add(name)
+        self._own.append(helper.make_node("Cast", [made], [name], to=kind))
+
+    def cast(self, name: str, kind: int) -> str:
+        """The tensor in another type, if it has another."""
+        return name if self._network.types[name] == kind else self.node("Cast", [name], to=kind)
+
+    def node(self, operation: str, inputs: Sequence[str], *, first: bool = False, **attributes: int) -> str:
+        """Writes a node, and returns the name of its output; it comes ``first`` where it needs only what is given."""
+        self._count += 1
+        made = f"half.{self._count}"
+        written = helper.make_node(operation, inputs, [made])
+        written.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        early = first or self._given == CROSSING
+        (self._own if early else self._last).append(written)
+        return made
+
+    def constant(self, value: Array) -> str:
+        """Writes a constant, and returns its name."""
+        name = f"half.constant{len(self._constants)}"
+        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+        return name
+
+    def end(self, made: str, name: str, shape: tuple[int, ...]) -> None:
+        """Names the output and completes the model."""
+        graph, network = self.model.graph, self._network
+        nodes = [network.nodes[place] for place in sorted(self._wanted)]
+        graph.node.extend([*self._own, *nodes, *self._last])
+        if made != name:
+            graph.node.append(helper.make_node("Identity", [made], [name]))
+        graph.initializer.extend(self._constants.values())
+        graph.output.append(value_info(name, shape))

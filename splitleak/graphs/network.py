@@ -1,0 +1,328 @@
+"""A prepared network: the places where it can be cut, what lies on either side of each, and both halves."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from splitleak.graphs.prepared import IMAGES, OURS, OUTPUT
+from splitleak.graphs.reading import first_line, reads
+from splitleak.tables import nearest
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+
+_ROWS = (1, 2, 3)  # batches that tell how shapes and sizes follow from the batch
+_BYTES: dict[int, int] = {
+    TensorProto.FLOAT: 4,
+    TensorProto.FLOAT16: 2,
+    TensorProto.BFLOAT16: 2,
+    TensorProto.DOUBLE: 8,
+    TensorProto.UINT8: 1,
+    TensorProto.INT8: 1,
+}
+_MOST_MEMORY = 2**32  # bytes
+_CHUNK_BYTES = 2**28  # of the outputs of one forward pass
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place where a network can be cut: the tensors that cross there, and what lies before and after it.
+
+    MACs are the multiply-accumulates of convolutions and matrix products for one image. Bytes are those of the tensors
+    as the network computes them, without a codec.
+    """
+
+    tensors: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]  # of one image
+    after: str  # the operation that gives the last of them
+    bytes: int
+    device_parameters: int
+    device_macs: int
+    cloud_parameters: int
+    cloud_macs: int
+
+    @property
+    def name(self) -> str:
+        """The tensors' names, joined by ``+``."""
+        return "+".join(self.tensors)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """What is sent of one image: the tensor's shape, or ``(d,)`` of all values where several tensors cross."""
+        return self.shapes[0] if len(self.shapes) == 1 else (sum(math.prod(shape) for shape in self.shapes),)
+
+
+class Network:
+    """A network as `splitleak.graphs.prepared.prepare` gives it, computed by ONNX Runtime on the CPU.
+
+    Tensors are of three kinds: those that depend on the images' values, those that depend on shapes alone (as the sizes
+    a reshape is given, which follow from the batch), and constants. Only the first can leak, and only they cross.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        """Measures all shapes, by three forward passes of one to three images.
+
+        Raises:
+            ValueError: The network cannot be computed, or gives no numbers.
+        """
+        self.model = model
+        self.graph = model.graph
+        kinds = _kinds(self.graph)
+        self._data = {name for name, kind in kinds.items() if kind == "data"}
+        self._shaped = {name for name, kind in kinds.items() if kind == "shape"}
+        self.nodes = list(self.graph.node)
+        self.producers = {name: place for place, node in enumerate(self.nodes) for name in node.output if name}
+        self.weights = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.types = _types(model)
+        if OUTPUT not in self._data:
+            raise ValueError("expected an output that depends on the images, got one that does not")
+        self.batched, self.shapes, self.values = self._measure()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        channels, height, width = (dim.dim_value for dim in self.graph.input[0].type.tensor_type.shape.dim[1:])
+        return channels, height, width
+
+    @cached_property
+    def outputs(self) -> int:
+        """Numbers that the network gives for one image."""
+        return self.shapes[1][OUTPUT][1]
+
+    @cached_property
+    def operations(self) -> dict[str, int]:
+        """How often each operation on data occurs."""
+        counts: dict[str, int] = {}
+        for node in self._data_nodes:
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+        return counts
+
+    def cuts(self, tensors: int = 1) -> list[Cut]:
+        """Every place where at most ``tensors`` tensors cross, from the images to the output, in the nodes' order.
+
+        On either side of each is at least one of the network's own operations.
+        """
+        waiting = dict.fromkeys(self._data, 0)
+        for node in self._data_nodes:
+            for name in {*reads(node)} & self._data:
+                waiting[name] += 1
+        waiting[OUTPUT] += 1
+        live, found = {IMAGES: None}, []
+        parameters, macs, seen = 0, 0, set[str]()
+        own = sum(not node.name.startswith(OURS) for node in self._data_nodes)
+        passed = 0
+        for node in self._data_nodes:
+            passed += not node.name.startswith(OURS)
+            parameters += self._parameters(node, seen)
+            macs += self._macs(node)
+            live |= {name: None for name in node.output if waiting.get(name)}
+            for name in {*reads(node)} & self._data:
+                waiting[name] -= 1
+                if not waiting[name]:
+                    del live[name]
+            if 0 < passed < own and len(live) <= tensors and all(self._can_cross(name) for name in live):
+                shapes = tuple(self.shapes[1][name][1:] for name in live)
+                size = sum(math.prod(self.shapes[1][name]) * _BYTES[self.types[name]] for name in live)
+                found.append(Cut((*live,), shapes, node.op_type, size, parameters, macs, 0, 0))
+        return [
+            replace(cut, cloud_parameters=parameters - cut.device_parameters, cloud_macs=macs - cut.device_macs)
+            for cut in found
+        ]
+
+    def cut(self, name: str, tensors: int = 8) -> Cut:
+        """The cut called ``name``: a tensor, or several joined by ``+``.
+
+        Raises:
+            ValueError: There is no such place; the error names the nearest.
+        """
+        found = {cut.name: cut for cut in self.cuts(max(tensors, name.count("+") + 1))}
+        if name not in found:
+            raise ValueError(f"expected a place that `splitleak cuts` lists, got {name!r}{nearest(name, found)}")
+        return found[name]
+
+    def forward(self, images: Floats, names: Sequence[str], threads: int = 1) -> Iterator[dict[str, Floats]]:
+        """The tensors ``names`` for images ``(N, C, H, W)``, by one pass of each batch; their first axis is its rows.
+
+        Batches are as large as the tensors allow.
+        """
+        each = sum(4 * math.prod(self.shapes[1][name]) for name in names) + 1
+        rows = max(1, min(64, _CHUNK_BYTES // each)) if self.batched else 1
+        model = _with_outputs(self.model, names)
+        session = session_of(model, threads)
+        for start in range(0, len(images), rows):
+            values = session.run(list(names), {IMAGES: images[start : start + rows]})
+            yield {name: np.asarray(value, np.float32) for name, value in zip(names, values, strict=True)}
+
+    @cached_property
+    def _data_nodes(self) -> list[NodeProto]:
+        return [node for node in self.nodes if self._data & {*node.output}]
+
+    def _can_cross(self, name: str) -> bool:
+        """Whether a tensor is of numbers that a message can hold, with a row for each image."""
+        shapes = [self.shapes[rows].get(name, ()) for rows in (_ROWS if self.batched else (1,))]
+        if self.types.get(name) not in _BYTES or not all(len(shape) > 1 and math.prod(shape) for shape in shapes):
+            return False
+        return len({shape[1:] for shape in shapes}) == 1 and [shape[0] for shape in shapes] == [*_ROWS[: len(shapes)]]
+
+    def _measure(self) -> tuple[bool, dict[int, dict[str, tuple[int, ...]]], dict[int, dict[str, Array]]]:
+        """Shapes of all tensors and values of those that depend on shapes alone, by batch."""
+        data, shaped = sorted(self._data), sorted(self._shaped)
+        probe = ModelProto()
+        probe.CopyFrom(self.model)
+        probes = {name: f"{name}.shape-of" for name in data}
+        probe.graph.node.extend(helper.make_node("Shape", [name], [made]) for name, made in probes.items())
+        del probe.graph.output[:]
+        for name in (*probes.values(), *shaped, OUTPUT):
+            probe.graph.output.append(helper.make_empty_tensor_value_info(name))
+        session = session_of(probe, threads=1)
+        images = np.random.default_rng(0).random((_ROWS[-1], *self.image_shape), dtype=np.float32)
+        shapes: dict[int, dict[str, tuple[int, ...]]] = {}
+        values: dict[int, dict[str, Array]] = {}
+        answers: dict[int, Array] = {}
+        for rows in _ROWS:
+            try:
+                made = session.run([*probes.values(), *shaped, OUTPUT], {IMAGES: images[:rows]})
+            except Exception as error:  # ONNX Runtime's errors have no base of their own
+                if rows == 1:
+                    said = first_line(error)
+                    raise ValueError(f"expected a network for images {self.image_shape}, but {said}") from None
+                return False, shapes, values
+            shapes[rows] = {name: tuple(map(int, shape)) for name, shape in zip(data, made, strict=False)}
+            values[rows] = dict(zip(shaped, made[len(data) :], strict=False))
+            answers[rows] = made[-1]
+            if rows > 1 and not same(answers[rows][:1], answers[1]):
+                return False, shapes, values
+        return True, shapes, values
+
+    def _parameters(self, node: NodeProto, seen: set[str]) -> int:
+        """The weights that a node reads, or that what it reads is computed from, each once."""
+        given = node.input[:3] if node.op_type == "BatchNormalization" else reads(node)  # its statistics are none
+        count, places = 0, [name for name in given if name and name not in self._data]
+        while places:
+            name = places.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            made = self.nodes[self.producers[name]] if name in self.producers else None
+            if name in self.weights:
+                tensor = self.weights[name]
+                count += math.prod(tensor.dims) if tensor.data_type in _BYTES else 0
+            elif made is not None and made.op_type == "Constant":
+                value = made.attribute[0].t
+                count += math.prod(value.dims) if value.dims and value.data_type in _BYTES else 0
+            elif made is not None:
+                places += reads(made)
+        return count
+
+    def _macs(self, node: NodeProto) -> int:
+        """Multiply-accumulates of a convolution or a matrix product, for one image."""
+        shapes = self.shapes[1]
+        if node.op_type in ("Conv", "ConvTranspose", "FusedConv"):
+            weight = self._dims(node.input[1])
+            moved = shapes[node.output[0] if node.op_type != "ConvTranspose" else node.input[0]]
+            return math.prod(moved) * math.prod(weight[1:])
+        if node.op_type in ("Gemm", "MatMul", "FusedMatMul", "FusedGemm"):
+            left = self._dims(node.input[0])
+            flipped = any(each.name == "transA" and each.i for each in node.attribute)
+            return math.prod(shapes[node.output[0]]) * left[0 if flipped else -1]
+        return 0
+
+    def _dims(self, name: str) -> tuple[int, ...]:
+        if name in self.weights:
+            return tuple(self.weights[name].dims)
+        if name in self._data:
+            return self.shapes[1][name]
+        made = self.nodes[self.producers[name]]
+        return tuple(made.attribute[0].t.dims) if made.op_type == "Constant" else self._dims(reads(made)[0])
+
+
+def _kinds(graph: onnx.GraphProto) -> dict[str, str]:
+    """Of each tensor, whether it depends on the images' values (data), on shapes alone (shape), or on neither."""
+    kinds = {IMAGES: "data"}
+    for node in graph.node:
+        given = {kinds.get(name) for name in reads(node)}
+        kind = "data" if "data" in given else "shape" if "shape" in given else None
+        if node.op_type in ("Shape", "Size") and kind == "data":
+            kind = "shape"
+        if kind is not None:
+            kinds |= {name: kind for name in node.output if name}
+    return kinds
+
+
+def _types(model: ModelProto) -> dict[str, int]:
+    """The element type of every tensor that can be told.
+
+    Raises:
+        ValueError: One of them is too large to be computed.
+    """
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    _check_sizes(graph)
+    found = {each.name: each.type.tensor_type.elem_type for each in (*graph.input, *graph.value_info, *graph.output)}
+    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def value_info(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", *shape])
+
+
+def _with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
+    copied = ModelProto()
+    copied.CopyFrom(model)
+    del copied.graph.output[:]
+    copied.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    return copied
+
+
+def session_of(model: ModelProto, threads: int) -> Any:  # noqa: ANN401  # onnxruntime has no types
+    """ONNX Runtime's session of a graph that may be anybody's: what it computes with is limited to 4 GiB.
+
+    Raises:
+        ValueError: It cannot be computed.
+    """
+    import onnxruntime
+
+    _limit_memory()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # its errors are raised, too
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no base of their own
+        raise ValueError(f"expected a network that ONNX Runtime computes, but {first_line(error)}") from None
+
+
+@cache
+def _limit_memory() -> None:
+    """Gives all sessions of this module one arena of limited size."""
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = onnxruntime.OrtArenaCfg({"max_mem": _MOST_MEMORY, "arena_extend_strategy": 1})
+    onnxruntime.create_and_register_allocator(memory, as_requested)
+
+
+def _check_sizes(graph: onnx.GraphProto) -> None:
+    """Refuses a graph that says of itself that it needs more memory than is given."""
+    for each in graph.value_info:
+        dims = [dim.dim_value for dim in each.type.tensor_type.shape.dim if dim.HasField("dim_value")]
+        if math.prod(dims) * 4 > _MOST_MEMORY or any(dim < 0 for dim in dims):
+            raise ValueError(f"expected tensors of at most {_MOST_MEMORY:,} bytes, got {each.name!r} of {dims}")
+
+
+def same(left: Array, right: Array) -> bool:
+    if left.shape != right.shape:
+        return False
+    if left.dtype.kind in "iub":
+        return bool(np.array_equal(left, right))
+    spread = float(np.abs(right).max(initial=0.0))
+    return bool(np.allclose(left, right, rtol=1e-4, atol=1e-4 * spread, equal_nan=True))

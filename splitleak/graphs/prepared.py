@@ -1,0 +1,210 @@
+"""One input and one output for any network: images ``(N, C, H, W)`` in [0, 1] to outputs ``(N, K)``, as one graph."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from pydantic import Field, model_validator
+
+from splitleak.config import Config
+from splitleak.graphs.reading import every_node, inputs_of, opset
+
+IMAGES, OUTPUT = "images", "logits"
+OURS = "splitleak:"
+"""Begins the names of the nodes written here: what comes before the first of the network's own, and after the last."""
+
+_SPLIT_BY_INPUT = 13  # the version since which a split's sizes are an input
+
+
+class Preprocessing(Config):
+    """What a network does to an image in [0, 1] before its first layer: ``(image * range - mean) / deviation``."""
+
+    mean: tuple[float, ...] = Field(default=(0.0,), description="per channel, in units of the range; one for all")
+    deviation: tuple[float, ...] = Field(default=(1.0,), description="per channel, in units of the range; one for all")
+    range: float = Field(default=1.0, gt=0, description="value of white before mean and deviation: 1 or 255")
+    order: Literal["rgb", "bgr"] = Field(default="rgb", description="of the channels, as the network takes them")
+    layout: Literal["chw", "hwc"] = Field(default="chw", description="of an image, as the network takes it")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not all(value > 0 for value in self.deviation):
+            raise ValueError(f"expected deviations above 0, got {self.deviation}")
+        if len(self.mean) > 1 and len(self.deviation) > 1 and len(self.mean) != len(self.deviation):
+            raise ValueError(f"expected as many means as deviations, got {self.mean} and {self.deviation}")
+        return self
+
+    def factors(self, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """``(scale, shift)``, each ``(C, 1, 1)``: the network is given ``image * scale + shift``.
+
+        Raises:
+            ValueError: There are neither one nor ``channels`` means or deviations.
+        """
+        for name, values in (("means", self.mean), ("deviations", self.deviation)):
+            if len(values) not in (1, channels):
+                raise ValueError(f"expected one or {channels} {name}, as there are channels, got {len(values)}")
+        mean, deviation = (np.resize(np.array(values, np.float32), channels) for values in (self.mean, self.deviation))
+        scale = (np.float32(self.range) / deviation).reshape(-1, 1, 1)
+        return scale, (-mean / deviation).reshape(-1, 1, 1)
+
+
+def input_shapes(model: ModelProto, layout: str = "chw") -> dict[str, tuple[int | None, ...]]:
+    """The shapes that a file tells of its inputs, without the batch axis; images as ``(C, H, W)``. None is any."""
+    shapes = {}
+    for each in inputs_of(model.graph):
+        dims = each.type.tensor_type.shape.dim
+        shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in dims)[1:]
+        shapes[each.name] = (shape[2], *shape[:2]) if layout == "hwc" and len(shape) == 3 else shape
+    return shapes
+
+
+def prepare(
+    model: ModelProto,
+    preprocessing: Preprocessing,
+    shapes: Mapping[str, tuple[int, ...]],
+    fixed: Mapping[str, NDArray[np.float32]],
+    output: str | None,
+) -> ModelProto:
+    """The network as one of images in [0, 1], with its preprocessing as its first nodes.
+
+    Several inputs that are images are channels of one: the first input's first. Others have a fixed value.
+
+    Args:
+        model: As `splitleak.graphs.reading.read_graph` gives it; it is changed.
+        preprocessing: Of each input that is an image.
+        shapes: ``(C, H, W)`` of each of these, by input. All have one height and width.
+        fixed: What the other inputs are given with every image, without batch axis.
+        output: Name of the output that is the answer; None: the only one.
+
+    Raises:
+        ValueError: Inputs without shape or value, or outputs, are left; or they do not fit the network.
+    """
+    graph = model.graph
+    model.ir_version = max(model.ir_version, 8)  # since 4, weights are no inputs
+    inputs = {each.name: each for each in inputs_of(graph)}
+    if unknown := {*shapes, *fixed} - {*inputs}:
+        raise ValueError(f"expected inputs among {', '.join(inputs)}, got {sorted(unknown)[0]!r}")
+    if left := {*inputs} - {*shapes, *fixed}:
+        given = "a shape (an image) or a fixed value for every input"
+        raise ValueError(f"expected {given}, got none for {', '.join(sorted(left))}")
+    if not shapes or len({shape[1:] for shape in shapes.values()}) > 1:
+        raise ValueError(f"expected images of one height and width, got {dict(shapes)}")
+    taken = {IMAGES, OUTPUT} & {name for node in every_node(graph) for name in (*node.input, *node.output)}
+    rename = {name: f"{name}.of-network" for name in taken}
+    answer = _answer(graph, output)
+    _rename(graph, rename)
+    before: list[NodeProto] = []
+    sizes = [shapes[name][0] for name in inputs if name in shapes]
+    parts = [f"{IMAGES}.{index}" for index in range(len(sizes))]
+    if len(sizes) == 1:
+        parts = [IMAGES]
+    elif opset(model) < _SPLIT_BY_INPUT:
+        before.append(helper.make_node("Split", [IMAGES], parts, axis=1, split=sizes))
+    else:
+        before.append(
+            helper.make_node("Split", [IMAGES, _constant(graph, "split.sizes", np.array(sizes))], parts, axis=1)
+        )
+    for part, name in zip(parts, (name for name in inputs if name in shapes), strict=True):
+        before += _image(graph, preprocessing, shapes[name], part, inputs[name], rename.get(name, name))
+    for name, value in fixed.items():
+        before += _fixed(graph, inputs[name], rename.get(name, name), value)
+    after = _flattened(answer)
+    for node in (*before, *after):
+        node.name = f"{OURS}{node.output[0]}"
+    nodes = [*before, *(NodeProto.FromString(node.SerializeToString()) for node in graph.node), *after]
+    channels, (height, width) = sum(sizes), next(iter(shapes.values()))[1:]
+    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.input.append(helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, ["rows", channels, height, width]))
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["rows", None]))
+    return model
+
+
+def _answer(graph: GraphProto, output: str | None) -> onnx.ValueInfoProto:
+    names = [each.name for each in graph.output]
+    if output is None and len(names) > 1:
+        raise ValueError(f"expected the name of the output that is the answer, got several: {', '.join(names)}")
+    if output is not None and output not in names:
+        raise ValueError(f"expected an output among {', '.join(names)}, got {output!r}")
+    return next(each for each in graph.output if output in (None, each.name))
+
+
+def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    if not names:
+        return
+    for node in every_node(graph):
+        for place in (node.input, node.output):
+            place[:] = [names.get(name, name) for name in place]
+    for each in (*graph.input, *graph.output):
+        each.name = names.get(each.name, each.name)
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+
+
+def _image(
+    graph: GraphProto,
+    preprocessing: Preprocessing,
+    shape: tuple[int, ...],
+    part: str,
+    given: onnx.ValueInfoProto,
+    name: str,
+) -> list[NodeProto]:
+    """The nodes from images ``part`` to the network's own input ``name``."""
+    channels = shape[0]
+    scale, shift = preprocessing.factors(channels)
+    steps: list[tuple[str, Sequence[str], dict[str, Any]]] = []
+    if preprocessing.order == "bgr":
+        if channels != 3:
+            raise ValueError(f"expected 3 channels to put in the order BGR, got {channels}")
+        steps.append(("Gather", [_constant(graph, f"{part}.bgr", np.array([2, 1, 0]))], {"axis": 1}))
+    if (scale != 1).any():
+        steps.append(("Mul", [_constant(graph, f"{part}.scale", scale[None])], {}))
+    if (shift != 0).any():
+        steps.append(("Add", [_constant(graph, f"{part}.shift", shift[None])], {}))
+    if preprocessing.layout == "hwc":
+        steps.append(("Transpose", [], {"perm": [0, 2, 3, 1]}))
+    if len(given.type.tensor_type.shape.dim) not in (0, len(shape) + 1):
+        raise ValueError(f"expected input {given.name!r} to take images (N, C, H, W), got {_described(given)}")
+    kind = given.type.tensor_type.elem_type
+    if kind != TensorProto.FLOAT or not steps:
+        steps.append(("Cast", [], {"to": kind}))
+    nodes, last = [], part
+    for index, (operation, others, attributes) in enumerate(steps):
+        made = name if index == len(steps) - 1 else f"{part}.step{index}"
+        nodes.append(helper.make_node(operation, [last, *others], [made], **attributes))
+        last = made
+    return nodes
+
+
+def _fixed(graph: GraphProto, given: onnx.ValueInfoProto, name: str, value: NDArray[np.float32]) -> list[NodeProto]:
+    """The nodes that repeat a value for each image of a batch."""
+    kind = given.type.tensor_type.elem_type
+    row = _constant(graph, f"{name}.row", value[None].astype(helper.tensor_dtype_to_np_dtype(kind)))
+    ones = _constant(graph, f"{name}.ones", np.ones(value.ndim, np.int64))
+    start = _constant(graph, f"{name}.start", np.array([0]))
+    return [
+        helper.make_node("Shape", [IMAGES], [f"{name}.shape"]),
+        helper.make_node("Gather", [f"{name}.shape", start], [f"{name}.rows"], axis=0),
+        helper.make_node("Concat", [f"{name}.rows", ones], [f"{name}.repeats"], axis=0),
+        helper.make_node("Tile", [row, f"{name}.repeats"], [name]),
+    ]
+
+
+def _flattened(answer: onnx.ValueInfoProto) -> list[NodeProto]:
+    kind = answer.type.tensor_type.elem_type
+    if kind in (TensorProto.STRING, TensorProto.UNDEFINED):
+        raise ValueError(f"expected numbers as the output, got {_described(answer)}")
+    flat = helper.make_node("Flatten", [answer.name], [f"{OUTPUT}.flat"], axis=1)
+    return [flat, helper.make_node("Cast", [f"{OUTPUT}.flat"], [OUTPUT], to=TensorProto.FLOAT)]
+
+
+def _constant(graph: GraphProto, name: str, value: NDArray[Any]) -> str:
+    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+    return name
+
+
+def _described(given: onnx.ValueInfoProto) -> str:
+    dims = [dim.dim_value or dim.dim_param or "?" for dim in given.type.tensor_type.shape.dim]
+    return f"{TensorProto.DataType.Name(given.type.tensor_type.elem_type).lower()} {dims}"

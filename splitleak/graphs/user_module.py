@@ -1,0 +1,201 @@
+"""A user's own torch network as an ONNX graph; afterwards nothing needs the user's code."""
+
+import importlib
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from splitleak.artifacts import load_tensors
+from splitleak.graphs.network import Cut, Network, same, session_of
+from splitleak.graphs.prepared import IMAGES
+from splitleak.graphs.reading import first_line
+from splitleak.tables import nearest
+
+Shapes = Mapping[str, tuple[int, int, int]]
+
+
+def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
+    """The network that ``module:callable`` of the user's own code gives, in eval mode. That code is run.
+
+    Args:
+        address: The module is found as Python finds it, in the current folder too; what stands after the colon is a
+            network, or gives one when it is called without arguments.
+        weights: Safetensors, or a state dict of `torch.save`, of which nothing but tensors is read.
+
+    Raises:
+        FileNotFoundError: There are no such weights.
+        ValueError: There is no such module or callable, it gives no network, or the weights do not fit it.
+    """
+    name, colon, attribute = address.partition(":")
+    if not (name and colon and attribute):
+        raise ValueError(f"expected module:callable, got {address!r}")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+        made = found if isinstance(found, nn.Module) else found()  # type: ignore[operator]  # at the user's word
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(f"expected a network or what gives one at {address}, but {error}") from None
+    finally:
+        sys.path.remove(here)
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"expected a torch network at {address}, got {type(made).__name__}")
+    if weights is not None:
+        _load_weights(made, weights)
+    return made.eval()
+
+
+def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1) -> ModelProto:
+    """``module`` in eval mode as ONNX, for images of any batch; batch normalisation stays a layer of its own.
+
+    The exporter is torch's older one, which is quick; where it cannot, the newer one; where the network is written for
+    one batch alone, that is of one image.
+
+    Args:
+        module: Takes one tensor an input, in their order.
+        inputs: ``(C, H, W)`` of each, by its name.
+        outputs: How many tensors it gives, called ``output``, or ``output0`` and so on.
+
+    Raises:
+        ValueError: Neither exporter can write it.
+    """
+    names = ["output"] if outputs == 1 else [f"output{index}" for index in range(outputs)]
+    try:
+        with torch.no_grad():
+            module(*(torch.rand(2, *shape) for shape in inputs.values()))
+    except Exception as error:  # of the user's own code; it may take one image alone, which the exporters find out
+        reasons = [f"it does not take two images: {first_line(error)}"]
+    else:
+        reasons = []
+    fast = torch.backends.mha.get_fastpath_enabled()
+    logging.disable(logging.CRITICAL)  # what the exporters log, their errors say too
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer, which no exporter knows
+    try:
+        for export, rows in ((_older, 2), (_newer, 2), (_older, 1)):
+            drawn = tuple(torch.rand(rows, *shape) for shape in inputs.values())
+            try:
+                with torch.no_grad(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    model = export(module, drawn, list(inputs), names)
+                session_of(model, 1).run(
+                    None, {name: each[:1].numpy() for name, each in zip(inputs, drawn, strict=True)}
+                )
+            except Exception as error:  # an exporter may fail in any way, and what it wrote may be for its batch alone
+                reasons.append(first_line(error))
+            else:
+                return model
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        logging.disable(logging.NOTSET)
+    raise ValueError(f"expected a network that torch can write as ONNX, but {reasons[0]}")
+
+
+def _older(module: nn.Module, rows: tuple[Tensor, ...], inputs: list[str], names: list[str]) -> ModelProto:
+    written = io.BytesIO()
+    torch.onnx.export(
+        module,
+        rows,
+        written,  # type: ignore[arg-type]  # this exporter takes files
+        input_names=inputs,
+        output_names=names,
+        dynamic_axes={name: {0: "rows"} for name in (*inputs, *names)} if len(rows[0]) > 1 else None,
+        training=torch.onnx.TrainingMode.PRESERVE,
+        do_constant_folding=False,
+        dynamo=False,
+    )
+    return onnx.load_from_string(written.getvalue())
+
+
+def _newer(module: nn.Module, rows: tuple[Tensor, ...], inputs: list[str], names: list[str]) -> ModelProto:
+    count = torch.export.Dim("count", min=1)
+    program = torch.onnx.export(
+        module,
+        rows,
+        input_names=inputs,
+        output_names=names,
+        dynamic_shapes=tuple({0: count} for _ in rows),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model: ModelProto = program.model_proto
+    return model
+
+
+def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, tensors: int = 1) -> Cut:
+    """The cut at the output of the submodule ``path``, such as ``layer1``: of all places, the one with its values.
+
+    Args:
+        network: The exported ``module``, prepared.
+        module: The user's.
+        path: As in ``module.named_modules()``.
+        inputs: ``(C, H, W)`` of each input, in order.
+        tensors: How many may cross.
+
+    Raises:
+        ValueError: There is no such submodule, or its output alone does not separate the network.
+    """
+    modules = dict(module.named_modules())
+    if path not in modules or not path:
+        raise ValueError(f"expected a submodule of the network, got {path!r}{nearest(path, modules)}")
+    images = np.random.default_rng(2).random((2, *network.image_shape), dtype=np.float32)
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, output: object) -> None:
+        kept.extend(each for each in (output if isinstance(output, Sequence) else (output,)) if torch.is_tensor(each))
+
+    given = _given(network, images, inputs)
+    hook = modules[path].register_forward_hook(keep)
+    try:
+        with torch.no_grad():
+            module(*given)
+    finally:
+        hook.remove()
+    cuts = network.cuts(tensors)
+    wanted = [tensor.numpy() for tensor in kept]
+    for cut in reversed(cuts):
+        if len(cut.tensors) == len(wanted) and list(cut.shapes) == [each.shape[1:] for each in wanted]:
+            (made,) = network.forward(images, cut.tensors)
+            if all(same(made[name], each) for name, each in zip(cut.tensors, wanted, strict=True)):
+                return cut
+    shapes = " and ".join(str(each.shape[1:]) for each in wanted) or "nothing"
+    raise ValueError(
+        f"expected a submodule whose output alone crosses, got {path!r}, which gives {shapes}; "
+        f"`splitleak cuts` lists the places"
+    )
+
+
+def _given(network: Network, images: np.ndarray[tuple[int, ...], np.dtype[np.float32]], inputs: Shapes) -> list[Tensor]:
+    """What the network itself is given for images, after preprocessing."""
+    names = [name if name not in (IMAGES,) else f"{IMAGES}.of-network" for name in inputs]
+    (made,) = network.forward(images, names)
+    return [torch.from_numpy(made[name]) for name in names]
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    if path.suffix == ".safetensors":
+        state, _ = load_tensors(path)
+    elif path.is_file():
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a broken file leads to
+            raise ValueError(f"{path}: expected a state dict of tensors alone, but {first_line(error)}") from None
+    else:
+        raise FileNotFoundError(f"expected weights at {path}, got no such file")
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path}: expected a state dict, got {type(state).__name__}")
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: expected weights of the network, but {' '.join(str(error).split())}") from None

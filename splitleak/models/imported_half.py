@@ -1,0 +1,110 @@
+"""A half of an imported network: an ONNX file of the artifact, in ONNX Runtime, or in torch where gradients count."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from splitleak.config import Config
+from splitleak.graphs.module import GraphModule, missing_operations, weight_key
+from splitleak.graphs.prepared import IMAGES
+from splitleak.graphs.reading import read_graph
+from splitleak.models.engine import Engine
+from splitleak.models.export import OnnxModule
+
+NETWORK = "network.onnx"
+"""The file of a half that holds its graph, and the weights it was imported with."""
+
+
+class ImportedModel(Config):
+    """A network of the user's own, as `splitleak import` cut it; its halves are ONNX files in the artifact."""
+
+    architecture: Literal["imported"] = "imported"
+    source: str  # the file's name, or module:callable
+    network: str  # digest of the whole network, preprocessing included
+    cut: str  # the tensors that cross, joined by ``+``
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    features: tuple[int, ...]  # what crosses of one image, before defenses
+    parts: tuple[tuple[int, ...], ...] = ()  # the tensors that ``features`` packs, where there are several
+    classes: int  # numbers that the network gives for one image
+    batched: bool = True  # or it takes one image at a time
+
+    @property
+    def position(self) -> str:
+        """The cut."""
+        return self.cut
+
+
+class Unreached(nn.Module):
+    """In place of a half that torch cannot compute: every use is an error that names the operations."""
+
+    def __init__(self, path: Path, operations: tuple[str, ...]) -> None:
+        super().__init__()
+        self.path, self.operations = path, operations
+
+    def forward(self, values: Tensor) -> Tensor:
+        raise ValueError(
+            f"{self.path}: expected operations that torch computes here, for gradients or training, "
+            f"got {', '.join(self.operations)}"
+        )
+
+
+class OneByOne(nn.Module):
+    """A network that takes one row at a time, for any number of rows."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.cat([self.network(row) for row in rows.split(1)])
+
+
+class StandIn(nn.Module):
+    """In place of the other half, which is not there: zeros of the shape that it gives."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.new_zeros((len(rows), *self.shape))
+
+
+def both_halves(networks: Mapping[str, bytes], model: object) -> tuple[nn.Module, nn.Module] | None:
+    """Both halves of an imported network as torch modules, from their ONNX files; None: it is none.
+
+    Raises:
+        ValueError: A half is missing, or has operations that torch does not reach.
+    """
+    if not isinstance(model, ImportedModel):
+        return None
+    if lacking := {"edge", "cloud"} - {*networks}:
+        raise ValueError(f"expected both halves of {model.source}, got no {sorted(lacking)[0]} half")
+    edge, cloud = (GraphModule(onnx.load_from_string(networks[half])) for half in ("edge", "cloud"))
+    for key, weight in edge.named_parameters():
+        weight.requires_grad_(not key.startswith(weight_key(f"{IMAGES}.")))  # preprocessing is no weight
+    return (edge, cloud) if model.batched else (OneByOne(edge), OneByOne(cloud))
+
+
+def torch_half(path: Path, model: ImportedModel) -> nn.Module:
+    """A half as a torch module in eval mode; where torch does not reach, one whose use is the error.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no ONNX file.
+    """
+    graph = read_graph(path)
+    if missing := missing_operations(graph):
+        return Unreached(path, missing)
+    module: nn.Module = GraphModule(graph)
+    return (module if model.batched else OneByOne(module)).eval()
+
+
+def file_engine(path: Path, model: ImportedModel) -> Engine:
+    """ONNX Runtime on the CPU with torch's number of threads, from the half's own file."""
+    session = OnnxModule(path, torch.get_num_threads(), one_by_one=not model.batched)
+    return Engine("onnx", lambda rows: torch.from_numpy(session(rows)), session)

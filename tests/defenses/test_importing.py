@@ -1,0 +1,84 @@
+"""Writes an imported network as an artifact, and teaches with its answers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from splitleak.datasets import load
+from splitleak.datasets.splits import SplitConfig, split
+from splitleak.defenses.artifact import artifact_digest, load_cloud, load_edge, read_record
+from splitleak.defenses.importing import LABELS, OWN_ANSWER, import_network, read_networks, taught
+from tests.splitleak.graphs.test_network import network
+
+
+@pytest.fixture(scope="module")
+def splits():
+    counts = {"public": 5, "victims": 5, "train": 30, "test": 20}
+    return split(load("builtin").fitted(8, 1), SplitConfig(**counts))
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(192, 7))
+    whole = network(module, (1, 8, 8))
+    about = import_network(
+        whole, whole.cuts()[1], tmp_path / "mine", source="net", name="mine", names=None, images=None
+    )
+    return tmp_path / "mine", about
+
+
+def test_each_half_is_loaded_alone(artifact, tmp_path):
+    folder, about = artifact
+    assert about["notes"] == []
+    (folder / "edge").rename(tmp_path / "device")
+    (folder / "cloud").rename(tmp_path / "server")
+    edge, cloud = (
+        load_edge(tmp_path / "device", torch.device("cpu")),
+        load_cloud(tmp_path / "server", torch.device("cpu")),
+    )
+    assert (edge.input_shape, edge.feature_shape, cloud.classes) == ((1, 8, 8), (3, 8, 8), 7)
+    assert cloud.properties["architecture"] == "imported"
+
+
+def test_the_record_says_what_a_right_answer_is_and_the_digest_is_of_the_files(artifact):
+    folder, _ = artifact
+    assert read_record(folder)["right_answer"] == OWN_ANSWER
+    before = artifact_digest(folder)
+    path = folder / "cloud" / "network.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    assert artifact_digest(folder) != before
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="half of an artifact"):
+        artifact_digest(folder)
+
+
+def test_images_of_other_classes_are_labelled_by_the_networks_own_answers(artifact, splits):
+    folder, _ = artifact
+    with_answers, right = taught(folder, splits)
+    assert right == OWN_ANSWER
+    assert len(with_answers.train.classes) == 7
+    whole = load_edge(folder / "edge", torch.device("cpu")), load_cloud(folder / "cloud", torch.device("cpu"))
+    answers = whole[1].predict(whole[0].encode(splits.train.floats().numpy())).argmax(1)
+    assert with_answers.train.labels.tolist() == answers.tolist()
+    named = replace(splits, train=replace(splits.train, classes=(*"abcdefg",), labels=splits.train.labels % 7))
+    assert taught(folder, named) == (named, LABELS)
+
+
+def test_images_of_another_shape_are_refused(tmp_path, splits):
+    splits.save(tmp_path / "images")
+    whole = network(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten()), (1, 9, 9))
+    with pytest.raises(ValueError, match=r"expected images \(1, 9, 9\)"):
+        import_network(
+            whole, whole.cuts()[0], tmp_path / "m", source="", name="m", names=None, images=tmp_path / "images"
+        )
+
+
+def test_what_was_trained_here_is_not_imported(tmp_path, artifact):
+    folder, _ = artifact
+    model, networks = read_networks(folder)
+    assert (model.classes, sorted(networks)) == (7, ["cloud", "edge"])
+    with pytest.raises((FileNotFoundError, ValueError)):
+        read_networks(tmp_path)

@@ -1,0 +1,98 @@
+"""Any network as one of images in [0, 1]: preprocessing, inputs and the output that is asked for."""
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from splitleak.graphs.network import Network
+from splitleak.graphs.prepared import OUTPUT, Preprocessing, input_shapes, prepare
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+
+def two_outputs(shape: list[int | str], kind: int = TensorProto.FLOAT, opset: int = 17) -> ModelProto:
+    """Gives twice what it is given as ``twice``, and its negative as ``minus``."""
+    two = numpy_helper.from_array(np.array(2, helper.tensor_dtype_to_np_dtype(kind)), "two")
+    nodes = [helper.make_node("Mul", ["x", "two"], ["twice"]), helper.make_node("Neg", ["x"], ["minus"])]
+    given = helper.make_tensor_value_info("x", kind, shape)
+    outputs = [helper.make_tensor_value_info(name, kind, None) for name in ("twice", "minus")]
+    graph = helper.make_graph(nodes, "g", [given], outputs, [two])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def answer(model: ModelProto, images: Array) -> Array:
+    return np.concatenate([each[OUTPUT] for each in Network(model).forward(images, [OUTPUT])])
+
+
+@pytest.fixture
+def images() -> Array:
+    return np.random.default_rng(0).random((2, 3, 4, 5), dtype=np.float32)
+
+
+def test_mean_deviation_and_range_are_applied_per_channel(images: Array) -> None:
+    given = Preprocessing(mean=(10, 20, 30), deviation=(2, 4, 8), range=255)
+    got = answer(prepare(two_outputs(["n", 3, 4, 5]), given, {"x": (3, 4, 5)}, {}, "twice"), images)
+    mean, deviation = (np.float32(each).reshape(3, 1, 1) for each in ((10, 20, 30), (2, 4, 8)))
+    np.testing.assert_allclose(got, (2 * (images * 255 - mean) / deviation).reshape(2, -1), rtol=1e-5)
+
+
+def test_the_network_may_take_bgr_and_channels_last(images: Array) -> None:
+    given = Preprocessing(order="bgr", layout="hwc")
+    got = answer(prepare(two_outputs(["n", 4, 5, 3]), given, {"x": (3, 4, 5)}, {}, "minus"), images)
+    np.testing.assert_allclose(got, -images[:, ::-1].transpose(0, 2, 3, 1).reshape(2, -1))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_a_network_of_another_precision_is_given_its_own(images: Array, kind: int) -> None:
+    got = answer(prepare(two_outputs(["n", 3, 4, 5], kind), Preprocessing(), {"x": (3, 4, 5)}, {}, "twice"), images)
+    np.testing.assert_allclose(got, 2 * images.reshape(2, -1), rtol=1e-3)
+
+
+def inputs(opset: int) -> ModelProto:
+    """left (2 channels), right (1 channel) and a vector; gives their concatenation, flattened."""
+    shapes = {"left": ["n", 2, 4, 5], "right": ["n", 1, 4, 5], "angle": ["n", 3]}
+    flat = [helper.make_node("Flatten", [name], [f"{name}.flat"]) for name in shapes]
+    joined = helper.make_node("Concat", [f"{name}.flat" for name in shapes], ["logits"], axis=1)
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 63])
+    graph = helper.make_graph([*flat, joined], "g", given, [out])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_several_images_are_channels_of_one_and_other_inputs_have_a_fixed_value(images: Array, opset: int) -> None:
+    shapes = {"left": (2, 4, 5), "right": (1, 4, 5)}
+    model = prepare(inputs(opset), Preprocessing(), shapes, {"angle": np.float32([7, 8, 9])}, None)
+    assert Network(model).image_shape == (3, 4, 5)
+    np.testing.assert_allclose(answer(model, images)[:, :60], images.reshape(2, 60))
+    np.testing.assert_allclose(answer(model, images)[:, 60:], [[7, 8, 9]] * 2)
+
+
+def test_the_shapes_a_file_tells_are_those_of_images() -> None:
+    assert input_shapes(two_outputs(["n", 48, 320, 3]), "hwc") == {"x": (3, 48, 320)}
+    assert input_shapes(two_outputs(["n", 3, "h", "w"])) == {"x": (3, None, None)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "fixed", "output", "said"),
+    [
+        ({}, {}, "twice", "none for x"),
+        ({"y": (3, 4, 5)}, {}, "twice", "got 'y'"),
+        ({"x": (3, 4, 5)}, {}, None, "several: twice, minus"),
+        ({"x": (3, 4, 5)}, {}, "thrice", "among twice, minus"),
+    ],
+)
+def test_what_is_missing_is_named(
+    shapes: dict[str, tuple[int, ...]], fixed: dict[str, Array], output: str | None, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        prepare(two_outputs(["n", 3, 4, 5]), Preprocessing(), shapes, fixed, output)
+
+
+def test_preprocessing_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Preprocessing(deviation=(0.0,))
+    with pytest.raises(ValueError, match="one or 3 means"):
+        Preprocessing(mean=(1.0, 2.0)).factors(3)
+    with pytest.raises(ValueError, match="BGR"):
+        prepare(two_outputs(["n", 1, 4, 5]), Preprocessing(order="bgr"), {"x": (1, 4, 5)}, {}, "twice")

@@ -1,0 +1,122 @@
+"""A user's own torch network: found, loaded, exported, and cut at a submodule."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from splitleak.graphs.halves import check_halves, cloud_half, edge_half
+from splitleak.graphs.network import Network
+from splitleak.graphs.prepared import Preprocessing, prepare
+from splitleak.graphs.user_module import cut_after, export_module, load_user_module
+from tests.splitleak.graphs.test_network import Residual, network
+
+CODE = """
+from torch import nn
+
+def made():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+
+ready = made()
+number = 3
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "their_code.py").write_text(CODE)
+    monkeypatch.delitem(__import__("sys").modules, "their_code", raising=False)
+    return tmp_path
+
+
+def test_code_in_the_current_folder_is_found_and_called(here: Path) -> None:
+    assert not load_user_module("their_code:made").training
+    assert isinstance(load_user_module("their_code:ready"), nn.Sequential)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("their_code", "module:callable"),
+        ("no_such_code:made", "no_such_code"),
+        ("their_code:mode", "mode"),
+        ("their_code:number", "their_code:number"),
+        ("their_code:nn.Flatten", None),
+        ("os:getcwd", "torch network"),
+    ],
+)
+def test_what_gives_no_network_is_named(here: Path, address: str, said: str | None) -> None:
+    if said is None:
+        assert isinstance(load_user_module(address), nn.Flatten)
+        return
+    with pytest.raises(ValueError, match=said):
+        load_user_module(address)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_weights_are_read_without_running_code(here: Path, name: str) -> None:
+    state = {
+        key: torch.full_like(value, 0.5) for key, value in load_user_module("their_code:made").state_dict().items()
+    }
+    save_file(state, here / name) if name.endswith("safetensors") else torch.save(state, here / name)
+    loaded = load_user_module("their_code:made", here / name)
+    assert all(bool((value == 0.5).all()) for value in loaded.state_dict().values())
+
+
+class Harm:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("harm"),))
+
+
+def test_weights_that_hold_more_than_tensors_are_refused(here: Path) -> None:
+    (here / "w.pt").write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(ValueError, match="a state dict of tensors alone"):
+        load_user_module("their_code:made", here / "w.pt")
+    assert not (here / "harm").exists()
+    torch.save([torch.zeros(1)], here / "w.pt")
+    with pytest.raises(ValueError, match="state dict, got list"):
+        load_user_module("their_code:made", here / "w.pt")
+    save_file({"other": torch.zeros(1)}, here / "w.safetensors")
+    with pytest.raises(ValueError, match="weights of the network"):
+        load_user_module("their_code:made", here / "w.safetensors")
+    with pytest.raises(FileNotFoundError, match="expected weights at"):
+        load_user_module("their_code:made", here / "none.pt")
+
+
+def test_a_submodule_is_cut_at_by_its_path() -> None:
+    module = Residual().eval()
+    inputs = {"image": (3, 8, 6)}
+    whole = Network(prepare(export_module(module, inputs), Preprocessing(mean=(0.5,)), inputs, {}, None))
+    cut = cut_after(whole, module, "stem", inputs)
+    assert cut.after == "Conv"
+    assert check_halves(whole, edge_half(whole, cut), cloud_half(whole, cut)) < 1e-5
+    with pytest.raises(ValueError, match=r"'body', which gives \(4, 4, 3\)"):
+        cut_after(whole, module, "body", inputs)
+    with pytest.raises(ValueError, match="did you mean 'stem'"):
+        cut_after(whole, module, "sten", inputs)
+
+
+class OneAtATime(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.reshape(1, 3, 4).relu().sum(2)
+
+
+@pytest.mark.slow
+def test_a_network_written_for_one_image_is_exported_for_one() -> None:
+    assert not network(OneAtATime(), (3, 2, 2)).batched
+
+
+class Untold(nn.Module):
+    def forward(self, images: Tensor) -> list[str]:
+        return ["no tensor"]
+
+
+@pytest.mark.slow
+def test_what_no_exporter_writes_is_one_line() -> None:
+    with pytest.raises(ValueError, match="torch can write as ONNX") as caught:
+        export_module(Untold(), {"image": (3, 2, 2)})
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,99 @@
+"""A half of an imported network in torch and in ONNX Runtime."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from splitleak.graphs.halves import cloud_half, edge_half
+from splitleak.graphs.network import Network
+from splitleak.graphs.prepared import Preprocessing, prepare
+from splitleak.models.counting import count_macs
+from splitleak.models.imported_half import ImportedModel, StandIn, Unreached, both_halves, file_engine, torch_half
+from splitleak.models.split import output_shape
+from tests.splitleak.graphs.test_network import Residual, network, reshaping
+
+
+def described(whole, cut, **more):
+    return ImportedModel(
+        source="net.onnx",
+        network="0",
+        cut=cut.name,
+        image_shape=whole.image_shape,
+        features=cut.feature_shape,
+        classes=whole.outputs,
+        batched=whole.batched,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def cut_network():
+    whole = network(Residual())
+    return whole, whole.cuts()[1]
+
+
+def test_torch_and_the_file_compute_the_same_and_gradients_pass(cut_network, tmp_path):
+    whole, cut = cut_network
+    path = tmp_path / "network.onnx"
+    onnx.save(edge_half(whole, cut), path)
+    model = described(whole, cut)
+    images = np.random.default_rng(0).random((4, *whole.image_shape), dtype=np.float32)
+    module = torch_half(path, model)
+    given = torch.from_numpy(images).requires_grad_()
+    features = module(given)
+    features.square().sum().backward()
+    assert float(given.grad.abs().sum()) > 0
+    np.testing.assert_allclose(file_engine(path, model).values(images), features.detach().numpy(), rtol=1e-5, atol=1e-4)
+
+
+def test_macs_of_a_half_are_those_of_the_cut(cut_network):
+    whole, cut = cut_network
+    networks = {"edge": edge_half(whole, cut).SerializeToString(), "cloud": cloud_half(whole, cut).SerializeToString()}
+    edge, cloud = both_halves(networks, described(whole, cut))
+    assert count_macs(edge, whole.image_shape).macs == cut.device_macs
+    assert count_macs(cloud, cut.feature_shape).macs == cut.cloud_macs
+    with pytest.raises(ValueError, match="no cloud half"):
+        both_halves({"edge": networks["edge"]}, described(whole, cut))
+    assert both_halves({}, None) is None
+
+
+def test_preprocessing_is_not_trained():
+    from splitleak.graphs.user_module import export_module
+
+    inputs = {"image": (3, 8, 6)}
+    given = Preprocessing(mean=(0.5,), deviation=(0.25,))
+    whole = Network(prepare(export_module(Residual().eval(), inputs), given, inputs, {}, None))
+    cut = whole.cuts()[-1]
+    networks = {"edge": edge_half(whole, cut).SerializeToString(), "cloud": cloud_half(whole, cut).SerializeToString()}
+    edge, _ = both_halves(networks, described(whole, cut))
+    trained = [name for name, weight in edge.named_parameters() if weight.requires_grad]
+    assert len(trained) == 6
+    assert not [name for name in trained if name.startswith("images")]
+
+
+def test_a_network_of_one_image_takes_any_number_in_torch_as_well(tmp_path):
+    whole = Network(prepare(reshaping(1), Preprocessing(), {"x": (3, 2, 2)}, {}, None))
+    cut = whole.cuts()[1]
+    path = tmp_path / "network.onnx"
+    onnx.save(edge_half(whole, cut), path)
+    rows = np.random.default_rng(0).random((3, 3, 2, 2), dtype=np.float32)
+    expected = np.maximum(rows, 0).reshape(3, 12)
+    np.testing.assert_array_equal(torch_half(path, described(whole, cut))(torch.from_numpy(rows)).numpy(), expected)
+    np.testing.assert_array_equal(file_engine(path, described(whole, cut)).values(rows), expected)
+
+
+def test_what_torch_does_not_reach_is_named_when_it_is_used(cut_network, tmp_path):
+    whole, cut = cut_network
+    half = edge_half(whole, cut)
+    next(node for node in half.graph.node if node.op_type == "Relu").op_type = "Det"
+    path = tmp_path / "network.onnx"
+    onnx.save(half, path)
+    module = torch_half(path, described(whole, cut))
+    assert isinstance(module, Unreached)
+    with pytest.raises(ValueError, match=r"network\.onnx: expected operations that torch computes here.*got Det"):
+        module(torch.zeros(1, *whole.image_shape))
+
+
+def test_a_stand_in_gives_the_shape_of_what_is_not_there():
+    assert output_shape(StandIn((4, 3)), (3, 8, 8)) == (4, 3)
