@@ -155,7 +155,7 @@ def train_prior(config: PriorConfig, public: Images, run: Run) -> Prior:
     """
     if not len(public):
         raise ValueError("expected at least one public image, got none")
-    shape = (public.pixels.shape[1], public.pixels.shape[2], public.pixels.shape[3])
+    shape = public.shape
     chosen = config.generator(shape, len(public.classes) if config.conditional else None)
     game = _PriorGame(config, chosen, public, run)
     hashes = public.hashes()

@@ -285,7 +285,7 @@ def record_queries(
 
 def _image_shape(public: Images | None, prior: Prior | None, whole: WholeModel | None) -> tuple[int, int, int]:
     if public is not None:
-        return public.pixels.shape[1], public.pixels.shape[2], public.pixels.shape[3]
+        return public.shape
     if prior is not None:
         return prior.image_shape
     if whole is None:

@@ -286,8 +286,8 @@ def accuracy(model: SplitModel, stack: Stack, images: Images, device: torch.devi
 
 
 def _check_fit(config: ModelConfig | ImportedModel, images: Images) -> None:
-    if tuple(images.pixels.shape[1:]) != config.image_shape:
-        raise ValueError(f"expected images {config.image_shape}, got {tuple(images.pixels.shape[1:])}")
+    if images.shape != config.image_shape:
+        raise ValueError(f"expected images {config.image_shape}, got {images.shape}")
     if len(images.classes) != config.classes:
         raise ValueError(f"expected {config.classes} classes, got {len(images.classes)}")
 

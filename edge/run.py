@@ -80,8 +80,8 @@ def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1, mod
     """
     if repeat < 1:
         raise ValueError(f"expected each image to be sent at least once, got {repeat} times")
-    channels, size, _ = half.input_shape
-    images = load_file(path, size=size, channels=channels).train
+    channels, height, width = half.input_shape
+    images = load_file(path, size=(height, width), channels=channels).train
     pixels = images.floats().numpy()
     stream = secrets.token_hex(4)
 

@@ -95,7 +95,8 @@ def share_predictions(config: SharingConfig, images: Path, out: Path, *, force: 
 
 
 def _fitted(images: Images, shape: tuple[int, ...] | None) -> Images:
-    """``images`` resized to the announced input; unchanged if it is not announced or not square."""
-    if shape is None or shape[1] != shape[2] or -1 in shape:
+    """``images`` resized to the announced input; unchanged if it is not announced, or takes any size."""
+    if shape is None or -1 in shape:
         return images
-    return images.fitted(shape[1], shape[0])
+    channels, height, width = shape
+    return images.fitted((height, width), channels)

@@ -181,8 +181,7 @@ def _runner(
         "cut": model.position,
         "fresh_weights": subject.fresh,
     }
-    channels, size, _ = model.image_shape
-    images = _images(size, channels)
+    images = _images(model.image_shape)
     factor = emulated.factor if emulated else 1.0
     if setting.way == "image":
         encoder: Encoder = PassThrough(model.image_shape)
@@ -203,8 +202,11 @@ def _runner(
 
 
 @cache
-def _images(size: int, channels: int) -> Floats:
-    pixels: Floats = load("builtin").train.select(torch.arange(_IMAGES)).fitted(size, channels).floats().numpy()
+def _images(shape: tuple[int, int, int]) -> Floats:
+    """Built-in images, the same in every channel."""
+    channels, *size = shape
+    grey = load("builtin").train.select(torch.arange(_IMAGES)).fitted((size[0], size[1]), 1).floats()
+    pixels: Floats = grey.expand(-1, channels, -1, -1).contiguous().numpy()
     return pixels
 
 

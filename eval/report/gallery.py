@@ -89,10 +89,27 @@ def fewer_until(make: Callable[[int], Shown], fits: Callable[[Shown], bool], pic
 
 
 def png(image: NDArray[np.uint8]) -> str:
-    """A ``(C, H, W)`` uint8 picture as a data URI."""
+    """A ``(C, H, W)`` uint8 picture as a data URI; see `visible`."""
     buffer = io.BytesIO()
-    Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
+    shown = visible(image)
+    Image.fromarray(shown[0] if shown.shape[0] == 1 else shown.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def visible(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pictures ``(..., C, H, W)`` with one or three channels: of two their mean, of more the first three."""
+    channels = pictures.shape[-3]
+    if channels == 2:
+        mean: NDArray[np.uint8] = np.round(pictures.mean(-3, keepdims=True)).astype(np.uint8)
+        return mean
+    return pictures[..., :3, :, :]
+
+
+def visible_channels(channels: int) -> str:
+    """What a caption says of pictures with so many channels: nothing where all are shown."""
+    if channels in (1, 3):
+        return ""
+    return f"{'the mean' if channels == 2 else 'the first three'} of {channels} channels"
 
 
 def _gallery(results: Results, table: TableRows, pictures: int) -> Gallery | None:
@@ -109,7 +126,10 @@ def _gallery(results: Results, table: TableRows, pictures: int) -> Gallery | Non
     if not strips:
         of_target = groupby(cells, key=lambda cell: (cell.kind, cell.place.dataset, _classes(cell)))
         strips = [strip for _, group in of_target for strip in _strips(list(group), pictures)]
-    return Gallery(f"{table.title}, seed {seed}", tuple(strips)) if strips else None
+    if not strips:
+        return None
+    title = filter(None, (table.title, f"seed {seed}", visible_channels(strips[0].pictures.shape[1])))
+    return Gallery(", ".join(title), tuple(strips))
 
 
 def _has_pictures(cell: Cell) -> bool:
@@ -168,7 +188,7 @@ def _drawn(gallery: Gallery) -> bytes:
 
 def _enlarged(pictures: NDArray[np.uint8]) -> Image.Image:
     """The pictures side by side in RGB, enlarged by an integer factor."""
-    coloured = np.broadcast_to(pictures, (len(pictures), 3, *pictures.shape[2:])).transpose(0, 2, 3, 1)
+    coloured = np.broadcast_to(visible(pictures), (len(pictures), 3, *pictures.shape[2:])).transpose(0, 2, 3, 1)
     times = max(1, _HEIGHT // pictures.shape[2])
     size = (pictures.shape[3] * times, pictures.shape[2] * times)
     line = Image.new("RGB", ((size[0] + _GAP) * len(pictures) - _GAP, size[1]), _PAPER)

@@ -15,7 +15,7 @@ from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import load_whole, read_record
 from splitleak.eval.record.class_figures import whole_features
-from splitleak.eval.report.gallery import png
+from splitleak.eval.report.gallery import png, visible_channels
 from splitleak.eval.report.page import render, write_text
 from splitleak.eval.study.votes import Key, KeyPair, Side, Vote, Votes
 from splitleak.outputs import check_file
@@ -100,7 +100,8 @@ def write_study(study: Study, out: Path, key: Path, config: StudyConfig) -> None
         tuple(png(image.numpy()) for image in images)
         for images in zip(study.real, study.left, study.right, strict=True)
     ]
-    page = render("study.html.jinja", study=own, pairs=pairs, seconds=config.seconds)
+    note = visible_channels(study.real.shape[1])
+    page = render("study.html.jinja", study=own, pairs=pairs, seconds=config.seconds, note=note)
     write_text(out, page)
     write_json(key, study.key.document())
 

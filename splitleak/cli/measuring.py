@@ -95,7 +95,7 @@ def training_time(
 
     use_threads(threads)
     splits = Splits.load(images)
-    channels, size = splits.train.pixels.shape[1:3]
+    channels, size, _ = splits.train.shape
     shape = {"model": {"channels": channels, "size": size, "classes": len(splits.train.classes)}}
     targets = {
         name: TargetConfig.parse(merged(shape, document), source=f"{designs}: {name}")

@@ -1,7 +1,8 @@
 """Options that several commands share, and helpers that apply them to this process."""
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -53,6 +54,36 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.epochs=4; repeatable."),
 ]
 Preset = Annotated[str, choice("presets", "cpu: minutes on two cores; paper: the published recipe. One of")]
+
+
+class Sides(NamedTuple):
+    """Height and width of images, in pixels."""
+
+    height: int
+    width: int
+
+
+_LEAST_SIDE = 8
+
+
+def _sides(text: str | Sides) -> Sides:
+    """``224``, of squares, or ``48x320``, height and width; a default is given as it is."""
+    if isinstance(text, Sides):
+        return text
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    chosen = Sides(int(found[1]), int(found[2] or found[1])) if found else None
+    if chosen is None or min(chosen) < _LEAST_SIDE:
+        expected = f"a side such as 224, or a height and width such as 48x320, of at least {_LEAST_SIDE} pixels"
+        raise typer.BadParameter(f"expected {expected}, got {text}")
+    return chosen
+
+
+Size = Annotated[
+    Sides,
+    typer.Option(
+        parser=_sides, metavar="SIDE|HEIGHTxWIDTH", help="What images are resized to, in pixels; one number: squares."
+    ),
+]
 
 
 def use_threads(threads: int | None) -> None:

@@ -22,6 +22,8 @@ from splitleak.cli.options import (
     Replace,
     Seed,
     Settings,
+    Sides,
+    Size,
     Threads,
     TrainedOn,
     compute_on,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 MILLION = 1e6
 _FINE_TUNING_RATE = 0.005  # of weights that are good already
+_SIZE = Sides(32, 32)
 _SHOWN_CLASSES = 20
 _USES = {"train": "the training pool", "test": "the test pool", "nothing": "not used"}
 
@@ -47,8 +50,8 @@ def split(
     ] = "builtin",
     data_root: DataRoot = None,
     download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch a set it lacks.")] = False,
-    size: Annotated[int, typer.Option(min=8, help="Height and width the images are resized to.")] = 32,
-    channels: Annotated[int | None, typer.Option(min=1, max=3, help="1 or 3; default: as they are.")] = None,
+    size: Size = _SIZE,
+    channels: Annotated[int | None, typer.Option(min=1, help="1 or 3; default: as they are.")] = None,
     public: Annotated[int, typer.Option(min=1, help="Images the attacker owns.")] = 2000,
     victims: Annotated[int, typer.Option(min=1, help="Images that cross the wire and are attacked.")] = 200,
     train_: Annotated[int | None, typer.Option("--train", min=1, help="Training images; default: the rest.")] = None,
@@ -80,7 +83,7 @@ def split(
     A folder or zip holds CLASS/IMAGE, or train/CLASS/IMAGE beside test/ and val/; val/ is the test set where there is
     none, and else unused. One folder around everything, and CLASS/images/IMAGE, are understood; hidden and system files
     are ignored. Images (PNG, JPEG, GIF, TIFF, BMP, WebP, PNM) are turned upright, composed on white, and 16 bits scaled
-    to 8. They are in colour where any one is. An .npz holds uint8 images (N, H, W[, 3]) and labels, or x_train,
+    to 8. They are in colour where any one is. An .npz holds uint8 images (N, H, W[, C]) and labels, or x_train,
     y_train, x_test and y_test; classes (names) is optional.
     """
     from splitleak.datasets import load

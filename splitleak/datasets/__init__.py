@@ -4,7 +4,7 @@ from pathlib import Path
 
 from splitleak.datasets.builtin import load_builtin
 from splitleak.datasets.files import load_file
-from splitleak.datasets.images import Dataset, Images
+from splitleak.datasets.images import Dataset, Images, Size
 from splitleak.datasets.photographs import load_photographs
 from splitleak.logs import Report, silent
 from splitleak.tables import nearest
@@ -20,7 +20,7 @@ def load(
     *,
     data_root: Path | None = None,
     download: bool = False,
-    size: int | None = None,
+    size: Size | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
     report: Report = silent,

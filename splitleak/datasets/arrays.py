@@ -17,6 +17,7 @@ _NAMES = (
     {pool: (f"x_{pool}", f"y_{pool}") for pool in ("train", "val", "test")},
     {pool: (f"{pool}_images", f"{pool}_labels") for pool in ("train", "val", "test")},
 )
+_MOST_CHANNELS_OF_A_LINE = 4  # images of 1 or 3 rows and more channels are taken for (N, C, H, W)
 _BOMB = (2**30, 100)  # an array of more bytes than this, and this many times what it takes in the file, is not unpacked
 
 
@@ -125,9 +126,10 @@ def _labels(
 
 
 def _images(path: Path, x: str, pixels: Array, y: str, labels: Array, classes: tuple[str, ...]) -> Images:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] not in (1, 3)):
-        got = f"{pixels.dtype} {pixels.shape}"
-        raise ValueError(f"{path}: expected uint8 images (N, H, W) or (N, H, W, 3) as {x}, got {got}")
+    channels_first = pixels.ndim == 4 and pixels.shape[1] in (1, 3) and pixels.shape[3] > _MOST_CHANNELS_OF_A_LINE
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or channels_first:
+        got = f"{pixels.dtype} {pixels.shape}{', channels first' if channels_first else ''}"
+        raise ValueError(f"{path}: expected uint8 images (N, H, W) or (N, H, W, C) as {x}, got {got}")
     if 0 in pixels.shape[1:]:
         raise ValueError(f"{path}: expected images of at least one pixel as {x}, got {pixels.shape}")
     if len(labels) != len(pixels):

@@ -4,18 +4,23 @@ import zipfile
 from pathlib import Path
 
 from splitleak.datasets.arrays import load_npz
-from splitleak.datasets.images import Dataset
+from splitleak.datasets.images import Dataset, Size
 from splitleak.datasets.trees import load_folder, load_zip
 from splitleak.logs import Report, silent
 
 
 def load_file(
-    path: Path, *, size: int | None = None, channels: int | None = None, skip_bad: bool = False, report: Report = silent
+    path: Path,
+    *,
+    size: Size | None = None,
+    channels: int | None = None,
+    skip_bad: bool = False,
+    report: Report = silent,
 ) -> Dataset:
     """Loads ``path`` as what it is.
 
     An ``.npz`` holds ``images, labels``; ``x_train, y_train`` and perhaps ``x_test, y_test`` and ``x_val, y_val``; or
-    ``train_images, train_labels`` and so on. Pixels are uint8 ``(N, H, W)`` or ``(N, H, W, 3)``. Labels are whole
+    ``train_images, train_labels`` and so on. Pixels are uint8 ``(N, H, W)`` or ``(N, H, W, C)``. Labels are whole
     numbers from 0 or text, ``(N,)`` or ``(N, 1)``. ``classes`` (names) is optional: without it there are as many
     classes as there are different labels, called by them.
 
@@ -26,9 +31,10 @@ def load_file(
 
     Args:
         path: The file or folder.
-        size: Height and width that images are brought to as they are read. Default: as they are; of a folder or zip
-            with images of several sizes, the most frequent one.
-        channels: 1 or 3, with ``size``. Default: 3 where any image has colour.
+        size: What images are brought to as they are read: a side, or height and width. Default: as they are; of a
+            folder or zip with images of several sizes, the most frequent one.
+        channels: 1 or 3, with ``size``; any other only of an ``.npz`` that has so many. Default: 3 where any image has
+            colour.
         skip_bad: Leave out images of a folder or zip that cannot be read; the data set's ``reading`` lists them.
         report: Hears of a folder's or zip's progress, if reading it takes long.
 

@@ -13,22 +13,28 @@ from torch.nn import functional
 
 from splitleak.artifacts import written_file
 
+Size = int | tuple[int, int]
+"""Of images: the side of squares, or height and width."""
+
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode "L"
 _CHUNK = 256  # images that are floats at once
 
 
 @dataclass(frozen=True)
 class Images:
-    """``pixels`` are uint8 ``(N, C, H, W)`` with C of 1 or 3; ``labels`` int64 ``(N,)`` index ``classes``."""
+    """``pixels`` are uint8 ``(N, C, H, W)``; ``labels`` int64 ``(N,)`` index ``classes``.
+
+    One channel is grey and three are colour; images of any other number are used as they are.
+    """
 
     pixels: Tensor
     labels: Tensor
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4 or self.pixels.shape[1] not in (1, 3):
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4 or 0 in self.pixels.shape[1:]:
             got = f"{self.pixels.dtype} {tuple(self.pixels.shape)}"
-            raise ValueError(f"expected uint8 pixels (N, 1 or 3, H, W), got {got}")
+            raise ValueError(f"expected uint8 pixels (N, C, H, W), got {got}")
         if self.labels.shape != (len(self.pixels),) or self.labels.dtype != torch.int64:
             got = f"{self.labels.dtype} {tuple(self.labels.shape)}"
             raise ValueError(f"expected {len(self.pixels)} int64 labels, got {got}")
@@ -39,6 +45,12 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of each."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
     def floats(self) -> Tensor:
         """The pixels as float32 in [0, 1]."""
         return self.pixels.float() / 255
@@ -47,14 +59,17 @@ class Images:
         """The images at ``indices``, in that order."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
-    def fitted(self, size: int, channels: int) -> Self:
-        """The images at ``size`` × ``size`` (antialiased bilinear) and ``channels`` (grey: BT.601 luma).
+    def fitted(self, size: Size, channels: int) -> Self:
+        """The images at ``size`` (antialiased bilinear) and ``channels`` (grey: BT.601 luma).
 
         Images are resized, never padded: a constant border would be rebuilt for free and flatter every attack.
         Nothing happens to images that fit already. Others are squeezed, not cropped: the aspect ratio of a portrait is
         not kept (112 × 92 becomes square, 1.2 times wider).
+
+        Raises:
+            ValueError: Images would need other channels, and are not grey or in colour.
         """
-        return replace(self, pixels=fitted_pixels(self.pixels, (size, size), channels))
+        return replace(self, pixels=fitted_pixels(self.pixels, sides(size), channels))
 
     def hashes(self) -> list[str]:
         """A hash of each image's size and pixels: equal images, equal hashes."""
@@ -62,7 +77,7 @@ class Images:
         return [hashlib.sha256(shape + image.tobytes()).hexdigest()[:24] for image in self.pixels.numpy()]
 
     def save(self, path: Path) -> None:
-        """Writes ``images`` (N, H, W[, 3]), ``labels`` and ``classes`` to an ``.npz`` file, whole or not at all."""
+        """Writes ``images`` (N, H, W[, C]), ``labels`` and ``classes`` to an ``.npz`` file, whole or not at all."""
         pixels = self.pixels.permute(0, 2, 3, 1).numpy()
         with written_file(path) as partial, partial.open("wb") as file:
             np.savez_compressed(
@@ -73,10 +88,17 @@ class Images:
             )
 
 
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
 def fitted_pixels(pixels: Tensor, size: tuple[int, int], channels: int) -> Tensor:
     """uint8 pixels (N, C, H, W) at ``size`` (height, width) and ``channels``; see `Images.fitted`."""
-    if channels not in (1, 3):
-        raise ValueError(f"expected 1 or 3 channels, got {channels}")
+    if pixels.shape[1] != channels and {pixels.shape[1], channels} != {1, 3}:
+        why = "only grey and colour, 1 and 3, are made of each other"
+        raise ValueError(f"expected images of {channels} channels, as {why}, got {pixels.shape[1]}")
     if pixels.shape[1:] == (channels, *size):
         return pixels
     fitted = torch.empty(len(pixels), channels, *size, dtype=torch.uint8)
@@ -134,10 +156,10 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """3 where either pool has colour, else 1."""
+        """Those of its images; 3 where one pool has colour and the other is grey."""
         return max(pool.pixels.shape[1] for pool in (self.train, self.test) if pool is not None)
 
-    def fitted(self, size: int, channels: int) -> Self:
+    def fitted(self, size: Size, channels: int) -> Self:
         """Both pools at one size and number of channels (see `Images.fitted`)."""
         test = self.test.fitted(size, channels) if self.test is not None else None
         return replace(self, train=self.train.fitted(size, channels), test=test)

@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 import torch
 
-from splitleak.datasets.images import Dataset, Images, Reading, fitted_pixels, listed, uses_of
+from splitleak.datasets.images import Dataset, Images, Reading, Size, fitted_pixels, listed, sides, uses_of
 from splitleak.datasets.layout import Folders, Place, places
 from splitleak.datasets.pictures import MOST_BYTES, NOT_READ, READ, Header, decode, read_header, said
 from splitleak.logs import Report, silent
@@ -93,7 +93,12 @@ class _Tree:
 
 
 def load_folder(
-    path: Path, *, size: int | None = None, channels: int | None = None, skip_bad: bool = False, report: Report = silent
+    path: Path,
+    *,
+    size: Size | None = None,
+    channels: int | None = None,
+    skip_bad: bool = False,
+    report: Report = silent,
 ) -> Dataset:
     """The images below ``path``; links to folders are followed. See `load_file`."""
     tree = _Tree(path, skip_bad)
@@ -123,7 +128,12 @@ def load_folder(
 
 
 def load_zip(
-    path: Path, *, size: int | None = None, channels: int | None = None, skip_bad: bool = False, report: Report = silent
+    path: Path,
+    *,
+    size: Size | None = None,
+    channels: int | None = None,
+    skip_bad: bool = False,
+    report: Report = silent,
 ) -> Dataset:
     """The images of a zip; names with backslashes are taken as paths. See `load_file`."""
     tree = _Tree(path, skip_bad)
@@ -167,13 +177,15 @@ def _opened_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[byte
     return archive.open(member)
 
 
-def _load(tree: _Tree, size: int | None, channels: int | None, report: Report) -> Dataset:
+def _load(tree: _Tree, size: Size | None, channels: int | None, report: Report) -> Dataset:
     began = time.monotonic()
 
     def say(what: str, done: int, total: int) -> None:
         if time.monotonic() - began > _QUIET_S:
             report(what, done, total, {})
 
+    if channels not in (None, 1, 3):
+        raise ValueError(f"{tree.source}: expected pictures to be read with 1 or 3 channels, got {channels}")
     found = _placed(tree, _pictures(tree))
     if not found:
         raise ValueError(tree.nothing())
@@ -274,12 +286,12 @@ def _listed_labels(tree: _Tree, listing: _File) -> dict[str, str]:
         raise ValueError(f"{tree.source}: expected file names and classes in {listing.name}, got {reason}") from None
 
 
-def _common(tree: _Tree, headers: list[Header], size: int | None, channels: int | None) -> tuple[int, tuple[int, int]]:
+def _common(tree: _Tree, headers: list[Header], size: Size | None, channels: int | None) -> tuple[int, tuple[int, int]]:
     """The channels and (height, width) of the set: those asked for; else colour if any has it, and the usual size."""
     coloured = sum(header.colour for header in headers)
     sizes = Counter(header.size for header in headers)
     usual = max(sizes, key=lambda each: (sizes[each], each))
-    wanted = usual if size is None else (size, size)
+    wanted = usual if size is None else sides(size)
     if 0 < coloured < len(headers):
         tree.notes.append(f"{len(headers) - coloured} of {len(headers)} images are grey, the others in colour")
     if len(sizes) > 1:

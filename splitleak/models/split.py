@@ -1,7 +1,7 @@
 """Split model: a network in two halves, the encoder on the edge and the head in the cloud."""
 
 from collections import OrderedDict
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
@@ -26,7 +26,7 @@ class ModelConfig(Config):
         gt=0,
         description="factor on every layer's width, rounded half up, at least 1; not on widths in multiples of classes",
     )
-    channels: Literal[1, 3] = Field(description="1 for grey images, 3 for colour")
+    channels: int = Field(ge=1, description="1 for grey images, 3 for colour")
     size: int = Field(ge=1, description="height and width of the images, in pixels")
     classes: int = Field(ge=1)
 

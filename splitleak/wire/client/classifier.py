@@ -32,7 +32,6 @@ Floats = NDArray[np.float32]
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 32  # where the server announces no batch size
 _INPUTS = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8"}
-_CHANNELS = {3: (1, 3), 4: (-1, 1, 3)}  # by number of axes; without a batch axis, the channels must be given
 _HINTS = ("prob", "score", "softmax", "logit")
 
 
@@ -164,9 +163,9 @@ class ClassifierClient:
             expected = f"{self._where}: expected input {name!r} of images"
             if datatype not in _INPUTS:
                 raise ValueError(f"{expected} in [0, 1] as {', '.join(_INPUTS)}, got {datatype}")
-            if shape and (len(shape) not in _CHANNELS or shape[-3] not in _CHANNELS[len(shape)]):
-                last = ", channels last" if len(shape) == 4 and shape[-1] in (1, 3) else ""
-                raise ValueError(f"{expected} (N, C, H, W) with 1 or 3 channels, got shape {shape}{last}")
+            last = len(shape) in (3, 4) and shape[-1] in (1, 3) and shape[-3] not in (-1, 1, 3)
+            if shape and (len(shape) not in (3, 4) or last or (len(shape) == 3 and shape[0] < 1)):
+                raise ValueError(f"{expected} (N, C, H, W), got shape {shape}{', channels last' if last else ''}")
             self._input_name, self._datatype, self.input_shape = name, datatype, shape[-3:] or None
             if len(shape) == 4 and shape[0] > 0:
                 self._batch, self._batch_announced = shape[0], True

@@ -46,6 +46,20 @@ def test_colour_pictures_stay_in_colour(fake_campaign):
     assert pixels(gallery.strips[0]).shape == (8, 16, 3)
 
 
+@pytest.mark.parametrize(("channels", "said"), [(2, "the mean of 2 channels"), (4, "the first three of 4 channels")])
+def test_of_other_channels_the_caption_says_which_are_shown(fake_campaign, tmp_path, channels, said):
+    folder = fake_campaign(methods=("Bottleneck",), seeds=(0,))
+    for path in folder.glob("cells/*/score/pictures.npz"):
+        draw = np.random.default_rng(0).integers(0, 256, (2, 4, channels, 8, 12), dtype=np.uint8)
+        np.savez(path, places=np.arange(4), truth=draw[0], rebuilt=draw[1])
+    results = Results.load(folder)
+    gallery = galleries(results, 2, PLENTY)[TABLE]
+    assert gallery.title == f"builtin, vgg, seed 0, {said}"
+    expected = draw[0][:2].mean(1).round() if channels == 2 else draw[0][:2, :3].transpose(0, 2, 3, 1)
+    assert np.array_equal(pixels(gallery.strips[0]), np.concatenate(list(expected), axis=1))
+    assert draw_gallery(results, next(t for t in results.tables if t.name == TABLE), 2, tmp_path / "gallery.png")
+
+
 def test_the_first_seed_with_records_is_shown(fake_campaign):
     gallery = shown(fake_campaign(lambda cell, _: cell["seed"] == 1), 2)[TABLE]
     assert gallery.title.endswith("seed 1")

@@ -1,6 +1,9 @@
+import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
-from splitleak.cli.options import use_device
+from splitleak.cli.options import Sides, Size, use_device
 
 
 def test_threads_are_those_asked_for(train):
@@ -10,6 +13,25 @@ def test_threads_are_those_asked_for(train):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("given", "sides"), [((), (32, 32)), (("--size", "224"), (224, 224)), (("--size", "48x320"), (48, 320))]
+)
+def test_a_size_is_a_side_or_height_and_width(given, sides):
+    command = typer.Typer()
+    seen, default = [], Sides(32, 32)
+
+    @command.command()
+    def run(size: Size = default) -> None:
+        seen.append(size)
+
+    assert CliRunner().invoke(command, given).exit_code == 0
+    assert seen == [sides]
+    for wrong in ("7", "48x", "48x4", "-5", "1e3", "48x48x3"):
+        refused = CliRunner().invoke(command, ["--size", wrong])
+        assert refused.exit_code == 2
+        assert "expected a side such as 224" in refused.output
 
 
 def test_an_emulated_device_uses_no_more_threads_than_asked_for():

@@ -76,7 +76,7 @@ LABELS = np.arange(6)
         ({"images": PIXELS[:, :0], "labels": LABELS}, "at least one pixel"),
         (
             {"images": PIXELS.transpose(0, 3, 1, 2), "labels": LABELS},
-            r"\(N, H, W, 3\) as images, got uint8 \(6, 3, 9, 9\)",
+            r"\(N, H, W, C\) as images, got uint8 \(6, 3, 9, 9\), channels first",
         ),
         ({"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS, "images": PIXELS}, "expected y_test too"),
         ({"x_train": PIXELS, "y_train": LABELS, "x_test": PIXELS, "y_test": LABELS.astype(str)}, "numbers or text"),

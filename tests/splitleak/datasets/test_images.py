@@ -35,6 +35,28 @@ def test_a_portrait_is_squeezed_into_the_square_whole():
     assert square[-1, 0] > 247
 
 
+@pytest.mark.parametrize("size", [(12, 30), (31, 7)])
+def test_any_height_and_width_can_be_asked_for(size):
+    images = colour().fitted(size, 3)
+    assert images.shape == (3, *size)
+    picture = Image.fromarray(colour().pixels[0, 0].numpy()).resize(size[::-1], Image.Resampling.BILINEAR)
+    assert np.abs(images.pixels[0, 0].numpy().astype(int) - np.asarray(picture).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [2, 4, 7])
+def test_images_of_any_number_of_channels_are_kept_resized_and_never_made_grey_or_coloured(tmp_path, channels):
+    from splitleak.datasets.files import load_file
+
+    images = Images(torch.randint(0, 256, (5, channels, 9, 12), dtype=torch.uint8), torch.arange(5) % 2, ("a", "b"))
+    images.save(tmp_path / "some.npz")
+    loaded = load_file(tmp_path / "some.npz", size=(6, 10)).train
+    assert torch.equal(load_file(tmp_path / "some.npz").train.pixels, images.pixels)
+    assert loaded.shape == (channels, 6, 10)
+    for wanted, other in ((1, images), (3, images), (channels, colour())):
+        with pytest.raises(ValueError, match=f"expected images of {wanted} channels.*got {other.shape[0]}"):
+            other.fitted(6, wanted)
+
+
 def test_images_that_fit_are_left_alone():
     images = colour()
     assert torch.equal(images.fitted(20, 3).pixels, images.pixels)
