@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 from splitleak.config import Config
 from splitleak.logs import Report, silent
+from splitleak.models.grids import check_parts
 from splitleak.seeding import generator
 from splitleak.tables import Table
+
+Seen = Literal["features", "scores"]
+"""What an attack on victims starts from."""
 
 
 class Query:
@@ -86,8 +90,8 @@ def affordable(budget: int | None, images: int, each: int, seed: int) -> Tensor 
 class Knowledge:
     """The threat model of an attack on victims: all that it may use. None is withheld."""
 
-    # float32, of the victims: features (N, c, h, w) read off the wire, averaged where an image was sent repeatedly; or
-    # the scores (N, K) that they share, zero where they do not
+    # float32, of the victims: features (N, *cut) read off the wire, averaged where an image was sent repeatedly, that
+    # is (N, c, h, w), tokens (N, n, d) or vectors (N, d); or the scores (N, K) that they share, zero where they do not
     captured: Tensor
     image_shape: tuple[int, int, int]  # (C, H, W) of what is to be rebuilt
     public: Tensor | None = None  # (M, C, H, W) in [0, 1], disjoint from the victims' images
@@ -96,6 +100,8 @@ class Knowledge:
     encoder: nn.Module | None = None  # the edge's weights, without the randomness of its defenses: a white box
     head: nn.Module | None = None  # the cloud's weights, features to logits
     fresh_encoder: Callable[[], nn.Module] | None = None  # the edge's architecture: untrained encoders, global stream
+    kind: Seen = "features"  # what ``captured`` holds
+    parts: tuple[tuple[int, ...], ...] | None = None  # shapes of the tensors that captured vectors pack, in order
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,7 @@ class Attack(Method):
     Its needs are fields of `Knowledge`, beside ``captured``.
     """
 
-    takes: ClassVar[Literal["features", "scores"]] = "features"  # what ``captured`` must be
+    takes: ClassVar[Seen] = "features"  # what ``captured`` must be
 
     @final
     def __call__(self, known: Knowledge, run: Run | None = None) -> Tensor:
@@ -195,10 +201,12 @@ class Attack(Method):
         self._check_needs(known)
         if len(known.captured) == 0:
             raise ValueError(f"attack {self.name!r}: expected at least one captured feature, got none")
-        given = "scores" if known.captured.ndim == 2 else "features"
-        if given != self.takes:
-            shape = tuple(known.captured.shape)
-            raise ValueError(f"attack {self.name!r}: expected captured {self.takes}, got {given} {shape}")
+        shape = tuple(known.captured.shape)
+        if known.kind != self.takes or (known.kind == "scores" and len(shape) != 2):
+            expected = f"{self.takes} {'(N, K)' if self.takes == 'scores' else '(N, *cut)'}"
+            raise ValueError(f"attack {self.name!r}: expected captured {expected}, got {known.kind} {shape}")
+        if known.parts is not None:
+            check_parts(shape[1:], known.parts)
         self._check_public(known.public, known.image_shape)
         images = self.reconstruct(known, run or Run()).detach().float().cpu()
         return self._checked(images, (len(known.captured), *known.image_shape))

@@ -18,7 +18,7 @@ from splitleak.datasets.images import Images
 from splitleak.outputs import FolderKind
 
 ATTACK = FolderKind("attack", "attack.json", ("reconstructions.npz", "weights.safetensors"))
-_ALWAYS_KNOWN = frozenset({"captured", "image_shape"})
+_ALWAYS_KNOWN = frozenset({"captured", "image_shape", "kind", "parts"})
 
 
 @dataclass(frozen=True)

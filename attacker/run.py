@@ -52,7 +52,7 @@ from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.files.shared import SharedScores
 
 _SEEDS = 2**62
-_OF_VICTIMS = frozenset({"capture", "shared", "edge", "encoder", "head", "views"})
+_OF_VICTIMS = frozenset({"capture", "shared", "edge", "encoder", "head", "views", "parts"})
 _OF_CLASSES = frozenset({"oracle", "model", "artifact", "adaptive", "prior", "classes"})
 
 
@@ -103,6 +103,7 @@ class Access:
     scores: Scores = "auto"  # what the service gives, see `ClassifierClient`
     output: str | None = None  # which of its outputs
     channel: ChannelConfig | None = None  # how the edge or the service is reached
+    parts: tuple[tuple[int, ...], ...] | None = None  # of tensors that the features on the wire pack, see `Knowledge`
 
     def knowledge(
         self, config: AttackConfig, public: Images | None, device: torch.device
@@ -135,6 +136,8 @@ class Access:
             encoder=None if self.encoder is None else freeze(load_edge(self.encoder, device).encoder, device),
             head=head,
             fresh_encoder=fresh_encoder,
+            kind="features" if self.shared is None else "scores",
+            parts=self.parts,
         )
 
     def class_knowledge(self, config: AttackConfig, public: Images | None, device: torch.device) -> ClassKnowledge:

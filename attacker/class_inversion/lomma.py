@@ -129,10 +129,10 @@ def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn:
         turn: The student's number, which tells random streams and checkpoints apart.
 
     Raises:
-        ValueError: The images are not square, or too small for it.
+        ValueError: The images are too small for it.
     """
     name, answers = f"student-{turn}", answers_to(model, public, run.device).softmax(1)
-    sizes = {"channels": public.shape[1], "size": public.shape[2], "classes": answers.shape[1]}
+    sizes = {"channels": public.shape[1], "size": min(public.shape[2:]), "classes": answers.shape[1]}
     with seeded(run.seed, "lomma", name):
         student = build(ModelConfig.parse({"architecture": "cnn", **sizes}, source="student")).to(run.device)
     order, optimizer = generator(run.seed, "lomma", name), Adam(student.parameters(), lr=config.student_rate)

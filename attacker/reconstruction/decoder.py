@@ -1,12 +1,14 @@
 """Decoding attack: a decoder from features to images, trained on the attacker's own pairs."""
 
+import math
+
 from pydantic import Field
 from torch import Tensor
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
-from splitleak.models.decoder import ResNormDecoder
+from splitleak.models.decoder import LARGE, decoder_for
 from splitleak.seeding import seeded
 from splitleak.training.modules import to_channels_last
 from splitleak.training.precision import mixed_precision
@@ -27,6 +29,7 @@ class DecoderAttack(Attack):
 
     Xia et al., CEM, CVPR 2025, and Li et al., ResSFL, CVPR 2022: the decoding attack, with MSE in [0, 1]. It is
     aware of any defense on the wire, noise included, because its pairs crossed the same wire.
+    Features of any shape; see `decoder_for` for the decoder's form.
     Deviations: the epoch is chosen on held-out public pairs (the published code scores the last one, or chooses it
     on what it is scored on), and weights are those of that epoch; the CPU preset adds ``1 - SSIM`` to the loss, which
     leaves the MSE as it is and raises the SSIM, so that neither score flatters a defense (the paper's has none).
@@ -45,7 +48,7 @@ class DecoderAttack(Attack):
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config, gather(known, self.name)
-        training = DecoderTraining(config, tuple(features.shape[2:]), known.image_shape, run)
+        training = DecoderTraining(config, tuple(features.shape[2:]), known.image_shape, run, known.parts)
         self.network = training.decoder
         self.findings = fit(
             self.name,
@@ -65,18 +68,25 @@ class DecoderTraining:
     """A new decoder on the run's device, and the step that trains it."""
 
     def __init__(
-        self, config: DecoderConfig, feature_shape: tuple[int, ...], image_shape: tuple[int, int, int], run: Run
+        self,
+        config: DecoderConfig,
+        feature_shape: tuple[int, ...],
+        image_shape: tuple[int, int, int],
+        run: Run,
+        parts: tuple[tuple[int, ...], ...] | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.large = config, math.prod(image_shape[1:]) > LARGE
         with seeded(run.seed, "decoder", "init"):
-            self.decoder = ResNormDecoder(feature_shape, image_shape, blocks=config.blocks, channels=config.channels)
+            self.decoder = decoder_for(
+                feature_shape, image_shape, blocks=config.blocks, channels=config.channels, parts=parts
+            )
         to_channels_last(self.decoder, run.device)
         weights = self.decoder.parameters()
         self.optimizer = Adam(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def descend(self, features: Tensor, images: Tensor, progress: float) -> Tensor:
-        """A step on features ``(B, c, h, w)`` and images ``(B, C, H, W)``; see `fitting.Descend`."""
+        """A step on features ``(B, *cut)`` and images ``(B, C, H, W)``; see `fitting.Descend`."""
         set_rate(self.optimizer, self.config.learning_rate * cosine(progress))
-        with mixed_precision(features.device):
+        with mixed_precision(features.device, on_cpu=self.large):
             rebuilt = self.decoder(features)
         return step(self.optimizer, rebuilding_loss(rebuilt.float(), images, self.config.ssim_weight))

@@ -1,16 +1,17 @@
 """GAN attack: the decoder trained as a generator, with a rebuilding loss and a Wasserstein critic."""
 
+import math
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.training.critic import PatchCritic, gradient_penalty
 from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
-from splitleak.models.decoder import ResNormDecoder
+from splitleak.models.decoder import LARGE, decoder_for
 from splitleak.seeding import generator, seeded
 from splitleak.training.modules import to_channels_last
 from splitleak.training.precision import mixed_precision
@@ -45,7 +46,7 @@ class GanAttack(Attack):
         L_G = -D(G(z)) + 1500\,\mathrm{MSE}(G(z), x)
 
     with x̂ drawn between x and G(z). Xia et al., CEM, CVPR 2025, its GAN attack; Gulrajani et al., "Improved training
-    of Wasserstein GANs", NeurIPS 2017, for the penalty. Features z ``(N, c, h, w)``; images x ``(N, C, H, W)``,
+    of Wasserstein GANs", NeurIPS 2017, for the penalty. Features z ``(N, *cut)``; images x ``(N, C, H, W)``,
     in [0, 1].
     Deviations: with ``start = "decoder"`` the generator trains first as the decoding attack does, on public pairs alone
     (the published one has seen most of the images that it is scored on), in the batches of this attack; the epoch is
@@ -81,11 +82,14 @@ class GanAttack(Attack):
         config, features = self.config, gather(known, self.name)
         with seeded(run.seed, "gan", "init"):
             shape = tuple(features.shape[2:])
-            network = ResNormDecoder(shape, known.image_shape, blocks=config.blocks, channels=config.channels)
+            network = decoder_for(
+                shape, known.image_shape, blocks=config.blocks, channels=config.channels, parts=known.parts
+            )
             critic = PatchCritic(known.image_shape, config.critic_width)
         for module in (network, critic):
             to_channels_last(module, run.device)
-        game = Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device))
+        large = math.prod(known.image_shape[1:]) > LARGE
+        game = Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device), large=large)
         self.network = network
         self.findings = fit(
             self.name,
@@ -105,10 +109,15 @@ class GanAttack(Attack):
 
 
 class Game:
-    """The training steps of generator and critic; for ``warm_up`` epochs the generator trains alone."""
+    """The training steps of generator and critic; for ``warm_up`` epochs the generator trains alone.
 
-    def __init__(self, config: GanConfig, network: ResNormDecoder, critic: PatchCritic, draw: torch.Generator) -> None:
-        self.config, self.network, self.critic, self.draw = config, network, critic, draw
+    ``large``: pictures are, and are drawn in bfloat16 where a CPU is built for it.
+    """
+
+    def __init__(
+        self, config: GanConfig, network: nn.Module, critic: PatchCritic, draw: torch.Generator, *, large: bool = False
+    ) -> None:
+        self.config, self.network, self.critic, self.draw, self.large = config, network, critic, draw, large
         self.warm_up = config.decoder_epochs if config.start == "decoder" else 0
         weights = network.parameters
         self.alone = Adam(weights(), lr=config.decoder_learning_rate, weight_decay=config.weight_decay)
@@ -139,7 +148,7 @@ class Game:
         return loss.detach()
 
     def _rebuilt(self, features: Tensor) -> Tensor:
-        with mixed_precision(features.device):
+        with mixed_precision(features.device, on_cpu=self.large):
             rebuilt: Tensor = self.network(features)
         return rebuilt.float()
 

@@ -8,6 +8,7 @@ from torch.optim import Adam
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.training.fitting import FitConfig, fit, gather, predict, set_rate, step
 from splitleak.models.decoder import doublings
+from splitleak.models.grids import Crop, ToGrid
 from splitleak.seeding import seeded
 from splitleak.training.modules import to_channels_last
 
@@ -41,13 +42,37 @@ class InverseNetwork(nn.Sequential):
         super().__init__(*layers, nn.ConvTranspose2d(wide, image_shape[0], 3, padding=1))
 
 
+def inverse_network_for(
+    feature_shape: tuple[int, ...],
+    image_shape: tuple[int, int, int],
+    channels: int,
+    parts: tuple[tuple[int, ...], ...] | None = None,
+) -> nn.Module:
+    """An `InverseNetwork`; where it does not fit, behind what brings features of any shape to a grid, see `ToGrid`.
+
+    Raises:
+        ValueError: Features have more than three axes.
+    """
+    if parts is None and len(feature_shape) == 3:
+        try:
+            return InverseNetwork(feature_shape, image_shape, channels)
+        except ValueError:
+            pass
+    to_grid = ToGrid(parts or (feature_shape,), image_shape, width=2 * channels)
+    _, high, wide = to_grid.map_shape
+    reached = (image_shape[0], high << to_grid.level, wide << to_grid.level)
+    return nn.Sequential(to_grid, InverseNetwork(to_grid.map_shape, reached, channels), Crop(image_shape))
+
+
 class InverseNetworkAttack(Attack):
     """Queries the edge with its public images, and trains an inverse of the encoder on the (feature, image) pairs.
 
     He, Zhang and Lee, "Model inversion attacks against collaborative inference", ACSAC 2019, the black-box attack;
-    MSE, Adam. Features ``(N, c, h, w)``, images ``(N, C, H, W)`` in [0, 1]; what lies outside is clamped at the end.
-    Deviations: images in [0, 1] and not normalised per channel, so channels weigh alike; the epoch is chosen on
-    held-out public pairs; pairs are shuffled; the CPU preset is narrower and shorter, at a higher learning rate.
+    MSE, Adam. Features ``(N, *cut)``, images ``(N, C, H, W)`` in [0, 1]; what lies outside is clamped at the end.
+    Deviations: features whose sides are not the image's divided by a power of two, tokens and vectors are brought to a
+    grid first, see `ToGrid`; images in [0, 1] and not normalised per channel, so channels weigh alike; the epoch is
+    chosen on held-out public pairs; pairs are shuffled; the CPU preset is narrower and shorter, at a higher learning
+    rate.
     """
 
     name = "inverse-network"
@@ -64,7 +89,7 @@ class InverseNetworkAttack(Attack):
         assert known.public is not None
         config, features = self.config, gather(known, self.name)
         with seeded(run.seed, self.name, "init"):
-            network = InverseNetwork(tuple(features.shape[2:]), known.image_shape, config.channels)
+            network = inverse_network_for(tuple(features.shape[2:]), known.image_shape, config.channels, known.parts)
         to_channels_last(network, run.device)
         optimizer = Adam(network.parameters(), lr=config.learning_rate)
 

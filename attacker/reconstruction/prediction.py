@@ -123,7 +123,7 @@ def train_inverter(
         The module of the best epoch, which takes scores ``(N, K)`` and rescales them itself, and the findings.
 
     Raises:
-        ValueError: The images do not fit `PredictionInverter`, or are fewer than three.
+        ValueError: The images are fewer than three.
     """
     if config.rescale == "best":
         return _best_inverter(name, config, scores, images, run)

@@ -1,5 +1,6 @@
 """Supervised training of an inverse network on the attacker's own (feature, image) pairs, shared by such attacks."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -13,8 +14,12 @@ from splitleak.config import Config, digest
 from splitleak.measures.ssim import ssim
 from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, epochs
+from splitleak.training.memory import affordable_rows
 
 _PREDICT_BATCH = 256
+_MOST_FLOATS = 2**28  # values of features that are kept as float32
+_CHUNKS = 8  # of so many values, in which more are asked for
+_LARGEST_HALF = torch.finfo(torch.float16).max
 
 Descend = Callable[[Tensor, Tensor, float], Tensor]
 """One step on features ``(B, *cut)`` and images ``(B, C, H, W)``, with the share of the training that is over in
@@ -32,17 +37,31 @@ class FitConfig(Config):
 def gather(known: Knowledge, name: str) -> Tensor:
     """The features of the public images ``(draws, M, *cut)``, by as many queries as the black box has draws.
 
+    More than 2^28 values, 1 GiB as float32, are asked for a part of the images at a time, and kept as float16.
+
     Raises:
         ValueError: The edge gives other features than those captured; ``name`` is the attack's.
     """
     assert known.public is not None
-    assert known.query is not None
-    features = torch.stack([known.query(known.public) for _ in range(known.query.draws)])
-    expected = (len(known.public), *known.captured.shape[1:])
-    if tuple(features.shape[1:]) != expected:
-        got = tuple(features.shape[1:])
-        raise ValueError(f"{name}: expected features {expected} for the public images, got {got}")
-    return features
+    query, public, cut = known.query, known.public, known.captured.shape[1:]
+    assert query is not None
+
+    def ask(images: Tensor) -> Tensor:
+        features = query(images)
+        if features.shape != (len(images), *cut):
+            expected, got = (len(images), *cut), tuple(features.shape)
+            raise ValueError(f"{name}: expected features {expected} for the public images, got {got}")
+        return features
+
+    values = query.draws * len(public) * math.prod(cut)
+    if values <= _MOST_FLOATS:
+        return ask(public)[None] if query.draws == 1 else torch.stack([ask(public) for _ in range(query.draws)])
+    kept = torch.empty(query.draws, len(public), *cut, dtype=torch.float16)
+    size = max(1, _MOST_FLOATS // (_CHUNKS * math.prod(cut)))
+    for draw in kept:
+        for rows, images in zip(draw.split(size), public.split(size), strict=True):
+            rows.copy_(ask(images).clamp(-_LARGEST_HALF, _LARGEST_HALF))
+    return kept
 
 
 def fit(
@@ -71,7 +90,8 @@ def fit(
         features: ``(draws, M, *cut)``. A draw is taken an epoch in turn, so that a network learns what noise may look
             like; the held-out ones are of the first draw.
         images: ``(M, C, H, W)`` in [0, 1].
-        config: Epochs, batch size, and the share of the pairs that is held out.
+        config: Epochs, batch size (of large pictures as many as memory affords, see `affordable_rows`), and the share
+            of the pairs that is held out.
         run: Seed, device, report and checkpoint.
         modules: All that ``descend`` trains, ``network`` among it, by their names in the checkpoint.
         optimizers: Those of ``descend``.
@@ -85,24 +105,25 @@ def fit(
         ValueError: There are fewer than three public images.
     """
     state = Resumable(
-        identity=digest([config.document(), run.seed, float(features.double().sum()), float(images.sum())]),
+        identity=digest([config.document(), run.seed, _sum(features), float(images.sum())]),
         modules=modules,
         optimizers=optimizers,
         generators={"order": generator(run.seed, name, "order"), **(generators or {})},
     )
-    total = warm_up + config.epochs
+    total, pixels = warm_up + config.epochs, math.prod(images.shape[2:])
     shuffled = torch.randperm(len(images), generator=generator(run.seed, name, "held-out"))
     out, used = shuffled.tensor_split([max(1, round(config.held_out * len(images)))])
     if len(used) < 2:
         raise ValueError(f"{name}: expected at least 3 public images, got {len(images)}")
     features, images = features.to(run.device), images.to(run.device)
+    batch_size = max(2, affordable_rows(network.eval(), features[0, :1].float(), pixels, config.batch_size))
     for epoch in epochs("attack", total, state, run.checkpoint, run.report):
         network.train()
         order = used[torch.randperm(len(used), generator=state.generators["order"])]
-        batches = [batch for batch in order.split(config.batch_size) if len(batch) > 1]
+        batches = [batch for batch in order.split(batch_size) if len(batch) > 1]
         drawn, losses = features[epoch % len(features)], []
         for index, batch in enumerate(batches):
-            losses.append(descend(drawn[batch], images[batch], (epoch + index / len(batches)) / total))
+            losses.append(descend(drawn[batch].float(), images[batch], (epoch + index / len(batches)) / total))
         error = float(functional.mse_loss(predict(network, features[0, out], run.device), images[out].cpu()))
         if all(error < past["held_out_mse"] for past in state.history):
             state.kept = {key: value.clone() for key, value in network.state_dict().items()}
@@ -143,8 +164,15 @@ def step(optimizer: Optimizer, loss: Tensor) -> Tensor:
     return loss.detach()
 
 
+def _sum(features: Tensor) -> float:
+    """Of all values in double precision, a part of them at a time."""
+    return sum(float(part.double().sum()) for draw in features for part in draw.split(_PREDICT_BATCH))
+
+
 @torch.no_grad()
 def predict(network: nn.Module, features: Tensor, device: torch.device) -> Tensor:
     """The images ``(N, C, H, W)`` that ``network`` in eval mode makes of features ``(N, *cut)``, on the CPU."""
-    network.eval()
-    return torch.cat([network(batch.to(device)).float().cpu() for batch in features.split(_PREDICT_BATCH)])
+    row = features[:1].to(device).float()
+    pixels = math.prod(network.eval()(row).shape[2:])
+    rows = affordable_rows(network, row, pixels, _PREDICT_BATCH)
+    return torch.cat([network(batch.to(device).float()).float().cpu() for batch in features.split(rows)])

@@ -13,7 +13,7 @@ from splitleak.config import Config
 from splitleak.defenses.base import Defense, Step
 from splitleak.measures.ssim import ssim_zero_padded
 from splitleak.models.architecture import xavier_uniform
-from splitleak.models.decoder import ResNormDecoder
+from splitleak.models.decoder import decoder_for
 from splitleak.models.split import SplitModel
 from splitleak.training.precision import mixed_precision
 
@@ -48,14 +48,13 @@ class AdversarialDefense(Defense):
     mode); no gradient of the penalty is computed for D's weights, which theirs discards, and none at all where the
     penalty is 0; D's learning rate is constant (theirs decays with the target's); D is not pre-trained (theirs is, for
     30 epochs, on test images).
-    Shapes: images ``(N, C, H, W)`` in [0, 1], at least 11 pixels a side for SSIM; features ``(N, c, h, w)``.
+    Shapes: images ``(N, C, H, W)`` in [0, 1], at least 11 pixels a side for SSIM; features ``(N, *cut)``.
 
     Raises:
-        ValueError: The features' sides are not the images' divided by a power of two, or another defense changes their
-            shape after `prepare`.
+        ValueError: Another defense changes the features' shape after `prepare`.
     """
 
-    surrogate: ResNormDecoder
+    surrogate: nn.Module
 
     def __init__(self, config: AdversaryConfig) -> None:
         super().__init__(config)
@@ -68,7 +67,7 @@ class AdversarialDefense(Defense):
     def prepare(self, model: SplitModel, classes: int) -> None:
         self.feature_shape = model.feature_shape
         config = self.adversary
-        self.surrogate = ResNormDecoder(
+        self.surrogate = decoder_for(
             self.feature_shape, model.image_shape, blocks=config.blocks, channels=config.channels
         )
         xavier_uniform(self.surrogate)

@@ -50,7 +50,7 @@ class JointInversion(Defense):
     Shapes: images ``(N, C, S, S)`` in [0, 1], S 4 times a power of two; logits ``(N, classes)``.
 
     Raises:
-        ValueError: ``m`` is above the number of classes, or the images do not fit `PredictionInverter`.
+        ValueError: ``m`` is above the number of classes.
     """
 
     name = "joint-inversion"

@@ -20,7 +20,7 @@ from splitleak.defenses.training import TargetConfig, assemble
 from splitleak.eval.report.published import load as load_published
 from splitleak.logs import Report, silent
 from splitleak.models.counting import COUNTING_RULES, ModuleCount, Rule, count_macs
-from splitleak.models.decoder import ResidualBlock, ResNormDecoder
+from splitleak.models.decoder import ResidualBlock, decoder_for
 from splitleak.models.export import OnnxModule, check_parity, export_onnx
 
 COLUMNS = ("part", "parameters", "M MACs", "M MACs (ptflops)", "torch ms", "ONNX ms", "ONNX / torch")
@@ -67,7 +67,7 @@ def measure(design: Design, *, batch: int = 128, repeats: int = 20, report: Repo
 
     The halves are exported to ONNX, checked for parity with torch on the same batch, and then timed in alternation with
     torch, after one warm-up round, with torch's number of threads. The edge's time includes the defenses on the wire;
-    they draw random numbers, so they run in torch after the ONNX encoder. The decoder is N8C64.
+    they draw random numbers, so they run in torch after the ONNX encoder. The decoder is N8C64, see `decoder_for`.
 
     Args:
         design: The model.
@@ -78,7 +78,7 @@ def measure(design: Design, *, batch: int = 128, repeats: int = 20, report: Repo
     Returns:
         ``{name, shapes, wire_bytes, counts: {part: {rule: {parameters, macs}}}, times: {half: {torch_ms, onnx_ms,
         ratio}}, parity, rules, batch, repeats, threads, provenance}``: medians, milliseconds a batch; ``ratio`` is the
-        median of ONNX over torch in the same round; ``counts["decoder"]`` is None where no such decoder fits the cut.
+        median of ONNX over torch in the same round.
     """
     with TemporaryDirectory() as folder:
         times, parity = _times(design, batch, repeats, Path(folder), report)
@@ -99,7 +99,7 @@ def measure(design: Design, *, batch: int = 128, repeats: int = 20, report: Repo
 
 
 def counts(design: Design) -> dict[str, Any]:
-    """Parameters and MACs of edge, cloud, both, and the decoder N8C64 (None where it does not fit the cut), by rule.
+    """Parameters and MACs of edge, cloud, both, and the decoder N8C64, by rule.
 
     Returns:
         ``{part: {rule: {parameters, macs}}}``.
@@ -119,11 +119,8 @@ def counts(design: Design) -> dict[str, Any]:
         rule: {figure: sum(half[rule][figure] for half in halves.values()) for figure in ("parameters", "macs")}
         for rule in COUNTING_RULES
     }
-    try:
-        with torch.device("meta"):
-            decoder = ResNormDecoder(design.feature_shape, design.image_shape)
-    except ValueError:
-        return {**halves, "whole": whole, "decoder": None}
+    with torch.device("meta"):
+        decoder = decoder_for(design.feature_shape, design.image_shape)
     return {**halves, "whole": whole, "decoder": by_rule(decoder, design.feature_shape)}
 
 
@@ -180,9 +177,6 @@ def rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
     """The result of `measure` as table rows of `COLUMNS`, one per part; ``-`` for missing values."""
     table = []
     for part, counted in document["counts"].items():
-        if counted is None:
-            table.append((part, *("-" for _ in COLUMNS[1:])))
-            continue
         times = document["times"].get(part)
         table.append(
             (

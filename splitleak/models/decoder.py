@@ -1,6 +1,17 @@
-"""The residual decoder from features to images: the attacker's inverse network, and the adversary of some defenses."""
+"""The residual decoders from features to images: the attacker's inverse network, and the adversary of some defenses."""
+
+import math
+from itertools import pairwise
 
 from torch import Tensor, nn
+
+from splitleak.models.grids import Crop, Map, ToGrid, check_parts, grid
+
+LARGE = 64 * 64
+"""Pixels; a larger picture is drawn from a grid of at most so many positions, and its decoder follows memory."""
+
+_MOST_WIDENING = 4
+_MOST_DIRECT_WEIGHTS = 1_000_000
 
 
 class ResidualBlock(nn.Module):
@@ -68,6 +79,100 @@ class ResNormDecoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         images: Tensor = self.layers(features)
         return images.mean(1, keepdim=True) if self.grey else images
+
+
+class GridDecoder(nn.Module):
+    """The residual decoder for features of any shape, and pictures of any size.
+
+    Features are brought to one grid of at most `LARGE` positions, see `ToGrid`, normalised by channel, and taken to the
+    width of that grid by a 1×1 convolution. Then come residual blocks as `ResNormDecoder`'s, and 3×3 convolutions whose
+    channels become 2×2 pixels (Shi et al., "Real-time single image and video super-resolution using an efficient
+    sub-pixel convolutional neural network", CVPR 2016); the last makes all pixels between the positions of the finest
+    grid of at most `LARGE`, so that nothing wide is as large as a large picture. Beside all this goes one convolution
+    from the grid to the pixels, a linear decoder that the rest corrects. A sigmoid of the sum, cropped to the picture.
+    Grey pictures need no three channels here: no residual block is as narrow as the picture.
+
+    Args:
+        shapes: Of the tensors of features, ``(c, h, w)``, ``(n, d)`` or ``(d,)``; several come packed, one after
+            another, as vectors ``(N, D)``.
+        image_shape: ``(C, H, W)``.
+        blocks: Residual blocks after the first.
+        channels: Width of the last two grids; each coarser one is twice as wide, up to four times.
+
+    Raises:
+        ValueError: Features have another number of axes.
+    """
+
+    def __init__(self, shapes: tuple[tuple[int, ...], ...], image_shape: Map, *, blocks: int, channels: int) -> None:
+        super().__init__()
+        last = 0
+        while math.prod(grid(image_shape, last)) > LARGE:
+            last += 1
+        self.to_grid = ToGrid(shapes, image_shape, width=channels * _MOST_WIDENING, at_least=last)
+        arriving, level = self.to_grid.map_shape[0], self.to_grid.level
+        widths = [channels * min(2 ** max(0, at - 1), _MOST_WIDENING) for at in range(level, last - 1, -1)]
+        pixels = image_shape[0] * 4**last
+        self.normalised = nn.BatchNorm2d(arriving)
+        layers: list[nn.Module] = [nn.Conv2d(arriving, widths[0], 1)]
+        layers += [ResidualBlock(widths[0], widths[0]) for _ in range(1 + blocks)]
+        for wide, narrow in pairwise(widths):
+            layers += [nn.BatchNorm2d(wide), nn.ReLU(True), nn.Conv2d(wide, 4 * narrow, 3, padding=1)]
+            layers += [nn.PixelShuffle(2)]
+        layers += [nn.BatchNorm2d(widths[-1]), nn.ReLU(True), nn.Conv2d(widths[-1], pixels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers, nn.PixelShuffle(2**last))
+        self.crop = Crop(image_shape)
+        self.direct = _direct(arriving, image_shape[0], 2**level)
+
+    def forward(self, features: Tensor) -> Tensor:
+        normalised = self.normalised(self.to_grid(features))
+        logits: Tensor = self.layers(normalised)
+        if self.direct is not None:
+            logits = logits + self.direct(normalised)
+        images: Tensor = self.crop(logits).sigmoid()
+        return images
+
+
+def decoder_for(
+    feature_shape: tuple[int, ...],
+    image_shape: Map,
+    *,
+    blocks: int = 8,
+    channels: int = 64,
+    parts: tuple[tuple[int, ...], ...] | None = None,
+) -> nn.Module:
+    """The decoder for features of a shape: `ResNormDecoder` where it fits, else `GridDecoder`.
+
+    The first fits features ``(c, h, w)`` whose sides are those of the picture divided by one power of two, of pictures
+    of at most `LARGE` pixels.
+
+    Args:
+        feature_shape: Without batch dimension.
+        image_shape: ``(C, H, W)``.
+        blocks: Residual blocks after the first.
+        channels: Width.
+        parts: Shapes of the tensors that flat features pack, one after another; None: they are one tensor.
+
+    Raises:
+        ValueError: Parts are not what the features hold, or features have more than three axes.
+    """
+    if parts is not None:
+        check_parts(feature_shape, parts)
+        return GridDecoder(parts, image_shape, blocks=blocks, channels=channels)
+    if math.prod(image_shape[1:]) <= LARGE and len(feature_shape) == 3:
+        try:
+            return ResNormDecoder(feature_shape, image_shape, blocks=blocks, channels=channels)
+        except ValueError:
+            pass
+    return GridDecoder((feature_shape,), image_shape, blocks=blocks, channels=channels)
+
+
+def _direct(arriving: int, channels: int, factor: int) -> nn.Module | None:
+    """A convolution from a grid to ``factor`` times as many pixels each way, 3×3 if its weights are few enough."""
+    outputs = channels * factor**2
+    kernel = next((side for side in (3, 1) if arriving * outputs * side**2 <= _MOST_DIRECT_WEIGHTS), None)
+    if kernel is None:
+        return None
+    return nn.Sequential(nn.Conv2d(arriving, outputs, kernel, padding=kernel // 2), nn.PixelShuffle(factor))
 
 
 def doublings(feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> int:

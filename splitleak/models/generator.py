@@ -15,7 +15,7 @@ _LEAST_SIDE = 4
 class GeneratorConfig(Config):
     """Architecture of a generator, which its critic mirrors."""
 
-    channels: Literal[1, 3]
+    channels: int = Field(ge=1)
     size: int = Field(ge=8, description="height and width of the images: 4 to 7 times a power of two")
     latent: int = Field(default=64, ge=1, description="values of a latent, independent and standard normal")
     width: int = Field(default=32, ge=1, description="channels before the image; doubled at each halving of the side")

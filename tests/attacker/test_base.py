@@ -1,6 +1,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -74,6 +75,8 @@ def test_knowledge_has_no_place_for_the_victims_images_or_a_path():
         "encoder": nn.Module | None,
         "head": nn.Module | None,
         "fresh_encoder": Callable[[], nn.Module] | None,
+        "kind": Literal["features", "scores"],
+        "parts": tuple[tuple[int, ...], ...] | None,
     }
     assert {field.name: field.type for field in dataclasses.fields(Knowledge)} == allowed
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -114,12 +117,24 @@ def test_the_entry_refuses_an_empty_capture():
 
 def test_the_entry_refuses_scores_where_it_takes_features_and_the_other_way_round(monkeypatch):
     attack = Given(torch.zeros(2, 1, 4, 4))
-    with pytest.raises(ValueError, match=r"attack 'given': expected captured features, got scores \(2, 10\)"):
-        attack(knowledge(captured=torch.zeros(2, 10)))
+    with pytest.raises(ValueError, match=r"attack 'given': expected captured features .*, got scores \(2, 10\)"):
+        attack(knowledge(captured=torch.zeros(2, 10), kind="scores"))
     monkeypatch.setattr(Given, "takes", "scores")
-    with pytest.raises(ValueError, match=r"attack 'given': expected captured scores, got features \(2, 3, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"attack 'given': expected captured scores .*, got features \(2, 3, 2, 2\)"):
         attack(knowledge())
-    assert attack(knowledge(captured=torch.zeros(2, 10))).shape == (2, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"expected captured scores \(N, K\), got scores \(2, 3, 2, 2\)"):
+        attack(knowledge(kind="scores"))
+    assert attack(knowledge(captured=torch.zeros(2, 10), kind="scores")).shape == (2, 1, 4, 4)
+
+
+def test_features_may_be_tokens_vectors_or_several_tensors_in_one(monkeypatch):
+    attack = Given(torch.zeros(2, 1, 4, 4))
+    for shape in ((10,), (5, 2), (3, 2, 2)):
+        assert attack(knowledge(captured=torch.zeros(2, *shape))).shape == (2, 1, 4, 4)
+    packed = knowledge(captured=torch.zeros(2, 10), parts=((2, 2, 2), (2,)))
+    assert attack(packed).shape == (2, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"expected features \(10,\), which pack .*, got \(5, 2\)"):
+        attack(dataclasses.replace(packed, captured=torch.zeros(2, 5, 2)))
 
 
 def test_the_entry_refuses_public_images_of_another_shape():

@@ -271,9 +271,9 @@ def test_no_query_is_sent_to_a_service_over_the_budget(sharing, tmp_path):
 
 def test_an_attack_on_features_refuses_shared_scores_and_the_other_way_round(deployed, sharing, tmp_path):
     access = Access(public=sharing.public, shared=sharing.folder / "shared-2.npz", service=sharing.service)
-    with pytest.raises(ValueError, match=r"'decoder': expected captured features, got scores \(40, 10\)"):
+    with pytest.raises(ValueError, match=r"'decoder': expected captured features .*, got scores \(40, 10\)"):
         run_attack(config(), access, tmp_path / "out", CPU, silent)
-    with pytest.raises(ValueError, match="'prediction-inversion': expected captured scores, got features"):
+    with pytest.raises(ValueError, match=r"'prediction-inversion': expected captured scores .*, got features"):
         attack(deployed, tmp_path / "out", INVERSION)
 
 

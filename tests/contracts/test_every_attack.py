@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 
 import pytest
@@ -66,6 +67,7 @@ def known(model, small_splits):
             encoder=model.encoder,
             head=model.head,
             fresh_encoder=lambda: toy_model().encoder,
+            kind=takes,
         )
 
     return of
@@ -103,8 +105,58 @@ def test_it_refuses_by_name_each_missing_piece_of_knowledge(name, known):
 def test_it_refuses_scores_for_features_and_features_for_scores(name, known):
     other = next(each for each in sorted(ATTACKS) if ATTACKS[each].takes != ATTACKS[name].takes)
     wrong, right = ATTACKS[other].takes, ATTACKS[name].takes
-    with pytest.raises(ValueError, match=f"'{name}': expected captured {right}, got {wrong}"):
+    with pytest.raises(ValueError, match=f"'{name}': expected captured {right} .*, got {wrong} "):
         made(name)(known(other))
+
+
+SHAPES = {"map": (8, 7, 5), "tokens": (13, 24), "vector": (37,), "parts": (4 * 7 * 5 + 24 + 6 * 9,)}
+PARTS = ((4, 7, 5), (24,), (6, 9))
+
+
+class AnyShape(torch.nn.Module):
+    """An encoder to features of a shape, or a head from them: a linear map."""
+
+    def __init__(self, given, wanted):
+        super().__init__()
+        self.wanted = wanted
+        self.map = torch.nn.Linear(math.prod(given), math.prod(wanted))
+
+    def forward(self, rows):
+        return self.map(rows.flatten(1)).unflatten(1, self.wanted)
+
+
+@every_attack
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("picture", [(3, 20, 28), (1, 16, 16), (4, 24, 24)], ids=str)
+def test_it_rebuilds_pictures_of_any_shape_from_features_of_any_shape(name, kind, picture):
+    torch.manual_seed(0)
+    cut, scores = SHAPES[kind], ATTACKS[name].takes == "scores"
+    if scores:
+        cut = (9,)
+    encoder = AnyShape(picture, cut).requires_grad_(False)
+    send = (lambda images: encoder(images).softmax(1)) if scores else encoder
+    public = torch.rand(24, *picture)
+    known = Knowledge(
+        captured=send(torch.rand(5, *picture)),
+        image_shape=picture,
+        public=public,
+        query=Query(send),
+        labels=torch.arange(24) % 3,
+        encoder=encoder,
+        head=AnyShape(cut, (3,)),
+        fresh_encoder=lambda: AnyShape(picture, cut),
+        kind=ATTACKS[name].takes,
+        parts=PARTS if kind == "parts" and not scores else None,
+    )
+    rebuilt = made(name, **brief(name))(known)
+    assert rebuilt.shape == (5, *picture)
+    assert rebuilt.isfinite().all()
+
+
+@every_attack
+def test_parts_that_are_not_what_was_captured_are_refused(name, known):
+    with pytest.raises(ValueError, match=r"expected features \(218,\), which pack .*, got"):
+        made(name)(dataclasses.replace(known(name), parts=PARTS))
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ VICTIMS = images(60, 1)
 
 def world(share=CLASSES, send=serve, **changes):
     given = {"public": images(400, 0), "query": Query(send), "captured": truncate(send(VICTIMS), share)}
-    return Knowledge(**{"image_shape": (1, SIDE, SIDE), **given, **changes})
+    return Knowledge(**{"image_shape": (1, SIDE, SIDE), "kind": "scores", **given, **changes})
 
 
 def attack(**settings):

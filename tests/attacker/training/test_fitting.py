@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.training import fitting
 from splitleak.attacker.training.fitting import FitConfig, fit, gather, predict
 
 
@@ -94,6 +95,40 @@ def test_queries_are_made_as_often_as_there_are_draws():
     assert features.shape == (3, 5, 1, 4, 4)
     assert features[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
     assert query.made == 15
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_features_too_many_for_memory_are_asked_for_in_parts_and_kept_in_half_precision(monkeypatch, draws):
+    asked, turns = [], iter(range(999))
+    images = torch.rand(50, 1, 4, 4)
+
+    def send(given):
+        asked.append(len(given))
+        return given * 1e5 if next(turns) == 0 else given
+
+    known = Knowledge(images[:1], (1, 4, 4), public=images, query=Query(send, draws=draws))
+    monkeypatch.setattr(fitting, "_MOST_FLOATS", 50 * 16 * draws - 1)
+    features = gather(known, "toy")
+    assert (features.dtype, features.shape) == (torch.float16, (draws, 50, 1, 4, 4))
+    assert known.query.made == 50 * draws
+    assert max(asked) <= 50 * draws / 8
+    assert features.isfinite().all()
+    kept, sent = features[:, max(asked) :].float(), images[max(asked) :].expand(draws, -1, -1, -1, -1)
+    torch.testing.assert_close(kept, sent, atol=1e-3, rtol=1e-3)
+
+
+def test_half_precision_features_train_and_predict_as_their_floats():
+    features = torch.rand(2, 40, 1, 4, 4).half()
+    given = []
+
+    def descend(batch, target, progress):
+        given.append(batch.dtype)
+        return torch.tensor(0.0)
+
+    network, config = Gain(), FitConfig(epochs=2)
+    fit("toy", network, descend, features, features[0].float(), config, Run(), modules={"n": network}, optimizers={})
+    assert set(given) == {torch.float32}
+    assert predict(network, features[0], torch.device("cpu")).dtype == torch.float32
 
 
 def test_a_prediction_is_made_in_eval_mode_without_gradient():

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitleak.models.counting import count_macs
-from splitleak.models.decoder import ResidualBlock, ResNormDecoder
+from splitleak.models.decoder import LARGE, GridDecoder, ResidualBlock, ResNormDecoder, decoder_for
 from splitleak.models.split import output_shape
 
 
@@ -85,6 +85,73 @@ def test_the_shortcut_takes_the_raw_input():
         torch.nn.init.zeros_(parameter)
     features = torch.randn(2, 4, 5, 5)
     assert torch.equal(block(features), features)
+
+
+@pytest.mark.parametrize(
+    ("feature", "image"),
+    [((8, 8, 8), (3, 32, 32)), ((3, 4, 6), (1, 16, 24)), ((8, 16, 16), (3, 64, 64)), ((2, 5, 5), (4, 5, 5))],
+)
+def test_where_the_published_decoder_fits_it_is_that_bit_for_bit(feature, image):
+    torch.manual_seed(3)
+    made = decoder_for(feature, image, blocks=1, channels=4)
+    torch.manual_seed(3)
+    published = ResNormDecoder(feature, image, blocks=1, channels=4)
+    assert type(made) is ResNormDecoder
+    assert made.state_dict().keys() == published.state_dict().keys()
+    assert all(torch.equal(value, published.state_dict()[name]) for name, value in made.state_dict().items())
+
+
+@pytest.mark.parametrize("image", [(3, 20, 28), (1, 16, 16), (4, 24, 24), (3, 70, 90), (3, 48, 320)], ids=str)
+@pytest.mark.parametrize(
+    ("feature", "parts"),
+    [
+        ((8, 7, 5), None),
+        ((2, 3, 4), None),
+        ((3, 40, 30), None),
+        ((5, 1, 2), None),
+        ((13, 24), None),
+        ((17, 6), None),
+        ((23, 6), None),
+        ((37,), None),
+        ((218,), ((4, 7, 5), (24,), (6, 9))),
+    ],
+    ids=str,
+)
+def test_features_of_any_shape_become_pictures_of_any_shape(feature, parts, image):
+    torch.manual_seed(0)
+    decoder = decoder_for(feature, image, blocks=0, channels=4, parts=parts)
+    assert isinstance(decoder, GridDecoder)
+    features = torch.rand(2, *feature, requires_grad=True)
+    images = decoder(features)
+    assert images.shape == (2, *image)
+    assert 0 < images.min() < images.max() < 1
+    images.square().mean().backward()
+    assert (features.grad.flatten(1) != 0).any(0).float().mean() > 0.9
+    assert output_shape(decoder, feature) == image
+
+
+def test_features_that_are_not_their_parts_are_refused():
+    with pytest.raises(ValueError, match=r"expected features \(8,\), which pack .*, got \(9,\)"):
+        decoder_for((9,), (1, 8, 8), parts=((2, 2, 2),))
+
+
+def test_nothing_wide_is_as_large_as_a_large_picture():
+    decoder = decoder_for((64, 112, 112), (3, 224, 224), blocks=2, channels=32)
+    wide = [row for row in count_macs(decoder, (64, 112, 112)).rows if row.kind == "Conv2d"]
+    assert max(row.output_shape[-1] * row.output_shape[-2] for row in wide) <= LARGE
+    assert sum(parameter.numel() for parameter in decoder.parameters()) < 4_000_000
+
+
+def test_a_linear_decoder_is_among_its_decoders():
+    torch.manual_seed(0)
+    decoder = decoder_for((3, 14, 14), (3, 30, 30), blocks=0, channels=4).eval()
+    for parameter in decoder.layers.parameters():
+        torch.nn.init.zeros_(parameter)
+    a, b = torch.rand(2, 1, 3, 14, 14)
+    with torch.no_grad():
+        of_a, of_b, between = (decoder(features).logit() for features in (a, b, (a + b) / 2))
+    assert (of_a - of_b).abs().max() > 0.01
+    torch.testing.assert_close(between, (of_a + of_b) / 2, atol=1e-5, rtol=1e-4)
 
 
 def test_a_grey_image_is_the_mean_of_three_channels():

@@ -35,10 +35,14 @@ def test_any_side_of_4_times_a_power_of_two_is_reached(shape):
     assert 0 < images.min() <= images.max() < 1
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 2, 2), (1, 32, 16), (1, 48, 48), (3, 33, 33)])
-def test_another_side_is_refused(shape):
-    with pytest.raises(ValueError, match="a side of 4 times a power of two"):
-        PredictionInverter(10, shape)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 2, 2), (4, 32, 16), (1, 48, 48), (3, 33, 33), (3, 20, 28)])
+def test_any_other_image_is_scaled_down_from_the_next_larger_square(shape):
+    inverter = PredictionInverter(7, shape, width=0.05)
+    images = inverter(torch.rand(2, 7))
+    assert images.shape == (2, *shape)
+    assert 0 < images.min() <= images.max() < 1
+    doublings = sum(isinstance(layer, nn.ConvTranspose2d) for layer in inverter) - 1
+    assert 4 << doublings >= max(shape[1:]) > 2 << doublings or doublings == 0
 
 
 def test_no_class_is_refused():

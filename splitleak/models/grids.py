@@ -1,0 +1,247 @@
+"""Features of any shape brought to a grid of channels: maps are resampled, tokens laid out, vectors spread."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from splitleak.models.architecture import scaled
+
+Map = tuple[int, int, int]
+"""Shape ``(c, h, w)`` of a feature map."""
+
+EXTRA_TOKENS = (0, 1, 2, 5)
+"""How many tokens may stand before those of the picture's patches: class and register tokens."""
+
+_MOST_WEIGHTS = 4_000_000  # of one linear map
+_LARGEST_SPREAD = 64  # positions of the grid that a vector is spread over
+_ODDEST_ASPECT = 1.5  # of tokens' grid to the picture's; beyond it, positions are learned
+
+
+class ToMap(nn.Module):
+    """Features ``(N, *shape)`` to a map ``(N, *map_shape)``; itself, of a map as it is."""
+
+    def __init__(self, map_shape: Map) -> None:
+        super().__init__()
+        self.map_shape = map_shape
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+class TokenMap(ToMap):
+    """Tokens ``(N, n, d)`` to a map ``(N, d, gh, gw)``, by `token_grid`.
+
+    The leading extra tokens are added at every position through a linear map. Where there is no grid of the picture's
+    aspect, a linear map over the tokens makes one.
+    """
+
+    def __init__(self, shape: tuple[int, int], image_shape: Map) -> None:
+        tokens, depth = shape
+        found = token_grid(tokens, image_shape)
+        extra, sides = found or (0, _coarse(image_shape, min(tokens, _LARGEST_SPREAD)))
+        super().__init__((depth, *sides))
+        self.extra = extra
+        self.broadcast = _linear(extra * depth, depth) if extra else None
+        self.positions = None if found else _linear(tokens, math.prod(sides))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.positions is not None:
+            learned: Tensor = self.positions(features.transpose(1, 2))
+            return learned.reshape(-1, *self.map_shape)
+        laid: Tensor = features[:, self.extra :].transpose(1, 2).unflatten(2, self.map_shape[1:])
+        if self.broadcast is not None:
+            laid = laid + self.broadcast(features[:, : self.extra].flatten(1))[:, :, None, None]
+        return laid
+
+
+class VectorMap(ToMap):
+    """Vectors ``(N, d)`` to a map ``(N, c, gh, gw)`` of at most 64 positions and ``channels``, by a linear map.
+
+    With fewer channels, or through a narrower layer, where it would have more than four million weights.
+    """
+
+    def __init__(self, values: int, image_shape: Map, channels: int) -> None:
+        high, wide = _coarse(image_shape, _LARGEST_SPREAD)
+        fitting = max(min(channels, scaled(channels, 0.25)), _MOST_WEIGHTS // (values * high * wide))
+        super().__init__((min(channels, fitting), high, wide))
+        self.spread = _linear(values, math.prod(self.map_shape))
+
+    def forward(self, features: Tensor) -> Tensor:
+        spread: Tensor = self.spread(features)
+        return spread.reshape(-1, *self.map_shape)
+
+
+def to_map(shape: tuple[int, ...], image_shape: Map, width: int) -> ToMap:
+    """The `ToMap` of one tensor of features.
+
+    Args:
+        shape: ``(c, h, w)``, ``(n, d)`` or ``(d,)``.
+        image_shape: ``(C, H, W)`` of the picture behind them.
+        width: Channels that a vector is spread to.
+
+    Raises:
+        ValueError: The features have another number of axes.
+    """
+    if min(shape, default=0) >= 1:
+        match shape:
+            case (channels, high, wide):
+                return ToMap((channels, high, wide))
+            case (tokens, depth):
+                return TokenMap((tokens, depth), image_shape)
+            case (values,):
+                return VectorMap(values, image_shape, width)
+    raise ValueError(f"expected features (c, h, w), (n, d) or (d,), got {shape}")
+
+
+class Resample(ToMap):
+    """A map ``(N, c, h, w)`` to a grid, whose positions stand ``2**level`` pixels of the picture apart.
+
+    Bilinear, by the place in the picture: the map covers it whole. Where the map is finer than the grid, it is brought
+    to a multiple of the grid, at least as fine, whose cells become channels: nothing is averaged away.
+    """
+
+    def __init__(self, shape: Map, image_shape: Map, level: int) -> None:
+        channels, *sides = shape
+        target = grid(image_shape, level)
+        cells = [math.ceil(side / positions) for side, positions in zip(sides, target, strict=True)]
+        super().__init__((channels * math.prod(cells), *target))
+        self.cells, self.as_it_is = cells, tuple(sides) == target
+        rows, columns = (
+            _bilinear(side, positions * parts, 2**level * side / (pixels * parts))
+            for side, positions, parts, pixels in zip(sides, target, cells, image_shape[1:], strict=True)
+        )
+        self.rows: Tensor
+        self.columns: Tensor
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.as_it_is:
+            return features
+        fine: Tensor = self.rows @ features @ self.columns.T
+        (cells_down, cells_across), (high, wide) = self.cells, self.map_shape[1:]
+        split = fine.reshape(len(features), -1, high, cells_down, wide, cells_across)
+        return split.permute(0, 1, 3, 5, 2, 4).reshape(-1, *self.map_shape)
+
+
+class ToGrid(ToMap):
+    """Features of one or several tensors to one grid ``(N, c, gh, gw)`` over the picture; their channels side by side.
+
+    Positions are ``2**level`` pixels apart, by the level that is nearest to the finest map, or ``at_least`` that one.
+
+    Args:
+        shapes: Of the tensors, see `to_map`; several come packed, one after another, as vectors ``(N, D)``.
+        image_shape: ``(C, H, W)``.
+        width: Channels that a vector is spread to.
+        at_least: The least level.
+
+    Raises:
+        ValueError: Features have another number of axes.
+    """
+
+    def __init__(self, shapes: tuple[tuple[int, ...], ...], image_shape: Map, *, width: int, at_least: int = 0) -> None:
+        maps = [to_map(shape, image_shape, width) for shape in shapes]
+        finest = max(maps, key=lambda each: math.prod(each.map_shape[1:]))
+        level = max(nearest_level(finest.map_shape, image_shape), at_least)
+        resampled = [Resample(each.map_shape, image_shape, level) for each in maps]
+        super().__init__((sum(each.map_shape[0] for each in resampled), *grid(image_shape, level)))
+        self.shapes, self.level = shapes, level
+        self.maps = nn.ModuleList(nn.Sequential(*pair) for pair in zip(maps, resampled, strict=True))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if len(self.shapes) == 1:
+            only: Tensor = self.maps[0](features)
+            return only
+        tensors = unpacked(features, self.shapes)
+        return torch.cat([to_grid(tensor) for to_grid, tensor in zip(self.maps, tensors, strict=True)], 1)
+
+
+class Crop(nn.Module):
+    """Pictures ``(N, C, H, W)`` cut to the height and width of ``image_shape``, at the bottom and the right."""
+
+    def __init__(self, image_shape: Map) -> None:
+        super().__init__()
+        self.sides = image_shape[1:]
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return pictures[:, :, : self.sides[0], : self.sides[1]]
+
+
+def check_parts(feature_shape: tuple[int, ...], parts: tuple[tuple[int, ...], ...]) -> None:
+    """Checks that flat features hold tensors of the shapes ``parts``.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if feature_shape != (sum(map(math.prod, parts)),):
+        raise ValueError(f"expected features ({sum(map(math.prod, parts))},), which pack {parts}, got {feature_shape}")
+
+
+def unpacked(features: Tensor, parts: tuple[tuple[int, ...], ...]) -> list[Tensor]:
+    """The tensors ``(N, *shape)`` that vectors ``(N, D)`` pack."""
+    pieces = features.split([math.prod(shape) for shape in parts], 1)
+    return [piece.reshape(-1, *shape) for piece, shape in zip(pieces, parts, strict=True)]
+
+
+def grid(image_shape: Map, level: int) -> tuple[int, int]:
+    """The sides of a picture's grid whose positions stand ``2**level`` pixels apart.
+
+    >>> grid((3, 224, 30), 2)
+    (56, 8)
+    """
+    return -(-image_shape[1] // 2**level), -(-image_shape[2] // 2**level)
+
+
+def nearest_level(shape: Map, image_shape: Map) -> int:
+    """The level of `grid` that is nearest to the sides of a map; 0 where that is finer than the picture.
+
+    >>> nearest_level((64, 56, 56), (3, 224, 224)), nearest_level((8, 7, 5), (3, 20, 28))
+    (2, 2)
+    """
+    ratios = [math.log2(pixels / side) for side, pixels in zip(shape[1:], image_shape[1:], strict=True)]
+    return max(0, round(sum(ratios) / 2))
+
+
+def token_grid(tokens: int, image_shape: Map) -> tuple[int, tuple[int, int]] | None:
+    """How many leading tokens are extra, and the grid ``(gh, gw)`` of the others.
+
+    Its aspect is the nearest to the picture's, with as few extra tokens as there can be; None where that of every grid
+    is half as long again as the picture's, or half as wide.
+
+    >>> token_grid(197, (3, 224, 224)), token_grid(13, (3, 20, 28)), token_grid(23, (3, 32, 32))
+    ((1, (14, 14)), (1, (3, 4)), None)
+    """
+    wanted = math.log(image_shape[1] / image_shape[2])
+    grids = [
+        (abs(math.log(high * high / (tokens - extra)) - wanted), extra, (high, (tokens - extra) // high))
+        for extra in EXTRA_TOKENS
+        for high in range(1, tokens - extra + 1)
+        if (tokens - extra) % high == 0
+    ]
+    oddity, extra, sides = min(grids)
+    return (extra, sides) if oddity <= math.log(_ODDEST_ASPECT) + 1e-9 else None
+
+
+def _coarse(image_shape: Map, positions: int) -> tuple[int, int]:
+    """The finest grid of a picture with at most so many positions."""
+    level = 0
+    while math.prod(grid(image_shape, level)) > positions:
+        level += 1
+    return grid(image_shape, level)
+
+
+def _linear(values: int, outputs: int) -> nn.Module:
+    """A linear map, through a narrower layer where it would have more than four million weights."""
+    if values * outputs <= _MOST_WEIGHTS:
+        return nn.Linear(values, outputs)
+    narrow = max(1, _MOST_WEIGHTS // (values + outputs))
+    return nn.Sequential(nn.Linear(values, narrow, bias=False), nn.Linear(narrow, outputs))
+
+
+def _bilinear(side: int, positions: int, spacing: float) -> Tensor:
+    """Weights ``(positions, side)`` of the values around each position, ``spacing`` apart; at the border its value."""
+    places = ((torch.arange(positions, dtype=torch.float64) + 0.5) * spacing - 0.5).clamp(0, side - 1)
+    weights = 1 - (places[:, None] - torch.arange(side, dtype=torch.float64)).abs()
+    return functional.relu(weights).float()

@@ -1,0 +1,142 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from splitleak.models.grids import (
+    Crop,
+    Resample,
+    ToGrid,
+    TokenMap,
+    VectorMap,
+    check_parts,
+    grid,
+    nearest_level,
+    to_map,
+    token_grid,
+    unpacked,
+)
+
+COLOUR = (3, 224, 224)
+
+
+def weights(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "image", "found"),
+    [
+        (196, COLOUR, (0, (14, 14))),
+        (197, COLOUR, (1, (14, 14))),
+        (198, COLOUR, (2, (14, 14))),
+        (201, COLOUR, (5, (14, 14))),
+        (50, COLOUR, (1, (7, 7))),
+        (141, (3, 224, 160), (1, (14, 10))),
+        (240, (3, 48, 320), (0, (6, 40))),
+        (13, (3, 20, 28), (1, (3, 4))),
+        (4, (3, 8, 8), (0, (2, 2))),
+        (23, (3, 32, 32), None),
+    ],
+)
+def test_tokens_lie_as_the_picture_does_behind_their_extra_ones(tokens, image, found):
+    assert token_grid(tokens, image) == found
+
+
+def test_tokens_keep_their_places_and_the_class_token_reaches_all_of_them():
+    tokens = torch.randn(2, 5, 3)
+    laid = TokenMap((5, 3), (1, 8, 8))
+    apart = laid(tokens) - tokens[:, 1:].transpose(1, 2).reshape(2, 3, 2, 2)
+    assert laid.map_shape == (3, 2, 2)
+    torch.testing.assert_close(apart, apart[:, :, :1, :1].expand_as(apart))
+    assert apart.abs().min() > 0
+    assert torch.equal(TokenMap((4, 3), (1, 8, 8))(tokens[:, :4])[0, :, 1, 0], tokens[0, 2])
+
+
+def test_tokens_that_lie_on_no_grid_are_mapped_to_one():
+    learned = TokenMap((23, 6), (3, 32, 32))
+    assert learned.map_shape == (6, 4, 4)
+    assert learned(torch.randn(2, 23, 6)).shape == (2, 6, 4, 4)
+
+
+@pytest.mark.parametrize("values", [1, 37, 512, 4096, 150_528])
+@pytest.mark.parametrize("image", [COLOUR, (1, 16, 16), (3, 20, 28), (3, 48, 320)])
+def test_a_vector_is_spread_over_a_small_grid_by_few_weights(values, image):
+    spread = VectorMap(values, image, 128)
+    assert spread.map_shape[1] * spread.map_shape[2] <= 64
+    assert weights(spread) <= 4_050_000
+    assert spread(torch.randn(2, values)).shape == (2, *spread.map_shape)
+
+
+@pytest.mark.parametrize("shape", [(), (1, 2, 3, 4), (0,), (3, 0)])
+def test_features_of_other_axes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"expected features \(c, h, w\), \(n, d\) or \(d,\), got"):
+        to_map(shape, COLOUR, 8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "level"),
+    [
+        ((64, 56, 56), COLOUR, 2),
+        ((64, 57, 55), COLOUR, 2),
+        ((8, 7, 5), (3, 20, 28), 2),
+        ((8, 6, 40), (3, 48, 320), 3),
+        ((3, 400, 300), COLOUR, 0),
+        ((9, 1, 1), (1, 32, 32), 5),
+    ],
+)
+def test_the_level_is_the_nearest_power_of_two(shape, image, level):
+    assert nearest_level(shape, image) == level
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40)),
+    image=st.tuples(st.just(1), st.integers(1, 40), st.integers(1, 40)),
+    level=st.integers(0, 4),
+)
+def test_any_map_is_brought_to_any_grid_and_a_constant_stays_one(shape, image, level):
+    resample = Resample(shape, image, level)
+    constant = resample(torch.full((2, *shape), 0.7))
+    assert constant.shape == (2, *resample.map_shape)
+    assert resample.map_shape[1:] == grid(image, level)
+    torch.testing.assert_close(constant, torch.full_like(constant, 0.7))
+
+
+def test_a_map_that_fits_is_as_it_was_and_one_twice_as_fine_becomes_channels():
+    features = torch.randn(2, 3, 8, 12)
+    assert Resample((3, 8, 12), (3, 16, 24), 1)(features) is features
+    folded = Resample((3, 8, 12), (3, 16, 24), 2)(features)
+    assert torch.equal(folded, nn.functional.pixel_unshuffle(features, 2))
+
+
+def test_a_finer_map_loses_nothing():
+    shape, features = (1, 11, 9), torch.eye(99).reshape(99, 1, 11, 9)
+    seen = Resample(shape, (3, 16, 16), 1)(features).flatten(1)
+    assert torch.linalg.matrix_rank(seen) == 99
+
+
+def test_places_are_those_in_the_picture():
+    ramp = (torch.arange(12) + 0.5) / 12
+    rows = Resample((1, 12, 1), (1, 50, 1), 2)(ramp.view(1, 1, 12, 1)).flatten()
+    torch.testing.assert_close(rows[1:-1], ((torch.arange(13) + 0.5) * 4 / 50)[1:-1])
+
+
+def test_several_tensors_come_to_one_grid_side_by_side():
+    parts = ((4, 7, 5), (24,), (13, 6), (3, 10, 14))
+    to_grid = ToGrid(parts, (3, 20, 28), width=5)
+    tensors = [torch.randn(2, *shape) for shape in parts]
+    packed = torch.cat([tensor.flatten(1) for tensor in tensors], 1)
+    assert all(map(torch.equal, unpacked(packed, parts), tensors))
+    together = to_grid(packed)
+    assert together.shape == (2, *to_grid.map_shape)
+    assert to_grid.map_shape == (4 + 5 + 6 + 3, *grid((3, 20, 28), to_grid.level))
+    check_parts((packed.shape[1],), parts)
+    with pytest.raises(ValueError, match=r"expected features \(662,\), which pack .*, got \(9,\)"):
+        check_parts((9,), parts)
+
+
+def test_a_picture_is_cut_at_the_bottom_and_the_right():
+    pictures = torch.randn(2, 3, 8, 9)
+    assert torch.equal(Crop((3, 7, 5))(pictures), pictures[:, :, :7, :5])
