@@ -1,15 +1,17 @@
 """Decoding attack: a decoder from features to images, trained on the attacker's own pairs."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
-from splitleak.models.decoder import LARGE, decoder_for
-from splitleak.seeding import seeded
+from splitleak.models.decoder import LARGE, GridDecoder, decoder_for
+from splitleak.seeding import generator, seeded
 from splitleak.training.modules import to_channels_last
 from splitleak.training.precision import mixed_precision
 
@@ -60,8 +62,16 @@ class DecoderAttack(Attack):
             run,
             modules={"decoder": training.decoder},
             optimizers={"adam": training.optimizer},
+            begin=linear_start(training.decoder, run),
         )
         return predict(training.decoder, known.captured, run.device)
+
+
+def linear_start(decoder: nn.Module, run: Run) -> Callable[[Tensor, Tensor], None] | None:
+    """How a decoder begins on the pairs that it is trained on: see `GridDecoder.start_linearly`; None: as it is."""
+    if not isinstance(decoder, GridDecoder):
+        return None
+    return partial(decoder.start_linearly, draw=generator(run.seed, "decoder", "linear"))
 
 
 class DecoderTraining:

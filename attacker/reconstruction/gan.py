@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
+from splitleak.attacker.reconstruction.decoder import linear_start
 from splitleak.attacker.training.critic import PatchCritic, gradient_penalty
 from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.models.decoder import LARGE, decoder_for
@@ -103,6 +104,7 @@ class GanAttack(Attack):
             optimizers={"decoder": game.alone, "generator": game.playing, "critic": game.critical},
             generators={"between": game.draw},
             warm_up=game.warm_up,
+            begin=linear_start(network, run),
         )
         self.findings["decoder_epochs"] = game.warm_up
         return predict(network, known.captured, run.device)

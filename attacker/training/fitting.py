@@ -77,6 +77,7 @@ def fit(
     optimizers: Mapping[str, Optimizer],
     generators: Mapping[str, torch.Generator] | None = None,
     warm_up: int = 0,
+    begin: Callable[[Tensor, Tensor], None] | None = None,
 ) -> dict[str, object]:
     """Trains ``network`` on (feature, image) pairs, and leaves it with the weights of the best epoch.
 
@@ -97,6 +98,7 @@ def fit(
         optimizers: Those of ``descend``.
         generators: Those of ``descend``.
         warm_up: Epochs before the config's.
+        begin: Called before the first epoch with the features ``(n, *cut)`` and images that ``network`` is trained on.
 
     Returns:
         The findings: ``history``, ``chosen_epoch`` (from 1), ``held_out_mse``, that of the mean image, ``parameters``.
@@ -117,6 +119,8 @@ def fit(
         raise ValueError(f"{name}: expected at least 3 public images, got {len(images)}")
     features, images = features.to(run.device), images.to(run.device)
     batch_size = max(2, affordable_rows(network.eval(), features[0, :1].float(), pixels, config.batch_size))
+    if begin is not None:
+        begin(features[0, used], images[used])
     for epoch in epochs("attack", total, state, run.checkpoint, run.report):
         network.train()
         order = used[torch.randperm(len(used), generator=state.generators["order"])]

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
+_LARGEST_SIDE = 2**14  # of a Gram matrix: 2 GiB
+
 
 def fisher_spectrum(encoder: Callable[[Tensor], Tensor], image: Tensor, *, chunk: int = 64) -> Tensor:
     r"""Eigenvalues of :math:`G G^\top`, G the Jacobian of the features by the pixels, at one image; ascending.
@@ -20,8 +22,15 @@ def fisher_spectrum(encoder: Callable[[Tensor], Tensor], image: Tensor, *, chunk
 
     Returns:
         ``(min(features, pixels),)`` float64, at least 0.
+
+    Raises:
+        ValueError: The Gram matrix, or a Jacobian with fewer features than pixels, would not fit into memory.
     """
     features, pullback, *_ = vjp(lambda pixels: encoder(pixels[None]).flatten(), image)
+    side, held = min(len(features), image.numel()), len(features) * image.numel()
+    if side > _LARGEST_SIDE or (len(features) <= image.numel() and held > _LARGEST_SIDE**2):
+        expected = f"features or an image of at most {_LARGEST_SIDE:,} values, and a Jacobian of {_LARGEST_SIDE:,}²"
+        raise ValueError(f"expected {expected}, got {len(features):,} by {image.numel():,}")
     rows = (
         vmap(pullback)(unit)[0].flatten(1).double()
         for unit in torch.eye(len(features), dtype=image.dtype, device=image.device).split(chunk)

@@ -3,7 +3,9 @@
 import math
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from splitleak.models.grids import Crop, Map, ToGrid, check_parts, grid
 
@@ -11,7 +13,11 @@ LARGE = 64 * 64
 """Pixels; a larger picture is drawn from a grid of at most so many positions, and its decoder follows memory."""
 
 _MOST_WIDENING = 4
-_MOST_DIRECT_WEIGHTS = 1_000_000
+_MOST_DIRECT = (2048, 4_000_000)  # values that the linear decoder sees for a position, and its weights
+_POSITIONS_A_VALUE = 64  # of the pairs, that its least squares are over
+_RIDGE = 1e-4  # in units of the values' mean variance
+_CORRECTION = 0.05  # scale of what corrects the linear decoder: a first step of training must not drown it
+_CHUNK = 8  # pairs whose neighbourhoods are in memory at once
 
 
 class ResidualBlock(nn.Module):
@@ -89,8 +95,10 @@ class GridDecoder(nn.Module):
     channels become 2×2 pixels (Shi et al., "Real-time single image and video super-resolution using an efficient
     sub-pixel convolutional neural network", CVPR 2016); the last makes all pixels between the positions of the finest
     grid of at most `LARGE`, so that nothing wide is as large as a large picture. Beside all this goes one convolution
-    from the grid to the pixels, a linear decoder that the rest corrects. A sigmoid of the sum, cropped to the picture.
-    Grey pictures need no three channels here: no residual block is as narrow as the picture.
+    from the grid to the pixels, a linear decoder that the rest corrects; `start_linearly` gives it the weights of least
+    squares. The sum is cropped to the picture, and in eval mode clamped to [0, 1]. There is no such convolution for
+    what comes to the grid by a learned map, vectors, nor where it would be too large. Grey pictures need no three
+    channels here: no residual block is as narrow as the picture.
 
     Args:
         shapes: Of the tensors of features, ``(c, h, w)``, ``(n, d)`` or ``(d,)``; several come packed, one after
@@ -121,15 +129,57 @@ class GridDecoder(nn.Module):
         layers += [nn.BatchNorm2d(widths[-1]), nn.ReLU(True), nn.Conv2d(widths[-1], pixels, 3, padding=1)]
         self.layers = nn.Sequential(*layers, nn.PixelShuffle(2**last))
         self.crop = Crop(image_shape)
-        self.direct = _direct(arriving, image_shape[0], 2**level)
+        learned = any(True for _ in self.to_grid.parameters())
+        self.direct = None if learned else _direct(arriving, image_shape[0] * 4**level)
+        self.drawn = nn.PixelShuffle(2**level)
 
     def forward(self, features: Tensor) -> Tensor:
-        normalised = self.normalised(self.to_grid(features))
-        logits: Tensor = self.layers(normalised)
+        arrived = self.to_grid(features)
+        images: Tensor = self.layers(self.normalised(arrived))
         if self.direct is not None:
-            logits = logits + self.direct(normalised)
-        images: Tensor = self.crop(logits).sigmoid()
-        return images
+            images = _CORRECTION * images + self.drawn(self.direct(arrived))
+        images = self.crop(images)
+        return images if self.training else images.clamp(0, 1)
+
+    @torch.no_grad()
+    def start_linearly(self, features: Tensor, images: Tensor, draw: torch.Generator) -> None:
+        """Gives the linear decoder its final weights, by ridge regression on pairs; the rest starts at a sum of 0.
+
+        Without such a decoder nothing changes.
+
+        Args:
+            features: ``(M, *cut)``.
+            images: ``(M, C, H, W)``.
+            draw: Of the positions that are looked at, as many from each pair.
+        """
+        if self.direct is None:
+            return
+        last = next(layer for layer in reversed(self.layers) if isinstance(layer, nn.Conv2d))
+        for weights in last.parameters():
+            nn.init.zeros_(weights)
+        (kernel, _), factor = self.direct.kernel_size, self.drawn.upscale_factor
+        values, (high, wide) = self.direct.weight[0].numel(), self.to_grid.map_shape[1:]
+        each = min(high * wide, -(-_POSITIONS_A_VALUE * values // len(images)))
+        seen = torch.zeros(values + 1, values + 1, dtype=torch.float64, device=features.device)
+        wanted = torch.zeros(values + 1, self.direct.out_channels, dtype=torch.float64, device=features.device)
+        padding = (0, wide * factor - images.shape[3], 0, high * factor - images.shape[2])
+        for rows, pictures in zip(features.split(_CHUNK), images.split(_CHUNK), strict=True):
+            at = torch.randperm(high * wide, generator=draw)[:each].to(features.device)
+            around = functional.unfold(self.to_grid(rows.float()), kernel, padding=kernel // 2)[:, :, at]
+            x = torch.cat([around, torch.ones_like(around[:, :1])], 1).transpose(1, 2).flatten(0, 1)
+            cells = functional.pixel_unshuffle(functional.pad(pictures, padding, mode="replicate"), factor)
+            y = cells.flatten(2)[:, :, at].transpose(1, 2).flatten(0, 1)
+            seen += (x.T @ x).double()
+            wanted += (x.T @ y).double()
+        count = seen[-1, -1]
+        variance = seen.diagonal()[:-1].mean() / count - (seen[-1, :-1] / count).square().mean()
+        penalty = torch.full_like(seen[0], float(count * _RIDGE * variance.clamp(min=1e-12)))
+        penalty[-1] = 0
+        solution = torch.linalg.solve(seen + penalty.diag(), wanted).float()
+        self.direct.weight.copy_(solution[:-1].T.view_as(self.direct.weight))
+        assert self.direct.bias is not None
+        self.direct.bias.copy_(solution[-1])
+        self.direct.requires_grad_(False)
 
 
 def decoder_for(
@@ -166,13 +216,17 @@ def decoder_for(
     return GridDecoder((feature_shape,), image_shape, blocks=blocks, channels=channels)
 
 
-def _direct(arriving: int, channels: int, factor: int) -> nn.Module | None:
-    """A convolution from a grid to ``factor`` times as many pixels each way, 3×3 if its weights are few enough."""
-    outputs = channels * factor**2
-    kernel = next((side for side in (3, 1) if arriving * outputs * side**2 <= _MOST_DIRECT_WEIGHTS), None)
-    if kernel is None:
-        return None
-    return nn.Sequential(nn.Conv2d(arriving, outputs, kernel, padding=kernel // 2), nn.PixelShuffle(factor))
+def _direct(arriving: int, outputs: int) -> nn.Conv2d | None:
+    """A convolution of weights 0, 3×3 if it is then small enough, or 1×1; None if neither is."""
+    most_values, most_weights = _MOST_DIRECT
+    for kernel in (3, 1):
+        values = arriving * kernel**2
+        if values <= most_values and values * outputs <= most_weights:
+            direct = nn.Conv2d(arriving, outputs, kernel, padding=kernel // 2)
+            for weights in direct.parameters():
+                nn.init.zeros_(weights)
+            return direct
+    return None
 
 
 def doublings(feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> int:

@@ -31,33 +31,33 @@ class ToMap(nn.Module):
 
 
 class TokenMap(ToMap):
-    """Tokens ``(N, n, d)`` to a map ``(N, d, gh, gw)``, by `token_grid`.
+    """Tokens ``(N, n, d)`` to a map ``(N, (1 + k) d, gh, gw)``, by `token_grid`.
 
-    The leading extra tokens are added at every position through a linear map. Where there is no grid of the picture's
-    aspect, a linear map over the tokens makes one.
+    The k leading extra tokens stand at every position, as channels of their own, which the next layer adds up. Where
+    there is no grid of the picture's aspect, a linear map over the tokens makes one.
     """
 
     def __init__(self, shape: tuple[int, int], image_shape: Map) -> None:
         tokens, depth = shape
         found = token_grid(tokens, image_shape)
         extra, sides = found or (0, _coarse(image_shape, min(tokens, _LARGEST_SPREAD)))
-        super().__init__((depth, *sides))
+        super().__init__(((1 + extra) * depth, *sides))
         self.extra = extra
-        self.broadcast = _linear(extra * depth, depth) if extra else None
         self.positions = None if found else _linear(tokens, math.prod(sides))
 
     def forward(self, features: Tensor) -> Tensor:
         if self.positions is not None:
             learned: Tensor = self.positions(features.transpose(1, 2))
             return learned.reshape(-1, *self.map_shape)
-        laid: Tensor = features[:, self.extra :].transpose(1, 2).unflatten(2, self.map_shape[1:])
-        if self.broadcast is not None:
-            laid = laid + self.broadcast(features[:, : self.extra].flatten(1))[:, :, None, None]
-        return laid
+        laid = features[:, self.extra :].transpose(1, 2)
+        everywhere = features[:, : self.extra].flatten(1)[:, :, None].expand(-1, -1, laid.shape[2])
+        return torch.cat([laid, everywhere], 1).reshape(-1, *self.map_shape)
 
 
 class VectorMap(ToMap):
     """Vectors ``(N, d)`` to a map ``(N, c, gh, gw)`` of at most 64 positions and ``channels``, by a linear map.
+
+    Of normalised values: those of a vector may lie far from 0 and from each other.
 
     With fewer channels, or through a narrower layer, where it would have more than four million weights.
     """
@@ -66,10 +66,11 @@ class VectorMap(ToMap):
         high, wide = _coarse(image_shape, _LARGEST_SPREAD)
         fitting = max(min(channels, scaled(channels, 0.25)), _MOST_WEIGHTS // (values * high * wide))
         super().__init__((min(channels, fitting), high, wide))
+        self.normalised = nn.BatchNorm1d(values, affine=False)
         self.spread = _linear(values, math.prod(self.map_shape))
 
     def forward(self, features: Tensor) -> Tensor:
-        spread: Tensor = self.spread(features)
+        spread: Tensor = self.spread(self.normalised(features))
         return spread.reshape(-1, *self.map_shape)
 
 

@@ -78,3 +78,12 @@ def test_effective_dimensions_are_between_one_and_all_whatever_the_scale(values)
 def test_what_cannot_be_is_refused(dimensions, images, noise):
     with pytest.raises(ValueError, match="expected at least 1 dimension and variances of at least 0"):
         fisher_information(torch.ones(3), dimensions, image_variance=images, noise_variance=noise)
+
+
+@pytest.mark.parametrize(("features", "pixels"), [(2**14 + 1, 2**14 + 1), (2**13, 2**16)])
+def test_what_would_not_fit_into_memory_is_refused_before_anything_is_computed(features, pixels):
+    def encoder(images):
+        return images.flatten(1)[:, :1].expand(-1, features)
+
+    with pytest.raises(ValueError, match=f"expected features or an image of at most 16,384 .*, got {features:,} by"):
+        fisher_spectrum(encoder, torch.zeros(1, 1, pixels))

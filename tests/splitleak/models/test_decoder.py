@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from splitleak.models.counting import count_macs
 from splitleak.models.decoder import LARGE, GridDecoder, ResidualBlock, ResNormDecoder, decoder_for
@@ -124,10 +125,11 @@ def test_features_of_any_shape_become_pictures_of_any_shape(feature, parts, imag
     features = torch.rand(2, *feature, requires_grad=True)
     images = decoder(features)
     assert images.shape == (2, *image)
-    assert 0 < images.min() < images.max() < 1
+    assert images.isfinite().all()
     images.square().mean().backward()
     assert (features.grad.flatten(1) != 0).any(0).float().mean() > 0.9
     assert output_shape(decoder, feature) == image
+    assert 0 <= decoder.eval()(features).min() <= decoder(features).max() <= 1
 
 
 def test_features_that_are_not_their_parts_are_refused():
@@ -142,16 +144,23 @@ def test_nothing_wide_is_as_large_as_a_large_picture():
     assert sum(parameter.numel() for parameter in decoder.parameters()) < 4_000_000
 
 
-def test_a_linear_decoder_is_among_its_decoders():
+@pytest.mark.parametrize("parts", [None, ((6, 14, 14), (50, 3))], ids=["map", "parts"])
+def test_it_starts_as_the_linear_decoder_of_least_squares(parts):
     torch.manual_seed(0)
-    decoder = decoder_for((3, 14, 14), (3, 30, 30), blocks=0, channels=4).eval()
-    for parameter in decoder.layers.parameters():
-        torch.nn.init.zeros_(parameter)
-    a, b = torch.rand(2, 1, 3, 14, 14)
-    with torch.no_grad():
-        of_a, of_b, between = (decoder(features).logit() for features in (a, b, (a + b) / 2))
-    assert (of_a - of_b).abs().max() > 0.01
-    torch.testing.assert_close(between, (of_a + of_b) / 2, atol=1e-5, rtol=1e-4)
+    images = functional.interpolate(torch.rand(60, 3, 14, 14), (30, 27), mode="bilinear")
+    mixed = functional.interpolate(images, (14, 14), mode="area")
+    features = torch.cat([mixed, -2 * mixed], 1)
+    if parts is not None:
+        features = torch.cat([features.flatten(1), torch.randn(60, 150)], 1)
+    decoder = decoder_for(tuple(features.shape[1:]), (3, 30, 27), blocks=0, channels=4, parts=parts).eval()
+    decoder.start_linearly(features[:50], images[:50], torch.Generator().manual_seed(0))
+    rebuilt, mean = decoder(features[50:]), images[:50].mean(0)
+    assert (rebuilt - images[50:]).square().mean() < (mean - images[50:]).square().mean() / 4
+    assert not any(weights.requires_grad for weights in decoder.direct.parameters())
+    bent = decoder_for((37,), (3, 30, 27), blocks=0, channels=4)
+    before = {name: value.clone() for name, value in bent.state_dict().items()}
+    bent.start_linearly(torch.rand(5, 37), images[:5], torch.Generator())
+    assert all(torch.equal(before[name], value) for name, value in bent.state_dict().items())
 
 
 def test_a_grey_image_is_the_mean_of_three_channels():
