@@ -1,5 +1,6 @@
 """Feature inversion by gradient descent on the image, shared by the white-box and the query-free attack."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,6 +16,7 @@ from splitleak.attacker.training.fitting import cosine, predict, set_rate
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
 from splitleak.training.fit import Resumable, step_ranges
+from splitleak.training.memory import affordable_rows
 
 _DIRECTIONS = 2000  # errors on public images that directions are taken from, at most
 _SLIGHTEST = 1e-5  # share of the largest variance below which a direction is left out
@@ -65,7 +67,8 @@ class Descended:
 @torch.no_grad()
 def encode(encoder: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     """Features ``(N, *cut)`` of images, on the CPU."""
-    return torch.cat([encoder(batch.to(device)).float().cpu() for batch in images.split(_ENCODE_BATCH)])
+    rows = affordable_rows(encoder, images[:1].to(device), math.prod(images.shape[2:]), _ENCODE_BATCH)
+    return torch.cat([encoder(batch.to(device)).float().cpu() for batch in images.split(rows)])
 
 
 def encode_public(name: str, encoder: nn.Module, known: Knowledge, device: torch.device) -> Tensor:
@@ -187,7 +190,8 @@ class _Problem:
         self.moves = nn.Parameter(torch.zeros(len(features), len(self.directions), device=device))
         whole = bool((encode(encoder, self.centre, device) != 0).all())
         self.seen = (self.features != 0).float() if whole else torch.ones_like(self.features)
-        self.parts = [slice(at, at + config.batch_size) for at in range(0, len(features), config.batch_size)]
+        rows = affordable_rows(encoder, self.centre[:1], math.prod(self.centre.shape[2:]), config.batch_size)
+        self.parts = [slice(at, at + rows) for at in range(0, len(features), rows)]
 
     def sums(self) -> list[float]:
         """A fingerprint of the problem."""
