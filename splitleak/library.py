@@ -1,0 +1,203 @@
+"""splitleak in memory: capture what crosses a cut, rebuild it, and score what was rebuilt, of any network.
+
+No server is needed and nothing is printed. What these functions are given is what an attacker has: `attack` never sees
+the victims' images, and `score` never sees the attack. Functions raise ValueError where arrays do not fit together, and
+PermissionError where an attack needs what it was not given.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from splitleak.attacker.base import Attack, Knowledge, Query, Run, affordable, build
+from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.config import Preset
+from splitleak.defenses.base import Defense
+from splitleak.defenses.stack import DefenseConfig, Stack
+from splitleak.eval.record.metrics import measured_victims
+from splitleak.eval.record.schema import Score
+from splitleak.logs import Report, silent
+from splitleak.seeding import resolve_device
+from splitleak.training.modules import freeze
+
+Array = Tensor | NDArray[Any]
+Network = nn.Module | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What an attack made: images ``(N, C, H, W)`` in [0, 1], in the order of what was captured.
+
+    ``queries`` counts the images it sent, ``findings`` holds its own diagnostics, on its own images.
+    """
+
+    images: Tensor
+    queries: int
+    findings: Mapping[str, object]
+
+
+def capture(encoder: Network, images: Array, *, batch_size: int = 64) -> Tensor:
+    """What crosses the wire: the output of ``encoder`` for ``images``, as a tap reads it.
+
+    Args:
+        encoder: The device's half: a torch module (in eval mode; it is not changed) or any function from images
+            ``(N, C, H, W)`` to features ``(N, *shape)``. `defend` adds a defense.
+        images: ``(N, C, H, W)``, floats in [0, 1] or uint8.
+        batch_size: Images encoded at once.
+
+    Returns:
+        float32 features ``(N, *shape)`` on the CPU.
+    """
+    return torch.cat([_answers(encoder, batch) for batch in _images(images, "images").split(batch_size)])
+
+
+def defend(encoder: Network, *defenses: str | Mapping[str, Any], seed: int | None = None) -> Callable[[Tensor], Tensor]:
+    """``encoder`` with defenses on what it sends, in their order; noise is drawn anew at each call.
+
+    Args:
+        encoder: As for `capture`.
+        defenses: By name (``"gaussian-noise"``), or as a table with settings
+            (``{"name": "gaussian-noise", "sigma": 0.1}``).
+        seed: Of the noise; None: from the operating system.
+
+    Raises:
+        ValueError: A defense is unknown, or is trained with the network, as a bottleneck is: `splitleak train` does.
+    """
+    configs = [
+        DefenseConfig.parse({"name": each} if isinstance(each, str) else each, source="defense") for each in defenses
+    ]
+    stack = Stack.build(configs).eval()
+    for defense in stack:
+        if type(defense).prepare is not Defense.prepare or not defense.acts_on_wire():
+            raise ValueError(
+                f"expected a defense that needs no training, got {defense.name!r}; `splitleak train` has all"
+            )
+    stack.seed(seed, torch.device("cpu"))
+
+    def defended(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            sent: Tensor = stack(_answers(encoder, images))
+            return sent
+
+    return defended
+
+
+def attack(
+    captured: Array,
+    *,
+    public: Array,
+    query: Network | Query | None = None,
+    encoder: nn.Module | None = None,
+    labels: Array | None = None,
+    name: str = "decoder",
+    preset: Preset = "cpu",
+    max_queries: int | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    report: Report = silent,
+    checkpoint: Path | None = None,
+    **settings: object,
+) -> Rebuilt:
+    """Rebuilds images from what was captured of them.
+
+    Args:
+        captured: Features ``(N, *shape)`` of the victims' images.
+        public: The attacker's own images ``(M, C, H, W)``, floats in [0, 1] or uint8, of the size to be rebuilt; no
+            victim's is among them.
+        query: The deployed device as a black box, as for `capture`, defenses included; or a `Query`.
+        encoder: The device's weights, for a white-box attack.
+        labels: ``(M,)``, the classes of the public images.
+        name: Which attack, see ``splitleak list attacks`` or `ATTACKS`.
+        preset: ``cpu``, or ``paper`` for the published settings.
+        max_queries: Images it may send at most; fewer than there are public ones use as many of them.
+        draws: How often it asks for each image, to learn what noise looks like.
+        seed: Of everything random.
+        device: auto, cpu, cuda or cuda:N.
+        report: Called with the progress.
+        checkpoint: File from which an interrupted run resumes.
+        settings: Of the attack, on top of the preset: ``epochs=5``.
+    """
+    features, own = _floats(captured, "captured"), _images(public, "public")
+    kind = build(ATTACKS, name, preset, settings)
+    assert isinstance(kind, Attack)
+    asked = query if isinstance(query, Query) or query is None else _query(query, max_queries, draws)
+    classes = None if labels is None else torch.as_tensor(labels).long()
+    if asked is not None:
+        chosen = affordable(asked.budget, len(own), asked.draws * asked.averaging, seed)
+        own = own if chosen is None else own[chosen]
+        classes = classes if chosen is None or classes is None else classes[chosen]
+    chosen_device = resolve_device(device)
+    known = Knowledge(
+        captured=features,
+        image_shape=(own.shape[1], own.shape[2], own.shape[3]),
+        public=own,
+        query=asked,
+        labels=classes,
+        encoder=None if encoder is None else freeze(encoder, chosen_device),
+    )
+    made = kind(known, Run(seed=seed, device=chosen_device, report=report, checkpoint=checkpoint))
+    return Rebuilt(made, 0 if asked is None else asked.made, dict(kind.findings))
+
+
+def score(rebuilt: Rebuilt | Array, truth: Array) -> dict[str, Score]:
+    """The scores of rebuilt images against the true ones, in the same order: by name, mean, deviation and each value.
+
+    Args:
+        rebuilt: What `attack` gave, or images ``(N, C, H, W)`` in [0, 1].
+        truth: The victims' images, of the same shape.
+    """
+    images = _images(rebuilt.images if isinstance(rebuilt, Rebuilt) else rebuilt, "rebuilt")
+    true = _images(truth, "truth")
+    if images.shape != true.shape:
+        raise ValueError(f"expected rebuilt images {tuple(true.shape)}, as the true ones, got {tuple(images.shape)}")
+    return measured_victims(images, true)
+
+
+def _query(encoder: Network, budget: int | None, draws: int) -> Query:
+    return Query(lambda images: capture(encoder, images), budget, draws=draws)
+
+
+@torch.no_grad()
+def _answers(encoder: Network, images: Tensor) -> Tensor:
+    """float32 features on the CPU, one row an image; a module's mode is as before afterwards."""
+    if isinstance(encoder, nn.Module):
+        device = next((weight.device for weight in encoder.parameters()), torch.device("cpu"))
+        training = encoder.training
+        encoder.eval()
+        try:
+            sent = encoder(images.to(device))
+        finally:
+            encoder.train(training)
+    else:
+        sent = encoder(images)
+    features = torch.as_tensor(np.asarray(sent)) if not torch.is_tensor(sent) else sent
+    if features.ndim < 2 or len(features) != len(images):
+        raise ValueError(f"expected features ({len(images)}, ...), a row an image, got {tuple(features.shape)}")
+    return features.detach().float().cpu()
+
+
+def _floats(values: Array, name: str) -> Tensor:
+    made = torch.as_tensor(values).detach().float().cpu()
+    if made.ndim < 2 or not len(made) or not bool(made.isfinite().all()):
+        what = "finite" if bool(made.isfinite().all()) else "not all finite"
+        raise ValueError(f"expected finite values (N, ...) as {name}, got {what} {tuple(made.shape)}")
+    return made
+
+
+def _images(images: Array, name: str) -> Tensor:
+    """float32 ``(N, C, H, W)`` in [0, 1] on the CPU."""
+    given = torch.as_tensor(images).detach().cpu()
+    floats = given.float() / 255 if given.dtype == torch.uint8 else given.float()
+    if floats.ndim != 4 or 0 in floats.shape:
+        raise ValueError(f"expected images (N, C, H, W) as {name}, got {tuple(floats.shape)}")
+    low, high = floats.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"expected floats in [0, 1] or uint8 as {name}, got {low:g} to {high:g}")
+    return floats

@@ -1,0 +1,122 @@
+"""splitleak in memory: capture, attack, score and defend, of any module or function."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import splitleak
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Smooth pictures, 80 public and 8 victims."""
+    draw = torch.Generator().manual_seed(0)
+    small = torch.rand(88, 3, 3, 4, generator=draw)
+    large = nn.functional.interpolate(small, (12, 16), mode="bilinear").clamp(0, 1)
+    return large[:80], large[80:]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+
+
+def test_a_module_is_attacked_and_scored_and_not_changed(pictures, encoder, capsys):
+    public, victims = pictures
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    encoder.train()
+    captured = splitleak.capture(encoder, victims)
+    assert captured.shape == (8, 8, 6, 8)
+    rebuilt = splitleak.attack(captured, public=public, query=encoder, epochs=60, channels=16, device="cpu")
+    assert rebuilt.images.shape == victims.shape
+    assert rebuilt.queries == 80
+    scores = splitleak.score(rebuilt, victims)
+    mean_image = splitleak.score(public.mean(0).expand_as(victims), victims)
+    assert scores["mse"].mean < mean_image["mse"].mean / 2
+    assert len(scores["ssim"].values) == 8
+    assert encoder.training
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_any_function_and_numpy_arrays_will_do(pictures):
+    victims = pictures[1].numpy()
+
+    def device(images):
+        return images.numpy().mean((1,))  # (N, H, W): no channels at all
+
+    captured = splitleak.capture(device, (255 * victims).round().astype(np.uint8))
+    assert captured.shape == (8, 12, 16)
+    assert splitleak.capture(lambda images: images.flatten(1)[:, :5], victims).shape == (8, 5)
+    assert splitleak.score(victims, victims)["mse"].mean == 0
+
+
+def test_a_white_box_needs_the_weights_and_a_black_box_the_query(pictures, encoder):
+    public, victims = pictures
+    captured = splitleak.capture(encoder, victims)
+    with pytest.raises(PermissionError, match="'query'"):
+        splitleak.attack(captured, public=public)
+    with pytest.raises(PermissionError, match="'encoder'"):
+        splitleak.attack(captured, public=public, query=encoder, name="maximum-likelihood")
+
+
+def test_a_budget_of_queries_takes_as_many_images(pictures, encoder):
+    public, victims = pictures
+    captured = splitleak.capture(encoder, victims)
+    rebuilt = splitleak.attack(captured, public=public, query=encoder, max_queries=20, epochs=1, device="cpu")
+    assert rebuilt.queries == 20
+
+
+def test_noise_is_drawn_anew_and_hides(pictures, encoder):
+    _, victims = pictures
+    noisy = splitleak.defend(encoder, {"name": "gaussian-noise", "sigma": 0.5}, seed=0)
+    first, second = splitleak.capture(noisy, victims), splitleak.capture(noisy, victims)
+    assert not torch.equal(first, second)
+    assert 0.45 < float((first - splitleak.capture(encoder, victims)).std()) < 0.55
+    again = splitleak.defend(encoder, {"name": "gaussian-noise", "sigma": 0.5}, seed=0)
+    assert torch.equal(splitleak.capture(again, victims), first)
+
+
+@pytest.mark.parametrize("defense", ["bottleneck", "cem", "patrol"])
+def test_a_defense_that_is_trained_with_the_network_is_refused(encoder, defense):
+    with pytest.raises(ValueError, match=f"got '{defense}'"):
+        splitleak.defend(encoder, defense)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"captured": torch.zeros(2)}, r"captured, got finite \(2,\)"),
+        ({"captured": torch.full((2, 3), torch.nan)}, "not all finite"),
+        ({"public": torch.zeros(3, 8, 8)}, r"public, got \(3, 8, 8\)"),
+        ({"public": torch.full((3, 3, 8, 8), 2.0)}, "got 2 to 2"),
+        ({"name": "decoder2"}, "did you mean 'decoder'"),
+        ({"epoch": 3}, "did you mean 'epochs'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(encoder, arguments, said):
+    given = {"captured": torch.zeros(2, 8, 6, 8), "public": torch.zeros(4, 3, 12, 16), "query": encoder, **arguments}
+    with pytest.raises(ValueError, match=said):
+        splitleak.attack(given.pop("captured"), **given)
+
+
+def test_images_of_another_shape_are_not_scored():
+    with pytest.raises(ValueError, match=r"\(2, 3, 8, 8\), as the true ones, got \(2, 3, 8, 9\)"):
+        splitleak.score(torch.zeros(2, 3, 8, 9), torch.zeros(2, 3, 8, 8))
+
+
+def test_every_name_is_there_and_importing_the_package_loads_nothing_large():
+    assert {*splitleak.__all__} == {*splitleak._PLACES}
+    assert all(getattr(splitleak, name) is not None for name in splitleak.__all__)
+    assert {*splitleak.__all__} <= {*dir(splitleak)}
+    with pytest.raises(AttributeError, match="'nothing'"):
+        _ = splitleak.nothing
+    large = "torch onnxruntime grpc numpy pydantic typer"
+    code = f"import sys, splitleak; print([name for name in {large.split()} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
