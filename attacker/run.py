@@ -32,6 +32,7 @@ from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import (
+    EdgeHalf,
     HalfConfig,
     WholeModel,
     artifact_digest,
@@ -127,17 +128,18 @@ class Access:
             expected = f"expected pairs of {config.views} views, as the victims'"
             raise ValueError(f"{self.pairs}: {expected}, got {query.averaging}")
         head, fresh_encoder = _cloud_knowledge(self.head, device)
+        half = None if self.encoder is None else load_edge(self.encoder, device)
         return ids, Knowledge(
             captured=captured,
             image_shape=_image_shape(public, None, None),
             public=public.floats(),
             query=query,
             labels=public.labels,
-            encoder=None if self.encoder is None else freeze(load_edge(self.encoder, device).encoder, device),
+            encoder=None if half is None else freeze(half.encoder, device),
             head=head,
             fresh_encoder=fresh_encoder,
             kind="features" if self.shared is None else "scores",
-            parts=self.parts,
+            parts=self.parts or _parts(half),
         )
 
     def class_knowledge(self, config: AttackConfig, public: Images | None, device: torch.device) -> ClassKnowledge:
@@ -294,6 +296,14 @@ def _image_shape(public: Images | None, prior: Prior | None, whole: WholeModel |
     if whole is None:
         raise ValueError("expected images of the attacker's own or a model, to know the shape of what to rebuild")
     return whole.input_shape
+
+
+def _parts(half: EdgeHalf | None) -> tuple[tuple[int, ...], ...] | None:
+    """The tensors that an imported network's features pack, as the weights tell."""
+    if half is None or not isinstance(half.config.target.model, ImportedModel):
+        return None
+    network = half.config.target.model
+    return network.parts if network.parts and half.feature_shape == network.features else None
 
 
 def _cloud_knowledge(

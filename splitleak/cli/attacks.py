@@ -19,6 +19,7 @@ from splitleak.cli.options import (
     Settings,
     Threads,
     compute_on,
+    read_shape,
 )
 from splitleak.cli.output import result
 
@@ -130,6 +131,13 @@ def attack(
     pairs: Pairs = None,
     encoder: Annotated[Path | None, typer.Option(help="White box: the edge half of the artifact.")] = None,
     head: Annotated[Path | None, typer.Option(help="The cloud half, as a curious cloud has it.")] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHAPE+SHAPE",
+            help="Tensors that a captured vector packs, 64x56x56+128x28x28; default: what --encoder tells.",
+        ),
+    ] = None,
     views: Annotated[int, typer.Option(min=1, help="Consecutive requests of one victim, which are averaged.")] = 1,
     channel: ChannelFile = None,
     out: Annotated[Path, typer.Option(help="Folder for the reconstructions.")] = Path("runs/attack"),
@@ -169,6 +177,7 @@ def attack(
         scores=scores,
         output=output,
         channel=channel_config(channel),
+        parts=None if parts is None else tuple(read_shape(part) for part in parts.split("+")),
     )
     _run(asked, access, max_queries, out, compute_on(device, threads), as_json, force=force)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from splitleak.cli.documents import read_config
-from splitleak.cli.options import ConfigFile, Json, Replace, Settings
+from splitleak.cli.options import ConfigFile, Json, Replace, Settings, read_shape
 from splitleak.cli.output import console, print_json, result, table
 
 if TYPE_CHECKING:
@@ -139,7 +139,10 @@ def read_network(
         raise ValueError(
             f"expected an ONNX file or --torch MODULE:CALLABLE, got {'neither' if onnx is None else 'both'}"
         )
-    image_shape = None if shape is None else read_shape(shape)
+    image_shape = None
+    if shape is not None:
+        channels, height, width = read_shape(shape, axes=3)
+        image_shape = channels, height, width
     if torch is None:
         from splitleak.graphs.reading import read_graph
 
@@ -149,19 +152,6 @@ def read_network(
         return network_of(read_graph(onnx), config, image_shape), None
     model, module = _exported(torch, weights, image_shape, config)
     return network_of(model, config, image_shape), module
-
-
-def read_shape(text: str) -> tuple[int, int, int]:
-    """``(C, H, W)`` from text such as 3x224x224.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    parts = text.lower().replace("×", "x").split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and 0 < int(part) < 100_000 for part in parts):
-        raise ValueError(f"expected a shape such as 3x224x224, got {text!r}")
-    channels, height, width = map(int, parts)
-    return channels, height, width
 
 
 def _exported(

@@ -86,6 +86,17 @@ Size = Annotated[
 ]
 
 
+def read_shape(text: str, axes: int | None = None) -> tuple[int, ...]:
+    """A shape from text such as 3x224x224.
+
+    Raises:
+        ValueError: It is something else, or has other than ``axes`` numbers.
+    """
+    if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})*", text) or (axes or text.count("x") + 1) != text.count("x") + 1:
+        raise ValueError(f"expected a shape such as 3x224x224, got {text!r}")
+    return tuple(map(int, text.split("x")))
+
+
 def use_threads(threads: int | None) -> None:
     """Sets the number of torch threads of this process, if given."""
     if threads is not None:

@@ -20,13 +20,16 @@ from splitleak.cloud.policy import PolicyConfig
 from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.config import Config, read_document
 from splitleak.datasets.files import load_file
+from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import load_whole, save
+from splitleak.defenses.importing import import_network
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.sharing import SharingConfig, share_predictions
 from splitleak.eval.record.schema import FeaturesPlace, load_record
 from splitleak.eval.record.scoring import truth_of
 from splitleak.logs import silent
 from splitleak.wire.files.shared import SharedScores
+from tests.splitleak.graphs.test_network import Residual, network
 
 CPU = torch.device("cpu")
 QUICK = {"epochs": 1, "channels": 8, "blocks": 1}
@@ -520,3 +523,15 @@ def test_what_another_kind_of_attack_uses_is_refused_and_not_ignored(trained, tm
     access = Access(**{"public": trained / "public.npz", **given})
     with pytest.raises(ValueError, match=said):
         run_attack(AttackConfig(attack=attack, **changes), access, tmp_path / "out", CPU, silent)
+
+
+def test_the_tensors_that_features_pack_are_told_by_the_encoders_half(tmp_path, monkeypatch):
+    whole = network(Residual(), (3, 16, 16))
+    cut = next(cut for cut in whole.cuts(2) if len(cut.tensors) == 2)
+    import_network(whole, cut, tmp_path / "mine", source="net", name="mine", names=None, images=None)
+    captured = torch.zeros(3, *cut.feature_shape)
+    monkeypatch.setattr(Access, "_victims", lambda self, views: (("a", "b", "c"), captured, None))
+    public = Images(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.zeros(4).long(), ("one",))
+    for access, parts in ((Access(encoder=tmp_path / "mine" / "edge"), cut.shapes), (Access(), None)):
+        known = access.knowledge(AttackConfig(attack="decoder"), public, torch.device("cpu"))[1]
+        assert known.parts == parts

@@ -3,7 +3,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from splitleak.cli.options import Sides, Size, use_device
+from splitleak.cli.options import Sides, Size, read_shape, use_device
 
 
 def test_threads_are_those_asked_for(train):
@@ -43,3 +43,16 @@ def test_an_emulated_device_uses_no_more_threads_than_asked_for():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "axes", "shape"), [("3x224x224", 3, (3, 224, 224)), ("197x768", None, (197, 768)), ("10", None, (10,))]
+)
+def test_a_shape_is_read_from_text(text, axes, shape):
+    assert read_shape(text, axes) == shape
+
+
+@pytest.mark.parametrize("text", ["", "3x", "x3", "3x0x3", "-1x3x3", "3,4,5", "1x2", "3x224x2240000"])
+def test_what_is_no_shape_is_refused(text):
+    with pytest.raises(ValueError, match="a shape such as 3x224x224"):
+        read_shape(text, 3)
