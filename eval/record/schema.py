@@ -128,7 +128,7 @@ class Design(_Part):
         Annotated[Network, Tag(OWN)] | Annotated[ImportedNetwork, Tag(IMPORTED)], Discriminator(kind_of_network)
     ]
     defenses: tuple[Step, ...] = ()
-    training: Settings = Field(default_factory=dict)
+    training: Settings | None = Field(default_factory=dict, description="none: an imported network as it came")
     seed: int = 0
 
     @property

@@ -82,3 +82,12 @@ def test_what_was_trained_here_is_not_imported(tmp_path, artifact):
     assert (model.classes, sorted(networks)) == (7, ["cloud", "edge"])
     with pytest.raises((FileNotFoundError, ValueError)):
         read_networks(tmp_path)
+
+
+def test_the_judge_reads_what_was_imported(artifact):
+    from splitleak.eval.record.inputs import target_of
+
+    target, _ = target_of(artifact[0])
+    assert target.right_answer == OWN_ANSWER
+    assert target.design.training is None
+    assert target.design.model.position == artifact[1]["cut"]["name"]
