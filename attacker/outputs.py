@@ -1,11 +1,9 @@
 """An attack's output folder, which the judge scores: reconstructions, record and weights."""
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from splitleak.artifacts import provenance, save_weights, write_json, written_fi
 from splitleak.attacker.base import Knowledge, Method
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.datasets.images import Images
+from splitleak.npz import open_npz
 from splitleak.outputs import FolderKind
 
 ATTACK = FolderKind("attack", "attack.json", ("reconstructions.npz", "weights.safetensors"))
@@ -91,11 +90,8 @@ class Reconstructions:
             FileNotFoundError: There is no such file.
             ValueError: It holds something else, or images that are none, see `check`.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found = cls(tuple(map(str, file["ids"])), torch.from_numpy(file["images"]))
-        except (KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path}: expected what `splitleak attack` writes, but {error}") from None
+        with open_npz(path, "what `splitleak attack` writes") as file:
+            found = cls(tuple(map(str, file["ids"])), torch.from_numpy(file["images"]))
         found.check(str(path))
         return found
 
