@@ -7,10 +7,11 @@
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -30,6 +31,8 @@ from splitleak.training.modules import freeze, to_channels_last
 
 FORMAT: Literal[1] = 1
 PRIOR = FolderKind("prior", "prior.json", ("generator.safetensors", "critic.safetensors"))
+
+M = TypeVar("M", bound=torch.nn.Module)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -132,15 +135,13 @@ class Prior:
             raise FileNotFoundError(f"expected a prior (a folder that `splitleak prior` wrote) at {folder}")
         document = PriorDocument.parse(read_document(path), source=str(path))
         drawing: Generator | ImportedGenerator
+        critic: Critic | None = None
         if (folder / "generator.onnx").is_file():
             drawing = ImportedGenerator(folder / "generator.onnx", document.generator, signed=document.signed)
         else:
-            drawing = Generator(document.generator)
-            _restore(drawing, folder / "generator.safetensors")
-        critic: Critic | None = None
+            drawing = _restored(lambda: Generator(document.generator), folder / "generator.safetensors")
         if (folder / "critic.safetensors").is_file():
-            critic = Critic(document.generator, document.norm)
-            _restore(critic, folder / "critic.safetensors")
+            critic = _restored(lambda: Critic(document.generator, document.norm), folder / "critic.safetensors")
         for network in (drawing, critic):
             if network is not None:
                 to_channels_last(freeze(network, device), device)
@@ -224,5 +225,9 @@ class _PriorGame(Game):
         return loss
 
 
-def _restore(network: torch.nn.Module, path: Path) -> None:
-    assign_weights(network, load_weights(path), f"{path}: expected the weights of a {type(network).__name__}")
+def _restored(build: Callable[[], M], path: Path) -> M:
+    with torch.device("meta"):  # no memory for what prior.json says before the weights are known to be so
+        network = build()
+    expected = f"{path}: expected the weights of a {type(network).__name__}"
+    assign_weights(network, load_weights(path), expected, assign=True)
+    return network

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from splitleak.errors import said
 from splitleak.outputs import FolderKind, beside, claimed, install, locked
 
 _OTHER_WRITER_S = 10.0
@@ -96,7 +97,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
         OSError: They could not be written.
         ValueError: Some are not finite.
     """
-    _check_finite(path, weights)
+    check_finite(path, weights)
     save_tensors(path, weights)
 
 
@@ -105,14 +106,22 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a safetensors file, or holds values that are not finite.
+        ValueError: It is not a safetensors file, or holds values that are not finite, or floats of eight bits.
     """
     weights, _ = load_tensors(path)
-    _check_finite(path, weights)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and tensor.element_size() == 1:
+            raise ValueError(f"{path}: expected floats of 16 bits or more, but {name!r} is of {tensor.dtype}")
+    check_finite(path, weights)
     return weights
 
 
-def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Validates the weights of a file.
+
+    Raises:
+        ValueError: Some are NaN or infinite; the message counts them.
+    """
     counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in weights.items()}
     if broken := {name: count for name, count in counts.items() if count}:
         where = f"{len(broken)} of {len(weights)} tensors are NaN or infinite, first in {next(iter(broken))!r}"
@@ -120,15 +129,25 @@ def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def assign_weights(module: nn.Module, weights: Mapping[str, Tensor], what: str, *, assign: bool = False) -> None:
-    """Loads ``weights`` into ``module``, by `torch.nn.Module.load_state_dict`.
+    """Loads ``weights`` into ``module``, by `torch.nn.Module.load_state_dict`, each in the module's own precision.
 
     Raises:
-        ValueError: They do not fit; one line, which says what was expected by ``what``.
+        ValueError: They do not fit, are integers in place of floats, or are larger than the module's floats can be;
+            one line, which says what was expected by ``what``.
     """
+    fitting, own = dict(weights), module.state_dict()
+    for name in weights.keys() & own.keys():
+        given, asked = weights[name].dtype, own[name].dtype
+        if given.is_complex or given.is_floating_point != asked.is_floating_point:
+            raise ValueError(f"{what}, but {name!r} should be of {asked} and is of {given}")
+        if given != asked:
+            fitting[name] = weights[name].to(asked)
+            if not fitting[name].isfinite().all():
+                raise ValueError(f"{what}, but {name!r} has values that no {asked} can be")
     try:
-        module.load_state_dict(weights, assign=assign)
+        module.load_state_dict(fitting, assign=assign)
     except RuntimeError as error:
-        raise ValueError(f"{what}, but {' '.join(str(error).split())}") from None
+        raise ValueError(f"{what}, but {said(error)}") from None
 
 
 def are_tensors(path: Path) -> bool:

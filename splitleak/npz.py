@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from splitleak.errors import said
+from splitleak.errors import explained, said
 
 Array = np.ndarray[Any, Any]
 
@@ -31,7 +31,7 @@ class Arrays:
                 raise ValueError(f"{name} is to unpack to at most {ratio} times its bytes, not {got}")
         try:
             return np.asarray(self._file[name])
-        except Exception as error:  # as in `open_npz`
+        except Exception as error:  # numpy raises whatever a broken file leads it to
             raise ValueError(f"{name}: {said(error)}") from None
 
 
@@ -49,12 +49,8 @@ def open_npz(path: Path, expected: str = "an .npz file of plain arrays") -> Iter
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected {expected}, but there is no such file")
-    try:
-        with path.open("rb") as opened, np.load(_archive(opened), allow_pickle=False) as file:
-            yield Arrays(file)
-    except Exception as error:  # numpy raises whatever a broken file leads it to
-        own = isinstance(error, ValueError) and str(error).startswith(f"{path}: ")
-        raise ValueError(str(error) if own else f"{path}: expected {expected}, but {said(error)}") from None
+    with explained(path, expected), path.open("rb") as opened, np.load(_archive(opened), allow_pickle=False) as file:
+        yield Arrays(file)
 
 
 def _archive(opened: IO[bytes]) -> IO[bytes]:
