@@ -144,6 +144,8 @@ class _Record:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # a full disk, of which the lost sightings tell
+            os.fsync(self._file.fileno())
         self._file.close()
         if self._lost:
             _LOGGER.error("%s: %d sightings could not be written", self._path, self._lost)

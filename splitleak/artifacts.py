@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from splitleak.errors import said
-from splitleak.outputs import FolderKind, beside, claimed, install, locked
+from splitleak.outputs import FolderKind, beside, claimed, install, locked, sync, sync_all
 
 _OTHER_WRITER_S = 10.0
 
@@ -32,8 +32,8 @@ def written_folder(
 ) -> Iterator[Path]:
     """Atomic folder write: yields an empty folder that replaces ``path`` if the block succeeds, and is removed if not.
 
-    Wherever the process dies, one whole folder is left, old or new, which the next claim of ``path`` finds. Raises as
-    `claimed` does.
+    Wherever the process dies, or the power is cut, one whole folder is left, old or new, which the next claim of
+    ``path`` finds. Raises as `claimed` does.
     """
     with claimed(path, kind, settings, force=force) as place:
         partial = beside(place, "partial")
@@ -43,7 +43,9 @@ def written_folder(
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        sync_all(partial)
         partial.rename(beside(place, "new"))
+        sync(place.parent)
         install(place, kind)
 
 
@@ -62,7 +64,9 @@ def written_file(path: Path) -> Iterator[Path]:
         partial = beside(place, "partial")
         try:
             yield partial
+            sync(partial)
             os.replace(partial, place)
+            sync(place.parent)
         finally:
             partial.unlink(missing_ok=True)
 

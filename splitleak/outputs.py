@@ -2,10 +2,12 @@
 
 A folder NAME is written as ``.NAME.partial``, which becomes ``.NAME.new`` once it is whole, and then takes the place of
 an old NAME by two renames, by way of ``.NAME.old``. At every instant one of NAME, ``.NAME.new`` and ``.NAME.old`` is
-whole, and the next process that claims NAME puts it in its place.
+whole, and the next process that claims NAME puts it in its place. So it is after a power cut too: all of the new one is
+on the disk before it is renamed, and its name is before the old one is removed.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -208,6 +210,7 @@ def install(path: Path, kind: FolderKind) -> None:
         with contextlib.suppress(OSError):
             old.rename(path)
         raise
+    sync(path.parent)
     _discard(path)
 
 
@@ -217,6 +220,36 @@ def _discard(path: Path) -> None:
     if old.exists():
         old.rename(partial)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's contents, or a folder's names, are on the disk.
+
+    Raises:
+        OSError: The disk did not take them.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system, such as some of networks, that cannot do it for this
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(folder: Path) -> None:
+    """`sync` of all that is in ``folder``, and of itself last.
+
+    Raises:
+        OSError: The disk did not take it.
+    """
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            sync_all(entry)
+        elif entry.is_file():
+            sync(entry)
+    sync(folder)
 
 
 def beside(path: Path, what: str) -> Path:

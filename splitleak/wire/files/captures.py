@@ -7,9 +7,9 @@ Layout, all numbers little-endian::
     body     u64 wall clock in ns, u64 call, u8 direction, u16 length of the method, method, message
 
 A writer only appends, and hands each record to the operating system: if it is killed, at most its last record is
-incomplete, which readers skip and the next writer truncates. A power cut may leave zeros at the end; they are skipped
-and truncated likewise, and both say so. All bytes are covered by checksums; any other damage is a `WireError`, and
-`splitleak.wire.files.repair` copies what is intact.
+incomplete, which readers skip and the next writer truncates. It waits for the disk where a file ends: a power cut
+before may leave zeros at the end; they are skipped and truncated likewise, and both say so. All bytes are covered by
+checksums; any other damage is a `WireError`, and `splitleak.wire.files.repair` copies what is intact.
 
 Records of call 2^64-1, which no client can cause, are the writer's own notes, as JSON: ``splitleak/gap`` where messages
 are missing, and ``splitleak/continues`` at the beginning of a file, with the name of the earlier part beside it.
@@ -34,6 +34,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from splitleak.errors import WireError
+from splitleak.outputs import sync
 from splitleak.wire.protocol.codec import WireTensor, request_tensor
 from splitleak.wire.protocol.paths import INFERENCE
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
@@ -141,6 +142,7 @@ class CaptureWriter:
             if self._file is not None:
                 if self._notes:
                     self._attempt(b"")
+                self._sync(self._file)
                 self._file.close()
             self._file = None
         if self.lost:
@@ -249,6 +251,7 @@ class CaptureWriter:
 
     def _rotated(self, full: BinaryIO) -> BinaryIO:
         """Gives the file the next free number, and begins a new one under its name, which says so."""
+        self._sync(full)
         for number in itertools.count(1):
             part = self.path.with_name(f"{self.path.name}.{number}")
             try:
@@ -263,6 +266,14 @@ class CaptureWriter:
             self._notes.insert(0, (CONTINUES, {"part": part.name}))
             return self._open(full)
         raise AssertionError("unreachable")
+
+    def _sync(self, file: BinaryIO) -> None:
+        """Waits until a file that is done, and its name, are on the disk; a disk that fails is no client's trouble."""
+        try:
+            os.fsync(file.fileno())
+            sync(self.path.parent)
+        except OSError as error:
+            _LOGGER.error("%s: the disk may not hold all of it after a power cut: %s", self.path, error)
 
 
 def note(method: str, document: Mapping[str, Any]) -> Record:

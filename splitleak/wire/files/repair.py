@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from splitleak.artifacts import written_file
 from splitleak.errors import WireError
 from splitleak.inputs import check_different
 from splitleak.wire.files.captures import (
@@ -95,15 +96,12 @@ def join(paths: Sequence[Path], out: Path, *, salvage: bool = False) -> Checked:
     check_different(sources, "captures, each with its earlier parts")
     if out.exists():
         raise FileExistsError(f"expected a new file for the capture, got {out}, which exists")
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    with written_file(out) as partial:
+        partial.touch(0o600)
+        with partial.open("wb") as file:
             file.write(HEADER)
             for record in _joined(sources, salvage):
                 file.write(record.packed())
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
     return check(out)
 
 

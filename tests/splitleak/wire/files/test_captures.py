@@ -1,5 +1,6 @@
 """A capture keeps what was written, survives its writer, and its reader survives any bytes."""
 
+import errno
 import os
 import resource
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -382,6 +384,36 @@ def test_a_capture_of_limited_files_reads_as_one(tmp_path):
     assert names == [*(f"a.cap.{number}" for number in (1, 3, 4, 5)), "a.cap"]
     assert all(part.stat().st_size <= 2000 for part in parts(path))
     assert (tmp_path / "a.cap.2").read_text() == "somebody else's"
+
+
+def test_a_capture_is_on_the_disk_where_it_ends_and_not_at_each_message(tmp_path, monkeypatch):
+    synced, call = [], os.fsync
+
+    def recorded(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        call(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    path = tmp_path / "a.cap"
+    with CaptureWriter(path, 0.0002) as writer:
+        for number in range(3):
+            writer.write(MODEL_INFER, number, "request", bytes(100))
+            earlier = len(list(tmp_path.iterdir())) - 1
+            assert synced == [path, tmp_path] * earlier
+    assert earlier == 2
+    assert synced == [path, tmp_path] * 3
+
+
+def test_a_disk_that_fails_at_the_end_costs_nobody_anything(tmp_path, monkeypatch, caplog):
+    def failing(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with CaptureWriter(tmp_path / "a.cap", 0.0002) as writer:
+        for number in range(3):
+            writer.write(MODEL_INFER, number, "request", bytes(100))
+    assert [record.call for record in read(tmp_path / "a.cap")] == [0, 1, 2]
+    assert "the disk may not hold all of it after a power cut" in caplog.text
 
 
 def test_a_missing_earlier_part_is_told(tmp_path, caplog):
