@@ -17,7 +17,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from splitleak.artifacts import assign_weights, load_weights, provenance, save_weights, write_json, written_folder
+from splitleak.artifacts import (
+    assign_weights,
+    load_weights,
+    provenance,
+    save_weights,
+    tensors_metadata,
+    write_json,
+    written_folder,
+)
 from splitleak.attacker.base import Run
 from splitleak.attacker.training.adversarial import Game, GanTraining, networks, play
 from splitleak.attacker.training.critic import Critic, Norm, gradient_penalty, hinge
@@ -114,7 +122,8 @@ class Prior:
         if not isinstance(self.generator, Generator):
             raise ValueError(f"expected a generator that was trained here to write to {folder}, got an imported one")
         with written_folder(folder, PRIOR) as partial:
-            save_weights(partial / "generator.safetensors", self.generator.state_dict())
+            public = {"public": digest(sorted(self.document.public_hashes))}
+            save_weights(partial / "generator.safetensors", self.generator.state_dict(), public)
             if self.critic is not None:
                 save_weights(partial / "critic.safetensors", self.critic.state_dict())
             write_json(partial / "prior.json", self.document.document())
@@ -139,7 +148,12 @@ class Prior:
         if (folder / "generator.onnx").is_file():
             drawing = ImportedGenerator(folder / "generator.onnx", document.generator, signed=document.signed)
         else:
-            drawing = _restored(lambda: Generator(document.generator), folder / "generator.safetensors")
+            weights = folder / "generator.safetensors"
+            drawing = _restored(lambda: Generator(document.generator), weights)
+            public, own = tensors_metadata(weights).get("public"), digest(sorted(document.public_hashes))
+            if public not in (None, own):
+                asked = f"the hashes of all images that it was trained on, {public}"
+                raise ValueError(f"{path}: expected {asked}, got {len(document.public_hashes)} others, {own}")
         if (folder / "critic.safetensors").is_file():
             critic = _restored(lambda: Critic(document.generator, document.norm), folder / "critic.safetensors")
         for network in (drawing, critic):

@@ -94,7 +94,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             raise OSError(f"expected to write {path}, but {error}") from None
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a network's weights, atomically.
 
     Raises:
@@ -102,7 +102,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
         ValueError: Some are not finite.
     """
     check_finite(path, weights)
-    save_tensors(path, weights)
+    save_tensors(path, weights, metadata)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -161,6 +161,19 @@ def are_tensors(path: Path) -> bool:
             return True
     except (OSError, SafetensorError):
         return False
+
+
+def tensors_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file.
+
+    Raises:
+        ValueError: It is not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a safetensors file, but {error}") from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

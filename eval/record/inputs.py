@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splitleak.config import read_table
+from splitleak.attacker.outputs import Reconstructions
+from splitleak.config import digest, read_table
 from splitleak.defenses.artifact import artifact_digest, read_record
 from splitleak.eval.record.schema import AttackRun, Target, ThreatModel
 
-_OF_THREAT = ("knowledge", "queries", "draws", "views", "access", "adaptive", "ignores_output_policy")
+_OF_THREAT = ("knowledge", "queries", "draws", "views", "access", "adaptive", "ignores_output_policy", "capture")
 _OF_RUN = ("config", "seed", "rebuilt", "findings", "prior", "provenance")
 
 
@@ -56,6 +57,17 @@ class Attacked:
         if not public and "public" in document.get("knowledge", ()):
             raise ValueError(f"{path}: expected the hashes of the images that the attack knew, got none")
         return cls(run, public, document, str(path))
+
+    def check_public(self, rebuilt: Reconstructions) -> None:
+        """Validates that the list of the attacker's images is the one that the reconstructions were written with.
+
+        Raises:
+            ValueError: Hashes were taken from it, or added.
+        """
+        own = digest(sorted(self.public))
+        if rebuilt.public not in (None, own):
+            asked = f"the hashes of all images that the attack knew, {rebuilt.public}"
+            raise ValueError(f"{self.source}: expected {asked}, got {len(self.public)} others, {own}")
 
     def threat_model(self, **known_to_judge: object) -> ThreatModel:
         """The threat model: knowledge and queries of the attack, and what only the judge knows of it."""

@@ -194,6 +194,13 @@ class AuxiliaryImages(_Part):
     checked: Checked
 
 
+class CaptureGaps(_Part):
+    """Gaps that a capture itself tells of, and the messages that are known to be missing in them."""
+
+    gaps: int
+    lost: int
+
+
 class ThreatModel(_Part):
     """The attacker's observations, knowledge (white box: encoder or head), query budget and auxiliary data.
 
@@ -211,6 +218,7 @@ class ThreatModel(_Part):
     adaptive: bool = False
     ignores_output_policy: bool = False
     auxiliary: AuxiliaryImages | None = None
+    capture: CaptureGaps | None = Field(default=None, description="if it has gaps; not told by older attacks")
 
 
 class Wire(_Part):

@@ -36,6 +36,12 @@ RotateMb = Annotated[
     float | None,
     typer.Option(min=0.001, help="Megabytes of a capture file, after which the next begins; default: no limit."),
 ]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Bytes of all that is recorded: there recording ends, and traffic goes on; default: no limit."
+    ),
+]
 
 
 def cloud(
@@ -59,6 +65,7 @@ def cloud(
         Path | None, typer.Option(help="Curious cloud: record every request and response in this capture file.")
     ] = None,
     rotate_mb: RotateMb = None,
+    max_bytes: MaxBytes = None,
     server: ServerFile = None,
     engine: Engine = "auto",
     device: Device = "auto",
@@ -84,7 +91,14 @@ def cloud(
         if whole
         else load_cloud(half_of(folder, "cloud"), chosen, seed=noise_seed, engine=engine)
     )
-    config = CloudConfig(server=serving, capture=capture, rotate_mb=rotate_mb, policy=given, noise_seed=noise_seed)
+    config = CloudConfig(
+        server=serving,
+        capture=capture,
+        rotate_mb=rotate_mb,
+        max_bytes=max_bytes,
+        policy=given,
+        noise_seed=noise_seed,
+    )
     _serve(cloud_service(config, loaded), listen, as_json, f"cloud serves {loaded.name!r}")
 
 
@@ -180,6 +194,7 @@ def tap(
         bool, typer.Option("--blind", help="Pass bytes on unread, and write down sizes and times: all that TLS leaves.")
     ] = False,
     rotate_mb: RotateMb = None,
+    max_bytes: MaxBytes = None,
     listen: Listen = "127.0.0.1:8002",
     channel: ChannelFile = None,
     server: ServerFile = None,
@@ -198,10 +213,17 @@ def tap(
     path = capture or Path("runs/tap.jsonl" if blind else "runs/tap.capture")
     path.parent.mkdir(parents=True, exist_ok=True)
     if blind:
-        service = blind_tap(BlindTapConfig(listen=listen, upstream=upstream, record=path))
+        service = blind_tap(BlindTapConfig(listen=listen, upstream=upstream, record=path, max_bytes=max_bytes))
     else:
         serving, reached = server_config(listen, server), channel_config(channel)
-        config = TapConfig(server=serving, upstream=upstream, capture=path, rotate_mb=rotate_mb, channel=reached)
+        config = TapConfig(
+            server=serving,
+            upstream=upstream,
+            capture=path,
+            rotate_mb=rotate_mb,
+            max_bytes=max_bytes,
+            channel=reached,
+        )
         service = tap_service(config)
     _serve(service, listen, as_json, f"{'blind ' * blind}tap in front of {upstream}, writing {path}")
 

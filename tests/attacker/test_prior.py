@@ -131,6 +131,16 @@ def test_a_strangers_broken_graph_is_one_line_of_the_command(content, tmp_path, 
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("change", [lambda them: them[1:], lambda them: [], lambda them: [*them, "0" * 24]])
+def test_a_list_of_public_images_that_is_not_the_trainings_is_refused(change, tiny_prior, tmp_path):
+    tiny_prior.save(tmp_path / "prior")
+    path = tmp_path / "prior" / "prior.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"public_hashes": change(document["public_hashes"])}))
+    with pytest.raises(ValueError, match=r"prior\.json: expected the hashes of all images that it was trained on"):
+        Prior.load(tmp_path / "prior", CPU)
+
+
 def test_a_folder_that_holds_no_prior_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a prior"):
         Prior.load(tmp_path, CPU)

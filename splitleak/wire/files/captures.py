@@ -55,6 +55,7 @@ _READ = 2**16  # bytes read at a time to go from frame to frame
 _ZEROS = 16  # at least so many at the end of a file are the trace of a power cut
 _SECTOR = 512  # as many, where they are as many bytes as a record was to have
 _MEGABYTE = 10**6
+_NOTES_ROOM = 1000  # bytes below a capture's limit that are left to the notes of what is lost
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -115,6 +116,8 @@ class CaptureWriter:
     Args:
         path: The file; an existing capture is appended to.
         rotate_mb: Megabytes (10^6 bytes) after which a new file is begun; the earlier one becomes ``path.1`` and so on.
+        max_bytes: What the capture may grow to, earlier parts included: the first message that does not fit, and all
+            after it, are lost.
 
     Raises:
         OSError: On entering: the file cannot be opened, or another writer holds it.
@@ -122,10 +125,13 @@ class CaptureWriter:
             the end is checked.
     """
 
-    def __init__(self, path: Path, rotate_mb: float | None = None) -> None:
+    def __init__(self, path: Path, rotate_mb: float | None = None, max_bytes: int | None = None) -> None:
         self.path = path
         self.lost = 0
         self._most_bytes = None if rotate_mb is None else round(rotate_mb * _MEGABYTE)
+        self._max_bytes = max_bytes
+        self._earlier = 0  # bytes in earlier parts
+        self._full = False  # it has all the bytes that it may have
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         self._end = 0  # of the complete records
@@ -135,6 +141,7 @@ class CaptureWriter:
 
     def __enter__(self) -> Self:
         self._file = self._open()
+        self._earlier = sum(part.stat().st_size for part in parts(self.path)[:-1])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -152,6 +159,7 @@ class CaptureWriter:
         """Appends a `Record` with the current wall-clock time; a failure to write is counted, not raised."""
         record = Record(time.time_ns(), call, direction, method, message).packed()
         with self._lock:
+            self._check_room(len(record))
             error = self._attempt(record)
             if error is None:
                 return
@@ -161,6 +169,15 @@ class CaptureWriter:
             self._notes[-1][1]["lost"] += 1
             if self.lost == 1:
                 _LOGGER.error("%s: a message was not captured: %s; later ones are counted in silence", self.path, error)
+
+    def _check_room(self, size: int) -> None:
+        """Ends the recording, with a note, before the capture gets more bytes than it may have."""
+        if self._full or self._max_bytes is None:
+            return
+        if self._earlier + self._end + size + _NOTES_ROOM > self._max_bytes:
+            self._full = True
+            self._tell(f"the recording ends here, at its limit of {self._max_bytes} bytes")
+            self._attempt(b"")
 
     def _attempt(self, record: bytes) -> Exception | None:
         """Appends ``record``, behind the notes that are due; returns why it could not."""
@@ -185,6 +202,8 @@ class CaptureWriter:
         """The file to append ``size`` bytes to, whatever others did to it in the meantime; a note says what."""
         if self._file is None:
             raise OSError("the capture is closed")
+        if self._full and size:
+            raise OSError("the capture has reached its limit")
         held, named = os.fstat(self._file.fileno()), None
         with contextlib.suppress(FileNotFoundError):
             named = os.stat(self.path)
@@ -263,6 +282,7 @@ class CaptureWriter:
                 self._most_bytes = None
                 return full
             self.path.unlink()
+            self._earlier += self._end
             self._notes.insert(0, (CONTINUES, {"part": part.name}))
             return self._open(full)
         raise AssertionError("unreachable")
@@ -321,6 +341,26 @@ def parts(path: Path) -> list[Path]:
             _LOGGER.warning("%s: its earlier part %s is missing: it is read without", found[0], name)
             break
         found.insert(0, earlier)
+    return found
+
+
+def missing(path: Path) -> dict[str, int]:
+    """What a capture and its earlier parts tell to be missing: ``gaps``, and in them at least ``lost`` messages.
+
+    Raises:
+        OSError: A file cannot be opened.
+        WireError: One is no capture.
+    """
+    found = {"gaps": 0, "lost": 0}
+    files = parts(path)
+    found["gaps"] += _continued(files[0]) is not None  # a part that is not there
+    for part in files:
+        with part.open("rb") as file:
+            for record, _, _ in scan(file) if has_header(file, part) else ():
+                gap = record.note is not None and record.method == GAP if isinstance(record, Record) else None
+                if gap or (isinstance(record, Damage) and record.kind == "zeros"):
+                    found["gaps"] += 1
+                    found["lost"] += lost_by(record) if isinstance(record, Record) else 0
     return found
 
 
