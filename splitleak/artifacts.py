@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from splitleak.errors import said
-from splitleak.outputs import FolderKind, beside, claimed, install, locked, sync, sync_all
+from splitleak.outputs import FolderKind, beside, check_file, claimed, install, locked, sync, sync_all
 
 _OTHER_WRITER_S = 10.0
+_NO_SETTINGS = {"--json": 0, "--force": 0, "--out": 1, "--plot": 1, "--log-level": 1}  # options, and their values
 
 
 @contextmanager
@@ -192,13 +193,39 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path}: expected a safetensors file, but {error}") from None
 
 
+def check_result(path: Path, *, force: bool) -> None:
+    """Refuses to replace anything but a JSON file of ours with its provenance, and without ``force`` one that another
+    command gave.
+
+    Raises:
+        FileExistsError: There is something else at ``path``.
+    """
+    check_file(path, "a result of ours (JSON with its provenance)", _asked_by, _settings(_command()), force=force)
+
+
+def _asked_by(path: Path) -> dict[str, str] | Literal[False]:
+    """What the command of a result was told."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    told = document.get("provenance") if isinstance(document, dict) else None
+    return _settings(str(told.get("command"))) if isinstance(told, dict) else False
+
+
+def _settings(command: str) -> dict[str, str]:
+    """A command's name and arguments, but for those that change no result; ``{"command": ...}``."""
+    words = shlex.split(command)
+    words = words[words.index("splitleak") + 1 :] if "splitleak" in words else words
+    options = {place for place, word in enumerate(words) if word in _NO_SETTINGS}
+    dropped = options | {place + 1 for place in options if _NO_SETTINGS[words[place]]}
+    return {"command": shlex.join(word for place, word in enumerate(words) if place not in dropped)}
+
+
 def provenance() -> dict[str, Any]:
     """Provenance of a result: command, commit, hardware, versions, and time (UTC).
 
     The commit is that of the package's own checkout, and ``unknown`` where it is installed from a wheel.
     """
     return {
-        "command": shlex.join([*_program(), *sys.argv[1:]]),
+        "command": _command(),
         "commit": _commit(),
         "hardware": hardware(),
         "python": platform.python_version(),
@@ -208,10 +235,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _program() -> list[str]:
-    """The program's name, or ``python -m PACKAGE`` if it was started so."""
+def _command() -> str:
+    """The command line; the program is its name, or ``python -m PACKAGE`` if it was started so."""
     path = Path(sys.argv[0])
-    return ["python", "-m", str(sys.modules["__main__"].__package__)] if path.stem == "__main__" else [path.name]
+    started = ["python", "-m", str(sys.modules["__main__"].__package__)] if path.stem == "__main__" else [path.name]
+    return shlex.join([*started, *sys.argv[1:]])
 
 
 @cache

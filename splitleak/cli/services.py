@@ -15,6 +15,7 @@ from splitleak.cli.options import (
     EmulatedDevice,
     Engine,
     Json,
+    Replace,
     Seed,
     Threads,
     compute_on,
@@ -131,6 +132,7 @@ def edge(
     engine: Engine = "auto",
     device: Device = "auto",
     threads: Threads = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Run the encoder and the defense on images, and stream features to the cloud.
@@ -168,7 +170,15 @@ def edge(
         _event(as_json, {**event, **emulation})
 
     run_edge(
-        config, computed, images=images, ledger=ledger, server=serving, report=say, repeat=repeat, model=loaded.digest
+        config,
+        computed,
+        images=images,
+        ledger=ledger,
+        server=serving,
+        report=say,
+        repeat=repeat,
+        model=loaded.digest,
+        force=force,
     )
 
 

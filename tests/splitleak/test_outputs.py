@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from splitleak.artifacts import save_tensors, write_json, written_file, written_folder
-from splitleak.outputs import FolderKind, claimed, locked
+from splitleak.outputs import FolderKind, check_file, claimed, locked
 
 KIND = FolderKind("make", "mark.json", ("a", "b", "weights.safetensors"))
 STEPS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "os.scandir")
@@ -99,6 +99,42 @@ def test_wherever_a_writer_dies_or_fails_a_whole_folder_is_found_next_time(tmp_p
         step += 1
     assert seen == {before, "new"}
     assert step > 10
+
+
+def test_a_mark_that_is_text_is_told_by_what_is_in_it(tmp_path):
+    kind, folder = FolderKind("report", "report.md", ("*",), text="- measured: "), tmp_path / "folder"
+    kind.check(folder)
+    folder.mkdir()
+    kind.check(folder)
+    (folder / "notes.txt").write_text("mine")
+    for mark in (None, b"# mine", b"\xff- measured: "):
+        if mark is not None:
+            (folder / "report.md").write_bytes(mark)
+        with pytest.raises(FileExistsError, match=r"`splitleak report` wrote .* without a valid report\.md"):
+            kind.check(folder, force=True)
+    (folder / "report.md").write_text("# A report\n\n- measured: 3 of 4 cells")
+    kind.check(folder)
+
+
+def test_a_file_of_other_settings_is_replaced_with_force_alone_and_another_never(tmp_path):
+    path = tmp_path / "file.json"
+
+    def check(settings, **options):
+        check_file(path, "a thing", lambda there: json.loads(there.read_text()), settings, **options)
+
+    check({"seed": 1})
+    path.touch()
+    check({"seed": 1})
+    write_json(path, {"seed": 1, "about": {"n": 2}, "more": 3})
+    for same in (None, {}, {"seed": 1}, {"about": {"n": 2}}):
+        check(same)
+    for other, said in (({"seed": 2}, "seed 1 and not 2"), ({"about": {"n": 3}}, r"about\.n 2 and not 3")):
+        with pytest.raises(FileExistsError, match=rf"a thing with these settings at .*, but it has {said}; --force"):
+            check(other)
+        check(other, force=True)
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"expected a thing or none at .*file\.json, got something else"):
+        check({}, force=True)
 
 
 @pytest.fixture
