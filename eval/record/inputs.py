@@ -53,10 +53,14 @@ class Attacked:
         document = read_table(path)
         about = {key: document[key] for key in _OF_RUN if key in document}
         run = AttackRun.parse({**about, "name": document["attack"]}, source=str(path))
-        public = tuple(document["public_hashes"])
+        public = document["public_hashes"]
+        if not isinstance(public, list) or not all(isinstance(each, str) for each in public):
+            raise ValueError(f"{path}: expected a list of hashes as public_hashes, got {public!r:.40}")
+        if not isinstance(document.get("models", {}), dict):
+            raise ValueError(f"{path}: expected digests by name as models, got {document['models']!r:.40}")
         if not public and "public" in document.get("knowledge", ()):
             raise ValueError(f"{path}: expected the hashes of the images that the attack knew, got none")
-        return cls(run, public, document, str(path))
+        return cls(run, tuple(public), document, str(path))
 
     def check_public(self, rebuilt: Reconstructions) -> None:
         """Validates that the list of the attacker's images is the one that the reconstructions were written with.

@@ -118,9 +118,7 @@ def test_a_file_that_no_command_wrote_is_refused_by_name_and_not_touched(call, i
     assert place.read_text() == content
 
 
-def test_a_result_is_written_over_one_of_the_same_command_and_over_others_with_force_alone(
-    call, images, toy, tmp_path
-):
+def test_a_result_is_written_over_one_of_the_same_command_and_over_others_with_force_alone(call, images, toy, tmp_path):
     place = tmp_path / "result.json"
     asked = ("leakage", toy, "--images", images, "--n-images", 1)
     assert call(*asked, "--out", place)[0] == call("--log-level", "error", *asked, "--out", place, "--json")[0] == 0

@@ -322,3 +322,12 @@ def test_a_graph_is_flattened_to_rows_whatever_the_axis(folder):
     onnx.save(own(node("Reshape", "four", after=after), [four]), folder / "generator.onnx")
     latents = torch.rand(2, 256)
     assert torch.equal(load(folder)(latents), latents.view(2, 1, 16, 16))
+
+
+def test_a_slice_may_end_beyond_all_there_is(folder):
+    after = [helper.make_node("Slice", ["x", "start", "end", "axis"], ["y"]), *reshaped("y")]
+    ends = {"start": -(2**62), "end": 2**63 - 1, "axis": 1}
+    weights = [tensor(name, [at], TensorProto.INT64) for name, at in ends.items()]
+    onnx.save(own(node("Relu", after=after), weights), folder / "generator.onnx")
+    latents = torch.rand(2, 256)
+    assert torch.equal(load(folder)(latents), latents.view(2, 1, 16, 16))
