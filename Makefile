@@ -40,7 +40,7 @@ bench: $(STAMP)  ## timings, apart from the tests: interleaved, medians and rati
 bench-serving: $(STAMP)  ## our service beside a socket, KServe, MLServer and Triton; the first time it installs these, 1.4 GB
 	$(BIN)/python -m tests.bench.serving
 
-fuzz: $(STAMP)  ## 100,000 malformed messages against a running server, 10,000 damaged files for each reader of images
+fuzz: $(STAMP)  ## 100,000 malformed messages against a running server, 10,000 damaged files for each reader
 	$(BIN)/python -m tests.bench.fuzz
 	$(BIN)/python -m tests.bench.fuzz_files
 

@@ -37,6 +37,7 @@ class BlindTapConfig(Config):
     listen: ListenTarget = Field(default="127.0.0.1:0", description="host:port; port 0: any free one")
     upstream: Target = Field(description="host:port of the real cloud")
     record: Path = Field(description="JSON lines: a head, one a piece of a connection; an existing one is appended to")
+    max_bytes: int | None = Field(default=None, gt=0, description="bytes of the record; none: no limit")
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,14 @@ class Sighting:
 def blind_tap(config: BlindTapConfig) -> Iterator[int]:
     """Proxies every connection while the block runs, without decrypting it; yields the bound port.
 
-    A record that cannot be written (a full disk) never disturbs the traffic; how many were lost is logged at the end.
+    A record that cannot be written (a full disk, or more than it may hold) never disturbs the traffic;
+    how many were lost is logged at the end.
 
     Raises:
         FileExistsError: There is a file at ``record`` that no blind tap wrote.
         OSError: The address is taken, or the record cannot be opened (or another process holds it).
     """
-    with _Record(config.record) as record, _loop() as loop:
+    with _Record(config.record, config.max_bytes) as record, _loop() as loop:
         server = _run(loop, _start(config, record))
         port = int(server.sockets[0].getsockname()[1])
         _LOGGER.info("blind tap on port %d in front of %s, sizes in %s", port, config.upstream, config.record)
@@ -122,8 +124,8 @@ def bursts(seen: Iterable[Sighting]) -> list[Sighting]:
 class _Record:
     """Appends lines to a file of its kind; what a full disk does not take is counted and leaves no half line."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, max_bytes: int | None) -> None:
+        self._path, self._max_bytes = path, max_bytes
         self._lost = 0
 
     def __enter__(self) -> "_Record":
@@ -144,6 +146,8 @@ class _Record:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # a full disk, of which the lost sightings tell
+            os.fsync(self._file.fileno())
         self._file.close()
         if self._lost:
             _LOGGER.error("%s: %d sightings could not be written", self._path, self._lost)
@@ -159,6 +163,9 @@ class _Record:
 
     def _append(self, document: dict[str, Any]) -> None:
         line = json.dumps(document).encode() + b"\n"
+        if self._max_bytes is not None and self._end + len(line) > self._max_bytes:
+            self._max_bytes = self._end  # so that no shorter line follows
+            raise OSError(f"the record has reached its limit, and ends at {self._end} bytes")
         written = 0
         try:
             written = self._file.write(line)

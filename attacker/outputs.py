@@ -1,11 +1,9 @@
 """An attack's output folder, which the judge scores: reconstructions, record and weights."""
 
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,7 +12,9 @@ from torch import Tensor
 from splitleak.artifacts import provenance, save_weights, write_json, written_file, written_folder
 from splitleak.attacker.base import Knowledge, Method
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
+from splitleak.config import digest
 from splitleak.datasets.images import Images
+from splitleak.npz import open_npz
 from splitleak.outputs import FolderKind
 
 ATTACK = FolderKind("attack", "attack.json", ("reconstructions.npz", "weights.safetensors"))
@@ -26,10 +26,12 @@ class Reconstructions:
     """Reconstructed images ``(N, C, H, W)`` in [0, 1], each under the request id of its victim.
 
     An image of a class has the class's number as id, ``3``; if there are several of each, ``3/0`` and so on.
+    ``public`` binds them to the whole list of the attacker's own images in ``attack.json``; older ones tell none.
     """
 
     ids: tuple[str, ...]
     images: Tensor
+    public: str | None = None  # digest of the sorted hashes of these
 
     @classmethod
     def of_classes(cls, images: Tensor) -> "Reconstructions":
@@ -74,14 +76,16 @@ class Reconstructions:
             raise ValueError(f"{expected}, got {counts} of {of}")
 
     def save(self, path: Path) -> None:
-        """Writes an ``.npz`` of ``ids`` and ``images``, whole or not at all.
+        """Writes an ``.npz`` of ``ids``, ``images`` and, if it is told, ``public``, whole or not at all.
 
         Raises:
             ValueError: An image is none, see `check`.
         """
         self.check(str(path))
         with written_file(path) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, ids=np.array(self.ids), images=self.images.numpy())
+            arrays = {"ids": np.array(self.ids), "images": self.images.numpy()}
+            arrays |= {} if self.public is None else {"public": np.array(self.public)}
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> "Reconstructions":
@@ -91,11 +95,9 @@ class Reconstructions:
             FileNotFoundError: There is no such file.
             ValueError: It holds something else, or images that are none, see `check`.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found = cls(tuple(map(str, file["ids"])), torch.from_numpy(file["images"]))
-        except (KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path}: expected what `splitleak attack` writes, but {error}") from None
+        with open_npz(path, "what `splitleak attack` writes") as file:
+            public = str(file["public"]) if "public" in file.names else None
+            found = cls(tuple(map(str, file["ids"])), torch.from_numpy(file["images"]), public)
         found.check(str(path))
         return found
 
@@ -166,7 +168,8 @@ def write_result(
     queries = 0 if known.query is None else known.query.made
     found = {"queries": queries, "rebuilt": len(made.images), "findings": attack.findings, "provenance": provenance()}
     with written_folder(out, ATTACK) as partial:
-        made.save(partial / "reconstructions.npz")
+        bound = replace(made, public=digest(sorted(about["public_hashes"])))
+        bound.save(partial / "reconstructions.npz")
         if weights := attack.weights():
             save_weights(partial / "weights.safetensors", weights)
         write_json(partial / ATTACK.mark, {**about, **found})

@@ -7,16 +7,25 @@
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from splitleak.artifacts import assign_weights, load_weights, provenance, save_weights, write_json, written_folder
+from splitleak.artifacts import (
+    assign_weights,
+    load_weights,
+    provenance,
+    save_weights,
+    tensors_metadata,
+    write_json,
+    written_folder,
+)
 from splitleak.attacker.base import Run
 from splitleak.attacker.training.adversarial import Game, GanTraining, networks, play
 from splitleak.attacker.training.critic import Critic, Norm, gradient_penalty, hinge
@@ -30,6 +39,8 @@ from splitleak.training.modules import freeze, to_channels_last
 
 FORMAT: Literal[1] = 1
 PRIOR = FolderKind("prior", "prior.json", ("generator.safetensors", "critic.safetensors"))
+
+M = TypeVar("M", bound=torch.nn.Module)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -111,7 +122,8 @@ class Prior:
         if not isinstance(self.generator, Generator):
             raise ValueError(f"expected a generator that was trained here to write to {folder}, got an imported one")
         with written_folder(folder, PRIOR) as partial:
-            save_weights(partial / "generator.safetensors", self.generator.state_dict())
+            public = {"public": digest(sorted(self.document.public_hashes))}
+            save_weights(partial / "generator.safetensors", self.generator.state_dict(), public)
             if self.critic is not None:
                 save_weights(partial / "critic.safetensors", self.critic.state_dict())
             write_json(partial / "prior.json", self.document.document())
@@ -132,15 +144,18 @@ class Prior:
             raise FileNotFoundError(f"expected a prior (a folder that `splitleak prior` wrote) at {folder}")
         document = PriorDocument.parse(read_document(path), source=str(path))
         drawing: Generator | ImportedGenerator
+        critic: Critic | None = None
         if (folder / "generator.onnx").is_file():
             drawing = ImportedGenerator(folder / "generator.onnx", document.generator, signed=document.signed)
         else:
-            drawing = Generator(document.generator)
-            _restore(drawing, folder / "generator.safetensors")
-        critic: Critic | None = None
+            weights = folder / "generator.safetensors"
+            drawing = _restored(lambda: Generator(document.generator), weights)
+            public, own = tensors_metadata(weights).get("public"), digest(sorted(document.public_hashes))
+            if public not in (None, own):
+                asked = f"the hashes of all images that it was trained on, {public}"
+                raise ValueError(f"{path}: expected {asked}, got {len(document.public_hashes)} others, {own}")
         if (folder / "critic.safetensors").is_file():
-            critic = Critic(document.generator, document.norm)
-            _restore(critic, folder / "critic.safetensors")
+            critic = _restored(lambda: Critic(document.generator, document.norm), folder / "critic.safetensors")
         for network in (drawing, critic):
             if network is not None:
                 to_channels_last(freeze(network, device), device)
@@ -224,5 +239,9 @@ class _PriorGame(Game):
         return loss
 
 
-def _restore(network: torch.nn.Module, path: Path) -> None:
-    assign_weights(network, load_weights(path), f"{path}: expected the weights of a {type(network).__name__}")
+def _restored(build: Callable[[], M], path: Path) -> M:
+    with torch.device("meta"):  # no memory for what prior.json says before the weights are known to be so
+        network = build()
+    expected = f"{path}: expected the weights of a {type(network).__name__}"
+    assign_weights(network, load_weights(path), expected, assign=True)
+    return network

@@ -4,13 +4,11 @@ import hashlib
 import itertools
 import re
 import secrets
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
-from zipfile import BadZipFile
 
 import grpc
 import numpy as np
@@ -23,6 +21,7 @@ from splitleak.attacker.base import Query, affordable
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import WholeModel
 from splitleak.errors import WireError
+from splitleak.npz import open_npz
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.classifier import ClassifierClient
@@ -201,15 +200,10 @@ class Pairs:
             FileNotFoundError: There is no such file.
             ValueError: It holds something else.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"expected recorded queries at {path}, but there is no such file")
-        try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                features = torch.from_numpy(file["features"])
-                found = cls(features, tuple(map(str, file["hashes"])), str(file["prefix"]), int(file["views"]))
-                told = int(file["queries"])
-        except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path}: expected what `splitleak query` writes, but {error}") from None
+        with open_npz(path, "what `splitleak query` writes") as file:
+            features = torch.from_numpy(file["features"])
+            found = cls(features, tuple(map(str, file["hashes"])), str(file["prefix"]), int(file["views"]))
+            told = int(file["queries"])
         if features.dtype != torch.float32 or features.ndim < 3 or features.shape[1] != len(found.hashes):
             raise ValueError(f"{path}: expected features (draws, {len(found.hashes)}, *cut), got {features.shape}")
         if told != found.queries or len(features) == 0 or found.averaging < 1:

@@ -50,6 +50,7 @@ from splitleak.tables import Table
 from splitleak.training.modules import freeze
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
+from splitleak.wire.files import captures
 from splitleak.wire.files.shared import SharedScores
 
 _SEEDS = 2**62
@@ -259,6 +260,8 @@ def run_attack(
     views = config.views if known.query is None else known.query.averaging
     models = access.models()
     about = described(attack, known, public, seed=config.seed, views=views, adaptive=access.adaptive, models=models)
+    if access.capture is not None and (missing := captures.missing(access.capture))["gaps"]:
+        about["capture"] = missing
     with claimed(out, ATTACK, about, force=force):
         return write_result(out, attack, gathered(rebuild()), known, about)
 

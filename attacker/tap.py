@@ -29,6 +29,7 @@ class TapConfig(Config):
     upstream: Target = Field(description="host:port of the real cloud")
     capture: Path = Field(description="the capture file; an existing one is appended to")
     rotate_mb: float | None = Field(default=None, gt=0, description="megabytes of a capture file; none: no limit")
+    max_bytes: int | None = Field(default=None, gt=0, description="bytes of the whole capture; none: no limit")
     channel: ChannelConfig = Field(default_factory=ChannelConfig, description="the connection to the cloud")
 
 
@@ -39,7 +40,8 @@ def tap(config: TapConfig) -> Iterator[int]:
     Neither side can tell the tap from the other: any method (unary or stream, known or not), metadata both ways, the
     deadline, half-close, cancellation, status code and details pass through. Only ``user-agent`` is the tap's own, as
     gRPC sets it for a whole channel. The cloud need not be up: calls meanwhile fail with UNAVAILABLE, and the tap
-    retries none. Each message is in the capture before it is passed on; metadata, and with it a client's token, is not.
+    retries none. Each message is in the capture before it is passed on, as long as the capture may grow; metadata, and
+    with it a client's token, is not.
 
     Over TLS it is the other end of both connections: the edge must trust the certificate that the tap shows, and the
     cloud, where it asks for one, what the tap has as a client. Where neither is so, there is
@@ -51,7 +53,7 @@ def tap(config: TapConfig) -> Iterator[int]:
         WireError: ``capture`` is an existing file that is not a capture.
     """
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(CaptureWriter(config.capture, config.rotate_mb))
+        writer = stack.enter_context(CaptureWriter(config.capture, config.rotate_mb, config.max_bytes))
         channel = stack.enter_context(open_channel(config.upstream, config.channel, [("grpc.enable_retries", 0)]))
         relay = _Relay(channel, writer.write)
         port = stack.enter_context(serve(lambda server: server.add_generic_rpc_handlers((relay,)), config.server))

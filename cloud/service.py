@@ -27,6 +27,7 @@ class CloudConfig(Config):
     in_flight: int = Field(default=8, ge=1, description="most unanswered requests of a stream")
     capture: Path | None = Field(default=None, description="the curious cloud: file for all inference messages")
     rotate_mb: float | None = Field(default=None, gt=0, description="megabytes of a capture file; none: no limit")
+    max_bytes: int | None = Field(default=None, gt=0, description="bytes of the whole capture; none: no limit")
     policy: PolicyConfig | None = Field(
         default=None,
         description="none: logits of a half, plain probabilities of a whole model",
@@ -51,7 +52,7 @@ def cloud(config: CloudConfig, model: Half | Whole) -> Iterator[int]:
     with contextlib.ExitStack() as stack:
         observe = None
         if config.capture is not None:
-            observe = stack.enter_context(CaptureWriter(config.capture, config.rotate_mb)).write
+            observe = stack.enter_context(CaptureWriter(config.capture, config.rotate_mb, config.max_bytes)).write
         worker = stack.enter_context(ComputeWorker(predictor(model, policy), config.batching))
         servicer = OpenInferenceServicer(
             [served_model(model, worker, policy)],

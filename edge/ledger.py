@@ -3,6 +3,7 @@
 It links reconstructions to the true images, so only the device and the evaluation read it, never an attacker.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -87,10 +88,12 @@ class Ledger(Config):
         write_json(path, self.document(), private=True)
 
     @classmethod
-    def check_replaceable(cls, path: Path) -> None:
-        """Refuses to replace anything else than a ledger.
+    def check_replaceable(
+        cls, path: Path, settings: Mapping[str, str | None] | None = None, *, force: bool = False
+    ) -> None:
+        """Refuses to replace anything else than a ledger, and without ``force`` one of other ``images`` or ``model``.
 
         Raises:
             FileExistsError: There is something else at ``path``.
         """
-        check_file(path, "a ledger (a .json file)", cls.read)
+        check_file(path, "a ledger (a .json file)", lambda there: cls.read(there).document(), settings, force=force)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from splitleak.datasets.files import load_file
+from splitleak.datasets.images import Images as LabelledImages
 from splitleak.edge.client import EdgeClient, EdgeConfig, Images
 from splitleak.edge.encoder import Half
 from splitleak.edge.ledger import Entry, Ledger, images_digest
@@ -27,6 +28,7 @@ def run_edge(
     report: Callable[[dict[str, Any]], None],
     repeat: int = 1,
     model: str | None = None,
+    force: bool = False,
 ) -> None:
     """Streams images and then serves callers, each if asked for, until SIGINT or SIGTERM.
 
@@ -40,16 +42,21 @@ def run_edge(
             counts retries) and with ``{"event": "listening", "address"}``.
         repeat: How often each image is sent in a row.
         model: Digest of the half, for the ledger.
+        force: Whether a ledger of other images or another half is replaced.
 
     Raises:
-        FileExistsError: There is something else than a ledger at ``ledger``.
+        FileExistsError: There is something else than a ledger at ``ledger``; or, without ``force``, one of other images
+            or of another half.
         ConnectionError: The cloud cannot be reached, or is lost; unanswered requests are named.
         FileNotFoundError, ValueError, LookupError: Images or model are missing, or do not fit the encoder.
     """
     if ledger is not None:
         Ledger.check_replaceable(ledger)
     if images is not None:
-        record = stream_file(config, half, images, repeat, model)
+        shown = images_for(half, images)
+        if ledger is not None:
+            Ledger.check_replaceable(ledger, {"images": images_digest(shown), "model": model}, force=force)
+        record = stream_images(config, half, shown, repeat, model)
         if ledger is not None:
             record.write(ledger)
         retries = sum(entry.sends - 1 for entry in record.entries)
@@ -62,26 +69,36 @@ def run_edge(
         )
 
 
-def stream_file(config: EdgeConfig, half: Half, path: Path, repeat: int = 1, model: str | None = None) -> Ledger:
-    """Streams the images of a file's training pool, in order; returns their ledger.
+def images_for(half: Half, path: Path) -> LabelledImages:
+    """The images of a file's training pool, as the encoder takes them.
+
+    Raises:
+        ValueError: The file is not one of images.
+    """
+    channels, height, width = half.input_shape
+    return load_file(path, size=(height, width), channels=channels).train
+
+
+def stream_images(
+    config: EdgeConfig, half: Half, images: LabelledImages, repeat: int = 1, model: str | None = None
+) -> Ledger:
+    """Streams images in order; returns their ledger.
 
     Request ids are ``<stream>-<place>``, or ``<stream>-<place>-<i>`` for the i-th repetition, with a random stream id:
-    they reveal the order and nothing else. Labels are recorded if the file has as many classes as the cloud has logits.
+    they reveal the order and nothing else. Labels are recorded if there are as many classes as the cloud has logits.
 
     Args:
         config: The cloud, and how it is used.
         half: The encoder with its defense.
-        path: File of images, resized to the encoder's input.
+        images: Of the shape that the encoder takes, see `images_for`.
         repeat: How often each image is sent in a row.
         model: Digest of the half, for the ledger.
 
     Raises:
-        ValueError: ``repeat`` is not positive, or the file is not one of images.
+        ValueError: ``repeat`` is not positive.
     """
     if repeat < 1:
         raise ValueError(f"expected each image to be sent at least once, got {repeat} times")
-    channels, height, width = half.input_shape
-    images = load_file(path, size=(height, width), channels=channels).train
     pixels = images.floats().numpy()
     stream = secrets.token_hex(4)
 

@@ -13,16 +13,18 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from splitleak.outputs import FolderKind, beside, claimed, install, locked
+from splitleak.errors import said
+from splitleak.outputs import FolderKind, beside, check_file, claimed, install, locked, sync, sync_all
 
 _OTHER_WRITER_S = 10.0
+_NO_SETTINGS = {"--json": 0, "--force": 0, "--out": 1, "--plot": 1, "--log-level": 1}  # options, and their values
 
 
 @contextmanager
@@ -31,8 +33,8 @@ def written_folder(
 ) -> Iterator[Path]:
     """Atomic folder write: yields an empty folder that replaces ``path`` if the block succeeds, and is removed if not.
 
-    Wherever the process dies, one whole folder is left, old or new, which the next claim of ``path`` finds. Raises as
-    `claimed` does.
+    Wherever the process dies, or the power is cut, one whole folder is left, old or new, which the next claim of
+    ``path`` finds. Raises as `claimed` does.
     """
     with claimed(path, kind, settings, force=force) as place:
         partial = beside(place, "partial")
@@ -42,7 +44,9 @@ def written_folder(
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        sync_all(partial)
         partial.rename(beside(place, "new"))
+        sync(place.parent)
         install(place, kind)
 
 
@@ -61,7 +65,9 @@ def written_file(path: Path) -> Iterator[Path]:
         partial = beside(place, "partial")
         try:
             yield partial
+            sync(partial)
             os.replace(partial, place)
+            sync(place.parent)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -89,15 +95,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             raise OSError(f"expected to write {path}, but {error}") from None
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes a network's weights, atomically.
 
     Raises:
         OSError: They could not be written.
         ValueError: Some are not finite.
     """
-    _check_finite(path, weights)
-    save_tensors(path, weights)
+    check_finite(path, weights)
+    save_tensors(path, weights, metadata)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -105,14 +111,22 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a safetensors file, or holds values that are not finite.
+        ValueError: It is not a safetensors file, or holds values that are not finite, or floats of eight bits.
     """
     weights, _ = load_tensors(path)
-    _check_finite(path, weights)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and tensor.element_size() == 1:
+            raise ValueError(f"{path}: expected floats of 16 bits or more, but {name!r} is of {tensor.dtype}")
+    check_finite(path, weights)
     return weights
 
 
-def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Validates the weights of a file.
+
+    Raises:
+        ValueError: Some are NaN or infinite; the message counts them.
+    """
     counts = {name: int((~tensor.isfinite()).sum()) for name, tensor in weights.items()}
     if broken := {name: count for name, count in counts.items() if count}:
         where = f"{len(broken)} of {len(weights)} tensors are NaN or infinite, first in {next(iter(broken))!r}"
@@ -120,15 +134,25 @@ def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def assign_weights(module: nn.Module, weights: Mapping[str, Tensor], what: str, *, assign: bool = False) -> None:
-    """Loads ``weights`` into ``module``, by `torch.nn.Module.load_state_dict`.
+    """Loads ``weights`` into ``module``, by `torch.nn.Module.load_state_dict`, each in the module's own precision.
 
     Raises:
-        ValueError: They do not fit; one line, which says what was expected by ``what``.
+        ValueError: They do not fit, are integers in place of floats, or are larger than the module's floats can be;
+            one line, which says what was expected by ``what``.
     """
+    fitting, own = dict(weights), module.state_dict()
+    for name in weights.keys() & own.keys():
+        given, asked = weights[name].dtype, own[name].dtype
+        if given.is_complex or given.is_floating_point != asked.is_floating_point:
+            raise ValueError(f"{what}, but {name!r} should be of {asked} and is of {given}")
+        if given != asked:
+            fitting[name] = weights[name].to(asked)
+            if not fitting[name].isfinite().all():
+                raise ValueError(f"{what}, but {name!r} has values that no {asked} can be")
     try:
-        module.load_state_dict(weights, assign=assign)
+        module.load_state_dict(fitting, assign=assign)
     except RuntimeError as error:
-        raise ValueError(f"{what}, but {' '.join(str(error).split())}") from None
+        raise ValueError(f"{what}, but {said(error)}") from None
 
 
 def are_tensors(path: Path) -> bool:
@@ -138,6 +162,19 @@ def are_tensors(path: Path) -> bool:
             return True
     except (OSError, SafetensorError):
         return False
+
+
+def tensors_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file.
+
+    Raises:
+        ValueError: It is not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a safetensors file, but {error}") from None
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -156,13 +193,39 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path}: expected a safetensors file, but {error}") from None
 
 
+def check_result(path: Path, *, force: bool) -> None:
+    """Refuses to replace anything but a JSON file of ours with its provenance, and without ``force`` one that another
+    command gave.
+
+    Raises:
+        FileExistsError: There is something else at ``path``.
+    """
+    check_file(path, "a result of ours (JSON with its provenance)", _asked_by, _settings(_command()), force=force)
+
+
+def _asked_by(path: Path) -> dict[str, str] | Literal[False]:
+    """What the command of a result was told."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    told = document.get("provenance") if isinstance(document, dict) else None
+    return _settings(str(told.get("command"))) if isinstance(told, dict) else False
+
+
+def _settings(command: str) -> dict[str, str]:
+    """A command's name and arguments, but for those that change no result; ``{"command": ...}``."""
+    words = shlex.split(command)
+    words = words[words.index("splitleak") + 1 :] if "splitleak" in words else words
+    options = {place for place, word in enumerate(words) if word in _NO_SETTINGS}
+    dropped = options | {place + 1 for place in options if _NO_SETTINGS[words[place]]}
+    return {"command": shlex.join(word for place, word in enumerate(words) if place not in dropped)}
+
+
 def provenance() -> dict[str, Any]:
     """Provenance of a result: command, commit, hardware, versions, and time (UTC).
 
     The commit is that of the package's own checkout, and ``unknown`` where it is installed from a wheel.
     """
     return {
-        "command": shlex.join([*_program(), *sys.argv[1:]]),
+        "command": _command(),
         "commit": _commit(),
         "hardware": hardware(),
         "python": platform.python_version(),
@@ -172,10 +235,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _program() -> list[str]:
-    """The program's name, or ``python -m PACKAGE`` if it was started so."""
+def _command() -> str:
+    """The command line; the program is its name, or ``python -m PACKAGE`` if it was started so."""
     path = Path(sys.argv[0])
-    return ["python", "-m", str(sys.modules["__main__"].__package__)] if path.stem == "__main__" else [path.name]
+    started = ["python", "-m", str(sys.modules["__main__"].__package__)] if path.stem == "__main__" else [path.name]
+    return shlex.join([*started, *sys.argv[1:]])
 
 
 @cache

@@ -119,7 +119,7 @@ def _models(annotation: object) -> Iterator[type[Document]]:
 class _Table(dict[str, Any]):
     """A table of a file; a key that it lacks is an error that names the file."""
 
-    source: Path
+    source: Path | str
 
     def __missing__(self, key: str) -> Any:  # noqa: ANN401  # never returns
         raise ValueError(f"{self.source}: expected a key {key!r}, got {', '.join(self) or 'none'}")
@@ -156,7 +156,25 @@ def read_table(path: Path) -> dict[str, Any]:
     return document
 
 
-def _named(value: Any, source: Path) -> Any:  # noqa: ANN401  # as `read_document`
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tables of a file of JSON lines, each with the name of its place.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is no table; the message has its number.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        source = f"{path}, line {number}"
+        try:
+            document = _named(json.loads(line), source)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{source}: expected valid JSON, but {error}") from None
+        if not isinstance(document, dict):
+            raise ValueError(f"{source}: expected a table of keys and values, got {document!r:.40}")
+        yield source, document
+
+
+def _named(value: Any, source: Path | str) -> Any:  # noqa: ANN401  # as `read_document`
     """``value`` with each table in it as one that knows its source."""
     if isinstance(value, dict):
         table = _Table({key: _named(each, source) for key, each in value.items()})

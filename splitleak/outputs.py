@@ -2,10 +2,12 @@
 
 A folder NAME is written as ``.NAME.partial``, which becomes ``.NAME.new`` once it is whole, and then takes the place of
 an old NAME by two renames, by way of ``.NAME.old``. At every instant one of NAME, ``.NAME.new`` and ``.NAME.old`` is
-whole, and the next process that claims NAME puts it in its place.
+whole, and the next process that claims NAME puts it in its place. So it is after a power cut too: all of the new one is
+on the disk before it is renamed, and its name is before the old one is removed.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -31,13 +33,15 @@ class FolderKind:
 
     Args:
         command: What writes it, for messages.
-        mark: The JSON file that every such folder has.
+        mark: The file that every such folder has.
         others: Patterns of all else that may be in it: a folder that holds anything more is never replaced.
+        text: What is in every mark of the kind, where it is text; None: it is JSON, and says the settings.
     """
 
     command: str
     mark: str
     others: tuple[str, ...] = ()
+    text: str | None = None
 
     def strangers(self, folder: Path) -> list[str]:
         """The names in ``folder`` that no command of ours gave."""
@@ -48,7 +52,8 @@ class FolderKind:
     def document(self, folder: Path) -> dict[str, Any] | None:
         """What the mark in ``folder`` says; None where there is none, or it is none of ours."""
         try:
-            found = json.loads((folder / self.mark).read_text(encoding="utf-8"))
+            said = (folder / self.mark).read_text(encoding="utf-8")
+            found = json.loads(said) if self.text is None else {} if self.text in said else None
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
@@ -75,36 +80,47 @@ class FolderKind:
         if document is None or strangers:
             which = f"one with {_listed(strangers)}" if strangers else f"one without a valid {self.mark}"
             raise FileExistsError(f"expected {ours} or none at {path}, got {which}; it was not touched")
-        asked = json.loads(json.dumps(settings or {}))
-        if not force and (changed := list(_differences(asked, document))):
-            raise FileExistsError(
-                f"expected {ours} with these settings at {path}, but it has {_listed(changed)}; --force replaces it"
-            )
+        _check_settings(path, ours, document, {} if force else settings or {})
 
 
-def check_file(path: Path, what: str, ours: Callable[[Path], object]) -> None:
-    """Refuses to replace a file that is none of ours; an empty one, and none, may be written to.
+def check_file(
+    path: Path,
+    what: str,
+    ours: Callable[[Path], object],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    force: bool = False,
+) -> None:
+    """Refuses to replace a file that is none of ours; an empty one, none, and one that we wrote with ``settings`` may.
 
     Args:
         path: The file that is to be written.
         what: What it may be, for the message.
-        ours: Reads it; raises, or returns False, where it is something else.
+        ours: Reads it; raises, or returns False, where it is something else. Returns what it says of its settings.
+        settings: What that must be of a file that is replaced without ``force``; None: anything.
+        force: Whether a file of ours may have other settings.
 
     Raises:
-        FileExistsError: There is something else.
+        FileExistsError: There is something else, or a file of other settings.
     """
     with contextlib.suppress(FileNotFoundError):
         regular, size = path.is_file(), path.stat().st_size
+        if regular and size == 0:
+            return
+        found: object = False
         with contextlib.suppress(OSError, ValueError, LookupError):
-            if regular and (size == 0 or ours(path) is not False):
-                return
-        raise FileExistsError(f"expected {what} or none at {path}, got something else; it was not touched")
+            found = regular and ours(path)
+        if found is False:
+            raise FileExistsError(f"expected {what} or none at {path}, got something else; it was not touched")
+        if isinstance(found, Mapping):
+            _check_settings(path, what, found, {} if force else settings or {})
 
 
-def is_result(path: Path) -> bool:
-    """Whether a JSON file tells how it came about, as all our results do."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    return isinstance(document, dict) and "provenance" in document
+def _check_settings(path: Path, what: str, kept: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    if changed := list(_differences(json.loads(json.dumps(asked)), kept)):
+        raise FileExistsError(
+            f"expected {what} with these settings at {path}, but it has {_listed(changed)}; --force replaces it"
+        )
 
 
 @contextlib.contextmanager
@@ -208,6 +224,7 @@ def install(path: Path, kind: FolderKind) -> None:
         with contextlib.suppress(OSError):
             old.rename(path)
         raise
+    sync(path.parent)
     _discard(path)
 
 
@@ -217,6 +234,36 @@ def _discard(path: Path) -> None:
     if old.exists():
         old.rename(partial)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's contents, or a folder's names, are on the disk.
+
+    Raises:
+        OSError: The disk did not take them.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system, such as some of networks, that cannot do it for this
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(folder: Path) -> None:
+    """`sync` of all that is in ``folder``, and of itself last.
+
+    Raises:
+        OSError: The disk did not take it.
+    """
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            sync_all(entry)
+        elif entry.is_file():
+            sync(entry)
+    sync(folder)
 
 
 def beside(path: Path, what: str) -> Path:
@@ -229,7 +276,7 @@ def _differences(asked: Mapping[str, Any], kept: Mapping[str, Any], above: str =
         if isinstance(value, Mapping) and isinstance(there, Mapping):
             yield from _differences(value, there, f"{above}{key}.")
         elif value != there:
-            yield f"{above}{key} {there!r:.40} and not {value!r:.40}"
+            yield f"{above}{key} {there!r:.200} and not {value!r:.200}"
 
 
 def _listed(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from splitleak.defenses import DEFENSES
 from splitleak.eval.latency.table import engine_text
 from splitleak.eval.record.schema import Record
 from splitleak.eval.report.results import Results
+from splitleak.inputs import check_different
 
 Latency = Mapping[str, Any]
 """The result of `splitleak latency`."""
@@ -88,11 +89,17 @@ def read_results(folders: Sequence[Path], dataset: str | None = None) -> list[Me
 
     Raises:
         FileNotFoundError: A folder has no record.
-        ValueError: A record of another threat model, or records on several data sets while none is named.
+        ValueError: A record of another threat model, one that is in two folders, or records on several data sets while
+            none is named.
     """
     measured: list[Measured] = []
+    places: dict[str, Path] = {}
+    check_different(folders, "folders of results")
     for folder in folders:
         results = Results.load(folder)
+        for record in {record.id: record for _, record in results.measured}.values():
+            if (other := places.setdefault(record.id, folder)) is not folder:
+                raise ValueError(f"expected each record once, got {record.id} in {other} and in {folder}")
         for cell, record in results.measured:
             if record.threat_model.sees != "features":
                 got = f"one that saw {record.threat_model.sees} ({cell.label})"

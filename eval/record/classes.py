@@ -79,7 +79,9 @@ def make_class_record(
     check_disjoint(attacked.public, private)
     check_target(artifact, attacked)
     distractors = None if others is None else load_file(others).train
-    by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(model.classes)
+    made = Reconstructions.load(attack / "reconstructions.npz")
+    attacked.check_public(made)
+    by_class = made.by_class(model.classes)
     per_class, rebuilt = by_class.shape[1], by_class.flatten(0, 1)
     means, classes = class_means(private, model.classes), torch.arange(model.classes)
     judged = JudgedClasses(rebuilt, classes.repeat_interleave(per_class), means, model, judge)

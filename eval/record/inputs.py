@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splitleak.config import read_table
+from splitleak.attacker.outputs import Reconstructions
+from splitleak.config import digest, read_table
 from splitleak.defenses.artifact import artifact_digest, read_record
 from splitleak.eval.record.schema import AttackRun, Target, ThreatModel
 
-_OF_THREAT = ("knowledge", "queries", "draws", "views", "access", "adaptive", "ignores_output_policy")
+_OF_THREAT = ("knowledge", "queries", "draws", "views", "access", "adaptive", "ignores_output_policy", "capture")
 _OF_RUN = ("config", "seed", "rebuilt", "findings", "prior", "provenance")
 
 
@@ -52,10 +53,25 @@ class Attacked:
         document = read_table(path)
         about = {key: document[key] for key in _OF_RUN if key in document}
         run = AttackRun.parse({**about, "name": document["attack"]}, source=str(path))
-        public = tuple(document["public_hashes"])
+        public = document["public_hashes"]
+        if not isinstance(public, list) or not all(isinstance(each, str) for each in public):
+            raise ValueError(f"{path}: expected a list of hashes as public_hashes, got {public!r:.40}")
+        if not isinstance(document.get("models", {}), dict):
+            raise ValueError(f"{path}: expected digests by name as models, got {document['models']!r:.40}")
         if not public and "public" in document.get("knowledge", ()):
             raise ValueError(f"{path}: expected the hashes of the images that the attack knew, got none")
-        return cls(run, public, document, str(path))
+        return cls(run, tuple(public), document, str(path))
+
+    def check_public(self, rebuilt: Reconstructions) -> None:
+        """Validates that the list of the attacker's images is the one that the reconstructions were written with.
+
+        Raises:
+            ValueError: Hashes were taken from it, or added.
+        """
+        own = digest(sorted(self.public))
+        if rebuilt.public not in (None, own):
+            asked = f"the hashes of all images that the attack knew, {rebuilt.public}"
+            raise ValueError(f"{self.source}: expected {asked}, got {len(self.public)} others, {own}")
 
     def threat_model(self, **known_to_judge: object) -> ThreatModel:
         """The threat model: knowledge and queries of the attack, and what only the judge knows of it."""

@@ -9,7 +9,6 @@ by an older version is migrated when it is read, one version at a time; an unkno
 | 2 | `kind`, `threat_model`, digests of target and images, package version; `scores` hold metrics alone |
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -27,7 +26,7 @@ from pydantic import (
 from splitleak.artifacts import write_json
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.reconstruction import ATTACKS
-from splitleak.config import IMPORTED, OWN, Document, kind_of_network, read_document
+from splitleak.config import IMPORTED, OWN, Document, kind_of_network, read_document, read_lines
 from splitleak.models import ARCHITECTURES, ArchitectureName
 from splitleak.outputs import FolderKind
 
@@ -194,6 +193,13 @@ class AuxiliaryImages(_Part):
     checked: Checked
 
 
+class CaptureGaps(_Part):
+    """Gaps that a capture itself tells of, and the messages that are known to be missing in them."""
+
+    gaps: int
+    lost: int
+
+
 class ThreatModel(_Part):
     """The attacker's observations, knowledge (white box: encoder or head), query budget and auxiliary data.
 
@@ -211,6 +217,7 @@ class ThreatModel(_Part):
     adaptive: bool = False
     ignores_output_policy: bool = False
     auxiliary: AuxiliaryImages | None = None
+    capture: CaptureGaps | None = Field(default=None, description="if it has gaps; not told by older attacks")
 
 
 class Wire(_Part):
@@ -505,14 +512,7 @@ def load_lines(path: Path) -> list[Record]:
         FileNotFoundError: There is no such file.
         ValueError: A line is not a valid record; the message has its number.
     """
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            document = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: expected a record as JSON, but {error}") from None
-        records.append(parse_record(document, source=f"{path}, line {number}"))
-    return records
+    return [parse_record(document, source=source) for source, document in read_lines(path)]
 
 
 def parse_record(document: object, *, source: str) -> Record:
@@ -524,7 +524,7 @@ def parse_record(document: object, *, source: str) -> Record:
     if not isinstance(document, dict):
         raise ValueError(f"{source}: expected a record, got {type(document).__name__}")
     version = document.get("version", 1)
-    while version in MIGRATIONS:
+    while isinstance(version, int) and version in MIGRATIONS:
         try:
             document = MIGRATIONS[version](document)
         except (KeyError, TypeError, AttributeError) as error:

@@ -16,6 +16,7 @@ from splitleak.defenses.artifact import artifact_digest, half_digest
 from splitleak.edge.ledger import Ledger, images_digest
 from splitleak.eval.record.inputs import Attacked
 from splitleak.eval.record.schema import CELL, FILE, Record
+from splitleak.npz import open_npz
 
 PICTURES = "pictures.npz"
 
@@ -79,8 +80,8 @@ def check_disjoint(public: Sequence[str], truth: Images) -> None:
 
 def load_pictures(folder: Path) -> dict[str, NDArray[Any]]:
     """The judge's pictures: ``truth`` and ``rebuilt`` ``(N, C, H, W)``, and ``places`` or ``classes``."""
-    with np.load(folder / PICTURES, allow_pickle=False) as file:
-        return dict(file)
+    with open_npz(folder / PICTURES, "the pictures that a judge writes") as file:
+        return {name: file[name] for name in ("truth", "rebuilt", *file.names)}
 
 
 def constant_mse(truth: NDArray[np.uint8]) -> float:

@@ -66,7 +66,9 @@ def make_record(
         raise ValueError(f"expected auxiliary images and what they are, got {auxiliary_images} and {auxiliary}")
     (target, document), streamed = target_of(artifact), Ledger.read(ledger)
     attacked = Attacked.read(attack)
-    rebuilt = _in_order(Reconstructions.load(attack / "reconstructions.npz"), streamed.places)
+    made = Reconstructions.load(attack / "reconstructions.npz")
+    attacked.check_public(made)
+    rebuilt = _in_order(made, streamed.places)
     victims = load_file(truth).train
     check_disjoint(attacked.public, victims)
     true = truth_of(rebuilt.ids, streamed, victims)

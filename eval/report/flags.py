@@ -70,6 +70,7 @@ def record_flags(record: Record) -> list[str]:
     pictures still rising when a search did.
     ``zero gradient``: it optimises the pixels, and their gradient vanishes.
     ``start``: it started from a trained decoder and never improved on it.
+    ``capture``: messages are missing in the capture that it read.
     """
     findings, flags = record.attack.findings, []
     if record.target.accuracy < _CHANCE / record.target.design.model.classes:
@@ -97,6 +98,8 @@ def record_flags(record: Record) -> list[str]:
     chosen, before = findings.chosen_epoch, findings.decoder_epochs
     if chosen is not None and before is not None and chosen <= before:
         flags.append("start: no epoch beat the decoder that the attack started from, so its score is that decoder's")
+    if record.threat_model.capture is not None:
+        flags.append("capture: it tells of gaps, so the attack did not see all that crossed the wire; record it again")
     return flags
 
 

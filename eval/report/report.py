@@ -31,13 +31,11 @@ from splitleak.eval.report.results import LINES, MEASURES, Doubt, Results, Table
 from splitleak.eval.report.sheets import csv_rows, difference_sheet, score_sheets, summary_sheets
 from splitleak.eval.report.statements import Statement
 from splitleak.eval.report.target_measures import TargetMeasures, measure_sheets
-from splitleak.outputs import check_file
+from splitleak.outputs import FolderKind
 
 _PICTURES = 12
 _ERROR_LINES = 8
-_MARKED = "report.md"
-_MARK = "\n- measured: "  # in every report.md
-_NAMES = {"report.html", "table.csv", "besides.csv", "frontier.png", "frontier.svg", LINES, MEASURES, PLAN}
+REPORT = FolderKind("report", "report.md", ("*",), text="\n- measured: ")  # notes of one's own may lie beside it
 _UNSAFE = re.compile(r"[^\w.-]+")  # in a file's name
 
 
@@ -83,18 +81,19 @@ def write_report(folder: Path, out: Path) -> Path:
         The path of ``report.html``.
 
     Raises:
-        FileExistsError: ``out`` holds files of these names that are of no report.
+        FileExistsError: ``out`` is a file, or a folder with files but no report: so a campaign has none in its own
+            folder, where the report's plan would replace its own.
         FileNotFoundError: There is neither a campaign nor a record at ``folder``.
         ValueError: A file is invalid, or a claim of the campaign is.
     """
-    _check(out)
+    REPORT.check(out)
     results = Results.load(folder)
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / _MARKED).exists():
-        write_text(out / _MARKED, f"# {results.title}\n{_MARK}nothing so far\n")
+    if not (out / REPORT.mark).exists():
+        write_text(out / REPORT.mark, f"# {results.title}\n{REPORT.text}nothing so far\n")
     report = _collected(results, out)
     _write_data(report, out)
-    write_text(out / _MARKED, _markdown(report))
+    write_text(out / REPORT.mark, _markdown(report))
     html = render(
         "report.html.jinja",
         report=report,
@@ -104,20 +103,6 @@ def write_report(folder: Path, out: Path) -> Path:
     )
     write_text(out / "report.html", html)
     return out / "report.html"
-
-
-def _check(out: Path) -> None:
-    """Refuses files of a report's names without our ``report.md``, which is begun first, beside them.
-
-    So a campaign has no report in its own folder, where the report's plan would replace its own.
-    """
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"expected a report's folder or a new one at {out}, got a file; it was not touched")
-    check_file(out / _MARKED, "a report of ours", lambda path: _MARK in path.read_text(encoding="utf-8"))
-    names = {path.name for path in out.iterdir()} & _NAMES if out.exists() else set()
-    if names and not (out / _MARKED).exists():
-        which = f"{min(names)} without a {_MARKED}"
-        raise FileExistsError(f"expected a report's folder or a new one at {out}, got {which}; it was not touched")
 
 
 def _data_uri(path: Path, kind: str) -> str:

@@ -3,7 +3,6 @@
 The same for every kind of campaign, for loose records in a folder, and for recorded results.
 """
 
-import json
 import math
 import statistics
 from collections import Counter
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
-from splitleak.config import read_table
+from splitleak.config import read_lines, read_table
 from splitleak.eval.campaign.classes.config import STRONGEST
 from splitleak.eval.campaign.store import PLAN, Store
 from splitleak.eval.record.metrics import Kind, Reading, kind_of, metric_named
@@ -386,8 +385,8 @@ def _documents(folder: Path, places: Sequence[Mapping[str, Any]]) -> dict[str, M
     if not lines.is_file() or not _is_recorded(folder):
         there = sorted({place["output"] for place in places if (folder / place["output"]).is_file()})
         return {output: read_table(folder / output) for output in there}
-    documents = {}
-    for document in map(json.loads, lines.read_text(encoding="utf-8").splitlines()):
+    documents: dict[str, Mapping[str, Any]] = {}
+    for _, document in read_lines(lines):
         about = (document["measure"], document["seed"], document.get("of"))
         for place in places:
             same = (place["measure"], place["seed"], place.get("of")) == about

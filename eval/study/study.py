@@ -1,5 +1,6 @@
 """A blind user study: a page with a real image of a class and two reconstructions; which is more similar?"""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from splitleak.eval.record.class_figures import whole_features
 from splitleak.eval.report.gallery import png, visible_channels
 from splitleak.eval.report.page import render, write_text
 from splitleak.eval.study.votes import Key, KeyPair, Side, Vote, Votes
+from splitleak.inputs import check_different
 from splitleak.outputs import check_file
 from splitleak.seeding import generator
+
+_OF_CLASS = re.compile(r"([0-9]{1,9})(?:/([0-9]{1,9}))?")  # an id of a reconstruction
 
 
 class StudyConfig(Config):
@@ -56,8 +60,9 @@ def make_study(first: Path, second: Path, train_images: Path, config: StudyConfi
 
     Raises:
         FileNotFoundError: An input does not exist.
-        ValueError: The attacks have no class in common, or the images differ in shape.
+        ValueError: The attacks are one, or have no class in common, or the images differ in shape.
     """
+    check_different([first, second], "attacks")
     private = load_file(train_images).train
     a, b = (_rebuilt(folder, private) for folder in (first, second))
     draw = generator(config.seed, "study")
@@ -66,6 +71,8 @@ def make_study(first: Path, second: Path, train_images: Path, config: StudyConfi
         shown += [pair for pair in sorted(a.keys() & b.keys()) if pair[0] == label][: config.each]
     if not shown:
         raise ValueError(f"expected reconstructions of the same classes in {first} and {second}, got none")
+    if all(torch.equal(a[place], b[place]) for place in shown):
+        raise ValueError(f"expected reconstructions of two attacks in {first} and {second}, got the same pictures")
     real, left, right, pairs = [], [], [], []
     for number, place in enumerate(torch.randperm(len(shown), generator=draw).tolist()):
         label, index = shown[place]
@@ -145,8 +152,9 @@ def _rebuilt(folder: Path, private: Images) -> dict[tuple[int, int], Tensor]:
     pixels = (reconstructions.images * 255).round().to(torch.uint8)
     by_class_and_index = {}
     for name, image in zip(reconstructions.ids, pixels, strict=True):
-        label, _, index = name.partition("/")
-        by_class_and_index[int(label), int(index or 0)] = image
+        if not (match := _OF_CLASS.fullmatch(name)):
+            raise ValueError(f"{folder}: expected what `splitleak invert` writes, images of classes, got {name!r:.40}")
+        by_class_and_index[int(match[1]), int(match[2] or 0)] = image
     return by_class_and_index
 
 

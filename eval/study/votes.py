@@ -1,5 +1,6 @@
 """The votes of a blind user study, its answer key, and its result: how often each attack was preferred."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from splitleak.config import Config
+from splitleak.inputs import check_different
 from splitleak.measures.proportion import wilson
 
 Side = Literal["left", "right"]
@@ -55,8 +57,13 @@ def score_votes(files: Sequence[Path], key_file: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: A file is invalid, votes are of another study, one file answers a pair twice, or there is no choice.
+        ValueError: A file is invalid or given twice, votes are of another study, one file answers a pair twice, or
+            there is no choice.
     """
+    check_different(files, "files of votes")
+    if twice := [file for file, count in Counter(file.read_bytes() for file in files).items() if count > 1]:
+        same = [str(file) for file in files if file.read_bytes() == twice[0]]
+        raise ValueError(f"expected different files of votes, got the same contents in {' and '.join(same)}")
     key = Key.read(key_file)
     pairs = {pair.pair: pair for pair in key.pairs}
     chosen: list[tuple[str, int, bool]] = []  # voter, class, whether it was A

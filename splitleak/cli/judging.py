@@ -12,6 +12,7 @@ from splitleak.cli.options import (
     Device,
     Json,
     Replace,
+    ReplaceResult,
     ResultFile,
     Seed,
     Settings,
@@ -123,6 +124,7 @@ def extraction(
     artifact: Attacked,
     train_images: Annotated[Path, typer.Option(help="The images that the artifact was trained on.")],
     out: ResultFile = None,
+    force: ReplaceResult = False,
     config: ConfigFile = None,
     settings: Settings = None,
     seed: Seed = 0,
@@ -150,6 +152,7 @@ def layers(
     artifact: Attacked,
     images: Annotated[Path, typer.Option(help="Folder that `splitleak split` wrote, which it was trained on.")],
     out: ResultFile = None,
+    force: ReplaceResult = False,
     count: Annotated[int, typer.Option(min=1, help="Images of either kind, at most.")] = 200,
     threads: Threads = None,
     as_json: Json = False,
@@ -187,6 +190,8 @@ def study(
     """
     from splitleak.artifacts import write_json
     from splitleak.eval.study.study import StudyConfig, choose, make_study, write_study
+    from splitleak.eval.study.votes import Votes
+    from splitleak.outputs import check_file
 
     config = StudyConfig(each=each, seconds=seconds, seed=seed)
     pairs = make_study(first, second, train_images, config)
@@ -195,6 +200,7 @@ def study(
     document: dict[str, Any] = {"page": str(out), "key": str(secret), "pairs": len(pairs.key.pairs)}
     if chooser is not None:
         votes = out.with_suffix(".votes.json")
+        check_file(votes, "votes of this study", lambda path: Votes.read(path).study == pairs.key.study)
         write_json(votes, choose(pairs, chooser).document())
         document["votes"] = str(votes)
     result(as_json, document, f"{out}: {document['pairs']} pairs; which side is whose is in {secret}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from splitleak.cli.choices import choice
-from splitleak.cli.options import Device, EmulatedDevice, Json, ResultFile, Threads, use_device
+from splitleak.cli.options import Device, EmulatedDevice, Json, ReplaceResult, ResultFile, Threads, use_device
 from splitleak.cli.output import console, keep, print_json, table
 
 Swept = Annotated[list[str] | None, typer.Option(metavar="N,N", help="Comma-separated or repeated; default: 1.")]
@@ -31,6 +31,7 @@ def latency(
     ] = True,
     rtt_ms: Annotated[float, typer.Option(min=0, help="Round trip that break-even speeds are told for.")] = 20.0,
     out: ResultFile = None,
+    force: ReplaceResult = False,
     plot: Annotated[Path | None, typer.Option(help="Draw latency against the link's speed: .png or .svg.")] = None,
     device_profile: EmulatedDevice = None,
     threads: Threads = 1,

@@ -39,14 +39,18 @@ DataRoot = Annotated[Path | None, typer.Option(help="Folder in which torchvision
 Defenses = Annotated[list[str] | None, choice("defenses", "A defense; repeat to stack them. One of")]
 
 
-def _result_file(path: Path | None) -> Path | None:
-    from splitleak.outputs import check_file, is_result
+def _result_file(context: typer.Context, path: Path | None) -> Path | None:
+    from splitleak.artifacts import check_result
 
     if path is not None:
-        check_file(path, "a result of ours (JSON with its provenance)", is_result)
+        check_result(path, force=context.params["force"])
     return path
 
 
+ReplaceResult = Annotated[
+    bool, typer.Option("--force", is_eager=True, help="Replace a result that another command gave, at --out.")
+]
+"""Of a command with a `ResultFile`, which asks for it."""
 ResultFile = Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.", callback=_result_file)]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or JSON with the settings.")]
 Settings = Annotated[

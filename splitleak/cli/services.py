@@ -15,6 +15,7 @@ from splitleak.cli.options import (
     EmulatedDevice,
     Engine,
     Json,
+    Replace,
     Seed,
     Threads,
     compute_on,
@@ -35,6 +36,12 @@ Listen = Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 picks 
 RotateMb = Annotated[
     float | None,
     typer.Option(min=0.001, help="Megabytes of a capture file, after which the next begins; default: no limit."),
+]
+MaxBytes = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Bytes of all that is recorded: there recording ends, and traffic goes on; default: no limit."
+    ),
 ]
 
 
@@ -59,6 +66,7 @@ def cloud(
         Path | None, typer.Option(help="Curious cloud: record every request and response in this capture file.")
     ] = None,
     rotate_mb: RotateMb = None,
+    max_bytes: MaxBytes = None,
     server: ServerFile = None,
     engine: Engine = "auto",
     device: Device = "auto",
@@ -84,7 +92,14 @@ def cloud(
         if whole
         else load_cloud(half_of(folder, "cloud"), chosen, seed=noise_seed, engine=engine)
     )
-    config = CloudConfig(server=serving, capture=capture, rotate_mb=rotate_mb, policy=given, noise_seed=noise_seed)
+    config = CloudConfig(
+        server=serving,
+        capture=capture,
+        rotate_mb=rotate_mb,
+        max_bytes=max_bytes,
+        policy=given,
+        noise_seed=noise_seed,
+    )
     _serve(cloud_service(config, loaded), listen, as_json, f"cloud serves {loaded.name!r}")
 
 
@@ -117,6 +132,7 @@ def edge(
     engine: Engine = "auto",
     device: Device = "auto",
     threads: Threads = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Run the encoder and the defense on images, and stream features to the cloud.
@@ -154,7 +170,15 @@ def edge(
         _event(as_json, {**event, **emulation})
 
     run_edge(
-        config, computed, images=images, ledger=ledger, server=serving, report=say, repeat=repeat, model=loaded.digest
+        config,
+        computed,
+        images=images,
+        ledger=ledger,
+        server=serving,
+        report=say,
+        repeat=repeat,
+        model=loaded.digest,
+        force=force,
     )
 
 
@@ -180,6 +204,7 @@ def tap(
         bool, typer.Option("--blind", help="Pass bytes on unread, and write down sizes and times: all that TLS leaves.")
     ] = False,
     rotate_mb: RotateMb = None,
+    max_bytes: MaxBytes = None,
     listen: Listen = "127.0.0.1:8002",
     channel: ChannelFile = None,
     server: ServerFile = None,
@@ -198,10 +223,17 @@ def tap(
     path = capture or Path("runs/tap.jsonl" if blind else "runs/tap.capture")
     path.parent.mkdir(parents=True, exist_ok=True)
     if blind:
-        service = blind_tap(BlindTapConfig(listen=listen, upstream=upstream, record=path))
+        service = blind_tap(BlindTapConfig(listen=listen, upstream=upstream, record=path, max_bytes=max_bytes))
     else:
         serving, reached = server_config(listen, server), channel_config(channel)
-        config = TapConfig(server=serving, upstream=upstream, capture=path, rotate_mb=rotate_mb, channel=reached)
+        config = TapConfig(
+            server=serving,
+            upstream=upstream,
+            capture=path,
+            rotate_mb=rotate_mb,
+            max_bytes=max_bytes,
+            channel=reached,
+        )
         service = tap_service(config)
     _serve(service, listen, as_json, f"{'blind ' * blind}tap in front of {upstream}, writing {path}")
 

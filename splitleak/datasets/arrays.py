@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import torch
 
 from splitleak.datasets.images import Dataset, Images, Reading, uses_of
-from splitleak.datasets.pictures import said
-
-Array = np.ndarray[Any, Any]
+from splitleak.npz import Array, open_npz
 
 _NAMES = (
     {"train": ("images", "labels")},
@@ -18,22 +15,14 @@ _NAMES = (
     {pool: (f"{pool}_images", f"{pool}_labels") for pool in ("train", "val", "test")},
 )
 _MOST_CHANNELS_OF_A_LINE = 4  # images of 1 or 3 rows and more channels are taken for (N, C, H, W)
-_BOMB = (2**30, 100)  # an array of more bytes than this, and this many times what it takes in the file, is not unpacked
 
 
 def load_npz(path: Path) -> Dataset:
     """The images and labels of an ``.npz`` file. See `load_file`."""
-    try:
-        with path.open("rb") as opened, np.load(_archive(opened), allow_pickle=False) as file:
-            pools = _pools(path, set(file.files))
-            wanted = {name for pair in pools.values() for name in pair} | ({"classes"} & set(file.files))
-            arrays = {name: _array(path, file, name) for name in sorted(wanted)}
-    except ValueError as error:
-        if str(error).startswith(f"{path}: "):
-            raise
-        raise ValueError(f"{path}: expected an .npz file of plain arrays, but {said(error)}") from None
-    except Exception as error:  # numpy raises whatever a broken file leads it to
-        raise ValueError(f"{path}: expected an .npz file of plain arrays, but {said(error)}") from None
+    with open_npz(path) as file:
+        pools = _pools(path, set(file.names))
+        wanted = {name for pair in pools.values() for name in pair} | ({"classes"} & set(file.names))
+        arrays = {name: file[name] for name in sorted(wanted)}
     uses = uses_of(pools)
     used = {pool: pair for pool, pair in pools.items() if uses[pool] != "nothing"}
     labels, classes, notes = _labels(
@@ -41,14 +30,6 @@ def load_npz(path: Path) -> Dataset:
     )
     made = {uses[pool]: _images(path, x, arrays[x], y, labels[y], classes) for pool, (x, y) in used.items()}
     return Dataset(path.stem, made["train"], made.get("test"), Reading(pools=uses, notes=notes))
-
-
-def _archive(opened: IO[bytes]) -> IO[bytes]:
-    """``opened`` at its start, if it is no single array, which numpy would load as well."""
-    if opened.read(6) == b"\x93NUMPY":
-        raise ValueError("it is an .npy file, of one array without a name")
-    opened.seek(0)
-    return opened
 
 
 def _pools(path: Path, found: set[str]) -> dict[str, tuple[str, str]]:
@@ -60,18 +41,6 @@ def _pools(path: Path, found: set[str]) -> dict[str, tuple[str, str]]:
                 raise ValueError(f"{path}: expected {', '.join(sorted(lacking))} too, got {sorted(found)}")
             return pools
     raise ValueError(f"{path}: expected arrays images and labels, or x_train and y_train, got {sorted(found)}")
-
-
-def _array(path: Path, file: Any, name: str) -> Array:  # noqa: ANN401  # numpy's NpzFile
-    least, ratio = _BOMB
-    for info in file.zip.infolist():
-        if info.filename in (name, f"{name}.npy") and info.file_size > max(least, ratio * info.compress_size):
-            got = f"{info.file_size:,} from {info.compress_size:,}"
-            raise ValueError(f"{path}: expected {name} to unpack to at most {ratio} times its bytes, got {got}")
-    try:
-        return np.asarray(file[name])
-    except Exception as error:
-        raise ValueError(f"{path}: expected plain arrays, but {name}: {said(error)}") from None
 
 
 def _flat(path: Path, name: str, labels: Array) -> Array:

@@ -10,6 +10,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from splitleak.errors import said
+
 READ = frozenset(
     {".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
     | {".tif", ".tiff", ".webp"}
@@ -120,11 +122,6 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
         raise ValueError(f"expected at most {_MOST_PIXELS:,} pixels, got {got}") from None
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
         raise ValueError(said(error)) from None
-
-
-def said(error: BaseException) -> str:
-    """An error in one line; one without a message by its name."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _smaller(picture: Image.Image, least: int | None) -> Image.Image:

@@ -10,7 +10,7 @@ import torch
 from torchvision import datasets
 
 from splitleak.datasets.images import Dataset, Images
-from splitleak.datasets.pictures import said
+from splitleak.errors import said
 
 _SETS: dict[str, Callable[..., Any]] = {
     "cifar10": datasets.CIFAR10,

@@ -17,7 +17,8 @@ import torch
 
 from splitleak.datasets.images import Dataset, Images, Reading, Size, fitted_pixels, listed, sides, uses_of
 from splitleak.datasets.layout import Folders, Place, places
-from splitleak.datasets.pictures import MOST_BYTES, NOT_READ, READ, Header, decode, read_header, said
+from splitleak.datasets.pictures import MOST_BYTES, NOT_READ, READ, Header, decode, read_header
+from splitleak.errors import said
 from splitleak.logs import Report, silent
 
 UNLABELLED = "unlabelled"

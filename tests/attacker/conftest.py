@@ -11,7 +11,7 @@ from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.defenses.artifact import load_cloud, load_edge, save
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.client import EdgeConfig
-from splitleak.edge.run import stream_file
+from splitleak.edge.run import images_for, stream_images
 from splitleak.edge.service import EdgeServiceConfig, edge
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def deploy(trained):
             port = stack.enter_context(cloud(CloudConfig(), load_cloud(trained / "toy" / "cloud", CPU)))
             port = stack.enter_context(tap(TapConfig(upstream=f"127.0.0.1:{port}", capture=capture)))
             client = EdgeConfig(cloud=f"127.0.0.1:{port}", model="toy")
-            ledger = stream_file(client, half, trained / "victims.npz", repeat)
+            ledger = stream_images(client, half, images_for(half, trained / "victims.npz"), repeat)
             port = stack.enter_context(edge(EdgeServiceConfig(client=client), half, "toy"))
             yield SimpleNamespace(
                 folder=trained,

@@ -113,6 +113,23 @@ def test_its_end_closes_what_it_carries(tmp_path):
         assert peer.recv(1) == b""
 
 
+def test_a_record_ends_at_its_limit_and_no_connection_does(tmp_path, caplog):
+    record, most = tmp_path / "sizes.jsonl", 2000
+    with echoing() as address:
+        config = BlindTapConfig(upstream=address, record=record, max_bytes=most)
+        for _ in range(2):  # the second goes on with what the first left
+            with blind_tap(config) as port, socket.create_connection(("127.0.0.1", port), WAIT_S) as peer:
+                for _ in range(20):
+                    assert asked(peer, b"hello") == b"hello"
+            seen = list(sightings(record))
+            assert 10 < len(seen) < 30
+            assert {each.connection for each in seen} == {seen[0].connection}
+            assert most - 150 < record.stat().st_size <= most
+    assert "the record has reached its limit, and ends at" in caplog.text
+    for lost in (40 - len(seen), 40):
+        assert f"{record}: {lost} sightings could not be written" in caplog.text
+
+
 def test_a_full_disk_ends_no_connection_and_the_loss_is_told(tmp_path, caplog):
     record = tmp_path / "sizes.jsonl"
     with tapped(record) as port, socket.create_connection(("127.0.0.1", port), WAIT_S) as peer:

@@ -11,7 +11,7 @@ from splitleak.attacker.class_inversion.base import ClassKnowledge
 from splitleak.attacker.class_inversion.if_gmi import IFGMI, IFGMIConfig
 from splitleak.attacker.class_inversion.ppa import PPA, PPAConfig
 from splitleak.attacker.prior import Prior, PriorConfig, train_prior
-from splitleak.cli import app
+from splitleak.cli import app, main
 from splitleak.models.export import export_onnx
 
 CPU = torch.device("cpu")
@@ -92,6 +92,52 @@ def test_weights_of_another_generator_are_refused_by_file(tiny_prior, tmp_path):
     tensors, _ = load_tensors(path)
     save_tensors(path, {name: value for name, value in tensors.items() if "blocks.0" not in name})
     with pytest.raises(ValueError, match=r"generator\.safetensors: expected the weights of a Generator"):
+        Prior.load(tmp_path / "prior", CPU)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_those_of_ours(kind, tiny_prior, tmp_path):
+    tiny_prior.save(tmp_path / "prior")
+    for name in ("generator", "critic"):
+        path = tmp_path / "prior" / f"{name}.safetensors"
+        tensors, _ = load_tensors(path)
+        save_tensors(path, {key: x.to(kind) if x.is_floating_point() else x for key, x in tensors.items()})
+    loaded, latents = Prior.load(tmp_path / "prior", CPU), torch.randn(2, tiny_prior.document.generator.latent)
+    images = loaded.generator(latents)
+    assert torch.allclose(images, tiny_prior.generator(latents), atol=0.02)
+    assert loaded.critic(images).dtype == torch.float32
+
+
+def test_a_document_of_a_generator_of_terabytes_takes_none_of_them(tiny_prior, tmp_path):
+    tiny_prior.save(tmp_path / "prior")
+    path = tmp_path / "prior" / "prior.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"generator": document["generator"] | {"width": 2**20, "latent": 2**20}}))
+    with pytest.raises(ValueError, match=r"\A[^\n]*generator\.safetensors: expected the weights of a Generator"):
+        Prior.load(tmp_path / "prior", CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"not a graph at all"])
+def test_a_strangers_broken_graph_is_one_line_of_the_command(content, tmp_path, capsys, monkeypatch):
+    document = {"format": 1, "generator": {"channels": 1, "size": 16, "latent": 6}}
+    (tmp_path / "prior.json").write_text(json.dumps(document))
+    (tmp_path / "generator.onnx").write_bytes(content)
+    monkeypatch.setattr("sys.argv", ["splitleak", "invert", "--attack", "gmi", "--prior", str(tmp_path)])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    said = capsys.readouterr().err
+    assert said.startswith(f"splitleak: {tmp_path}/generator.onnx: expected")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("change", [lambda them: them[1:], lambda them: [], lambda them: [*them, "0" * 24]])
+def test_a_list_of_public_images_that_is_not_the_trainings_is_refused(change, tiny_prior, tmp_path):
+    tiny_prior.save(tmp_path / "prior")
+    path = tmp_path / "prior" / "prior.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"public_hashes": change(document["public_hashes"])}))
+    with pytest.raises(ValueError, match=r"prior\.json: expected the hashes of all images that it was trained on"):
         Prior.load(tmp_path / "prior", CPU)
 
 

@@ -1,6 +1,7 @@
 """Attacks on victims and on classes as the commands run them, with a real edge, tap and cloud in this process."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from splitleak.attacker.run import Access, AttackConfig, record_queries, run_att
 from splitleak.cli import app
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.cloud.service import CloudConfig, cloud
-from splitleak.config import Config, read_document
+from splitleak.config import Config, digest, read_document
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import load_whole, save
@@ -28,6 +29,7 @@ from splitleak.edge.sharing import SharingConfig, share_predictions
 from splitleak.eval.record.schema import FeaturesPlace, load_record
 from splitleak.eval.record.scoring import truth_of
 from splitleak.logs import silent
+from splitleak.wire.files.captures import CaptureWriter
 from splitleak.wire.files.shared import SharedScores
 from tests.splitleak.graphs.test_network import Residual, network
 
@@ -89,6 +91,23 @@ def test_an_attack_leaves_one_image_for_each_captured_victim_and_says_how(deploy
     assert found["findings"]["chosen_epoch"] == 1
     assert (tmp_path / "out" / "weights.safetensors").exists()
     assert {"command", "commit", "hardware", "time"} <= found["provenance"].keys()
+
+
+def test_an_attack_tells_of_its_captures_gaps_and_binds_what_it_rebuilt_to_all_its_images(deployed, tmp_path):
+    record(deployed, tmp_path / "pairs.npz")
+    asked = config()
+    attack(deployed, tmp_path / "whole", asked, pairs=tmp_path / "pairs.npz")
+    document = read_document(tmp_path / "whole" / "attack.json")
+    assert "capture" not in document
+    rebuilt = Reconstructions.load(tmp_path / "whole" / "reconstructions.npz")
+    assert rebuilt.public == digest(sorted(document["public_hashes"]))
+    shutil.copy(deployed.capture, tmp_path / "gaps.capture")
+    with CaptureWriter(tmp_path / "gaps.capture", max_bytes=1) as writer:
+        for number in range(3):
+            writer.write("/toy/Echo", number, "request", b"lost")
+    access = Access(capture=tmp_path / "gaps.capture", public=deployed.public, pairs=tmp_path / "pairs.npz")
+    run_attack(asked, access, tmp_path / "gaps", CPU, silent)
+    assert read_document(tmp_path / "gaps" / "attack.json")["capture"] == {"gaps": 2, "lost": 3}
 
 
 def test_an_attack_on_recorded_queries_repeats_to_the_bit_and_says_what_they_cost(deployed, tmp_path, small_splits):

@@ -223,6 +223,21 @@ def test_a_second_tap_appends_to_the_capture_of_the_first(tmp_path):
     assert [each.message for each in captures.read(capture)] == [b"one", b"one", b"two", b"two"]
 
 
+def test_traffic_goes_on_where_the_capture_ends(tmp_path):
+    upstream, capture = Upstream(), tmp_path / "wire.capture"
+    with (
+        serving(upstream) as address,
+        tap(TapConfig(upstream=address, capture=capture, max_bytes=5000)) as port,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        for number in range(20):
+            assert channel.unary_unary("/toy/Echo")(bytes([number] * 300), timeout=PATIENCE_S) == bytes([number] * 300)
+    kept = [each.message[0] for each in captures.read(capture)]
+    assert kept == [number // 2 for number in range(len(kept))]
+    assert 8 < len(kept) < 15
+    assert capture.stat().st_size <= 5000
+
+
 def test_a_tap_on_a_capture_that_another_tap_writes_is_refused(tapped):
     config = TapConfig(upstream="127.0.0.1:1", capture=tapped.capture)
     with pytest.raises(OSError, match="only writer"), tap(config):

@@ -1,4 +1,4 @@
-"""Damaged files of images before each reader of ours: ``python -m tests.bench.fuzz_files --files 10000``.
+"""Damaged files before each reader of ours: ``python -m tests.bench.fuzz_files --files 10000 [--reader onnx]``.
 
 A reader returns a value or raises our one error, a ValueError of one line that names the file; it takes bounded memory
 and bounded time. Ends with status 1, and says why, if one does not.
@@ -7,6 +7,7 @@ and bounded time. Ends with status 1, and says why, if one does not.
 import argparse
 import io
 import json
+import logging
 import random
 import resource
 import struct
@@ -21,20 +22,45 @@ import numpy as np
 import torch
 from PIL import Image
 
-from splitleak.config import read_document
+from splitleak import eval as evaluation
+from splitleak.artifacts import write_json
+from splitleak.attacker.blind_tap import sightings
+from splitleak.attacker.outputs import Reconstructions
+from splitleak.attacker.prior import Prior, PriorDocument
+from splitleak.attacker.queries import Pairs
+from splitleak.config import read_document, read_table
 from splitleak.datasets import Dataset, Images
 from splitleak.datasets.files import load_file
 from splitleak.datasets.splits import SplitConfig, Splits, split
 from splitleak.datasets.torchvision import load_torchvision
+from splitleak.edge.ledger import Ledger
+from splitleak.eval.campaign.kinds import plan_campaign
+from splitleak.eval.record.inputs import Attacked
+from splitleak.eval.record.schema import load_lines, load_record
+from splitleak.models.export import export_onnx
+from splitleak.models.generator import Generator, GeneratorConfig
+from splitleak.wire.files import captures
+from splitleak.wire.files.captures import CaptureWriter
+from splitleak.wire.files.repair import check
+from splitleak.wire.files.shared import SharedScores
 
 FORMATS = ("png", "jpg", "gif", "tif", "bmp", "webp", "ppm")
-READERS = ("npz", "stored npz", "zip", "mnist", "splits", "toml", *FORMATS)
+IMAGES = ("npz", "stored npz", "zip", "mnist", "splits", *FORMATS)
+EVAL = Path(evaluation.__file__).parent
 MOST_GROWTH = 400 * 2**20  # bytes, of the process, over all files of a reader
 MOST_S = 10.0  # a file
 
 
-def prepared(reader: str, folder: Path) -> tuple[Path, Callable[[], object]]:
-    """A valid input for ``reader`` in ``folder``: the file that may be damaged, and how all of it is read."""
+Prepared = tuple[Path, Callable[[], object]]  # the file that may be damaged, and how all of it is read
+
+
+def prepared(reader: str, folder: Path) -> Prepared:
+    """A valid input for ``reader`` in ``folder``."""
+    return OTHERS[reader](folder) if reader in OTHERS else images(reader, folder)
+
+
+def images(reader: str, folder: Path) -> Prepared:
+    """A file of images."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
     path = folder / f"data.{reader.split()[-1]}"
     if reader in ("npz", "stored npz"):
@@ -58,9 +84,6 @@ def prepared(reader: str, folder: Path) -> tuple[Path, Callable[[], object]]:
         images = Images(torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 8, 8), labels, names)
         split(Dataset("d", images, None), SplitConfig(public=5, victims=5)).save(folder)
         return folder / "splits.json", lambda: Splits.load(folder)
-    elif reader == "toml":
-        path.write_text('name = "x"\n[training]\nepochs = 3\nrates = [0.1, 2e-3]\n')
-        return path, lambda: read_document(path)
     else:
         path = folder / "set" / "cat" / f"0.{reader}"
         for place, name in ((path, reader), (folder / "set" / "dog" / "1.png", "png")):
@@ -68,6 +91,117 @@ def prepared(reader: str, folder: Path) -> tuple[Path, Callable[[], object]]:
             place.write_bytes(_encoded(pixels[0], name))
         return path, lambda: load_file(folder / "set", size=8)
     return path, lambda: load_file(path)
+
+
+def toml(folder: Path) -> Prepared:
+    """A file of settings."""
+    path = folder / "data.toml"
+    path.write_text('name = "x"\n[training]\nepochs = 3\nrates = [0.1, 2e-3]\n')
+    return path, lambda: read_document(path)
+
+
+def campaign(folder: Path) -> Prepared:
+    """The file of a campaign, and the jobs that it asks for."""
+    path = folder / "campaign.toml"
+    path.write_bytes((EVAL / "campaigns" / "demo.toml").read_bytes())
+    return path, lambda: plan_campaign(read_table(path), str(path))
+
+
+def record(folder: Path) -> Prepared:
+    """What a judge wrote."""
+    lines = EVAL / "results" / "cem_small" / "records.jsonl"
+    path = folder / "record.json"
+    path.write_text(json.dumps(json.loads(lines.read_text().splitlines()[0]), indent=2))
+    return path, lambda: load_record(folder)
+
+
+def records(folder: Path) -> Prepared:
+    """Several of them, in lines."""
+    path = folder / "records.jsonl"
+    lines = EVAL / "results" / "cem_small" / "records.jsonl"
+    path.write_text("\n".join(lines.read_text().splitlines()[:3]))
+    return path, lambda: load_lines(path)
+
+
+def ledger(folder: Path) -> Prepared:
+    """The edge's record of a stream."""
+    costs = dict.fromkeys(("encode_us", "serialise_us", "network_us", "queue_us", "compute_us", "total_us"), 5)
+    about = {"request_id": "s-0", "place": 0, "label": 1, "predicted": 1, "sent_bytes": 9, "payload_sha256": "0" * 64}
+    write_json(folder / "ledger.json", {"version": 1, "entries": [about | costs], "images": "0" * 12})
+    return folder / "ledger.json", lambda: Ledger.read(folder / "ledger.json")
+
+
+def attack(folder: Path) -> Prepared:
+    """What an attack says of itself."""
+    about = {"attack": "decoder", "config": {"epochs": 2}, "seed": 0, "queries": 3, "knowledge": ["public", "query"]}
+    about |= {"public_hashes": ["0" * 24, "1" * 24], "models": {"edge": "0" * 12}, "findings": {}, "provenance": {}}
+    write_json(folder / "attack.json", about)
+
+    def read() -> object:
+        found = Attacked.read(folder)
+        return found.threat_model(sees="features"), found.models
+
+    return folder / "attack.json", read
+
+
+def rebuilt(folder: Path) -> Prepared:
+    """An attack's reconstructions."""
+    path = folder / "reconstructions.npz"
+    Reconstructions(("a", "b"), torch.rand(2, 1, 8, 8), "0" * 12).save(path)
+    return path, lambda: Reconstructions.load(path)
+
+
+def pairs(folder: Path) -> Prepared:
+    """Recorded queries."""
+    path = folder / "pairs.npz"
+    Pairs(torch.rand(1, 3, 4), ("a", "b", "c"), "probe-0", 1).save(path)
+    return path, lambda: Pairs.load(path)
+
+
+def shared(folder: Path) -> Prepared:
+    """Shared scores."""
+    path = folder / "shared-all.npz"
+    SharedScores(("a", "b"), np.eye(2, dtype=np.float32), None, "m").save(path)
+    return path, lambda: SharedScores.load(path)
+
+
+def weights(folder: Path) -> Prepared:
+    """A prior's generator, ours."""
+    config = GeneratorConfig(channels=1, size=8, latent=4, width=2)
+    Prior(PriorDocument(format=1, generator=config), Generator(config).eval(), None).save(folder / "prior")
+    return folder / "prior" / "generator.safetensors", lambda: Prior.load(folder / "prior", torch.device("cpu"))
+
+
+def onnx(folder: Path) -> Prepared:
+    """A prior's generator, a stranger's."""
+    config = GeneratorConfig(channels=1, size=8, latent=4, width=2)
+    write_json(folder / "prior.json", {"format": 1, "generator": config.document()})
+    export_onnx(Generator(config).eval(), (4,), folder / "generator.onnx")
+    return folder / "generator.onnx", lambda: Prior.load(folder, torch.device("cpu"))
+
+
+def capture(folder: Path) -> Prepared:
+    """What a tap saw."""
+    path = folder / "tap.capture"
+    with CaptureWriter(path) as writer:
+        for call in range(3):
+            writer.write("/a/b", call, "request", bytes(range(60)))
+    return path, lambda: (check(path), list(captures.read(path)))
+
+
+def sizes(folder: Path) -> Prepared:
+    """What a blind tap saw."""
+    path = folder / "sizes.jsonl"
+    seen = [{"time_ns": 1, "connection": 2, "direction": "request", "size": 3}] * 3
+    path.write_text("".join(json.dumps(line) + "\n" for line in ({"format": "splitleak-sizes", "version": 1}, *seen)))
+    return path, lambda: list(sightings(path))
+
+
+OTHERS: dict[str, Callable[[Path], Prepared]] = {
+    made.__name__: made
+    for made in (onnx, weights, toml, campaign, record, records, ledger, attack, rebuilt, pairs, shared, capture, sizes)
+}
+READERS = (*IMAGES, *OTHERS)
 
 
 def damaged(data: bytes, draw: random.Random) -> bytes:
@@ -127,9 +261,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=10_000, help="for each reader")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reader", choices=READERS, action="append", help="only this one; repeatable")
     asked = parser.parse_args()
+    logging.disable(logging.ERROR)  # what readers say of what they pass over
     found = {}
-    for reader in READERS:
+    for reader in asked.reader or READERS:
         with tempfile.TemporaryDirectory() as folder:
             found[reader] = list(faults(reader, asked.files, asked.seed, Path(folder)))
         print(json.dumps({"reader": reader, "files": asked.files, "faults": found[reader][:10]}), flush=True)  # noqa: T201

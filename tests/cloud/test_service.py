@@ -65,7 +65,8 @@ def logits(response):
 
 
 @pytest.mark.parametrize(
-    ("how", "tolerance"), [("fp32", 1e-6), ("fp16", 2e-2), ("uint8", 2e-1), ("uint8+deflate", 2e-1)]
+    ("how", "tolerance"),
+    [("fp32", 1e-6), ("fp16", 2e-2), ("fp16+deflate", 2e-2), ("uint8", 2e-1), ("uint8+deflate", 2e-1)],
 )
 def test_logits_are_those_of_the_half_under_each_codec(how, tolerance):
     half = Half()
@@ -74,6 +75,42 @@ def test_logits_are_those_of_the_half_under_each_codec(how, tolerance):
     arrived = codec.decode(codec.encode(features(0), how))
     np.testing.assert_allclose(answered, half.predict(arrived), atol=1e-6)
     np.testing.assert_allclose(answered, half.predict(features(0)), atol=tolerance)
+
+
+def plain(datatype, dtype):
+    """A stranger's tensor of another datatype than the announced FP32, as bytes alone."""
+    values = np.ones((3, 2, 3), dtype)
+    return codec.request("half", codec.WireTensor(datatype, values.shape, values.tobytes()), request_id="1")
+
+
+def typed_uint8():
+    message = plain("UINT8", np.uint8)
+    del message.raw_input_contents[:]
+    message.inputs[0].contents.uint_contents[:] = [1] * 18
+    return message
+
+
+@pytest.mark.parametrize(
+    ("message", "got"),
+    [
+        (plain("FP16", np.float16), "FP32 for 'features', or FP16 with parameter encoding 'fp16', got FP16 without"),
+        (plain("UINT8", np.uint8), "FP32 for 'features', or UINT8 quantised with scale and zero_point, got UINT8"),
+        (typed_uint8(), "FP32 for 'features', or UINT8 quantised with scale and zero_point, got UINT8 without"),
+        (plain("FP64", np.float64), "got 'FP64'"),
+        (plain("BF16", np.float16), "got 'BF16'"),
+        (plain("INT8", np.int8), "got 'INT8'"),
+        (plain("INT32", np.int32), "got 'INT32'"),
+    ],
+)
+def test_a_strangers_tensor_of_another_datatype_is_an_invalid_argument_and_never_taken_for_fp32(message, got):
+    with stub_of(Half()) as stub:
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ModelInfer(message, timeout=WAIT_S)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert got in refused.value.details()
+        answers = list(stub.ModelStreamInfer(iter([message, request(features(0))]), timeout=WAIT_S))
+    assert got in answers[0].error_message
+    np.testing.assert_allclose(logits(answers[1].infer_response), Half().predict(features(0)), atol=1e-6)
 
 
 def test_many_clients_at_once_each_get_their_own_logits():
@@ -154,7 +191,7 @@ def test_metrics_are_off_unless_asked_for_and_then_tell_what_was_served(caplog):
 def test_the_curious_cloud_keeps_the_features_as_they_were_sent(tmp_path):
     sparse = np.maximum(features(0, 32), 0)
     sent = [codec.encode(sparse, how) for how in CODECS]
-    assert [tensor.encoding for tensor in sent] == [None, None, None, "deflate", "deflate"]
+    assert [tensor.encoding for tensor in sent] == [None, "fp16", None, "deflate", "deflate"]
     with stub_of(Half(), capture=tmp_path / "seen.cap") as stub:
         requests = [codec.request("half", tensor, request_id=str(number)) for number, tensor in enumerate(sent)]
         answers = list(stub.ModelStreamInfer(iter(requests), timeout=WAIT_S))

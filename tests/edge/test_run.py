@@ -9,7 +9,7 @@ import pytest
 from splitleak.datasets.files import load_file
 from splitleak.edge.client import EdgeConfig
 from splitleak.edge.ledger import Ledger, images_digest
-from splitleak.edge.run import run_edge, stream_file
+from splitleak.edge.run import images_for, run_edge, stream_images
 
 SERVE = """
 import json, sys
@@ -61,6 +61,28 @@ def test_the_ledger_says_of_which_images_and_which_half_it_is(tmp_path, encoder,
     assert (ledger.images, ledger.model) == (images_digest(load_file(images).train), "0123456789ab")
 
 
+def test_a_ledger_of_other_images_or_another_half_is_replaced_with_force_alone(tmp_path, encoder, start_cloud, images):
+    cloud = start_cloud()
+    config = EdgeConfig(cloud=cloud.address, model="toy")
+    place, other = tmp_path / "ledger.json", tmp_path / "other.npz"
+    np.savez(other, images=np.zeros((2, 8, 8), np.uint8), labels=np.arange(2))
+    given = {"ledger": place, "server": None, "report": print}
+    run_edge(config, encoder, **given, images=images, model="0123456789ab")
+    run_edge(config, encoder, **given, images=images, model="0123456789ab")
+    before, arrived = place.read_bytes(), len(cloud.arrived)
+    for changed, said in (
+        ({"images": other, "model": "0123456789ab"}, "images '[0-9a-f]{12}' and not '[0-9a-f]{12}'"),
+        ({"images": images, "model": "ba9876543210"}, "model '0123456789ab' and not 'ba9876543210'"),
+    ):
+        with pytest.raises(FileExistsError, match=rf"ledger\.json, but it has {said}; --force replaces it"):
+            run_edge(config, encoder, **given, **changed)
+        assert (place.read_bytes(), len(cloud.arrived)) == (before, arrived)
+        run_edge(config, encoder, **given, **changed, force=True)
+        assert Ledger.read(place).model == changed["model"]
+        run_edge(config, encoder, **given, images=images, model="0123456789ab", force=True)
+        before, arrived = place.read_bytes(), len(cloud.arrived)
+
+
 def test_what_is_no_ledger_is_not_replaced_and_nothing_is_sent(tmp_path, encoder, start_cloud, images):
     cloud = start_cloud()
     (tmp_path / "thesis.json").write_text('{"mine": 1}')
@@ -73,14 +95,14 @@ def test_what_is_no_ledger_is_not_replaced_and_nothing_is_sent(tmp_path, encoder
 
 def test_each_image_is_sent_as_often_as_asked_in_a_row(encoder, start_cloud, images):
     cloud = start_cloud()
-    ledger = stream_file(EdgeConfig(cloud=cloud.address, model="toy"), encoder, images, repeat=3)
+    ledger = stream_images(EdgeConfig(cloud=cloud.address, model="toy"), encoder, images_for(encoder, images), repeat=3)
     assert [entry.place for entry in ledger.entries] == [at // 3 for at in range(21)]
     assert [entry.label for entry in ledger.entries[:6]] == [0, 0, 0, 1, 1, 1]
     assert [each.id for each in cloud.arrived] == [entry.request_id for entry in ledger.entries]
     assert [entry.request_id.split("-")[1:] for entry in ledger.entries[2:4]] == [["0", "2"], ["1", "0"]]
     assert ledger.summary()["images"] == 7
     with pytest.raises(ValueError, match="at least once, got 0 times"):
-        stream_file(EdgeConfig(cloud=cloud.address, model="toy"), encoder, images, repeat=0)
+        stream_images(EdgeConfig(cloud=cloud.address, model="toy"), encoder, images_for(encoder, images), repeat=0)
 
 
 def test_two_streams_share_no_id(encoder, start_cloud, images):

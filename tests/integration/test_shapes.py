@@ -13,7 +13,7 @@ from splitleak.attacker.tap import TapConfig, tap
 from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.datasets.images import Images
 from splitleak.edge.client import EdgeConfig
-from splitleak.edge.run import stream_file
+from splitleak.edge.run import images_for, stream_images
 from splitleak.edge.service import EdgeServiceConfig, edge
 from splitleak.eval.record.metrics import measured_victims
 from splitleak.logs import silent
@@ -81,7 +81,7 @@ def chain(shape, folder, codec):
 def test_every_codec_carries_features_of_any_shape(shape, codec, tmp_path):
     sent = images(tmp_path / "victims.npz", 6, 0)
     with chain(shape, tmp_path, codec) as (device, client, _):
-        ledger = stream_file(client, device, tmp_path / "victims.npz")
+        ledger = stream_images(client, device, images_for(device, tmp_path / "victims.npz"))
     ids, captured = victims(tmp_path / "capture")
     assert ids == tuple(ledger.places)
     expected = device.encode(sent.floats().numpy())
@@ -95,7 +95,7 @@ def test_every_codec_carries_features_of_any_shape(shape, codec, tmp_path):
 def test_an_attack_on_what_crossed_the_wire_beats_the_mean_image(shape, attack, tmp_path):
     public, truth = images(tmp_path / "public.npz", 120, 1), images(tmp_path / "victims.npz", 12, 0)
     with chain(shape, tmp_path, "fp16") as (device, client, address):
-        ledger = stream_file(client, device, tmp_path / "victims.npz")
+        ledger = stream_images(client, device, images_for(device, tmp_path / "victims.npz"))
         config = AttackConfig(attack=attack, settings={"epochs": 15, "channels": 8, "batch_size": 8})
         access = Access(
             public=tmp_path / "public.npz",

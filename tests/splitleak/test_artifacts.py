@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from splitleak import artifacts
 from splitleak.artifacts import (
+    assign_weights,
     hardware,
     load_tensors,
     load_weights,
@@ -117,6 +119,56 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path, valu
     save_tensors(tmp_path / "w", weights)
     with pytest.raises(ValueError, match=rf"w: {expected}"):
         load_weights(tmp_path / "w")
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("assign", [False, True])
+def test_weights_of_another_precision_are_brought_to_the_modules_own(kind, assign, tmp_path):
+    module = nn.BatchNorm1d(3)
+    given = {name: value.to(kind) if value.is_floating_point() else value.int() for name, value in OTHER.items()}
+    save_tensors(tmp_path / "weights.safetensors", given)
+    assign_weights(module, load_weights(tmp_path / "weights.safetensors"), "expected a norm", assign=assign)
+    assert {name: value.dtype for name, value in module.state_dict().items()} == {
+        name: value.dtype for name, value in OTHER.items()
+    }
+    assert torch.equal(module.weight, OTHER["weight"])
+
+
+OTHER = {**nn.BatchNorm1d(3).state_dict(), "weight": torch.tensor([0.5, 2, 4])}
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ({"weight": torch.ones(3, dtype=torch.int64)}, r"'weight' should be of torch\.float32 and is of torch\.int64"),
+        ({"weight": torch.ones(3, dtype=torch.bool)}, r"'weight' should be of torch\.float32 and is of torch\.bool"),
+        (
+            {"weight": torch.ones(3, dtype=torch.complex64)},
+            r"'weight' should be of torch\.float32 and is of .*64",
+        ),
+        (
+            {"weight": torch.full((3,), 1e300, dtype=torch.float64)},
+            r"'weight' has values that no .*32 can be",
+        ),
+        (
+            {"num_batches_tracked": torch.tensor(1.5)},
+            r"'num_batches_tracked' should be of torch\.int64 and is",
+        ),
+        ({"weight": torch.ones(4)}, r"size mismatch for weight"),
+        ({"more": torch.ones(4)}, r"Unexpected key"),
+    ],
+)
+def test_weights_that_are_no_such_numbers_are_refused_by_name(spoil, said, assign):
+    with pytest.raises(ValueError, match=rf"\Aexpected a norm, but [^\n]*{said}[^\n]*\Z"):
+        assign_weights(nn.BatchNorm1d(3), OTHER | spoil, "expected a norm", assign=assign)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_of_eight_bits_are_refused_by_the_names_of_file_and_tensor(kind, tmp_path):
+    save_tensors(tmp_path / "a.safetensors", {"w": torch.ones(2).to(kind)})
+    with pytest.raises(ValueError, match=r"a\.safetensors: expected floats of 16 bits or more, but .w. is of .*8"):
+        load_weights(tmp_path / "a.safetensors")
 
 
 def test_missing_tensors_are_named(tmp_path):

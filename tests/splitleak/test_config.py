@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, field_validator
 
-from splitleak.config import Config, digest, explain, read_document, read_table
+from splitleak.config import Config, digest, explain, read_document, read_lines, read_table
 
 
 class Inner(Config):
@@ -143,6 +143,24 @@ def test_json_that_is_too_deep_too_long_or_empty_is_refused_by_name(tmp_path, te
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=r"a\.json: expected valid JSON"):
         read_document(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("line", [b"{", b"[1]", b"7", b"", b'{"a": "\xff"}', b"[" * 5000])
+def test_a_line_that_is_no_table_is_named_by_its_number(tmp_path, line):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b"\n")
+    found = read_lines(path)
+    assert next(found) == (f"{path}, line 1", {"a": 1})
+    with pytest.raises(ValueError, match=rf"\A{path}, line 2: expected [^\n]+\Z"):
+        next(found)
+
+
+def test_a_key_that_a_line_lacks_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "lines.jsonl").write_text('{"a": 1}\n{"b": {}}\n')
+    (_, first), (_, second) = read_lines(tmp_path / "lines.jsonl")
+    for ask, number in ((lambda: first["c"], 1), (lambda: second["b"]["c"], 2)):
+        with pytest.raises(ValueError, match=rf"line {number}: expected a key 'c'"):
+            ask()
 
 
 def test_a_folder_is_no_file(tmp_path):

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from splitleak.artifacts import save_tensors, write_json, written_file, written_folder
-from splitleak.outputs import FolderKind, claimed, locked
+from splitleak.outputs import FolderKind, check_file, claimed, locked
 
 KIND = FolderKind("make", "mark.json", ("a", "b", "weights.safetensors"))
 STEPS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "os.scandir")
@@ -98,6 +99,133 @@ def test_wherever_a_writer_dies_or_fails_a_whole_folder_is_found_next_time(tmp_p
         step += 1
     assert seen == {before, "new"}
     assert step > 10
+
+
+def test_a_mark_that_is_text_is_told_by_what_is_in_it(tmp_path):
+    kind, folder = FolderKind("report", "report.md", ("*",), text="- measured: "), tmp_path / "folder"
+    kind.check(folder)
+    folder.mkdir()
+    kind.check(folder)
+    (folder / "notes.txt").write_text("mine")
+    for mark in (None, b"# mine", b"\xff- measured: "):
+        if mark is not None:
+            (folder / "report.md").write_bytes(mark)
+        with pytest.raises(FileExistsError, match=r"`splitleak report` wrote .* without a valid report\.md"):
+            kind.check(folder, force=True)
+    (folder / "report.md").write_text("# A report\n\n- measured: 3 of 4 cells")
+    kind.check(folder)
+
+
+def test_a_file_of_other_settings_is_replaced_with_force_alone_and_another_never(tmp_path):
+    path = tmp_path / "file.json"
+
+    def check(settings, **options):
+        check_file(path, "a thing", lambda there: json.loads(there.read_text()), settings, **options)
+
+    check({"seed": 1})
+    path.touch()
+    check({"seed": 1})
+    write_json(path, {"seed": 1, "about": {"n": 2}, "more": 3})
+    for same in (None, {}, {"seed": 1}, {"about": {"n": 2}}):
+        check(same)
+    for other, said in (({"seed": 2}, "seed 1 and not 2"), ({"about": {"n": 3}}, r"about\.n 2 and not 3")):
+        with pytest.raises(FileExistsError, match=rf"a thing with these settings at .*, but it has {said}; --force"):
+            check(other)
+        check(other, force=True)
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"expected a thing or none at .*file\.json, got something else"):
+        check({}, force=True)
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    """What is handed to the disk, renamed and removed meanwhile, in order, by the names below ``tmp_path``."""
+    seen = []
+
+    def name(path):
+        path = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fspath(path)
+        return os.path.relpath(path, tmp_path)
+
+    def record(step):
+        call = getattr(os, step)
+
+        def recorded(path, *other):
+            seen.append((step, name(path), *map(name, other)))
+            return call(path, *other)
+
+        monkeypatch.setattr(os, step, recorded)
+
+    for step in ("fsync", "rename", "replace"):
+        record(step)
+
+    def removed(path, *, call=shutil.rmtree, **options):
+        seen.append(("remove", name(path)))
+        call(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    return seen
+
+
+def test_a_folder_is_on_the_disk_before_it_is_renamed_and_its_name_before_the_old_one_goes(tmp_path, steps):
+    write(tmp_path / "folder", "old")
+    steps.clear()
+    write(tmp_path / "folder", "new")
+    at = {step: number for number, step in enumerate(steps)}
+    renamed = at["rename", ".folder.partial", ".folder.new"]
+    for file in ("a", "b", "mark.json"):
+        assert at["fsync", f".folder.partial/{file}"] < at["fsync", ".folder.partial"] < renamed
+    assert steps[renamed:] == [
+        ("rename", ".folder.partial", ".folder.new"),
+        ("fsync", "."),
+        ("rename", "folder", ".folder.old"),
+        ("rename", ".folder.new", "folder"),
+        ("fsync", "."),
+        ("rename", ".folder.old", ".folder.partial"),
+        ("remove", ".folder.partial"),
+    ]
+
+
+def test_what_lies_in_folders_of_a_folder_is_on_the_disk_too(tmp_path, steps):
+    with written_folder(tmp_path / "folder", KIND) as partial:
+        (partial / "a" / "deep").mkdir(parents=True)
+        (partial / "a" / "deep" / "file").write_text("x")
+        (partial / "b").symlink_to("nowhere")
+    synced = [step[1] for step in steps if step[0] == "fsync"]
+    deep = [f".folder.partial{below}" for below in ("/a/deep/file", "/a/deep", "/a", "")]
+    assert synced == [*deep, ".", "."]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_the_old_ones_place(tmp_path, steps):
+    write_json(tmp_path / "file", {})
+    assert steps == [("fsync", ".file.partial"), ("replace", ".file.partial", "file"), ("fsync", ".")]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_what_the_disk_does_not_take_replaces_nothing(tmp_path, monkeypatch, number):
+    write(tmp_path / "folder", "old")
+    write_json(tmp_path / "file", {"old": 1})
+
+    def failing(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        for work in (lambda: write(tmp_path / "folder", "new"), lambda: write_json(tmp_path / "file", {"new": 1})):
+            with pytest.raises(OSError, match=os.strerror(number)):
+                work()
+    with claimed(tmp_path / "folder", KIND):
+        assert content(tmp_path / "folder") == "old"
+    assert json.loads((tmp_path / "file").read_text()) == {"old": 1}
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_file_system_that_cannot_be_waited_for_is_written_to_all_the_same(tmp_path, monkeypatch):
+    def unable(descriptor):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", unable)
+    write(tmp_path / "folder", "new")
+    assert content(tmp_path / "folder") == "new"
 
 
 def test_a_recovery_that_is_killed_itself_is_recovered_from(tmp_path):

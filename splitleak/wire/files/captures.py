@@ -7,9 +7,9 @@ Layout, all numbers little-endian::
     body     u64 wall clock in ns, u64 call, u8 direction, u16 length of the method, method, message
 
 A writer only appends, and hands each record to the operating system: if it is killed, at most its last record is
-incomplete, which readers skip and the next writer truncates. A power cut may leave zeros at the end; they are skipped
-and truncated likewise, and both say so. All bytes are covered by checksums; any other damage is a `WireError`, and
-`splitleak.wire.files.repair` copies what is intact.
+incomplete, which readers skip and the next writer truncates. It waits for the disk where a file ends: a power cut
+before may leave zeros at the end; they are skipped and truncated likewise, and both say so. All bytes are covered by
+checksums; any other damage is a `WireError`, and `splitleak.wire.files.repair` copies what is intact.
 
 Records of call 2^64-1, which no client can cause, are the writer's own notes, as JSON: ``splitleak/gap`` where messages
 are missing, and ``splitleak/continues`` at the beginning of a file, with the name of the earlier part beside it.
@@ -34,6 +34,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from splitleak.errors import WireError
+from splitleak.outputs import sync
 from splitleak.wire.protocol.codec import WireTensor, request_tensor
 from splitleak.wire.protocol.paths import INFERENCE
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
@@ -54,6 +55,7 @@ _READ = 2**16  # bytes read at a time to go from frame to frame
 _ZEROS = 16  # at least so many at the end of a file are the trace of a power cut
 _SECTOR = 512  # as many, where they are as many bytes as a record was to have
 _MEGABYTE = 10**6
+_NOTES_ROOM = 1000  # bytes below a capture's limit that are left to the notes of what is lost
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -114,6 +116,8 @@ class CaptureWriter:
     Args:
         path: The file; an existing capture is appended to.
         rotate_mb: Megabytes (10^6 bytes) after which a new file is begun; the earlier one becomes ``path.1`` and so on.
+        max_bytes: What the capture may grow to, earlier parts included: the first message that does not fit, and all
+            after it, are lost.
 
     Raises:
         OSError: On entering: the file cannot be opened, or another writer holds it.
@@ -121,10 +125,13 @@ class CaptureWriter:
             the end is checked.
     """
 
-    def __init__(self, path: Path, rotate_mb: float | None = None) -> None:
+    def __init__(self, path: Path, rotate_mb: float | None = None, max_bytes: int | None = None) -> None:
         self.path = path
         self.lost = 0
         self._most_bytes = None if rotate_mb is None else round(rotate_mb * _MEGABYTE)
+        self._max_bytes = max_bytes
+        self._earlier = 0  # bytes in earlier parts
+        self._full = False  # it has all the bytes that it may have
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         self._end = 0  # of the complete records
@@ -134,6 +141,7 @@ class CaptureWriter:
 
     def __enter__(self) -> Self:
         self._file = self._open()
+        self._earlier = sum(part.stat().st_size for part in parts(self.path)[:-1])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,6 +149,7 @@ class CaptureWriter:
             if self._file is not None:
                 if self._notes:
                     self._attempt(b"")
+                self._sync(self._file)
                 self._file.close()
             self._file = None
         if self.lost:
@@ -150,6 +159,7 @@ class CaptureWriter:
         """Appends a `Record` with the current wall-clock time; a failure to write is counted, not raised."""
         record = Record(time.time_ns(), call, direction, method, message).packed()
         with self._lock:
+            self._check_room(len(record))
             error = self._attempt(record)
             if error is None:
                 return
@@ -159,6 +169,15 @@ class CaptureWriter:
             self._notes[-1][1]["lost"] += 1
             if self.lost == 1:
                 _LOGGER.error("%s: a message was not captured: %s; later ones are counted in silence", self.path, error)
+
+    def _check_room(self, size: int) -> None:
+        """Ends the recording, with a note, before the capture gets more bytes than it may have."""
+        if self._full or self._max_bytes is None:
+            return
+        if self._earlier + self._end + size + _NOTES_ROOM > self._max_bytes:
+            self._full = True
+            self._tell(f"the recording ends here, at its limit of {self._max_bytes} bytes")
+            self._attempt(b"")
 
     def _attempt(self, record: bytes) -> Exception | None:
         """Appends ``record``, behind the notes that are due; returns why it could not."""
@@ -183,6 +202,8 @@ class CaptureWriter:
         """The file to append ``size`` bytes to, whatever others did to it in the meantime; a note says what."""
         if self._file is None:
             raise OSError("the capture is closed")
+        if self._full and size:
+            raise OSError("the capture has reached its limit")
         held, named = os.fstat(self._file.fileno()), None
         with contextlib.suppress(FileNotFoundError):
             named = os.stat(self.path)
@@ -249,6 +270,7 @@ class CaptureWriter:
 
     def _rotated(self, full: BinaryIO) -> BinaryIO:
         """Gives the file the next free number, and begins a new one under its name, which says so."""
+        self._sync(full)
         for number in itertools.count(1):
             part = self.path.with_name(f"{self.path.name}.{number}")
             try:
@@ -260,9 +282,18 @@ class CaptureWriter:
                 self._most_bytes = None
                 return full
             self.path.unlink()
+            self._earlier += self._end
             self._notes.insert(0, (CONTINUES, {"part": part.name}))
             return self._open(full)
         raise AssertionError("unreachable")
+
+    def _sync(self, file: BinaryIO) -> None:
+        """Waits until a file that is done, and its name, are on the disk; a disk that fails is no client's trouble."""
+        try:
+            os.fsync(file.fileno())
+            sync(self.path.parent)
+        except OSError as error:
+            _LOGGER.error("%s: the disk may not hold all of it after a power cut: %s", self.path, error)
 
 
 def note(method: str, document: Mapping[str, Any]) -> Record:
@@ -310,6 +341,26 @@ def parts(path: Path) -> list[Path]:
             _LOGGER.warning("%s: its earlier part %s is missing: it is read without", found[0], name)
             break
         found.insert(0, earlier)
+    return found
+
+
+def missing(path: Path) -> dict[str, int]:
+    """What a capture and its earlier parts tell to be missing: ``gaps``, and in them at least ``lost`` messages.
+
+    Raises:
+        OSError: A file cannot be opened.
+        WireError: One is no capture.
+    """
+    found = {"gaps": 0, "lost": 0}
+    files = parts(path)
+    found["gaps"] += _continued(files[0]) is not None  # a part that is not there
+    for part in files:
+        with part.open("rb") as file:
+            for record, _, _ in scan(file) if has_header(file, part) else ():
+                gap = record.note is not None and record.method == GAP if isinstance(record, Record) else None
+                if gap or (isinstance(record, Damage) and record.kind == "zeros"):
+                    found["gaps"] += 1
+                    found["lost"] += lost_by(record) if isinstance(record, Record) else 0
     return found
 
 

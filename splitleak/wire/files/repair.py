@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from splitleak.artifacts import written_file
 from splitleak.errors import WireError
+from splitleak.inputs import check_different
 from splitleak.wire.files.captures import (
     CONTINUES,
     GAP,
@@ -87,19 +89,19 @@ def join(paths: Sequence[Path], out: Path, *, salvage: bool = False) -> Checked:
     Raises:
         FileExistsError: ``out`` exists.
         OSError: A file cannot be read or written.
+        ValueError: A file is given twice, or is an earlier part of another.
         WireError: A file is no capture, or is damaged and not to be salvaged; nothing is written.
     """
+    sources = [part for path in paths for part in parts(path)]
+    check_different(sources, "captures, each with its earlier parts")
     if out.exists():
         raise FileExistsError(f"expected a new file for the capture, got {out}, which exists")
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    with written_file(out) as partial:
+        partial.touch(0o600)
+        with partial.open("wb") as file:
             file.write(HEADER)
-            for record in _joined([part for path in paths for part in parts(path)], salvage):
+            for record in _joined(sources, salvage):
                 file.write(record.packed())
-        partial.rename(out)
-    finally:
-        partial.unlink(missing_ok=True)
     return check(out)
 
 

@@ -1,14 +1,13 @@
 """The file of prediction scores that victims publish: the only one of theirs that an attacker may read."""
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splitleak.artifacts import written_file
+from splitleak.npz import open_npz
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +45,6 @@ class SharedScores:
             FileNotFoundError: There is no such file.
             ValueError: It holds something else.
         """
-        if not path.is_file():
-            raise FileNotFoundError(f"expected shared scores at {path}, but there is no such file")
-        try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                ids, m = tuple(map(str, file["ids"])), int(file["m"]) or None
-                return cls(ids, file["scores"], m, str(file["model"]))
-        except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path}: expected what `splitleak predict` writes, but {error}") from None
+        with open_npz(path, "what `splitleak predict` writes") as file:
+            ids, m = tuple(map(str, file["ids"])), int(file["m"]) or None
+            return cls(ids, file["scores"], m, str(file["model"]))

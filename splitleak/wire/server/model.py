@@ -79,7 +79,7 @@ class ServedModel:
         return tensor
 
     def _check_datatype(self, tensor: codec.WireTensor) -> None:
-        """Refuses a datatype that is not the input's own, nor one that a codec packs it in."""
+        """Refuses a datatype that is not the input's own, nor one that a codec packs it in and says so."""
         packed = {"FP16": "fp16", "UINT8": "uint8"}.get(tensor.datatype)
         if packed is None:
             return  # FP32, or what `codec.decode` refuses
@@ -88,6 +88,8 @@ class ServedModel:
             raise ValueError(f"{expected}, got {tensor.datatype}")
         if tensor.datatype == "UINT8" and tensor.scale is None and tensor.zero_point is None:
             raise ValueError(f"{expected}, or UINT8 quantised with scale and zero_point, got UINT8 without")
+        if tensor.datatype == "FP16" and tensor.encoding is None:
+            raise ValueError(f"{expected}, or FP16 with parameter encoding {codec.HALVED!r}, got FP16 without")
 
     def metadata(self) -> pb.ModelMetadataResponse:
         """The protocol's model metadata; shapes with the batch axis, properties with the facts about the split."""

@@ -139,6 +139,16 @@ def test_recorded_results_are_weighed_as_the_run_is(fake_campaign, tmp_path):
     assert len(by_design(deployments(shipped, None, None))) == 14
 
 
+def test_a_record_does_not_count_twice(fake_campaign, tmp_path):
+    folder = fake_campaign(methods=("PATROL",))
+    with pytest.raises(ValueError, match=r"expected different folders of results, got .* twice"):
+        read_results([folder, folder])
+    write_report(folder, tmp_path / "report")
+    for other in (tmp_path / "report", folder / "cells"):
+        with pytest.raises(ValueError, match=rf"expected each record once, got .* in {folder} and in {other}"):
+            read_results([folder, other])
+
+
 def test_two_designs_under_one_name_are_refused(measured):
     made = measured(methods=("PATROL",))
     one = made[0]

@@ -87,3 +87,17 @@ def test_nothing_at_all_is_missing(tmp_path):
     (tmp_path / "attack.json").write_text(json.dumps([]))
     with pytest.raises(ValueError, match="expected a table of keys and values"):
         Attacked.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"public_hashes": 5}, "a list of hashes as public_hashes, got 5"),
+        ({"public_hashes": "ab"}, "a list of hashes as public_hashes, got 'ab'"),
+        ({"public_hashes": [1]}, r"a list of hashes as public_hashes, got \[1\]"),
+        ({"models": ["edge"]}, r"digests by name as models, got \['edge'\]"),
+    ],
+)
+def test_what_is_of_another_kind_than_an_attack_writes_is_refused_by_file_and_key(attacked, changes, said):
+    with pytest.raises(ValueError, match=rf"attack\.json: expected {said}"):
+        attacked(**changes)

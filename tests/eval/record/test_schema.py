@@ -319,6 +319,7 @@ CURRENT = parse_record(OLD_FEATURES, source="old").document()
         ("record", "expected a record, got str"),
         (None, "expected a record, got NoneType"),
         ({**CURRENT, "version": 3}, "expected a record of version 1 to 2, got 3; update splitleak"),
+        ({**CURRENT, "version": [2]}, r"expected a record of version 1 to 2, got \[2\]"),
         ({**CURRENT, "version": "2"}, "expected a record of version 1 to 2, got '2'"),
         ({**CURRENT, "kind": "sounds"}, "expected a record of kind victims or classes, got 'sounds'"),
         (without(CURRENT, "kind"), "expected a record of kind victims or classes, got 'None'"),
@@ -345,7 +346,7 @@ def test_a_broken_line_is_named_by_its_number(tmp_path):
     path.write_text(f"{json.dumps(CURRENT)}\n{json.dumps(OLD_CLASSES)}\n")
     assert [record.kind for record in load_lines(path)] == ["victims", "classes"]
     path.write_text(f"{json.dumps(CURRENT)}\n{json.dumps(CURRENT)[:50]}\n")
-    with pytest.raises(ValueError, match=r"records\.jsonl, line 2: expected a record as JSON, but "):
+    with pytest.raises(ValueError, match=r"records\.jsonl, line 2: expected valid JSON, but "):
         load_lines(path)
     path.write_text(f"{json.dumps(CURRENT)}\n{json.dumps({**CURRENT, 'version': 9})}\n")
     with pytest.raises(ValueError, match=r"records\.jsonl, line 2: expected a record of version 1 to 2, got 9"):

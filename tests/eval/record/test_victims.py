@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,6 +155,28 @@ def test_an_attack_that_does_not_tell_its_public_images_gets_no_record(artifact,
         ValueError, match=r"attack\.json: expected the hashes of the images that the attack knew, got none"
     ):
         judged(artifact, given, tmp_path / "cell")
+
+
+@pytest.mark.parametrize("change", [lambda them: them[1:], lambda them: them[:1], lambda them: [*them, "0" * 24]])
+def test_a_list_of_public_images_that_is_not_the_one_of_the_reconstructions_gets_no_record(
+    artifact, materials, tmp_path, change
+):
+    given = materials("trimmed")
+    path, rebuilt = given / "attack" / "attack.json", given / "attack" / "reconstructions.npz"
+    document, made = json.loads(path.read_text()), Reconstructions.load(rebuilt)
+    replace(made, public=digest(sorted(document["public_hashes"]))).save(rebuilt)
+    judged(artifact, given, tmp_path / "cell")
+    path.write_text(json.dumps({**document, "public_hashes": change(document["public_hashes"])}))
+    with pytest.raises(ValueError, match=r"attack\.json: expected the hashes of all images that the attack knew"):
+        judged(artifact, given, tmp_path / "other")
+
+
+def test_gaps_of_the_capture_are_on_record_if_the_attack_told_of_any(artifact, materials, tmp_path):
+    given = materials("gaps")
+    assert "capture" not in judged(artifact, given, tmp_path / "cell").document()["threat_model"]
+    path = given / "attack" / "attack.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "capture": {"gaps": 2, "lost": 7}}))
+    assert judged(artifact, given, tmp_path / "cell").document()["threat_model"]["capture"] == {"gaps": 2, "lost": 7}
 
 
 @pytest.mark.parametrize(

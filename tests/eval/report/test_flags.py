@@ -105,6 +105,14 @@ def test_an_attack_that_never_beat_its_own_start_is_doubted(chosen, doubted):
     assert record_flags(record(decoder_epochs=0, chosen_epoch=chosen)) == []
 
 
+def test_messages_that_are_missing_in_the_capture_are_doubted():
+    told = document()
+    assert record_flags(parse_record(told, source="test")) == []
+    told["threat_model"]["capture"] = {"gaps": 1, "lost": 0}
+    (flag,) = record_flags(parse_record(told, source="test"))
+    assert flag.startswith("capture: it tells of gaps")
+
+
 def test_a_gradient_that_is_no_number_is_in_no_record():
     with pytest.raises(ValueError, match="gradient_norm_start"):
         record(gradient_norm_start=float("nan"))

@@ -304,7 +304,7 @@ def test_what_is_no_report_is_not_replaced(fake_campaign, tmp_path, name):
 def test_a_report_does_not_replace_the_plan_of_the_campaign_it_is_of(fake_campaign):
     folder = fake_campaign()
     before = (folder / "campaign.json").read_text()
-    with pytest.raises(FileExistsError, match=r"campaign\.json without a report\.md"):
+    with pytest.raises(FileExistsError, match=r"one without a valid report\.md"):
         write_report(folder, folder)
     assert (folder / "campaign.json").read_text() == before
 

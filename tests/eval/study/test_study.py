@@ -1,6 +1,8 @@
 import base64
 import io
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,8 +136,29 @@ def test_a_study_replaces_its_own_page_and_key_alone(attacks, tmp_path):
 
 
 def test_equal_pictures_are_no_choice(attacks, artifact):
-    study = make_study(attacks[0], attacks[0], attacks[2], StudyConfig())
+    study = make_study(*attacks, StudyConfig())
+    study = replace(study, right=study.left)
     assert {vote.choice for vote in choose(study, artifact).votes} == {None}
+
+
+def test_one_attack_is_not_compared_with_itself_by_any_name(attacks, tmp_path):
+    first, _second, train = attacks
+    (tmp_path / "link").symlink_to("a")
+    for other in (first, first / "." / ".." / "a", tmp_path / "link"):
+        with pytest.raises(ValueError, match="expected different attacks, got"):
+            make_study(first, other, train, StudyConfig())
+    shutil.copytree(first, tmp_path / "copy")
+    with pytest.raises(ValueError, match=r"expected reconstructions of two attacks in .*, got the same pictures"):
+        make_study(first, tmp_path / "copy", train, StudyConfig())
+    with pytest.raises(FileNotFoundError):
+        make_study(first, tmp_path / "nothing", train, StudyConfig())
+
+
+@pytest.mark.parametrize("name", ["probe-7", "3/0/1", "-1", "3/", "x/1", "1" * 5000])
+def test_pictures_of_no_class_are_refused_by_name(attacks, name):
+    Reconstructions((name,), torch.rand(1, 1, 16, 16)).save(attacks[1] / "reconstructions.npz")
+    with pytest.raises(ValueError, match=rf"b: expected what `splitleak invert` writes, .* got '{name[:30]}"):
+        make_study(*attacks, StudyConfig())
 
 
 def test_the_command_writes_page_key_and_the_choosers_votes(attacks, artifact, tmp_path):

@@ -56,6 +56,16 @@ def test_votes_that_are_not_of_this_study_or_count_twice_are_refused(key, voted,
         score_votes([voted("odd", choices, study)], key)
 
 
+def test_the_votes_of_one_file_do_not_count_twice(key, voted, tmp_path):
+    one, two = voted("one", [(0, "left")]), voted("two", [(0, "left")])
+    for given in ([one, two, one], [one, tmp_path / "." / "one.json"]):
+        with pytest.raises(ValueError, match=r"expected different files of votes, got .* twice"):
+            score_votes(given, key)
+    (tmp_path / "copy.json").write_bytes(one.read_bytes())
+    with pytest.raises(ValueError, match=r"got the same contents in .*one\.json and .*copy\.json"):
+        score_votes([one, two, tmp_path / "copy.json"], key)
+
+
 def test_nobodys_choice_is_no_preference(key, voted):
     with pytest.raises(ValueError, match="expected at least one choice"):
         score_votes([voted("silent", [(0, None)])], key)

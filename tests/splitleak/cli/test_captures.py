@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -34,6 +35,8 @@ def test_a_damaged_capture_is_told_and_salvaged(call, capture, tmp_path):
 
 
 def test_captures_are_joined_into_a_new_file_alone(call, capture, tmp_path, refusal):
-    code, out, _ = call("capture", "join", capture, capture, "--out", tmp_path / "b.cap", "--json")
+    assert "twice" in refusal("capture", "join", capture, capture, "--out", tmp_path / "b.cap")
+    copy = shutil.copy(capture, tmp_path / "c.cap")
+    code, out, _ = call("capture", "join", capture, copy, "--out", tmp_path / "b.cap", "--json")
     assert (code, json.loads(out)["messages"]) == (0, 2)
     assert "exists" in refusal("capture", "join", capture, "--out", tmp_path / "b.cap")

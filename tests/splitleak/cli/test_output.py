@@ -118,6 +118,29 @@ def test_a_file_that_no_command_wrote_is_refused_by_name_and_not_touched(call, i
     assert place.read_text() == content
 
 
-def test_a_result_is_written_over_an_earlier_one(call, images, toy, tmp_path):
-    asked = ("leakage", toy, "--images", images, "--n-images", 1, "--out", tmp_path / "result.json")
-    assert call(*asked)[0] == call(*asked)[0] == 0
+def test_a_result_is_written_over_one_of_the_same_command_and_over_others_with_force_alone(call, images, toy, tmp_path):
+    place = tmp_path / "result.json"
+    asked = ("leakage", toy, "--images", images, "--n-images", 1)
+    assert call(*asked, "--out", place)[0] == call("--log-level", "error", *asked, "--out", place, "--json")[0] == 0
+    before = place.read_bytes()
+    code, _, err = call(*asked, "--seed", 1, "--out", place)
+    assert (code, place.read_bytes()) == (1, before)
+    assert f"expected a result of ours (JSON with its provenance) with these settings at {place}" in err
+    assert err.endswith("--force replaces it\n")
+    for force in (("--out", place, "--force"), ("--force", "--out", place)):
+        assert call(*asked, "--seed", 1, *force)[0] == 0
+        assert "--seed 1" in json.loads(place.read_text())["provenance"]["command"]
+        assert call(*asked, *force)[0] == 0
+
+
+@pytest.mark.parametrize("command", [name for name, given in FILES.items() if given[-1] == "--out" and name != "query"])
+def test_a_result_of_another_command_is_refused_by_each_that_writes_one(call, images, toy, tmp_path, command):
+    place = tmp_path / "earlier.json"
+    place.write_text(json.dumps({"provenance": {"command": f"splitleak {command} elsewhere --seed 7"}}))
+    before = place.read_bytes()
+    given = [str(each).format(images=images, toy=toy) for each in FILES[command]]
+    code, _, err = call(command, *given, place)
+    assert (code, place.read_bytes()) == (1, before)
+    assert "--force replaces it" in err
+    place.write_text(json.dumps({"provenance": "odd"}))
+    assert "got something else; it was not touched" in call(command, *given, place, "--force")[2]

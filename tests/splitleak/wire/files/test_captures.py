@@ -1,5 +1,6 @@
 """A capture keeps what was written, survives its writer, and its reader survives any bytes."""
 
+import errno
 import os
 import resource
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from splitleak.wire.files.captures import (
     Record,
     inference_requests,
     lost_by,
+    missing,
     parts,
     read,
     scan,
@@ -382,6 +385,81 @@ def test_a_capture_of_limited_files_reads_as_one(tmp_path):
     assert names == [*(f"a.cap.{number}" for number in (1, 3, 4, 5)), "a.cap"]
     assert all(part.stat().st_size <= 2000 for part in parts(path))
     assert (tmp_path / "a.cap.2").read_text() == "somebody else's"
+
+
+def test_a_capture_is_on_the_disk_where_it_ends_and_not_at_each_message(tmp_path, monkeypatch):
+    synced, call = [], os.fsync
+
+    def recorded(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        call(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    path = tmp_path / "a.cap"
+    with CaptureWriter(path, 0.0002) as writer:
+        for number in range(3):
+            writer.write(MODEL_INFER, number, "request", bytes(100))
+            earlier = len(list(tmp_path.iterdir())) - 1
+            assert synced == [path, tmp_path] * earlier
+    assert earlier == 2
+    assert synced == [path, tmp_path] * 3
+
+
+def test_a_disk_that_fails_at_the_end_costs_nobody_anything(tmp_path, monkeypatch, caplog):
+    def failing(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with CaptureWriter(tmp_path / "a.cap", 0.0002) as writer:
+        for number in range(3):
+            writer.write(MODEL_INFER, number, "request", bytes(100))
+    assert [record.call for record in read(tmp_path / "a.cap")] == [0, 1, 2]
+    assert "the disk may not hold all of it after a power cut" in caplog.text
+
+
+@pytest.mark.parametrize("rotate_mb", [None, 0.002])
+def test_a_capture_ends_at_its_limit_says_so_and_counts_what_is_missing(tmp_path, caplog, rotate_mb):
+    path, most = tmp_path / "a.cap", 10_000
+
+    def size():
+        return sum(each.stat().st_size for each in tmp_path.iterdir())
+
+    with CaptureWriter(path, rotate_mb, most) as writer:
+        for number in range(30):
+            writer.write(MODEL_INFER, number, "request", bytes(500))
+        kept = [record.call for record in read(path)]
+        assert gaps(path) == [(0, "the recording ends here, at its limit of 10000 bytes")]  # though it be killed
+        writer.write(MODEL_INFER, 99, "request", b"")  # a small one would have room
+    assert [record.call for record in read(path)] == kept == list(range(len(kept)))
+    assert 14 <= len(kept) < 20
+    assert gaps(path)[1:] == [(31 - len(kept), "the capture has reached its limit")]
+    assert most - 1500 < size() <= most
+    assert caplog.text.count("at its limit of 10000 bytes") == 1
+    before = size()
+    with CaptureWriter(path, rotate_mb, most) as writer:  # and the next one counts what is there
+        writer.write(MODEL_INFER, 0, "request", bytes(500))
+    assert [record.call for record in read(path)] == kept
+    assert before < size() <= most
+    with CaptureWriter(path, rotate_mb, 2 * most) as writer:
+        writer.write(MODEL_INFER, 100, "request", bytes(500))
+    assert [record.call for record in read(path)] == [*kept, 100]
+
+
+def test_what_is_missing_is_counted_over_all_parts(tmp_path):
+    path = tmp_path / "a.cap"
+    write(path, b"one")
+    assert missing(path) == {"gaps": 0, "lost": 0}
+    with CaptureWriter(path, max_bytes=1) as writer:
+        for number in range(4):
+            writer.write(MODEL_INFER, number, "request", b"lost")
+    assert missing(path) == {"gaps": 2, "lost": 4}  # where it ends, and how many there were
+    with CaptureWriter(path, rotate_mb=0.0001) as writer:
+        writer.write(MODEL_INFER, 0, "request", b"more")
+    with path.open("ab") as file:
+        file.write(bytes(600))
+    assert missing(path) == {"gaps": 3, "lost": 4}
+    next(each for each in parts(path) if each != path).unlink()
+    assert missing(path) == {"gaps": 2, "lost": 0}
 
 
 def test_a_missing_earlier_part_is_told(tmp_path, caplog):

@@ -1,5 +1,6 @@
 """A damaged capture is described and salvaged, and several become one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,8 @@ def test_zeros_in_the_midst_as_older_writers_left_them_are_salvaged_over(tmp_pat
 @pytest.mark.parametrize("by", ["cat", "join"])
 def test_joined_captures_keep_their_calls_apart(tmp_path, by):
     first, second = write(tmp_path / "a.cap", b"one", b"two"), write(tmp_path / "b.cap", b"three")
-    given = [first, second, first]
+    third = Path(shutil.copy(first, tmp_path / "c.cap"))
+    given = [first, second, third]
     if by == "cat":
         both = tmp_path / "both.cap"
         both.write_bytes(b"".join(path.read_bytes() for path in given))
@@ -89,6 +91,15 @@ def test_a_capture_of_several_files_is_joined_whole(tmp_path):
     join([path], tmp_path / "b.cap")
     assert [message for _, message in content(tmp_path / "b.cap")] == [b"1", b"2", b"3", b"4"]
     assert check(tmp_path / "b.cap").continues is None
+
+
+def test_a_capture_or_a_part_of_one_is_not_joined_twice(tmp_path):
+    path = write(tmp_path / "a.cap", b"1", b"2", b"3", b"4", rotate_mb=0.0002)
+    part = min(tmp_path.glob("a.cap.*"))
+    for given in ([path, path], [path, part], [part, path]):
+        with pytest.raises(ValueError, match=r"expected different captures, each with its earlier parts, got .* twice"):
+            join(given, tmp_path / "b.cap")
+    assert not (tmp_path / "b.cap").exists()
 
 
 def test_nothing_is_replaced_and_a_strange_file_is_refused(tmp_path):

@@ -68,7 +68,8 @@ def test_deflate_changes_no_value_and_never_adds_a_byte(values, name):
 
 def test_deflate_says_so_only_where_it_saves_bytes():
     assert codec.encode(np.zeros((64, 8), np.float32), "fp16+deflate").encoding == "deflate"
-    assert codec.encode(np.ones(1, np.float32), "fp16+deflate").encoding is None
+    assert codec.encode(np.ones(1, np.float32), "fp16+deflate").encoding == "fp16"
+    assert codec.encode(np.ones(1, np.float32), "uint8+deflate").encoding is None
 
 
 def deflated(raw: bytes, shape: tuple[int, ...]) -> WireTensor:

@@ -59,6 +59,12 @@ def test_plain_uint8_is_no_fp32():
         MODEL.tensor(request)
 
 
+def test_plain_fp16_is_no_fp32():
+    request = codec.request("m", codec.WireTensor("FP16", FEATURES.shape, bytes(2 * FEATURES.size)), request_id="1")
+    with pytest.raises(ValueError, match="or FP16 with parameter encoding 'fp16', got FP16 without"):
+        MODEL.tensor(request)
+
+
 @pytest.mark.parametrize("part", ["inputs", "outputs"])
 def test_shared_memory_is_told_as_what_it_is(part):
     request = codec.request("m", codec.encode(FEATURES, "fp32"), request_id="1")
