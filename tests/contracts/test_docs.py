@@ -1,7 +1,9 @@
 """The README and the documentation: their size, their links, and that what they show runs and prints what they say."""
 
+import ast
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 from unittest import mock
@@ -79,3 +81,23 @@ def test_what_a_page_shows_runs_and_prints_what_it_says(page, tmp_path, monkeypa
         elif language == "text" and printed:
             assert text == printed
             printed = None
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_what_it_shows_is_what_it_gave():
+    book, names = json.loads((ROOT / "docs" / "library.ipynb").read_text(encoding="utf-8")), {}
+    for cell in book["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        text = "".join(cell["source"])
+        *body, last = ast.parse(text).body
+        shown = isinstance(last, ast.Expr)
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            exec(compile(ast.Module(body if shown else [*body, last], []), "cell", "exec"), names)  # the book is ours
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names) if shown else None
+        for made in cell["outputs"]:
+            if made["output_type"] == "stream":  # figures differ in their last digits from machine to machine
+                figures = r"\d+\.\d+"
+                assert re.sub(figures, "x", output.getvalue()) == re.sub(figures, "x", "".join(made["text"]))
+            else:
+                assert repr(value) == "".join(made["data"]["text/plain"])
