@@ -131,7 +131,13 @@ class EdgeClient:
             channel = stack.enter_context(connect(self.config.cloud, once, patience_s=self.config.patience_s))
             where = f"model {self.config.model!r} at {self.config.cloud}"
             self.agreement = agree(
-                read_metadata(channel, self.config.model, where=where, timeout_s=self.config.channel.timeout_s),
+                read_metadata(
+                    channel,
+                    self.config.model,
+                    where=where,
+                    timeout_s=self.config.channel.timeout_s,
+                    patience_s=self.config.patience_s,
+                ),
                 tuple(self._encoder.feature_shape),
                 input_name=self.config.input_name,
                 output_name=self.config.output_name,

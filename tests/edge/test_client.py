@@ -176,6 +176,7 @@ def test_a_cloud_that_dies_and_comes_back_costs_no_image_and_no_second_encoding(
     assert all(before[name] == again[name] for name in before.keys() & again.keys())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [True, False])
 def test_an_outage_stops_the_clock_of_a_request_unless_its_caller_set_it(encoder, start_cloud, patience_s, streams):
     first, channel = start_cloud(hold=lambda request: stuck.wait(patience_s)), ChannelConfig(timeout_s=1)
@@ -184,7 +185,7 @@ def test_an_outage_stops_the_clock_of_a_request_unless_its_caller_set_it(encoder
         patient, hasty = client.submit(IMAGE, "patient"), client.submit(IMAGE, "hasty", timeout_s=1)
         assert first.came[1].wait(patience_s)
         stopped = first.server.stop(0)
-        with pytest.raises(TimeoutError, match=r"'hasty'.*within 1 s, got none; (UNAVAILABLE|CANCELLED)"):
+        with pytest.raises(TimeoutError, match=r"'hasty'.*within 3 s, got none; (UNAVAILABLE|CANCELLED)"):
             hasty.result(patience_s)
         stuck.set()
         assert stopped.wait(patience_s)

@@ -86,7 +86,9 @@ class ClassifierClient:
             channel = stack.enter_context(connect(self.address, self._config))
             self._stub = GRPCInferenceServiceStub(channel)
             self.model = self.model or self._only_model()
-            self._agree(read_metadata(channel, self.model, where=self._where, timeout_s=self._config.timeout_s))
+            patience_s = self._config.connect_timeout_s
+            where, timeout_s = self._where, self._config.timeout_s
+            self._agree(read_metadata(channel, self.model, where=where, timeout_s=timeout_s, patience_s=patience_s))
             self._stack = stack.pop_all()
         return self
 

@@ -1,5 +1,7 @@
 """A model's metadata, and which of the tensors that it announces a client uses."""
 
+import logging
+import time
 from collections.abc import Iterable
 
 import grpc
@@ -11,25 +13,44 @@ from splitleak.wire.protocol.status import error_of
 Tensor = pb.ModelMetadataResponse.TensorMetadata
 
 
-def read_metadata(channel: grpc.Channel, model: str, *, where: str, timeout_s: float) -> pb.ModelMetadataResponse:
+_RETRY_S = 0.2
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def read_metadata(
+    channel: grpc.Channel, model: str, *, where: str, timeout_s: float, patience_s: float = 0.0
+) -> pb.ModelMetadataResponse:
     """Asks the server for the metadata of ``model``.
+
+    What stands between may be up before the server is, and then answers that it is unavailable.
 
     Args:
         channel: To the server.
         model: Its name.
         where: Model and address in words, for error messages.
         timeout_s: Seconds until the request counts as unanswered.
+        patience_s: Seconds for which an unavailable server is asked again.
 
     Raises:
         LookupError: There is no such model.
         ConnectionError, TimeoutError: The server cannot be asked.
     """
-    try:
-        request, stub = pb.ModelMetadataRequest(name=model), GRPCInferenceServiceStub(channel)
-        metadata: pb.ModelMetadataResponse = stub.ModelMetadata(request, timeout=timeout_s)
-    except grpc.RpcError as error:
-        raise error_of(error, f"metadata of {where}") from None
-    return metadata
+    request, stub = pb.ModelMetadataRequest(name=model), GRPCInferenceServiceStub(channel)
+    end, told = time.monotonic() + patience_s, False
+    while True:
+        try:
+            metadata: pb.ModelMetadataResponse = stub.ModelMetadata(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            refused = error_of(error, f"metadata of {where}")
+            if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() >= end:
+                raise refused from None
+            if not told:
+                _LOGGER.warning("%s; asked again for %g s", refused, patience_s)
+            told = True
+            time.sleep(_RETRY_S)
+        else:
+            return metadata
 
 
 def select(announced: Iterable[Tensor], name: str | None, expected: str) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import Tensor, read_metadata, select
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
     add_GRPCInferenceServiceServicer_to_server,
@@ -20,17 +21,20 @@ TWO = [
 
 
 class Refusing(GRPCInferenceServiceServicer):
-    def __init__(self, code):
-        self.code = code
+    def __init__(self, code, times):
+        self.code, self.times = code, times
 
     def ModelMetadata(self, request, context):
+        if self.times == 0:
+            return pb.ModelMetadataResponse(name=request.name)
+        self.times -= 1
         context.abort(self.code, "not now")
 
 
 @contextlib.contextmanager
-def serving(code):
+def serving(code, times=-1):
     server = grpc.server(ThreadPoolExecutor(1))
-    add_GRPCInferenceServiceServicer_to_server(Refusing(code), server)
+    add_GRPCInferenceServiceServicer_to_server(Refusing(code, times), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -69,3 +73,21 @@ def test_a_failed_request_for_metadata_names_the_model(code, error):
         pytest.raises(error, match=f"metadata of model 'm': {code.name}: not now"),
     ):
         read_metadata(channel, "m", where="model 'm'", timeout_s=10)
+
+
+def test_a_relay_that_is_up_before_its_server_is_waited_for():
+    with (
+        serving(grpc.StatusCode.UNAVAILABLE, times=2) as address,
+        connect(address, ChannelConfig(attempts=1)) as channel,
+    ):
+        assert read_metadata(channel, "m", where="model 'm'", timeout_s=10, patience_s=60).name == "m"
+
+
+def test_a_refusal_that_waiting_does_not_change_is_told_at_once():
+    with (
+        serving(grpc.StatusCode.NOT_FOUND, times=1) as address,
+        connect(address, ChannelConfig(attempts=1)) as channel,
+    ):
+        with pytest.raises(LookupError):
+            read_metadata(channel, "m", where="model 'm'", timeout_s=10, patience_s=60)
+        assert read_metadata(channel, "m", where="model 'm'", timeout_s=10).name == "m"
