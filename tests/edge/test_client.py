@@ -182,7 +182,7 @@ def test_an_outage_stops_the_clock_of_a_request_unless_its_caller_set_it(encoder
     first, channel = start_cloud(hold=lambda request: stuck.wait(patience_s)), ChannelConfig(timeout_s=1)
     stuck = threading.Event()
     with EdgeClient(encoder, config(first, channel=channel, streams=streams)) as client:
-        patient, hasty = client.submit(IMAGE, "patient"), client.submit(IMAGE, "hasty", timeout_s=1)
+        patient, hasty = client.submit(IMAGE, "patient"), client.submit(IMAGE, "hasty", timeout_s=3)
         assert first.came[1].wait(patience_s)
         stopped = first.server.stop(0)
         with pytest.raises(TimeoutError, match=r"'hasty'.*within 3 s, got none; (UNAVAILABLE|CANCELLED)"):
