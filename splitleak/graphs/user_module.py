@@ -162,14 +162,16 @@ def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, te
             module(*given)
     finally:
         hook.remove()
-    cuts = network.cuts(tensors)
     wanted = [tensor.numpy() for tensor in kept]
-    for cut in reversed(cuts):
-        if len(cut.tensors) == len(wanted) and list(cut.shapes) == [each.shape[1:] for each in wanted]:
-            (made,) = network.forward(images, cut.tensors)
-            if all(same(made[name], each) for name, each in zip(cut.tensors, wanted, strict=True)):
-                return cut
-    shapes = " and ".join(str(each.shape[1:]) for each in wanted) or "nothing"
+    shapes_wanted = [each.shape[1:] for each in wanted]
+    alike = [cut for cut in network.cuts(tensors) if [*cut.shapes] == shapes_wanted]
+    names = sorted({name for cut in alike for name in cut.tensors})
+    batches = list(network.forward(images, names)) if names else []
+    made = {name: np.concatenate([batch[name] for batch in batches]) for name in names}
+    for cut in reversed(alike):
+        if all(same(made[name], each) for name, each in zip(cut.tensors, wanted, strict=True)):
+            return cut
+    shapes = " and ".join(map(str, shapes_wanted)) or "nothing"
     raise ValueError(
         f"expected a submodule whose output alone crosses, got {path!r}, which gives {shapes}; "
         f"`splitleak cuts` lists the places"
