@@ -1,0 +1,115 @@
+"""How features of any shape lie over a picture: told from their shapes alone."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Shape = tuple[int, ...]
+
+_EXTRA_TOKENS = (0, 1, 2, 5)  # leading tokens without a place: none, a class token, with distillation's, with registers
+_SQUARE = 1.05  # ratio of a patch's sides, at most
+_LARGEST = 1e6  # larger values, and infinite ones, are taken as that
+
+
+class Layout:
+    """How features lie over a picture: as channels ``(c, h, w)`` on a grid, and as values that have no place.
+
+    ``(c, h, w)`` is such a grid, also with the channels last; further axes before it are channels. Tokens ``(n, d)``
+    are one where their number is that of square patches, or that of a grid that is known, after none, one, two or five
+    that have no place; else they are columns of the picture (rows, of a tall one). A vector is one place. Of several
+    tensors, which come as one vector, the finest grid is taken, and the others are enlarged to it.
+
+    >>> Layout([(197, 768)], (224, 224))
+    Layout(channels=768, height=14, width=14, extra=768)
+    """
+
+    def __init__(
+        self, shapes: Sequence[Shape], picture: tuple[int, int], grids: Collection[tuple[int, int]] = ()
+    ) -> None:
+        """Finds the grid.
+
+        Args:
+            shapes: Of the tensors for one image.
+            picture: Height and width of the images.
+            grids: Heights and widths of features of the same network, which tokens may be from.
+        """
+        self.shapes = tuple(shapes)
+        self._parts = [_part(shape, picture, grids) for shape in shapes]
+        finest = max(self._parts, key=lambda part: part.height * part.width)
+        self.height, self.width = finest.height, finest.width
+        self.channels = sum(part.channels for part in self._parts)
+        self.extra = sum(part.extra * part.channels for part in self._parts)
+
+    def __repr__(self) -> str:
+        sizes = f"channels={self.channels}, height={self.height}, width={self.width}, extra={self.extra}"
+        return f"Layout({sizes})"
+
+    def __call__(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``(B, *shape)``, or ``(B, d)`` of several tensors, as ``(B, c, h, w)`` and ``(B, extra)``.
+
+        Raises:
+            ValueError: They have another shape.
+        """
+        shape = self.shapes[0] if len(self.shapes) == 1 else (sum(map(math.prod, self.shapes)),)
+        if tuple(features.shape[1:]) != shape:
+            raise ValueError(f"expected features {shape}, got {tuple(features.shape[1:])}")
+        sizes = [math.prod(part.shape) for part in self._parts]
+        pieces = features.float().flatten(1).nan_to_num(0, _LARGEST, -_LARGEST).split(sizes, dim=1)
+        split = [part(piece) for part, piece in zip(self._parts, pieces, strict=True)]
+        size = (self.height, self.width)
+        grids = [grid if grid.shape[2:] == size else functional.interpolate(grid, size) for grid, _ in split]
+        return torch.cat(grids, 1), torch.cat([extra for _, extra in split], 1)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The grid of one tensor."""
+
+    shape: Shape
+    channels: int
+    height: int
+    width: int
+    extra: int = 0  # tokens without a place, the first
+    channels_last: bool = False
+
+    def __call__(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        rows, places = len(flat), self.height * self.width
+        extra, rest = flat.split([self.extra * self.channels, places * self.channels], dim=1)
+        if self.channels_last:
+            rest = rest.view(rows, places, self.channels).transpose(1, 2)
+        return rest.reshape(rows, self.channels, self.height, self.width), extra
+
+
+def _part(shape: Shape, picture: tuple[int, int], grids: Collection[tuple[int, int]]) -> _Part:
+    if len(shape) < 2:
+        return _Part(shape, math.prod(shape), 1, 1)
+    if len(shape) > 2:
+        *first, height, width = shape
+        stretched = [abs(math.log(h * picture[1] / (w * picture[0]))) for h, w in (shape[-3:-1], shape[-2:])]
+        if len(shape) == 3 and stretched[0] < stretched[1]:
+            return _Part(shape, width, shape[0], height, channels_last=True)
+        return _Part(shape, math.prod(first), height, width)
+    tokens, width = shape
+    known = {math.prod(grid): grid for grid in grids}
+    if width in known and tokens not in known:
+        return _Part(shape, tokens, *known[width])
+    for extra in _EXTRA_TOKENS:
+        found = known.get(tokens - extra) or _patches(tokens - extra, picture)
+        if found is not None:
+            return _Part(shape, width, *found, extra, channels_last=True)
+    place = (1, tokens) if picture[1] >= picture[0] else (tokens, 1)
+    return _Part(shape, width, *place, channels_last=True)
+
+
+def _patches(tokens: int, picture: tuple[int, int]) -> tuple[int, int] | None:
+    """Rows and columns of so many square patches, if a picture has such."""
+    for rows in range(1, max(tokens, 0) + 1):
+        columns, rest = divmod(tokens, rows)
+        side = picture[0] * columns / (rows * picture[1])
+        if not rest and 1 / _SQUARE <= side <= _SQUARE:
+            return rows, columns
+    return None
