@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from splitleak.seeding import generator
+
 Shape = tuple[int, ...]
 
 _EXTRA_TOKENS = (0, 1, 2, 5)  # leading tokens without a place: none, a class token, with distillation's, with registers
 _SQUARE = 1.05  # ratio of a patch's sides, at most
+_MOST_VALUES = 8192  # of one place: more are summed into so many, each with a random sign
 _LARGEST = 1e6  # larger values, and infinite ones, are taken as that
 
 
@@ -20,7 +23,8 @@ class Layout:
 
     ``(c, h, w)`` is such a grid, also with the channels last; further axes before it are channels. Tokens ``(n, d)``
     are one where their number is that of square patches, or that of a grid that is known, after none, one, two or five
-    that have no place; else they are columns of the picture (rows, of a tall one). A vector is one place. Of several
+    that have no place; else they are columns of the picture (rows, of a tall one). A vector is one place; a long one is
+    summed, with random signs, into 8,192 values, which keeps inner products on average (count sketch). Of several
     tensors, which come as one vector, the finest grid is taken, and the others are enlarged to it.
 
     >>> Layout([(197, 768)], (224, 224))
@@ -43,6 +47,12 @@ class Layout:
         self.height, self.width = finest.height, finest.width
         self.channels = sum(part.channels for part in self._parts)
         self.extra = sum(part.extra * part.channels for part in self._parts)
+        self._sketched: tuple[Tensor, Tensor] | None = None
+        if self.height * self.width == 1 and self.channels > _MOST_VALUES:
+            draw = generator(0, "count sketch")
+            signs = torch.randint(2, (self.channels,), generator=draw) * 2.0 - 1
+            self._sketched = torch.randint(_MOST_VALUES, (self.channels,), generator=draw), signs
+            self.channels = _MOST_VALUES
 
     def __repr__(self) -> str:
         sizes = f"channels={self.channels}, height={self.height}, width={self.width}, extra={self.extra}"
@@ -62,7 +72,11 @@ class Layout:
         split = [part(piece) for part, piece in zip(self._parts, pieces, strict=True)]
         size = (self.height, self.width)
         grids = [grid if grid.shape[2:] == size else functional.interpolate(grid, size) for grid, _ in split]
-        return torch.cat(grids, 1), torch.cat([extra for _, extra in split], 1)
+        grid, extra = torch.cat(grids, 1), torch.cat([extra for _, extra in split], 1)
+        if self._sketched is not None:
+            places, signs = (each.to(grid.device) for each in self._sketched)
+            grid = grid.new_zeros(len(grid), _MOST_VALUES, 1, 1).index_add_(1, places, grid * signs[:, None, None])
+        return grid, extra
 
 
 @dataclass(frozen=True)

@@ -226,6 +226,13 @@ class RidgeGauge:
             gauge.add(features[batch], images[batch])
         return gauge.solve()
 
+    @property
+    def bytes(self) -> int:
+        """About what the sums take in memory."""
+        regressors, outputs = self.map.regressors, self.map.outputs
+        rows = regressors if self._sums.gram is not None else self._rows // 2
+        return 8 * rows * (regressors + outputs) + 4 * _HELD_OUT_ROWS * (regressors + outputs)
+
     def add(self, features: Tensor, images: Tensor) -> None:
         """Takes a batch of features ``(B, *shape)`` and the images ``(B, C, H, W)`` in [0, 1] that they are of."""
         index = torch.arange(self._seen, self._seen + len(images)) % self.images
