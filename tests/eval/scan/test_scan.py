@@ -1,8 +1,10 @@
 """A scan of a network whose leaks are known."""
 
 import pytest
+from onnx import TensorProto, helper
 
 from splitleak.eval.scan.scan import ANSWER, PICTURE, ScanConfig, judged_row, plain_rows, scan
+from splitleak.graphs.importing import NetworkConfig, network_of
 
 
 def by_cut(document):
@@ -95,3 +97,25 @@ def test_pictures_of_another_size_and_unknown_cuts_are_refused(tiny, owned, atta
         scan(tiny, owned.fitted(8, 1), attacked, ScanConfig())
     with pytest.raises(ValueError, match="got 'mixd'; did you mean 'mixed'"):
         scan(tiny, owned, attacked, ScanConfig(cut="mixd"))
+
+
+def test_several_tensors_that_cross_at_once_are_one_feature(owned, attacked):
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["coarse"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Relu", ["coarse"], ["left"]),
+        helper.make_node("MaxPool", ["coarse"], ["right"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["left"], ["first"]),
+        helper.make_node("Flatten", ["right"], ["second"]),
+        helper.make_node("Concat", ["first", "second"], ["answer"], axis=1),
+    ]
+    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, 16, 16])
+    told = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", 20])
+    graph = helper.make_graph(nodes, "two", [given], [told])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    config = ScanConfig(latency=1, tensors=2, noise=(1.0,), bottleneck=(1,))
+    rows = by_cut(scan(network_of(model, NetworkConfig()), owned, attacked, config)[0])
+    both, alone = rows["left+right", "none"], rows["coarse", "none"]
+    assert both["sent"] == [[1, 4, 4], [1, 2, 2]]
+    assert both["mse"] == pytest.approx(alone["mse"], rel=0.1)
+    assert rows["left+right", "noise 1"]["mse"] > both["mse"]
+    assert rows["left+right", "bottleneck 1"]["sent"] == [[1, 4, 4]]
