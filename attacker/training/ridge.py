@@ -27,7 +27,7 @@ _BATCH = 64
 class RidgeConfig(Config):
     """The size of a regression."""
 
-    regressors: int = Field(default=1000, ge=1, description="values of a neighbourhood, at most, or it is one place")
+    regressors: int = Field(default=1024, ge=1, description="values of a neighbourhood, at most, or it is one place")
     outputs: int = Field(default=3072, ge=1, description="values of a block of pixels, at most: a larger one is shrunk")
     work: float = Field(default=1.2e10, gt=0, description="multiply-accumulates of the sums: fewer places are drawn")
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the pictures that choose the strength")
