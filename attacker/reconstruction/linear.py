@@ -25,7 +25,7 @@ class LinearAttack(Attack):
         assert known.public is not None
         features = gather(known, self.name)
         gauge = RidgeGauge(
-            [tuple(features.shape[2:])],
+            known.parts or [tuple(features.shape[2:])],
             known.image_shape,
             len(known.public),
             seed=run.seed,

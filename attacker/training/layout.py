@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from splitleak.models.grids import EXTRA_TOKENS, token_grid
 from splitleak.seeding import generator
 
 Shape = tuple[int, ...]
 
-_EXTRA_TOKENS = (0, 1, 2, 5)  # leading tokens without a place: none, a class token, with distillation's, with registers
-_SQUARE = 1.05  # ratio of a patch's sides, at most
 _MOST_VALUES = 8192  # of one place: more are summed into so many, each with a random sign
 _LARGEST = 1e6  # larger values, and infinite ones, are taken as that
 
@@ -22,10 +21,10 @@ class Layout:
     """How features lie over a picture: as channels ``(c, h, w)`` on a grid, and as values that have no place.
 
     ``(c, h, w)`` is such a grid, also with the channels last; further axes before it are channels. Tokens ``(n, d)``
-    are one where their number is that of square patches, or that of a grid that is known, after none, one, two or five
-    that have no place; else they are columns of the picture (rows, of a tall one). A vector is one place; a long one is
-    summed, with random signs, into 8,192 values, which keeps inner products on average (count sketch). Of several
-    tensors, which come as one vector, the finest grid is taken, and the others are enlarged to it.
+    are one, after a few that have no place, where a grid is known that has so many, or as `token_grid` says; else they
+    are columns of the picture (rows, of a tall one). A vector is one place; a long one is summed, with random signs,
+    into 8,192 values, which keeps inner products on average (count sketch). Of several tensors, which come as one
+    vector, the finest grid is taken, and the others are enlarged to it.
 
     >>> Layout([(197, 768)], (224, 224))
     Layout(channels=768, height=14, width=14, extra=768)
@@ -111,19 +110,8 @@ def _part(shape: Shape, picture: tuple[int, int], grids: Collection[tuple[int, i
     known = {math.prod(grid): grid for grid in grids}
     if width in known and tokens not in known:
         return _Part(shape, tokens, *known[width])
-    for extra in _EXTRA_TOKENS:
-        found = known.get(tokens - extra) or _patches(tokens - extra, picture)
-        if found is not None:
-            return _Part(shape, width, *found, extra, channels_last=True)
+    told = [(extra, known[tokens - extra]) for extra in EXTRA_TOKENS if tokens - extra in known]
+    if found := next(iter(told), None) or token_grid(tokens, (1, *picture)):
+        return _Part(shape, width, *found[1], found[0], channels_last=True)
     place = (1, tokens) if picture[1] >= picture[0] else (tokens, 1)
     return _Part(shape, width, *place, channels_last=True)
-
-
-def _patches(tokens: int, picture: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of so many square patches, if a picture has such."""
-    for rows in range(1, max(tokens, 0) + 1):
-        columns, rest = divmod(tokens, rows)
-        side = picture[0] * columns / (rows * picture[1])
-        if not rest and 1 / _SQUARE <= side <= _SQUARE:
-            return rows, columns
-    return None

@@ -19,6 +19,7 @@ _PRIMAL = 1600  # regressors, at most: with more, the dual form
 _DUAL_ROWS, _DUAL_VALUES = 1500, 2**24  # at most, of the dual form
 _LOCAL_PLACES = 36  # of a grid each of whose places has means of its own, at most
 _ROWS = 30_000  # at most, of the primal form
+_PRODUCT_ROWS = 1024  # that products are formed of at once
 _HELD_OUT_ROWS = 512  # about so many choose the strength
 _CONSTANT = 1e-6  # standard deviation beside the mean, or beside the largest: less is rounding
 _BATCH = 64
@@ -109,16 +110,25 @@ class _Sums:
     outputs: Tensor  # (G, o)
     gram: Tensor | None  # (r, r); None: the rows are kept, for the dual form
     cross: Tensor | None  # (r, o)
-    kept: list[_Rows] = field(default_factory=list)
+    kept: list[tuple[Tensor, ...]] = field(default_factory=list)
 
-    def add(self, rows: Tensor, blocks: Tensor, groups: Tensor) -> None:
-        self.counts.index_add_(0, groups, torch.ones_like(groups, dtype=torch.float64))
+    def add(self, *rows: Tensor) -> None:
+        """Takes rows (see `_Rows`); products are formed of many at once."""
+        self.kept.append(rows)
+        if self.gram is not None and sum(len(groups) for _, _, groups in self.kept) >= _PRODUCT_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Adds the rows that are kept to the sums; in the dual form they are kept nevertheless."""
+        if not self.kept:
+            return
+        rows, blocks, groups = (torch.cat(parts) for parts in zip(*self.kept, strict=True))
+        self.kept = [(rows, blocks, groups)] if self.gram is None else []
         rows, blocks = rows.double(), blocks.double()
+        self.counts.index_add_(0, groups, torch.ones_like(groups, dtype=torch.float64))
         self.regressors.index_add_(0, groups, rows)
         self.outputs.index_add_(0, groups, blocks)
-        if self.gram is None or self.cross is None:
-            self.kept.append((rows.float(), blocks.float(), groups))
-        else:
+        if self.gram is not None and self.cross is not None:
             self.gram += rows.T @ rows
             self.cross += rows.T @ blocks
 
@@ -242,7 +252,7 @@ class RidgeGauge:
         held_out = self._held_out[index]
         if not bool(held_out.all()):
             rows = self._taken(features, images, places[:, : self._drawn], ~held_out)
-            if self._sums.gram is not None or int(self._sums.counts.sum()) < self._rows:
+            if self._sums.gram is not None or sum(len(each[2]) for each in self._sums.kept) < self._rows:
                 self._sums.add(*rows)
         if bool(held_out.any()):
             self._choosing.append(self._taken(features, images, places[:, : self._drawn_held_out], held_out))
@@ -275,12 +285,12 @@ class RidgeGauge:
             ValueError: No picture was added, or none that is held out.
         """
         sums = self._sums
+        sums.flush()
         if not self._choosing or not bool(sums.counts.any()) or self._shift is None:
             raise ValueError(f"expected features of {self.images} pictures, got {self._seen}")
         counts = sums.counts.clamp_min(1)[:, None]
         mean, mean_block = sums.regressors / counts, sums.outputs / counts
         centre = mean.mean(0) + self._shift[0]
-        kept = [torch.cat(parts) for parts in zip(*sums.kept, strict=True)]
         if sums.gram is not None and sums.cross is not None:
             gram = sums.gram.sub_(mean.T @ sums.regressors)
             scale = _deviations(gram.diagonal() / sums.counts.sum(), centre)
@@ -288,10 +298,11 @@ class RidgeGauge:
             cross = sums.cross.sub_(mean.T @ sums.outputs).div_(scale[:, None])
             dual = None
         else:
-            dual = kept[0].double() - mean[kept[2]]
+            rows, blocks, groups = sums.kept[0]
+            dual = rows.double() - mean[groups]
             scale = _deviations(dual.square().mean(0), centre)
             dual /= scale
-            kernel, cross = dual @ dual.T, kept[1].double() - mean_block[kept[2]]
+            kernel, cross = dual @ dual.T, blocks.double() - mean_block[groups]
         values, vectors = torch.linalg.eigh(kernel)
         rotated = vectors.T @ cross
         rows, blocks, groups = (torch.cat(parts) for parts in zip(*self._choosing, strict=True))

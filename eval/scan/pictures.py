@@ -35,7 +35,7 @@ def choose(
         loaded = load(data)
     else:
         known = channels if channels in (1, 3) else None
-        loaded = load(data, size=max(height, width), channels=known, report=report)
+        loaded = load(data, size=(height, width), channels=known, report=report)
     first, second = _split(loaded, victims, seed)
     first, second = first.select(_drawn(len(first), public, seed)), second.select(_drawn(len(second), victims, seed))
     owned = set(first.hashes())
