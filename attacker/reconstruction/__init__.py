@@ -13,6 +13,7 @@ ATTACKS: Table["type[Attack]"] = Table(
         "decoder": Imported("splitleak.attacker.reconstruction.decoder:DecoderAttack"),
         "gan": Imported("splitleak.attacker.reconstruction.gan:GanAttack"),
         "inverse-network": Imported("splitleak.attacker.reconstruction.inverse_network:InverseNetworkAttack"),
+        "linear": Imported("splitleak.attacker.reconstruction.linear:LinearAttack"),
         "maximum-likelihood": Imported("splitleak.attacker.reconstruction.whitebox:MaximumLikelihoodAttack"),
         "prediction-inversion": Imported("splitleak.attacker.reconstruction.prediction:PredictionInversionAttack"),
         "query-free": Imported("splitleak.attacker.reconstruction.query_free:QueryFreeAttack"),

@@ -48,6 +48,7 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
     ``evaluator``: the evaluator is less accurate than the target.
     ``below the bound``: an attack that saw each image once beat the bound, so its assumptions fail on this target.
     ``start``: an attack does worse than the attack it started from.
+    ``linear``: an attack that knows as much does worse than linear regression.
     """
     flags = [(cell, flag, False) for cell, record in results.measured for flag in _of_cell(cell, record)]
     by_target: dict[str, list[tuple[Cell, Record]]] = {}
@@ -56,7 +57,8 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
             by_target.setdefault(f"{cell.table}, {cell.place.target}", []).append((cell, record))
     for ours in by_target.values():
         flags += [(ours[0][0], flag, True) for flag in (*_randomised(ours), *_white_box(ours))]
-        flags += [(cell, flag, False) for cell, flag in (*_worse_than_start(ours), *_below_the_bound(ours))]
+        of_one = (*_worse_than_start(ours), *_worse_than_linear(ours), *_below_the_bound(ours))
+        flags += [(cell, flag, False) for cell, flag in of_one]
     return flags
 
 
@@ -172,6 +174,22 @@ def _worse_than_start(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cel
         if start in ATTACKS and others and record.mse > _WORSE * min(others):
             figures = f"MSE {record.mse:.4f} beside {min(others):.4f}"
             yield cell, f"start: weaker than the {start} that it starts from ({figures}); train it longer"
+
+
+def _worse_than_linear(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:
+    for cell, record in ours:
+        floors = [other.mse for _, other in ours if other.attack.name == "linear" and _knows_as_much(record, other)]
+        if floors and record.mse > _WORSE * min(floors):
+            figures = f"MSE {record.mse:.4f} beside {min(floors):.4f}"
+            yield cell, f"linear: weaker than linear regression ({figures}), which no attack should be; train it longer"
+
+
+def _knows_as_much(record: Record, other: Record) -> bool:
+    """Whether an attack saw the same features as another, and had the weights or as many answers."""
+    mine, theirs = record.threat_model, other.threat_model
+    if (mine.sees, mine.views, mine.auxiliary) != (theirs.sees, theirs.views, theirs.auxiliary):
+        return False
+    return "encoder" in mine.knowledge or mine.queries >= theirs.queries
 
 
 def _below_the_bound(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:

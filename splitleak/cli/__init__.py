@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from splitleak.cli import attacks, judging, latency, listing, measuring, networks, reports, services, targets
+from splitleak.cli import attacks, judging, latency, listing, measuring, networks, reports, scanning, services, targets
 from splitleak.cli.campaigns import campaign
 from splitleak.cli.captures import capture
 from splitleak.cli.choices import Command
@@ -15,7 +15,7 @@ from splitleak.logs import printable
 
 # In the order in which --help lists them.
 GROUPS = {
-    "Your own network": (networks.cuts, networks.import_),
+    "Your own network": (scanning.scan, networks.cuts, networks.import_),
     "Targets": (targets.split, targets.train, targets.inspect, targets.export, targets.purify, targets.poison),
     "Services": (services.cloud, services.edge, services.token, services.tap, services.link),
     "Attacks": (attacks.predict, attacks.query, attacks.attack, attacks.prior, attacks.invert),

@@ -147,13 +147,15 @@ class Network:
             raise ValueError(f"expected a place that `splitleak cuts` lists, got {name!r}{nearest(name, found)}")
         return found[name]
 
-    def forward(self, images: Floats, names: Sequence[str], threads: int = 1) -> Iterator[dict[str, Floats]]:
+    def forward(
+        self, images: Floats, names: Sequence[str], threads: int = 1, most_bytes: int = _CHUNK_BYTES
+    ) -> Iterator[dict[str, Floats]]:
         """The tensors ``names`` for images ``(N, C, H, W)``, by one pass of each batch; their first axis is its rows.
 
-        Batches are as large as the tensors allow.
+        Batches are as large as tensors of ``most_bytes`` allow.
         """
         each = sum(4 * math.prod(self.shapes[1][name]) for name in names) + 1
-        rows = max(1, min(64, _CHUNK_BYTES // each)) if self.batched else 1
+        rows = max(1, min(64, most_bytes // each)) if self.batched else 1
         model = _with_outputs(self.model, names)
         session = session_of(model, threads)
         for start in range(0, len(images), rows):

@@ -118,10 +118,11 @@ def test_a_gradient_that_is_no_number_is_in_no_record():
         record(gradient_norm_start=float("nan"))
 
 
-def cell(attack="decoder", mse=0.02, *, target="t", views=1, defenses=(), bound=None, **config):
+def cell(attack="decoder", mse=0.02, *, target="t", views=1, defenses=(), bound=None, knows=None, **config):
     """A cell of a campaign on features; ``attack`` is both the entry's name and the attack's."""
     place = FeaturesPlace(dataset="d", model="m", method="M", attack=attack, seed=0, views=views, target=target)
     made = document(attack, mse, defenses=defenses, views=views, config=config, findings=config.pop("findings", {}))
+    made["threat_model"] |= knows or {}
     found = parse_record({**made, "cell": place.document()}, source="test")
     leakage = None if bound is None else Leakage(mse_bound=bound)
     return Cell("i", "T", Row(f"M of {target}"), attack, 0, place, record=found, leakage=leakage)
@@ -173,6 +174,17 @@ def test_an_attack_weaker_than_the_one_it_starts_from_is_doubted(mse, doubted):
     assert found == ([("gan", "start")] if doubted else [])
     assert kinds([cell(mse=0.02), cell("gan", mse, start="scratch")]) == []
     assert kinds([cell(mse=0.02, views=4), cell("gan", mse, start="decoder")]) == []
+
+
+@pytest.mark.parametrize(("mse", "doubted"), [(0.021, True), (0.0201, False), (0.01, False)])
+def test_an_attack_weaker_than_linear_regression_is_doubted_if_it_knows_as_much(mse, doubted):
+    floor, asked = cell("linear", 0.02, knows={"queries": 100}), {"queries": 100}
+    found = kinds([floor, cell("decoder", mse, knows=asked)])
+    assert found == ([("decoder", "linear")] if doubted else [])
+    found = kinds([floor, cell("maximum-likelihood", mse, knows={"knowledge": ["encoder"]})])
+    assert (("maximum-likelihood", "linear") in found) == doubted
+    assert kinds([floor, cell("query-free", mse, knows={"knowledge": ["head"]})]) == []
+    assert kinds([floor, cell("decoder", mse, knows=asked, views=4)]) == []
 
 
 def prediction(attack="prediction-inversion", mse=0.02, *, constant=0.05, policy=None, draws=1, defenses=(), **more):

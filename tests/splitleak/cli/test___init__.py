@@ -14,6 +14,9 @@ from splitleak.cli.captures import capture
 ROOT = Path(__file__).parents[3]
 
 COMMANDS = (
+    "scan",
+    "cuts",
+    "import",
     "split",
     "train",
     "inspect",

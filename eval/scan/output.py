@@ -1,0 +1,170 @@
+"""A scan as a table, a verdict, CSV, a plot and one page."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from splitleak.artifacts import write_json, written_folder
+from splitleak.eval.report.gallery import png
+from splitleak.eval.report.page import NOTHING, render, write_csv, write_text
+from splitleak.eval.scan.latency import evenly
+from splitleak.eval.scan.scan import Pictures, judged_row, plain_rows
+from splitleak.outputs import FolderKind
+
+SCAN = FolderKind("scan", "scan.json", ("scan.csv", "scan.png", "scan.html"))
+COLUMNS = (
+    *("cut", "defense", "sent", "KiB", "device MACs", "%", "MSE", "PSNR dB", "SSIM", "leaks", "retrieved SSIM"),
+    *("moved %", "brighter %", "device ms", "cloud ms"),
+)
+LEGEND = (
+    "PSNR and SSIM: what a linear map, fitted to public pictures, rebuilds of the victims' (a floor: a trained attack "
+    "rebuilds more). Leaks: the largest SSIM of this cut and those after it. Retrieved: the nearest public picture by "
+    "the feature. Moved, brighter: victims found again by their feature, a pixel aside or a tenth brighter."
+)
+_ABOVE_MEAN = 0.1
+_STRIP = 9  # rows of pictures on the page
+_MILLION, _KIB = 1e6, 1024
+
+
+def table_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A line of `COLUMNS` for each row."""
+    for row in document["rows"]:
+        yield (
+            row["cut"],
+            row["defense"],
+            " + ".join("×".join(map(str, shape)) for shape in row["sent"]),
+            f"{row['bytes'] / _KIB:,.1f}",
+            f"{row['device_macs'] / _MILLION:,.2f} M",
+            f"{100 * row['device_share']:.0f}",
+            f"{row['mse']:.4f}",
+            f"{row['psnr']:.1f}",
+            f"{row['ssim']:.3f}",
+            f"{row['leaks']:.3f}",
+            f"{row['retrieved']['ssim']:.3f}",
+            f"{100 * row['refound']['moved']:.0f}",
+            f"{100 * row['refound']['brighter']:.0f}",
+            *(NOTHING if row[half] is None else f"{row[half]:.2f}" for half in ("edge_ms", "cloud_ms")),
+        )
+
+
+def floors(document: Mapping[str, Any]) -> str:
+    """What needs no feature: the mean image, and chance."""
+    mean = document["mean_image"]
+    figures = f"MSE {mean['mse']:.4f}, PSNR {mean['psnr']:.1f} dB, SSIM {mean['ssim']:.3f}"
+    return (
+        f"{document['victims']} victims, {document['public']} public pictures. The mean image: {figures}. Found again "
+        f"by chance: {100 * document['chance']:.1f} %."
+    )
+
+
+def limit(document: Mapping[str, Any]) -> float:
+    """The SSIM from which on pictures count as rebuilt: of smooth pictures even the mean image has a high one."""
+    return float(max(document["config"]["threshold"], document["mean_image"]["ssim"] + _ABOVE_MEAN))
+
+
+def verdict(document: Mapping[str, Any]) -> str:
+    """In a sentence, up to where pictures can be rebuilt, and from where on they cannot."""
+    rows, threshold = plain_rows(document), limit(document)
+    above = [place for place, row in enumerate(rows) if row["leaks"] >= threshold]
+    rebuilt = f"a linear map rebuilds pictures with an SSIM of {threshold:.2f} or more"
+    if not above:
+        most = max(rows, key=lambda row: row["ssim"])
+        return f"At no cut {rebuilt}; the most is {most['ssim']:.2f} at `{most['cut']}`."
+    last = rows[above[-1]]
+    said = f"Up to `{last['cut']}` ({100 * last['device_share']:.0f} % of the MACs on the device) {rebuilt}"
+    if above[-1] + 1 == len(rows):
+        return f"{said}: no cut that was scanned is below."
+    first = rows[above[-1] + 1]
+    found = f"{100 * first['refound']['moved']:.0f} % of pictures moved by a pixel are still found again by the feature"
+    share = f"{100 * first['device_share']:.0f} % of the MACs on the device"
+    return f"{said}; the first cut below is `{first['cut']}` (SSIM {first['leaks']:.2f}), which puts {share}; {found}."
+
+
+def judgement(document: Mapping[str, Any], most: float) -> tuple[bool, str]:
+    """Whether the cut that is judged leaks more than ``most``, and that in words."""
+    row = judged_row(document)
+    fails = row["leaks"] > most
+    which = f"`{row['cut']}` ({100 * row['device_share']:.0f} % of the MACs on the device)"
+    return fails, f"{'FAILED' if fails else 'Passed'}: {which} leaks SSIM {row['leaks']:.3f}, at most {most:g} allowed."
+
+
+def write_scan(
+    out: Path, document: Mapping[str, Any], pictures: Pictures, *, settings: Mapping[str, Any], force: bool = False
+) -> None:
+    """Writes the folder ``out``: ``scan.json``, ``scan.csv``, ``scan.png`` and ``scan.html``.
+
+    Raises:
+        FileExistsError: There is something else, or, without ``force``, a scan of other ``settings``.
+    """
+    with written_folder(out, SCAN, settings, force=force) as partial:
+        write_json(partial / "scan.json", document)
+        write_csv(partial / "scan.csv", [_flat(row) for row in document["rows"]])
+        plot = _plot(document)
+        (partial / "scan.png").write_bytes(plot)
+        encoded = "data:image/png;base64," + base64.b64encode(plot).decode()
+        write_text(
+            partial / "scan.html",
+            render(
+                "scan.html.jinja",
+                document=document,
+                verdict=verdict(document),
+                floors=floors(document),
+                legend=LEGEND,
+                columns=COLUMNS,
+                rows=list(table_rows(document)),
+                plot=encoded,
+                strips=list(_strips(document, pictures)),
+            ),
+        )
+
+
+def _flat(row: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{above}{key}_")
+        else:
+            flat[above + key] = str(value) if isinstance(value, list) else value
+    return flat
+
+
+def _strips(document: Mapping[str, Any], pictures: Pictures) -> Iterator[tuple[str, str]]:
+    """Of rows evenly spaced, the name and a strip of the first victims, as rebuilt; the true ones first."""
+    rows = [place for place, row in enumerate(document["rows"]) if row["defense"] == "none"]
+    yield "the victims", _strip(pictures["truth"])
+    for place in evenly(len(rows), _STRIP):
+        row = document["rows"][rows[place]]
+        yield f"{row['cut']}: SSIM {row['ssim']:.2f}", _strip(pictures[str(rows[place])])
+
+
+def _strip(images: torch.Tensor) -> str:
+    shown = images if images.shape[1] in (1, 3) else images[:, :1]
+    return png(np.concatenate(list(shown.numpy()), axis=2))
+
+
+def _plot(document: Mapping[str, Any]) -> bytes:
+    """SSIM and PSNR of every cut against the share of MACs on the device, a line for each defense."""
+    names = list(dict.fromkeys(row["defense"] for row in document["rows"]))
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        panels: Sequence[Any] = figure.subplots(1, 2)
+        for axes, measure, label in zip(panels, ("ssim", "psnr"), ("SSIM", "PSNR, dB"), strict=True):
+            for index, name in enumerate(names):
+                rows = [row for row in document["rows"] if row["defense"] == name]
+                places = [100 * row["device_share"] for row in rows]
+                axes.plot(places, [row[measure] for row in rows], "o-", color=f"C{index}", markersize=3, label=name)
+            axes.axhline(document["mean_image"][measure], color="0.5", linestyle=":", label="mean image")
+            axes.set(xlabel="% of the MACs on the device", ylabel=f"{label} of what is rebuilt")
+            axes.grid(visible=True, alpha=0.3)
+        panels[0].axhline(limit(document), color="0.2", linewidth=0.8, linestyle="--")
+        panels[0].legend(fontsize=7)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=110, metadata={"Software": "splitleak"})
+    return drawn.getvalue()

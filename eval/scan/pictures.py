@@ -1,0 +1,70 @@
+"""The pictures of a scan: an attacker's, and victims' that are none of these."""
+
+import torch
+
+from splitleak.datasets import SHIPPED, load
+from splitleak.datasets.images import Dataset, Images, fitted_pixels
+from splitleak.logs import Report, silent
+from splitleak.seeding import generator
+
+_LEAST = 8
+
+
+def choose(
+    data: str, image_shape: tuple[int, int, int], public: int, victims: int, seed: int, report: Report = silent
+) -> tuple[Images, Images]:
+    """Public pictures and victims of a network's size, drawn by seed; no picture is in both.
+
+    Victims are from the test images where there are such. Where there are too few pictures for both, a fifth are
+    victims.
+
+    Args:
+        data: As of `load`: a folder, a zip, an .npz file, or a set that ships.
+        image_shape: ``(C, H, W)``; pictures are brought to it.
+        public: How many, at most.
+        victims: How many, at most.
+        seed: Of the draw.
+        report: Hears of the reading.
+
+    Raises:
+        FileNotFoundError: There is no such data.
+        ValueError: It has fewer than eight different pictures, or they cannot have the channels.
+    """
+    channels, height, width = image_shape
+    if data in SHIPPED:
+        loaded = load(data)
+    else:
+        known = channels if channels in (1, 3) else None
+        loaded = load(data, size=(height, width), channels=known, report=report)
+    first, second = _split(loaded, victims, seed)
+    first, second = first.select(_drawn(len(first), public, seed)), second.select(_drawn(len(second), victims, seed))
+    owned = set(first.hashes())
+    unknown = [place for place, name in enumerate(second.hashes()) if name not in owned]
+    second = second.select(torch.tensor(unknown, dtype=torch.int64))
+    if len(first) + len(second) < _LEAST or not len(second):
+        raise ValueError(f"expected at least {_LEAST} different pictures in {data}, got {len(first) + len(second)}")
+    return _fitted(first, image_shape), _fitted(second, image_shape)
+
+
+def _split(loaded: Dataset, victims: int, seed: int) -> tuple[Images, Images]:
+    if loaded.test is not None and len(loaded.test):
+        return loaded.train, loaded.test
+    order = torch.randperm(len(loaded.train), generator=generator(seed, "scan", "split"))
+    count = min(victims, len(order) // 5)
+    return loaded.train.select(order[count:]), loaded.train.select(order[:count])
+
+
+def _drawn(there: int, wanted: int, seed: int) -> torch.Tensor:
+    return torch.randperm(there, generator=generator(seed, "scan", "pictures"))[:wanted]
+
+
+def _fitted(images: Images, image_shape: tuple[int, int, int]) -> Images:
+    channels, height, width = image_shape
+    if tuple(images.pixels.shape[1:]) == image_shape:
+        return images
+    return Images(fitted_pixels(images.pixels, (height, width), channels), images.labels, images.classes)
+
+
+def default_set(channels: int) -> str:
+    """The set that ships and fits: photographs, or grey pictures."""
+    return "photographs" if channels == 3 else "builtin"

@@ -1,0 +1,126 @@
+"""The command that measures every cut of a network at once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from splitleak.cli.networks import Input, Tensors, read_config_of, read_network
+from splitleak.cli.options import ConfigFile, Json, Replace, Seed, Settings, Threads, use_threads
+from splitleak.cli.output import console, print_json, table
+
+if TYPE_CHECKING:
+    from splitleak.graphs.network import Network
+
+_FAILED = 3
+
+
+def scan(
+    model: Annotated[Path, typer.Argument(help="An ONNX file, or an artifact folder.")],
+    images: Annotated[
+        str | None,
+        typer.Option(help="Folder, zip or .npz of pictures, or a set that ships; default: one that fits."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write: scan.json, scan.csv, scan.png and scan.html.")
+    ] = None,
+    input_: Input = None,
+    tensors: Tensors = 1,
+    cuts: Annotated[int, typer.Option(min=1, help="Cuts that are scanned at most, evenly spaced over all.")] = 40,
+    public: Annotated[int, typer.Option(min=3, help="Pictures of the attacker's, at most.")] = 300,
+    victims: Annotated[int, typer.Option(min=1, help="Pictures that are attacked, at most.")] = 64,
+    noise: Annotated[
+        list[float] | None,
+        typer.Option(min=0, help="Also with noise of so many standard deviations of the feature; repeatable."),
+    ] = None,
+    bottleneck: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Also with so many principal components of the channels; repeatable."),
+    ] = None,
+    latency: Annotated[int, typer.Option(min=0, help="Cuts whose halves are timed, at most; 0: none.")] = 12,
+    cut: Annotated[str | None, typer.Option(help="The cut that is judged; default: see --share.")] = None,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Judge the deepest cut with at most so much of the MACs on the device.")
+    ] = 0.5,
+    fail_above: Annotated[
+        float | None, typer.Option(metavar="SSIM", help="Exit with status 3 if the cut that is judged leaks more.")
+    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    threads: Threads = 1,
+    seed: Seed = 0,
+    force: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what a network leaks at every place where it can be cut, without any training.
+
+    A linear map from the features to the pixels, fitted to public pictures in closed form, rebuilds the victims': what
+    it shows, any attacker sees. Beside it: whether a picture is found again by its feature, bytes, MACs and latency.
+    `--set` tells of the network what its file does not, as for `splitleak cuts`.
+    """
+    from splitleak.eval.scan.output import (
+        COLUMNS,
+        LEGEND,
+        SCAN,
+        floors,
+        judgement,
+        table_rows,
+        verdict,
+        write_scan,
+    )
+    from splitleak.eval.scan.pictures import choose, default_set
+    from splitleak.eval.scan.scan import ScanConfig, plain_rows
+    from splitleak.eval.scan.scan import scan as measure
+    from splitleak.graphs.importing import network_digest
+    from splitleak.logs import progress
+
+    about: dict[str, Any] = {
+        "cuts": cuts,
+        "tensors": tensors,
+        "public": public,
+        "victims": victims,
+        "noise": noise or (),
+    }
+    about |= {"bottleneck": bottleneck or (), "latency": latency, "share": share, "cut": cut, "seed": seed}
+    given = ScanConfig.parse(about, source="scan")
+    if out is not None:
+        SCAN.check(out, force=force)
+    use_threads(threads)
+    network = _network(model, input_, config, settings)
+    source = images or default_set(network.image_shape[0])
+    with progress("scan") as report:
+        owned, attacked = choose(source, network.image_shape, public, victims, seed, report)
+        document, pictures = measure(network, owned, attacked, given, report)
+    told = {"model": model.name, "network": network_digest(network), "images": source}
+    document = {**told, **document, "verdict": ""}
+    document["verdict"] = verdict(document)
+    if out is not None:
+        write_scan(out, document, pictures, settings={**told, "config": given.document()}, force=force)
+    fails, judged = (False, "") if fail_above is None else judgement(document, fail_above)
+    if as_json:
+        print_json(document)
+    else:
+        shown, left = console(width=200), ("cut", "defense", "sent")
+        title = f"{model.name}: {len(plain_rows(document))} of {document['cuts_there_are']} cuts"
+        shown.print(table(COLUMNS, table_rows(document), title=title, left=left, wrap=left, framed=False))
+        for line in filter(None, (floors(document), LEGEND, document["verdict"], judged)):
+            shown.print(line, highlight=False, soft_wrap=True)
+    if as_json and judged:
+        typer.echo(judged, err=True)
+    if fails:
+        raise typer.Exit(_FAILED)
+
+
+def _network(model: Path, shape: str | None, config: Path | None, settings: list[str] | None) -> "Network":
+    """The network of an ONNX file, or that of both halves of an artifact.
+
+    Raises:
+        ValueError: Of an artifact, its inputs are told too.
+    """
+    if not (model / "artifact.json").is_file():
+        return read_network(model, None, None, shape, read_config_of(config, settings))[0]
+    if shape or config or settings:
+        raise ValueError("expected --input, --config and --set with an ONNX file alone: an artifact tells its input")
+    from splitleak.eval.scan.artifact import network_of_artifact
+
+    return network_of_artifact(model)

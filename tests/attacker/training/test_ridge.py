@@ -1,0 +1,185 @@
+"""The linear gauge, on features whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from splitleak.attacker.training.ridge import LinearMap, RidgeConfig, RidgeGauge
+from splitleak.measures.pixel import mse
+
+
+@pytest.fixture(scope="module")
+def pictures(small_splits):
+    """Images to fit to, and others, 16 × 16."""
+    return small_splits.public.floats()[:150], small_splits.victims.floats()
+
+
+def error(fitted, features, images):
+    return float(mse(fitted.predict(features), images).mean())
+
+
+def of_the_mean(pictures):
+    public, victims = pictures
+    return float(mse(public.mean(0).expand_as(victims), victims).mean())
+
+
+def mixed(images, channels=32, side=4):
+    """A fixed linear map of each square of pixels: features ``(N, channels, H / side, W / side)``."""
+    draw = torch.Generator().manual_seed(3)
+    pixels = images.shape[1] * side**2
+    return torch.einsum(
+        "oc,bchw->bohw",
+        torch.randn(channels, pixels, generator=draw) / pixels**0.5,
+        functional.pixel_unshuffle(images, side),
+    )
+
+
+def test_features_that_are_the_pixels_are_given_back(pictures):
+    public, victims = pictures
+    assert error(RidgeGauge.of(public, public), victims, victims) < 1e-6
+
+
+def test_a_linear_map_of_the_pixels_is_inverted(pictures):
+    public, victims = pictures
+    assert error(RidgeGauge.of(mixed(public), public), mixed(victims), victims) < 1e-4
+
+
+def test_the_mean_and_the_scale_of_a_feature_change_nothing(pictures):
+    public, victims = pictures
+    plain = error(RidgeGauge.of(mixed(public), public), mixed(victims), victims)
+    moved = error(RidgeGauge.of(10 + 1e-1 * mixed(public), public), 10 + 1e-1 * mixed(victims), victims)
+    assert moved == pytest.approx(plain, abs=1e-4)
+
+
+def test_the_more_noise_the_less_is_rebuilt_and_never_less_than_the_mean(pictures):
+    public, victims = pictures
+    draw = torch.Generator().manual_seed(0)
+
+    def noisy(images, sigma):
+        return mixed(images) + sigma * torch.randn(mixed(images).shape, generator=draw)
+
+    errors = [error(RidgeGauge.of(noisy(public, s), public), noisy(victims, s), victims) for s in (0.0, 0.3, 1.0, 100)]
+    assert errors == sorted(errors)
+    assert errors[-1] == pytest.approx(of_the_mean(pictures), rel=0.1)
+
+
+def test_batches_of_any_size_give_the_same_map(pictures):
+    public, victims = pictures
+    features = mixed(public)
+    whole = RidgeGauge([(32, 4, 4)], (1, 16, 16), len(public), seed=5)
+    whole.add(features, public)
+    parts = RidgeGauge([(32, 4, 4)], (1, 16, 16), len(public), seed=5)
+    for batch in torch.arange(len(public)).split(7):
+        parts.add(features[batch], public[batch])
+    one, other = whole.solve(), parts.solve()
+    assert torch.allclose(one.predict(mixed(victims)), other.predict(mixed(victims)), atol=1e-4)
+    assert whole.findings["held_out_mse"] == pytest.approx(parts.findings["held_out_mse"], rel=1e-2, abs=1e-8)
+
+
+def test_it_agrees_with_the_normal_equations_of_another_library(pictures):
+    public, _ = pictures
+    features, others = (functional.avg_pool2d(images, 2).flatten(1) for images in pictures)
+    gauge = RidgeGauge([(64,)], (1, 16, 16), len(public), seed=1)
+    gauge.add(features, public)
+    fitted = gauge.solve()
+    used = ~gauge._held_out
+    x, y = features[used].double().numpy(), public[used].flatten(1).double().numpy()
+    spread = x.std(0)
+    z = (x - x.mean(0)) / spread
+    strength = gauge.findings["strength"] * np.square(z).sum() / z.shape[1]
+    weight = np.linalg.solve(z.T @ z + strength * np.eye(z.shape[1]), z.T @ (y - y.mean(0)))
+    expected = y.mean(0) + (others.double().numpy() - x.mean(0)) / spread @ weight
+    assert np.allclose(fitted.predict(others).flatten(1).numpy(), expected.clip(0, 1), atol=1e-4)
+
+
+def test_the_dual_form_gives_what_the_primal_gives(pictures, monkeypatch):
+    public, victims = pictures
+    features, others = public.flatten(1), victims.flatten(1)
+    primal = RidgeGauge.of(features, public).predict(others)
+    monkeypatch.setattr("splitleak.attacker.training.ridge._PRIMAL", 10)
+    assert torch.allclose(RidgeGauge.of(features, public).predict(others), primal, atol=1e-3)
+
+
+def test_the_strength_is_chosen_on_held_out_pictures_and_on_nothing_else(pictures):
+    public, _ = pictures
+    gauge = RidgeGauge([(32, 4, 4)], (1, 16, 16), len(public))
+    torch.manual_seed(0)
+    noise = torch.randn(len(public), 32, 4, 4)
+    gauge.add(torch.where(gauge._held_out[:, None, None, None], noise, mixed(public)), public)
+    fitted = gauge.solve()  # what is fitted is of no use for what is held out
+    assert gauge.findings["strength"] == pytest.approx(1e3)
+    assert float(mse(fitted.predict(noise), public.mean(0).expand_as(public)).mean()) < 1e-3
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2, 5])
+def test_tokens_lie_on_their_grid_after_those_without_a_place(extra, pictures):
+    def tokens(images):
+        grid = mixed(images).flatten(2).transpose(1, 2)
+        return torch.cat([grid.mean(1, keepdim=True).expand(-1, extra, -1), grid], 1)
+
+    public, victims = pictures
+    fitted = RidgeGauge.of(tokens(public), public)
+    assert (fitted.layout.height, fitted.layout.width, fitted.layout.extra) == (4, 4, 32 * extra)
+    assert error(fitted, tokens(victims), victims) < 1e-4
+
+
+def test_channels_may_come_last_and_sizes_need_not_divide(pictures):
+    public, victims = pictures
+
+    def shrunk(images):
+        return functional.interpolate(images, (7, 7), mode="bilinear", antialias=True)
+
+    first = RidgeGauge.of(shrunk(public), public)
+    last = RidgeGauge.of(shrunk(public).permute(0, 2, 3, 1), public)
+    assert first.block == (3, 3)
+    assert error(first, shrunk(victims), victims) < of_the_mean(pictures) / 3
+    assert torch.equal(first.predict(shrunk(victims)), last.predict(shrunk(victims).permute(0, 2, 3, 1)))
+
+
+def test_several_tensors_tell_more_than_each_alone(pictures):
+    public, victims = pictures
+
+    def both(images):
+        return torch.cat([mixed(images, 4).flatten(1), functional.avg_pool2d(images, 8).flatten(1)], 1)
+
+    fitted = RidgeGauge.of(both(public), public, shapes=[(4, 4, 4), (1, 2, 2)])
+    alone = RidgeGauge.of(mixed(public, 4), public)
+    assert error(fitted, both(victims), victims) < error(alone, mixed(victims, 4), victims)
+
+
+def test_a_block_too_large_is_rebuilt_small_and_enlarged(pictures):
+    public, victims = pictures
+    fitted = RidgeGauge.of(public.flatten(1), public, config=RidgeConfig(outputs=64))
+    assert fitted.block == (8, 8)
+    assert fitted.predict(victims.flatten(1)).shape == victims.shape
+    assert error(fitted, victims.flatten(1), victims) < of_the_mean(pictures)
+
+
+def test_a_constant_feature_gives_the_mean_image_and_values_that_are_none_do_no_harm(pictures):
+    public, victims = pictures
+    features = torch.zeros(len(public), 3, 4, 4)
+    features[0, 0] = torch.nan
+    features[:, 1] = -torch.inf
+    rebuilt = RidgeGauge.of(features, public).predict(torch.zeros(len(victims), 3, 4, 4))
+    assert float(mse(rebuilt, victims).mean()) == pytest.approx(of_the_mean(pictures), rel=0.05)
+
+
+def test_what_does_not_fit_is_refused(pictures):
+    public, _ = pictures
+    with pytest.raises(ValueError, match="at least 3 pictures"):
+        RidgeGauge([(4,)], (1, 16, 16), 2)
+    gauge = RidgeGauge([(4,)], (1, 16, 16), len(public))
+    with pytest.raises(ValueError, match=r"expected features \(4,\), got \(5,\)"):
+        gauge.add(torch.zeros(len(public), 5), public)
+    with pytest.raises(ValueError, match="expected features of 150 pictures, got 0"):
+        RidgeGauge([(4,)], (1, 16, 16), len(public)).solve()
+
+
+def test_a_map_keeps_its_weights_in_its_state(pictures):
+    public, victims = pictures
+    fitted = RidgeGauge.of(mixed(public), public)
+    again = LinearMap(fitted.layout, (1, 16, 16), RidgeConfig())
+    again.bias = torch.zeros_like(fitted.bias)
+    again.load_state_dict(fitted.state_dict())
+    assert torch.equal(again.predict(mixed(victims)), fitted.predict(mixed(victims)))

@@ -1,0 +1,66 @@
+import csv
+import json
+
+import pytest
+
+from splitleak.eval.scan.output import COLUMNS, judgement, table_rows, verdict, write_scan
+from splitleak.eval.scan.scan import ANSWER, PICTURE, ScanConfig, scan
+
+
+def rows(*ssims):
+    """A document of cuts with these figures, a tenth of the MACs apart."""
+    cuts = [PICTURE, *(f"cut{index}" for index in range(len(ssims) - 2)), ANSWER]
+    found = [
+        {
+            "cut": cut,
+            "defense": "none",
+            "device_share": index / 10,
+            "ssim": ssim,
+            "leaks": ssim,
+            "refound": {"moved": 1},
+        }
+        for index, (cut, ssim) in enumerate(zip(cuts, ssims, strict=True))
+    ]
+    return {"rows": found, "mean_image": {"ssim": 0.1}, "config": ScanConfig(share=0.2).document()}
+
+
+def test_the_verdict_names_the_last_cut_that_is_rebuilt_and_the_first_that_is_not():
+    said = verdict(rows(1, 0.9, 0.5, 0.2, 0.1))
+    assert said.startswith("Up to `cut1` (20 % of the MACs on the device) a linear map rebuilds")
+    assert "the first cut below is `cut2` (SSIM 0.20), which puts 30 %" in said
+    assert verdict(rows(1, 0.9, 0.5, 0.4)).endswith("no cut that was scanned is below.")
+    assert verdict(rows(1, 0.2, 0.1, 0.1)).startswith("At no cut")
+
+
+def test_pictures_count_as_rebuilt_only_if_they_are_better_than_the_mean_image():
+    document = rows(1, 0.9, 0.5, 0.2)
+    document["mean_image"]["ssim"] = 0.45
+    assert verdict(document).startswith("Up to `cut0`")
+
+
+@pytest.mark.parametrize(("most", "fails"), [(0.4, True), (0.5, False)])
+def test_the_judged_cut_fails_above_the_limit(most, fails):
+    failed, said = judgement(rows(1, 0.9, 0.5, 0.2), most)
+    assert failed == fails
+    assert "`cut1`" in said
+
+
+def test_a_folder_holds_json_csv_a_plot_and_a_page_that_needs_no_other(tiny, owned, attacked, tmp_path, parsed):
+    document, pictures = scan(tiny, owned, attacked, ScanConfig(latency=2, noise=(0.5,)))
+    document = {"model": "<tiny>", "network": "abc", **document}
+    out = tmp_path / "scan"
+    write_scan(out, document, pictures, settings={"network": "abc"})
+    assert {path.name for path in out.iterdir()} == {"scan.json", "scan.csv", "scan.png", "scan.html"}
+    assert json.loads((out / "scan.json").read_text()) == document
+    with (out / "scan.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["cut"] for line in lines] == [row["cut"] for row in document["rows"]]
+    assert float(lines[1]["refound_moved"]) == document["rows"][1]["refound"]["moved"]
+    assert (out / "scan.png").read_bytes().startswith(b"\x89PNG")
+    page = parsed((out / "scan.html").read_text())
+    assert all(link.startswith("data:image/png") for link in page.loaded)
+    assert len(page.loaded) == 1 + 1 + 6
+    assert "What <tiny> leaks" in "".join(page.text)
+    assert all(len(line) == len(COLUMNS) for line in table_rows(document))
+    with pytest.raises(FileExistsError, match="network 'abc' and not 'other'"):
+        write_scan(out, document, pictures, settings={"network": "other"})

@@ -1,0 +1,121 @@
+"""A scan of a network whose leaks are known."""
+
+import pytest
+from onnx import TensorProto, helper
+
+from splitleak.eval.scan.scan import ANSWER, PICTURE, ScanConfig, judged_row, plain_rows, scan
+from splitleak.graphs.importing import NetworkConfig, network_of
+
+
+def by_cut(document):
+    return {(row["cut"], row["defense"]): row for row in document["rows"]}
+
+
+def test_a_cut_that_loses_nothing_is_rebuilt_and_one_that_averages_is_not(tiny, owned, attacked):
+    document, pictures = scan(tiny, owned, attacked, ScanConfig(latency=0))
+    rows = by_cut(document)
+    assert list(rows) == [(cut, "none") for cut in (PICTURE, "mixed", "doubled", "pooled", "flat", ANSWER)]
+    assert rows["mixed", "none"]["ssim"] > 0.99
+    assert rows["doubled", "none"]["psnr"] > 40
+    mean = document["mean_image"]["mse"]
+    assert 0.2 * mean < rows["flat", "none"]["mse"] < mean
+    assert rows["flat", "none"]["mse"] == pytest.approx(rows["pooled", "none"]["mse"], rel=1e-3)
+    assert rows["mixed", "none"]["shapes"] == [[16, 4, 4]]
+    assert rows["mixed", "none"]["bytes"] == 4 * 16 * 16
+    assert rows["mixed", "none"]["device_macs"] == 16 * 16 * 16
+    assert rows[PICTURE, "none"]["device_share"] == 0
+    assert rows[ANSWER, "none"]["device_share"] == 1
+    assert pictures["1"].shape == pictures["truth"].shape == (6, 1, 16, 16)
+
+
+def test_what_leaks_later_leaks_before(tiny, owned, attacked):
+    document, _ = scan(tiny, owned, attacked, ScanConfig(latency=0))
+    leaks = [row["leaks"] for row in document["rows"]]
+    assert leaks == sorted(leaks, reverse=True)
+    assert all(row["leaks"] >= row["ssim"] for row in document["rows"])
+
+
+def test_the_same_picture_is_found_again_by_its_feature_until_noise_hides_it(tiny, owned, attacked):
+    rows = by_cut(scan(tiny, owned, attacked, ScanConfig(latency=0, noise=(0.0, 50.0)))[0])
+    assert rows["mixed", "none"]["refound"]["again"] == 1
+    assert rows["mixed", "none"]["refound"]["brighter"] > 0.9
+    assert rows["mixed", "noise 0"]["refound"]["again"] == 1
+    assert rows["mixed", "noise 50"]["refound"]["again"] < 0.3
+
+
+def test_noise_and_a_bottleneck_lower_what_is_rebuilt_by_who_knows_of_them(tiny, owned, attacked):
+    config = ScanConfig(latency=0, noise=(0.5, 2.0), bottleneck=(2, 8, 99))
+    rows = by_cut(scan(tiny, owned, attacked, config)[0])
+    errors = [rows["mixed", name]["mse"] for name in ("none", "noise 0.5", "noise 2")]
+    assert errors == sorted(errors)
+    errors = [rows["mixed", name]["mse"] for name in ("none", "bottleneck 8", "bottleneck 2")]
+    assert errors == sorted(errors)
+    assert rows["mixed", "bottleneck 2"]["bytes"] == 4 * 2 * 16
+    assert ("mixed", "bottleneck 99") not in rows
+
+
+def test_a_scan_is_the_same_under_one_seed_and_another_under_another(tiny, owned, attacked):
+    def measured(seed):
+        document, _ = scan(tiny, owned, attacked, ScanConfig(latency=0, noise=(0.5,), seed=seed))
+        return [(row["mse"], row["refound"]) for row in document["rows"]]
+
+    assert measured(1) == measured(1)
+    assert measured(1) != measured(2)
+
+
+def test_rows_that_do_not_fit_into_memory_at_once_come_in_several_passes(tiny, owned, attacked, monkeypatch):
+    whole, _ = scan(tiny, owned, attacked, ScanConfig(latency=0))
+    monkeypatch.setattr("splitleak.eval.scan.scan._MEMORY", 1)
+    parts, _ = scan(tiny, owned, attacked, ScanConfig(latency=0))
+    assert [row["mse"] for row in parts["rows"]] == pytest.approx([row["mse"] for row in whole["rows"]], rel=1e-4)
+
+
+def test_cuts_are_spaced_evenly_and_the_one_that_is_judged_is_among_them(tiny, owned, attacked):
+    document, _ = scan(tiny, owned, attacked, ScanConfig(latency=0, cuts=2))
+    assert [row["cut"] for row in plain_rows(document)] == ["mixed", "flat"]
+    assert document["cuts_there_are"] == 4
+    document, _ = scan(tiny, owned, attacked, ScanConfig(latency=0, cuts=1, cut="pooled"))
+    assert judged_row(document)["cut"] == "pooled"
+
+
+def test_the_deepest_cut_within_the_share_of_the_device_is_judged(tiny, owned, attacked):
+    document, _ = scan(tiny, owned, attacked, ScanConfig(latency=0, share=1.0))
+    assert judged_row(document)["cut"] == "flat"
+    document["config"]["share"] = 0.0
+    assert judged_row(document)["cut"] == "mixed"
+
+
+def test_both_halves_are_timed_where_asked(tiny, owned, attacked):
+    rows = by_cut(scan(tiny, owned, attacked, ScanConfig(latency=2))[0])
+    timed = [cut for (cut, _), row in rows.items() if row["edge_ms"] is not None and row["cloud_ms"] is not None]
+    assert timed == ["mixed", "flat"]
+    assert rows[PICTURE, "none"]["cloud_ms"] == rows[ANSWER, "none"]["edge_ms"] > 0
+
+
+def test_pictures_of_another_size_and_unknown_cuts_are_refused(tiny, owned, attacked):
+    with pytest.raises(ValueError, match=r"expected pictures \(1, 16, 16\).*got \(1, 8, 8\)"):
+        scan(tiny, owned.fitted(8, 1), attacked, ScanConfig())
+    with pytest.raises(ValueError, match="got 'mixd'; did you mean 'mixed'"):
+        scan(tiny, owned, attacked, ScanConfig(cut="mixd"))
+
+
+def test_several_tensors_that_cross_at_once_are_one_feature(owned, attacked):
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["coarse"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Relu", ["coarse"], ["left"]),
+        helper.make_node("MaxPool", ["coarse"], ["right"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["left"], ["first"]),
+        helper.make_node("Flatten", ["right"], ["second"]),
+        helper.make_node("Concat", ["first", "second"], ["answer"], axis=1),
+    ]
+    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, 16, 16])
+    told = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", 20])
+    graph = helper.make_graph(nodes, "two", [given], [told])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    config = ScanConfig(latency=1, tensors=2, noise=(1.0,), bottleneck=(1,))
+    rows = by_cut(scan(network_of(model, NetworkConfig()), owned, attacked, config)[0])
+    both, alone = rows["left+right", "none"], rows["coarse", "none"]
+    assert both["sent"] == [[1, 4, 4], [1, 2, 2]]
+    assert both["mse"] == pytest.approx(alone["mse"], rel=0.1)
+    assert rows["left+right", "noise 1"]["mse"] > both["mse"]
+    assert rows["left+right", "bottleneck 1"]["sent"] == [[1, 4, 4]]
