@@ -1,8 +1,8 @@
 """Measures what split inference leaks, and what each defense costs.
 
 As a library: `scan` a network, or `capture` what crosses a cut, `attack` it and `score` what was rebuilt; `defend` adds
-a defense, `Knowledge` and `Query` are the threat model as types, `ATTACKS` and `DEFENSES` the tables of both by name. To
-import the package loads neither torch nor ONNX Runtime; that happens when one of these is first used.
+a defense, `Knowledge` and `Query` are the threat model as types, `ATTACKS` and `DEFENSES` the tables of both by name.
+To import the package loads neither torch nor ONNX Runtime; that happens when one of these is first used.
 """
 
 from importlib import import_module
