@@ -210,7 +210,7 @@ def _decoded(certificate: Path) -> Mapping[str, Any]:
 
 
 def _warn_of_readers(path: Path) -> None:
-    if path.stat().st_mode & stat.S_IROTH:
+    if os.name == "posix" and path.stat().st_mode & stat.S_IROTH:
         _LOGGER.warning("%s: a secret that every user of this machine can read; `chmod 600` makes it yours alone", path)
 
 

@@ -134,7 +134,8 @@ def _contents(path: Path) -> Iterator[Record | Damage]:
             if not has_header(file, path):
                 return
         except WireError:
-            another_version = os.pread(file.fileno(), 8, 0) == HEADER[:8]
+            file.seek(0)
+            another_version = file.read(8) == HEADER[:8]
             if another_version or not any(isinstance(each[0], Record) for each in itertools.islice(scan(file, 0), 2)):
                 raise
             start = 0
