@@ -239,20 +239,21 @@ def label_only(query: Query) -> Query:
     return Query(send, query.budget, draws=query.draws, averaging=query.averaging, answers="labels")
 
 
-def recorded_query(pairs: Path, public: Images | None, source: Path | None, budget: int | None) -> tuple[Query, Images]:
+def recorded_query(
+    recorded: Pairs, pairs: Path, public: Images | None, source: Path | None, budget: int | None
+) -> tuple[Query, Images]:
     """The black box of a record, and the images it was made with, after a check that they are of ``public``.
 
     Args:
-        pairs: The record's file.
+        recorded: The record.
+        pairs: Its file, for the error's message.
         public: The attacker's images.
-        source: Their file, for the error's message.
+        source: Their file, likewise.
         budget: Queries at most.
 
     Raises:
-        FileNotFoundError: There is no such record.
-        ValueError: It holds something else, or queries with other images.
+        ValueError: The record is of other images.
     """
-    recorded = Pairs.load(pairs)
     places: list[int] = []
     left = iter([] if public is None else enumerate(public.hashes()))
     for name in recorded.hashes:  # in the order of the images, of which a budget may have left some out

@@ -244,7 +244,9 @@ def sync(path: Path) -> None:
     Raises:
         OSError: The disk did not take them.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if os.name == "nt":  # which opens no folder, and refuses to flush what is open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -115,7 +115,9 @@ def query(
 
 
 def attack(
-    public: PublicImages,
+    public: Annotated[
+        Path | None, typer.Option(help="The attacker's own images: .npz, folder or zip; needless if --pairs has them.")
+    ] = None,
     capture: Annotated[
         Path | None, typer.Option(help="Capture of the victims' traffic; live queries are read from it too.")
     ] = None,
@@ -123,12 +125,18 @@ def attack(
     shared: Annotated[
         Path | None, typer.Option(help="Scores that victims share (`splitleak predict`), instead of a capture.")
     ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Features of any source (N, ...): .npy, or .npz; needs --pairs or --function.")
+    ] = None,
     service: Annotated[
         str | None, typer.Option(help="HOST:PORT of their prediction service, to be queried live.")
     ] = None,
     scores: ServedScores = "auto",
     output: ServedOutput = None,
-    pairs: Pairs = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Recorded queries (`splitleak query`), or .npz of features and images; not live ones."),
+    ] = None,
     encoder: Annotated[Path | None, typer.Option(help="White box: the edge half of the artifact.")] = None,
     head: Annotated[Path | None, typer.Option(help="The cloud half, as a curious cloud has it.")] = None,
     parts: Annotated[
@@ -157,8 +165,8 @@ def attack(
     """Reconstruct the images behind captured features, or behind shared scores.
 
     What an attack may know is what it is given here: queries to the edge or the service, live or on record, the
-    encoder, the head. Everything captured that is not an attacker's query, or everything shared, is rebuilt. It is
-    given no victim's image, and no path to one.
+    encoder, the head. Everything captured that is not an attacker's query, everything shared, or every row of
+    --features is rebuilt. It is given no victim's image, and no path to one.
     """
     from splitleak.attacker.run import Access, AttackConfig
 
@@ -173,6 +181,7 @@ def attack(
         encoder=encoder and half_of(encoder, "edge"),
         head=head and half_of(head, "cloud"),
         shared=shared,
+        features=features,
         service=service,
         scores=scores,
         output=output,
