@@ -15,7 +15,7 @@ from splitleak.datasets.images import Images
 from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.measures.scores import truncate
 from splitleak.outputs import FolderKind
-from splitleak.wire.address import Target
+from splitleak.wire.address import ServiceTarget
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.client.classifier import ClassifierClient
@@ -27,7 +27,7 @@ SHARED = FolderKind("predict", "ledger.json", ("shared-*.npz",))
 class SharingConfig(Config):
     """The service that the victims query, and how many of its scores they publish."""
 
-    service: Target = Field(description="host:port of the prediction service")
+    service: ServiceTarget = Field(description="host:port of the prediction service, or its http(s):// address")
     model: str | None = Field(default=None, description="its model; none: the only one, if the service lists them")
     share: tuple[NonNegativeInt, ...] = Field(
         default=(0,), min_length=1, description="how many of the highest scores are published; 0: all"

@@ -75,10 +75,10 @@ class TlsClientConfig(Config):
         key, chain = _key_and_certificate(self.key, self.certificate)
         return grpc.ssl_channel_credentials(authorities, key, chain)
 
-    def context(self) -> ssl.SSLContext:
+    def context(self, protocol: str = "h2") -> ssl.SSLContext:
         """The same for a connection of Python's own, which says more about a refusal than gRPC."""
         context = ssl.create_default_context(cafile=self.ca)
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols([protocol])
         if self.certificate is not None:
             context.load_cert_chain(self.certificate, self.key, password="")
         return context

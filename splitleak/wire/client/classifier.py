@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitleak.errors import WireError
+from splitleak.wire.address import is_http
 from splitleak.wire.client import SCORES
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import read_metadata, select
+from splitleak.wire.client.rest import HttpStub, connect_http
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.answer import Prediction, server_durations
 from splitleak.wire.protocol.checks import check_images
@@ -43,7 +45,7 @@ class ClassifierClient:
     contents, in FP32, FP16 or FP64, as probabilities or as logits, to which the client applies softmax.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port``, or ``http://host:port`` or ``https://host:port`` for the protocol over HTTP.
         model: Its name; None: the only one, if the server lists its models, as ours does.
         scores: Kind of the output; ``auto``: logits if its name contains "logit", else probabilities.
         output: Its name; None: the only floating-point one with two axes, or one whose name suggests scores.
@@ -78,17 +80,22 @@ class ClassifierClient:
         self._config = channel or ChannelConfig()
         self._numbers = itertools.count()
         self._stack = contextlib.ExitStack()
+        self._stub: GRPCInferenceServiceStub | HttpStub
         self._input_name, self._datatype = "images", "FP32"
         self._batch, self._batch_announced = _BATCH, False
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            channel = stack.enter_context(connect(self.address, self._config))
-            self._stub = GRPCInferenceServiceStub(channel)
+            server: grpc.Channel | HttpStub
+            if is_http(self.address):
+                self._stub = server = stack.enter_context(connect_http(self.address, self._config))
+            else:
+                server = stack.enter_context(connect(self.address, self._config))
+                self._stub = GRPCInferenceServiceStub(server)
             self.model = self.model or self._only_model()
             patience_s = self._config.connect_timeout_s
             where, timeout_s = self._where, self._config.timeout_s
-            self._agree(read_metadata(channel, self.model, where=where, timeout_s=timeout_s, patience_s=patience_s))
+            self._agree(read_metadata(server, self.model, where=where, timeout_s=timeout_s, patience_s=patience_s))
             self._stack = stack.pop_all()
         return self
 
