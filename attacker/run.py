@@ -18,6 +18,7 @@ from splitleak.attacker.outputs import ATTACK, Reconstructions, described, write
 from splitleak.attacker.prior import Prior
 from splitleak.attacker.queries import (
     EdgeProbe,
+    FunctionProbe,
     Pairs,
     Probe,
     ServiceProbe,
@@ -85,8 +86,8 @@ class Access:
     """What the attacker can reach; None is withheld.
 
     An attack on victims starts from a ``capture`` of the wire, from the scores they ``shared`` or from ``features`` of
-    any source, one on classes from none. Queries go to the ``edge`` of that wire, to a prediction ``service``, to the
-    model of ``oracle``, or are on record in ``pairs``, which may hold the attacker's images too.
+    any source, one on classes from none. Queries go to the ``edge`` of that wire, to a prediction ``service``, to a
+    user's ``function``, to the model of ``oracle``, or are on record in ``pairs``, perhaps with the attacker's images.
     """
 
     public: Path | None = None  # images of its own
@@ -94,7 +95,8 @@ class Access:
     shared: Path | None = None  # what `splitleak predict` wrote
     features: Path | None = None  # an array (N, *shape) of any source
     edge: str | None = None  # HOST:PORT of the device's service
-    service: str | None = None  # HOST:PORT of the prediction service
+    service: str | None = None  # HOST:PORT of the prediction service, or its URL
+    function: str | None = None  # module:callable of the user's own, which asks for him
     oracle: Path | None = None  # an artifact that is asked like a service, in this process, defenses and all
     pairs: Path | None = None  # what `splitleak query` wrote, or arrays of features and images
     labels_only: bool = False  # all that is heard of an answer is which class it puts first
@@ -226,7 +228,7 @@ class Access:
         of: Tensor | None = None,
     ) -> tuple[Query | None, Images | None]:
         """The black box, and those of the public images that it can be asked for; ``of`` is what victims sent."""
-        ways = [name for name in ("edge", "service", "oracle", "pairs") if getattr(self, name) is not None]
+        ways = [name for name in ("edge", "service", "function", "oracle", "pairs") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ValueError(f"expected one way to query: live, an oracle or recorded pairs, got {' and '.join(ways)}")
         if self.edge is not None:
@@ -235,6 +237,10 @@ class Access:
             query = live_query(probe, config.max_queries, averaging=config.views)
         elif self.service is not None:
             probe = ServiceProbe(self.service, model, scores=self.scores, output=self.output, channel=self.channel)
+            query = live_query(probe, config.max_queries)
+        elif self.function is not None:
+            kind = self.scores if self.capture is None and self.features is None else None
+            probe = FunctionProbe(self.function, scores=kind, shape=None if of is None else tuple(of.shape[1:]))
             query = live_query(probe, config.max_queries)
         elif self.oracle is not None:
             query = artifact_query(load_whole(self.oracle, device, seed=config.seed), config.max_queries)

@@ -20,6 +20,7 @@ from splitleak.wire.address import is_http
 from splitleak.wire.client import SCORES
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import read_metadata, select
+from splitleak.wire.client.probabilities import probabilities
 from splitleak.wire.client.rest import HttpStub, connect_http
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.answer import Prediction, server_durations
@@ -200,18 +201,9 @@ class ClassifierClient:
         if self._output is None:
             self._output = self._score_output(response.outputs)
         values = _array(response, self._output)
-        expected = f"{self._where}: expected scores ({count}, K) in output {self._output!r}"
-        if values.ndim != 2 or values.shape[0] != count or values.shape[1] < 2:
-            raise WireError(f"{expected}, got {values.shape}")
-        if not np.isfinite(values).all():
-            raise WireError(f"{expected}, got values that are not finite")
-        if self._scores == "logits" or (self._scores == "auto" and "logit" in self._output.lower()):
-            exponentials = np.exp(values.astype(np.float64) - values.max(1, keepdims=True))
-            values = (exponentials / exponentials.sum(1, keepdims=True)).astype(np.float32)
-        if values.min() < 0 or values.max() > 1 + 1e-4:
-            span = f"{values.min():g} to {values.max():g}"
-            raise WireError(f"{expected} as probabilities, got values from {span}: logits, perhaps")
-        return values
+        logits = self._scores == "logits" or (self._scores == "auto" and "logit" in self._output.lower())
+        expected = f"{self._where}: expected scores of output {self._output!r}"
+        return probabilities(values, count, logits=logits, expected=expected)
 
     @property
     def _where(self) -> str:
