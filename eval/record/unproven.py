@@ -70,7 +70,9 @@ def _rebuilt(path: Path) -> tuple[Tensor, Attacked | None]:
     """The images in the order of their rows, and the attack that made them, where that is known."""
     if path.is_dir():
         found = Reconstructions.load(path / "reconstructions.npz")
-        return found.images[_order(found.ids, path)], Attacked.read(path)
+        attack = Attacked.read(path)
+        attack.check_public(found)
+        return found.images[_order(found.ids, path)], attack
     if "ids" in array_names(path):
         found = Reconstructions.load(path)
         return found.images[_order(found.ids, path)], None

@@ -45,7 +45,7 @@ def read_array(path: Path, *names: str) -> Array:
     with open_npz(path, _EXPECTED) as file:
         named = [name for name in (*names, *file.names) if name in file.names]
         if not set(names) & set(named) and len(named) != 1:
-            raise ValueError(f"expected an array {' or '.join(names)}, got {sorted(named)}")
+            raise ValueError(f"{path}: expected an array {' or '.join(names)}, got {sorted(named)}")
         return file[named[0]]
 
 

@@ -1,7 +1,6 @@
 """What a capture file holds and what is wrong with it, and a good file made of a damaged one or of several."""
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
