@@ -1,9 +1,7 @@
 """A user's own torch network as an ONNX graph; afterwards nothing needs the user's code."""
 
-import importlib
 import io
 import logging
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from splitleak.graphs.network import Cut, Network, same, session_of
 from splitleak.graphs.prepared import IMAGES
 from splitleak.graphs.reading import first_line
 from splitleak.tables import nearest
+from splitleak.user_code import current_folder_first, load_attribute, reason
 
 Shapes = Mapping[str, tuple[int, int, int]]
 
@@ -35,20 +34,14 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
         FileNotFoundError: There are no such weights.
         ValueError: There is no such module or callable, it gives no network, or the weights do not fit it.
     """
-    name, colon, attribute = address.partition(":")
-    if not (name and colon and attribute):
-        raise ValueError(f"expected module:callable, got {address!r}")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found = importlib.import_module(name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-        made = found if isinstance(found, nn.Module) else found()  # type: ignore[operator]  # at the user's word
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"expected a network or what gives one at {address}, but {error}") from None
-    finally:
-        sys.path.remove(here)
+    what = "a network or what gives one"
+    made = load_attribute(address, what)
+    if not isinstance(made, nn.Module):
+        try:
+            with current_folder_first():
+                made = made()  # type: ignore[operator]  # at the user's word
+        except Exception as error:  # whatever the user's code raises
+            raise ValueError(f"expected {what} at {address}, but {reason(error)}") from None
     if not isinstance(made, nn.Module):
         raise ValueError(f"expected a torch network at {address}, got {type(made).__name__}")
     if weights is not None:
