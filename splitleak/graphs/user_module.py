@@ -1,9 +1,7 @@
 """A user's own torch network as an ONNX graph; afterwards nothing needs the user's code."""
 
-import importlib
 import io
 import logging
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from splitleak.artifacts import load_tensors
 from splitleak.graphs.network import Cut, Network, same, session_of
 from splitleak.graphs.prepared import IMAGES
 from splitleak.graphs.reading import first_line
+from splitleak.plugins import imported
 from splitleak.tables import nearest
 
 Shapes = Mapping[str, tuple[int, int, int]]
@@ -35,20 +34,11 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
         FileNotFoundError: There are no such weights.
         ValueError: There is no such module or callable, it gives no network, or the weights do not fit it.
     """
-    name, colon, attribute = address.partition(":")
-    if not (name and colon and attribute):
-        raise ValueError(f"expected module:callable, got {address!r}")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+    found = imported(address, f"a network or what gives one at {address}", here=True)
     try:
-        found = importlib.import_module(name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
         made = found if isinstance(found, nn.Module) else found()  # type: ignore[operator]  # at the user's word
-    except (ImportError, AttributeError, TypeError) as error:
+    except TypeError as error:
         raise ValueError(f"expected a network or what gives one at {address}, but {error}") from None
-    finally:
-        sys.path.remove(here)
     if not isinstance(made, nn.Module):
         raise ValueError(f"expected a torch network at {address}, got {type(made).__name__}")
     if weights is not None:
