@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -53,9 +52,8 @@ class Plugin:
     version: str | None = None
 
     def __str__(self) -> str:
-        of = "" if self.package is None else f"{self.package} {self.version} "
-        where = f"({self.address})" if of else ""
-        return f"{GROUPS.get(self.group, self.group)} {self.name!r} of {of or 'code that is not splitleak'}{where}"
+        of = "no package" if self.package is None else f"{self.package} {self.version} ({self.address})"
+        return f"{GROUPS.get(self.group, self.group)} {self.name!r} of {of}"
 
     @property
     def registered(self) -> bool:
@@ -164,18 +162,20 @@ def installed(group: str) -> tuple[Plugin, ...]:
     return tuple(sorted(found, key=lambda each: (each.name, each.key)))
 
 
-def recorded(documents: Iterable[Any]) -> tuple[Plugin, ...]:
+def recorded(documents: object) -> tuple[Plugin, ...]:
     """The plug-ins that a file names, each once.
 
     Raises:
         ValueError: They are described by something else.
     """
-    found = []
-    for document in documents:
-        try:
-            found.append(Plugin(**document))
-        except TypeError as error:
-            raise ValueError(f"expected a plug-in's group, name, address, package and version, but {error}") from None
+    try:
+        found = [each if isinstance(each, Plugin) else Plugin(**each) for each in documents]  # type: ignore[attr-defined]
+    except TypeError as error:
+        raise ValueError(f"expected plug-ins of group, name, address, package and version, but {error}") from None
+    for plugin in found:
+        texts = all(isinstance(value, str | None) for value in vars(plugin).values())
+        if not texts or plugin.group not in GROUPS or not (isinstance(plugin.name, str) and is_address(plugin.address)):
+            raise ValueError(f"expected a plug-in of {', '.join(GROUPS)}, with name and address, got {vars(plugin)}")
     return tuple(dict.fromkeys(found))
 
 

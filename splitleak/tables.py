@@ -3,6 +3,7 @@
 import logging
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TypeVar, cast
@@ -111,6 +112,19 @@ class Table(MutableMapping[str, T]):
         """The plug-in behind ``name``, as records name it; None for an entry that is not a plug-in's."""
         entry = self._found(name) if name in self or self._may_be(name) else None
         return packaged(entry) if isinstance(entry, Plugin) else None
+
+    @contextmanager
+    def holding(self, name: str, entry: T) -> Iterator[None]:
+        """The table has ``entry`` under ``name`` while the block runs, whatever it has there else."""
+        before = self._entries.get(name)
+        self[name] = entry
+        try:
+            yield
+        finally:
+            if before is None:
+                del self[name]
+            else:
+                self._entries[name] = before
 
     def allowed(self) -> list[Plugin]:
         """The plug-ins of the table that are allowed: those registered, and those that the user has named."""

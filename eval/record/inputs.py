@@ -85,7 +85,7 @@ class Attacked:
 
     def plugins(self, *others: Iterable[Any]) -> tuple[Plugin, ...] | None:
         """The plug-ins of the attack and the ``others``, as files describe them; None where there are none."""
-        return recorded(chain(self.document.get("plugins", ()), *others)) or None
+        return recorded([*self.document.get("plugins", ()), *chain(*others)]) or None
 
     def identity(self, *keys: str) -> list[Any]:
         """The values that identify an attack, for the id of a record; keys that older attacks lack are left out."""
