@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -193,7 +193,7 @@ def check_recorded(plugins: Iterable[Plugin], source: str = "made with") -> None
         PermissionError: It is not allowed.
     """
     for plugin in plugins:
-        own = packaged(replace(plugin, package=None, version=None))
+        here = _version(plugin.package)
         if plugin.registered:
             named = [each for each in installed(plugin.group) if each.name == plugin.name]
             same = [each for each in named if _normalised(each.key) == _normalised(plugin.key)]
@@ -201,22 +201,36 @@ def check_recorded(plugins: Iterable[Plugin], source: str = "made with") -> None
                 there = f"; here that name is of {named[0].package} {named[0].version}" if named else ""
                 install = f"pip install {plugin.package}=={plugin.version}"
                 raise LookupError(f"{source} {plugin}, which is not installed{there}; {install}")
-            own = same[0]
+            here = same[0].version
         plugin.check_allowed(f"{source} ")
-        if own.version != plugin.version:
-            _LOGGER.warning("%s %s; here is %s", source, plugin, own.version or "another")
+        if here != plugin.version:
+            _LOGGER.warning("%s %s; here is %s", source, plugin, here or "none that is installed")
 
 
 def packaged(plugin: Plugin) -> Plugin:
     """``plugin`` with the distribution that its module was installed by, if any did."""
-    from importlib import metadata
-
     if plugin.package is not None:
         return plugin
-    top = re.split("[.:]", plugin.address)[0]
-    for package in metadata.packages_distributions().get(top, ()):
-        return replace(plugin, package=package, version=metadata.version(package))
-    return plugin
+    package = next(iter(_distributions().get(re.split("[.:]", plugin.address)[0], ())), None)
+    return plugin if package is None else replace(plugin, package=package, version=_version(package))
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """The distributions that installed each module; to find out reads the list of files of each, for a second."""
+    from importlib import metadata
+
+    return metadata.packages_distributions()
+
+
+def _version(package: str | None) -> str | None:
+    """The version of a distribution that is installed here; None where it is not."""
+    from importlib import metadata
+
+    try:
+        return None if package is None else metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _normalised(key: str) -> str:
