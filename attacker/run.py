@@ -1,10 +1,10 @@
 """Runs one attack: gathers what the threat model lets it know, rebuilds images, and writes the result for the judge."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -48,6 +48,7 @@ from splitleak.defenses.training import assemble
 from splitleak.logs import Report
 from splitleak.models.imported_half import ImportedModel
 from splitleak.outputs import check_file, claimed
+from splitleak.plugins import Plugin, is_address
 from splitleak.tables import Table
 from splitleak.training.modules import freeze
 from splitleak.wire.client import Scores
@@ -77,8 +78,18 @@ class AttackConfig(Config):
         Raises:
             ValueError: There is no such attack, or the settings do not fit it.
         """
-        kinds: Table[type[Attack] | type[ClassInversion]] = Table("attack", {**ATTACKS, **CLASS_ATTACKS})
-        return build(kinds, self.attack, self.preset, self.settings)
+        return build(self._table(), self.attack, self.preset, self.settings)
+
+    def plugin(self) -> Plugin | None:
+        """The plug-in that the attack is of, if it is of one."""
+        return self._table().plugin(self.attack)
+
+    def _table(self) -> Table[type[Attack | ClassInversion]]:
+        """The table that has the attack; of an address, the one whose attacks are like what stands there."""
+        of_classes = self.attack in CLASS_ATTACKS or (self.attack not in ATTACKS and CLASS_ATTACKS.takes(self.attack))
+        if not of_classes and self.attack not in ATTACKS and not is_address(self.attack):
+            Table("attack", dict.fromkeys((*ATTACKS, *CLASS_ATTACKS))).known(self.attack)
+        return cast("Table[type[Attack | ClassInversion]]", CLASS_ATTACKS if of_classes else ATTACKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +310,8 @@ def run_attack(
     about = described(attack, known, public, seed=config.seed, views=views, adaptive=access.adaptive, models=models)
     if access.capture is not None and (missing := captures.missing(access.capture))["gaps"]:
         about["capture"] = missing
+    if (plugin := config.plugin()) is not None:
+        about |= {"attack": plugin.name, "plugins": [asdict(plugin)]}
     with claimed(out, ATTACK, about, force=force):
         return write_result(out, attack, gathered(rebuild()), known, about)
 

@@ -27,4 +27,6 @@ DEFENSES: Table["type[Defense]"] = Table(
         "ressfl": Imported("splitleak.defenses.features.ressfl:ResSFL"),
         "transfer": Imported("splitleak.defenses.classes.transfer:Transfer"),
     },
+    group="splitleak.defenses",
+    base=Imported("splitleak.defenses.base:Defense"),
 )

@@ -11,14 +11,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from torch import nn
 
 from splitleak.artifacts import assign_weights, load_weights, provenance, save_weights, write_json, written_folder
@@ -29,6 +30,8 @@ from splitleak.models.engine import Engine, choose_engine, feature_probes, image
 from splitleak.models.imported_half import NETWORK, ImportedModel, StandIn, Unreached, file_engine, torch_half
 from splitleak.models.split import SplitModel
 from splitleak.outputs import FolderKind
+from splitleak.plugins import Plugin, check_recorded, recorded
+from splitleak.plugins import allow as permit
 from splitleak.seeding import generator
 from splitleak.training.modules import to_channels_last
 
@@ -49,6 +52,14 @@ class HalfConfig(Config):
     classes: tuple[str, ...]
     target: TargetConfig
     feature_shape: tuple[int, ...]
+    plugins: tuple[Plugin, ...] = Field(default=(), description="code that is not splitleak's, which it needs")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_run(cls, values: object) -> object:
+        """Refuses code that is not ours before a field is read, which would look for it."""
+        check_recorded(recorded(values.get("plugins", ()) if isinstance(values, dict) else ()))
+        return values
 
 
 def save(folder: Path, name: str, target: Target) -> None:
@@ -101,7 +112,8 @@ def _write(
     weights: Mapping[str, Mapping[str, torch.Tensor]],
     networks: Mapping[str, bytes],
 ) -> None:
-    document = {"format": FORMAT, "name": name, "target": config.document(), **half}
+    used = {"plugins": [asdict(plugin) for plugin in config.plugins()]} if config.plugins() else {}
+    document = {"format": FORMAT, "name": name, "target": config.document(), **half, **used}
     with written_folder(folder, ARTIFACT) as partial:
         for part in ("edge", "cloud"):
             (partial / part).mkdir()
@@ -110,7 +122,7 @@ def _write(
             if part in networks:
                 (partial / part / NETWORK).write_bytes(networks[part])
             write_json(partial / part / "half.json", {**document, "half": part})
-        about = {"name": name, "target": config.document(), **record, "provenance": provenance()}
+        about = {"name": name, "target": config.document(), **used, **record, "provenance": provenance()}
         write_json(partial / "artifact.json", about)
 
 
@@ -119,11 +131,15 @@ def read_record(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: ``folder`` holds no artifact.
+        LookupError: It was made with a plug-in that is not installed.
+        PermissionError: It was made with a plug-in that is not allowed.
     """
     path = folder / "artifact.json"
     if not path.is_file():
         raise FileNotFoundError(f"expected an artifact (a folder that `splitleak train` wrote) at {folder}")
-    return read_table(path)
+    document = read_table(path)
+    check_recorded(recorded(document.get("plugins", ())), f"{folder}: made with")
+    return document
 
 
 def artifact_digest(folder: Path) -> str:
@@ -265,7 +281,14 @@ class WholeModel:
         return self.cloud.predict(self.edge.encode(images))
 
 
-def load_edge(folder: Path, device: torch.device, *, seed: int | None = None, engine: str = "torch") -> EdgeHalf:
+def load_edge(
+    folder: Path,
+    device: torch.device,
+    *,
+    seed: int | None = None,
+    engine: str = "torch",
+    allow: Iterable[str] = (),
+) -> EdgeHalf:
     """Loads an edge half.
 
     Args:
@@ -274,12 +297,16 @@ def load_edge(folder: Path, device: torch.device, *, seed: int | None = None, en
         seed: Of the defenses' noise; None: from system entropy.
         engine: Runs the encoder (see `choose_engine`). The default, torch, is bit-identical to the trained encoder. The
             defenses on the wire run in torch with every engine, and draw the same noise under one seed.
+        allow: Distributions whose plug-ins it may run, if it was made with any, see `splitleak.plugins.allow`.
 
     Raises:
         FileNotFoundError: There is no half at ``folder``.
+        LookupError: It was made with a plug-in that is not installed.
+        PermissionError: It was made with a plug-in that is not allowed.
         ValueError: It is the other half, or its files do not match.
         RuntimeError: The engine cannot compute it.
     """
+    permit(*allow)
     config, model, weights = _load(folder, "edge")
     stack = Stack.build(config.target.defenses, on_wire_only=True)
     if weights is not None:
@@ -293,7 +320,14 @@ def load_edge(folder: Path, device: torch.device, *, seed: int | None = None, en
     return EdgeHalf(config, encoder, stack, device, runner, half_digest(folder))
 
 
-def load_cloud(folder: Path, device: torch.device, *, seed: int | None = None, engine: str = "torch") -> CloudHalf:
+def load_cloud(
+    folder: Path,
+    device: torch.device,
+    *,
+    seed: int | None = None,
+    engine: str = "torch",
+    allow: Iterable[str] = (),
+) -> CloudHalf:
     """Loads a cloud half.
 
     Args:
@@ -301,12 +335,16 @@ def load_cloud(folder: Path, device: torch.device, *, seed: int | None = None, e
         device: Where it runs.
         seed: Of stochastic layers of the head (those with a ``generator``); None: from system entropy.
         engine: Runs the head (see `choose_engine`).
+        allow: As `load_edge` takes it.
 
     Raises:
         FileNotFoundError: There is no half at ``folder``.
+        LookupError: It was made with a plug-in that is not installed.
+        PermissionError: It was made with a plug-in that is not allowed.
         ValueError: It is the other half, or its files do not match.
         RuntimeError: The engine cannot compute it.
     """
+    permit(*allow)
     config, model, weights = _load(folder, "cloud")
     if weights is not None:
         assign_weights(model.head, weights, f"{folder}: {_FITTING}", assign=True)
@@ -319,15 +357,24 @@ def load_cloud(folder: Path, device: torch.device, *, seed: int | None = None, e
     return CloudHalf(config, head, device, runner, half_digest(folder))
 
 
-def load_whole(folder: Path, device: torch.device, *, seed: int | None = None, engine: str = "torch") -> WholeModel:
+def load_whole(
+    folder: Path,
+    device: torch.device,
+    *,
+    seed: int | None = None,
+    engine: str = "torch",
+    allow: Iterable[str] = (),
+) -> WholeModel:
     """Loads both halves of the artifact ``folder``, as `load_edge` and `load_cloud` do.
 
     Raises:
         FileNotFoundError: There is no artifact at ``folder``, or one half is missing.
+        LookupError: It was made with a plug-in that is not installed.
+        PermissionError: It was made with a plug-in that is not allowed.
         ValueError: The halves are of different artifacts, or their files do not match.
         RuntimeError: The engine cannot compute a half.
     """
-    edge = load_edge(folder / "edge", device, seed=seed, engine=engine)
+    edge = load_edge(folder / "edge", device, seed=seed, engine=engine, allow=allow)
     cloud = load_cloud(folder / "cloud", device, seed=seed, engine=engine)
     if edge.config.model_copy(update={"half": "cloud"}) != cloud.config:
         raise ValueError(f"{folder}: expected two halves of one artifact, got {edge.name!r} and {cloud.name!r}")

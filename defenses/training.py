@@ -18,11 +18,14 @@ from splitleak.config import IMPORTED, OWN, Config, digest, kind_of_network
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.datasets.statistics import normalisation
+from splitleak.defenses import DEFENSES
 from splitleak.defenses.base import EpochEnd, Step, TrainingStart
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.logs import Report, silent
+from splitleak.models import ARCHITECTURES
 from splitleak.models.imported_half import ImportedModel, both_halves
 from splitleak.models.split import ModelConfig, SplitModel, build
+from splitleak.plugins import Plugin
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
 from splitleak.training.modules import to_channels_last
@@ -90,6 +93,11 @@ class TargetConfig(Config):
     def pinned(self) -> "TargetConfig":
         """This config with content hashes of the files that its defenses refer to (see `Defense.pinned`)."""
         return self.model_copy(update={"defenses": tuple(defense.pinned() for defense in self.defenses)})
+
+    def plugins(self) -> tuple[Plugin, ...]:
+        """The plug-ins that it is made with, each once."""
+        named = [ARCHITECTURES.plugin(self.model.architecture), *(DEFENSES.plugin(each.name) for each in self.defenses)]
+        return tuple(dict.fromkeys(plugin for plugin in named if plugin is not None))
 
 
 @dataclass(frozen=True)

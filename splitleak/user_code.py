@@ -19,12 +19,13 @@ def current_folder_first() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def load_attribute(address: str, what: str) -> object:
-    """What stands at ``module:attribute``; the module is found as Python finds it, in the current folder too.
+def load_attribute(address: str, what: str, *, here: bool = True) -> object:
+    """What stands at ``module:attribute``. That code is run, so the address is to be the user's own word.
 
     Args:
         address: The attribute may have dots: ``package.module:Class.method``.
         what: What it is expected to be, for the message.
+        here: Whether the module is looked for in the current folder too, and first there.
 
     Raises:
         ValueError: ``address`` is something else, there is no such module or attribute, or the module fails.
@@ -32,7 +33,7 @@ def load_attribute(address: str, what: str) -> object:
     name, colon, attribute = address.partition(":")
     if not (name and colon and attribute):
         raise ValueError(f"expected module:callable, got {address!r}")
-    with current_folder_first():
+    with current_folder_first() if here else contextlib.nullcontext():
         try:
             found: object = importlib.import_module(name)
             for part in attribute.split("."):

@@ -10,9 +10,9 @@ from hypothesis import settings
 
 from splitleak.attacker.base import Run
 from splitleak.attacker.prior import PriorConfig, prior_of
-from splitleak.datasets import load
-from splitleak.datasets.splits import SplitConfig, Splits, split
+from splitleak.datasets.splits import Splits
 from splitleak.outputs import locked
+from splitleak.testing import material
 from splitleak.training.fit import epochs
 
 settings.register_profile("suite", deadline=None)  # how long an example takes is up to what else the machine does
@@ -63,7 +63,7 @@ def parsed():
 @pytest.fixture(scope="session")
 def small_splits() -> Splits:
     """Built-in images at 16 × 16, few enough to train on in a second."""
-    return split(load("builtin").fitted(16, 1), SplitConfig(train=600, public=300, victims=40, test=300))
+    return material.small_splits()
 
 
 @pytest.fixture(scope="session")

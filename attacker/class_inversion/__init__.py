@@ -24,4 +24,6 @@ CLASS_ATTACKS: Table["type[ClassInversion]"] = Table(
         "ppa": Imported("splitleak.attacker.class_inversion.ppa:PPA"),
         "vmi": Imported("splitleak.attacker.class_inversion.vmi:VMI"),
     },
+    group="splitleak.class_attacks",
+    base=Imported("splitleak.attacker.class_inversion.base:ClassInversion"),
 )

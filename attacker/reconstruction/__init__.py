@@ -18,4 +18,6 @@ ATTACKS: Table["type[Attack]"] = Table(
         "prediction-inversion": Imported("splitleak.attacker.reconstruction.prediction:PredictionInversionAttack"),
         "query-free": Imported("splitleak.attacker.reconstruction.query_free:QueryFreeAttack"),
     },
+    group="splitleak.attacks",
+    base=Imported("splitleak.attacker.base:Attack"),
 )

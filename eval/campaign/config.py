@@ -12,12 +12,13 @@ from pydantic import Field, model_validator
 from splitleak.attacker.base import Attack
 from splitleak.attacker.run import AttackConfig
 from splitleak.config import Config, Preset, digest, merged
-from splitleak.datasets import SHIPPED
+from splitleak.datasets import DATASETS
 from splitleak.datasets.splits import SplitConfig
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble
 from splitleak.eval.report import published
 from splitleak.models import ArchitectureName
+from splitleak.plugins import is_address
 from splitleak.tables import nearest
 from splitleak.wire.protocol import Codec
 
@@ -290,8 +291,11 @@ def fingerprint(data: str) -> str:
     Raises:
         FileNotFoundError: It is neither the name of a set nor an existing file or folder.
     """
-    if data in SHIPPED:
-        return data
+    if data in DATASETS or is_address(data):
+        plugin = DATASETS.plugin(data)
+        if plugin is not None:
+            plugin.check_allowed()
+        return data if plugin is None else f"{data} of {plugin.package} {plugin.version}"
     from splitleak.datasets.torchvision import NAMES  # takes a second to import
 
     path = Path(data)
@@ -303,6 +307,6 @@ def fingerprint(data: str) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return digest([path.stem, hashlib.file_digest(file, "sha256").hexdigest()])
-    known = (*SHIPPED, *NAMES)
+    known = (*DATASETS, *NAMES)
     got = f"got {data!r} (see --data){nearest(data, known)}"
     raise FileNotFoundError(f"expected data of {', '.join(known)}, or a file or folder of images, {got}")

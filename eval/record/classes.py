@@ -16,7 +16,7 @@ from splitleak.defenses.artifact import load_whole
 from splitleak.eval.record.class_figures import class_figures, prior_figures
 from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
-from splitleak.eval.record.metrics import JudgedClasses, measured_classes
+from splitleak.eval.record.metrics import JudgedClasses, measure_plugins, measured_classes
 from splitleak.eval.record.schema import ClassesRecord, Place, PriorFigures, Provenance
 from splitleak.eval.record.scoring import check_disjoint, check_target, constant_mse, pixels, write_judged
 from splitleak.eval.record.trained_on import trained_images
@@ -103,6 +103,7 @@ def make_class_record(
         figures=figures,
         evaluator=judge.judge(means, classes),
         provenance=Provenance(**provenance()),
+        plugins=attacked.plugins(document.get("plugins", ()), measure_plugins("classes")),
     )
     pictures = {"classes": classes.numpy(), "truth": pixels(means), "rebuilt": pixels(by_class[:, 0])}
     write_judged(out, record, pictures | ({"all": pixels(by_class)} if per_class > 1 else {}), force=force)

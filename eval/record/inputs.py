@@ -1,7 +1,8 @@
 """The inputs of a judge as a record has them: the attacked artifact, and the attack's outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from splitleak.attacker.outputs import Reconstructions
 from splitleak.config import digest, read_table
 from splitleak.defenses.artifact import artifact_digest, read_record
 from splitleak.eval.record.schema import AttackRun, Target, ThreatModel
+from splitleak.plugins import Plugin, check_recorded, recorded
 
 _OF_THREAT = ("knowledge", "queries", "draws", "views", "access", "adaptive", "ignores_output_policy", "capture")
 _OF_RUN = ("config", "seed", "rebuilt", "findings", "prior", "provenance")
@@ -47,10 +49,13 @@ class Attacked:
 
         Raises:
             FileNotFoundError: There is no ``attack.json``.
+            LookupError: The attack is a plug-in's that is not installed.
+            PermissionError: The attack is a plug-in's that is not allowed.
             ValueError: It is not what an attack writes.
         """
         path = folder / "attack.json"
         document = read_table(path)
+        check_recorded(recorded(document.get("plugins", ())), f"{path}: made with")
         about = {key: document[key] for key in _OF_RUN if key in document}
         run = AttackRun.parse({**about, "name": document["attack"]}, source=str(path))
         public = document["public_hashes"]
@@ -77,6 +82,10 @@ class Attacked:
         """The threat model: knowledge and queries of the attack, and what only the judge knows of it."""
         document = {key: self.document[key] for key in _OF_THREAT if key in self.document}
         return ThreatModel.parse({**document, **known_to_judge}, source=self.source)
+
+    def plugins(self, *others: Iterable[Any]) -> tuple[Plugin, ...] | None:
+        """The plug-ins of the attack and the ``others``, as files describe them; None where there are none."""
+        return recorded([*self.document.get("plugins", ()), *chain(*others)]) or None
 
     def identity(self, *keys: str) -> list[Any]:
         """The values that identify an attack, for the id of a record; keys that older attacks lack are left out."""

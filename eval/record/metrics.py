@@ -5,8 +5,9 @@ the record under its ``key``; one with ``read`` alone is read from a record, or 
 Either way it appears in records, tables, CSV, reports and status without further code.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splitleak.defenses.artifact import WholeModel
+from splitleak.eval.record import MEASURES
 from splitleak.eval.record.evaluator import Evaluator, probabilities
 from splitleak.eval.record.schema import ClassesRecord, Leakage, Record, Score
 from splitleak.measures.pixel import batch_psnr, mse, psnr
 from splitleak.measures.ssim import ssim, ssim_zero_padded
+from splitleak.plugins import Plugin, packaged
 
 Kind = Literal["victims", "classes"]
 """Subject of a reconstruction: victims' images, or pictures of the target's classes."""
@@ -96,6 +99,11 @@ class Metric:
     shown: bool = field(default=True, kw_only=True)
     always: bool = field(default=False, kw_only=True)
     when: Literal["codec", "policy"] | None = field(default=None, kw_only=True)
+
+    @property
+    def about(self) -> str:
+        """What its function says of itself."""
+        return inspect.getdoc(self.compute or self.read) or ""
 
     @property
     def stored(self) -> str:
@@ -273,9 +281,31 @@ METRICS: list[Metric] = [
 ]
 
 
+def metrics() -> list[Metric]:
+    """All metrics in the order of tables: ours, and then those of the plug-ins that are allowed.
+
+    Raises:
+        ValueError: A plug-in's has the name of one of ours, or cannot be imported.
+    """
+    return [*METRICS, *(metric for _, metric in _plugged())]
+
+
+def _plugged() -> Iterator[tuple[Plugin, Metric]]:
+    for plugin in MEASURES.allowed():
+        metric = MEASURES[plugin.name]
+        if any(own.name == metric.name and {*own.of} & {*metric.of} for own in METRICS):
+            raise ValueError(f"expected a name that no metric of splitleak has, got {metric.name!r} by {plugin}")
+        yield plugin, metric
+
+
+def measure_plugins(kind: Kind) -> list[dict[str, Any]]:
+    """The plug-ins whose metrics of a subject are computed, as records name them."""
+    return [asdict(packaged(plugin)) for plugin, metric in _plugged() if kind in metric.of]
+
+
 def metrics_of(kind: Kind) -> Iterator[Metric]:
     """The metrics of a subject, in the order of tables."""
-    return (metric for metric in METRICS if kind in metric.of)
+    return (metric for metric in metrics() if kind in metric.of)
 
 
 def metric_named(name: str, kind: Kind) -> Metric | None:
@@ -285,7 +315,7 @@ def metric_named(name: str, kind: Kind) -> Metric | None:
 
 def metric_names() -> tuple[str, ...]:
     """The names of all metrics, each once."""
-    return tuple(dict.fromkeys(metric.name for metric in METRICS))
+    return tuple(dict.fromkeys(metric.name for metric in metrics()))
 
 
 def kind_of(record: Record) -> Kind:

@@ -21,6 +21,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     Tag,
     model_serializer,
+    model_validator,
 )
 
 from splitleak.artifacts import write_json
@@ -29,6 +30,7 @@ from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import IMPORTED, OWN, Document, kind_of_network, read_document, read_lines
 from splitleak.models import ARCHITECTURES, ArchitectureName
 from splitleak.outputs import FolderKind
+from splitleak.plugins import Plugin, check_recorded, recorded
 
 VERSION = 2
 FILE = "record.json"
@@ -447,6 +449,15 @@ class _Record(_Part):
     provenance: Provenance
     places: tuple[tuple[str, str], ...] | None = None
     leakage: Leakage | None = None
+    plugins: tuple[Plugin, ...] | None = Field(default=None, description="of target, attack and measures")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_read(cls, values: object) -> object:
+        """Refuses a record whose target or attack is a plug-in's that is not allowed; measures are read without."""
+        used = recorded(values.get("plugins") or () if isinstance(values, dict) else ())
+        check_recorded([plugin for plugin in used if plugin.group != "splitleak.measures"], "recorded with")
+        return values
 
     def mean(self, metric: str) -> float | None:
         """The mean of a score; None if it is not measured."""

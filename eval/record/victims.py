@@ -14,7 +14,7 @@ from splitleak.edge.ledger import Ledger
 from splitleak.eval.record.auxiliary import read_auxiliary
 from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
-from splitleak.eval.record.metrics import measured_victims, spread
+from splitleak.eval.record.metrics import measure_plugins, measured_victims, spread
 from splitleak.eval.record.schema import Place, Provenance, Service, VictimsRecord, Wire
 from splitleak.eval.record.scoring import check_disjoint, check_target, constant_mse, pixels, truth_of, write_judged
 
@@ -109,6 +109,7 @@ def make_record(
         service=service,
         wire=Wire.parse(streamed.summary(), source=str(ledger)),
         provenance=Provenance(**provenance()),
+        plugins=attacked.plugins(document.get("plugins", ()), measure_plugins("victims")),
     )
     places = np.array([streamed.places[name] for name in rebuilt.ids])
     pictures = {"places": places, "truth": true.pixels.numpy(), "rebuilt": pixels(rebuilt.images)}

@@ -2,7 +2,7 @@
 
 import torch
 
-from splitleak.datasets import SHIPPED, load
+from splitleak.datasets import DATASETS, load
 from splitleak.datasets.images import Dataset, Images, fitted_pixels
 from splitleak.logs import Report, silent
 from splitleak.seeding import generator
@@ -31,7 +31,7 @@ def choose(
         ValueError: It has fewer than eight different pictures, or they cannot have the channels.
     """
     channels, height, width = image_shape
-    if data in SHIPPED:
+    if data in DATASETS:
         loaded = load(data)
     else:
         known = channels if channels in (1, 3) else None

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from splitleak.cli.choices import Command
 from splitleak.cli.documents import read_settings
-from splitleak.cli.options import DataRoot, Device, Json, Settings
+from splitleak.cli.options import DataRoot, Device, Json, Measures, Settings
 from splitleak.cli.output import console, print_json, result, table
 from splitleak.logs import printable
 
@@ -21,7 +22,7 @@ CampaignData = Annotated[str | None, typer.Option(help="What the file's data set
 CampaignOut = Annotated[Path | None, typer.Option(help="Folder of the campaign; default: runs/<its name>.")]
 
 
-@campaign.command("plan")
+@campaign.command("plan", cls=Command)
 def plan(
     file: CampaignFile,
     out: CampaignOut = None,
@@ -57,7 +58,7 @@ def plan(
     shown.print(f"Folder: {folder}")
 
 
-@campaign.command("run")
+@campaign.command("run", cls=Command)
 def run(
     file: CampaignFile,
     out: CampaignOut = None,
@@ -73,6 +74,7 @@ def run(
     data_root: DataRoot = None,
     settings: Settings = None,
     device: Device = "auto",
+    measure: Measures = None,
     as_json: Json = False,
 ) -> None:
     """Run what is not done yet of a campaign: train, capture, attack, score, each in processes of its own.
@@ -124,7 +126,7 @@ def run_and_report(
     return write_report(folder, folder / "report"), outcome
 
 
-@campaign.command("status")
+@campaign.command("status", cls=Command)
 def status(
     folder: Annotated[Path, typer.Argument(help="Folder of a campaign.")],
     as_json: Json = False,
@@ -146,12 +148,13 @@ def status(
         shown.print(f"failed: {failure['job']} ({failure['label']}): {failure['error']}", markup=False, soft_wrap=True)
 
 
-@campaign.command("report")
+@campaign.command("report", cls=Command)
 def report(
     folder: Annotated[
         Path, typer.Argument(help="Folder of a campaign, finished or not, or of recorded results (eval/results/NAME).")
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: report in the campaign's.")] = None,
+    measure: Measures = None,
     as_json: Json = False,
 ) -> None:
     """Write the report of a campaign as it stands: the table beside the published one, relations, flags, gallery."""

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from splitleak.plugins import ALLOW_CODE, ALLOW_PLUGIN, allow, allow_code
 from splitleak.tables import Imported, Table
 
 TABLES: Table[Table[Any]] = Table(
@@ -21,6 +23,8 @@ TABLES: Table[Table[Any]] = Table(
         "devices": Imported("splitleak.edge.profiles:DEVICES"),
         "engines": Imported("splitleak.models:ENGINES"),
         "auxiliary": Imported("splitleak.attacker.auxiliary:AUXILIARY"),
+        "measures": Imported("splitleak.eval.record:MEASURES"),
+        "datasets": Imported("splitleak.datasets:DATASETS"),
         "scores": Imported("splitleak.wire.client:SCORES"),
         "backends": Imported("splitleak.models:TRITON_BACKENDS"),
         "presets": Imported("splitleak.config:PRESETS"),
@@ -29,10 +33,13 @@ TABLES: Table[Table[Any]] = Table(
 """The tables that can be chosen from; to import one loads neither torch nor numpy."""
 
 
+_EAGER: dict[str, Any] = {"is_eager": True, "expose_value": False, "rich_help_panel": "Plug-ins"}
+
+
 def choice(  # typer's own type of an option is what it gives
     kind: str, text: str, *declarations: str, also: Sequence[str] = (), listed: bool = False
 ) -> Any:  # noqa: ANN401
-    """An option that takes the names of a table.
+    """An option that takes the names of a table; to name a plug-in, or code by its address, allows it.
 
     Args:
         kind: Which of `TABLES`.
@@ -45,7 +52,8 @@ def choice(  # typer's own type of an option is what it gives
     def read(value: str) -> str:
         for name in value.split(",") if listed else (value,):
             try:
-                name in also or TABLES[kind].known(name)
+                if name not in also:
+                    TABLES[kind].permit(TABLES[kind].known(name))
             except ValueError as error:
                 raise typer.BadParameter(str(error)) from None
         return value
@@ -69,8 +77,51 @@ def completed(kind: str, also: Sequence[str] = ()) -> Callable[[str], list[str]]
     return complete
 
 
+def _allowed(_: typer.Context, value: list[str] | None) -> None:
+    allow(*value or ())
+
+
+def _code_allowed(_: typer.Context, value: bool) -> None:
+    if value:
+        allow_code()
+
+
+def _of_all(
+    allow_plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PACKAGE",
+            help=f"Run this package's code where a file names it; repeatable. Also ${ALLOW_PLUGIN}.",
+            callback=_allowed,
+            **_EAGER,
+        ),
+    ] = None,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code",
+            help=f"Run code that a file names as module:attribute. Also ${ALLOW_CODE}=1.",
+            callback=_code_allowed,
+            **_EAGER,
+        ),
+    ] = False,
+) -> None:
+    """The options that all commands have, and that are read before all others: code that is not ours may run."""
+
+
+@cache
+def _shared_options() -> list[Any]:
+    app = typer.Typer(add_completion=False)
+    app.command()(_of_all)
+    return typer.main.get_command(app).params
+
+
 class Command(TyperCommand):
-    """A command whose help names the entries of tables as they are when it is shown."""
+    """A command with the options of all, whose help names the entries of tables as they are when it is shown."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  # typer's own
+        super().__init__(*args, **kwargs)
+        self.params += _shared_options()
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  # typer's, which has no public name
         for option in self.params:

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from splitleak.cli.choices import TABLES
+from splitleak.plugins import allow, is_address
+
 if TYPE_CHECKING:
     from splitleak.config import Config
     from splitleak.wire.client.channel import ChannelConfig
@@ -51,9 +54,11 @@ def with_settings(document: dict[str, Any], settings: list[str] | None) -> dict[
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
-        *tables, key = path.split(".")
         place: Any = document
         stacked = {entry["name"]: entry for entry in document.get("defenses", []) if "name" in entry}
+        own = next((name for name in stacked if path.startswith(f"{name}.")), None)  # which may have dots of its own
+        *tables, key = path.split(".") if own is None else (own, *path.removeprefix(f"{own}.").split("."))
+        _named_by_user(key, value)
         for index, table in enumerate(tables):
             if index == 0 and table in stacked:
                 place = stacked[table]
@@ -65,6 +70,14 @@ def with_settings(document: dict[str, Any], settings: list[str] | None) -> dict[
                 raise ValueError(f"expected a table {table!r} for --set {setting}, got {place!r}")
         place[key] = value
     return document
+
+
+def _named_by_user(key: str, value: object) -> None:
+    """Allows the code that a setting of the command line names."""
+    if key == "architecture" and isinstance(value, str):
+        TABLES["models"].permit(value)
+    elif is_address(value):
+        allow(str(value))
 
 
 def designed(

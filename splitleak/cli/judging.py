@@ -11,6 +11,7 @@ from splitleak.cli.options import (
     ConfigFile,
     Device,
     Json,
+    Measures,
     Replace,
     ReplaceResult,
     ResultFile,
@@ -57,6 +58,7 @@ def score(
     auxiliary_data: Annotated[
         str | None, typer.Option(help="Name of their data set, where no splits.json beside them says it.")
     ] = None,
+    measure: Measures = None,
     force: Replace = False,
     as_json: Json = False,
 ) -> None:
@@ -121,6 +123,7 @@ def score_classes(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
     cell: Cell = None,
+    measure: Measures = None,
     force: Replace = False,
     as_json: Json = False,
 ) -> None:

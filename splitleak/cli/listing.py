@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +14,7 @@ from splitleak.cli.output import print_json
 
 if TYPE_CHECKING:
     from splitleak.config import Config
+    from splitleak.tables import Table
 
 _YEAR = re.compile(r"\b(?:19|20)\d\d\b(?:,? \(?arXiv:\d+\.\d+\)?)?")
 
@@ -50,12 +51,22 @@ def list_(
     if name not in table and elsewhere != kind:
         raise ValueError(f"expected one of {kind}, got {name!r}, which is one of {elsewhere}")
     shown = list(table) if name is None else [table.known(name)]
-    entries = [{"name": entry, **describe(table[entry])} for entry in shown]
+    entries = [{"name": entry, **_described(table, entry)} for entry in shown]
     if as_json:
         print_json({kind: entries})
         return
     for entry in entries:
         typer.echo("\n".join(_lines(entry, full=name is not None)))
+
+
+def _described(table: "Table[Any]", name: str) -> dict[str, Any]:
+    """As `describe`, with the ``plugin`` that it is of, whose code is run; the ``error`` alone where that fails."""
+    try:
+        table.permit(name)
+        plugin, about = table.plugin(name), describe(table[name])
+    except ValueError as error:
+        return {"error": str(error)}
+    return about if plugin is None else {**about, "plugin": asdict(plugin)}
 
 
 def describe(entry: Any) -> dict[str, Any]:  # noqa: ANN401  # tables hold classes, functions, configs and texts
@@ -116,9 +127,14 @@ def _line(text: str) -> str:
 
 
 def _lines(entry: dict[str, Any], *, full: bool) -> Iterator[str]:
+    if "error" in entry:
+        yield f"{entry['name']}: {entry['error']}"
+        return
     yield f"{entry['name']}: {entry['summary']}"
     if full and entry["about"] != entry["summary"]:
         yield from ("", *(f"    {line}".rstrip() for line in entry["about"].splitlines()), "")
+    if plugin := entry.get("plugin"):
+        yield f"    from: {plugin['package'] or 'no package'} {plugin['version'] or ''} ({plugin['address']})"
     if entry["source"]:
         yield f"    source: {entry['source']}"
     for row in entry["settings"]:

@@ -36,6 +36,10 @@ Artifact = Annotated[Path, typer.Argument(help="Artifact folder.")]
 CloudHalf = Annotated[Path, typer.Argument(help="Artifact folder, or its cloud half alone.")]
 TrainedOn = Annotated[Path, typer.Option(help="Folder from `splitleak split` that it was trained on.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder in which torchvision keeps its data sets.")]
+Measures = Annotated[
+    list[str] | None,
+    choice("measures", "A plug-in's measure to add to ours, or module:attribute; repeatable. One of", "--measure"),
+]
 Defenses = Annotated[list[str] | None, choice("defenses", "A defense; repeat to stack them. One of")]
 
 

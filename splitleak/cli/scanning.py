@@ -60,6 +60,7 @@ def scan(
     it shows, any attacker sees. Beside it: whether a picture is found again by its feature, bytes, MACs and latency.
     `--set` tells of the network what its file does not, as for `splitleak cuts`.
     """
+    from splitleak.datasets import DATASETS
     from splitleak.eval.scan.output import (
         COLUMNS,
         LEGEND,
@@ -91,6 +92,7 @@ def scan(
     network = _network(model, torch, weights, input_, config, settings)
     name = str(torch) if model is None else model.name
     source = images or default_set(network.image_shape[0])
+    DATASETS.permit(source)
     with progress("scan") as report:
         owned, attacked = choose(source, network.image_shape, public, victims, seed, report)
         document, pictures = measure(network, owned, attacked, given, report)

@@ -45,7 +45,8 @@ def split(
     data: Annotated[
         str,
         typer.Option(
-            help="builtin, photographs, a torchvision set by name, an .npz file, or a folder or zip of images."
+            help="builtin, photographs, a plug-in's set or a torchvision set by name, module:callable, an .npz file, "
+            "or a folder or zip of images."
         ),
     ] = "builtin",
     data_root: DataRoot = None,
@@ -86,12 +87,13 @@ def split(
     to 8. They are in colour where any one is. An .npz holds uint8 images (N, H, W[, C]) and labels, or x_train,
     y_train, x_test and y_test; classes (names) is optional.
     """
-    from splitleak.datasets import load
+    from splitleak.datasets import DATASETS, load
     from splitleak.datasets.splits import SPLITS, SplitConfig
     from splitleak.datasets.splits import split as split_images
     from splitleak.logs import progress, silent
 
     SPLITS.check(out)
+    DATASETS.permit(data)
 
     with progress("split") if Path(data).exists() else nullcontext(silent) as report:
         loaded = load(

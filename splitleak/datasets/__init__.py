@@ -1,18 +1,25 @@
 """Images: the built-in ones, torchvision's by name, or a user's own files. All uint8, all in memory."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from splitleak.datasets.builtin import load_builtin
-from splitleak.datasets.files import load_file
-from splitleak.datasets.images import Dataset, Images, Size
-from splitleak.datasets.photographs import load_photographs
 from splitleak.logs import Report, silent
-from splitleak.tables import nearest
+from splitleak.plugins import is_address
+from splitleak.tables import Imported, Table, nearest
 
-__all__ = ["SHIPPED", "Dataset", "Images", "load"]
+if TYPE_CHECKING:
+    from splitleak.datasets.images import Dataset, Size
 
-SHIPPED = {"builtin": load_builtin, "photographs": load_photographs}
-"""The sets that need no file and no download, by name."""
+DATASETS: Table["Callable[[], Dataset]"] = Table(
+    "data set",
+    {
+        "builtin": Imported("splitleak.datasets.builtin:load_builtin"),
+        "photographs": Imported("splitleak.datasets.photographs:load_photographs"),
+    },
+    group="splitleak.datasets",
+)
+"""The sets that need no file and no download, by name: ours, and those of plug-ins."""
 
 
 def load(
@@ -20,23 +27,28 @@ def load(
     *,
     data_root: Path | None = None,
     download: bool = False,
-    size: Size | None = None,
+    size: "Size | None" = None,
     channels: int | None = None,
     skip_bad: bool = False,
     report: Report = silent,
-) -> Dataset:
-    """Loads ``builtin``, ``photographs``, a torchvision set by name (needs ``data_root``), or a path's file or folder.
+) -> "Dataset":
+    """Loads a set of `DATASETS`, a torchvision set by name (needs ``data_root``), or a path's file or folder.
 
     ``size``, ``channels``, ``skip_bad`` and ``report`` are those of `load_file`.
 
     Raises:
+        PermissionError: It is a plug-in's, which is not allowed.
         ValueError: It is none of these, or its contents are not images with labels.
         FileNotFoundError: There is nothing at the path, or the named set is not under ``data_root``.
     """
     from splitleak.datasets import torchvision  # torchvision takes a second to import: only for who asks for it
+    from splitleak.datasets.files import load_file
+    from splitleak.datasets.images import Dataset
 
-    if data in SHIPPED:
-        loaded = SHIPPED[data]()
+    if data in DATASETS or is_address(data):
+        loaded = DATASETS[data]()
+        if not isinstance(loaded, Dataset):
+            raise ValueError(f"expected a Dataset from {DATASETS.plugin(data)}, got {type(loaded).__name__}")
     elif data in torchvision.NAMES:
         if data_root is None:
             raise ValueError(f"expected --data-root, the folder where torchvision keeps {data}")
@@ -44,7 +56,7 @@ def load(
     elif Path(data).exists():
         return load_file(Path(data), size=size, channels=channels, skip_bad=skip_bad, report=report)
     else:
-        known = (*SHIPPED, *torchvision.NAMES)
+        known = (*DATASETS, *torchvision.NAMES)
         got = f"got {data!r}{nearest(data, known)}"
         raise FileNotFoundError(f"expected one of {', '.join(known)}, or a file or folder of images, {got}")
     return loaded if size is None else loaded.fitted(size, channels or loaded.channels)

@@ -23,6 +23,8 @@ ARCHITECTURES: Table["Architecture"] = Table(
         "scnn": Imported("splitleak.models.digits:SCNN"),
         "vgg16": Imported("splitleak.models.vgg:VGG16"),
     },
+    group="splitleak.architectures",
+    base=Imported("splitleak.models.architecture:Architecture"),
 )
 
 ENGINES: Table["Callable[..., Engine]"] = Table(

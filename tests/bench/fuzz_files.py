@@ -30,8 +30,8 @@ from splitleak.attacker.outputs import Reconstructions
 from splitleak.attacker.prior import Prior, PriorDocument
 from splitleak.attacker.queries import Pairs
 from splitleak.config import read_document, read_table
-from splitleak.datasets import Dataset, Images
 from splitleak.datasets.files import load_file
+from splitleak.datasets.images import Dataset, Images
 from splitleak.datasets.splits import SplitConfig, Splits, split
 from splitleak.datasets.torchvision import load_torchvision
 from splitleak.edge.ledger import Ledger

@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from splitleak.datasets import Dataset, Images, load
+from splitleak.datasets import load
+from splitleak.datasets.images import Dataset, Images
 from splitleak.datasets.splits import SplitConfig, Splits, split
 from splitleak.eval.record.auxiliary import check_auxiliary, read_auxiliary
 

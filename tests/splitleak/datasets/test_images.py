@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from splitleak.datasets import Images, load
+from splitleak.datasets import load
+from splitleak.datasets.images import Images
 
 
 def colour(count=3, size=20):

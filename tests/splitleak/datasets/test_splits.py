@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitleak.config import Config
-from splitleak.datasets import Dataset, Images, load
+from splitleak.datasets import load
+from splitleak.datasets.images import Dataset, Images
 from splitleak.datasets.splits import PARTS, SplitConfig, Splits, split
 
 

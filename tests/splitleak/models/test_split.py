@@ -8,43 +8,17 @@ from torch import nn
 from splitleak.datasets.statistics import normalisation
 from splitleak.models import ARCHITECTURES
 from splitleak.models.split import ModelConfig, build, output_shape
-
-EVERY_CUT = [(name, cut) for name, known in ARCHITECTURES.items() for cut in range(1, known.positions + 1)]
+from splitleak.testing import ARCHITECTURE_CHECKS, ArchitectureSubject
 
 
 def small(**changes):
     return ModelConfig(**{"architecture": "cnn", "channels": 3, "size": 32, "classes": 10, **changes})
 
 
-@pytest.mark.parametrize(("architecture", "cut"), EVERY_CUT)
-def test_every_cut_computes_the_same_network(architecture, cut):
-    whole = build(small(architecture=architecture, width=0.1)).eval()
-    other = build(small(architecture=architecture, width=0.1, cut=cut)).eval()
-    weights = {name.split(".", 1)[1]: value for name, value in whole.state_dict().items()}
-    other.load_state_dict({name: weights[name.split(".", 1)[1]] for name in other.state_dict()})
-    images = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(other(images), whole(images))
-    assert tuple(other.encoder(images).shape[1:]) == other.feature_shape
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_default_cut_is_written_as_none_or_as_its_number(architecture):
-    config = small(architecture=architecture)
-    explicit = small(architecture=architecture, cut=ARCHITECTURES[architecture].default_cut)
-    assert config.position == explicit.position
-    assert build(config).feature_shape == build(explicit).feature_shape
-
-
-def test_a_half_is_completed_by_its_state_without_drawing_weights():
-    config = small(architecture="resnet20", width=0.2)
-    model = build(config, normalisation("cifar10", 3)).eval()
-    with torch.device("meta"):
-        empty = build(config).eval()
-    empty.encoder.load_state_dict(model.encoder.state_dict(), assign=True)
-    assert all(value.is_meta for value in empty.head.state_dict().values())
-    empty.head.load_state_dict(model.head.state_dict(), assign=True)
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(empty(images), model(images))
+@pytest.mark.parametrize("check", ARCHITECTURE_CHECKS, ids=lambda check: check.__name__)
+def test_every_architecture_keeps(check, architecture):
+    check(ArchitectureSubject(ARCHITECTURES[architecture], architecture))
 
 
 def test_normalisation_comes_first_and_costs_no_parameter():
@@ -54,14 +28,6 @@ def test_normalisation_comes_first_and_costs_no_parameter():
     images = torch.rand(2, 3, 32, 32)
     mean = torch.tensor(normalisation("cifar10", 3).mean).view(3, 1, 1)
     torch.testing.assert_close(model(images), plain(images - mean))
-
-
-def test_one_seed_gives_one_model():
-    states = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        states.append(build(small()).state_dict())
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_wrapped_halves_keep_the_shapes_right():
