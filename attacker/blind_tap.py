@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import itertools
 import json
 import logging
@@ -18,6 +17,7 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.errors import WireError
+from splitleak.locks import lock_file
 from splitleak.outputs import check_file
 from splitleak.wire.address import ListenTarget, Target, parse_address
 from splitleak.wire.files.captures import Direction
@@ -133,7 +133,7 @@ class _Record:
         descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         self._file = os.fdopen(descriptor, "a+b", buffering=0)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(self._file.fileno())
         except BlockingIOError as error:
             self._file.close()
             what = "expected to be the only writer, but another one holds the file"

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from splitleak.npz import open_npz
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.classifier import ClassifierClient
+from splitleak.wire.client.function import FunctionClient
 from splitleak.wire.files import captures
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import INFERENCE
@@ -98,12 +99,12 @@ class ServiceProbe:
     ) -> None:
         """See `ClassifierClient` for the arguments."""
         self.prefix = f"probe-{secrets.token_hex(6)}-"
-        self._open = partial(
+        self._open: Callable[[], ClassifierClient | FunctionClient] = partial(
             ClassifierClient, address, model, scores=scores, output=output, prefix=self.prefix, channel=channel
         )
 
     def __call__(self, images: Tensor, *, draws: int = 1, averaging: int = 1) -> Tensor:
-        """Scores ``(draws, N, K)`` of images ``(N, C, H, W)`` in [0, 1].
+        """Scores ``(draws, N, K)``, or what else is answered, of images ``(N, C, H, W)`` in [0, 1].
 
         Each image is sent ``draws * averaging`` times, and each answer is the mean over ``averaging`` of them.
 
@@ -117,8 +118,17 @@ class ServiceProbe:
         return found.mean(1)
 
 
+class FunctionProbe(ServiceProbe):
+    """Queries a function of the user's own, which asks what it likes; errors as of `FunctionClient`."""
+
+    def __init__(self, address: str, *, scores: Scores | None = None, shape: tuple[int, ...] | None = None) -> None:
+        """See `FunctionClient` for the arguments."""
+        self.prefix = ""  # its queries have no ids
+        self._open = partial(FunctionClient, address, scores=scores, shape=shape)
+
+
 class Probe(Protocol):
-    """A live target of queries: images to features or scores. `EdgeProbe` and `ServiceProbe` are such."""
+    """A live target of queries: images to features or scores. `EdgeProbe` and `ServiceProbe` are."""
 
     prefix: str
 
@@ -239,20 +249,21 @@ def label_only(query: Query) -> Query:
     return Query(send, query.budget, draws=query.draws, averaging=query.averaging, answers="labels")
 
 
-def recorded_query(pairs: Path, public: Images | None, source: Path | None, budget: int | None) -> tuple[Query, Images]:
+def recorded_query(
+    recorded: Pairs, pairs: Path, public: Images | None, source: Path | None, budget: int | None
+) -> tuple[Query, Images]:
     """The black box of a record, and the images it was made with, after a check that they are of ``public``.
 
     Args:
-        pairs: The record's file.
+        recorded: The record.
+        pairs: Its file, for the error's message.
         public: The attacker's images.
-        source: Their file, for the error's message.
+        source: Their file, likewise.
         budget: Queries at most.
 
     Raises:
-        FileNotFoundError: There is no such record.
-        ValueError: It holds something else, or queries with other images.
+        ValueError: The record is of other images.
     """
-    recorded = Pairs.load(pairs)
     places: list[int] = []
     left = iter([] if public is None else enumerate(public.hashes()))
     for name in recorded.hashes:  # in the order of the images, of which a budget may have left some out

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from splitleak.attacker.arrays import own_images, read_features, read_pairs
 from splitleak.attacker.base import Attack, Knowledge, Query, Run, affordable, build
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
@@ -17,6 +18,7 @@ from splitleak.attacker.outputs import ATTACK, Reconstructions, described, write
 from splitleak.attacker.prior import Prior
 from splitleak.attacker.queries import (
     EdgeProbe,
+    FunctionProbe,
     Pairs,
     Probe,
     ServiceProbe,
@@ -55,7 +57,7 @@ from splitleak.wire.files import captures
 from splitleak.wire.files.shared import SharedScores
 
 _SEEDS = 2**62
-_OF_VICTIMS = frozenset({"capture", "shared", "edge", "encoder", "head", "views", "parts"})
+_OF_VICTIMS = frozenset({"capture", "shared", "features", "edge", "encoder", "head", "views", "parts"})
 _OF_CLASSES = frozenset({"oracle", "model", "artifact", "adaptive", "prior", "classes"})
 
 
@@ -94,18 +96,20 @@ class AttackConfig(Config):
 class Access:
     """What the attacker can reach; None is withheld.
 
-    An attack on victims starts from a ``capture`` of the wire or from the scores they ``shared``, one on classes from
-    neither. Queries go to the ``edge`` of that wire, to a prediction ``service``, to the model of ``oracle``, or are on
-    record in ``pairs``.
+    An attack on victims starts from a ``capture`` of the wire, from the scores they ``shared`` or from ``features`` of
+    any source, one on classes from none. Queries go to the ``edge`` of that wire, to a prediction ``service``, to a
+    user's ``function``, to the model of ``oracle``, or are on record in ``pairs``, perhaps with the attacker's images.
     """
 
     public: Path | None = None  # images of its own
     capture: Path | None = None  # what the tap wrote
     shared: Path | None = None  # what `splitleak predict` wrote
+    features: Path | None = None  # an array (N, *shape) of any source
     edge: str | None = None  # HOST:PORT of the device's service
-    service: str | None = None  # HOST:PORT of the prediction service
+    service: str | None = None  # HOST:PORT of the prediction service, or its URL
+    function: str | None = None  # module:callable of the user's own, which asks for him
     oracle: Path | None = None  # an artifact that is asked like a service, in this process, defenses and all
-    pairs: Path | None = None  # what `splitleak query` wrote
+    pairs: Path | None = None  # what `splitleak query` wrote, or arrays of features and images
     labels_only: bool = False  # all that is heard of an answer is which class it puts first
     encoder: Path | None = None  # the edge half of the artifact
     head: Path | None = None  # the cloud half
@@ -131,7 +135,7 @@ class Access:
         if public is None:
             raise ValueError("expected images of the attacker's own for an attack on victims, got none")
         ids, captured, model = self._victims(config.views)
-        query, public = self._query(config, public, device, model)
+        query, public = self._query(config, public, device, model, of=captured)
         assert public is not None
         if query is not None:
             chosen = affordable(query.budget, len(public), query.draws * query.averaging, config.seed)
@@ -186,6 +190,18 @@ class Access:
         whole = self.artifact or self.oracle
         return digests if whole is None else {**digests, "artifact": artifact_digest(whole)}
 
+    def images(self) -> Images | None:
+        """The attacker's own images, from their file or from beside the features in his pairs; None where he has none.
+
+        Raises:
+            FileNotFoundError: A file is not there.
+            ValueError: It holds something else, or both files have images.
+        """
+        beside = None if self.pairs is None else own_images(self.pairs)
+        if self.public is not None and beside is not None:
+            raise ValueError(f"expected images of the attacker's own once, got {self.public} and those in {self.pairs}")
+        return beside if self.public is None else load_file(self.public).train
+
     def _refuse(self, config: AttackConfig, others: frozenset[str], kind: str) -> None:
         values = {"views": config.views > 1, "classes": config.classes}
         values |= {field.name: getattr(self, field.name) for field in fields(self)}
@@ -194,23 +210,36 @@ class Access:
 
     def _victims(self, views: int) -> tuple[tuple[str, ...], Tensor, str | None]:
         """Ids and features or scores of the victims, and the model that gave their scores."""
-        if (self.capture is None) == (self.shared is None):
-            raise ValueError(f"expected a capture or shared scores, got {'both' if self.shared else 'neither'}")
+        given = {"a capture": self.capture, "shared scores": self.shared, "features": self.features}
+        starts = [name for name, path in given.items() if path is not None]
+        if len(starts) != 1:
+            got = " and ".join(starts) or "none"
+            raise ValueError(f"expected a capture, shared scores or an array of features, got {got}")
         if self.capture is not None:
             if self.service is not None:
                 raise ValueError("expected shared scores beside a service to query, got a capture")
             return *victims(self.capture, averaging=views), None
-        assert self.shared is not None
         if self.edge is not None or views != 1:
-            raise ValueError("expected a capture beside an edge to query or several views, got shared scores")
+            raise ValueError(f"expected a capture beside an edge to query or several views, got {starts[0]}")
+        if self.features is not None:
+            if self.service is not None:
+                raise ValueError("expected shared scores beside a service to query, got features")
+            return *read_features(self.features), None
+        assert self.shared is not None
         shared = SharedScores.load(self.shared)
         return shared.ids, torch.from_numpy(shared.scores), shared.model
 
     def _query(
-        self, config: AttackConfig, public: Images | None, device: torch.device, model: str | None
+        self,
+        config: AttackConfig,
+        public: Images | None,
+        device: torch.device,
+        model: str | None,
+        *,
+        of: Tensor | None = None,
     ) -> tuple[Query | None, Images | None]:
-        """The black box, and those of the public images that it can be asked for."""
-        ways = [name for name in ("edge", "service", "oracle", "pairs") if getattr(self, name) is not None]
+        """The black box, and those of the public images that it can be asked for; ``of`` is what victims sent."""
+        ways = [name for name in ("edge", "service", "function", "oracle", "pairs") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ValueError(f"expected one way to query: live, an oracle or recorded pairs, got {' and '.join(ways)}")
         if self.edge is not None:
@@ -220,10 +249,18 @@ class Access:
         elif self.service is not None:
             probe = ServiceProbe(self.service, model, scores=self.scores, output=self.output, channel=self.channel)
             query = live_query(probe, config.max_queries)
+        elif self.function is not None:
+            kind = self.scores if self.capture is None and self.features is None else None
+            probe = FunctionProbe(self.function, scores=kind, shape=None if of is None else tuple(of.shape[1:]))
+            query = live_query(probe, config.max_queries)
         elif self.oracle is not None:
             query = artifact_query(load_whole(self.oracle, device, seed=config.seed), config.max_queries)
         elif self.pairs is not None:
-            query, public = recorded_query(self.pairs, public, self.public, config.max_queries)
+            recorded = read_pairs(self.pairs)
+            if of is not None and recorded.features.shape[2:] != of.shape[1:]:
+                expected = f"expected answers of shape {tuple(of.shape[1:])}, as the victims'"
+                raise ValueError(f"{self.pairs}: {expected}, got {tuple(recorded.features.shape[2:])}")
+            query, public = recorded_query(recorded, self.pairs, public, self.public, config.max_queries)
         else:
             return None, public
         return (label_only(query) if self.labels_only else query), public
@@ -258,7 +295,7 @@ def run_attack(
     """
     attack = config.build()
     ATTACK.check(out)
-    public = None if access.public is None else load_file(access.public).train
+    public = access.images()
     run = Run(seed=config.seed, device=device, report=report, checkpoint=out.with_name(f".{out.name}.checkpoint"))
     known: Knowledge | ClassKnowledge
     if isinstance(attack, ClassInversion):

@@ -2,11 +2,11 @@
 
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from splitleak.artifacts import written_folder
 from splitleak.config import Config
@@ -15,10 +15,11 @@ from splitleak.datasets.images import Images
 from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.measures.scores import truncate
 from splitleak.outputs import FolderKind
-from splitleak.wire.address import Target
+from splitleak.wire.address import ServiceTarget
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.client.classifier import ClassifierClient
+from splitleak.wire.client.function import FunctionClient
 from splitleak.wire.files.shared import SharedScores
 
 SHARED = FolderKind("predict", "ledger.json", ("shared-*.npz",))
@@ -27,7 +28,8 @@ SHARED = FolderKind("predict", "ledger.json", ("shared-*.npz",))
 class SharingConfig(Config):
     """The service that the victims query, and how many of its scores they publish."""
 
-    service: Target = Field(description="host:port of the prediction service")
+    service: ServiceTarget | None = Field(default=None, description="host:port or URL of the prediction service")
+    function: str | None = Field(default=None, description="module:callable of the user's own, in a service's place")
     model: str | None = Field(default=None, description="its model; none: the only one, if the service lists them")
     share: tuple[NonNegativeInt, ...] = Field(
         default=(0,), min_length=1, description="how many of the highest scores are published; 0: all"
@@ -35,6 +37,19 @@ class SharingConfig(Config):
     scores: Scores = Field(default="auto", description="kind of the service's output")
     output: str | None = Field(default=None, description="name of the output with the scores")
     channel: ChannelConfig = Field(default_factory=ChannelConfig, description="connection to the service")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.service is None) == (self.function is None):
+            raise ValueError("expected a service or a function, got both or neither")
+        return self
+
+    def client(self) -> ClassifierClient | FunctionClient:
+        """A client of the service, or the function in its place."""
+        if self.function is not None:
+            return FunctionClient(self.function, scores=self.scores)
+        assert self.service is not None
+        return ClassifierClient(self.service, self.model, scores=self.scores, output=self.output, channel=self.channel)
 
 
 def share_predictions(config: SharingConfig, images: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
@@ -52,6 +67,7 @@ def share_predictions(config: SharingConfig, images: Path, out: Path, *, force: 
 
     Raises:
         ConnectionError: The service cannot be reached.
+        RuntimeError: The function fails.
         FileExistsError: ``out`` is there, and this did not write it, or, without ``force``, of other images.
         LookupError: It has no such model or output.
         ValueError: It takes other images, or gives fewer scores than are to be published.
@@ -62,9 +78,7 @@ def share_predictions(config: SharingConfig, images: Path, out: Path, *, force: 
         raise ValueError(f"{images}: expected at least one image, got none")
     ids = [secrets.token_hex(8) for _ in range(len(victims))]
     images_told = images_digest(victims)
-    with ClassifierClient(
-        config.service, config.model, scores=config.scores, output=config.output, channel=config.channel
-    ) as client:
+    with config.client() as client:
         model, digest = client.model, client.digest
         SHARED.check(out, {"images": images_told, "model": digest}, force=force)
         pixels = _fitted(victims, client.input_shape).floats().numpy()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from splitleak.attacker.base import Attack, Knowledge, Query, Run, affordable, build
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import Preset
+from splitleak.datasets.images import Images
 from splitleak.defenses.base import Defense
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.eval.record.metrics import measured_victims
@@ -146,6 +147,42 @@ def attack(
     return Rebuilt(made, 0 if asked is None else asked.made, dict(kind.findings))
 
 
+def scan(
+    network: nn.Module | str | Path, *, public: Array, victims: Array, report: Report = silent, **settings: object
+) -> dict[str, Any]:
+    """What a network leaks at each place where it can be cut, by a linear map and without training.
+
+    Args:
+        network: A torch module from images to one output, in eval mode; or the path of an ONNX file.
+        public: The attacker's images ``(M, C, H, W)``, floats in [0, 1] or uint8, as the network takes them.
+        victims: Those that are attacked ``(N, C, H, W)``.
+        report: Called with the progress.
+        settings: Of the scan: ``cuts=10`` (at most, evenly spaced over all), ``noise=(0.5,)``, ``bottleneck=(8,)``,
+            ``latency=0``, ``tensors=1``, ``seed=0``.
+
+    Returns:
+        The document that ``splitleak scan --json`` prints, but for what names model and images: ``rows`` holds one for
+        each cut and defense.
+    """
+    from splitleak.eval.scan.scan import ScanConfig
+    from splitleak.eval.scan.scan import scan as measure
+    from splitleak.graphs.importing import NetworkConfig, network_of
+    from splitleak.graphs.reading import read_graph
+    from splitleak.graphs.user_module import export_module
+
+    own, attacked = (_pixels(images, name) for images, name in ((public, "public"), (victims, "victims")))
+    channels, height, width = own.pixels.shape[1:]
+    if isinstance(network, nn.Module):
+        training = network.training
+        model = export_module(network.eval(), {"image": (channels, height, width)})
+        network.train(training)
+    else:
+        model = read_graph(Path(network))
+    found = network_of(model, NetworkConfig(), (channels, height, width))
+    document, _ = measure(found, own, attacked, ScanConfig.parse(settings, source="scan"), report)
+    return document
+
+
 def score(rebuilt: Rebuilt | Array, truth: Array) -> dict[str, Score]:
     """The scores of rebuilt images against the true ones, in the same order: by name, mean, deviation and each value.
 
@@ -181,6 +218,12 @@ def _answers(encoder: Network, images: Tensor) -> Tensor:
     if features.ndim < 2 or len(features) != len(images):
         raise ValueError(f"expected features ({len(images)}, ...), a row an image, got {tuple(features.shape)}")
     return features.detach().float().cpu()
+
+
+def _pixels(images: Array, name: str) -> Images:
+    """Images as a data set without classes."""
+    pixels = (255 * _images(images, name)).round().to(torch.uint8)
+    return Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), ("",))
 
 
 def _floats(values: Array, name: str) -> Tensor:

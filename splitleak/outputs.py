@@ -8,7 +8,6 @@ on the disk before it is renamed, and its name is before the old one is removed.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shlex
@@ -21,6 +20,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from splitleak.locks import lock_file
 
 _POLL_S = 0.05
 _SHOWN = 3
@@ -160,12 +161,13 @@ def locked(path: Path, patience_s: float = 0.5) -> Iterator[None]:
     descriptor = _acquired(lock, path, patience_s)
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} ({shlex.join(sys.argv)})".encode(), 0)
+        os.write(descriptor, f"process {os.getpid()} ({shlex.join(sys.argv)})".encode())
         held.add(path)
         yield
     finally:
         held.discard(path)
-        lock.unlink(missing_ok=True)  # while it is held: whoever waits for it sees that it is gone, and makes another
+        with contextlib.suppress(PermissionError):  # of Windows, which keeps an open file: the empty lock stays there
+            lock.unlink(missing_ok=True)  # while it is held: whoever waits for it sees that, and makes another
         os.close(descriptor)
 
 
@@ -175,15 +177,15 @@ _HELD = threading.local()
 def _acquired(lock: Path, path: Path, patience_s: float) -> int:
     deadline = time.monotonic() + patience_s
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor)
             with contextlib.suppress(FileNotFoundError):
                 if lock.stat().st_ino == os.fstat(descriptor).st_ino:
                     return descriptor
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                who = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
+                who = os.read(descriptor, 1000).decode(errors="replace") or "another process"
                 os.close(descriptor)
                 raise BlockingIOError(f"expected to be alone in writing {path}, but {who} writes it") from None
             time.sleep(_POLL_S)
@@ -242,7 +244,9 @@ def sync(path: Path) -> None:
     Raises:
         OSError: The disk did not take them.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if os.name == "nt":  # which opens no folder, and refuses to flush what is open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

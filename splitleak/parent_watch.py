@@ -18,7 +18,7 @@ def exit_with_parent() -> None:
     """In such a child: sends this process SIGTERM when standard input is closed, as it is when the parent dies.
 
     If it is still running ``_GRACE_S`` seconds later, SIGALRM kills it: gRPC's objects can deadlock while the
-    interpreter shuts down, when no Python thread runs any more.
+    interpreter shuts down, when no Python thread runs any more. Windows has neither signal: there it ends at once.
     """
     if os.environ.pop(_VARIABLE, None) is not None:
         threading.Thread(target=_watch, name="parent-watch", daemon=True).start()
@@ -27,5 +27,6 @@ def exit_with_parent() -> None:
 def _watch() -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
-    signal.alarm(_GRACE_S)
+    if hasattr(signal, "alarm"):
+        signal.alarm(_GRACE_S)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -5,15 +5,14 @@ Neither is imported before it is chosen, and neither runs because a file names i
 config or a campaign: the user names it on the command line, or allows it (`allow`).
 """
 
-import importlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
+
+from splitleak.user_code import load_attribute
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -52,7 +51,11 @@ class Plugin:
     version: str | None = None
 
     def __str__(self) -> str:
-        of = "no package" if self.package is None else f"{self.package} {self.version} ({self.address})"
+        return self._called if self.package is None else f"{self._called} ({self.address})"
+
+    @property
+    def _called(self) -> str:
+        of = "no package" if self.package is None else f"{self.package} {self.version}"
         return f"{GROUPS.get(self.group, self.group)} {self.name!r} of {of}"
 
     @property
@@ -79,7 +82,7 @@ class Plugin:
             ValueError: It cannot be imported; one line, which names distribution and entry point.
         """
         self.check_allowed()
-        return imported(self.address, str(self), here=not self.registered)
+        return load_attribute(self.address, self._called, here=not self.registered)
 
     def check_allowed(self, begin: str = "") -> None:
         """Refuses, by name, what may not run; the message begins with ``begin``.
@@ -117,36 +120,6 @@ def is_address(name: object) -> bool:
     (True, False, False)
     """
     return isinstance(name, str) and _ADDRESS.fullmatch(name) is not None
-
-
-def imported(address: str, what: str, *, here: bool = False) -> object:
-    """What stands at ``module:attribute``. That code is run, so the address is to be the user's own word.
-
-    Args:
-        address: The module is found as Python finds it.
-        what: Names it in messages.
-        here: Whether the module is looked for in the current folder too, and first there.
-
-    Raises:
-        ValueError: There is no such thing, or its module fails.
-    """
-    if not is_address(address):
-        raise ValueError(f"expected module:callable, got {address!r}")
-    name, _, attribute = address.partition(":")
-    folder = str(Path.cwd())
-    if here:
-        sys.path.insert(0, folder)
-    try:
-        found = importlib.import_module(name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # of code that is not ours, which may fail in any way
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"expected to import {what}, but {said}") from error
-    finally:
-        if here:
-            sys.path.remove(folder)
-    return found
 
 
 @cache

@@ -1,6 +1,7 @@
 """Child processes of an evaluation: ``splitleak`` commands and services, which end when their parent does."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -46,7 +47,7 @@ class Children:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=self._environment,
-                pass_fds=self._inherited,
+                pass_fds=self._inherited if os.name == "posix" else (),  # Windows has no such thing
                 process_group=0,
             )
             self._running.add(process)

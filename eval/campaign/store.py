@@ -1,6 +1,5 @@
 """A campaign's folder on disk: outputs, failures, logs, the current plan, and the lock of a run."""
 
-import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from splitleak.config import read_table
 from splitleak.eval.campaign.plan import KINDS, Job, Plan
 from splitleak.eval.record.metrics import headline
 from splitleak.eval.record.schema import load_record
+from splitleak.locks import lock_file
 from splitleak.outputs import locked
 
 PLAN = "campaign.json"
@@ -150,7 +150,7 @@ def _locked(descriptor: int, patience_s: float) -> bool:
     deadline = time.monotonic() + patience_s
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False

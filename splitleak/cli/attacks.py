@@ -44,12 +44,22 @@ ServedName = Annotated[
 ServedScores = Annotated[
     str, choice("scores", "What the service answers; auto: logits if the output is called so. One of", "--scores")
 ]
+Function = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:CALLABLE",
+        help="Code of yours that asks instead: images (N, C, H, W) in [0, 1] to scores (N, K) or features (N, ...).",
+    ),
+]
 ServedOutput = Annotated[str | None, typer.Option("--output", help="Which of several outputs holds the scores.")]
 
 
 def predict(
-    service: Annotated[str, typer.Option(help="HOST:PORT of a prediction service, ours or any other's.")],
     images: Annotated[Path, typer.Option(help="The victims' images: .npz, folder or zip.")],
+    service: Annotated[
+        str | None, typer.Option(help="HOST:PORT or http(s)://HOST:PORT of a prediction service, ours or any other's.")
+    ] = None,
+    function: Function = None,
     share: Annotated[
         list[int] | None, typer.Option(min=0, help="Highest scores that are published, 0 for all; repeatable.")
     ] = None,
@@ -69,7 +79,16 @@ def predict(
     """
     from splitleak.edge.sharing import SharingConfig, share_predictions
 
-    given = {"service": service, "model": model, "share": tuple(share or (0,)), "scores": scores, "output": output}
+    if (service is None) == (function is None):
+        raise typer.BadParameter("expected --service or --function")
+    given = {
+        "service": service,
+        "function": function,
+        "model": model,
+        "share": tuple(share or (0,)),
+        "scores": scores,
+        "output": output,
+    }
     config = SharingConfig.parse({**given, "channel": channel_config(channel)}, source="predict")
     published = share_predictions(config, images, out, force=force)
     right = "" if published["accuracy"] is None else f", {published['accuracy']:.1%} right"
@@ -83,7 +102,10 @@ def query(
     edge: Annotated[
         str | None, typer.Option(help="HOST:PORT of the edge's service; its features are captured.")
     ] = None,
-    service: Annotated[str | None, typer.Option(help="HOST:PORT of a prediction service, instead.")] = None,
+    service: Annotated[
+        str | None, typer.Option(help="HOST:PORT or http(s)://HOST:PORT of a prediction service, instead.")
+    ] = None,
+    function: Function = None,
     model: ServedName = None,
     scores: ServedScores = "auto",
     output: ServedOutput = None,
@@ -101,21 +123,27 @@ def query(
 
     An attack on such a record can be interrupted and repeated to the bit, which one on a live, noisy edge cannot.
     """
-    from splitleak.attacker.queries import EdgeProbe, Probe, ServiceProbe, served_model
+    from splitleak.attacker.queries import EdgeProbe, FunctionProbe, Probe, ServiceProbe, served_model
     from splitleak.attacker.run import record_queries
 
-    if service is not None and capture is None and edge is None:
+    ways = (service is not None, function is not None, capture is not None or edge is not None)
+    if sum(ways) != 1 or (capture is None) != (edge is None):
+        raise typer.BadParameter("expected --service, --function, or --capture with --edge")
+    if service is not None:
         probe: Probe = ServiceProbe(service, model, scores=scores, output=output, channel=channel_config(channel))
-    elif service is None and capture is not None and edge is not None:
-        probe = EdgeProbe(edge, capture, served_model(capture), channel=channel_config(channel))
+    elif function is not None:
+        probe = FunctionProbe(function, scores=None if scores == "auto" else scores)
     else:
-        raise typer.BadParameter("expected --service, or --capture with --edge")
+        assert capture is not None and edge is not None  # noqa: PT018  # as checked above
+        probe = EdgeProbe(edge, capture, served_model(capture), channel=channel_config(channel))
     recorded = record_queries(probe, public, out, draws=draws, views=views, budget=max_queries, force=force)
     result(as_json, recorded, f"{out}: {recorded['images']} images after {recorded['queries']} queries")
 
 
 def attack(
-    public: PublicImages,
+    public: Annotated[
+        Path | None, typer.Option(help="The attacker's own images: .npz, folder or zip; needless if --pairs has them.")
+    ] = None,
     capture: Annotated[
         Path | None, typer.Option(help="Capture of the victims' traffic; live queries are read from it too.")
     ] = None,
@@ -123,12 +151,19 @@ def attack(
     shared: Annotated[
         Path | None, typer.Option(help="Scores that victims share (`splitleak predict`), instead of a capture.")
     ] = None,
-    service: Annotated[
-        str | None, typer.Option(help="HOST:PORT of their prediction service, to be queried live.")
+    features: Annotated[
+        Path | None, typer.Option(help="Features of any source (N, ...): .npy, or .npz; needs --pairs or --function.")
     ] = None,
+    service: Annotated[
+        str | None, typer.Option(help="HOST:PORT or URL of their prediction service, to be queried live.")
+    ] = None,
+    function: Function = None,
     scores: ServedScores = "auto",
     output: ServedOutput = None,
-    pairs: Pairs = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Recorded queries (`splitleak query`), or .npz of features and images; not live ones."),
+    ] = None,
     encoder: Annotated[Path | None, typer.Option(help="White box: the edge half of the artifact.")] = None,
     head: Annotated[Path | None, typer.Option(help="The cloud half, as a curious cloud has it.")] = None,
     parts: Annotated[
@@ -157,8 +192,8 @@ def attack(
     """Reconstruct the images behind captured features, or behind shared scores.
 
     What an attack may know is what it is given here: queries to the edge or the service, live or on record, the
-    encoder, the head. Everything captured that is not an attacker's query, or everything shared, is rebuilt. It is
-    given no victim's image, and no path to one.
+    encoder, the head. Everything captured that is not an attacker's query, everything shared, or every row of
+    --features is rebuilt. It is given no victim's image, and no path to one.
     """
     from splitleak.attacker.run import Access, AttackConfig
 
@@ -173,7 +208,9 @@ def attack(
         encoder=encoder and half_of(encoder, "edge"),
         head=head and half_of(head, "cloud"),
         shared=shared,
+        features=features,
         service=service,
+        function=function,
         scores=scores,
         output=output,
         channel=channel_config(channel),
@@ -218,7 +255,10 @@ def prior(
 def invert(
     attack: Annotated[str, choice("class-attacks", "One of")] = "class-inference",
     public: Annotated[Path | None, typer.Option(help="The attacker's own images: .npz, folder or zip.")] = None,
-    service: Annotated[str | None, typer.Option(help="HOST:PORT of a prediction service, to be queried live.")] = None,
+    service: Annotated[
+        str | None, typer.Option(help="HOST:PORT or URL of a prediction service, to be queried live.")
+    ] = None,
+    function: Function = None,
     model: ServedName = None,
     scores: ServedScores = "auto",
     output: ServedOutput = None,
@@ -264,6 +304,7 @@ def invert(
     access = Access(
         public=public,
         service=service,
+        function=function,
         pairs=pairs,
         oracle=oracle,
         artifact=artifact,

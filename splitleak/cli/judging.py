@@ -31,10 +31,17 @@ Cell = Annotated[Path | None, typer.Option(help="TOML or JSON to keep in the rec
 
 
 def score(
-    artifact: Attacked,
-    attack: Annotated[Path, typer.Option(help="Folder that `splitleak attack` wrote.")],
     truth: Annotated[Path, typer.Option(help="The victims' images.")],
-    ledger: Annotated[Path, typer.Option(help="The edge's record of the stream.")],
+    artifact: Annotated[Path | None, typer.Option(help="Artifact that was attacked.")] = None,
+    attack: Annotated[Path | None, typer.Option(help="Folder that `splitleak attack` wrote.")] = None,
+    ledger: Annotated[Path | None, typer.Option(help="The edge's record of the stream.")] = None,
+    reconstructions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of these three: folder of an attack on --features, .npy or .npz, in the order of --truth. "
+            "What is written is no record, for nobody vouches for target and stream."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
     order: Annotated[int, typer.Option(help="Position of this record in a report.")] = 0,
     cell: Cell = None,
@@ -62,6 +69,13 @@ def score(
     from splitleak.eval.record.schema import CELL
     from splitleak.eval.record.victims import make_record
 
+    if reconstructions is not None:
+        if any(given is not None for given in (artifact, attack, ledger, cell, evaluator, auxiliary, auxiliary_images)):
+            raise typer.BadParameter("expected --reconstructions with --truth alone, got options of a record too")
+        _score_unproven(reconstructions, truth, out, as_json, force=force)
+        return
+    if artifact is None or attack is None or ledger is None:
+        raise typer.BadParameter("expected --artifact, --attack and --ledger, or --reconstructions")
     CELL.check(out)
     record = make_record(
         *(artifact, attack, truth, ledger, out, order, _place(cell)),
@@ -75,6 +89,16 @@ def score(
     text = ", ".join(f"{name} {record.scores[name].mean:.4f} ± {record.scores[name].std:.4f}" for name in shown)
     means = {"n": record.n, **{name: score.mean for name, score in record.scores.items()}}
     result(as_json, {"record": str(out / "record.json"), **means}, f"{out}: {text} over {record.n} images")
+
+
+def _score_unproven(reconstructions: Path, truth: Path, out: Path, as_json: bool, *, force: bool) -> None:
+    from splitleak.eval.record.unproven import UNPROVEN, score_unproven
+
+    scored = score_unproven(reconstructions, truth, out, force=force)
+    means = {name: scored["scores"][name]["mean"] for name in ("mse", "ssim", "psnr")}
+    document = {"scores": str(out / UNPROVEN.mark), "n": scored["n"], **means, "caveat": scored["caveat"]}
+    text = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+    result(as_json, document, f"{out}: {text} over {scored['n']} images, {scored['caveat']}")
 
 
 def _place(cell: Path | None) -> "Place | None":

@@ -53,15 +53,17 @@ def cuts(
             {"image_shape": network.image_shape, "outputs": network.outputs, "cuts": [vars(cut) for cut in found]}
         )
         return
-    columns = ("cut", "after", "crosses", "bytes", "device parameters", "MACs", "cloud parameters", "MACs")
+    left = ("cut", "after", "crosses")
+    columns = (*left, "KiB", "device parameters", "MACs", "%", "cloud parameters", "MACs")
     rows = [
         (
             cut.name,
             cut.after,
             " + ".join("×".join(map(str, shape)) for shape in cut.shapes),
-            f"{cut.bytes:,}",
+            f"{cut.bytes / 1024:,.1f}",
             f"{cut.device_parameters:,}",
             f"{cut.device_macs / MILLION:,.2f} M",
+            f"{100 * cut.device_macs / max(1, cut.device_macs + cut.cloud_macs):.0f}",
             f"{cut.cloud_parameters:,}",
             f"{cut.cloud_macs / MILLION:,.2f} M",
         )
@@ -70,7 +72,7 @@ def cuts(
     image = "×".join(map(str, network.image_shape))
     batch = "" if network.batched else ", one image at a time"
     heading = f"{len(rows)} cuts; images {image}{batch}, {network.outputs:,} outputs"
-    console().print(table(columns, rows, title=heading, left=("cut", "after", "crosses")))
+    console(width=200).print(table(columns, rows, title=heading, left=left, wrap=left, framed=False))
 
 
 def import_(

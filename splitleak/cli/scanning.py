@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitleak.cli.networks import Input, Tensors, read_config_of, read_network
+from splitleak.cli.networks import Input, Tensors, Torch, Weights, read_config_of, read_network
 from splitleak.cli.options import ConfigFile, Json, Replace, Seed, Settings, Threads, use_threads
 from splitleak.cli.output import console, print_json, table
 
@@ -16,7 +16,9 @@ _FAILED = 3
 
 
 def scan(
-    model: Annotated[Path, typer.Argument(help="An ONNX file, or an artifact folder.")],
+    model: Annotated[Path | None, typer.Argument(help="An ONNX file, or an artifact folder.")] = None,
+    torch: Torch = None,
+    weights: Weights = None,
     images: Annotated[
         str | None,
         typer.Option(help="Folder, zip or .npz of pictures, or a set that ships; default: one that fits."),
@@ -87,13 +89,14 @@ def scan(
     if out is not None:
         SCAN.check(out, force=force)
     use_threads(threads)
-    network = _network(model, input_, config, settings)
+    network = _network(model, torch, weights, input_, config, settings)
+    name = str(torch) if model is None else model.name
     source = images or default_set(network.image_shape[0])
     DATASETS.permit(source)
     with progress("scan") as report:
         owned, attacked = choose(source, network.image_shape, public, victims, seed, report)
         document, pictures = measure(network, owned, attacked, given, report)
-    told = {"model": model.name, "network": network_digest(network), "images": source}
+    told = {"model": name, "network": network_digest(network), "images": source}
     document = {**told, **document, "verdict": ""}
     document["verdict"] = verdict(document)
     if out is not None:
@@ -103,7 +106,7 @@ def scan(
         print_json(document)
     else:
         shown, left = console(width=200), ("cut", "defense", "sent")
-        title = f"{model.name}: {len(plain_rows(document))} of {document['cuts_there_are']} cuts"
+        title = f"{name}: {len(plain_rows(document))} of {document['cuts_there_are']} cuts"
         shown.print(table(COLUMNS, table_rows(document), title=title, left=left, wrap=left, framed=False))
         for line in filter(None, (floors(document), LEGEND, document["verdict"], judged)):
             shown.print(line, highlight=False, soft_wrap=True)
@@ -113,14 +116,23 @@ def scan(
         raise typer.Exit(_FAILED)
 
 
-def _network(model: Path, shape: str | None, config: Path | None, settings: list[str] | None) -> "Network":
-    """The network of an ONNX file, or that of both halves of an artifact.
+def _network(
+    model: Path | None,
+    torch: str | None,
+    weights: Path | None,
+    shape: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+) -> "Network":
+    """The network of an ONNX file or of the user's own code, or that of both halves of an artifact.
 
     Raises:
         ValueError: Of an artifact, its inputs are told too.
     """
-    if not (model / "artifact.json").is_file():
-        return read_network(model, None, None, shape, read_config_of(config, settings))[0]
+    if model is None or not (model / "artifact.json").is_file():
+        return read_network(model, torch, weights, shape, read_config_of(config, settings))[0]
+    if torch or weights:
+        raise ValueError(f"expected a model or --torch, got {model} and {torch or weights}")
     if shape or config or settings:
         raise ValueError("expected --input, --config and --set with an ONNX file alone: an artifact tells its input")
     from splitleak.eval.scan.artifact import network_of_artifact

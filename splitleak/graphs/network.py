@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from splitleak.graphs.prepared import IMAGES, OURS, OUTPUT
 from splitleak.graphs.reading import first_line, reads
+from splitleak.onnx_runtime import onnx_runtime
 from splitleak.tables import nearest
 
 Array = NDArray[Any]
@@ -288,15 +289,14 @@ def session_of(model: ModelProto, threads: int) -> Any:  # noqa: ANN401  # onnxr
     Raises:
         ValueError: It cannot be computed.
     """
-    import onnxruntime
-
+    runtime = onnx_runtime()
     _limit_memory()
-    options = onnxruntime.SessionOptions()
+    options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # its errors are raised, too
     options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no base of their own
         raise ValueError(f"expected a network that ONNX Runtime computes, but {first_line(error)}") from None
 
@@ -304,13 +304,10 @@ def session_of(model: ModelProto, threads: int) -> Any:  # noqa: ANN401  # onnxr
 @cache
 def _limit_memory() -> None:
     """Gives all sessions of this module one arena of limited size."""
-    import onnxruntime
-
-    memory = onnxruntime.OrtMemoryInfo(
-        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-    )
-    as_requested = onnxruntime.OrtArenaCfg({"max_mem": _MOST_MEMORY, "arena_extend_strategy": 1})
-    onnxruntime.create_and_register_allocator(memory, as_requested)
+    runtime = onnx_runtime()
+    memory = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
+    as_requested = runtime.OrtArenaCfg({"max_mem": _MOST_MEMORY, "arena_extend_strategy": 1})
+    runtime.create_and_register_allocator(memory, as_requested)
 
 
 def _check_sizes(graph: onnx.GraphProto) -> None:

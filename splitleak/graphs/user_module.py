@@ -16,8 +16,8 @@ from splitleak.artifacts import load_tensors
 from splitleak.graphs.network import Cut, Network, same, session_of
 from splitleak.graphs.prepared import IMAGES
 from splitleak.graphs.reading import first_line
-from splitleak.plugins import imported
 from splitleak.tables import nearest
+from splitleak.user_code import current_folder_first, load_attribute, reason
 
 Shapes = Mapping[str, tuple[int, int, int]]
 
@@ -34,11 +34,14 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
         FileNotFoundError: There are no such weights.
         ValueError: There is no such module or callable, it gives no network, or the weights do not fit it.
     """
-    found = imported(address, f"a network or what gives one at {address}", here=True)
-    try:
-        made = found if isinstance(found, nn.Module) else found()  # type: ignore[operator]  # at the user's word
-    except TypeError as error:
-        raise ValueError(f"expected a network or what gives one at {address}, but {error}") from None
+    what = "a network or what gives one"
+    made = load_attribute(address, what)
+    if not isinstance(made, nn.Module):
+        try:
+            with current_folder_first():
+                made = made()  # type: ignore[operator]  # at the user's word
+        except Exception as error:  # whatever the user's code raises
+            raise ValueError(f"expected {what} at {address}, but {reason(error)}") from None
     if not isinstance(made, nn.Module):
         raise ValueError(f"expected a torch network at {address}, got {type(made).__name__}")
     if weights is not None:

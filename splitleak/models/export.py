@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from splitleak.artifacts import written_file
+from splitleak.onnx_runtime import onnx_runtime
 
 _NAMES = ("input", "output")
 
@@ -63,12 +63,13 @@ class OnnxModule:
     """
 
     def __init__(self, model: Path | bytes, threads: int, *, one_by_one: bool = False) -> None:
-        options = onnxruntime.SessionOptions()
+        runtime = onnx_runtime()
+        options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = model if isinstance(model, bytes) else str(model)
-        self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         self._one_by_one = one_by_one
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 

@@ -1,14 +1,15 @@
-"""Network addresses: ``HOST:PORT`` with an IPv6 host in brackets, and the targets that gRPC knows beside it."""
+"""Network addresses: ``HOST:PORT`` with an IPv6 host in brackets, the targets that gRPC knows beside it, and URLs."""
 
 import contextlib
 import ipaddress
 import re
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
 _HOST_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<name>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
+_URL = re.compile(r"(?P<scheme>https?)://(?P<host>\[[^\[\]@]+\]|[^\[\]@:/?#\s]+)(?P<port>:[0-9]+)?(?P<path>/[^?#\s]*)?")
 _SOCKET_FILE = ("unix:", "unix-abstract:")
 _SCHEME = re.compile(r"\A(?:dns:(?://[^/]*/)?|ipv[46]:)")
 
@@ -72,6 +73,50 @@ def bound_address(listen: str, port: int) -> str:
     return listen if listen.startswith(_SOCKET_FILE) else f"{listen.rpartition(':')[0]}:{port}"
 
 
+class HttpAddress(NamedTuple):
+    """An HTTP server; ``path`` is what its URLs begin with, without a slash at the end."""
+
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+    path: str
+
+    @property
+    def target(self) -> str:
+        """``HOST:PORT``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_http(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
+
+
+def parse_http(text: str) -> HttpAddress:
+    """Splits ``http://HOST:PORT/PATH`` or ``https://...``; the port may be missing, and so may the path.
+
+    Raises:
+        ValueError: ``text`` is something else, or has a user, a query or a fragment.
+
+    >>> parse_http("https://[::1]/serving/")
+    HttpAddress(scheme='https', host='::1', port=443, path='/serving')
+    """
+    match = _URL.fullmatch(text)
+    if match is None:
+        raise ValueError(f"expected http://HOST:PORT or https://HOST:PORT, got {text!r}")
+    secured = match["scheme"] == "https"
+    host, port = parse_address(f"{match['host']}{match['port'] or (':443' if secured else ':80')}")
+    return HttpAddress("https" if secured else "http", host, port, (match["path"] or "").rstrip("/"))
+
+
+def check_service(text: str) -> str:
+    """Returns ``text`` if it is a target of gRPC, see `check_target`, or of HTTP, see `parse_http`."""
+    if is_http(text):
+        parse_http(text)
+        return text
+    return check_target(text)
+
+
 # Types of a configuration's fields.
 Target = Annotated[str, AfterValidator(check_target)]
+ServiceTarget = Annotated[str, AfterValidator(check_service)]
 ListenTarget = Annotated[str, AfterValidator(partial(check_target, listening=True))]

@@ -75,10 +75,10 @@ class TlsClientConfig(Config):
         key, chain = _key_and_certificate(self.key, self.certificate)
         return grpc.ssl_channel_credentials(authorities, key, chain)
 
-    def context(self) -> ssl.SSLContext:
+    def context(self, protocol: str = "h2") -> ssl.SSLContext:
         """The same for a connection of Python's own, which says more about a refusal than gRPC."""
         context = ssl.create_default_context(cafile=self.ca)
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols([protocol])
         if self.certificate is not None:
             context.load_cert_chain(self.certificate, self.key, password="")
         return context
@@ -210,7 +210,7 @@ def _decoded(certificate: Path) -> Mapping[str, Any]:
 
 
 def _warn_of_readers(path: Path) -> None:
-    if path.stat().st_mode & stat.S_IROTH:
+    if os.name == "posix" and path.stat().st_mode & stat.S_IROTH:
         _LOGGER.warning("%s: a secret that every user of this machine can read; `chmod 600` makes it yours alone", path)
 
 

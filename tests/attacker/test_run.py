@@ -302,8 +302,8 @@ def test_an_attack_on_features_refuses_shared_scores_and_the_other_way_round(dep
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"capture": None}, "a capture or shared scores, got neither"),
-        ({"shared": "shared-2.npz"}, "a capture or shared scores, got both"),
+        ({"capture": None}, "an array of features, got none"),
+        ({"shared": "shared-2.npz"}, "an array of features, got a capture and shared scores"),
         ({"capture": None, "shared": "shared-2.npz", "edge": "127.0.0.1:1"}, "a capture beside an edge"),
         ({"service": "127.0.0.1:1"}, "shared scores beside a service"),
         ({"capture": None, "shared": "shared-2.npz", "service": "127.0.0.1:1", "pairs": Path("x")}, "got service and"),

@@ -24,6 +24,7 @@ from PIL import Image
 
 from splitleak import eval as evaluation
 from splitleak.artifacts import write_json
+from splitleak.attacker.arrays import read_features, read_pairs
 from splitleak.attacker.blind_tap import sightings
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.attacker.prior import Prior, PriorDocument
@@ -158,6 +159,20 @@ def pairs(folder: Path) -> Prepared:
     return path, lambda: Pairs.load(path)
 
 
+def arrays(folder: Path) -> Prepared:
+    """Features and images of any source."""
+    path = folder / "arrays.npz"
+    np.savez(path, features=np.random.default_rng(0).random((3, 4), np.float32), images=np.zeros((3, 1, 4, 4), "u1"))
+    return path, lambda: read_pairs(path)
+
+
+def array(folder: Path) -> Prepared:
+    """One array."""
+    path = folder / "x.npy"
+    np.save(path, np.random.default_rng(0).random((3, 4), np.float32))
+    return path, lambda: read_features(path)
+
+
 def shared(folder: Path) -> Prepared:
     """Shared scores."""
     path = folder / "shared-all.npz"
@@ -199,7 +214,23 @@ def sizes(folder: Path) -> Prepared:
 
 OTHERS: dict[str, Callable[[Path], Prepared]] = {
     made.__name__: made
-    for made in (onnx, weights, toml, campaign, record, records, ledger, attack, rebuilt, pairs, shared, capture, sizes)
+    for made in (
+        onnx,
+        weights,
+        toml,
+        campaign,
+        record,
+        records,
+        ledger,
+        attack,
+        rebuilt,
+        pairs,
+        arrays,
+        array,
+        shared,
+        capture,
+        sizes,
+    )
 }
 READERS = (*IMAGES, *OTHERS)
 

@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitleak.errors import WireError
+from splitleak.wire.address import is_http
 from splitleak.wire.client import SCORES
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import read_metadata, select
+from splitleak.wire.client.probabilities import probabilities
+from splitleak.wire.client.rest import HttpStub, connect_http
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.answer import Prediction, server_durations
 from splitleak.wire.protocol.checks import check_images
@@ -43,7 +46,7 @@ class ClassifierClient:
     contents, in FP32, FP16 or FP64, as probabilities or as logits, to which the client applies softmax.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port``, or ``http://host:port`` or ``https://host:port`` for the protocol over HTTP.
         model: Its name; None: the only one, if the server lists its models, as ours does.
         scores: Kind of the output; ``auto``: logits if its name contains "logit", else probabilities.
         output: Its name; None: the only floating-point one with two axes, or one whose name suggests scores.
@@ -78,17 +81,22 @@ class ClassifierClient:
         self._config = channel or ChannelConfig()
         self._numbers = itertools.count()
         self._stack = contextlib.ExitStack()
+        self._stub: GRPCInferenceServiceStub | HttpStub
         self._input_name, self._datatype = "images", "FP32"
         self._batch, self._batch_announced = _BATCH, False
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            channel = stack.enter_context(connect(self.address, self._config))
-            self._stub = GRPCInferenceServiceStub(channel)
+            server: grpc.Channel | HttpStub
+            if is_http(self.address):
+                self._stub = server = stack.enter_context(connect_http(self.address, self._config))
+            else:
+                server = stack.enter_context(connect(self.address, self._config))
+                self._stub = GRPCInferenceServiceStub(server)
             self.model = self.model or self._only_model()
             patience_s = self._config.connect_timeout_s
             where, timeout_s = self._where, self._config.timeout_s
-            self._agree(read_metadata(channel, self.model, where=where, timeout_s=timeout_s, patience_s=patience_s))
+            self._agree(read_metadata(server, self.model, where=where, timeout_s=timeout_s, patience_s=patience_s))
             self._stack = stack.pop_all()
         return self
 
@@ -193,18 +201,9 @@ class ClassifierClient:
         if self._output is None:
             self._output = self._score_output(response.outputs)
         values = _array(response, self._output)
-        expected = f"{self._where}: expected scores ({count}, K) in output {self._output!r}"
-        if values.ndim != 2 or values.shape[0] != count or values.shape[1] < 2:
-            raise WireError(f"{expected}, got {values.shape}")
-        if not np.isfinite(values).all():
-            raise WireError(f"{expected}, got values that are not finite")
-        if self._scores == "logits" or (self._scores == "auto" and "logit" in self._output.lower()):
-            exponentials = np.exp(values.astype(np.float64) - values.max(1, keepdims=True))
-            values = (exponentials / exponentials.sum(1, keepdims=True)).astype(np.float32)
-        if values.min() < 0 or values.max() > 1 + 1e-4:
-            span = f"{values.min():g} to {values.max():g}"
-            raise WireError(f"{expected} as probabilities, got values from {span}: logits, perhaps")
-        return values
+        logits = self._scores == "logits" or (self._scores == "auto" and "logit" in self._output.lower())
+        expected = f"{self._where}: expected scores of output {self._output!r}"
+        return probabilities(values, count, logits=logits, expected=expected)
 
     @property
     def _where(self) -> str:

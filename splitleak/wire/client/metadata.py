@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import grpc
 
+from splitleak.wire.client.rest import HttpStub
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from splitleak.wire.protocol.status import error_of
@@ -19,14 +20,14 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def read_metadata(
-    channel: grpc.Channel, model: str, *, where: str, timeout_s: float, patience_s: float = 0.0
+    server: grpc.Channel | HttpStub, model: str, *, where: str, timeout_s: float, patience_s: float = 0.0
 ) -> pb.ModelMetadataResponse:
     """Asks the server for the metadata of ``model``.
 
     What stands between may be up before the server is, and then answers that it is unavailable.
 
     Args:
-        channel: To the server.
+        server: A channel to it, or its stub over HTTP.
         model: Its name.
         where: Model and address in words, for error messages.
         timeout_s: Seconds until the request counts as unanswered.
@@ -36,7 +37,8 @@ def read_metadata(
         LookupError: There is no such model.
         ConnectionError, TimeoutError: The server cannot be asked.
     """
-    request, stub = pb.ModelMetadataRequest(name=model), GRPCInferenceServiceStub(channel)
+    request = pb.ModelMetadataRequest(name=model)
+    stub = server if isinstance(server, HttpStub) else GRPCInferenceServiceStub(server)
     end, told = time.monotonic() + patience_s, False
     while True:
         try:

@@ -16,7 +16,6 @@ are missing, and ``splitleak/continues`` at the beginning of a file, with the na
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import logging
@@ -34,6 +33,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from splitleak.errors import WireError
+from splitleak.locks import lock_file
 from splitleak.outputs import sync
 from splitleak.wire.protocol.codec import WireTensor, request_tensor
 from splitleak.wire.protocol.paths import INFERENCE
@@ -234,7 +234,7 @@ class CaptureWriter:
         file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+b", buffering=0)
         try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(file.fileno())
             except BlockingIOError as error:
                 raise BlockingIOError(
                     error.errno, "expected to be the only writer, but another one holds the file", str(self.path)
@@ -275,13 +275,14 @@ class CaptureWriter:
             part = self.path.with_name(f"{self.path.name}.{number}")
             try:
                 os.link(self.path, part)  # unlike a renaming, it replaces no file
+                self.path.unlink()
             except FileExistsError:
                 continue
-            except OSError as error:  # a file system without links
+            except OSError as error:  # a file system without links, or Windows, which keeps the name of an open file
+                part.unlink(missing_ok=True)
                 _LOGGER.error("%s: no further file is begun: %s", self.path, error)
                 self._most_bytes = None
                 return full
-            self.path.unlink()
             self._earlier += self._end
             self._notes.insert(0, (CONTINUES, {"part": part.name}))
             return self._open(full)
@@ -561,7 +562,11 @@ def _damaged(path: Path, damage: Damage, records: int | None = None) -> WireErro
 
 def _at(file: BinaryIO, place: int, size: int) -> bytes:
     """Up to ``size`` bytes at ``place``; the file's own position stays."""
-    return os.pread(file.fileno(), size, place)
+    before = file.tell()
+    file.seek(place)
+    data = file.read(size)
+    file.seek(before)
+    return data
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

@@ -1,7 +1,6 @@
 """What a capture file holds and what is wrong with it, and a good file made of a damaged one or of several."""
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,7 +133,8 @@ def _contents(path: Path) -> Iterator[Record | Damage]:
             if not has_header(file, path):
                 return
         except WireError:
-            another_version = os.pread(file.fileno(), 8, 0) == HEADER[:8]
+            file.seek(0)
+            another_version = file.read(8) == HEADER[:8]
             if another_version or not any(isinstance(each[0], Record) for each in itertools.islice(scan(file, 0), 2)):
                 raise
             start = 0

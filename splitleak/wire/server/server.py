@@ -23,6 +23,7 @@ from splitleak.wire.server.guard import Guard, Limits
 from splitleak.wire.server.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
+_POLL_S = 0.5
 _CANCEL_S = 5.0  # for the handlers of cancelled calls to return
 
 
@@ -169,7 +170,9 @@ def run_until_stopped(service: AbstractContextManager[int], announce: Callable[[
         with service as port:
             graceful = True
             announce(port)
-            signals.get()
+            while graceful:
+                with contextlib.suppress(queue.Empty):
+                    signals.get(timeout=_POLL_S)  # on Windows no signal wakes a thread that waits without an end
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

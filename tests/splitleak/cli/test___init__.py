@@ -63,7 +63,7 @@ for arguments in [["--help"], *([*name.split(), "--help"] for name in sys.argv[1
         app(arguments)
     except SystemExit as stopped:
         assert stopped.code == 0, (arguments, stopped.code)
-heavy = {"torch", "torchvision", "grpc", "numpy"} & set(sys.modules)
+heavy = {"torch", "torchvision", "grpc", "numpy", "onnx", "onnxruntime"} & set(sys.modules)
 assert not heavy, heavy
 """
 

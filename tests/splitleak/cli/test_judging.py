@@ -1,5 +1,7 @@
 import json
 
+import numpy as np
+
 from splitleak.artifacts import write_json
 
 
@@ -23,3 +25,15 @@ def test_the_score_of_a_study_names_the_attack_behind_each_side(call, tmp_path):
     assert out.startswith("A (x) 75.0%")
     assert "B (?) 25.0%" in out
     assert json.loads(call(*asked, "--json")[1])["answers"] == 4
+
+
+def test_reconstructions_of_any_source_are_scored_and_marked_as_without_provenance(call, tmp_path):
+    np.save(tmp_path / "truth.npy", np.zeros((2, 1, 16, 16), np.uint8))
+    np.save(tmp_path / "made.npy", np.full((2, 1, 16, 16), 0.1))
+    given = ("score", "--reconstructions", tmp_path / "made.npy", "--truth", tmp_path / "truth.npy")
+    code, out, err = call(*given, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "mse 0.0100" in out
+    assert "without provenance" in out
+    assert call(*given, "--artifact", tmp_path)[0] == 2
+    assert call("score", "--truth", tmp_path / "truth.npy")[0] == 2

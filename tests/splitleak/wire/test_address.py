@@ -6,7 +6,16 @@ from splitleak.attacker.blind_tap import BlindTapConfig
 from splitleak.attacker.tap import TapConfig
 from splitleak.edge.client import EdgeConfig
 from splitleak.edge.sharing import SharingConfig
-from splitleak.wire.address import Address, bound_address, check_target, is_loopback, parse_address
+from splitleak.wire.address import (
+    Address,
+    bound_address,
+    check_service,
+    check_target,
+    is_http,
+    is_loopback,
+    parse_address,
+    parse_http,
+)
 from splitleak.wire.client.channel import ChannelConfig, connect, open_channel
 from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.link.link import LinkConfig, link
@@ -154,3 +163,47 @@ def test_a_server_is_reached_where_it_says(form, tmp_path):
         connect(bound_address(listen, port), ChannelConfig()),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://host:8000", ("http", "host", 8000, "")),
+        ("http://host", ("http", "host", 80, "")),
+        ("https://host/", ("https", "host", 443, "")),
+        ("https://[::1]:9/a/b/", ("https", "::1", 9, "/a/b")),
+    ],
+)
+def test_a_url_has_a_host_a_port_and_perhaps_a_path(text, expected):
+    assert is_http(text)
+    assert parse_http(text) == expected
+    assert check_service(text) == text
+    assert SharingConfig(service=text).service == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://",
+        "http://host:",
+        "http://host:0",
+        "http://host:99999",
+        "http://user:pass@host",
+        "http://host/?a=b",
+        "http://host/#a",
+        "http://a b",
+        "ftp://host",
+        "http://[host]:1",
+        "http:/host",
+    ],
+)
+def test_what_is_no_url_of_a_server_is_refused(text):
+    with pytest.raises(ValueError, match="expected"):
+        check_service(text)
+
+
+def test_a_url_is_no_target_of_grpc_and_its_own_target_is():
+    with pytest.raises(ValueError, match="expected HOST:PORT"):
+        check_target("http://host:1")
+    assert parse_http("http://[::1]:9").target == "[::1]:9"
+    assert parse_http("http://host:9").target == "host:9"

@@ -1,0 +1,88 @@
+"""One ONNX Runtime is used; several, or a broken one, are told with what mends them."""
+
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from splitleak import onnx_runtime as module
+from splitleak.onnx_runtime import onnx_runtime
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A system with these distributions installed."""
+
+    def make(*names, system="linux", processor="x86_64", runtime=None):
+        def distribution(name):
+            if name not in names:
+                raise metadata.PackageNotFoundError(name)
+
+        monkeypatch.setattr(metadata, "distribution", distribution)
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr("platform.machine", lambda: processor)
+        monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+        onnx_runtime.cache_clear()
+
+    yield make
+    onnx_runtime.cache_clear()
+
+
+def working():
+    runtime = ModuleType("onnxruntime")
+    runtime.InferenceSession = object
+    return runtime
+
+
+def test_one_distribution_is_used_without_a_word(machine, caplog):
+    runtime = working()
+    machine("onnxruntime-gpu", runtime=runtime)
+    assert onnx_runtime() is runtime
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("system", "processor", "wanted"),
+    [
+        ("linux", "x86_64", "onnxruntime-gpu"),
+        ("win32", "AMD64", "onnxruntime-gpu"),
+        ("linux", "aarch64", "onnxruntime"),
+        ("darwin", "arm64", "onnxruntime"),
+    ],
+)
+def test_two_are_said_once_with_what_belongs_on_this_machine(machine, caplog, system, processor, wanted):
+    machine("onnxruntime", "onnxruntime-gpu", system=system, processor=processor, runtime=working())
+    onnx_runtime()
+    onnx_runtime()
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert "got onnxruntime and onnxruntime-gpu" in said
+    assert f"`pip uninstall -y onnxruntime onnxruntime-gpu && pip install {wanted}`" in said
+
+
+@pytest.mark.parametrize("runtime", [None, ModuleType("onnxruntime")], ids=["gone", "left over"])
+def test_what_cannot_be_used_is_one_line(machine, runtime):
+    machine("onnxruntime", runtime=runtime)
+    with pytest.raises(RuntimeError, match=r"got onnxruntime \(.*`pip uninstall -y onnxruntime && pip install onnxr"):
+        onnx_runtime()
+    machine(runtime=runtime)
+    with pytest.raises(RuntimeError, match=r"got none \(.*`pip install onnxruntime-gpu`"):
+        onnx_runtime()
+
+
+def test_the_markers_ask_for_the_one_that_this_module_advises():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(each) for each in project["dependencies"] if each.startswith("onnxruntime")]
+    for system in ("linux", "win32", "darwin"):
+        for processor in ("x86_64", "AMD64", "aarch64", "arm64", "ARM64"):
+            here = {"sys_platform": system, "platform_machine": processor}
+            gpu = (system, processor) in module._GPU_WHEELS
+            chosen = [each.name for each in wanted if each.marker.evaluate(here)]
+            assert chosen == ["onnxruntime-gpu" if gpu else "onnxruntime"]
