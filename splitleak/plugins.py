@@ -51,11 +51,7 @@ class Plugin:
     version: str | None = None
 
     def __str__(self) -> str:
-        return self._called if self.package is None else f"{self._called} ({self.address})"
-
-    @property
-    def _called(self) -> str:
-        of = "no package" if self.package is None else f"{self.package} {self.version}"
+        of = "no package" if self.package is None else f"{self.package} {self.version} ({self.address})"
         return f"{GROUPS.get(self.group, self.group)} {self.name!r} of {of}"
 
     @property
@@ -82,7 +78,7 @@ class Plugin:
             ValueError: It cannot be imported; one line, which names distribution and entry point.
         """
         self.check_allowed()
-        return load_attribute(self.address, self._called, here=not self.registered)
+        return load_attribute(self.address, str(self), here=not self.registered)
 
     def check_allowed(self, begin: str = "") -> None:
         """Refuses, by name, what may not run; the message begins with ``begin``.

@@ -20,12 +20,12 @@ def current_folder_first() -> Iterator[None]:
 
 
 def load_attribute(address: str, what: str, *, here: bool = True) -> object:
-    """What stands at ``module:attribute``; the module is found as Python finds it, in the current folder too.
+    """What stands at ``module:attribute``. That code is run, so the address is to be the user's own word.
 
     Args:
         address: The attribute may have dots: ``package.module:Class.method``.
         what: What it is expected to be, for the message.
-        here: Whether the module may be in the current folder.
+        here: Whether the module is looked for in the current folder too, and first there.
 
     Raises:
         ValueError: ``address`` is something else, there is no such module or attribute, or the module fails.

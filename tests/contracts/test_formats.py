@@ -14,8 +14,9 @@ from splitleak.defenses.predictions import purifier
 from splitleak.edge import ledger, sharing
 from splitleak.eval.campaign import jobs
 from splitleak.eval.campaign.predictions import jobs as prediction_jobs
-from splitleak.eval.record import schema
+from splitleak.eval.record import schema, unproven
 from splitleak.eval.report import report
+from splitleak.eval.scan import output, scan
 from splitleak.eval.study import votes
 from splitleak.models import triton
 from splitleak.wire.files import captures
@@ -35,6 +36,7 @@ VERSIONS = {
     "Prior": prior.FORMAT,
     "Purifier": purifier.FORMAT,
     "Record": schema.VERSION,
+    "Scan": scan.VERSION,
 }
 CLOSED = {
     "Artifact": artifact.HalfConfig,
@@ -52,6 +54,8 @@ FOLDERS = {
     "Prior": prior.PRIOR,
     "Purifier": purifier.PURIFIER,
     "Record": schema.CELL,
+    "Scan": output.SCAN,
+    "Scores without provenance": unproven.UNPROVEN,
     "Campaign folder": jobs.CAPTURE,
     "Triton model": triton.MODEL,
 }
@@ -88,6 +92,7 @@ def test_every_file_of_a_folder_is_named(name):
 def test_every_kind_of_folder_is_looked_at():
     known = {*FOLDERS.values(), prediction_jobs.PREDICTIONS, report.REPORT}
     modules = (splits, artifact, sharing, outputs, prior, purifier, schema, jobs, prediction_jobs, report, triton)
+    modules += (output, unproven)
     kinds = {value for module in modules for value in vars(module).values() if type(value).__name__ == "FolderKind"}
     assert kinds == known
     root = Path(__file__).parents[2]
