@@ -1,6 +1,7 @@
 """Reads a stranger's ONNX file into one checked graph, with bounded memory; nothing is computed."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,14 +99,16 @@ def sort_nodes(graph: GraphProto) -> None:
     """
     known = _given(graph)
     made = [name for node in graph.node for name in node.output if name]
-    if len({*made}) < len(made) or known & {*made}:
-        twice = sorted({name for name in made if made.count(name) > 1 or name in known})
+    produced = {*made}
+    if len(produced) < len(made) or known & produced:
+        counts = Counter(made)
+        twice = sorted(name for name, count in counts.items() if count > 1 or name in known)
         raise ValueError(f"expected each tensor to be given once, got {twice[0]!r} twice")
     waiting: dict[str, list[int]] = {}
     missing, order = [], []
     for place, node in enumerate(graph.node):
         lacking = {name for name in reads(node) if name not in known}
-        if unknown := lacking - {*made}:
+        if unknown := lacking - produced:
             raise ValueError(f"expected a node or a weight that gives {sorted(unknown)[0]!r}, got none")
         for name in lacking:
             waiting.setdefault(name, []).append(place)
@@ -130,7 +133,7 @@ def sort_nodes(graph: GraphProto) -> None:
         del graph.node[:]
         graph.node.extend(copies)
     for each in graph.output:
-        if each.name not in known and each.name not in made:
+        if each.name not in known and each.name not in produced:
             raise ValueError(f"expected a node that gives output {each.name!r}, got none")
 
 

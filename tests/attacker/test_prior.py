@@ -160,6 +160,7 @@ def test_the_published_settings_are_gmis():
     assert (published.latent, published.width, published.kernel, published.learning_rate) == (100, 64, 5, 2e-4)
 
 
+@pytest.mark.slow
 def test_the_command_trains_once_and_reuses_what_fits(small_splits, tmp_path):
     small_splits.public.save(tmp_path / "public.npz")
     out = tmp_path / "prior"

@@ -226,6 +226,7 @@ def test_settings_lie_over_the_preset():
     assert (built.config.steps, built.config.loss) == (7, "probability")
 
 
+@pytest.mark.slow
 def test_the_commands_query_attack_and_score_pass_on_what_they_are_given(deploy, tmp_path):
     def call(*arguments):
         made = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
@@ -515,6 +516,7 @@ def test_an_adaptive_attacker_bypasses_the_tanh_and_the_file_says_so(small_split
         Access(adaptive=True).class_knowledge(config, None, CPU)
 
 
+@pytest.mark.slow
 def test_features_are_matched_with_public_images_and_refused_without(trained, tiny_prior, tmp_path, small_splits):
     tiny_prior.save(tmp_path / "prior")
     access = Access(artifact=trained / "toy", prior=tmp_path / "prior", adaptive=True)

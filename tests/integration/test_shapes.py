@@ -90,6 +90,7 @@ def test_every_codec_carries_features_of_any_shape(shape, codec, tmp_path):
     np.testing.assert_allclose(captured, expected, atol=error * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @of_any_shape
 @pytest.mark.parametrize("attack", ["decoder", "inverse-network"])
 def test_an_attack_on_what_crossed_the_wire_beats_the_mean_image(shape, attack, tmp_path):

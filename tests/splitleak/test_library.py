@@ -26,6 +26,7 @@ def encoder():
     return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
 
 
+@pytest.mark.slow
 def test_a_module_is_attacked_and_scored_and_not_changed(pictures, encoder, capsys):
     public, victims = pictures
     before = {key: value.clone() for key, value in encoder.state_dict().items()}

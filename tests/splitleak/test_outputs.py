@@ -80,6 +80,7 @@ def stopped_at(step, work, below, how):
     return in_child(stopped) != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [die, fail])
 @pytest.mark.parametrize("before", [None, "old"])
 def test_wherever_a_writer_dies_or_fails_a_whole_folder_is_found_next_time(tmp_path, how, before):
@@ -250,6 +251,7 @@ def test_a_recovery_that_is_killed_itself_is_recovered_from(tmp_path):
     assert step > 5
 
 
+@pytest.mark.slow
 def test_an_old_folder_that_is_half_removed_is_never_put_back(tmp_path):
     more, step = True, 0
     while more:

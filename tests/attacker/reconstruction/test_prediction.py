@@ -135,9 +135,6 @@ def test_that_a_victim_tells_nothing_is_learnt_where_answers_tell_nothing_too():
     assert not any(torch.equal(each, mean) for each in rebuilt[nothing])
 
 
-TWELVE = {"public": torch.zeros(9, 1, 12, 12), "image_shape": (1, 12, 12)}
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -150,7 +147,6 @@ TWELVE = {"public": torch.zeros(9, 1, 12, 12), "image_shape": (1, 12, 12)}
         ),
         ({"query": Query(lambda given: 0 * serve(given))}, "expected answers with at least one score above zero"),
         ({"query": Query(lambda given: serve(given) - 1)}, "expected finite scores of at least zero"),
-        ({**TWELVE, "query": Query(lambda given: torch.ones(len(given), CLASSES))}, "a side of 4 times a power of two"),
     ],
 )
 @pytest.mark.parametrize("align", [True, False])

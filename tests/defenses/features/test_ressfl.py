@@ -27,6 +27,7 @@ def test_the_published_surrogate_and_weights_are_the_default():
     assert sum(parameter.numel() for parameter in defense.surrogate.parameters()) == 415_091
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_surrogate_and_another_seed_another(small_target, small_splits):
     document = {"name": "ressfl", "blocks": 0, "channels": 8}
     first, again, other = (

@@ -101,6 +101,7 @@ def test_a_command_gives_its_result_and_writes_its_log(tmp_path):
     assert (tmp_path / "log").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_a_child_that_fails_is_named_by_its_command_and_its_traceback_is_in_the_log(tmp_path):
     children = Children({"SPLITLEAK_DEBUG": "1"})
     with pytest.raises(subprocess.CalledProcessError, match=r"splitleak capture join .*nothing") as failed:
@@ -109,6 +110,7 @@ def test_a_child_that_fails_is_named_by_its_command_and_its_traceback_is_in_the_
     assert "Traceback (most recent call last)" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
 def test_all_children_are_ended_at_once_and_none_starts_after_that(tmp_path):
     children = Children()
     with ThreadPoolExecutor(1) as pool, tap_of(tmp_path, children) as tap:
@@ -122,6 +124,7 @@ def test_all_children_are_ended_at_once_and_none_starts_after_that(tmp_path):
         children.run(["split"], tmp_path / "log")
 
 
+@pytest.mark.slow
 def test_children_hold_what_they_inherit_and_are_out_of_a_terminals_reach(tmp_path):
     with (tmp_path / "held").open("w") as held, tap_of(tmp_path, Children(inherited=[held.fileno()])) as tap:
         tap.wait_for("listening", PATIENCE_S)

@@ -130,6 +130,7 @@ def test_records_of_another_threat_model_are_refused_by_what_was_seen(fake_predi
         read_results([folder])
 
 
+@pytest.mark.slow
 def test_recorded_results_are_weighed_as_the_run_is(fake_campaign, tmp_path):
     folder = fake_campaign(methods=("PATROL",))
     write_report(folder, tmp_path / "report")

@@ -46,6 +46,7 @@ def test_the_same_figures_give_the_same_plot_which_names_the_ways_and_the_emulat
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.svg", "a.png"])
 def test_a_plot_is_drawn_again_and_nothing_else_is_drawn_over(tmp_path, name):
     draw_latency(SWEEP, tmp_path / name)

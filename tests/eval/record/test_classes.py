@@ -181,6 +181,7 @@ def test_other_peoples_images_are_distractors(artifact, evaluator, given, small_
     assert records[0].id == records[1].id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_the_images_of_the_prior_that_was_searched_are_judged_and_no_others(
     artifact, evaluator, given, small_splits, conditional

@@ -26,6 +26,7 @@ def report(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_the_page_holds_all_that_a_reader_needs_and_loads_no_other_file(fake_campaign, report, parsed):
     html, out = report(fake_campaign())
     page = parsed(html)
@@ -61,6 +62,7 @@ def test_failures_of_this_plan_are_shown_and_escaped(fake_campaign, report, pars
     assert "cell-PATROL0-gan" in (out / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_records_are_one_line_each_without_values_of_single_images(fake_campaign, report):
     def long(cell, figures):
         history = [{"loss": 0.5}] * 60
@@ -79,6 +81,7 @@ def test_the_records_are_one_line_each_without_values_of_single_images(fake_camp
     assert max(map(len, lines)) < 2000
 
 
+@pytest.mark.slow
 def test_the_csv_has_one_row_a_planned_cell_and_unrounded_figures(fake_campaign, report):
     _, out = report(fake_campaign(lambda cell, figures: cell["id"] != "PATROLCEM1-gan"))
     with (out / "table.csv").open(newline="") as file:
@@ -107,6 +110,7 @@ def test_one_method_without_a_twin_has_no_differences(fake_campaign, report):
     assert "Average w" not in html
 
 
+@pytest.mark.slow
 def test_a_flag_is_told_once_with_all_it_is_about(fake_campaign, report):
     def constant(cell, figures):
         if cell["method"] == "PATROL" and cell["attack"] == "gan":
@@ -123,6 +127,7 @@ def test_a_folder_with_nothing_to_report_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command_writes_it_into_the_campaigns_folder_or_elsewhere(fake_campaign, tmp_path):
     folder = fake_campaign(methods=("Bottleneck",), seeds=(0,))
     result = CliRunner().invoke(app, ["campaign", "report", str(folder)])

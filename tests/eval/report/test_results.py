@@ -210,6 +210,7 @@ def test_a_folder_with_neither_a_campaign_nor_a_record_is_refused(tmp_path):
 # Recorded results: what a report leaves of a run, without the run.
 
 
+@pytest.mark.slow
 def test_recorded_results_are_those_of_the_run(fake_campaign, tmp_path):
     leakage = {"mse_bound": 0.001, "effective_dimensions": 9.0}
     folder = fake_campaign(lambda cell, _: cell["id"] != "PATROLCEM1-gan", leakage=lambda cell: leakage)

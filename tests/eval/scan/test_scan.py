@@ -54,6 +54,7 @@ def test_noise_and_a_bottleneck_lower_what_is_rebuilt_by_who_knows_of_them(tiny,
     assert ("mixed", "bottleneck 99") not in rows
 
 
+@pytest.mark.slow
 def test_a_scan_is_the_same_under_one_seed_and_another_under_another(tiny, owned, attacked):
     def measured(seed):
         document, _ = scan(tiny, owned, attacked, ScanConfig(latency=0, noise=(0.5,), seed=seed))

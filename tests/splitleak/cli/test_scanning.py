@@ -38,6 +38,7 @@ def pictures(small_splits, tmp_path):
 QUICK = ("--input", "1x16x16", "--public", 100, "--victims", 20, "--latency", 0)
 
 
+@pytest.mark.slow
 def test_a_file_is_scanned_to_a_table_a_verdict_and_a_folder(call, model, pictures, tmp_path):
     out = tmp_path / "scan"
     code, said, err = call("scan", model, "--images", pictures, "--out", out, *QUICK)
