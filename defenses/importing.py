@@ -75,7 +75,8 @@ def import_network(
     right, accuracy = _accuracy(network, splits)
     if names is None:
         names = splits.train.classes if splits is not None and right == LABELS else ()
-    notes = [] if network.batched else ["the network takes one image at a time; batches are computed row by row"]
+    notes = [] if network.outputs > 1 else ["of one output every answer counts as right: no accuracy"]
+    notes += [] if network.batched else ["the network takes one image at a time; batches are computed row by row"]
     for half, graph in (("device", edge), ("cloud", cloud)):
         if missing := missing_operations(graph):
             what = "white-box attacks and training" if half == "device" else "training"
@@ -107,8 +108,13 @@ def taught(artifact: Path, splits: Splits) -> tuple[Splits, str]:
     """The images of a split to fine-tune an imported network on, and what a right answer is.
 
     Where their classes are not the network's outputs, their labels are what the whole network answers.
+
+    Raises:
+        ValueError: It has one output, of which every answer would be right.
     """
     whole = load_whole(artifact, torch.device("cpu"), engine="auto")
+    if whole.classes < 2:
+        raise ValueError(f"{artifact}: expected at least two outputs to train for, got {whole.classes}")
     if len(splits.train.classes) == whole.classes:
         return splits, LABELS
     names = whole.cloud.config.classes or tuple(map(str, range(whole.classes)))

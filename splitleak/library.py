@@ -5,6 +5,7 @@ the victims' images, and `score` never sees the attack. Functions raise ValueErr
 PermissionError where an attack needs what it was not given.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from splitleak.eval.record.metrics import measured_victims
 from splitleak.eval.record.schema import Score
 from splitleak.logs import Report, silent
 from splitleak.seeding import resolve_device
-from splitleak.training.modules import freeze
+from splitleak.training.modules import evaluating, freeze
 
 Array = Tensor | NDArray[Any]
 Network = nn.Module | Callable[[Tensor], Tensor]
@@ -113,7 +114,7 @@ def attack(
         public: The attacker's own images ``(M, C, H, W)``, floats in [0, 1] or uint8, of the size to be rebuilt; no
             victim's is among them.
         query: The deployed device as a black box, as for `capture`, defenses included; or a `Query`.
-        encoder: The device's weights, for a white-box attack.
+        encoder: The device's weights, for a white-box attack; they are copied.
         labels: ``(M,)``, the classes of the public images.
         name: Which attack, see ``splitleak list attacks`` or `ATTACKS`.
         preset: ``cpu``, or ``paper`` for the published settings.
@@ -141,7 +142,7 @@ def attack(
         public=own,
         query=asked,
         labels=classes,
-        encoder=None if encoder is None else freeze(encoder, chosen_device),
+        encoder=None if encoder is None else freeze(copy.deepcopy(encoder), chosen_device),
     )
     made = kind(known, Run(seed=seed, device=chosen_device, report=report, checkpoint=checkpoint))
     return Rebuilt(made, 0 if asked is None else asked.made, dict(kind.findings))
@@ -173,9 +174,8 @@ def scan(
     own, attacked = (_pixels(images, name) for images, name in ((public, "public"), (victims, "victims")))
     channels, height, width = own.pixels.shape[1:]
     if isinstance(network, nn.Module):
-        training = network.training
-        model = export_module(network.eval(), {"image": (channels, height, width)})
-        network.train(training)
+        with evaluating(network):
+            model = export_module(network, {"image": (channels, height, width)})
     else:
         model = read_graph(Path(network))
     found = network_of(model, NetworkConfig(), (channels, height, width))
@@ -206,12 +206,8 @@ def _answers(encoder: Network, images: Tensor) -> Tensor:
     """float32 features on the CPU, one row an image; a module's mode is as before afterwards."""
     if isinstance(encoder, nn.Module):
         device = next((weight.device for weight in encoder.parameters()), torch.device("cpu"))
-        training = encoder.training
-        encoder.eval()
-        try:
+        with evaluating(encoder):
             sent = encoder(images.to(device))
-        finally:
-            encoder.train(training)
     else:
         sent = encoder(images)
     features = torch.as_tensor(np.asarray(sent)) if not torch.is_tensor(sent) else sent

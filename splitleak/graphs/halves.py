@@ -69,7 +69,8 @@ def check_halves(network: Network, edge: ModelProto, cloud: ModelProto, rows: Se
         sent = first.run([CROSSING], {IMAGES: images[:count]})[0]
         answer = second.run([OUTPUT], {CROSSING: sent})[0]
         if answer.shape != whole.shape or not np.isfinite(answer).all():
-            raise RuntimeError(f"expected finite outputs {whole.shape} of both halves, got {answer.shape}")
+            got = f"{answer.shape}" if answer.shape != whole.shape else "some that are not"
+            raise RuntimeError(f"expected finite outputs {whole.shape} of both halves, got {got}")
         worst = max(worst, float(np.abs(answer - whole).max() / max(float(np.abs(whole).max()), 1e-12)))
     if worst > TOLERANCE:
         raise RuntimeError(f"expected both halves to give the whole's answer within {TOLERANCE:g}, got {worst:g}")

@@ -23,7 +23,9 @@ class NetworkConfig(Config):
     fixed: dict[str, float | list[Any]] = Field(
         default_factory=dict, description="of each other input, what it is given with every image"
     )
-    output: str | None = Field(default=None, description="the output that is the answer; none: the only one")
+    output: str | None = Field(
+        default=None, coerce_numbers_to_str=True, description="the output that is the answer; none: the only one"
+    )
     preprocessing: Preprocessing = Preprocessing()
 
 

@@ -142,11 +142,13 @@ def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, te
     modules = dict(module.named_modules())
     if path not in modules or not path:
         raise ValueError(f"expected a submodule of the network, got {path!r}{nearest(path, modules)}")
-    images = np.random.default_rng(2).random((2, *network.image_shape), dtype=np.float32)
+    rows = 2 if network.batched else 1
+    images = np.random.default_rng(2).random((rows, *network.image_shape), dtype=np.float32)
     kept: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, output: object) -> None:
-        kept.extend(each for each in (output if isinstance(output, Sequence) else (output,)) if torch.is_tensor(each))
+        given = output if isinstance(output, Sequence) else (output,)
+        kept.extend(each.clone() for each in given if torch.is_tensor(each))  # what follows may change it in place
 
     given = _given(network, images, inputs)
     hook = modules[path].register_forward_hook(keep)

@@ -91,3 +91,12 @@ def test_the_judge_reads_what_was_imported(artifact):
     assert target.right_answer == OWN_ANSWER
     assert target.design.training is None
     assert target.design.model.position == artifact[1]["cut"]["name"]
+
+
+def test_a_single_output_is_noted_and_not_trained_for(tmp_path, splits):
+    whole = network(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 1)), (1, 8, 8))
+    out = tmp_path / "m"
+    about = import_network(whole, whole.cuts()[0], out, source="", name="m", names=None, images=None)
+    assert about["notes"] == ["of one output every answer counts as right: no accuracy"]
+    with pytest.raises(ValueError, match="at least two outputs to train for, got 1"):
+        taught(out, splits)

@@ -66,6 +66,16 @@ def test_a_white_box_needs_the_weights_and_a_black_box_the_query(pictures, encod
         splitleak.attack(captured, public=public, query=encoder, name="maximum-likelihood")
 
 
+def test_the_weights_that_a_white_box_is_given_stay_as_they_are(pictures, encoder):
+    encoder.train()
+    captured = splitleak.capture(encoder, pictures[1][:1])
+    splitleak.attack(
+        captured, public=pictures[0], encoder=encoder, name="maximum-likelihood", iterations=1, device="cpu"
+    )
+    assert encoder.training
+    assert all(weight.requires_grad and weight.grad is None for weight in encoder.parameters())
+
+
 def test_a_budget_of_queries_takes_as_many_images(pictures, encoder):
     public, victims = pictures
     captured = splitleak.capture(encoder, victims)
@@ -113,8 +123,10 @@ def test_images_of_another_shape_are_not_scored():
 
 def test_every_cut_of_a_module_is_scanned(pictures, encoder):
     network = nn.Sequential(encoder, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).train()
+    network[0][1].eval()
     document = splitleak.scan(network, public=pictures[0], victims=pictures[1], latency=0)
     assert network.training
+    assert not network[0][1].training
     leaks = [row["ssim"] for row in document["rows"] if row["device_macs"] is not None]
     assert len(leaks) > 3
     assert leaks[0] > leaks[-1]

@@ -100,6 +100,26 @@ def test_a_submodule_is_cut_at_by_its_path() -> None:
         cut_after(whole, module, "sten", inputs)
 
 
+def test_what_a_later_layer_changes_in_place_is_cut_before_it() -> None:
+    inputs = {"image": (3, 8, 6)}
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(96, 2))
+    assert cut_after(network(module), module, "0", inputs).after == "Conv"
+    assert cut_after(network(module), module, "1", inputs).after == "Relu"
+
+
+class Reshaped(nn.Sequential):
+    def forward(self, images: Tensor) -> Tensor:
+        made: Tensor = super().forward(images)
+        return made.reshape(1, -1)
+
+
+def test_a_network_of_one_image_at_a_time_is_cut_at_a_submodule() -> None:
+    module = Reshaped(nn.Conv2d(3, 4, 3), nn.ReLU())
+    found = network(module)
+    assert not found.batched
+    assert cut_after(found, module, "0", {"image": (3, 8, 6)}).after == "Conv"
+
+
 class OneAtATime(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.reshape(1, 3, 4).relu().sum(2)

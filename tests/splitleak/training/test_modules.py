@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from splitleak.training.modules import freeze, to_channels_last
+from splitleak.training.modules import evaluating, freeze, to_channels_last
 
 CPU = torch.device("cpu")
 
@@ -21,3 +21,11 @@ def test_convolutions_in_channels_last_layout_give_what_they_gave():
     assert to_channels_last(network, CPU) is network
     assert network.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(network(images), before)
+
+
+def test_afterwards_each_part_is_in_the_mode_that_it_was_in():
+    network = nn.Sequential(nn.BatchNorm2d(2).eval(), nn.Dropout())
+    network.training = True
+    with evaluating(network):
+        assert not any(module.training for module in network.modules())
+    assert [module.training for module in network.modules()] == [True, False, True]
