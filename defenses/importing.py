@@ -110,11 +110,13 @@ def taught(artifact: Path, splits: Splits) -> tuple[Splits, str]:
     Where their classes are not the network's outputs, their labels are what the whole network answers.
 
     Raises:
-        ValueError: It has one output, of which every answer would be right.
+        ValueError: The images do not fit it, or it has one output, of which every answer would be right.
     """
     whole = load_whole(artifact, torch.device("cpu"), engine="auto")
     if whole.classes < 2:
         raise ValueError(f"{artifact}: expected at least two outputs to train for, got {whole.classes}")
+    if splits.train.shape != whole.input_shape:
+        raise ValueError(f"expected images {whole.input_shape}, as {artifact} takes them, got {splits.train.shape}")
     if len(splits.train.classes) == whole.classes:
         return splits, LABELS
     names = whole.cloud.config.classes or tuple(map(str, range(whole.classes)))

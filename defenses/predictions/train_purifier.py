@@ -9,6 +9,7 @@ from torch import Tensor
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.defenses.artifact import WholeModel, artifact_digest, load_whole, read_record
+from splitleak.defenses.importing import OWN_ANSWER
 from splitleak.defenses.predictions.purifier import Purifier, PurifierConfig, train_purifier
 from splitleak.logs import Report, silent
 from splitleak.seeding import generator
@@ -47,11 +48,13 @@ def train_target_purifier(
 
     Raises:
         FileNotFoundError: There is no artifact at ``artifact``.
-        ValueError: ``splits`` are not those that the target was trained on.
+        ValueError: ``splits`` are not those that the target was trained on, or their labels are not its outputs.
     """
     target_record = read_record(artifact)
     if target_record["dataset"] != splits.record:
         raise ValueError(f"{artifact}: expected the images that it was trained on, got others")
+    if target_record.get("right_answer") == OWN_ANSWER:
+        raise ValueError(f"{artifact}: expected a target trained for the images' labels, not for {OWN_ANSWER}")
     model = load_whole(artifact, device, seed=seed)
     pool, evaluation = splits.train, splits.test
     if config.reference == "test":

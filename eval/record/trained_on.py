@@ -8,6 +8,7 @@ from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.defenses.artifact import read_record
+from splitleak.defenses.importing import OWN_ANSWER
 
 
 def trained_splits(artifact: Path, images: Path) -> tuple[dict[str, Any], Splits]:
@@ -20,6 +21,21 @@ def trained_splits(artifact: Path, images: Path) -> tuple[dict[str, Any], Splits
     record, splits = read_record(artifact), Splits.load(images)
     if record["dataset"] != splits.record:
         raise ValueError(f"{images}: expected the images that {artifact} was trained on, got others")
+    return record, splits
+
+
+def labelled_splits(artifact: Path, images: Path) -> tuple[dict[str, Any], Splits]:
+    """As `trained_splits`, of a target whose outputs are the classes of the images.
+
+    Raises:
+        FileNotFoundError: The artifact or the split is missing.
+        ValueError: The artifact was not trained on this split, or for answers that are not its labels.
+    """
+    record, splits = trained_splits(artifact, images)
+    if record.get("right_answer") == OWN_ANSWER:
+        raise ValueError(
+            f"{images}: expected labels that are the outputs of {artifact}, whose right answer is {OWN_ANSWER}"
+        )
     return record, splits
 
 

@@ -11,24 +11,24 @@ from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.network import Network
 from splitleak.graphs.reading import read_graph
 from splitleak.models.export import onnx_bytes
-from splitleak.models.imported_half import NETWORK
+from splitleak.models.imported_half import NETWORK, ImportedModel
 from splitleak.seeding import resolve_device
 
 
 def network_of_artifact(folder: Path) -> Network:
-    """Both halves of an artifact as one network, without the defenses on its wire.
+    """Both halves of an artifact as one network, as last trained, without the defenses on its wire.
 
     Raises:
         FileNotFoundError: There is no artifact at ``folder``.
         ValueError: Its halves do not fit together.
     """
-    files = [folder / half / NETWORK for half in ("edge", "cloud")]
-    if all(file.is_file() for file in files):
-        edge, cloud = (read_graph(file) for file in files)
+    model = load_whole(folder, resolve_device("cpu"))
+    target = model.cloud.config.target
+    if isinstance(target.model, ImportedModel) and target.training is None:
+        edge, cloud = (read_graph(folder / half / NETWORK) for half in ("edge", "cloud"))
         ports = [(edge.graph.output[0].name, cloud.graph.input[0].name)]
         whole = onnx.compose.merge_models(edge, cloud, io_map=ports, prefix1="edge.", prefix2="cloud.")
         return network_of(whole, NetworkConfig())
-    model = load_whole(folder, resolve_device("cpu"))
     halves = OrderedDict(edge=model.edge.encoder, cloud=model.cloud.head)
     exported = onnx.load_from_string(onnx_bytes(nn.Sequential(halves), model.input_shape))
     return network_of(exported, NetworkConfig(), model.input_shape)

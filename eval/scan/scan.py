@@ -271,6 +271,8 @@ def _encoded(network: Network, names: Sequence[str], images: Tensor) -> Iterator
     wanted = [name for name in names if name != IMAGES] or [OUTPUT]
     for made in network.forward(images.numpy(), wanted, torch.get_num_threads(), _BATCH_BYTES):
         values = {name: torch.from_numpy(value) for name, value in made.items()}
+        if wrong := next((name for name, value in values.items() if not value.isfinite().all()), None):
+            raise ValueError(f"expected finite values to scan, got others at {wrong!r}")
         batch = images[start : start + len(next(iter(values.values())))]
         start += len(batch)
         yield {**values, IMAGES: batch}, batch

@@ -9,7 +9,7 @@ import torch
 from splitleak.artifacts import provenance
 from splitleak.defenses.artifact import load_whole
 from splitleak.eval.record.evaluator import probabilities
-from splitleak.eval.record.trained_on import trained_splits
+from splitleak.eval.record.trained_on import labelled_splits
 
 
 def target_figures(artifact: Path, images: Path, device: torch.device) -> dict[str, Any]:
@@ -27,9 +27,9 @@ def target_figures(artifact: Path, images: Path, device: torch.device) -> dict[s
 
     Raises:
         FileNotFoundError: There is no artifact, or no split.
-        ValueError: The target was not trained on these splits.
+        ValueError: The target was not trained on these splits, or for other answers than their labels.
     """
-    record, splits = trained_splits(artifact, images)
+    record, splits = labelled_splits(artifact, images)
     whole = load_whole(artifact, device, seed=0)
     document: dict[str, Any] = {"name": record["name"]}
     for part, part_set in (("train", splits.train), ("test", splits.test)):

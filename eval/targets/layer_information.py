@@ -11,7 +11,7 @@ from splitleak.attacker.outputs import Reconstructions
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import WholeModel, load_whole
 from splitleak.defenses.classes.adaptive import white_box
-from splitleak.eval.record.trained_on import trained_splits
+from splitleak.eval.record.trained_on import labelled_splits
 from splitleak.measures.layer_fisher import classification_loss, inversion_loss, layer_fisher
 from splitleak.models.penultimate import penultimate
 
@@ -31,7 +31,7 @@ def measure_layers(artifact: Path, attack: Path, images: Path, *, count: int = 2
         FileNotFoundError: An input does not exist.
         ValueError: The target was not trained on these splits, or classes have unequal numbers of reconstructions.
     """
-    record, splits = trained_splits(artifact, images)
+    record, splits = labelled_splits(artifact, images)
     target = load_whole(artifact, torch.device("cpu"), seed=0)
     by_class = Reconstructions.load(attack / "reconstructions.npz").by_class(target.classes)
     result = layer_information(target, splits.test, splits.train, by_class, images=count)

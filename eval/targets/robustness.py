@@ -13,7 +13,7 @@ from splitleak.config import Config
 from splitleak.defenses.artifact import load_whole
 from splitleak.defenses.classes.adaptive import white_box
 from splitleak.eval.record.evaluator import probabilities
-from splitleak.eval.record.trained_on import trained_splits
+from splitleak.eval.record.trained_on import labelled_splits
 from splitleak.eval.targets.backdoor import recorded_backdoor
 from splitleak.measures.perturbation import bim, fgsm, one_pixel, pgd
 from splitleak.measures.proportion import wilson
@@ -55,9 +55,9 @@ def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, d
 
     Raises:
         FileNotFoundError: There is no artifact, or no split.
-        ValueError: The target was not trained on these splits.
+        ValueError: The target was not trained on these splits, or for other answers than their labels.
     """
-    record, splits = trained_splits(artifact, images)
+    record, splits = labelled_splits(artifact, images)
     whole = load_whole(artifact, device, seed=config.seed)
     test = splits.test.select(torch.arange(min(config.images, len(splits.test))))
     pixels, labels = test.floats(), test.labels

@@ -323,5 +323,5 @@ def same(left: Array, right: Array) -> bool:
         return False
     if left.dtype.kind in "iub":
         return bool(np.array_equal(left, right))
-    spread = float(np.abs(right).max(initial=0.0))
+    spread = float(np.abs(right[np.isfinite(right)]).max(initial=0.0))
     return bool(np.allclose(left, right, rtol=1e-4, atol=1e-4 * spread, equal_nan=True))

@@ -76,6 +76,12 @@ def test_images_of_another_shape_are_refused(tmp_path, splits):
         )
 
 
+def test_images_of_another_shape_are_not_taught(artifact):
+    other = split(load("builtin").fitted(4, 1), SplitConfig(public=5, victims=5, train=30, test=20))
+    with pytest.raises(ValueError, match=r"expected images \(1, 8, 8\), as .* takes them, got \(1, 4, 4\)"):
+        taught(artifact[0], other)
+
+
 def test_what_was_trained_here_is_not_imported(tmp_path, artifact):
     folder, _ = artifact
     model, networks = read_networks(folder)

@@ -190,7 +190,7 @@ def _gemm(node: Node) -> Run:
     turns_left, turns_right = bool(node.integer("transA", 0)), bool(node.integer("transB", 0))
 
     def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-        left, right = left.mT if turns_left else left, right.mT if turns_right else right
+        left, right = left.t() if turns_left else left, right.t() if turns_right else right
         if bias is not None:
             return torch.addmm(bias, left, right, alpha=alpha, beta=beta)
         return left @ right if alpha == 1 else alpha * (left @ right)

@@ -1,11 +1,14 @@
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
+from splitleak.artifacts import write_json
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
-from splitleak.defenses.artifact import save
+from splitleak.defenses.artifact import read_record, save
+from splitleak.defenses.importing import OWN_ANSWER
 from splitleak.defenses.predictions.purifier import PurifierConfig, train_purifier
 from splitleak.defenses.predictions.train_purifier import dispersion, purification_cost, train_target_purifier
 from splitleak.defenses.training import train
@@ -75,3 +78,10 @@ def test_other_images_than_the_targets_are_refused(artifact):
     others = split(load("builtin").fitted(16, 1), SplitConfig(seed=1, train=50, public=10, victims=10, test=50))
     with pytest.raises(ValueError, match="images that it was trained on"):
         train_target_purifier(artifact, others, PurifierConfig(), 0, device=CPU)
+
+
+def test_labels_that_are_not_the_outputs_tell_no_accuracy(artifact, small_splits, tmp_path):
+    other = shutil.copytree(artifact, tmp_path / "other")
+    write_json(other / "artifact.json", {**read_record(artifact), "right_answer": OWN_ANSWER})
+    with pytest.raises(ValueError, match="trained for the images' labels"):
+        train_target_purifier(other, small_splits, PurifierConfig(), 0, device=CPU)

@@ -1,8 +1,12 @@
 import dataclasses
+import shutil
 
 import pytest
 
-from splitleak.eval.record.trained_on import trained_images, trained_splits
+from splitleak.artifacts import write_json
+from splitleak.defenses.artifact import read_record
+from splitleak.defenses.importing import OWN_ANSWER
+from splitleak.eval.record.trained_on import labelled_splits, trained_images, trained_splits
 
 
 def test_the_images_of_an_artifact_come_with_its_record(artifact, small_splits, tmp_path):
@@ -20,3 +24,12 @@ def test_other_images_than_those_it_was_trained_on_are_refused(artifact, small_s
         trained_splits(artifact, tmp_path)
     with pytest.raises(ValueError, match=r"test\.npz: expected the images that 'toy' was trained on, got others"):
         trained_images(artifact, tmp_path / "test.npz")
+
+
+def test_labels_of_other_classes_than_the_outputs_are_not_measured_by(artifact, small_splits, tmp_path):
+    small_splits.save(tmp_path / "images")
+    assert labelled_splits(artifact, tmp_path / "images")[0] == read_record(artifact)
+    other = shutil.copytree(artifact, tmp_path / "other")
+    write_json(other / "artifact.json", {**read_record(artifact), "right_answer": OWN_ANSWER})
+    with pytest.raises(ValueError, match="expected labels that are the outputs"):
+        labelled_splits(other, tmp_path / "images")

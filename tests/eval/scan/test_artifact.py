@@ -1,6 +1,9 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from splitleak.defenses.artifact import load_whole, save
 from splitleak.defenses.training import TargetConfig, train
@@ -45,3 +48,34 @@ def test_halves_that_are_onnx_files_are_joined_where_they_were_cut(tiny, tmp_pat
 def test_a_folder_that_is_no_artifact_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="half of an artifact"):
         network_of_artifact(tmp_path)
+
+
+def test_an_import_that_was_trained_further_is_scanned_as_it_is_now(tmp_path, small_splits):
+    from splitleak.defenses.importing import import_network, read_networks
+    from tests.splitleak.graphs.test_network import network as network_of_module
+
+    module = nn.Sequential(nn.Conv2d(1, 3, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(48, 10))
+    whole = network_of_module(module, (1, 16, 16))
+    import_network(whole, whole.cuts()[1], tmp_path / "mine", source="x", name="mine", names=None, images=None)
+    model, networks = read_networks(tmp_path / "mine")
+    target = TargetConfig.parse({"model": model.document(), "training": {"epochs": 1}}, source="test")
+    save(tmp_path / "tuned", "tuned", train(target, small_splits, device=torch.device("cpu"), networks=networks))
+    images = small_splits.victims.floats().numpy()
+    answers = []
+    for folder in (tmp_path / "mine", tmp_path / "tuned"):
+        [values] = network_of_artifact(folder).forward(images, [OUTPUT])
+        answers.append(values[OUTPUT])
+        expected = load_whole(folder, torch.device("cpu")).predict(images)
+        assert np.allclose(answers[-1], expected, atol=1e-4 * np.abs(expected).max())
+    assert not np.allclose(*answers, atol=1e-2)
+
+
+def test_halves_of_two_artifacts_are_not_joined(artifact, tmp_path, tiny):
+    from splitleak.defenses.importing import import_network
+
+    for name, cut in (("one", "doubled"), ("two", "mixed")):
+        import_network(tiny, tiny.cut(cut), tmp_path / name, source="x", name=name, names=None, images=None)
+    shutil.rmtree(tmp_path / "one" / "cloud")
+    (tmp_path / "two" / "cloud").rename(tmp_path / "one" / "cloud")
+    with pytest.raises(ValueError, match="two halves of one artifact"):
+        network_of_artifact(tmp_path / "one")

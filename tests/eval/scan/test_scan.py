@@ -100,6 +100,22 @@ def test_pictures_of_another_size_and_unknown_cuts_are_refused(tiny, owned, atta
         scan(tiny, owned, attacked, ScanConfig(cut="mixd"))
 
 
+def test_a_network_that_overflows_is_no_network_that_leaks_nothing(owned, attacked):
+    nodes = [
+        helper.make_node("MaxPool", ["image"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Log", ["zero"], ["endless"]),
+        helper.make_node("Mul", ["pooled", "endless"], ["wrong"]),
+        helper.make_node("Flatten", ["wrong"], ["answer"]),
+    ]
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])
+    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, 16, 16])
+    told = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", 16])
+    graph = helper.make_graph(nodes, "endless", [given], [told], [zero])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    with pytest.raises(ValueError, match="expected finite values to scan"):
+        scan(network_of(model, NetworkConfig()), owned, attacked, ScanConfig(latency=0))
+
+
 def test_several_tensors_that_cross_at_once_are_one_feature(owned, attacked):
     nodes = [
         helper.make_node("AveragePool", ["image"], ["coarse"], kernel_shape=[4, 4], strides=[4, 4]),
