@@ -131,6 +131,8 @@ def attack(
     assert isinstance(kind, Attack)
     asked = query if isinstance(query, Query) or query is None else _query(query, max_queries, draws)
     classes = None if labels is None else torch.as_tensor(labels).long()
+    if classes is not None and classes.shape != (len(own),):
+        raise ValueError(f"expected labels ({len(own)},), one a public image, got {tuple(classes.shape)}")
     if asked is not None:
         chosen = affordable(asked.budget, len(own), asked.draws * asked.averaging, seed)
         own = own if chosen is None else own[chosen]

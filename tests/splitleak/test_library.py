@@ -116,6 +116,12 @@ def test_what_does_not_fit_is_one_line(encoder, arguments, said):
         splitleak.attack(given.pop("captured"), **given)
 
 
+def test_labels_are_as_many_as_public_images(pictures, encoder):
+    captured = splitleak.capture(encoder, pictures[1])
+    with pytest.raises(ValueError, match=r"expected labels \(80,\), one a public image, got \(3,\)"):
+        splitleak.attack(captured, public=pictures[0], query=encoder, labels=np.zeros(3), name="linear")
+
+
 def test_images_of_another_shape_are_not_scored():
     with pytest.raises(ValueError, match=r"\(2, 3, 8, 8\), as the true ones, got \(2, 3, 8, 9\)"):
         splitleak.score(torch.zeros(2, 3, 8, 9), torch.zeros(2, 3, 8, 8))
