@@ -196,12 +196,12 @@ class Network:
                 if rows == 1:
                     said = first_line(error)
                     raise ValueError(f"expected a network for images {self.image_shape}, but {said}") from None
-                return False, shapes, values
+                return False, {1: shapes[1]}, {1: values[1]}
             shapes[rows] = {name: tuple(map(int, shape)) for name, shape in zip(data, made, strict=False)}
             values[rows] = dict(zip(shaped, made[len(data) :], strict=False))
             answers[rows] = made[-1]
             if rows > 1 and not same(answers[rows][:1], answers[1]):
-                return False, shapes, values
+                return False, {1: shapes[1]}, {1: values[1]}
         return True, shapes, values
 
     def _parameters(self, node: NodeProto, seen: set[str]) -> int:

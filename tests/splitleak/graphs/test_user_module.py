@@ -120,6 +120,20 @@ def test_a_network_of_one_image_at_a_time_is_cut_at_a_submodule() -> None:
     assert cut_after(found, module, "0", {"image": (3, 8, 6)}).after == "Conv"
 
 
+class Drawn(nn.Sequential):
+    def forward(self, images: Tensor) -> Tensor:
+        made: Tensor = super().forward(images)
+        return made + torch.randn(images.shape[0], 2)
+
+
+def test_a_network_that_draws_its_answer_is_cut_as_of_one_image() -> None:
+    found = network(Drawn(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    cut = found.cuts()[0]
+    assert not found.batched
+    assert {*found.shapes} == {*found.values} == {1}
+    assert cloud_half(found, cut).graph.node
+
+
 class OneAtATime(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.reshape(1, 3, 4).relu().sum(2)
