@@ -71,7 +71,7 @@ class Network:
         """Measures all shapes, by three forward passes of one to three images.
 
         Raises:
-            ValueError: The network cannot be computed, or gives no numbers.
+            ValueError: The network cannot be computed, gives no numbers, or draws some at random.
         """
         self.model = model
         self.graph = model.graph
@@ -200,6 +200,8 @@ class Network:
             shapes[rows] = {name: tuple(map(int, shape)) for name, shape in zip(data, made, strict=False)}
             values[rows] = dict(zip(shaped, made[len(data) :], strict=False))
             answers[rows] = made[-1]
+            if rows == 1 and not same(session.run([OUTPUT], {IMAGES: images[:1]})[0], answers[1]):
+                raise ValueError("expected a network that gives an image the same answer twice, got one that draws")
             if rows > 1 and not same(answers[rows][:1], answers[1]):
                 return False, {1: shapes[1]}, {1: values[1]}
         return True, shapes, values

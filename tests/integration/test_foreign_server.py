@@ -147,4 +147,4 @@ def test_a_misspelt_policy_is_an_error_at_the_start(tmp_path):
 def test_a_query_goes_to_an_edge_or_to_a_service(given):
     made = CliRunner().invoke(app, ["query", "--public", "p.npz", *given])
     assert made.exit_code == 2
-    assert "expected --service, or --capture with --edge" in made.output
+    assert "expected --service, --function, or --capture with --edge" in " ".join(made.output.replace("│", " ").split())

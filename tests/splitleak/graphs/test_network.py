@@ -155,3 +155,12 @@ def test_an_answer_that_no_image_changes_is_refused() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(ValueError, match="depends on the images"):
         Network(prepare(model, Preprocessing(), {"x": (1, 2, 2)}, {}, None))
+
+
+def test_a_network_that_draws_at_random_is_refused():
+    nodes = [helper.make_node("RandomNormalLike", ["x"], ["r"]), helper.make_node("Add", ["x", "r"], ["y"])]
+    given, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y"))
+    graph = helper.make_graph(nodes, "g", [given], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ValueError, match="the same answer twice"):
+        Network(prepare(model, Preprocessing(), {"x": (1, 2, 2)}, {}, None))
