@@ -66,6 +66,10 @@ class Query:
         """Whether answers for so many more images are within the budget."""
         return self.budget is None or self.made + images * self.averaging <= self.budget
 
+    def affordable(self, images: int, seed: int) -> Tensor | None:
+        """Which of so many images to ask about, each ``draws`` times; see `affordable`."""
+        return affordable(self.budget, images, self.draws * self.averaging, seed)
+
 
 def affordable(budget: int | None, images: int, each: int, seed: int) -> Tensor | None:
     """Which of the attacker's images to query where a budget does not cover all: a random choice, in their order.

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.attacker.arrays import own_images, read_features, read_pairs
-from splitleak.attacker.base import Attack, Knowledge, Query, Run, affordable, build
+from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.attacker.outputs import ATTACK, Reconstructions, described, write_result
@@ -138,7 +138,7 @@ class Access:
         query, public = self._query(config, public, device, model, of=captured)
         assert public is not None
         if query is not None:
-            chosen = affordable(query.budget, len(public), query.draws * query.averaging, config.seed)
+            chosen = query.affordable(len(public), config.seed)
             public = public if chosen is None else public.select(chosen)
         if query is not None and query.averaging != config.views:
             expected = f"expected pairs of {config.views} views, as the victims'"

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from splitleak.attacker.base import Attack, Knowledge, Query, Run, affordable, build
+from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import Preset
-from splitleak.datasets.images import Images
+from splitleak.datasets.plain import unlabelled
 from splitleak.defenses.base import Defense
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.eval.record.metrics import measured_victims
@@ -134,7 +134,7 @@ def attack(
     if classes is not None and classes.shape != (len(own),):
         raise ValueError(f"expected labels ({len(own)},), one a public image, got {tuple(classes.shape)}")
     if asked is not None:
-        chosen = affordable(asked.budget, len(own), asked.draws * asked.averaging, seed)
+        chosen = asked.affordable(len(own), seed)
         own = own if chosen is None else own[chosen]
         classes = classes if chosen is None or classes is None else classes[chosen]
     chosen_device = resolve_device(device)
@@ -173,14 +173,13 @@ def scan(
     from splitleak.graphs.reading import read_graph
     from splitleak.graphs.user_module import export_module
 
-    own, attacked = (_pixels(images, name) for images, name in ((public, "public"), (victims, "victims")))
-    channels, height, width = own.pixels.shape[1:]
+    own, attacked = unlabelled(_images(public, "public")), unlabelled(_images(victims, "victims"))
     if isinstance(network, nn.Module):
         with evaluating(network):
-            model = export_module(network, {"image": (channels, height, width)})
+            model = export_module(network, {"image": own.shape})
     else:
         model = read_graph(Path(network))
-    found = network_of(model, NetworkConfig(), (channels, height, width))
+    found = network_of(model, NetworkConfig(), own.shape)
     document, _ = measure(found, own, attacked, ScanConfig.parse(settings, source="scan"), report)
     return document
 
@@ -216,12 +215,6 @@ def _answers(encoder: Network, images: Tensor) -> Tensor:
     if features.ndim < 2 or len(features) != len(images):
         raise ValueError(f"expected features ({len(images)}, ...), a row an image, got {tuple(features.shape)}")
     return features.detach().float().cpu()
-
-
-def _pixels(images: Array, name: str) -> Images:
-    """Images as a data set without classes."""
-    pixels = (255 * _images(images, name)).round().to(torch.uint8)
-    return Images(pixels, torch.zeros(len(pixels), dtype=torch.int64), ("",))
 
 
 def _floats(values: Array, name: str) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from splitleak.attacker.base import Run, affordable
+from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
 from splitleak.attacker.reconstruction.prediction import InverterConfig, PredictionInversionAttack, train_inverter
 from splitleak.attacker.training.fitting import predict
@@ -54,7 +54,7 @@ class ClassInference(ClassInversion):
         assert known.public is not None
         assert known.query is not None
         query, images = known.query, known.public
-        chosen = affordable(query.budget, len(images), query.draws * query.averaging, run.seed)
+        chosen = query.affordable(len(images), run.seed)
         images = images if chosen is None else images[chosen]
         answers = torch.stack([query(images) for _ in range(query.draws)])
         if answers.ndim != 3 or answers.shape[1] != len(images):

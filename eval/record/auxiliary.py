@@ -37,7 +37,7 @@ def check_auxiliary(
         ValueError: There is no such kind, or the images contradict it.
     """
     allowed = AUXILIARY.choose(kind)
-    shapes = {tuple(images.pixels.shape[1:]) for images in (auxiliary_images, victims, train)}
+    shapes = {images.shape for images in (auxiliary_images, victims, train)}
     if len(shapes) > 1:
         raise ValueError(f"expected auxiliary images, victims and training images of one shape, got {sorted(shapes)}")
     of_same_set = auxiliary_dataset == target_dataset

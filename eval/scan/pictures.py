@@ -3,7 +3,7 @@
 import torch
 
 from splitleak.datasets import DATASETS, load
-from splitleak.datasets.images import Dataset, Images, fitted_pixels
+from splitleak.datasets.images import Dataset, Images
 from splitleak.logs import Report, silent
 from splitleak.seeding import generator
 
@@ -43,7 +43,7 @@ def choose(
     second = second.select(torch.tensor(unknown, dtype=torch.int64))
     if len(first) + len(second) < _LEAST or not len(second):
         raise ValueError(f"expected at least {_LEAST} different pictures in {data}, got {len(first) + len(second)}")
-    return _fitted(first, image_shape), _fitted(second, image_shape)
+    return first.fitted((height, width), channels), second.fitted((height, width), channels)
 
 
 def _split(loaded: Dataset, victims: int, seed: int) -> tuple[Images, Images]:
@@ -56,13 +56,6 @@ def _split(loaded: Dataset, victims: int, seed: int) -> tuple[Images, Images]:
 
 def _drawn(there: int, wanted: int, seed: int) -> torch.Tensor:
     return torch.randperm(there, generator=generator(seed, "scan", "pictures"))[:wanted]
-
-
-def _fitted(images: Images, image_shape: tuple[int, int, int]) -> Images:
-    channels, height, width = image_shape
-    if tuple(images.pixels.shape[1:]) == image_shape:
-        return images
-    return Images(fitted_pixels(images.pixels, (height, width), channels), images.labels, images.classes)
 
 
 def default_set(channels: int) -> str:

@@ -19,7 +19,7 @@ from splitleak.eval.scan.latency import evenly, time_halves
 from splitleak.graphs.network import Cut, Network
 from splitleak.graphs.prepared import IMAGES, OUTPUT
 from splitleak.logs import Report, silent
-from splitleak.measures.pixel import mse
+from splitleak.measures.pixel import mse, psnr
 from splitleak.measures.ssim import ssim
 from splitleak.seeding import generator
 
@@ -32,7 +32,7 @@ _SKETCH = 2048  # values of a feature, drawn once, that neighbours are looked fo
 _GAUGE = RidgeConfig(outputs=1024, work=8e9)
 _MEMORY = 400 * 2**20  # of the sums and sketches of all rows at once: more take several passes
 _BATCH_BYTES = 2**26  # of the tensors of a batch
-_LEAST_MSE = 1e-10  # stands for what is rebuilt exactly: 100 dB
+_MOST_DB = 100.0  # stands for what is rebuilt exactly
 _SHOWN = 6  # victims whose pictures are kept
 
 Pictures = dict[str, Tensor]
@@ -115,9 +115,8 @@ def scan(
         ValueError: Pictures do not fit the network, there is nowhere to cut it, or the cut to be judged is unknown.
     """
     for images in (public, victims):
-        if tuple(images.pixels.shape[1:]) != network.image_shape:
-            got = tuple(images.pixels.shape[1:])
-            raise ValueError(f"expected pictures {network.image_shape}, as the network takes them, got {got}")
+        if images.shape != network.image_shape:
+            raise ValueError(f"expected pictures {network.image_shape}, as the network takes them, got {images.shape}")
     found = network.cuts(config.tensors)
     if not found:
         raise ValueError(f"expected a place where at most {config.tensors} tensors cross, got none; see --tensors")
@@ -286,11 +285,9 @@ def _nearest(probes: Tensor, gallery: Tensor) -> Tensor:
 
 def _scores(images: Tensor, truth: Tensor) -> dict[str, float]:
     """Means over images ``(N, C, H, W)`` in [0, 1]."""
-    errors = mse(images, truth)
-    decibels = -10 * errors.clamp_min(_LEAST_MSE).log10()
     return {
-        "mse": float(errors.mean()),
-        "psnr": float(decibels.mean()),
+        "mse": float(mse(images, truth).mean()),
+        "psnr": float(psnr(images, truth).clamp_max(_MOST_DB).mean()),
         "ssim": float(ssim(images, truth).mean()),
     }
 

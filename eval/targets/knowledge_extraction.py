@@ -92,7 +92,7 @@ def knowledge_extraction(
         ValueError: A class has no reconstruction, or their shape is not that of the private images.
     """
     classes, per_class = by_class.shape[:2]
-    shape = tuple(private.pixels.shape[1:])
+    shape = private.shape
     if by_class.ndim != 5 or classes != len(private.classes) or tuple(by_class.shape[2:]) != shape or not per_class:
         got = tuple(by_class.shape)
         raise ValueError(f"expected images ({len(private.classes)}, R, *{shape}) of every class, got {got}")

@@ -97,14 +97,6 @@ class Network:
         """Numbers that the network gives for one image."""
         return self.shapes[1][OUTPUT][1]
 
-    @cached_property
-    def operations(self) -> dict[str, int]:
-        """How often each operation on data occurs."""
-        counts: dict[str, int] = {}
-        for node in self._data_nodes:
-            counts[node.op_type] = counts.get(node.op_type, 0) + 1
-        return counts
-
     def cuts(self, tensors: int = 1) -> list[Cut]:
         """Every place where at most ``tensors`` tensors cross, from the images to the output, in the nodes' order.
 

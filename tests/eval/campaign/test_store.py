@@ -12,15 +12,8 @@ from splitleak.eval.campaign import store as store_module
 from splitleak.eval.campaign.config import CampaignConfig
 from splitleak.eval.campaign.plan import Job, make_plan
 from splitleak.eval.campaign.store import Store
+from tests.eval.campaign.test_runner import DOCUMENT
 
-DOCUMENT = {
-    "name": "toy",
-    "seeds": [0],
-    "datasets": [{"name": "builtin", "channels": 1, "size": 16}],
-    "models": [{"name": "cnn", "architecture": "cnn"}],
-    "methods": [{"name": "Plain"}],
-    "attacks": [{"name": "decoder", "attack": "decoder"}],
-}
 JOB = Job("train-1", "train", "Plain, seed 0", 0, "targets/1", (), 1.0, {})
 
 
