@@ -376,18 +376,39 @@ def load_whole(
     """
     edge = load_edge(folder / "edge", device, seed=seed, engine=engine, allow=allow)
     cloud = load_cloud(folder / "cloud", device, seed=seed, engine=engine)
-    if edge.config.model_copy(update={"half": "cloud"}) != cloud.config:
-        raise ValueError(f"{folder}: expected two halves of one artifact, got {edge.name!r} and {cloud.name!r}")
+    _check_same(folder, edge.config, cloud.config)
     return WholeModel(edge, cloud)
 
 
-def _load(folder: Path, half: str) -> tuple[HalfConfig, SplitModel, dict[str, torch.Tensor] | None]:
+def whole_config(folder: Path) -> TargetConfig:
+    """What both halves of the artifact ``folder`` are of; their weights are not read.
+
+    Raises:
+        FileNotFoundError: There is no artifact at ``folder``, or one half is missing.
+        ValueError: The halves are of different artifacts.
+    """
+    edge, cloud = _read_half(folder / "edge", "edge"), _read_half(folder / "cloud", "cloud")
+    _check_same(folder, edge, cloud)
+    return edge.target
+
+
+def _check_same(folder: Path, edge: HalfConfig, cloud: HalfConfig) -> None:
+    if edge.model_copy(update={"half": "cloud"}) != cloud:
+        raise ValueError(f"{folder}: expected two halves of one artifact, got {edge.name!r} and {cloud.name!r}")
+
+
+def _read_half(folder: Path, half: str) -> HalfConfig:
     path = folder / "half.json"
     if not path.is_file():
         raise FileNotFoundError(f"expected a half of an artifact (<artifact>/{half}) at {folder}")
     config = HalfConfig.read(path)
     if config.half != half:
         raise ValueError(f"{folder}: expected the {half} half, got the {config.half} half")
+    return config
+
+
+def _load(folder: Path, half: str) -> tuple[HalfConfig, SplitModel, dict[str, torch.Tensor] | None]:
+    config = _read_half(folder, half)
     network, imported, weights = config.target.model, None, None
     if isinstance(network, ImportedModel):
         own = torch_half(folder / NETWORK, network)

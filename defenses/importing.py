@@ -10,7 +10,7 @@ import torch
 
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
-from splitleak.defenses.artifact import ARTIFACT, HalfConfig, load_whole, save_imported
+from splitleak.defenses.artifact import ARTIFACT, load_whole, save_imported, whole_config
 from splitleak.defenses.training import TargetConfig
 from splitleak.graphs.halves import check_halves, cloud_half, edge_half
 from splitleak.graphs.importing import network_digest
@@ -98,7 +98,7 @@ def read_networks(artifact: Path) -> tuple[ImportedModel, dict[str, bytes]]:
         FileNotFoundError: There is no artifact.
         ValueError: It was not imported, or defends already.
     """
-    config = HalfConfig.read(artifact / "edge" / "half.json").target
+    config = whole_config(artifact)
     if not isinstance(config.model, ImportedModel) or config.training is not None:
         raise ValueError(f"{artifact}: expected what `splitleak import` wrote, got a target that was trained here")
     return config.model, {half: (artifact / half / NETWORK).read_bytes() for half in ("edge", "cloud")}
@@ -133,9 +133,8 @@ def _accuracy(network: Network, splits: Splits | None) -> tuple[str, float]:
     """What a right answer is, and the share of test images that gets one; an import changes no answer."""
     if splits is None:
         return OWN_ANSWER, 1.0
-    shape = tuple(splits.test.pixels.shape[1:])
-    if shape != network.image_shape:
-        raise ValueError(f"expected images {network.image_shape}, as the network takes them, got {shape}")
+    if splits.test.shape != network.image_shape:
+        raise ValueError(f"expected images {network.image_shape}, as the network takes them, got {splits.test.shape}")
     if len(splits.test.classes) != network.outputs:
         return OWN_ANSWER, 1.0
     answers = np.concatenate([each[OUTPUT] for each in network.forward(splits.test.floats().numpy(), [OUTPUT])])

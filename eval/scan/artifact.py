@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 from torch import nn
 
-from splitleak.defenses.artifact import load_whole
+from splitleak.defenses.artifact import load_whole, whole_config
 from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.network import Network
 from splitleak.graphs.prepared import OURS
@@ -23,8 +23,7 @@ def network_of_artifact(folder: Path) -> Network:
         FileNotFoundError: There is no artifact at ``folder``.
         ValueError: Its halves do not fit together.
     """
-    model = load_whole(folder, resolve_device("cpu"))
-    target = model.cloud.config.target
+    target = whole_config(folder)
     if isinstance(target.model, ImportedModel) and target.training is None:
         edge, cloud = (read_graph(folder / half / NETWORK) for half in ("edge", "cloud"))
         ports = [(edge.graph.output[0].name, cloud.graph.input[0].name)]
@@ -33,6 +32,7 @@ def network_of_artifact(folder: Path) -> Network:
             if OURS in node.name:
                 node.name = f"{OURS}{node.name.replace(OURS, '')}"
         return network_of(whole, NetworkConfig())
+    model = load_whole(folder, resolve_device("cpu"))
     halves = OrderedDict(edge=model.edge.encoder, cloud=model.cloud.head)
     exported = onnx.load_from_string(onnx_bytes(nn.Sequential(halves), model.input_shape))
     return network_of(exported, NetworkConfig(), model.input_shape)

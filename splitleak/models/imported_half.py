@@ -84,10 +84,8 @@ def both_halves(networks: Mapping[str, bytes], model: object) -> tuple[nn.Module
         return None
     if lacking := {"edge", "cloud"} - {*networks}:
         raise ValueError(f"expected both halves of {model.source}, got no {sorted(lacking)[0]} half")
-    edge, cloud = (GraphModule(onnx.load_from_string(networks[half])) for half in ("edge", "cloud"))
-    for key, weight in edge.named_parameters():
-        weight.requires_grad_(not key.startswith(weight_key(f"{IMAGES}.")))  # preprocessing is no weight
-    return (edge, cloud) if model.batched else (OneByOne(edge), OneByOne(cloud))
+    edge, cloud = (_computed(onnx.load_from_string(networks[half]), model) for half in ("edge", "cloud"))
+    return edge, cloud
 
 
 def torch_half(path: Path, model: ImportedModel) -> nn.Module:
@@ -100,8 +98,15 @@ def torch_half(path: Path, model: ImportedModel) -> nn.Module:
     graph = read_graph(path)
     if missing := missing_operations(graph):
         return Unreached(path, missing)
-    module: nn.Module = GraphModule(graph)
-    return (module if model.batched else OneByOne(module)).eval()
+    return _computed(graph, model).eval()
+
+
+def _computed(graph: onnx.ModelProto, model: ImportedModel) -> nn.Module:
+    """A graph in torch; the constants of preprocessing are no weights to be trained."""
+    module = GraphModule(graph)
+    for key, weight in module.named_parameters():
+        weight.requires_grad_(not key.startswith(weight_key(f"{IMAGES}.")))
+    return module if model.batched else OneByOne(module)
 
 
 def file_engine(path: Path, model: ImportedModel) -> Engine:
