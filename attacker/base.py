@@ -33,6 +33,7 @@ class Query:
         draws: int = 1,
         averaging: int = 1,
         answers: Literal["scores", "labels"] = "scores",
+        recorded: bool = False,
     ) -> None:
         """A black box that answers queries.
 
@@ -42,12 +43,14 @@ class Query:
             draws: How often an attack that learns from noise should ask for the same image.
             averaging: Answers of which ``send`` gives the mean; an image costs as many queries.
             answers: ``labels`` are one-hot rows.
+            recorded: ``send`` replays what was answered, so that asking again brings nothing new.
         """
         self._send = send
         self.budget = budget
         self.draws = draws
         self.averaging = averaging
         self.answers = answers
+        self.recorded = recorded
         self.made = 0
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -187,7 +187,7 @@ class Pairs:
             draws, places = zip(*(next(turns[name]) for name in names), strict=True)
             return self.features[list(draws), list(places)]
 
-        return Query(send, budget, draws=len(self.features), averaging=self.averaging)
+        return Query(send, budget, draws=len(self.features), averaging=self.averaging, recorded=True)
 
     def save(self, path: Path) -> None:
         """Writes an ``.npz`` file of plain arrays, whole or not at all."""
@@ -246,7 +246,14 @@ def label_only(query: Query) -> Query:
         answers = query(images)
         return functional.one_hot(answers.argmax(1), answers.shape[1]).float()
 
-    return Query(send, query.budget, draws=query.draws, averaging=query.averaging, answers="labels")
+    return Query(
+        send,
+        query.budget,
+        draws=query.draws,
+        averaging=query.averaging,
+        answers="labels",
+        recorded=query.recorded,
+    )
 
 
 def recorded_query(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,20 +11,70 @@ from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
-from splitleak.models.decoder import LARGE, GridDecoder, decoder_for
+from splitleak.models.decoder import GridDecoder, ResNormDecoder, decoder_for, of_one_scale
 from splitleak.seeding import generator, seeded
 from splitleak.training.modules import to_channels_last
 from splitleak.training.precision import mixed_precision
 
+_MANY_PLACES = 256
+_FEW_PAIRS = 500
 
-class DecoderConfig(FitConfig):
-    """The decoder and its training. The defaults are a preset for a CPU."""
 
-    blocks: int = Field(default=2, ge=0, description="residual blocks at the resolution of the features")
-    channels: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=5e-3, gt=0, description="falls along a cosine to a hundredth")
+class RebuilderConfig(FitConfig):
+    """A decoder, and what its training has whatever its loss."""
+
+    network: Literal["sub-pixel", "res-norm"] = Field(
+        default="sub-pixel", description="where it fits features and picture, see `decoder_for`"
+    )
+    blocks: int | None = Field(
+        default=None, ge=0, description="residual blocks at the resolution of the features; default: see `build`"
+    )
+    channels: int | None = Field(default=None, ge=1, description="default: see `build`")
+    batch_size: int = Field(default=64, ge=2)
     weight_decay: float = Field(default=1e-4, ge=0)
     ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in the loss")
+    average: float = Field(default=0.998, ge=0, lt=1, description="decay of the average of the weights; 0: none")
+    finish: float = Field(default=0.25, ge=0, lt=1, description="share of the epochs, the last, that see all pairs")
+    draws: int = Field(default=16, ge=1, description="answers it asks for an image, where each is drawn anew")
+
+    def build(
+        self,
+        feature_shape: tuple[int, ...],
+        image_shape: tuple[int, int, int],
+        pairs: int,
+        parts: tuple[tuple[int, ...], ...] | None,
+    ) -> nn.Module:
+        """A new decoder, see `decoder_for`, with weights from the global stream.
+
+        Where blocks and channels are left open, a `SubPixelDecoder` has 4 and 64; half as many channels for features of
+        over 256 places, which are easy to invert and cost most, and half as many for fewer than 500 pairs. Another
+        decoder has 2 and 32.
+
+        Args:
+            feature_shape: Without batch dimension.
+            image_shape: ``(C, H, W)``.
+            pairs: That it is to be trained on.
+            parts: Shapes of the tensors that flat features pack, or None.
+        """
+        blocks, channels = 2, 32
+        if self.network == "sub-pixel" and parts is None and of_one_scale(feature_shape, image_shape):
+            blocks, channels = 4, 64
+            channels //= 1 + (math.prod(feature_shape[1:]) > _MANY_PLACES)
+            channels //= 1 + (pairs < _FEW_PAIRS)
+        return decoder_for(
+            feature_shape,
+            image_shape,
+            blocks=blocks if self.blocks is None else self.blocks,
+            channels=self.channels or channels,
+            parts=parts,
+            kind=self.network,
+        )
+
+
+class DecoderConfig(RebuilderConfig):
+    """The decoder and its training. The defaults are a preset for a CPU."""
+
+    learning_rate: float = Field(default=2e-3, gt=0, description="falls along a cosine to a hundredth")
 
 
 class DecoderAttack(Attack):
@@ -33,8 +84,10 @@ class DecoderAttack(Attack):
     aware of any defense on the wire, noise included, because its pairs crossed the same wire.
     Features of any shape; see `decoder_for` for the decoder's form.
     Deviations: the epoch is chosen on held-out public pairs (the published code scores the last one, or chooses it
-    on what it is scored on), and weights are those of that epoch; the CPU preset adds ``1 - SSIM`` to the loss, which
-    leaves the MSE as it is and raises the SSIM, so that neither score flatters a defense (the paper's has none).
+    on what it is scored on), and weights are those of that epoch. The default is a stronger attack of that kind. Its
+    decoder is a `SubPixelDecoder`, whose weights are averaged over the steps; the last quarter of the epochs trains on
+    all pairs; a target that draws noise is asked again for each epoch, up to 16 times an image; and the loss has
+    ``1 - SSIM`` beside the MSE, so that neither score flatters a defense.
     """
 
     name = "decoder"
@@ -45,12 +98,24 @@ class DecoderAttack(Attack):
     @classmethod
     def paper_config(cls) -> DecoderConfig:
         """CEM's ``res_normN8C64``: 50 epochs, batch 256, Adam at 5e-3 (its text; 1e-3, as in its code, is weaker)."""
-        return DecoderConfig(blocks=8, channels=64, epochs=50, batch_size=256, learning_rate=5e-3, ssim_weight=0)
+        return DecoderConfig(
+            network="res-norm",
+            blocks=8,
+            channels=64,
+            epochs=50,
+            batch_size=256,
+            learning_rate=5e-3,
+            ssim_weight=0,
+            average=0,
+            finish=0,
+            draws=1,
+        )
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        config, features = self.config, gather(known, self.name)
-        training = DecoderTraining(config, tuple(features.shape[2:]), known.image_shape, run, known.parts)
+        config, features = self.config, gather(known, self.name, self.config.draws)
+        pairs, shape = len(known.public), tuple(features.shape[2:])
+        training = DecoderTraining(config, shape, known.image_shape, run, known.parts, pairs=pairs)
         self.network = training.decoder
         self.findings = fit(
             self.name,
@@ -63,8 +128,15 @@ class DecoderAttack(Attack):
             modules={"decoder": training.decoder},
             optimizers={"adam": training.optimizer},
             begin=linear_start(training.decoder, run),
+            average=config.average,
+            finish=config.finish,
         )
         return predict(training.decoder, known.captured, run.device)
+
+
+def drawn_in_half(decoder: nn.Module) -> bool:
+    """Whether a decoder is computed in bfloat16 where a CPU is built for it; the published one is not."""
+    return not isinstance(decoder, ResNormDecoder)
 
 
 def linear_start(decoder: nn.Module, run: Run) -> Callable[[Tensor, Tensor], None] | None:
@@ -84,12 +156,12 @@ class DecoderTraining:
         image_shape: tuple[int, int, int],
         run: Run,
         parts: tuple[tuple[int, ...], ...] | None = None,
+        *,
+        pairs: int,
     ) -> None:
-        self.config, self.large = config, math.prod(image_shape[1:]) > LARGE
+        self.config = config
         with seeded(run.seed, "decoder", "init"):
-            self.decoder = decoder_for(
-                feature_shape, image_shape, blocks=config.blocks, channels=config.channels, parts=parts
-            )
+            self.decoder = config.build(feature_shape, image_shape, pairs, parts)
         to_channels_last(self.decoder, run.device)
         weights = self.decoder.parameters()
         self.optimizer = Adam(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -97,6 +169,6 @@ class DecoderTraining:
     def descend(self, features: Tensor, images: Tensor, progress: float) -> Tensor:
         """A step on features ``(B, *cut)`` and images ``(B, C, H, W)``; see `fitting.Descend`."""
         set_rate(self.optimizer, self.config.learning_rate * cosine(progress))
-        with mixed_precision(features.device, on_cpu=self.large):
+        with mixed_precision(features.device, on_cpu=drawn_in_half(self.decoder)):
             rebuilt = self.decoder(features)
         return step(self.optimizer, rebuilding_loss(rebuilt.float(), images, self.config.ssim_weight))

@@ -109,7 +109,7 @@ def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Kn
             spread,
         )
     taken = iter(answers)
-    pairs = replace(known, public=images, query=Query(lambda _: next(taken), draws=len(answers)))
+    pairs = replace(known, public=images, query=Query(lambda _: next(taken), draws=len(answers), recorded=True))
     attack = DecoderAttack(DecoderConfig(epochs=config.decoder_epochs))
     attack(pairs, run.part("decoder"))
     assert attack.network is not None

@@ -1,6 +1,5 @@
 """GAN attack: the decoder trained as a generator, with a rebuilding loss and a Wasserstein critic."""
 
-import math
 from typing import Literal
 
 import torch
@@ -9,10 +8,9 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.reconstruction.decoder import linear_start
+from splitleak.attacker.reconstruction.decoder import RebuilderConfig, drawn_in_half, linear_start
 from splitleak.attacker.training.critic import PatchCritic, gradient_penalty
-from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
-from splitleak.models.decoder import LARGE, decoder_for
+from splitleak.attacker.training.fitting import cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.seeding import generator, seeded
 from splitleak.training.modules import to_channels_last
 from splitleak.training.precision import mixed_precision
@@ -20,23 +18,19 @@ from splitleak.training.precision import mixed_precision
 _BETAS = (0.5, 0.999)
 
 
-class GanConfig(FitConfig):
+class GanConfig(RebuilderConfig):
     """Generator, critic and their training. The defaults are a preset for a CPU."""
 
-    blocks: int = Field(default=2, ge=0, description="residual blocks of the generator at the features' resolution")
-    channels: int = Field(default=32, ge=1, description="of the generator")
     critic_width: int = Field(default=8, ge=1, description="channels of the critic's first convolution")
     start: Literal["scratch", "decoder"] = Field(default="scratch", description="decoder: first train as that does")
     decoder_epochs: int = Field(default=5, ge=1, description="epochs without the critic, if the start is a decoder")
-    decoder_learning_rate: float = Field(default=5e-3, gt=0)
+    decoder_learning_rate: float = Field(default=2e-3, gt=0)
     epochs: int = Field(default=20, ge=1, description="epochs with the critic")
-    learning_rate: float = Field(default=5e-3, gt=0, description="the generator's; both fall along cosines")
+    learning_rate: float = Field(default=2e-3, gt=0, description="the generator's; both fall along cosines")
     critic_learning_rate: float = Field(default=1e-3, gt=0)
     critic_steps: int = Field(default=1, ge=1, description="steps of the critic, one a batch, to one of the generator")
     mse_weight: float = Field(default=1500, gt=0, description="weight of the rebuilding loss beside the critic's")
-    ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in that loss")
     penalty: float = Field(default=10, ge=0, description="weight of the gradient penalty in the critic's loss")
-    weight_decay: float = Field(default=1e-4, ge=0, description="of the generator")
 
 
 class GanAttack(Attack):
@@ -53,7 +47,8 @@ class GanAttack(Attack):
     (the published one has seen most of the images that it is scored on), in the batches of this attack; the epoch is
     chosen on held-out public pairs, those without the critic included; the generator's loss is divided by 1500, which
     changes nothing for Adam but lets weight decay act as on the decoder; and the CPU preset has a narrow critic, one
-    step of it to one of the generator (the published ten), and the decoder's SSIM term and learning rate.
+    step of it to one of the generator (the published ten), and the decoder's network, averaged weights, last epochs on
+    all pairs, SSIM term and learning rate.
     """
 
     name = "gan"
@@ -65,32 +60,33 @@ class GanAttack(Attack):
     def paper_config(cls) -> GanConfig:
         """CEM's: 150 epochs of 128 after the decoder's 50, ten steps of the critic to one of the generator."""
         return GanConfig(
+            network="res-norm",
             blocks=8,
             channels=64,
             critic_width=64,
             start="decoder",
             decoder_epochs=50,
+            decoder_learning_rate=5e-3,
             epochs=150,
             batch_size=128,
             learning_rate=5e-4,
             critic_learning_rate=5e-3,
             critic_steps=10,
             ssim_weight=0,
+            average=0,
+            finish=0,
+            draws=1,
         )
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        config, features = self.config, gather(known, self.name)
+        config, features = self.config, gather(known, self.name, self.config.draws)
         with seeded(run.seed, "gan", "init"):
-            shape = tuple(features.shape[2:])
-            network = decoder_for(
-                shape, known.image_shape, blocks=config.blocks, channels=config.channels, parts=known.parts
-            )
+            network = config.build(tuple(features.shape[2:]), known.image_shape, len(known.public), known.parts)
             critic = PatchCritic(known.image_shape, config.critic_width)
         for module in (network, critic):
             to_channels_last(module, run.device)
-        large = math.prod(known.image_shape[1:]) > LARGE
-        game = Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device), large=large)
+        game = Game(config, network, critic, generator(run.seed, "gan", "between", device=run.device))
         self.network = network
         self.findings = fit(
             self.name,
@@ -105,21 +101,18 @@ class GanAttack(Attack):
             generators={"between": game.draw},
             warm_up=game.warm_up,
             begin=linear_start(network, run),
+            average=config.average,
+            finish=config.finish,
         )
         self.findings["decoder_epochs"] = game.warm_up
         return predict(network, known.captured, run.device)
 
 
 class Game:
-    """The training steps of generator and critic; for ``warm_up`` epochs the generator trains alone.
+    """The training steps of generator and critic; for ``warm_up`` epochs the generator trains alone."""
 
-    ``large``: pictures are, and are drawn in bfloat16 where a CPU is built for it.
-    """
-
-    def __init__(
-        self, config: GanConfig, network: nn.Module, critic: PatchCritic, draw: torch.Generator, *, large: bool = False
-    ) -> None:
-        self.config, self.network, self.critic, self.draw, self.large = config, network, critic, draw, large
+    def __init__(self, config: GanConfig, network: nn.Module, critic: PatchCritic, draw: torch.Generator) -> None:
+        self.config, self.network, self.critic, self.draw = config, network, critic, draw
         self.warm_up = config.decoder_epochs if config.start == "decoder" else 0
         weights = network.parameters
         self.alone = Adam(weights(), lr=config.decoder_learning_rate, weight_decay=config.weight_decay)
@@ -150,7 +143,7 @@ class Game:
         return loss.detach()
 
     def _rebuilt(self, features: Tensor) -> Tensor:
-        with mixed_precision(features.device, on_cpu=self.large):
+        with mixed_precision(features.device, on_cpu=drawn_in_half(self.network)):
             rebuilt: Tensor = self.network(features)
         return rebuilt.float()
 

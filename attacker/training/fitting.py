@@ -1,13 +1,15 @@
 """Supervised training of an inverse network on the attacker's own (feature, image) pairs, shared by such attacks."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from splitleak.attacker.base import Knowledge, Run
 from splitleak.config import Config, digest
@@ -18,6 +20,7 @@ from splitleak.training.memory import affordable_rows
 
 _PREDICT_BATCH = 256
 _MOST_FLOATS = 2**28  # values of features that are kept as float32
+_ASKED_AGAIN = 8  # images, to see whether answers differ from one time to the next
 _CHUNKS = 8  # of so many values, in which more are asked for
 _LARGEST_HALF = torch.finfo(torch.float16).max
 
@@ -34,10 +37,12 @@ class FitConfig(Config):
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share of the public pairs that choose the epoch")
 
 
-def gather(known: Knowledge, name: str) -> Tensor:
+def gather(known: Knowledge, name: str, draws: int = 1) -> Tensor:
     """The features of the public images ``(draws, M, *cut)``, by as many queries as the black box has draws.
 
-    More than 2^28 values, 1 GiB as float32, are asked for a part of the images at a time, and kept as float16.
+    A live one that answers the first images otherwise when asked again is asked ``draws`` times for each, as far as its
+    budget and 2^28 values go. More than so many values, 1 GiB as float32, are asked for a part of the images at a time,
+    and kept as float16.
 
     Raises:
         ValueError: The edge gives other features than those captured; ``name`` is the attack's.
@@ -53,9 +58,15 @@ def gather(known: Knowledge, name: str) -> Tensor:
             raise ValueError(f"{name}: expected features {expected} for the public images, got {got}")
         return features
 
-    values = query.draws * len(public) * math.prod(cut)
-    if values <= _MOST_FLOATS:
-        return ask(public)[None] if query.draws == 1 else torch.stack([ask(public) for _ in range(query.draws)])
+    each = len(public) * math.prod(cut)
+    if query.draws * each <= _MOST_FLOATS:
+        answers = [ask(public) for _ in range(query.draws)]
+        if not query.recorded and draws > len(answers) and query.affords(len(public) + _ASKED_AGAIN):
+            again = ask(public[:_ASKED_AGAIN])
+            if not torch.equal(again, answers[0][:_ASKED_AGAIN]):
+                more = min(draws, _MOST_FLOATS // each) - len(answers)
+                answers += [ask(public) for _ in range(more) if query.affords(len(public))]
+        return torch.stack(answers)
     kept = torch.empty(query.draws, len(public), *cut, dtype=torch.float16)
     size = max(1, _MOST_FLOATS // (_CHUNKS * math.prod(cut)))
     for draw in kept:
@@ -78,11 +89,14 @@ def fit(
     generators: Mapping[str, torch.Generator] | None = None,
     warm_up: int = 0,
     begin: Callable[[Tensor, Tensor], None] | None = None,
+    average: float = 0,
+    finish: float = 0,
 ) -> dict[str, object]:
     """Trains ``network`` on (feature, image) pairs, and leaves it with the weights of the best epoch.
 
-    Best is the least MSE on pairs held out of the training: no victim has a say. Resumable: the checkpoint is
-    identified by config, seed and training pairs.
+    Best is the least MSE on pairs held out of the training: no victim has a say. With ``finish``, the training goes on
+    from there on all pairs, those held out as well, and its last weights count. Resumable: the checkpoint is identified
+    by config, seed and training pairs.
 
     Args:
         name: The attack's, for random streams and errors.
@@ -99,48 +113,82 @@ def fit(
         generators: Those of ``descend``.
         warm_up: Epochs before the config's.
         begin: Called before the first epoch with the features ``(n, *cut)`` and images that ``network`` is trained on.
+        average: Decay of an exponential moving average of the weights, which takes their place in the end and wherever
+            an error is measured (Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992);
+            0: none.
+        finish: Share of the config's epochs, the last ones, that train on all pairs.
 
     Returns:
-        The findings: ``history``, ``chosen_epoch`` (from 1), ``held_out_mse``, that of the mean image, ``parameters``.
+        The findings: ``history``, ``chosen_epoch`` (from 1), ``held_out_mse`` (before the finish), that of the mean
+        image, ``parameters``.
 
     Raises:
         ValueError: There are fewer than three public images.
     """
+    mean = AveragedModel(network, multi_avg_fn=partial(_average, decay=average), use_buffers=True) if average else None
+    judged = network if mean is None else mean.module
     state = Resumable(
         identity=digest([config.document(), run.seed, _sum(features), float(images.sum())]),
-        modules=modules,
+        modules=modules if mean is None else {**modules, "average": mean},
         optimizers=optimizers,
         generators={"order": generator(run.seed, name, "order"), **(generators or {})},
     )
     total, pixels = warm_up + config.epochs, math.prod(images.shape[2:])
+    measured = max(1, total - round(finish * config.epochs))  # epochs, before the finish
     shuffled = torch.randperm(len(images), generator=generator(run.seed, name, "held-out"))
     out, used = shuffled.tensor_split([max(1, round(config.held_out * len(images)))])
     if len(used) < 2:
         raise ValueError(f"{name}: expected at least 3 public images, got {len(images)}")
     features, images = features.to(run.device), images.to(run.device)
+    mean_image_mse = float((images[out] - images[used].mean(0)).square().mean())
     batch_size = max(2, affordable_rows(network.eval(), features[0, :1].float(), pixels, config.batch_size))
     if begin is not None:
         begin(features[0, used], images[used])
     for epoch in epochs("attack", total, state, run.checkpoint, run.report):
+        if epoch == measured and _best(state.history) < measured:
+            network.load_state_dict(state.kept)
+            judged.load_state_dict(state.kept)
+        used = used if epoch < measured else shuffled
         network.train()
         order = used[torch.randperm(len(used), generator=state.generators["order"])]
         batches = [batch for batch in order.split(batch_size) if len(batch) > 1]
         drawn, losses = features[epoch % len(features)], []
         for index, batch in enumerate(batches):
             losses.append(descend(drawn[batch].float(), images[batch], (epoch + index / len(batches)) / total))
-        error = float(functional.mse_loss(predict(network, features[0, out], run.device), images[out].cpu()))
-        if all(error < past["held_out_mse"] for past in state.history):
-            state.kept = {key: value.clone() for key, value in network.state_dict().items()}
-        state.history.append({"loss": float(torch.stack(losses).mean()), "held_out_mse": error})
-    network.load_state_dict(state.kept)
-    errors = [figures["held_out_mse"] for figures in state.history]
+            if mean is not None:
+                mean.update_parameters(network)
+        figures = {"loss": float(torch.stack(losses).mean())}
+        if epoch < measured:
+            error = float(functional.mse_loss(predict(judged, features[0, out], run.device), images[out].cpu()))
+            figures["held_out_mse"] = error
+        state.history.append(figures)
+        if epoch < measured and _best(state.history) == epoch + 1:
+            state.kept = {key: value.clone() for key, value in judged.state_dict().items()}
+    network.load_state_dict(judged.state_dict() if measured < total else state.kept)
+    best = _best(state.history)
     return {
         "history": state.history,
-        "chosen_epoch": errors.index(min(errors)) + 1,
-        "held_out_mse": min(errors),
-        "mean_image_mse": float((images[out] - images[used].mean(0)).square().mean()),
+        "chosen_epoch": best,
+        "held_out_mse": state.history[best - 1]["held_out_mse"],
+        "mean_image_mse": mean_image_mse,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
     }
+
+
+def _best(history: Sequence[Mapping[str, float]]) -> int:
+    """The epoch, from 1, with the least held-out error; the first of several."""
+    errors = [figures["held_out_mse"] for figures in history if "held_out_mse" in figures]
+    return errors.index(min(errors)) + 1
+
+
+def _average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int, *, decay: float) -> None:
+    """Moves an average towards ``current``, the more the fewer weights it has seen; counters are copied."""
+    share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+    for mean, new in zip(averaged, current, strict=True):
+        if mean.dtype.is_floating_point:
+            mean.lerp_(new, share)
+        else:
+            mean.copy_(new)
 
 
 def rebuilding_loss(rebuilt: Tensor, images: Tensor, ssim_weight: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from splitleak.models.grids import Crop, Map, ToGrid, check_parts, grid
 LARGE = 64 * 64
 """Pixels; a larger picture is drawn from a grid of at most so many positions, and its decoder follows memory."""
 
+_NARROWEST = 16  # channels of a sub-pixel decoder at the picture's resolution, at least
+_HIDDEN, _SPREAD = 256, 16  # of its fully connected layers: units, and channels of what they give
+_MOST_WEIGHTS = 4_000_000
 _MOST_WIDENING = 4
 _MOST_DIRECT = (2048, 4_000_000)  # values that the linear decoder sees for a position, and its weights
 _POSITIONS_A_VALUE = 64  # of the pairs, that its least squares are over
@@ -85,6 +89,56 @@ class ResNormDecoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         images: Tensor = self.layers(features)
         return images.mean(1, keepdim=True) if self.grey else images
+
+
+class SubPixelDecoder(nn.Module):
+    """The attacker's default decoder: features ``(N, c, h, w)`` to images ``(N, C, H, W)``, values in (0, 1).
+
+    Normalised features go through a 3×3 convolution and residual blocks at their own resolution; for each doubling of
+    the side, a convolution whose channels become 2×2 pixels (Shi et al., "Real-time single image and video
+    super-resolution using an efficient sub-pixel convolutional neural network", CVPR 2016) and another residual block.
+    Two fully connected layers let each place see the whole feature, where they have at most four million weights. On
+    the same pairs, in the same time, it is stronger than `ResNormDecoder`.
+
+    Args:
+        feature_shape: ``(c, h, w)``.
+        image_shape: ``(C, H, W)``.
+        blocks: Residual blocks at the features' resolution.
+        channels: Width there; halved with each doubling, down to 16.
+
+    Raises:
+        ValueError: ``image_shape`` is not ``feature_shape`` with both sides times one power of two (1 included).
+    """
+
+    def __init__(self, feature_shape: tuple[int, ...], image_shape: Map, *, blocks: int, channels: int) -> None:
+        super().__init__()
+        arriving, high, wide = feature_shape
+        ups = doublings(feature_shape, image_shape)
+        widths = [max(channels >> up, min(channels, _NARROWEST)) for up in range(ups + 1)]
+        self.normalised = nn.BatchNorm2d(arriving)
+        self.local = nn.Conv2d(arriving, channels, 3, padding=1)
+        values, spread = arriving * high * wide, _SPREAD * high * wide
+        self.whole: nn.Module | None = None
+        if _HIDDEN * (values + spread) <= _MOST_WEIGHTS:
+            mixed = nn.Conv2d(_SPREAD, channels, 1)
+            for weights in mixed.parameters():
+                nn.init.zeros_(weights)
+            layers = (nn.Flatten(), nn.Linear(values, _HIDDEN), nn.ReLU(True), nn.Linear(_HIDDEN, spread))
+            self.whole = nn.Sequential(*layers, nn.Unflatten(1, (_SPREAD, high, wide)), mixed)
+        drawn: list[nn.Module] = [ResidualBlock(channels, channels) for _ in range(blocks)]
+        for width, narrow in pairwise(widths):
+            drawn += [nn.BatchNorm2d(width), nn.ReLU(True), nn.Conv2d(width, 4 * narrow, 3, padding=1)]
+            drawn += [nn.PixelShuffle(2), ResidualBlock(narrow, narrow)]
+        last = nn.Conv2d(widths[-1], image_shape[0], 3, padding=1)
+        self.drawn = nn.Sequential(*drawn, nn.BatchNorm2d(widths[-1]), nn.ReLU(True), last, nn.Sigmoid())
+
+    def forward(self, features: Tensor) -> Tensor:
+        normalised = self.normalised(features)
+        arrived = self.local(normalised)
+        if self.whole is not None:
+            arrived = arrived + self.whole(normalised)
+        images: Tensor = self.drawn(arrived)
+        return images
 
 
 class GridDecoder(nn.Module):
@@ -189,10 +243,11 @@ def decoder_for(
     blocks: int = 8,
     channels: int = 64,
     parts: tuple[tuple[int, ...], ...] | None = None,
+    kind: Literal["res-norm", "sub-pixel"] = "res-norm",
 ) -> nn.Module:
-    """The decoder for features of a shape: `ResNormDecoder` where it fits, else `GridDecoder`.
+    """The decoder for features of a shape: `ResNormDecoder` or `SubPixelDecoder` where they fit, else `GridDecoder`.
 
-    The first fits features ``(c, h, w)`` whose sides are those of the picture divided by one power of two, of pictures
+    These two fit features ``(c, h, w)`` whose sides are those of the picture divided by one power of two, of pictures
     of at most `LARGE` pixels.
 
     Args:
@@ -201,6 +256,7 @@ def decoder_for(
         blocks: Residual blocks after the first.
         channels: Width.
         parts: Shapes of the tensors that flat features pack, one after another; None: they are one tensor.
+        kind: Which of the two that fit.
 
     Raises:
         ValueError: Parts are not what the features hold, or features have more than three axes.
@@ -208,12 +264,21 @@ def decoder_for(
     if parts is not None:
         check_parts(feature_shape, parts)
         return GridDecoder(parts, image_shape, blocks=blocks, channels=channels)
-    if math.prod(image_shape[1:]) <= LARGE and len(feature_shape) == 3:
-        try:
-            return ResNormDecoder(feature_shape, image_shape, blocks=blocks, channels=channels)
-        except ValueError:
-            pass
+    if of_one_scale(feature_shape, image_shape):
+        fitting = SubPixelDecoder if kind == "sub-pixel" else ResNormDecoder
+        return fitting(feature_shape, image_shape, blocks=blocks, channels=channels)
     return GridDecoder((feature_shape,), image_shape, blocks=blocks, channels=channels)
+
+
+def of_one_scale(feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> bool:
+    """Whether features are a map ``(c, h, w)`` some `doublings` below a picture of at most `LARGE` pixels."""
+    if math.prod(image_shape[1:]) > LARGE or len(feature_shape) != 3:
+        return False
+    try:
+        doublings(feature_shape, image_shape)
+    except ValueError:
+        return False
+    return True
 
 
 def _direct(arriving: int, outputs: int) -> nn.Conv2d | None:

@@ -26,8 +26,11 @@ def pairs(draws=1, count=20):
 
 def fitted(descend, network, draws=1, total=3, **changes):
     features, images = pairs(draws, changes.pop("count", 20))
+    end = {key: changes.pop(key) for key in ("average", "finish", "run") if key in changes}
+    run = end.pop("run", Run())
     config = FitConfig(**{"epochs": total, "batch_size": 8, **changes})
-    return fit("toy", network, descend, features, images, config, Run(), modules={"network": network}, optimizers={})
+    modules = {"network": network}
+    return fit("toy", network, descend, features, images, config, run, modules=modules, optimizers={}, **end)
 
 
 def test_each_epoch_sees_every_pair_that_is_not_held_out_once():
@@ -69,6 +72,74 @@ def test_the_best_epoch_on_the_held_out_pairs_is_kept_and_told():
     assert findings["held_out_mse"] == errors[1] == min(errors)
     assert network.gain.item() == pytest.approx(0.9)
     assert findings["held_out_mse"] < findings["mean_image_mse"]
+
+
+def test_the_finish_trains_on_all_pairs_and_its_last_weights_count():
+    network, gains, seen = Gain(), iter([0.9, 0.5, 0.2, 0.3]), []
+
+    def descend(batch, target, progress):
+        seen.append((len(target), network.gain.item()))
+        network.gain.data.fill_(next(gains))
+        return torch.tensor(1.0)
+
+    findings = fitted(descend, network, total=4, batch_size=20, finish=0.5)
+    assert [count for count, _ in seen] == [18, 18, 20, 20]
+    assert seen[2][1] == pytest.approx(0.9), "it goes on from the best epoch so far"
+    assert network.gain.item() == pytest.approx(0.3)
+    assert [sorted(figures) for figures in findings["history"]] == [["held_out_mse", "loss"]] * 2 + [["loss"]] * 2
+    assert (findings["chosen_epoch"], findings["held_out_mse"]) == (1, findings["history"][0]["held_out_mse"])
+
+
+def test_the_average_of_the_weights_is_judged_and_kept():
+    network, gains = Gain(), iter([1.0, 0.0, 0.0])
+
+    def descend(batch, target, progress):
+        network.gain.data.fill_(next(gains))
+        return torch.tensor(1.0)
+
+    fitted(descend, network, batch_size=18, average=0.5)
+    averages = [1.0, 1 - 9 / 11, (1 - 9 / 11) * 3 / 12]
+    errors = [(1 - average) ** 2 for average in averages]
+    assert network.gain.item() == pytest.approx(averages[errors.index(min(errors))])
+    fitted(descend_to([1.0, 0.0, 0.0], network), network, batch_size=20, average=0.5, finish=0.67)
+    assert network.gain.item() == pytest.approx(averages[2])
+
+
+def descend_to(gains, network):
+    given = iter(gains)
+
+    def descend(batch, target, progress):
+        network.gain.data.fill_(next(given))
+        return torch.tensor(1.0)
+
+    return descend
+
+
+def test_averaged_and_finished_it_is_taken_up_again_where_it_was(tmp_path, killed):
+    def trained(run):
+        network = Gain()
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+
+        def descend(batch, target, progress):
+            loss = (network(batch) - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        features, images = pairs()
+        config = FitConfig(epochs=8, batch_size=8)
+        given = {"modules": {"network": network}, "optimizers": {"adam": optimizer}, "average": 0.9, "finish": 0.5}
+        findings = fit("toy", network, descend, features, images, config, run, **given)
+        return network.gain.item(), findings
+
+    whole = trained(Run())
+    for epoch in (3, 4, 5, 7):
+        checkpoint = tmp_path / str(epoch)
+        with pytest.raises(KeyboardInterrupt):
+            trained(Run(checkpoint=checkpoint, report=killed(epoch)))
+        assert checkpoint.exists()
+        assert trained(Run(checkpoint=checkpoint)) == whole
 
 
 def test_the_share_of_the_training_that_is_over_rises_from_0_to_below_1():

@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from splitleak.models.counting import count_macs
-from splitleak.models.decoder import LARGE, GridDecoder, ResidualBlock, ResNormDecoder, decoder_for
+from splitleak.models.decoder import (
+    LARGE,
+    GridDecoder,
+    ResidualBlock,
+    ResNormDecoder,
+    SubPixelDecoder,
+    decoder_for,
+    of_one_scale,
+)
 from splitleak.models.split import output_shape
 
 
@@ -44,10 +52,10 @@ def test_multiply_accumulates_count_as_published(blocks, thousands):
 )
 def test_images_have_their_shape_and_lie_strictly_between_0_and_1(feature, image):
     torch.manual_seed(0)
-    decoder = ResNormDecoder(feature, image, blocks=1, channels=8)
-    images = decoder(torch.rand(3, *feature))
-    assert images.shape == (3, *image)
-    assert 0 < images.min() < images.max() < 1
+    for kind in (ResNormDecoder, SubPixelDecoder):
+        images = kind(feature, image, blocks=1, channels=8)(torch.rand(3, *feature))
+        assert images.shape == (3, *image)
+        assert 0 < images.min() < images.max() < 1
 
 
 @pytest.mark.slow
@@ -73,6 +81,19 @@ def test_any_number_of_doublings_reaches_the_image(side, doublings, narrow, colo
 def test_shapes_that_doubling_cannot_join_are_refused(feature, image):
     with pytest.raises(ValueError, match=r"expected .*, got"):
         ResNormDecoder(feature, image)
+    assert not of_one_scale(feature, image)
+
+
+def test_a_sub_pixel_decoder_sees_the_whole_feature_where_that_is_affordable():
+    torch.manual_seed(0)
+    decoder = SubPixelDecoder((8, 8, 8), (1, 32, 32), blocks=0, channels=8).eval()
+    assert decoder.whole is not None
+    torch.nn.init.normal_(decoder.whole[-1].weight)
+    features = torch.rand(1, 8, 8, 8)
+    far = features.clone()
+    far[..., 0, 0] += 1
+    assert (decoder(features) - decoder(far))[..., -8:, -8:].abs().max() > 1e-6
+    assert SubPixelDecoder((64, 32, 32), (1, 32, 32), blocks=0, channels=8).whole is None
 
 
 def test_a_decoder_without_width_is_refused():
