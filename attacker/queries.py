@@ -167,6 +167,28 @@ class Pairs:
         """How many images were sent."""
         return len(self.features) * len(self.hashes) * self.averaging
 
+    def used(self, views: int, draws: int | None, *, source: str) -> "Pairs":
+        """The record as an attacker uses it who averages answers.
+
+        Args:
+            views: Answers that are averaged into one draw: as many as the record averages, or any number that divides
+                the draws of one that averages none.
+            draws: How many of these draws it uses, the first; None: all.
+            source: Of the record, for the error.
+
+        Raises:
+            ValueError: The record averages another number of answers, or has fewer draws.
+        """
+        features, averaging = self.features, self.averaging
+        if averaging == 1 and len(features) % views == 0:
+            features, averaging = features.unflatten(0, (-1, views)).mean(1), views
+        if averaging != views:
+            expected = f"expected pairs of {views} views, as the victims'"
+            raise ValueError(f"{source}: {expected}, got {averaging} and {len(features)} draws")
+        if draws is not None and draws > len(features):
+            raise ValueError(f"{source}: expected {draws} draws of {views} views on record, got {len(features)}")
+        return replace(self, features=features[:draws], averaging=averaging)
+
     def query(self, budget: int | None = None) -> Query:
         """A black box that replays the record: queried again for an image, it gives the next draw, in a cycle.
 
@@ -293,23 +315,28 @@ def requests(capture: Path) -> Iterator[tuple[str, np.ndarray]]:
         seen.add(mark)
 
 
-def victims(capture: Path, *, averaging: int = 1) -> tuple[tuple[str, ...], Tensor]:
+def victims(capture: Path, *, averaging: int = 1, crossings: int | None = None) -> tuple[tuple[str, ...], Tensor]:
     """The ids and features ``(N, *cut)`` of the captured images that are not an attacker's queries.
 
-    Each ``averaging`` consecutive ones show the same image: their features are averaged, under the first one's id.
+    Each ``crossings`` consecutive ones show the same image: the features of the first ``averaging`` of them, by default
+    of all, are averaged, under the first one's id.
 
     Raises:
-        ValueError: There are none, or their number is not a multiple of ``averaging``.
+        ValueError: There are none, or their number is not a multiple of ``crossings``, or that is less than
+            ``averaging``.
     """
+    each = averaging if crossings is None else crossings
     ids, rows = [], []
     for name, features in requests(capture):
         if not _OWN.fullmatch(name):
             rows.append(features)
             ids += [name] if len(features) == 1 else [f"{name}#{row}" for row in range(len(features))]
-    if not ids or len(ids) % averaging:
-        raise ValueError(f"{capture}: expected captured images in groups of {averaging}, got {len(ids)} images")
+    if not ids or len(ids) % each:
+        raise ValueError(f"{capture}: expected captured images in groups of {each}, got {len(ids)} images")
+    if averaging > each:
+        raise ValueError(f"{capture}: expected at most {each} views of an image that crossed so often, got {averaging}")
     captured = torch.from_numpy(np.concatenate(rows))
-    return tuple(ids[::averaging]), captured.unflatten(0, (-1, averaging)).mean(1) if averaging > 1 else captured
+    return tuple(ids[::each]), captured if each == 1 else captured.unflatten(0, (-1, each))[:, :averaging].mean(1)
 
 
 def served_model(capture: Path) -> str:

@@ -69,7 +69,9 @@ class AttackConfig(Config):
     settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     max_queries: int | None = Field(default=None, ge=1, description="images it may send, at most")
-    views: int = Field(default=1, ge=1, description="consecutive requests that show one victim, and are averaged")
+    views: int = Field(default=1, ge=1, description="consecutive requests of one victim that are averaged")
+    crossings: int | None = Field(default=None, ge=1, description="those that show one victim; default: all are averaged")
+    draws: int | None = Field(default=None, ge=1, description="of the answers on record for an image; default: all")
     classes: int | None = Field(default=None, ge=1, description="how many there are; default: as many as are answered")
 
     def build(self) -> Attack | ClassInversion:
@@ -134,15 +136,12 @@ class Access:
         self._refuse(config, _OF_CLASSES, "an attack on victims")
         if public is None:
             raise ValueError("expected images of the attacker's own for an attack on victims, got none")
-        ids, captured, model = self._victims(config.views)
+        ids, captured, model = self._victims(config.views, config.crossings)
         query, public = self._query(config, public, device, model, of=captured)
         assert public is not None
         if query is not None:
             chosen = query.affordable(len(public), config.seed)
             public = public if chosen is None else public.select(chosen)
-        if query is not None and query.averaging != config.views:
-            expected = f"expected pairs of {config.views} views, as the victims'"
-            raise ValueError(f"{self.pairs}: {expected}, got {query.averaging}")
         head, fresh_encoder = _cloud_knowledge(self.head, device)
         half = None if self.encoder is None else load_edge(self.encoder, device)
         return ids, Knowledge(
@@ -208,7 +207,7 @@ class Access:
         if given := [name for name, value in values.items() if value and name in others]:
             raise ValueError(f"expected what {kind} can use, got {', '.join(given)}")
 
-    def _victims(self, views: int) -> tuple[tuple[str, ...], Tensor, str | None]:
+    def _victims(self, views: int, crossings: int | None) -> tuple[tuple[str, ...], Tensor, str | None]:
         """Ids and features or scores of the victims, and the model that gave their scores."""
         given = {"a capture": self.capture, "shared scores": self.shared, "features": self.features}
         starts = [name for name, path in given.items() if path is not None]
@@ -218,8 +217,8 @@ class Access:
         if self.capture is not None:
             if self.service is not None:
                 raise ValueError("expected shared scores beside a service to query, got a capture")
-            return *victims(self.capture, averaging=views), None
-        if self.edge is not None or views != 1:
+            return *victims(self.capture, averaging=views, crossings=crossings), None
+        if self.edge is not None or views != 1 or crossings is not None:
             raise ValueError(f"expected a capture beside an edge to query or several views, got {starts[0]}")
         if self.features is not None:
             if self.service is not None:
@@ -257,6 +256,8 @@ class Access:
             query = artifact_query(load_whole(self.oracle, device, seed=config.seed), config.max_queries)
         elif self.pairs is not None:
             recorded = read_pairs(self.pairs)
+            if of is not None:
+                recorded = recorded.used(config.views, config.draws, source=str(self.pairs))
             if of is not None and recorded.features.shape[2:] != of.shape[1:]:
                 expected = f"expected answers of shape {tuple(of.shape[1:])}, as the victims'"
                 raise ValueError(f"{self.pairs}: {expected}, got {tuple(recorded.features.shape[2:])}")

@@ -173,7 +173,13 @@ def attack(
             help="Tensors that a captured vector packs, 64x56x56+128x28x28; default: what --encoder tells.",
         ),
     ] = None,
-    views: Annotated[int, typer.Option(min=1, help="Consecutive requests of one victim, which are averaged.")] = 1,
+    views: Annotated[int, typer.Option(min=1, help="Consecutive requests of one victim that are averaged.")] = 1,
+    crossings: Annotated[
+        int | None, typer.Option(min=1, help="Requests that show one victim, the first --views of which count.")
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Answers to use of those on record for an image; default: all.")
+    ] = None,
     channel: ChannelFile = None,
     out: Annotated[Path, typer.Option(help="Folder for the reconstructions.")] = Path("runs/attack"),
     attack: Annotated[
@@ -199,7 +205,8 @@ def attack(
 
     given = read_settings(config, settings)
     name = attack or ("decoder" if shared is None else "prediction-inversion")
-    asked = AttackConfig(attack=name, preset=preset, settings=given, seed=seed, views=views)
+    about = {"preset": preset, "seed": seed, "views": views, "crossings": crossings, "draws": draws}
+    asked = AttackConfig.parse({"attack": name, "settings": given, **about}, source="attack")
     access = Access(
         capture=capture,
         public=public,

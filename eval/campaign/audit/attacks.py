@@ -1,0 +1,153 @@
+"""The audit: a fixed, versioned list of attacks on features, from the cheapest to the strongest, for a budget of time.
+
+What AutoAttack is to robustness (Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+diverse parameter-free attacks", ICML 2020): no knobs but a threat model and a budget. Which attacks run, and how long
+each trains, follows from these and from the sizes of target and images alone, not from the clock: an audit that was
+interrupted, or runs elsewhere, has the same jobs.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from splitleak.attacker.reconstruction.decoder import DecoderConfig
+from splitleak.config import Config
+from splitleak.eval.campaign.config import AttackEntry
+from splitleak.models.counting import count_macs
+
+AUDIT = "audit 1"
+"""The list's name and version. Its figures are compared with those of the same version only."""
+
+Threat = Literal["black-box", "white-box", "no-queries"]
+
+_MACS_A_MINUTE = 3e12  # of a training step, on one core with AMX or an AVX-512 of today: the unit of a budget
+_PASSES = 3  # forward, and backward for features and for weights
+_FIXED_MINUTES = 0.15  # of any attack: processes, reading, scoring
+_STEPS_OF_FEW = 4  # times the epochs that fewer pairs get at most, so that they are not trained too short
+_LONGEST, _WORTH_IT = 4, 1.5  # times the default's epochs
+_LARGEST_CAPTURE = 2**29  # bytes of answers on record
+_SLICE = 32  # victims that a search's minutes are told for
+
+
+class AuditConfig(Config):
+    """The threat model, and a budget of time."""
+
+    threat: Threat = Field(default="black-box", description="what the attacker has beside the wire")
+    minutes: float = Field(default=15, gt=0, description="of one core, for all attacks on a target; nominal")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What an audit's length follows from."""
+
+    pairs: int
+    victims: int
+    feature_shape: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    randomised: bool  # whether the target draws anew at each crossing
+    residual: bool = False  # whether its encoder has residual blocks
+
+    @property
+    def crossings(self) -> int:
+        """How often each image crosses the wire: once, or up to 64 times where the target draws anew."""
+        if not self.randomised:
+            return 1
+        each = 4 * math.prod(self.feature_shape) * (self.pairs + self.victims)
+        return max(views for views in (1, 4, 16, 64) if views == 1 or views * each <= _LARGEST_CAPTURE)
+
+    def decoder_minutes(self, config: DecoderConfig) -> float:
+        """Nominal minutes of a decoder attack."""
+        with torch.device("meta"):
+            decoder = config.build(self.feature_shape, self.image_shape, self.pairs, None)
+        macs = count_macs(decoder, self.feature_shape).macs
+        return _FIXED_MINUTES + _PASSES * macs * self.pairs * config.epochs / _MACS_A_MINUTE
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    attack: str
+    minutes: float
+    settings: tuple[tuple[str, Any], ...] = ()
+    views: int = 1
+    max_queries: int | None = None
+
+
+def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
+    """The attacks of an audit, in the order in which they run; those that the budget does not cover are left out.
+
+    The first is always there. A longer decoder takes what the others leave of the budget, up to four times its epochs.
+    """
+    left, chosen = config.minutes, []
+    for candidate in _candidates(config.threat, sizes):
+        if chosen and candidate.minutes > left:
+            continue
+        chosen.append(candidate)
+        left -= candidate.minutes
+    if config.threat != "no-queries" and (longer := _longer(sizes, left)) is not None:
+        chosen.append(longer)
+    return [
+        AttackEntry(
+            name=candidate.name,
+            attack=candidate.attack,
+            settings=dict(candidate.settings),
+            views=candidate.views,
+            max_queries=candidate.max_queries,
+            answers=1 if candidate.max_queries else None,
+            crossings=sizes.crossings,
+            draws=sizes.crossings,
+        )
+        for candidate in chosen
+    ]
+
+
+def _candidates(threat: Threat, sizes: Sizes) -> Iterator[_Candidate]:
+    """By what each is worth for its time, the cheapest first."""
+    if threat == "no-queries":
+        yield from (_Candidate(name, name, 2) for name in ("query-free", "sdar", "fora"))
+        return
+    decoder = sizes.decoder_minutes(DecoderConfig())
+    yield _Candidate("linear", "linear", _FIXED_MINUTES)
+    yield _Candidate("decoder", "decoder", decoder)
+    views = [each for each in (4, 16, 64) if each <= sizes.crossings]
+    if views:
+        often = 16 if 16 in views else views[-1]
+        yield _Candidate(f"decoder, {often} crossings", "decoder", decoder, views=often)
+    if threat == "white-box":
+        yield from _white(sizes, decoder)
+    for queries in (1000, 300, 100):
+        if queries < sizes.pairs:
+            epochs = round(DecoderConfig().epochs * min(_STEPS_OF_FEW, sizes.pairs / queries))
+            share = queries * epochs / (sizes.pairs * DecoderConfig().epochs)
+            name, settings = f"decoder, {queries} queries", (("epochs", epochs),)
+            yield _Candidate(name, "decoder", share * decoder + _FIXED_MINUTES, settings, max_queries=queries)
+    for often in views:
+        if often != 16:
+            yield _Candidate(f"decoder, {often} crossings", "decoder", decoder, views=often)
+
+
+def _white(sizes: Sizes, decoder: float) -> Iterator[_Candidate]:
+    searches = -(-sizes.victims // _SLICE)
+    yield _Candidate("maximum-likelihood", "maximum-likelihood", 2 * decoder)
+    if sizes.residual:
+        yield _Candidate("peel", "peel", 2.0 * searches)
+    yield from (_Candidate(name, name, 2.0 * searches) for name in ("drag", "glass", "pfo"))
+
+
+def _longer(sizes: Sizes, left: float) -> _Candidate | None:
+    """A decoder that trains longer than the default's, as long as there is time."""
+    once = sizes.decoder_minutes(DecoderConfig())
+    times = min(_LONGEST, (left - _FIXED_MINUTES) / (once - _FIXED_MINUTES))
+    if times < _WORTH_IT:
+        return None
+    epochs = int(times * DecoderConfig().epochs)
+    return _Candidate("decoder, longer", "decoder", left, (("epochs", epochs),))
+
+
+def is_audit(entries: Sequence[AttackEntry]) -> bool:
+    """Whether one of a campaign's attacks is the audit."""
+    return any(entry.attack == "audit" for entry in entries)
