@@ -303,8 +303,18 @@ def _become(request: int, folder: int, stdin: int, stdout: int, stderr: int, *_i
         torch.default_generator.seed()
 
 
+def _leave(codes: Sequence[int]) -> None:
+    """Ends a child, without taking apart, object by object, what it shares with the fork server: half a second."""
+    for code in codes:  # of an exception there is none: the interpreter ends as it does
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def _main() -> None:
     module, *preload = sys.argv[1:]
+    codes: list[int] = []
+    atexit.register(_leave, codes)  # as the first, and so the last to be called
     gc.disable()
     for name in preload:
         with contextlib.suppress(ImportError):
@@ -315,7 +325,13 @@ def _main() -> None:
         received = _serve(control)
         control.detach()
     _become(*received)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        codes.append(0)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            codes.append((end.code or 0) & 0xFF)
+        raise
 
 
 if __name__ == "__main__":

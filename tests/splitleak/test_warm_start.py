@@ -28,6 +28,11 @@ if sys.argv[1:2] == ["echo"]:
     sys.exit(int(sys.argv[2]))
 if sys.argv[1:2] == ["raise"]:
     raise KeyError("probe")
+if sys.argv[1:2] == ["exit"]:
+    import atexit
+    atexit.register(print, "left")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("waited for"))).start()
+    sys.exit({"none": None, "said": "why", "large": 259}[sys.argv[2]])
 os.environ["PATH"] += ":probe"
 import numpy, random, torch
 drawn = [random.random(), numpy.random.rand(), torch.rand(()).item()]
@@ -111,8 +116,13 @@ def test_streams_and_exit_codes_are_the_childs_own(starter, tmp_path):
         broken = warm.start(["raise"], log)
         assert broken.wait(PATIENCE_S) == 1
         broken.stdin.close(), broken.stdout.close()
+        for how, code in (("none", 0), ("said", 1), ("large", 3)):
+            child = warm.start(["exit", how], log)
+            with child.stdin, child.stdout as output:
+                assert output.read() == b"waited for\nleft\n"
+            assert child.wait(PATIENCE_S) == code
     assert (tmp_path / "log").read_text().startswith("said to stderr\nTraceback (most recent call last)")
-    assert (tmp_path / "log").read_text().endswith("KeyError: 'probe'\n")
+    assert (tmp_path / "log").read_text().endswith("KeyError: 'probe'\nwhy\n")
 
 
 @pytest.mark.slow
