@@ -1,6 +1,8 @@
+import contextlib
 import gc
 import os
 import subprocess
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,15 +13,18 @@ from hypothesis import settings
 from splitleak.attacker.base import Run
 from splitleak.attacker.prior import PriorConfig, prior_of
 from splitleak.datasets.splits import Splits
+from splitleak.eval.campaign.processes import PRELOADED
 from splitleak.outputs import locked
 from splitleak.testing import material
 from splitleak.training.fit import epochs
+from splitleak.warm_start import Starter
 
 settings.register_profile("suite", deadline=None)  # how long an example takes is up to what else the machine does
 settings.load_profile("suite")
 torch.set_num_threads(1)  # of each worker, and for the examples too, which no fixture of this folder reaches
 gc.disable()  # until all is collected: modules and cases are no garbage
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # child processes share the cores: threads that wait do not spin
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as campaigns of one thread set it: all children come of one fork server
 
 
 def pytest_ignore_collect(collection_path):
@@ -58,6 +63,23 @@ class Page(HTMLParser):
 def parsed():
     """``parsed(html)``: a page taken apart."""
     return Page
+
+
+@pytest.fixture(scope="session")
+def run_command():
+    """``run_command("list", ...)`` runs a command in a process of its own, started warm, as `subprocess.run` would."""
+
+    def run(*arguments, folder=".", environment=os.environ):
+        with tempfile.TemporaryFile() as errors:
+            with contextlib.chdir(folder):
+                process = Starter("splitleak", PRELOADED, environment).start(list(map(str, arguments)), errors)
+            with process.stdin, process.stdout as output:
+                said = output.read().decode()
+            code = process.wait()
+            errors.seek(0)
+            return subprocess.CompletedProcess(arguments, code, said, errors.read().decode())
+
+    return run
 
 
 @pytest.fixture(scope="session")

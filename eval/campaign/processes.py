@@ -1,10 +1,8 @@
 """Child processes of an evaluation: ``splitleak`` commands and services, which end when their parent does."""
 
 import json
-import os
 import shlex
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +12,20 @@ from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO
 
 from splitleak.parent_watch import child_environment
+from splitleak.warm_start import Process, Starter
 
 _STOP_S = 10.0
+PRELOADED = (
+    "splitleak.cli",
+    "splitleak.library",
+    "splitleak.eval.campaign.jobs",
+    "splitleak.cloud.service",
+    "splitleak.edge.service",
+    "splitleak.attacker.tap",
+    "torchvision.datasets",
+    "torch._dynamo",  # by the first step of an optimiser, and in a second
+    "rich.progress",
+)
 
 
 class Children:
@@ -25,12 +35,12 @@ class Children:
         """``environment`` is added to that of this process; ``inherited`` file descriptors stay open in every child."""
         self._environment = {**child_environment(), **(environment or {})}
         self._inherited = tuple(inherited)
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[Process] = set()
         self._lock = threading.Lock()
         self._stopped = False
 
     @contextmanager
-    def start(self, arguments: Sequence[str], errors: BinaryIO | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    def start(self, arguments: Sequence[str], errors: BinaryIO | None = None) -> Iterator[Process]:
         """Runs a ``splitleak`` command, at most while the block does; its stdout is a pipe, ``errors`` gets its stderr.
 
         It has its own process group: Ctrl-C in a terminal signals this process only, which then stops the child.
@@ -38,18 +48,11 @@ class Children:
         Raises:
             InterruptedError: `stop` was called.
         """
+        starter = Starter("splitleak", PRELOADED, self._environment)
         with self._lock:
             if self._stopped:
                 raise InterruptedError(f"expected to start {arguments[0]}, but everything is being stopped")
-            process = subprocess.Popen(
-                _command([*arguments, "--json"]),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=self._environment,
-                pass_fds=self._inherited if os.name == "posix" else (),  # Windows has no such thing
-                process_group=0,
-            )
+            process = starter.start([*arguments, "--json"], errors, self._inherited)
             self._running.add(process)
         try:
             yield process
@@ -93,7 +96,7 @@ class Children:
 class Service:
     """A running ``splitleak`` service; its events are JSON objects on its stdout, one a line."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path, log_start: int = 0) -> None:
+    def __init__(self, name: str, process: Process, log: Path, log_start: int = 0) -> None:
         """Of the ``log``, which earlier runs wrote to as well, its own lines are those from byte ``log_start`` on."""
         self.name, self.process, self._log, self._log_start = name, process, log, log_start
         self._events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
@@ -135,7 +138,7 @@ def service(arguments: Sequence[str], log: Path, children: Children | None = Non
         yield Service(arguments[0], process, log, errors.tell())
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Process) -> None:
     """Terminates a process, and kills it after a timeout."""
     process.terminate()
     try:
@@ -143,7 +146,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-P", "-m", "splitleak", *arguments]

@@ -4,15 +4,15 @@ And a campaign on disk whose records are made up: the report is a function of re
 """
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from splitleak.artifacts import write_json
 from splitleak.attacker.outputs import Reconstructions
+from splitleak.cli import app
 from splitleak.defenses.artifact import save
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.ledger import Entry, Ledger, images_digest
@@ -364,15 +364,17 @@ def record(artifact, materials):
 
 @pytest.fixture(scope="session")
 def campaign_run(tmp_path_factory):
-    """Runs a campaign, by the text of its file, to its end by the command, and gives its folder."""
+    """Runs a campaign, by the text of its file, to its end by the command, and gives its folder.
+
+    The judge is this process, all others are processes of their own.
+    """
 
     def run(name, text):
         where = tmp_path_factory.mktemp(name)
         (where / "tiny.toml").write_text(text)
         asked = ("campaign", "run", str(where / "tiny.toml"), "--out", str(where / "run"), "--workers", "2")
-        command = [sys.executable, "-P", "-m", "splitleak", *asked]
-        made = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert made.returncode == 0, made.stderr
+        made = CliRunner().invoke(app, asked)
+        assert made.exit_code == 0, made.output
         return where / "run"
 
     return run

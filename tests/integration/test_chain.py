@@ -4,8 +4,6 @@ import contextlib
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,25 +42,12 @@ class Chain:
         return {key: tensor.raw for key, tensor in captures.inference_requests(captures.read(self.folder / name))}
 
 
-def command(*arguments):
-    """The JSON result of a command, run to its end."""
-    made = subprocess.run(
-        [sys.executable, "-P", "-m", "splitleak", *map(str, arguments), "--json"],
-        stdin=subprocess.PIPE,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert made.returncode == 0, made.stderr
-    return json.loads(made.stdout.splitlines()[-1])
-
-
 def children_of(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory, small_splits):
+def chain(tmp_path_factory, small_splits, run_command):
     folder = tmp_path_factory.mktemp("chain")
     document = {
         "model": {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10},
@@ -97,7 +82,9 @@ def chain(tmp_path_factory, small_splits):
             *("--edge", address("edge"), "--out", str(folder / "attack"), "--threads", "1"),
             *("--set", "epochs=3", "--set", "channels=16", "--set", "blocks=1", "--set", "batch_size=16"),
         ]
-        attacked = command(*attack_arguments)
+        attack = run_command(*attack_arguments, "--json")
+        assert attack.returncode == 0, attack.stderr
+        attacked = json.loads(attack.stdout.splitlines()[-1])
         pids = {name: each.process.pid for name, each in running.items()}
         for name, each in running.items():
             children[name] = children_of(each.process.pid)
@@ -109,12 +96,13 @@ def chain(tmp_path_factory, small_splits):
 
 
 @pytest.fixture(scope="module")
-def record(chain):
+def record(chain, run_command):
     folder = chain.folder
-    command(
+    scored = run_command(
         *("score", "--artifact", folder / "target", "--attack", folder / "attack", "--out", folder / "run" / "cell"),
         *("--truth", folder / "victims" / "images.npz", "--ledger", folder / "ledger.json"),
     )
+    assert scored.returncode == 0, scored.stderr
     return load_record(folder / "run" / "cell")
 
 
@@ -202,8 +190,8 @@ def test_the_score_is_of_what_the_attacker_rebuilt(chain, record, small_splits):
     assert errors.mean() < 0.8 * mean_image
 
 
-def test_the_report_shows_the_run(chain, record):
-    command("report", chain.folder / "run")
+def test_the_report_shows_the_run(chain, record, run_command):
+    assert run_command("report", chain.folder / "run").returncode == 0
     html = (chain.folder / "run" / "report" / "report.html").read_text(encoding="utf-8")
     assert html.count("data:image/png;base64,") == 2  # a strip of victims, and one of what was rebuilt of them
     assert f"{record.mse:.4f}" in html

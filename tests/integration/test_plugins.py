@@ -51,16 +51,15 @@ class Half(Defense):
 class Shell:
     """A folder in which ``splitleak`` is called, with or without their package installed."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, run_command):
+        self.folder, self._run = folder, run_command
 
     def __call__(self, *arguments, theirs=True):
         """Exit status, standard output and standard error."""
         path = os.pathsep.join([str(ROOT), *([str(THEIRS)] if theirs else [])])
         environment = {key: value for key, value in os.environ.items() if key not in (plugins.ALLOW_PLUGIN,)}
         environment |= {"PYTHONPATH": path, "COLUMNS": "400"}
-        command = [sys.executable, "-m", "splitleak", *map(str, arguments)]
-        ran = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=500)
+        ran = self._run(*arguments, folder=self.folder, environment=environment)
         return ran.returncode, ran.stdout, ran.stderr
 
     def done(self, *arguments, **how):
@@ -70,8 +69,8 @@ class Shell:
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory):
-    shell = Shell(tmp_path_factory.mktemp("theirs"))
+def shell(tmp_path_factory, run_command):
+    shell = Shell(tmp_path_factory.mktemp("theirs"), run_command)
     shell.done("split", "--data", "stripes", "--size", 16, "--public", 60, "--victims", 8, "--out", "images")
     quick = ("--images", "images", "--set", "training.epochs=1")
     shell.done("train", *quick, *BLURRED, "--out", "blurred")

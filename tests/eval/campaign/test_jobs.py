@@ -135,15 +135,15 @@ def test_the_run_ends_with_a_report(alone, records):
         assert pictures["truth"].shape == (12, 1, 16, 16)
 
 
-def test_ctrl_c_ends_the_children_says_how_to_go_on_and_is_no_failure(tmp_path):
+def test_ctrl_c_ends_the_children_says_how_to_go_on_and_is_no_failure(tmp_path, run_command):
     (tmp_path / "tiny.toml").write_text(CAMPAIGN)
     run = tmp_path / "run"
-    command = [sys.executable, "-P", "-m", "splitleak", "campaign", "run", str(tmp_path / "tiny.toml")]
-    command += ["--out", str(run), "--set", "training.epochs=500"]
+    asked = ["campaign", "run", str(tmp_path / "tiny.toml"), "--out", str(run), "--set", "training.epochs=500"]
+    from_terminal = [sys.executable, "-P", "-m", "splitleak", *asked]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, children ignore it too
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(from_terminal, stderr=subprocess.PIPE, text=True) as running:
         assert "split builtin" in running.stderr.readline()
-        refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        refused = run_command(*asked)
         assert (refused.returncode, f"but process {running.pid} (" in refused.stderr) == (1, True)
         running.send_signal(signal.SIGINT)
         said = running.stderr.read()

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from splitleak.eval.campaign.processes import Children, service
+from splitleak.warm_start import COLD_START
 
 PATIENCE_S = 60.0
 
@@ -131,6 +133,24 @@ def test_children_hold_what_they_inherit_and_are_out_of_a_terminals_reach(tmp_pa
         opened = {path.resolve() for path in Path(f"/proc/{tap.process.pid}/fd").iterdir()}
         assert (tmp_path / "held").resolve() in opened
         assert os.getpgid(tap.process.pid) != os.getpgid(0)
+
+
+@pytest.mark.slow
+def test_a_warm_child_trains_the_target_that_a_cold_one_trains(small_splits, tmp_path):
+    small_splits.save(tmp_path / "images")
+    config = {"model": {"architecture": "cnn", "width": 0.25}, "training": {"epochs": 1}, "seed": 5}
+    (tmp_path / "target.json").write_text(json.dumps(config))
+    given = ["train", "--images", str(tmp_path / "images"), "--threads", "1", "--config", str(tmp_path / "target.json")]
+    for name, environment in (("warm", {}), ("cold", {COLD_START: "1"})):
+        Children(environment).run([*given, "--out", str(tmp_path / name / "toy")], tmp_path / f"{name}.log")
+    for half in ("edge", "cloud"):
+        warm, cold = (files_of(tmp_path / name / "toy" / half) for name in ("warm", "cold"))
+        assert len(warm) == 2
+        assert warm == cold
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -87,11 +85,8 @@ def test_the_status_of_what_is_no_campaign_is_refused(call, tmp_path):
 
 
 @pytest.mark.slow
-def test_recorded_results_are_reported_again_by_the_command(tmp_path, parsed):
-    asked = ("campaign", "report", str(RESULTS / "cem_small"), "--out", str(tmp_path / "out"))
-    made = subprocess.run(
-        [sys.executable, "-P", "-m", "splitleak", *asked], capture_output=True, text=True, timeout=300
-    )
+def test_recorded_results_are_reported_again_by_the_command(tmp_path, parsed, run_command):
+    made = run_command("campaign", "report", RESULTS / "cem_small", "--out", tmp_path / "out")
     assert made.returncode == 0, made.stderr
     assert made.stdout.replace("\n", "") == f"Report: {tmp_path / 'out' / 'report.html'}"
     for name in ("report.md", "table.csv"):

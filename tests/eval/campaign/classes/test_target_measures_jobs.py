@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -83,19 +81,15 @@ def test_the_report_shows_them_and_its_table_has_them(folder):
     assert all(value for value in row.values())
 
 
-def test_the_status_counts_them_beside_the_cell_and_its_score(folder):
-    asked = ("campaign", "status", str(folder))
-    told = subprocess.run(
-        [sys.executable, "-P", "-m", "splitleak", *asked], capture_output=True, text=True, timeout=100
-    )
+def test_the_status_counts_them_beside_the_cell_and_its_score(folder, run_command):
+    told = run_command("campaign", "status", folder)
     assert told.returncode == 0, told.stderr
     assert "besides" in told.stdout
     assert "recognised" in told.stdout
 
 
-def test_a_second_run_finds_nothing_to_do(folder):
-    plan = ("campaign", "plan", str(folder.parent / "tiny.toml"), "--out", str(folder), "--json")
-    told = subprocess.run([sys.executable, "-P", "-m", "splitleak", *plan], capture_output=True, text=True, timeout=100)
+def test_a_second_run_finds_nothing_to_do(folder, run_command):
+    told = run_command("campaign", "plan", folder.parent / "tiny.toml", "--out", folder, "--json")
     jobs = json.loads(told.stdout)["jobs"]
     assert jobs["besides"] == {"jobs": 5, "done": 5}
     assert all(found["jobs"] == found["done"] for found in jobs.values())
