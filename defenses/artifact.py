@@ -307,7 +307,7 @@ def load_edge(
         RuntimeError: The engine cannot compute it.
     """
     permit(*allow)
-    config, model, weights = _load(folder, "edge")
+    config, model, weights = _load(folder, "edge", in_torch=not _by_onnx_runtime(engine, device))
     stack = Stack.build(config.target.defenses, on_wire_only=True)
     if weights is not None:
         whole = nn.ModuleDict({"encoder": model.encoder, "stack": stack})
@@ -345,7 +345,7 @@ def load_cloud(
         RuntimeError: The engine cannot compute it.
     """
     permit(*allow)
-    config, model, weights = _load(folder, "cloud")
+    config, model, weights = _load(folder, "cloud", in_torch=not _by_onnx_runtime(engine, device))
     if weights is not None:
         assign_weights(model.head, weights, f"{folder}: {_FITTING}", assign=True)
     head = to_channels_last(model.head, device).eval()
@@ -407,15 +407,18 @@ def _read_half(folder: Path, half: str) -> HalfConfig:
     return config
 
 
-def _load(folder: Path, half: str) -> tuple[HalfConfig, SplitModel, dict[str, torch.Tensor] | None]:
+def _load(folder: Path, half: str, *, in_torch: bool) -> tuple[HalfConfig, SplitModel, dict[str, torch.Tensor] | None]:
+    """A half with its weights, if it has a file of them; one as it was imported has a torch form only ``in_torch``."""
     config = _read_half(folder, half)
     network, imported, weights = config.target.model, None, None
+    if not isinstance(network, ImportedModel) or (folder / _WEIGHTS).exists():
+        weights = load_weights(folder / _WEIGHTS)
     if isinstance(network, ImportedModel):
-        own = torch_half(folder / NETWORK, network)
+        own: nn.Module = Unreached(f"{folder}: expected to be loaded with engine 'torch', got another")
+        if in_torch or weights is not None:
+            own = torch_half(folder / NETWORK, network)
         edge, head = StandIn(network.features), StandIn((network.classes,))
         imported = (own, head) if half == "edge" else (edge, own)
-    if imported is None or (folder / _WEIGHTS).exists():
-        weights = load_weights(folder / _WEIGHTS)
     with torch.device("meta"):  # builds the other half too, without memory or weights
         model, stack = assemble(config.target, config.dataset, imported)
         stack.finish(model)
@@ -435,7 +438,12 @@ def _engine(
 ) -> Engine:
     """The engine of a half; an imported one as it came runs from its own file where torch is not asked for."""
     network = config.target.model
-    from_file = isinstance(module, Unreached) or (engine in ("auto", "onnx") and device.type == "cpu")
+    from_file = isinstance(module, Unreached) or _by_onnx_runtime(engine, device)
     if isinstance(network, ImportedModel) and not trained and from_file:
         return file_engine(folder / NETWORK, network)
     return choose_engine(engine, module, device, probes, layout)
+
+
+def _by_onnx_runtime(engine: str, device: torch.device) -> bool:
+    """Whether an imported half as it came is computed from its own file."""
+    return engine in ("auto", "onnx") and device.type == "cpu"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnx import ModelProto
 
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
@@ -59,19 +60,9 @@ def import_network(
         RuntimeError: Both halves give something else than the whole.
         ValueError: The images do not fit the network.
     """
-    edge, cloud = edge_half(network, cut), cloud_half(network, cut)
+    model, (edge, cloud) = cut_in_two(network, cut, source=source)
     difference = check_halves(network, edge, cloud)
     splits = None if images is None else Splits.load(images)
-    model = ImportedModel(
-        source=source,
-        network=network_digest(network),
-        cut=cut.name,
-        image_shape=network.image_shape,
-        features=cut.feature_shape,
-        parts=cut.shapes if len(cut.shapes) > 1 else (),
-        classes=network.outputs,
-        batched=network.batched,
-    )
     right, accuracy = _accuracy(network, splits)
     if names is None:
         names = splits.train.classes if splits is not None and right == LABELS else ()
@@ -84,11 +75,26 @@ def import_network(
     about: dict[str, Any] = {"accuracy": accuracy, "right_answer": right, "difference": difference, "notes": notes}
     about["cut"] = {**vars(cut), "name": cut.name}
     record = {"dataset": dict(_NO_IMAGES) if splits is None else splits.record, **about}
-    networks = {"edge": edge.SerializeToString(), "cloud": cloud.SerializeToString()}
     config = TargetConfig(model=model, training=None)
+    networks = {"edge": edge.SerializeToString(), "cloud": cloud.SerializeToString()}
     with claimed(out, ARTIFACT, {"target": config.document(), "name": name}, force=force):
         save_imported(out, name, config, networks, classes=names, record=record)
     return about
+
+
+def cut_in_two(network: Network, cut: Cut, *, source: str) -> tuple[ImportedModel, tuple[ModelProto, ModelProto]]:
+    """What an artifact says of a network, and its halves: the edge's and the cloud's. See `import_network`."""
+    model = ImportedModel(
+        source=source,
+        network=network_digest(network),
+        cut=cut.name,
+        image_shape=network.image_shape,
+        features=cut.feature_shape,
+        parts=cut.shapes if len(cut.shapes) > 1 else (),
+        classes=network.outputs,
+        batched=network.batched,
+    )
+    return model, (edge_half(network, cut), cloud_half(network, cut))
 
 
 def read_networks(artifact: Path) -> tuple[ImportedModel, dict[str, bytes]]:

@@ -64,6 +64,11 @@ class TrainingConfig(Config):
             augment=AugmentConfig(crop_padding=4, flip=True, rotation_degrees=15),
         )
 
+    @classmethod
+    def fine_tuning(cls) -> "TrainingConfig":
+        """Of weights that are good already: a tenth of the learning rate."""
+        return cls(learning_rate=0.005)
+
     def rate(self, progress: float) -> float:
         """The learning rate after ``progress`` epochs (a fraction counts); never 0, which CEM divides by."""
         if progress < self.warmup_epochs:

@@ -28,6 +28,11 @@ def explained(path: Path, expected: str) -> Iterator[None]:
         raise ValueError(str(error) if own else f"{path}: expected {expected}, but {said(error)}") from None
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without its context."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def said(error: BaseException) -> str:
     """An error in one line; one without a message by its name."""
     return " ".join(str(error).split()) or type(error).__name__

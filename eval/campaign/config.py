@@ -2,22 +2,27 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from splitleak.attacker.base import Attack
 from splitleak.attacker.run import AttackConfig
-from splitleak.config import Config, Preset, digest, merged
+from splitleak.config import IMPORTED, OWN, Config, Preset, digest, merged
 from splitleak.datasets import DATASETS
 from splitleak.datasets.splits import SplitConfig
+from splitleak.defenses.artifact import artifact_digest
+from splitleak.defenses.importing import cut_in_two, read_networks
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble
 from splitleak.eval.report import published
+from splitleak.graphs.importing import NetworkConfig, network_of
+from splitleak.graphs.reading import read_graph
 from splitleak.models import ArchitectureName
+from splitleak.models.imported_half import ImportedModel, both_halves
 from splitleak.plugins import is_address
 from splitleak.tables import nearest
 from splitleak.wire.protocol import Codec
@@ -28,6 +33,7 @@ GIVEN = frozenset({"public", "query", "labels", "encoder", "head", "fresh_encode
 _SOME_CLASSES = 10  # the number is unknown before the images are read, and no check of a config depends on it
 
 Name = Annotated[str, Field(pattern=r"^\w[\w .+-]*$", max_length=60)]
+Side = Annotated[int, Field(ge=8)]
 
 
 class SplitCounts(Config):
@@ -49,8 +55,13 @@ class DatasetEntry(Config):
     name: Name
     data: str = "builtin"
     data_root: Path | None = Field(default=None, description="where torchvision keeps its sets")
-    size: int = Field(default=32, ge=8)
+    size: Side | tuple[Side, Side] = Field(default=32, description="side of squares, or height and width")
     channels: Literal[1, 3]
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
 
 class ModelEntry(Config):
@@ -60,6 +71,61 @@ class ModelEntry(Config):
     architecture: ArchitectureName = "vgg11"
     cut: int | None = None
     width: float | None = Field(default=None, gt=0, description="default: the preset's, 0.25 or 1")
+
+
+class ImportedEntry(Config):
+    """A network of the user's own: what ``splitleak import`` wrote, or an ONNX file and where it is cut."""
+
+    name: Name
+    artifact: Path | None = Field(default=None, description="relative to the folder of the campaign's file")
+    onnx: Path | None = Field(default=None, description="likewise")
+    cut: str | None = Field(default=None, description="of `onnx`: a name that `splitleak cuts` lists")
+    network: NetworkConfig = Field(default=NetworkConfig(), description="of `onnx`: what its file does not tell")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.artifact is None) == (self.onnx is None):
+            raise ValueError("expected either an artifact or an ONNX file, got both or neither")
+        if (self.onnx is None) != (self.cut is None):
+            raise ValueError("expected a cut with an ONNX file, and none with an artifact, which is cut already")
+        return self
+
+    def found_from(self, folder: Path) -> Self:
+        """This entry with absolute paths; they were relative to ``folder``."""
+        paths = {key: value for key in ("artifact", "onnx") if (value := getattr(self, key)) is not None}
+        return self.model_copy(update={key: (folder / value).resolve() for key, value in paths.items()})
+
+    @cached_property
+    def halves(self) -> tuple[ImportedModel, Mapping[str, bytes]]:
+        """The network as it is cut, and the ONNX files of its halves, read once.
+
+        Raises:
+            FileNotFoundError: There is no such artifact or file.
+            ValueError: It was not imported, or cannot be cut there.
+        """
+        if self.artifact is not None:
+            return read_networks(self.artifact)
+        assert self.onnx is not None
+        assert self.cut is not None
+        network = network_of(read_graph(self.onnx), self.network)
+        model, (edge, cloud) = cut_in_two(network, network.cut(self.cut), source=self.onnx.name)
+        return model, {"edge": edge.SerializeToString(), "cloud": cloud.SerializeToString()}
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes with any weight or setting of the network, not with where it lies."""
+        model, _ = self.halves
+        return digest([model.document(), None if self.artifact is None else artifact_digest(self.artifact)])
+
+
+def _kind_of_entry(given: object) -> str:
+    keys = given if isinstance(given, dict) else vars(given)
+    return IMPORTED if {"artifact", "onnx"} & {*keys} else OWN
+
+
+AnyModelEntry = Annotated[
+    Annotated[ModelEntry, Tag(OWN)] | Annotated[ImportedEntry, Tag(IMPORTED)], Discriminator(_kind_of_entry)
+]
 
 
 class PlusEntry(Config):
@@ -124,7 +190,7 @@ class CampaignConfig(CampaignHead):
     published: str | None = Field(default=None, description="the published table that the report sets beside ours")
     split: SplitCounts = SplitCounts()
     datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
-    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    models: tuple[AnyModelEntry, ...] = Field(min_length=1)
     plus: PlusEntry | None = None
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     attacks: tuple[AttackEntry, ...] = Field(min_length=1)
@@ -146,16 +212,24 @@ class CampaignConfig(CampaignHead):
     def load(cls, values: object, *, source: str) -> Self:
         """Parses a campaign and validates it as far as possible before a run: it builds every target and attack.
 
+        Args:
+            values: Its document.
+            source: Its file, which paths of networks are relative to.
+
         Raises:
+            FileNotFoundError: A network is not there.
             ValueError: An entry is invalid; the message names ``source``, the entry and what was expected.
         """
         config = cls.parse(values, source=source)
+        folder = Path(source).parent
+        found = [each.found_from(folder) if isinstance(each, ImportedEntry) else each for each in config.models]
+        config = config.model_copy(update={"models": tuple(found)})
         for dataset in config.datasets:
             for model in config.models:
                 for method, plus, defenses in config.rows():
                     where = f"{source}: method {method.name!r}{f' + {plus}' if plus else ''}, model {model.name!r}"
                     make = partial(config.target, dataset, model, method, defenses, seed=0)
-                    check_target(make, dataset.data, where)
+                    check_target(make, dataset.data, where, model)
         for entry in config.attacks:
             config._check_attack(entry, f"{source}: attack {entry.name!r}")
         return config
@@ -180,7 +254,12 @@ class CampaignConfig(CampaignHead):
         return [("method", "plus", "defenses", "codec", "attacks"), *rows]
 
     def target(
-        self, dataset: DatasetEntry, model: ModelEntry, method: MethodEntry, stack: Sequence[DefenseConfig], seed: int
+        self,
+        dataset: DatasetEntry,
+        model: ModelEntry | ImportedEntry,
+        method: MethodEntry,
+        stack: Sequence[DefenseConfig],
+        seed: int,
     ) -> dict[str, Any]:
         """The settings of ``splitleak train``, see `target_document`."""
         training = merged(self.training, method.training)
@@ -209,12 +288,12 @@ class CampaignConfig(CampaignHead):
 def target_document(
     preset: str,
     dataset: DatasetEntry,
-    model: ModelEntry,
+    model: ModelEntry | ImportedEntry,
     training: Mapping[str, Any],
     stack: Sequence[DefenseConfig],
     seed: int,
 ) -> dict[str, Any]:
-    """The settings of ``splitleak train``: all of `TargetConfig`, defaults included, but the number of classes.
+    """The settings of ``splitleak train``: all of `TargetConfig`, defaults included, but our own models' classes.
 
     Args:
         preset: Of the training and the width, ``cpu`` or ``paper``.
@@ -223,25 +302,35 @@ def target_document(
         training: Overrides of the preset's `TrainingConfig`.
         stack: The defenses, in order.
         seed: Of the training.
+
+    Raises:
+        ValueError: The settings do not fit each other, or the images an imported network.
     """
-    base = TrainingConfig.paper() if preset == "paper" else TrainingConfig()
-    width = (1.0 if preset == "paper" else 0.25) if model.width is None else model.width
+    if isinstance(model, ImportedEntry):
+        imported, _ = model.halves
+        if (shape := (dataset.channels, *dataset.sides)) != imported.image_shape:
+            raise ValueError(f"expected images {imported.image_shape}, as {model.name!r} takes them, got {shape}")
+        network, base = imported.document(), TrainingConfig.fine_tuning()
+    else:
+        base = TrainingConfig.paper() if preset == "paper" else TrainingConfig()
+        network = {
+            **model.model_dump(exclude={"name", "width"}),
+            "width": (1.0 if preset == "paper" else 0.25) if model.width is None else model.width,
+            "channels": dataset.channels,
+            "size": dataset.size,
+            "classes": _SOME_CLASSES,
+        }
     target = TargetConfig.parse(
         {
-            "model": {
-                **model.model_dump(exclude={"name", "width"}),
-                "width": width,
-                "channels": dataset.channels,
-                "size": dataset.size,
-                "classes": _SOME_CLASSES,
-            },
+            "model": network,
             "defenses": [defense.document() for defense in stack],
             "training": merged(base.document(), training),
             "seed": seed,
         },
         source="target",
     ).document()
-    del target["model"]["classes"]
+    if not isinstance(model, ImportedEntry):
+        del target["model"]["classes"]
     return target
 
 
@@ -265,22 +354,27 @@ def check_known(names: Collection[str] | None, known: Sequence[str], where: str 
         raise ValueError(f"expected names of {', '.join(known)}{where}, got {', '.join(sorted(unknown))}")
 
 
-def check_target(make: Callable[[], Mapping[str, Any]], data: str, where: str) -> None:
+def check_target(
+    make: Callable[[], Mapping[str, Any]], data: str, where: str, entry: ModelEntry | ImportedEntry | None = None
+) -> None:
     """Makes a `target_document`, and builds its target without weights.
 
     Args:
         make: Makes the document.
         data: The data set, see `assemble`.
         where: The entry, for the message.
+        entry: Of the model; it has both halves of an imported one.
 
     Raises:
         ValueError: The target cannot be built.
     """
     try:
         document = make()
-        model = {**document["model"], "classes": _SOME_CLASSES}
+        model = {"classes": _SOME_CLASSES, **document["model"]}
+        config = TargetConfig.parse({**document, "model": model}, source="target")
+        imported = both_halves(entry.halves[1], config.model) if isinstance(entry, ImportedEntry) else None
         with torch.device("meta"):
-            assemble(TargetConfig.parse({**document, "model": model}, source="target"), data)
+            assemble(config, data, imported)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{where}: expected a target that can be built, but {error}") from None
 

@@ -1,14 +1,18 @@
 """Runs each kind of job. The attacker's process gets the attacker's files only; the judge is this process."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from splitleak.artifacts import written_folder
 from splitleak.config import merged
+from splitleak.defenses.artifact import ARTIFACT
 from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
 from splitleak.eval.campaign.classes.target_measures_jobs import do_poison, do_target_measure
+from splitleak.eval.campaign.config import ImportedEntry
 from splitleak.eval.campaign.plan import Job, Kind
 from splitleak.eval.campaign.predictions.jobs import do_figure_cell, do_predict, do_prior, do_purify
 from splitleak.eval.record.schema import FeaturesPlace
@@ -33,13 +37,31 @@ def do(bench: Bench, job: Job) -> Figures:
 def _split(bench: Bench, job: Job) -> None:
     settings, [folder] = job.settings, bench.inputs(job, "folder")
     root = () if settings["data_root"] is None else ("--data-root", settings["data_root"])
-    images = ("--data", settings["data"], *root, "--size", settings["size"], "--channels", settings["channels"])
+    size = settings["size"]
+    sides = size if isinstance(size, int) else "x".join(map(str, size))
+    images = ("--data", settings["data"], *root, "--size", sides, "--channels", settings["channels"])
     bench.make(job, "split", *images, out=folder, config=settings["split"])
+
+
+def _import(bench: Bench, job: Job) -> None:
+    """Cuts an ONNX file, or copies an artifact."""
+    settings = job.settings
+    if settings["onnx"] is not None:
+        given = ("--onnx", settings["onnx"], "--cut", settings["cut"])
+        bench.make(job, "import", *given, config=settings["network"])
+        return
+    source = Path(settings["artifact"])
+    with written_folder(bench.store.path(job), ARTIFACT) as partial:
+        shutil.copytree(source, partial, dirs_exist_ok=True)
+        if ImportedEntry(name=settings["name"], artifact=partial).digest != settings["digest"]:
+            raise ValueError(f"{source}: expected the network that the campaign was planned with, got another")
 
 
 def _train(bench: Bench, job: Job) -> Figures:
     [images] = bench.inputs(job, "images")
-    trained = bench.make(job, "train", "--images", images, *bench.computing(), config=_target(bench, job.settings))
+    own = ("--model", *bench.inputs(job, "imported")) if "imported" in job.settings else ()
+    target = _target(bench, job.settings)
+    trained = bench.make(job, "train", "--images", images, *own, *bench.computing(), config=target)
     return {"accuracy %": f"{100 * trained['accuracy']:.1f}"}
 
 
@@ -107,6 +129,7 @@ def _latency(bench: Bench, job: Job) -> None:
 
 _DO: dict[Kind, Callable[[Bench, Job], Figures | None]] = {
     "split": _split,
+    "import": _import,
     "train": _train,
     "purify": do_purify,
     "prior": do_prior,

@@ -4,6 +4,7 @@ Below the campaign's folder::
 
     campaign.json                       the resolved config, its jobs and cells, provenance
     images/<dataset>-s<seed>-<key>/     the four sets of `splitleak split`
+    imports/<key>/                      a network of the user's own, as `splitleak import` writes it
     targets/<key>/                      artifact of `splitleak train`
     captures/<key>/                     tap.capture, ledger.json, pairs.npz: shared by the attacks on a target
     purifiers/<key>/                    what `splitleak purify` wrote for a target
@@ -21,10 +22,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 from splitleak.config import digest
-from splitleak.eval.campaign.config import AttackEntry, CampaignConfig, CampaignHead, DatasetEntry, fingerprint
+from splitleak.eval.campaign.config import (
+    AttackEntry,
+    CampaignConfig,
+    CampaignHead,
+    DatasetEntry,
+    ImportedEntry,
+    fingerprint,
+)
 
 Kind = Literal[
     "split",
+    "import",
     "train",
     "purify",
     "prior",
@@ -160,14 +169,41 @@ def split_job(name: str, data: str, dataset: Mapping[str, Any], split: Mapping[s
     return Job.of("split", key, label, seed, f"{folder}/splits.json", (), settings)
 
 
-def train_job(split: Job, target: Mapping[str, Any], title: str, pretrained: Job | None = None) -> Job:
-    """The job that trains ``target`` (see `target_document`) on a split, from ``pretrained`` weights if given."""
+def import_job(entry: ImportedEntry, seed: int) -> Job:
+    """The job that brings a network of the user's own into the campaign's folder; its key tells the network's digest.
+
+    Raises:
+        FileNotFoundError: The network is not there.
+        ValueError: It was not imported, or cannot be cut there.
+    """
+    key = digest([entry.digest, seed])
+    settings = {**entry.document(), "digest": entry.digest}
+    return Job.of("import", key, f"{entry.name}, seed {seed}", seed, f"imports/{key}", (), settings)
+
+
+def train_job(
+    split: Job,
+    target: Mapping[str, Any],
+    title: str,
+    pretrained: Job | None = None,
+    imported: Job | None = None,
+) -> Job:
+    """The job that trains a target.
+
+    Args:
+        split: Gives the images.
+        target: See `target_document`.
+        title: Of the label.
+        pretrained: The job whose weights a `transfer` defense starts from.
+        imported: The job of a network of the user's own, which is fine-tuned.
+    """
     settings = {"images": split.settings["folder"], "target": target}
     settings |= {} if pretrained is None else {"pretrained": pretrained.output}
+    settings |= {} if imported is None else {"imported": imported.output}
     key = digest(settings)
     inner = sum(float(each["config"].get("inner_steps", 0)) for each in target["defenses"])  # inner adversaries
     cost = target["training"]["epochs"] * (1 + inner)
-    needs = [split, *([] if pretrained is None else [pretrained])]
+    needs = [split, *(job for job in (pretrained, imported) if job is not None)]
     label, output = f"{title}, seed {split.seed}", f"targets/{key}"
     return Job.of("train", key, label, split.seed, output, needs, settings, cost)
 
@@ -198,11 +234,14 @@ def _in_order(config: CampaignConfig, jobs: Sequence[Job]) -> tuple[dict[str, An
 def _of_split(config: CampaignConfig, dataset: DatasetEntry, split: Job, seed: int) -> Iterator[Job]:
     targets = []
     for model in config.models:
+        imported = import_job(model, seed) if isinstance(model, ImportedEntry) else None
+        if imported is not None:
+            yield imported
         for method, plus, stack in config.rows():
             target = config.target(dataset, model, method, stack, seed)
             labels = {"dataset": dataset.name, "model": model.name, "method": method.name, "plus": plus}
             labels |= _named(method.codec)
-            targets.append((train_job(split, target, _title(config, labels)), labels))
+            targets.append((train_job(split, target, _title(config, labels), imported=imported), labels))
     for train, labels in sorted(targets, key=lambda item: -item[0].cost):  # stable: equals stay in the file's order
         yield train
         for entry in config.attacks:

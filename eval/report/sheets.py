@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -269,6 +270,9 @@ def _described(results: Results, table: str, published: PublishedTable) -> tuple
     data = next(str(entry["data"]) for entry in results.config["datasets"] if entry["name"] == place.dataset)
     record = next((cell.record for cell in cells if cell.record is not None), None)
     planned = next(entry for entry in results.config["models"] if entry["name"] == place.model)
+    source = planned.get("artifact") or planned.get("onnx")
+    if source is not None:
+        return f"{data.rpartition('/')[2]}, {Path(source).name}, a network of one's own", False
     architecture, cut, width = planned["architecture"], planned.get("cut"), planned.get("width")
     if record is not None and isinstance(model := record.target.design.model, Network):
         architecture, cut, width = model.architecture, model.cut, model.width

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from splitleak.graphs.halves import CROSSING, cloud_half, edge_half
-from splitleak.graphs.network import Cut, Network, session_of
+from splitleak.graphs.network import Cut, Network
 from splitleak.graphs.prepared import IMAGES, OUTPUT
 from splitleak.logs import Report
+from splitleak.onnx_runtime import session_of
 
 _AT_ONCE = 3  # cuts whose halves are in memory
 _LEAST_ROUNDS, _ROUNDS, _SECONDS = 3, 15, 1.5  # as many as take no longer than that
@@ -41,12 +42,13 @@ def time_halves(network: Network, cuts: Sequence[Cut], most: int, report: Report
     """
     timed = [cuts[place] for place in evenly(len(cuts), most)]
     image = np.random.default_rng(0).random((1, *network.image_shape), dtype=np.float32)
-    whole: _Run = ("", "whole_ms", session_of(network.model, 1), OUTPUT, {IMAGES: image})
+    whole: _Run = ("", "whole_ms", session_of(network.model.SerializeToString(), 1), OUTPUT, {IMAGES: image})
     spent: dict[tuple[str, str], list[float]] = {}
     for start in range(0, len(timed), _AT_ONCE):
         runs = [whole]
         for cut in timed[start : start + _AT_ONCE]:
-            edge, cloud = session_of(edge_half(network, cut), 1), session_of(cloud_half(network, cut), 1)
+            halves = edge_half(network, cut), cloud_half(network, cut)
+            edge, cloud = (session_of(half.SerializeToString(), 1) for half in halves)
             runs.append((cut.name, "edge_ms", edge, CROSSING, {IMAGES: image}))
             runs.append((cut.name, "cloud_ms", cloud, OUTPUT, {CROSSING: edge.run([CROSSING], {IMAGES: image})[0]}))
         _time(runs, spent)

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from splitleak.datasets.splits import Splits
 
 MILLION = 1e6
-_FINE_TUNING_RATE = 0.005  # of weights that are good already
 _SIZE = Sides(32, 32)
 _SHOWN_CLASSES = 20
 _USES = {"train": "the training pool", "test": "the test pool", "nothing": "not used"}
@@ -180,7 +179,7 @@ def train(
         imported, networks = read_networks(model)
         splits, about["right_answer"] = taught(model, splits)
         network = imported.document()
-        training = TrainingConfig(learning_rate=_FINE_TUNING_RATE)
+        training = TrainingConfig.fine_tuning()
     else:
         network = {
             "width": 1.0 if preset == "paper" else 0.25,
@@ -190,6 +189,8 @@ def train(
         }
     document: dict[str, Any] = {"model": network, "training": training.document(), "seed": seed}
     target = TargetConfig.parse(designed(document, config, defense, settings), source=str(config or "train")).pinned()
+    if model is not None and target.model != imported:
+        raise ValueError(f"expected the network of {model} as it is, got settings of another (model)")
     chosen = compute_on(device, threads)
     described = {"target": target.document(), "dataset": splits.record, **({"name": name} if name else {})}
     with claimed(out, ARTIFACT, described, force=force):

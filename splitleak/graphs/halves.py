@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from splitleak.graphs.network import Array, Cut, Network, same, session_of, value_info
+from splitleak.graphs.network import Array, Cut, Floats, Network, same, value_info
 from splitleak.graphs.prepared import IMAGES, OUTPUT
 from splitleak.graphs.reading import opset, reads
+from splitleak.onnx_runtime import session_of
 
 CROSSING = "features"
 """The name of what crosses a cut: the output of the edge's half and the input of the cloud's."""
@@ -61,13 +62,11 @@ def check_halves(network: Network, edge: ModelProto, cloud: ModelProto, rows: Se
     Raises:
         RuntimeError: A half cannot be computed, or the difference is above 1e-4.
     """
-    first, second = session_of(edge, 1), session_of(cloud, 1)
     images = np.random.default_rng(1).random((max(rows), *network.image_shape), dtype=np.float32)
+    batches = [images[:count] for count in (rows if network.batched else (1,))]
+    wholes = [np.concatenate([each[OUTPUT] for each in network.forward(batch, [OUTPUT])]) for batch in batches]
     worst = 0.0
-    for count in rows if network.batched else (1,):
-        whole = np.concatenate([each[OUTPUT] for each in network.forward(images[:count], [OUTPUT])])
-        sent = first.run([CROSSING], {IMAGES: images[:count]})[0]
-        answer = second.run([OUTPUT], {CROSSING: sent})[0]
+    for whole, answer in zip(wholes, _answers(cloud, _answers(edge, batches)), strict=True):
         if answer.shape != whole.shape or not np.isfinite(answer).all():
             got = f"{answer.shape}" if answer.shape != whole.shape else "some that are not"
             raise RuntimeError(f"expected finite outputs {whole.shape} of both halves, got {got}")
@@ -75,6 +74,12 @@ def check_halves(network: Network, edge: ModelProto, cloud: ModelProto, rows: Se
     if worst > TOLERANCE:
         raise RuntimeError(f"expected both halves to give the whole's answer within {TOLERANCE:g}, got {worst:g}")
     return worst
+
+
+def _answers(half: ModelProto, batches: Sequence[Floats]) -> list[Floats]:
+    """What a half gives for each batch; its session, which holds the weights once more, ends here."""
+    session = session_of(half.SerializeToString(), 1)
+    return [session.run(None, {half.graph.input[0].name: batch})[0] for batch in batches]
 
 
 class _Half:
@@ -89,11 +94,11 @@ class _Half:
         self._wanted: set[int] = set()
         self._constants: dict[str, TensorProto] = {}
         self._rows: str | None = None
-        self.model = ModelProto()
-        self.model.CopyFrom(network.model)
-        graph = self.model.graph
-        del graph.node[:], graph.initializer[:], graph.input[:], graph.output[:], graph.value_info[:]
-        graph.input.append(info)
+        whole = network.model
+        self.model = ModelProto(ir_version=whole.ir_version, opset_import=whole.opset_import)
+        self.model.producer_name, self.model.producer_version = whole.producer_name, whole.producer_version
+        self.model.graph.name = whole.graph.name
+        self.model.graph.input.append(info)
 
     def take(self, name: str) -> None:
         """Adds all that a tensor is computed from."""

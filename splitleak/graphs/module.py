@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -15,6 +15,15 @@ from splitleak.graphs.operations.table import OPERATIONS
 
 _STANDARD = ("", "ai.onnx")
 _LARGEST_COMPUTED = 2**20  # elements that constants may make when the graph is read
+
+
+class MissingOperations(ValueError):
+    """A graph has operations that `GraphModule` does not reach: ``operations``, sorted."""
+
+    def __init__(self, missing: Mapping[str, int]) -> None:
+        counts = ", ".join(f"{name} ({count})" for name, count in sorted(missing.items()))
+        super().__init__(f"expected operations of {', '.join(sorted(OPERATIONS))}, got {counts}")
+        self.operations = sorted(missing)
 
 
 class GraphModule(nn.Module):
@@ -34,14 +43,13 @@ class GraphModule(nn.Module):
         """Reads a model that is checked and has its data in memory.
 
         Raises:
-            ValueError: It has operations that are not reached, or constants that contradict each other; the message
-                names them.
+            MissingOperations: It has operations that are not reached.
+            ValueError: Its constants contradict each other; the message names them.
         """
         super().__init__()
         plan = _Plan(model)
         if plan.missing:
-            counts = ", ".join(f"{name} ({count})" for name, count in sorted(plan.missing.items()))
-            raise ValueError(f"expected operations of {', '.join(sorted(OPERATIONS))}, got {counts}")
+            raise MissingOperations(plan.missing)
         names = (*plan.inputs, *plan.constants, *(name for step in plan.steps for name in step.outputs if name))
         slots = {name: slot for slot, name in enumerate(dict.fromkeys(names))}
         self._inputs = [slots[name] for name in plan.inputs]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from splitleak.errors import first_line
 from splitleak.graphs.prepared import IMAGES, OURS, OUTPUT
-from splitleak.graphs.reading import first_line, reads
-from splitleak.onnx_runtime import onnx_runtime
+from splitleak.graphs.reading import reads
+from splitleak.onnx_runtime import MEMORY, most_memory, session_of
 from splitleak.tables import nearest
 
 Array = NDArray[Any]
@@ -28,7 +29,7 @@ _BYTES: dict[int, int] = {
     TensorProto.UINT8: 1,
     TensorProto.INT8: 1,
 }
-_MOST_MEMORY = 2**32  # bytes
+_SMALL = 4096  # elements of a constant that may tell a shape
 _CHUNK_BYTES = 2**28  # of the outputs of one forward pass
 
 
@@ -149,8 +150,7 @@ class Network:
         """
         each = sum(4 * math.prod(self.shapes[1][name]) for name in names) + 1
         rows = max(1, min(64, most_bytes // each)) if self.batched else 1
-        model = _with_outputs(self.model, names)
-        session = session_of(model, threads)
+        session = session_of(_with_outputs(self.model, names), threads)
         for start in range(0, len(images), rows):
             values = session.run(list(names), {IMAGES: images[start : start + rows]})
             yield {name: np.asarray(value, np.float32) for name, value in zip(names, values, strict=True)}
@@ -169,14 +169,9 @@ class Network:
     def _measure(self) -> tuple[bool, dict[int, dict[str, tuple[int, ...]]], dict[int, dict[str, Array]]]:
         """Shapes of all tensors and values of those that depend on shapes alone, by batch."""
         data, shaped = sorted(self._data), sorted(self._shaped)
-        probe = ModelProto()
-        probe.CopyFrom(self.model)
         probes = {name: f"{name}.shape-of" for name in data}
-        probe.graph.node.extend(helper.make_node("Shape", [name], [made]) for name, made in probes.items())
-        del probe.graph.output[:]
-        for name in (*probes.values(), *shaped, OUTPUT):
-            probe.graph.output.append(helper.make_empty_tensor_value_info(name))
-        session = session_of(probe, threads=1)
+        measured = [helper.make_node("Shape", [name], [made]) for name, made in probes.items()]
+        session = session_of(_with_outputs(self.model, (*probes.values(), *shaped, OUTPUT), measured), threads=1)
         images = np.random.default_rng(0).random((_ROWS[-1], *self.image_shape), dtype=np.float32)
         shapes: dict[int, dict[str, tuple[int, ...]]] = {}
         values: dict[int, dict[str, Array]] = {}
@@ -259,57 +254,49 @@ def _types(model: ModelProto) -> dict[str, int]:
     Raises:
         ValueError: One of them is too large to be computed.
     """
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    given = model.graph
+    without = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = without.graph
+    graph.name = given.name
+    graph.node.extend(given.node)
+    graph.input.extend(given.input)
+    graph.output.extend(given.output)
+    for tensor in given.initializer:  # a copy of large ones is not needed, and there would be several
+        if math.prod(tensor.dims) > _SMALL:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            graph.initializer.append(tensor)
+    graph = onnx.shape_inference.infer_shapes(without, data_prop=True).graph
     _check_sizes(graph)
     found = {each.name: each.type.tensor_type.elem_type for each in (*graph.input, *graph.value_info, *graph.output)}
-    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return found | {tensor.name: tensor.data_type for tensor in given.initializer}
 
 
 def value_info(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", *shape])
 
 
-def _with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    copied = ModelProto()
-    copied.CopyFrom(model)
-    del copied.graph.output[:]
-    copied.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    return copied
-
-
-def session_of(model: ModelProto, threads: int) -> Any:  # noqa: ANN401  # onnxruntime has no types
-    """ONNX Runtime's session of a graph that may be anybody's: what it computes with is limited to 4 GiB.
-
-    Raises:
-        ValueError: It cannot be computed.
-    """
-    runtime = onnx_runtime()
-    _limit_memory()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # its errors are raised, too
-    options.add_session_config_entry("session.use_env_allocators", "1")
+def _with_outputs(model: ModelProto, names: Sequence[str], nodes: Sequence[NodeProto] = ()) -> bytes:
+    """The file of a model with other outputs, and ``nodes`` after its own; the weights are not copied for it."""
+    graph = model.graph
+    count, outputs = len(graph.node), [*graph.output]
     try:
-        return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no base of their own
-        raise ValueError(f"expected a network that ONNX Runtime computes, but {first_line(error)}") from None
-
-
-@cache
-def _limit_memory() -> None:
-    """Gives all sessions of this module one arena of limited size."""
-    runtime = onnx_runtime()
-    memory = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
-    as_requested = runtime.OrtArenaCfg({"max_mem": _MOST_MEMORY, "arena_extend_strategy": 1})
-    runtime.create_and_register_allocator(memory, as_requested)
+        graph.node.extend(nodes)
+        del graph.output[:]
+        graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+        return model.SerializeToString()
+    finally:
+        del graph.node[count:], graph.output[:]
+        graph.output.extend(outputs)
 
 
 def _check_sizes(graph: onnx.GraphProto) -> None:
     """Refuses a graph that says of itself that it needs more memory than is given."""
+    most = most_memory()
     for each in graph.value_info:
         dims = [dim.dim_value for dim in each.type.tensor_type.shape.dim if dim.HasField("dim_value")]
-        if math.prod(dims) * 4 > _MOST_MEMORY or any(dim < 0 for dim in dims):
-            raise ValueError(f"expected tensors of at most {_MOST_MEMORY:,} bytes, got {each.name!r} of {dims}")
+        if math.prod(dims) * 4 > most or any(dim < 0 for dim in dims):
+            raise ValueError(f"expected tensors of at most {most:,} bytes ({MEMORY}), got {each.name!r} of {dims}")
 
 
 def same(left: Array, right: Array) -> bool:

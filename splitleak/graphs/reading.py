@@ -11,6 +11,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 from onnx.inliner import inline_local_functions
 
+from splitleak.errors import first_line
+
 MAX_BYTES = 2**31 - 1
 """Of a file with the weights beside it: protobuf's own limit for one message."""
 
@@ -213,8 +215,3 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
             yield from each.tensors
         for inner in subgraphs(node):
             yield from inner.initializer
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, without its context."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -13,9 +13,10 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from splitleak.artifacts import load_tensors
-from splitleak.graphs.network import Cut, Network, same, session_of
+from splitleak.errors import first_line
+from splitleak.graphs.network import Cut, Network, same
 from splitleak.graphs.prepared import IMAGES
-from splitleak.graphs.reading import first_line
+from splitleak.onnx_runtime import session_of
 from splitleak.tables import nearest
 from splitleak.user_code import current_folder_first, load_attribute, reason
 
@@ -81,9 +82,8 @@ def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1) -> ModelP
                 with torch.no_grad(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     model = export(module, drawn, list(inputs), names)
-                session_of(model, 1).run(
-                    None, {name: each[:1].numpy() for name, each in zip(inputs, drawn, strict=True)}
-                )
+                given = {name: each[:1].numpy() for name, each in zip(inputs, drawn, strict=True)}
+                session_of(model.SerializeToString(), 1).run(None, given)
             except Exception as error:  # an exporter may fail in any way, and what it wrote may be for its batch alone
                 reasons.append(first_line(error))
             else:

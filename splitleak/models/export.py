@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from splitleak.artifacts import written_file
-from splitleak.onnx_runtime import onnx_runtime
+from splitleak.onnx_runtime import session_of
 
 _NAMES = ("input", "output")
 
@@ -59,17 +59,10 @@ class OnnxModule:
     """An exported module, from a file or bytes, in ONNX Runtime on the CPU with ``threads`` threads.
 
     ``one_by_one``: it takes one row at a time, and is given each row of a batch in turn.
-    Thread spinning is off: idle spinning threads would occupy the cores that a service's front end needs.
     """
 
     def __init__(self, model: Path | bytes, threads: int, *, one_by_one: bool = False) -> None:
-        runtime = onnx_runtime()
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        source = model if isinstance(model, bytes) else str(model)
-        self._session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self._session = session_of(model, threads)
         self._one_by_one = one_by_one
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from splitleak.config import Config
-from splitleak.graphs.module import GraphModule, missing_operations, weight_key
+from splitleak.graphs.module import GraphModule, MissingOperations, weight_key
 from splitleak.graphs.prepared import IMAGES
 from splitleak.graphs.reading import read_graph
 from splitleak.models.engine import Engine
@@ -39,17 +39,14 @@ class ImportedModel(Config):
 
 
 class Unreached(nn.Module):
-    """In place of a half that torch cannot compute: every use is an error that names the operations."""
+    """In place of a half that torch does not compute: every use is an error that says why."""
 
-    def __init__(self, path: Path, operations: tuple[str, ...]) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__()
-        self.path, self.operations = path, operations
+        self.reason = reason
 
     def forward(self, values: Tensor) -> Tensor:
-        raise ValueError(
-            f"{self.path}: expected operations that torch computes here, for gradients or training, "
-            f"got {', '.join(self.operations)}"
-        )
+        raise ValueError(self.reason)
 
 
 class OneByOne(nn.Module):
@@ -96,9 +93,11 @@ def torch_half(path: Path, model: ImportedModel) -> nn.Module:
         ValueError: It is no ONNX file.
     """
     graph = read_graph(path)
-    if missing := missing_operations(graph):
-        return Unreached(path, missing)
-    return _computed(graph, model).eval()
+    try:
+        return _computed(graph, model).eval()
+    except MissingOperations as error:
+        got = ", ".join(error.operations)
+        return Unreached(f"{path}: expected operations that torch computes here, for gradients or training, got {got}")
 
 
 def _computed(graph: onnx.ModelProto, model: ImportedModel) -> nn.Module:
@@ -110,6 +109,12 @@ def _computed(graph: onnx.ModelProto, model: ImportedModel) -> nn.Module:
 
 
 def file_engine(path: Path, model: ImportedModel) -> Engine:
-    """ONNX Runtime on the CPU with torch's number of threads, from the half's own file."""
-    session = OnnxModule(path, torch.get_num_threads(), one_by_one=not model.batched)
+    """ONNX Runtime on the CPU with torch's number of threads, from the half's own file, which may be a stranger's.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no ONNX file, or one that cannot be computed here.
+    """
+    checked = read_graph(path).SerializeToString()
+    session = OnnxModule(checked, torch.get_num_threads(), one_by_one=not model.batched)
     return Engine("onnx", lambda rows: torch.from_numpy(session(rows)), session)

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -106,3 +108,18 @@ def test_a_single_output_is_noted_and_not_trained_for(tmp_path, splits):
     assert about["notes"] == ["of one output every answer counts as right: no accuracy"]
     with pytest.raises(ValueError, match="at least two outputs to train for, got 1"):
         taught(out, splits)
+
+
+def test_a_service_reads_an_imported_half_without_its_torch_form_and_checks_its_file(artifact, monkeypatch):
+    folder, _ = artifact
+    monkeypatch.setattr("splitleak.defenses.artifact.torch_half", None)  # calling it would be an error
+    half = load_edge(folder / "edge", torch.device("cpu"), engine="auto")
+    assert half.encode(np.zeros((2, 1, 8, 8), np.float32)).shape == (2, 3, 8, 8)
+    with pytest.raises(ValueError, match="expected to be loaded with engine 'torch'"):
+        half.encoder(torch.zeros(1, 1, 8, 8))
+    path = folder / "edge" / "network.onnx"
+    model = onnx.load(path)
+    model.graph.node[-1].domain = "theirs"
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=r"network\.onnx: expected ONNX's own operations"):
+        load_edge(folder / "edge", torch.device("cpu"), engine="onnx")

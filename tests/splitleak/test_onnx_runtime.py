@@ -1,5 +1,8 @@
 """One ONNX Runtime is used; several, or a broken one, are told with what mends them."""
 
+import json
+import os
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -86,3 +89,59 @@ def test_the_markers_ask_for_the_one_that_this_module_advises():
             gpu = (system, processor) in module._GPU_WHEELS
             chosen = [each.name for each in wanted if each.marker.evaluate(here)]
             assert chosen == ["onnxruntime-gpu" if gpu else "onnxruntime"]
+
+
+# What sessions may compute with is limited, whoever makes them.
+
+GREEDY = """
+import json, resource, sys
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+from splitleak.models.export import OnnxModule
+
+rows = helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["n", 1])
+total = helper.make_tensor_value_info("total", TensorProto.FLOAT, ["n", 1])
+size = numpy_helper.from_array(np.array([1, 100 * 2**20 // 4]), "size")
+nodes = [helper.make_node("Expand", ["rows", "size"], ["many"]),
+         helper.make_node("ReduceMax", ["many"], ["total"], axes=[1])]
+graph = helper.make_graph(nodes, "greedy", [rows], [total], [size])
+model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    answer = OnnxModule(model.SerializeToString(), 1)(np.ones((1, 1), np.float32)).tolist()
+except Exception as error:
+    answer = str(error)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps([answer, grown * 1024]))
+"""
+
+
+def greedy(gib):
+    environment = {**os.environ, module.MEMORY: gib}
+    command = [sys.executable, "-c", GREEDY]
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stderr
+    return json.loads(made.stdout)
+
+
+@pytest.mark.slow
+def test_a_graph_that_takes_more_memory_than_is_allowed_ends_before_it_has_it():
+    answer, grown = greedy("0.05")
+    assert "memory" in answer
+    assert grown < 80 * 2**20
+    answer, _ = greedy("0.5")
+    assert answer == [[1.0]]
+
+
+@pytest.mark.parametrize("said", ["", "many", "0", "-1", "nan", "inf"])
+def test_a_limit_that_is_none_is_refused(monkeypatch, said):
+    monkeypatch.setenv(module.MEMORY, said)
+    with pytest.raises(ValueError, match=f"GiB above 0 in {module.MEMORY}"):
+        module.most_memory()
+
+
+def test_the_limit_is_four_gib_or_what_the_environment_says(monkeypatch):
+    monkeypatch.delenv(module.MEMORY, raising=False)
+    assert module.most_memory() == 4 * 2**30
+    monkeypatch.setenv(module.MEMORY, "0.5")
+    assert module.most_memory() == 2**29

@@ -1,3 +1,4 @@
+import re
 from copy import deepcopy
 from importlib.resources import as_file, files
 
@@ -8,6 +9,7 @@ from splitleak.config import read_document
 from splitleak.defenses.training import TrainingConfig
 from splitleak.eval.campaign.config import CampaignConfig, fingerprint
 from splitleak.eval.report import published
+from tests.eval.campaign.conftest import OWN_CUT
 
 NOISE = {"name": "gaussian-noise", "sigma": 0.05}
 WEAK = {"name": "laplace-noise"}
@@ -73,6 +75,68 @@ def test_the_paper_preset_gives_targets_and_attacks_their_published_settings():
     assert made["model"]["width"] == 1.0
     attack = config.attack(config.attacks[0])
     assert attack.config == type(attack).paper_config()
+
+
+OWN_DATA = [{"name": "photographs", "data": "photographs", "size": [16, 24], "channels": 3}]
+OWN_MODELS = [
+    {"name": "artifact", "artifact": "mine"},
+    {"name": "file", "onnx": "net.onnx", "cut": OWN_CUT, "network": {"preprocessing": {"mean": [0.5]}}},
+]
+
+
+def load_own(folder, **over):
+    document = {**deepcopy(DOCUMENT), "datasets": OWN_DATA, "models": OWN_MODELS, "plus": None, **over}
+    return CampaignConfig.load(document, source=str(folder / "own.toml"))
+
+
+def test_networks_of_ones_own_are_found_from_the_folder_of_the_file(own_network):
+    config = load_own(own_network())
+    artifact, file = config.models
+    assert artifact.halves[0].cut == file.halves[0].cut == OWN_CUT
+    assert artifact.halves[0].network != file.halves[0].network  # of other preprocessing
+    assert CampaignConfig.load(config.document(), source="campaign.json") == config
+
+
+def test_the_target_of_a_network_of_ones_own_is_fine_tuned(own_network):
+    config = load_own(own_network())
+    for model in config.models:
+        made = config.target(config.datasets[0], model, config.methods[0], config.methods[0].defenses, 3)
+        assert made["model"] == model.halves[0].document()
+        assert made["training"] == {**TrainingConfig.fine_tuning().document(), "epochs": 3}
+        assert (made["seed"], made["defenses"][0]["name"]) == (3, "gaussian-noise")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"artifact": "mine", "onnx": "net.onnx"}, "either an artifact or an ONNX file"),
+        ({"onnx": "net.onnx"}, "a cut with an ONNX file"),
+        ({"artifact": "mine", "cut": OWN_CUT}, "none with an artifact"),
+        ({"artifact": "mine", "width": 1.0}, "width: Extra inputs are not permitted"),
+        ({"onnx": "net.onnx", "cut": "/stem/Conv_output"}, f"did you mean '{OWN_CUT}'"),
+    ],
+)
+def test_an_entry_of_a_network_of_ones_own_that_does_not_fit_is_refused(own_network, model, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_own(own_network(), models=[{"name": "own", **model}])
+
+
+def test_networks_that_are_not_there_are_refused(tmp_path):
+    for model in OWN_MODELS:
+        with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+            load_own(tmp_path, models=[model])
+
+
+@pytest.mark.parametrize(("size", "channels"), [(16, 3), ([24, 16], 3), ([16, 24], 1)])
+def test_images_of_another_shape_than_the_networks_are_refused(own_network, size, channels):
+    data = [{**OWN_DATA[0], "size": size, "channels": channels}]
+    with pytest.raises(ValueError, match=r"method 'Noise', model 'artifact': .*expected images \(3, 16, 24\)"):
+        load_own(own_network(), datasets=data)
+
+
+def test_our_own_models_take_squares_alone():
+    with pytest.raises(ValueError, match=r"model\.size: Input should be a valid integer"):
+        load(datasets=[{"name": "builtin", "channels": 1, "size": [16, 24]}])
 
 
 def test_a_target_carries_the_seed_and_every_default():

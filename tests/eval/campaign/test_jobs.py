@@ -12,10 +12,19 @@ import numpy as np
 import pytest
 
 from splitleak.attacker.queries import Pairs
+from splitleak.defenses.artifact import artifact_digest, whole_config
 from splitleak.edge.ledger import Ledger
+from splitleak.eval.campaign.bench import Bench
+from splitleak.eval.campaign.config import CampaignConfig
+from splitleak.eval.campaign.jobs import do
+from splitleak.eval.campaign.plan import make_plan
+from splitleak.eval.campaign.processes import Children
+from splitleak.eval.campaign.runner import run_campaign
 from splitleak.eval.campaign.store import Store
 from splitleak.eval.record.schema import load_record, parse_place
+from splitleak.eval.report.report import write_report
 from splitleak.wire.files import captures
+from tests.eval.campaign.conftest import OWN_CUT
 
 pytestmark = pytest.mark.slow
 
@@ -154,3 +163,55 @@ def test_ctrl_c_ends_the_children_says_how_to_go_on_and_is_no_failure(tmp_path, 
     assert not list(run.glob("targets/*/artifact.json"))
     with Store(run).claimed():  # at once: no child holds the folder any more
         pass
+
+
+OWN = {
+    "name": "own",
+    "seeds": [0],
+    "split": {"public": 40, "victims": 8, "train": 40, "test": 20},
+    "training": {"epochs": 1},
+    "latency": True,
+    "published": "cem_s1",
+    "datasets": [{"name": "photographs", "data": "photographs", "size": [16, 24], "channels": 3}],
+    "models": [{"name": "artifact", "artifact": "mine"}, {"name": "file", "onnx": "net.onnx", "cut": OWN_CUT}],
+    "methods": [{"name": "Stack", "defenses": [{"name": "bottleneck", "channels": 2}, {"name": "gaussian-noise"}]}],
+    "attacks": [{"name": "linear", "attack": "linear"}],
+}
+
+
+def plan_own(folder, model):
+    models = [each for each in OWN["models"] if each["name"] == model]
+    return make_plan(CampaignConfig.load({**OWN, "models": models}, source=str(folder / "own.toml")))
+
+
+@pytest.mark.timeout(600)
+def test_a_network_of_ones_own_is_trained_attacked_scored_and_timed_under_a_stack(own_network):
+    folder = own_network()
+    plan, lines = plan_own(folder, "file"), []
+    outcome = run_campaign(plan, folder / "run", workers=1, say=lines.append)
+    assert not outcome.failed, lines
+    targets = [folder / "run" / job.output for job in plan.jobs if job.kind == "train"]
+    for target in targets:
+        config = whole_config(target)
+        assert config.model.architecture == "imported"
+        assert [each.name for each in config.defenses] == ["bottleneck", "gaussian-noise"]
+    for job in plan.cells:
+        record = load_record(folder / "run" / job.output)
+        assert record.n == 8
+        assert record.target.design.model.cut == OWN_CUT
+    page = write_report(folder / "run", folder / "report").with_name("report.md").read_text()
+    assert "Ours: photographs, net.onnx, a network of one's own. Not the same images or model" in page
+
+
+def test_an_artifact_that_changed_since_the_campaign_was_planned_is_refused(own_network):
+    folder = own_network()
+    (job,) = [job for job in plan_own(folder, "artifact").jobs if job.kind == "import"]
+    store = Store(folder / "run")
+    bench = Bench(store, Children())
+    do(bench, job)
+    assert artifact_digest(store.path(job)) == artifact_digest(folder / "mine")
+    own_network(seed=1)
+    again = Store(folder / "again")
+    with pytest.raises(ValueError, match="planned with, got another"):
+        do(Bench(again, Children()), job)
+    assert not again.path(job).exists()

@@ -6,6 +6,7 @@ import pytest
 
 from splitleak.eval.campaign.config import CampaignConfig
 from splitleak.eval.campaign.plan import make_plan
+from tests.eval.campaign.conftest import OWN_CUT
 
 NOISE = {"name": "gaussian-noise", "sigma": 0.05}
 DOCUMENT = {
@@ -175,3 +176,49 @@ def test_a_codec_is_another_row_of_the_same_target():
     assert {job.settings["cell"]["codec"] for job in cells} == {"uint8"}
     captures = {job.output for job in with_codec.jobs if job.settings.get("codec") == "uint8"}
     assert {job.settings["capture"] for job in cells} == captures
+
+
+# Networks of one's own.
+
+
+def planned_from(folder, **over):
+    data = [{"name": "photographs", "data": "photographs", "size": [16, 24], "channels": 3}]
+    models = [{"name": "artifact", "artifact": "mine"}, {"name": "file", "onnx": "net.onnx", "cut": OWN_CUT}]
+    document = {**deepcopy(DOCUMENT), "datasets": data, "models": models, "plus": None, **over}
+    return make_plan(CampaignConfig.load(document, source=str(folder / "own.toml")))
+
+
+def ids(plan):
+    return [job.id for job in plan.jobs]
+
+
+def test_a_network_of_ones_own_is_brought_into_the_folder_before_its_trainings(own_network):
+    made = planned_from(own_network())
+    imports = [job for job in made.jobs if job.kind == "import"]
+    assert [job.label for job in imports] == ["artifact, seed 4", "file, seed 4", "artifact, seed 1", "file, seed 1"]
+    for job in made.jobs:
+        if job.kind == "train":
+            (source,) = (other for other in imports if other.output == job.settings["imported"])
+            assert source.id in job.needs
+            assert source.seed == job.seed
+
+
+def test_ids_follow_from_what_a_network_is_and_not_from_where_it_lies(own_network, tmp_path):
+    folder = own_network()
+    before = ids(planned_from(folder))
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("mine", "net.onnx"):
+        (folder / name).rename(tmp_path / "elsewhere" / name)
+    assert ids(planned_from(tmp_path / "elsewhere")) == before
+    own_network(seed=1)
+    kept = {*ids(planned_from(folder))} & {*before}
+    assert {job.partition("-")[0] for job in kept} == {"split"}
+
+
+def test_a_change_of_the_cut_or_the_preprocessing_changes_all_but_the_split(own_network):
+    folder = own_network()
+    file = {"name": "file", "onnx": "net.onnx", "cut": OWN_CUT}
+    before = ids(planned_from(folder, models=[file]))
+    for change in ({"cut": "/Add_output_0"}, {"network": {"preprocessing": {"mean": [0.1]}}}):
+        kept = {*ids(planned_from(folder, models=[{**file, **change}]))} & {*before}
+        assert {job.partition("-")[0] for job in kept} == {"split"}

@@ -167,3 +167,13 @@ def test_an_artifact_that_was_imported_is_encoded_as_its_file_says(call, code, t
         np.testing.assert_allclose(edge.encode(pixels), stem, atol=1e-5)
         got = load_whole(Path("mine"), torch.device("cpu"), engine=engine).predict(pixels)
         np.testing.assert_allclose(got, whole, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_training_takes_an_imported_network_as_it_is(call, code, images):
+    done(call, *IMPORT, "stem", "--out", "mine")
+    arguments = ("train", "--model", "mine", "--images", images, "--out", "other")
+    status, _, err = call(*arguments, "--set", "model.cut=elsewhere")
+    assert status != 0
+    assert "expected the network of mine as it is, got settings of another" in err
+    assert not Path("other").exists()
