@@ -229,7 +229,7 @@ _beside_victims, _beside_classes = partial(_victims, level="reference"), partial
 _target, _target_of_victims = partial(Metric, level="target"), partial(_victims, level="target")
 
 _VERIFIED = _percent("figures", "identification", "verification", "true_match_rate")
-_DIMENSIONS = _of_leakage("effective_dimensions")
+_GAUSSIAN, _SAMPLES, _DIMENSIONS = map(_of_leakage, ("mse_gaussian_estimate", "samples", "effective_dimensions"))
 
 METRICS: list[Metric] = [
     # The target: its accuracy, alone, through a codec and behind an output policy.
@@ -270,7 +270,8 @@ METRICS: list[Metric] = [
     _beside_classes("evaluator_on_truth", "class means", _EVALUATOR, 1, read=_percent("evaluator", "on_truth")),
     _beside_classes("evaluator_accuracy", "test images", _EVALUATOR, 1, read=_percent("evaluator", "accuracy")),
     # Attack-free measures of a target.
-    _target_of_victims("bound", "MSE bound", _FREE, None, read=_of_leakage("mse_bound")),
+    _target_of_victims("mse_gaussian_estimate", "MSE, Gaussian estimate", _FREE, None, read=_GAUSSIAN),
+    _target_of_victims("mse_gaussian_samples", "images of the estimate", "", 0, read=_SAMPLES, shown=False),
     _target_of_victims("fsinfo", "FSInfo", _FREE, read=_of_leakage("fsinfo_nats_per_pixel")),
     _target_of_victims("effective_dimensions", "effective dimensions", "", 1, read=_DIMENSIONS, shown=False),
     _target_of_victims("edge_ms", "edge ms", _TIME, 2, read=_of_latency("edge_ms")),

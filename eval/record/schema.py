@@ -7,6 +7,7 @@ by an older version is migrated when it is read, one version at a time; an unkno
 |---|---|
 | 1 | the first recorded results; it says no version |
 | 2 | `kind`, `threat_model`, digests of target and images, package version; `scores` hold metrics alone |
+| 3 | `leakage.mse_gaussian_estimate`, which was called a bound before, and its `samples` |
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ from splitleak.models import ARCHITECTURES, ArchitectureName
 from splitleak.outputs import FolderKind
 from splitleak.plugins import Plugin, check_recorded, recorded
 
-VERSION = 2
+VERSION = 3
 FILE = "record.json"
 CELL = FolderKind("score", FILE, ("pictures.npz",))
 
@@ -359,7 +360,8 @@ class Leakage(_Part):
     """Attack-free measures of a target, see `eval/targets/leakage.py`; some are None without noise."""
 
     target: str | None = None
-    mse_bound: float = 0.0
+    mse_gaussian_estimate: float = 0.0
+    samples: int | None = Field(default=None, description="images that it is of; not told before record version 3")
     information_nats: float | None = None
     image_entropy_nats: float | None = None
     image_dimensions: int | None = None
@@ -370,6 +372,14 @@ class Leakage(_Part):
     assumptions: tuple[str, ...] | None = None
     config: Settings | None = None
     provenance: Provenance | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_name(cls, values: object) -> object:
+        """Reads what was called a bound as the estimate that it is, in files that say no version too."""
+        if isinstance(values, dict) and "mse_bound" in values:
+            values = {("mse_gaussian_estimate" if key == "mse_bound" else key): each for key, each in values.items()}
+        return values
 
     def brief(self) -> Self:
         """The figures alone."""
@@ -432,7 +442,7 @@ class _Record(_Part):
     ``leakage`` are only in ``records.jsonl``, which stands without the campaign's folders.
     """
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     id: str
     order: int = 0
     cell: Place | None = None
@@ -586,6 +596,11 @@ def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
+def _from_2(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 2 called the estimate of the MSE under a Gaussian model a bound, which `Leakage` reads."""
+    return {**old, "version": 3}
+
+
 _OF_THREAT = ("knowledge", "queries", "draws", "views", "access", "adaptive", "ignores_output_policy")
 _KEPT = ("figures", "evaluator", "wire", "provenance", "constant_mse", "places", "leakage")
 
@@ -598,5 +613,5 @@ def _seen_by(attack: str, service: object) -> str:
     return "nothing" if attack in CLASS_ATTACKS else "features" if service is None else "scores"
 
 
-MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _from_1}
+MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """By version, the migration to the next."""

@@ -1,4 +1,4 @@
-"""The commands that measure a target itself: bounds, robustness and cost."""
+"""The commands that measure a target itself: estimates without an attack, robustness and cost."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,14 +36,15 @@ def leakage(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate the least error of any attack, and measure the Fisher information of what is sent, without an attack."""
+    """Estimate the least MSE under a Gaussian model, and the Fisher information of what is sent, without an attack."""
     from splitleak.eval.targets.leakage import LeakageConfig, measure
 
     config = LeakageConfig(samples=samples, n_images=n_images, seed=seed)
     measured = measure(artifact, images, config, compute_on(device, threads))
     fisher = measured["fsinfo_nats_per_pixel"]
-    text = f"{artifact}: MSE of any attack at least {measured['mse_bound']:.3g}; FSInfo "
-    text += "unbounded, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
+    estimate = f"{measured['mse_gaussian_estimate']:.3g} under a Gaussian model of {measured['samples']:,} images"
+    text = f"{artifact}: MSE at least {estimate}, an estimate that attacks may fall below; FSInfo "
+    text += "infinite, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
     text += f"; {measured['effective_dimensions']:.1f} effective dimensions of {measured['image_dimensions']}"
     result(as_json, measured, text, out=out)
 

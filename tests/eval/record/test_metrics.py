@@ -99,12 +99,12 @@ def test_a_metric_is_named_once_for_each_kind_of_what_was_rebuilt():
 
 
 def test_a_number_is_shown_in_its_own_unit_and_digits():
-    share, error, bound = (
-        metric_named(*name) for name in (("top5", "classes"), ("mse", "victims"), ("bound", "victims"))
+    share, error, estimate = (
+        metric_named(*name) for name in (("top5", "classes"), ("mse", "victims"), ("mse_gaussian_estimate", "victims"))
     )
     assert (share.text(12.345), share.signed(12.345)) == ("12.3", "+12.3")
     assert (error.text(0.01234), error.signed(-0.01234)) == ("0.0123", "-0.0123")
-    assert (bound.text(0.001234), bound.signed(0.001234)) == ("0.00123", "+0.00123")
+    assert (estimate.text(0.001234), estimate.signed(0.001234)) == ("0.00123", "+0.00123")
 
 
 @pytest.mark.parametrize(

@@ -110,15 +110,15 @@ def test_missing_cells_are_dashes_and_partial_ones_say_of_how_many_seeds(fake_ca
 def test_what_needs_no_attack_stands_at_the_end(fake_campaign):
     def leakage(cell):
         noisy = cell["method"] == "PATROL"
-        measured = {"mse_bound": 0.00123, "fsinfo_nats_per_pixel": 1.5} if noisy else {}
-        unbounded = {"mse_bound": 0.0, "fsinfo_nats_per_pixel": None, "effective_dimensions": 9.0}
-        return {**unbounded, **measured, "assumptions": ["pixels are grey", "noise is noise"]}
+        measured = {"mse_gaussian_estimate": 0.00123, "fsinfo_nats_per_pixel": 1.5} if noisy else {}
+        without_noise = {"mse_gaussian_estimate": 0.0, "fsinfo_nats_per_pixel": None, "effective_dimensions": 9.0}
+        return {**without_noise, **measured, "assumptions": ["pixels are grey", "noise is noise"]}
 
     sheet = scores(fake_campaign(leakage=leakage))
     rows = shown(sheet)
-    assert rows["PATROL"]["without any attack MSE bound"] == "0.00123 ± 0"
+    assert rows["PATROL"]["without any attack MSE, Gaussian estimate"] == "0.00123 ± 0"
     assert rows["PATROL"]["without any attack FSInfo"] == "1.5000 ± 0.0000"
-    assert rows["DistCorr"]["without any attack MSE bound"] == "0 ± 0"
+    assert rows["DistCorr"]["without any attack MSE, Gaussian estimate"] == "0 ± 0"
     assert rows["DistCorr"]["without any attack FSInfo"] == "-"
     assert any("It assumes: " in note for note in sheet.notes)
     assert sheet.headings[-1] == ("without any attack", 2)
