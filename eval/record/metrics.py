@@ -20,6 +20,9 @@ from splitleak.defenses.artifact import WholeModel
 from splitleak.eval.record import MEASURES
 from splitleak.eval.record.evaluator import Evaluator, probabilities
 from splitleak.eval.record.schema import ClassesRecord, Leakage, Record, Score
+from splitleak.measures.lpips import lpips
+from splitleak.measures.lpips import missing as lpips_missing
+from splitleak.measures.ms_ssim import ms_ssim
 from splitleak.measures.pixel import batch_psnr, mse, psnr
 from splitleak.measures.ssim import ssim, ssim_zero_padded
 from splitleak.plugins import Plugin, packaged
@@ -77,6 +80,7 @@ class Metric:
         key: In a record's ``scores``; default: the name.
         compute: By the judge: for victims ``(images, truth)``, both ``(N, C, H, W)`` in [0, 1], to ``(N,)`` or one
             value of the batch ``()``; for classes `JudgedClasses` to ``(K * R,)``.
+        missing: Why it cannot be computed of pictures of a shape ``(C, H, W)``, or None; a record repeats it.
         read: The shown value; default: ``scale`` times the mean of its score.
         cap: Upper limit of values; the score counts those above it.
         shown: Whether tables have it; CSV files do in any case.
@@ -94,6 +98,7 @@ class Metric:
     scale: float = field(default=1.0, kw_only=True)
     key: str = field(default="", kw_only=True)
     compute: Callable[..., Tensor] | None = field(default=None, kw_only=True)
+    missing: Callable[[tuple[int, ...]], str | None] = field(default=lambda shape: None, kw_only=True)
     read: Callable[[Reading], float | None] | None = field(default=None, kw_only=True)
     cap: float | None = field(default=None, kw_only=True)
     shown: bool = field(default=True, kw_only=True)
@@ -238,12 +243,15 @@ METRICS: list[Metric] = [
     _target_of_victims("bytes", "bytes/image", _WIRE, 0, read=_of_record("wire", "bytes_per_image"), when="codec"),
     _target("service_accuracy", "accuracy %", _POLICY, 2, read=_percent("service", "accuracy"), when="policy"),
     _target("distortion", "distortion", _POLICY, 3, read=_of_record("service", "distortion"), when="policy"),
-    # Victims rebuilt: SSIM and PSNR by the published tables' definitions, then the usual ones; reference columns.
+    # Victims rebuilt: SSIM and PSNR by the published tables' definitions, then the usual and the perceptual ones;
+    # reference columns.
     _victims("ssim", "SSIM", _REBUILT, 3, "lower", key="ssim_zero_padded", compute=ssim_zero_padded, always=True),
     _victims("psnr", "PSNR dB", _REBUILT, 2, "lower", key="batch_psnr", compute=batch_psnr, cap=_CAP_DB, always=True),
     _victims("mse", "MSE", _REBUILT, 4, "higher", compute=mse, always=True),
     _victims("ssim_valid", "standard SSIM", "", 3, "lower", key="ssim", compute=ssim, shown=False),
     _victims("psnr_image", "PSNR dB, mean", "", 2, "lower", key="psnr", compute=psnr, cap=_CAP_DB, shown=False),
+    _victims("ms_ssim", "MS-SSIM", _REBUILT, 3, "lower", compute=ms_ssim),
+    _victims("lpips", "LPIPS", _REBUILT, 4, "higher", compute=lpips, missing=lpips_missing),
     _beside_victims("constant_mse", "constant", _REBUILT, read=_of_record("constant_mse")),
     _victims("reclassified", "rebuilt", _RIGHT, 1, "lower", scale=100),
     _beside_victims("evaluator_on_truth", "victims", _RIGHT, 1, read=_percent("evaluator", "on_truth")),
@@ -334,7 +342,15 @@ def headline(record: Record) -> list[tuple[Metric, float]]:
 
 def measured_victims(images: Tensor, truth: Tensor) -> dict[str, Score]:
     """Computes the metrics of victims, of ``images`` against ``truth``, both ``(N, C, H, W)`` in [0, 1]."""
-    return {metric.stored: metric.score(compute(images, truth)) for metric, compute in _computed("victims")}
+    shape = tuple(truth.shape[1:])
+    computed = ((metric, compute) for metric, compute in _computed("victims") if metric.missing(shape) is None)
+    return {metric.stored: metric.score(compute(images, truth)) for metric, compute in computed}
+
+
+def not_measured(truth: Tensor) -> dict[str, str] | None:
+    """The metrics of victims that cannot be computed of images ``(N, C, H, W)``, with the reason; None if all can."""
+    reasons = ((metric.stored, metric.missing(tuple(truth.shape[1:]))) for metric, _ in _computed("victims"))
+    return {name: reason for name, reason in reasons if reason is not None} or None
 
 
 def measured_classes(judged: JudgedClasses, pictures: int) -> dict[str, Score]:

@@ -451,6 +451,7 @@ class _Record(_Part):
     threat_model: ThreatModel
     n: int = Field(description="images or pictures that were scored")
     scores: dict[str, Score]
+    not_measured: dict[str, str] | None = Field(default=None, description="metrics left out, with the reason")
     constant_mse: float | None = None
     images: dict[str, str] = Field(default_factory=dict)
     evaluator: EvaluatorJudge | None = None

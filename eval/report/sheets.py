@@ -26,6 +26,8 @@ _NOTES: Mapping[Kind, str] = {
     "recognised or not, to all private images; coverage: the share of private images that have a picture near by.",
 }
 _NOTE_OF = {
+    "ms_ssim": "MS-SSIM: of as many scales as the image has room for (two at 28 and 32 pixels), standard borders.",
+    "lpips": "LPIPS: in its shift-tolerant form (ST-LPIPS, AlexNet); higher is less alike.",
     "constant_mse": "Constant: the MSE of the victims' own mean given to all, which no attacker has.",
     "held_out_mse": "Held-out images: what the attack says of itself, on auxiliary images that it did not train on, "
     "beside the mean of those it did.",

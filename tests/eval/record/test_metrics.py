@@ -28,6 +28,7 @@ from splitleak.eval.record.metrics import (
     metric_names,
     metrics_of,
     nearest_mean,
+    not_measured,
     spread,
 )
 from splitleak.eval.record.schema import FeaturesPlace, FigurePlace, Score, parse_record
@@ -242,3 +243,11 @@ def test_a_metric_of_classes_plugged_in_is_in_record_table_csv_report_and_status
     assert score.values == pytest.approx(pictures.flatten(2).mean(2).mean(1).tolist(), abs=1e-5)
     assert np.shape(score.images) == (10, 2)
     assert "sharpness" not in record.scores
+
+
+def test_a_metric_that_cannot_be_computed_is_left_out_and_said_to_be(pair):
+    assert "lpips" not in measured_victims(*pair)
+    assert "at least 21 pixels" in not_measured(pair[1])["lpips"]
+    large = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert not_measured(large) is None
+    assert measured_victims(large, large)["lpips"].values == (0, 0)
