@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,8 @@ from torch import Tensor
 from splitleak.defenses.artifact import WholeModel
 from splitleak.eval.record import MEASURES
 from splitleak.eval.record.evaluator import Evaluator, probabilities
-from splitleak.eval.record.schema import ClassesRecord, Leakage, Record, Score
+from splitleak.eval.record.schema import ClassesRecord, Leakage, Linkage, Record, Score
+from splitleak.measures.linkage.refinding import BRIGHTER, MIRRORED, MOVED, SAME, VIEWS
 from splitleak.measures.lpips import lpips
 from splitleak.measures.lpips import missing as lpips_missing
 from splitleak.measures.ms_ssim import ms_ssim
@@ -56,11 +58,12 @@ class JudgedClasses:
 
 @dataclass(frozen=True)
 class Reading:
-    """A record with other measures of its target: attack-free leakage, and latency."""
+    """A record with other measures of its target: attack-free leakage, linkage of features, and latency."""
 
     record: Record
     leakage: Leakage | None = None
     latency: Mapping[str, Mapping[str, float | None]] | None = None
+    linkage: Linkage | None = None
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,29 @@ def _of_leakage(name: str) -> Callable[[Reading], float | None]:
     return lambda reading: None if reading.leakage is None else getattr(reading.leakage, name)
 
 
+def _refound(method: str, *views: str) -> Callable[[Reading], float | None]:
+    """Reads the share of victims found again, in percent; of several views their mean."""
+
+    def read(reading: Reading) -> float | None:
+        if reading.linkage is None:
+            return None
+        return 100 * fmean(reading.linkage.refound[method][view].share for view in views)
+
+    return read
+
+
+def _told_alike(reading: Reading) -> float | None:
+    """The share of pairs of one class that are told to be so at a false match rate of 1 %, in percent."""
+    verified = None if reading.linkage is None else (reading.linkage.verified or {}).get("0.01")
+    return None if verified is None or verified.rate is None else 100 * verified.rate
+
+
+def _label_read(reading: Reading) -> float | None:
+    """How often a linear probe of the features is right about the label, in percent."""
+    label = None if reading.linkage is None else reading.linkage.label
+    return None if label is None else 100 * label.right
+
+
 def _of_latency(part: str, quantile: str = "p50") -> Callable[[Reading], float | None]:
     return lambda reading: None if reading.latency is None else reading.latency[part].get(quantile)
 
@@ -225,6 +251,7 @@ def _recognised_error(reading: Reading) -> float | None:
 
 
 _WIRE, _POLICY, _FREE, _TIME = "on the wire", "behind its policy", "without any attack", "latency p50"
+_FOUND = "found again by the feature"
 _REBUILT, _RIGHT, _OWN = "rebuilt victims", "right class by the evaluator %", "attacker's own held-out images"
 _PICTURES, _FEATURES, _EVALUATOR = "pictures of classes", "evaluator's features", "evaluator %"
 
@@ -282,6 +309,16 @@ METRICS: list[Metric] = [
     _target_of_victims("mse_gaussian_samples", "images of the estimate", "", 0, read=_SAMPLES, shown=False),
     _target_of_victims("fsinfo", "FSInfo", _FREE, read=_of_leakage("fsinfo_nats_per_pixel")),
     _target_of_victims("effective_dimensions", "effective dimensions", "", 1, read=_DIMENSIONS, shown=False),
+    _target_of_victims("refound", "same %", _FOUND, 1, "lower", read=_refound("plain", SAME)),
+    _target_of_victims("refound_moved", "moved %", _FOUND, 1, "lower", read=_refound("plain", MOVED)),
+    _target_of_victims("refound_brighter", "brighter %", _FOUND, 1, "lower", read=_refound("plain", BRIGHTER)),
+    _target_of_victims("refound_mirrored", "mirrored %", "", 1, "lower", read=_refound("plain", MIRRORED), shown=False),
+    _target_of_victims(
+        "refound_whitened", "whitened %", "", 1, "lower", read=_refound("whitened", *VIEWS), shown=False
+    ),
+    _target_of_victims("refound_learned", "learned %", _FOUND, 1, "lower", read=_refound("learned", *VIEWS)),
+    _target_of_victims("told_alike", "told alike %", "", 1, "lower", read=_told_alike, shown=False),
+    _target_of_victims("label_read", "label by a probe %", "", 1, "lower", read=_label_read, shown=False),
     _target_of_victims("edge_ms", "edge ms", _TIME, 2, read=_of_latency("edge_ms")),
     _target_of_victims("wire_ms", "wire ms", _TIME, 2, read=_of_latency("wire_ms")),
     _target_of_victims("cloud_ms", "cloud ms", _TIME, 2, read=_of_latency("cloud_ms")),

@@ -386,6 +386,48 @@ class Leakage(_Part):
         return self.model_copy(update=dict.fromkeys(("target", "assumptions", "config", "provenance")))
 
 
+class Refound(_Part):
+    """The share of victims that are found again, its standard error over them, and the shares of single crossings."""
+
+    share: float
+    error: float | None = None
+    crossings: tuple[float, ...] | None = None
+
+
+class PairRate(_Part):
+    """The rate of pairs of one class that are told to be so, see `pair_match_rate`."""
+
+    rate: float | None = None
+    error: float | None = None
+    genuine: int
+    impostor: int
+
+
+class Probed(_Part):
+    """How often a probe of the features is right about the victims, beside the share of the most frequent value."""
+
+    right: float
+    error: float | None = None
+    majority: float
+    victims: int
+
+
+class Linkage(_Part):
+    """What a target's features tell without a picture, see `eval/targets/linkage.py`."""
+
+    target: str | None = None
+    victims: int
+    public: int
+    queries: int
+    chance: float
+    refound: dict[str, dict[str, Refound]]
+    verified: dict[str, PairRate] | None = None
+    label: Probed | None = None
+    attributes: dict[str, Probed | None] = Field(default_factory=dict)
+    config: Settings | None = None
+    provenance: Provenance | None = None
+
+
 class FeaturesPlace(_Part):
     """Place of a cell in a campaign on features; ``plus`` names the defenses stacked on top of the method."""
 
@@ -438,8 +480,8 @@ class _Record(_Part):
     """The fields of all records; see `VictimsRecord` and `ClassesRecord`.
 
     ``scores`` are by the keys of `eval.record.metrics`. ``images`` are digests: of the scored images, and of the
-    attacker's own. ``constant_mse`` is the MSE of the constant predictor, the mean of the true pictures. ``places`` and
-    ``leakage`` are only in ``records.jsonl``, which stands without the campaign's folders.
+    attacker's own. ``constant_mse`` is the MSE of the constant predictor, the mean of the true pictures. ``places``,
+    ``leakage`` and ``linkage`` are only in ``records.jsonl``, which stands without the campaign's folders.
     """
 
     version: Literal[3] = 3
@@ -460,6 +502,7 @@ class _Record(_Part):
     provenance: Provenance
     places: tuple[tuple[str, str], ...] | None = None
     leakage: Leakage | None = None
+    linkage: Linkage | None = None
     plugins: tuple[Plugin, ...] | None = Field(default=None, description="of target, attack and measures")
 
     @model_validator(mode="before")
