@@ -1,8 +1,9 @@
 """Measures what split inference leaks, and what each defense costs.
 
-As a library: `scan` a network, or `capture` what crosses a cut, `attack` it and `score` what was rebuilt; `defend` adds
-a defense, `Knowledge` and `Query` are the threat model as types, `ATTACKS` and `DEFENSES` the tables of both by name.
-To import the package loads neither torch nor ONNX Runtime; that happens when one of these is first used.
+As a library: `scan` a network, or `capture` what crosses a cut, `attack` it and `score` what was rebuilt; `linkage` is
+what it tells without a picture, `defend` adds a defense, `Knowledge` and `Query` are the threat model as types,
+`ATTACKS` and `DEFENSES` the tables of both by name. To import the package loads neither torch nor ONNX Runtime; that
+happens when one of these is first used.
 """
 
 from importlib import import_module
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from splitleak.attacker.base import Knowledge, Query
     from splitleak.attacker.reconstruction import ATTACKS
     from splitleak.defenses import DEFENSES
-    from splitleak.library import Rebuilt, attack, capture, defend, scan, score
+    from splitleak.library import Rebuilt, attack, capture, defend, linkage, scan, score
 
 _PLACES = {
     "ATTACKS": "splitleak.attacker.reconstruction",
@@ -23,6 +24,7 @@ _PLACES = {
     "attack": "splitleak.library",
     "capture": "splitleak.library",
     "defend": "splitleak.library",
+    "linkage": "splitleak.library",
     "scan": "splitleak.library",
     "score": "splitleak.library",
 }
@@ -36,6 +38,7 @@ __all__ = [  # as the names above, which a test holds
     "attack",
     "capture",
     "defend",
+    "linkage",
     "scan",
     "score",
 ]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import Preset
+from splitleak.datasets.images import Images
 from splitleak.datasets.plain import unlabelled
 from splitleak.defenses.base import Defense
 from splitleak.defenses.stack import DefenseConfig, Stack
@@ -182,6 +183,44 @@ def scan(
     found = network_of(model, NetworkConfig(), own.shape)
     document, _ = measure(found, own, attacked, ScanConfig.parse(settings, source="scan"), report)
     return document
+
+
+def linkage(
+    encoder: Network,
+    *,
+    public: Array,
+    victims: Array,
+    public_labels: Array | None = None,
+    labels: Array | None = None,
+    report: Report = silent,
+    **settings: object,
+) -> dict[str, Any]:
+    """What features tell without a picture: whether a victim's is found again, of which class it is.
+
+    Args:
+        encoder: As for `capture`, the defenses of `defend` included; it is sent each picture several times.
+        public: The attacker's images ``(M, C, H, W)``, floats in [0, 1] or uint8.
+        victims: Others ``(N, C, H, W)``.
+        public_labels: ``(M,)``, classes of the public images; none: no probe, and no verification.
+        labels: ``(N,)``, those of the victims.
+        report: Called with the progress.
+        settings: Of the measure: ``crossings=3``, ``views=6``, ``seed=0``.
+
+    Returns:
+        The document that ``splitleak linkage --json`` prints, but for what names the target.
+    """
+    from splitleak.eval.targets.linkage import LinkageConfig
+    from splitleak.eval.targets.linkage import linkage as measure
+
+    own, attacked = unlabelled(_images(public, "public")), unlabelled(_images(victims, "victims"))
+    if (labels is None) != (public_labels is None):
+        raise ValueError("expected labels of the victims and of the public images, or none, got those of one set")
+    if labels is not None and public_labels is not None:
+        told = [torch.as_tensor(each).long() for each in (public_labels, labels)]
+        names = tuple(map(str, range(1 + max(int(each.max()) for each in told))))
+        own, attacked = (Images(each.pixels, mine, names) for each, mine in zip((own, attacked), told, strict=True))
+    config = LinkageConfig.parse(settings, source="linkage")
+    return measure(lambda images: capture(encoder, images), own, attacked, config, report=report)
 
 
 def score(rebuilt: Rebuilt | Array, truth: Array) -> dict[str, Score]:

@@ -19,6 +19,7 @@ from splitleak.defenses.importing import cut_in_two, read_networks
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble
 from splitleak.eval.report import published
+from splitleak.eval.targets.linkage import LinkageConfig
 from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.reading import read_graph
 from splitleak.models import ArchitectureName
@@ -196,6 +197,9 @@ class CampaignConfig(CampaignHead):
     attacks: tuple[AttackEntry, ...] = Field(min_length=1)
     report: ReportEntry = ReportEntry()
     latency: bool = Field(default=False, description="measure the latency of all targets in turn, after all else")
+    linkage: dict[str, Any] | None = Field(
+        default=None, description="of `LinkageConfig`, of every target behind its codec; default: not measured"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -203,6 +207,10 @@ class CampaignConfig(CampaignHead):
             check_unique([entry.name for entry in getattr(self, table)], f"one of {table}")
         if self.plus is None and any(method.plus for method in self.methods):
             raise ValueError("expected a table [plus] with a name, as a method has a plus of its own")
+        if self.linkage is not None:
+            if given := {"seed", "codec"} & set(self.linkage):
+                raise ValueError(f"expected no {' and '.join(given)} in linkage, which is the target's")
+            self.linked(0, None)
         if self.published is not None and self.published not in published.names():
             known = ", ".join(published.names())
             raise ValueError(f"expected a published table of {known}, got {self.published!r}")
@@ -233,6 +241,10 @@ class CampaignConfig(CampaignHead):
         for entry in config.attacks:
             config._check_attack(entry, f"{source}: attack {entry.name!r}")
         return config
+
+    def linked(self, seed: int, codec: Codec | None) -> LinkageConfig:
+        """The settings of ``splitleak linkage``."""
+        return LinkageConfig.parse({**(self.linkage or {}), "codec": codec or "fp32", "seed": seed}, source="linkage")
 
     def rows(self) -> Iterator[tuple[MethodEntry, str | None, tuple[DefenseConfig, ...]]]:
         """Every method and then its twin: entry, name of the defenses on top or None, the whole stack."""

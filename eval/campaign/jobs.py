@@ -122,6 +122,11 @@ def _leakage(bench: Bench, job: Job) -> None:
     bench.make(job, "leakage", artifact, "--images", images, "--seed", job.seed, *bench.computing())
 
 
+def _linkage(bench: Bench, job: Job) -> None:
+    artifact, images = bench.inputs(job, "artifact", "images")
+    bench.make(job, "linkage", artifact, "--images", images, *bench.computing(), config=job.settings["config"])
+
+
 def _latency(bench: Bench, job: Job) -> None:
     """Measures all targets in turn, with one image in flight; it depends on all other jobs, so that it runs alone."""
     bench.make(job, "latency", *map(bench.below, job.settings["artifacts"]), "--no-alternatives")
@@ -137,6 +142,7 @@ _DO: dict[Kind, Callable[[Bench, Job], Figures | None]] = {
     "predict": do_predict,
     "cell": _cell,
     "leakage": _leakage,
+    "linkage": _linkage,
     "latency": _latency,
     "poison": do_poison,
     "besides": do_target_measure,

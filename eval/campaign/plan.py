@@ -11,6 +11,7 @@ Below the campaign's folder::
     priors/<key>/                       what `splitleak prior` wrote for a set of public images
     predictions/<key>/                  shared-<m>.npz, ledger.json, pairs-<auxiliary>.npz: a target behind a policy
     leakage/<target>.json               attack-free measures of a target
+    linkage/<target>-<key>.json         what its features tell without a picture, behind a codec
     latency/<key>.json                  latency of all targets of a seed, in turn
     besides/<measure>-<key>.json        measures of a target other than attacks on its classes
     cells/<id>/attack/, cells/<id>/score/{record.json,pictures.npz}
@@ -41,6 +42,7 @@ Kind = Literal[
     "predict",
     "cell",
     "leakage",
+    "linkage",
     "latency",
     "poison",
     "besides",
@@ -249,6 +251,8 @@ def _of_split(config: CampaignConfig, dataset: DatasetEntry, split: Job, seed: i
             yield capture
             yield _cell(config, train, capture, entry, {**labels, "attack": entry.name})
         yield _leakage(train)
+        if config.linkage is not None:
+            yield _linkage(config, train, _title(config, labels), labels.get("codec"))
 
 
 def _named(codec: str | None) -> dict[str, str]:
@@ -273,6 +277,14 @@ def _capture(train: Job, entry: AttackEntry, title: str, codec: str | None) -> J
 def _leakage(train: Job) -> Job:
     settings = {"images": train.settings["images"], "artifact": train.output}
     return Job.of("leakage", train.key, train.label, train.seed, f"leakage/{train.key}.json", [train], settings)
+
+
+def _linkage(config: CampaignConfig, train: Job, title: str, codec: str | None) -> Job:
+    own = config.linked(train.seed, codec).document()
+    settings = {"images": train.settings["images"], "artifact": train.output, "config": own}
+    key = digest(settings)
+    label, output = f"{title}, seed {train.seed}", f"linkage/{train.key}-{key}.json"
+    return Job.of("linkage", key, label, train.seed, output, [train], settings)
 
 
 def _latency(before: Sequence[Job], seed: int) -> Job:

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,11 @@ from torch import Tensor
 from splitleak.defenses.artifact import WholeModel
 from splitleak.eval.record import MEASURES
 from splitleak.eval.record.evaluator import Evaluator, probabilities
-from splitleak.eval.record.schema import ClassesRecord, Leakage, Record, Score
+from splitleak.eval.record.schema import ClassesRecord, Leakage, Linkage, Record, Score
+from splitleak.measures.linkage.refinding import BRIGHTER, MIRRORED, MOVED, SAME, VIEWS
+from splitleak.measures.lpips import lpips
+from splitleak.measures.lpips import missing as lpips_missing
+from splitleak.measures.ms_ssim import ms_ssim
 from splitleak.measures.pixel import batch_psnr, mse, psnr
 from splitleak.measures.ssim import ssim, ssim_zero_padded
 from splitleak.plugins import Plugin, packaged
@@ -53,11 +58,12 @@ class JudgedClasses:
 
 @dataclass(frozen=True)
 class Reading:
-    """A record with other measures of its target: attack-free leakage, and latency."""
+    """A record with other measures of its target: attack-free leakage, linkage of features, and latency."""
 
     record: Record
     leakage: Leakage | None = None
     latency: Mapping[str, Mapping[str, float | None]] | None = None
+    linkage: Linkage | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class Metric:
         key: In a record's ``scores``; default: the name.
         compute: By the judge: for victims ``(images, truth)``, both ``(N, C, H, W)`` in [0, 1], to ``(N,)`` or one
             value of the batch ``()``; for classes `JudgedClasses` to ``(K * R,)``.
+        missing: Why it cannot be computed of pictures of a shape ``(C, H, W)``, or None; a record repeats it.
         read: The shown value; default: ``scale`` times the mean of its score.
         cap: Upper limit of values; the score counts those above it.
         shown: Whether tables have it; CSV files do in any case.
@@ -94,6 +101,7 @@ class Metric:
     scale: float = field(default=1.0, kw_only=True)
     key: str = field(default="", kw_only=True)
     compute: Callable[..., Tensor] | None = field(default=None, kw_only=True)
+    missing: Callable[[tuple[int, ...]], str | None] = field(default=lambda shape: None, kw_only=True)
     read: Callable[[Reading], float | None] | None = field(default=None, kw_only=True)
     cap: float | None = field(default=None, kw_only=True)
     shown: bool = field(default=True, kw_only=True)
@@ -184,6 +192,29 @@ def _of_leakage(name: str) -> Callable[[Reading], float | None]:
     return lambda reading: None if reading.leakage is None else getattr(reading.leakage, name)
 
 
+def _refound(method: str, *views: str) -> Callable[[Reading], float | None]:
+    """Reads the share of victims found again, in percent; of several views their mean."""
+
+    def read(reading: Reading) -> float | None:
+        if reading.linkage is None:
+            return None
+        return 100 * fmean(reading.linkage.refound[method][view].share for view in views)
+
+    return read
+
+
+def _told_alike(reading: Reading) -> float | None:
+    """The share of pairs of one class that are told to be so at a false match rate of 1 %, in percent."""
+    verified = None if reading.linkage is None else (reading.linkage.verified or {}).get("0.01")
+    return None if verified is None or verified.rate is None else 100 * verified.rate
+
+
+def _label_read(reading: Reading) -> float | None:
+    """How often a linear probe of the features is right about the label, in percent."""
+    label = None if reading.linkage is None else reading.linkage.label
+    return None if label is None else 100 * label.right
+
+
 def _of_latency(part: str, quantile: str = "p50") -> Callable[[Reading], float | None]:
     return lambda reading: None if reading.latency is None else reading.latency[part].get(quantile)
 
@@ -220,6 +251,7 @@ def _recognised_error(reading: Reading) -> float | None:
 
 
 _WIRE, _POLICY, _FREE, _TIME = "on the wire", "behind its policy", "without any attack", "latency p50"
+_FOUND = "found again by the feature"
 _REBUILT, _RIGHT, _OWN = "rebuilt victims", "right class by the evaluator %", "attacker's own held-out images"
 _PICTURES, _FEATURES, _EVALUATOR = "pictures of classes", "evaluator's features", "evaluator %"
 
@@ -229,7 +261,7 @@ _beside_victims, _beside_classes = partial(_victims, level="reference"), partial
 _target, _target_of_victims = partial(Metric, level="target"), partial(_victims, level="target")
 
 _VERIFIED = _percent("figures", "identification", "verification", "true_match_rate")
-_DIMENSIONS = _of_leakage("effective_dimensions")
+_GAUSSIAN, _SAMPLES, _DIMENSIONS = map(_of_leakage, ("mse_gaussian_estimate", "samples", "effective_dimensions"))
 
 METRICS: list[Metric] = [
     # The target: its accuracy, alone, through a codec and behind an output policy.
@@ -238,12 +270,15 @@ METRICS: list[Metric] = [
     _target_of_victims("bytes", "bytes/image", _WIRE, 0, read=_of_record("wire", "bytes_per_image"), when="codec"),
     _target("service_accuracy", "accuracy %", _POLICY, 2, read=_percent("service", "accuracy"), when="policy"),
     _target("distortion", "distortion", _POLICY, 3, read=_of_record("service", "distortion"), when="policy"),
-    # Victims rebuilt: SSIM and PSNR by the published tables' definitions, then the usual ones; reference columns.
+    # Victims rebuilt: SSIM and PSNR by the published tables' definitions, then the usual and the perceptual ones;
+    # reference columns.
     _victims("ssim", "SSIM", _REBUILT, 3, "lower", key="ssim_zero_padded", compute=ssim_zero_padded, always=True),
     _victims("psnr", "PSNR dB", _REBUILT, 2, "lower", key="batch_psnr", compute=batch_psnr, cap=_CAP_DB, always=True),
     _victims("mse", "MSE", _REBUILT, 4, "higher", compute=mse, always=True),
     _victims("ssim_valid", "standard SSIM", "", 3, "lower", key="ssim", compute=ssim, shown=False),
     _victims("psnr_image", "PSNR dB, mean", "", 2, "lower", key="psnr", compute=psnr, cap=_CAP_DB, shown=False),
+    _victims("ms_ssim", "MS-SSIM", _REBUILT, 3, "lower", compute=ms_ssim),
+    _victims("lpips", "LPIPS", _REBUILT, 4, "higher", compute=lpips, missing=lpips_missing),
     _beside_victims("constant_mse", "constant", _REBUILT, read=_of_record("constant_mse")),
     _victims("reclassified", "rebuilt", _RIGHT, 1, "lower", scale=100),
     _beside_victims("evaluator_on_truth", "victims", _RIGHT, 1, read=_percent("evaluator", "on_truth")),
@@ -270,9 +305,20 @@ METRICS: list[Metric] = [
     _beside_classes("evaluator_on_truth", "class means", _EVALUATOR, 1, read=_percent("evaluator", "on_truth")),
     _beside_classes("evaluator_accuracy", "test images", _EVALUATOR, 1, read=_percent("evaluator", "accuracy")),
     # Attack-free measures of a target.
-    _target_of_victims("bound", "MSE bound", _FREE, None, read=_of_leakage("mse_bound")),
+    _target_of_victims("mse_gaussian_estimate", "MSE, Gaussian estimate", _FREE, None, read=_GAUSSIAN),
+    _target_of_victims("mse_gaussian_samples", "images of the estimate", "", 0, read=_SAMPLES, shown=False),
     _target_of_victims("fsinfo", "FSInfo", _FREE, read=_of_leakage("fsinfo_nats_per_pixel")),
     _target_of_victims("effective_dimensions", "effective dimensions", "", 1, read=_DIMENSIONS, shown=False),
+    _target_of_victims("refound", "same %", _FOUND, 1, "lower", read=_refound("plain", SAME)),
+    _target_of_victims("refound_moved", "moved %", _FOUND, 1, "lower", read=_refound("plain", MOVED)),
+    _target_of_victims("refound_brighter", "brighter %", _FOUND, 1, "lower", read=_refound("plain", BRIGHTER)),
+    _target_of_victims("refound_mirrored", "mirrored %", "", 1, "lower", read=_refound("plain", MIRRORED), shown=False),
+    _target_of_victims(
+        "refound_whitened", "whitened %", "", 1, "lower", read=_refound("whitened", *VIEWS), shown=False
+    ),
+    _target_of_victims("refound_learned", "learned %", _FOUND, 1, "lower", read=_refound("learned", *VIEWS)),
+    _target_of_victims("told_alike", "told alike %", "", 1, "lower", read=_told_alike, shown=False),
+    _target_of_victims("label_read", "label by a probe %", "", 1, "lower", read=_label_read, shown=False),
     _target_of_victims("edge_ms", "edge ms", _TIME, 2, read=_of_latency("edge_ms")),
     _target_of_victims("wire_ms", "wire ms", _TIME, 2, read=_of_latency("wire_ms")),
     _target_of_victims("cloud_ms", "cloud ms", _TIME, 2, read=_of_latency("cloud_ms")),
@@ -333,7 +379,15 @@ def headline(record: Record) -> list[tuple[Metric, float]]:
 
 def measured_victims(images: Tensor, truth: Tensor) -> dict[str, Score]:
     """Computes the metrics of victims, of ``images`` against ``truth``, both ``(N, C, H, W)`` in [0, 1]."""
-    return {metric.stored: metric.score(compute(images, truth)) for metric, compute in _computed("victims")}
+    shape = tuple(truth.shape[1:])
+    computed = ((metric, compute) for metric, compute in _computed("victims") if metric.missing(shape) is None)
+    return {metric.stored: metric.score(compute(images, truth)) for metric, compute in computed}
+
+
+def not_measured(truth: Tensor) -> dict[str, str] | None:
+    """The metrics of victims that cannot be computed of images ``(N, C, H, W)``, with the reason; None if all can."""
+    reasons = ((metric.stored, metric.missing(tuple(truth.shape[1:]))) for metric, _ in _computed("victims"))
+    return {name: reason for name, reason in reasons if reason is not None} or None
 
 
 def measured_classes(judged: JudgedClasses, pictures: int) -> dict[str, Score]:

@@ -7,6 +7,7 @@ by an older version is migrated when it is read, one version at a time; an unkno
 |---|---|
 | 1 | the first recorded results; it says no version |
 | 2 | `kind`, `threat_model`, digests of target and images, package version; `scores` hold metrics alone |
+| 3 | `leakage.mse_gaussian_estimate`, which was called a bound before, and its `samples` |
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ from splitleak.models import ARCHITECTURES, ArchitectureName
 from splitleak.outputs import FolderKind
 from splitleak.plugins import Plugin, check_recorded, recorded
 
-VERSION = 2
+VERSION = 3
 FILE = "record.json"
 CELL = FolderKind("score", FILE, ("pictures.npz",))
 
@@ -359,7 +360,8 @@ class Leakage(_Part):
     """Attack-free measures of a target, see `eval/targets/leakage.py`; some are None without noise."""
 
     target: str | None = None
-    mse_bound: float = 0.0
+    mse_gaussian_estimate: float = 0.0
+    samples: int | None = Field(default=None, description="images that it is of; not told before record version 3")
     information_nats: float | None = None
     image_entropy_nats: float | None = None
     image_dimensions: int | None = None
@@ -371,9 +373,59 @@ class Leakage(_Part):
     config: Settings | None = None
     provenance: Provenance | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_name(cls, values: object) -> object:
+        """Reads what was called a bound as the estimate that it is, in files that say no version too."""
+        if isinstance(values, dict) and "mse_bound" in values:
+            values = {("mse_gaussian_estimate" if key == "mse_bound" else key): each for key, each in values.items()}
+        return values
+
     def brief(self) -> Self:
         """The figures alone."""
         return self.model_copy(update=dict.fromkeys(("target", "assumptions", "config", "provenance")))
+
+
+class Refound(_Part):
+    """The share of victims that are found again, its standard error over them, and the shares of single crossings."""
+
+    share: float
+    error: float | None = None
+    crossings: tuple[float, ...] | None = None
+
+
+class PairRate(_Part):
+    """The rate of pairs of one class that are told to be so, see `pair_match_rate`."""
+
+    rate: float | None = None
+    error: float | None = None
+    genuine: int
+    impostor: int
+
+
+class Probed(_Part):
+    """How often a probe of the features is right about the victims, beside the share of the most frequent value."""
+
+    right: float
+    error: float | None = None
+    majority: float
+    victims: int
+
+
+class Linkage(_Part):
+    """What a target's features tell without a picture, see `eval/targets/linkage.py`."""
+
+    target: str | None = None
+    victims: int
+    public: int
+    queries: int
+    chance: float
+    refound: dict[str, dict[str, Refound]]
+    verified: dict[str, PairRate] | None = None
+    label: Probed | None = None
+    attributes: dict[str, Probed | None] = Field(default_factory=dict)
+    config: Settings | None = None
+    provenance: Provenance | None = None
 
 
 class FeaturesPlace(_Part):
@@ -428,11 +480,11 @@ class _Record(_Part):
     """The fields of all records; see `VictimsRecord` and `ClassesRecord`.
 
     ``scores`` are by the keys of `eval.record.metrics`. ``images`` are digests: of the scored images, and of the
-    attacker's own. ``constant_mse`` is the MSE of the constant predictor, the mean of the true pictures. ``places`` and
-    ``leakage`` are only in ``records.jsonl``, which stands without the campaign's folders.
+    attacker's own. ``constant_mse`` is the MSE of the constant predictor, the mean of the true pictures. ``places``,
+    ``leakage`` and ``linkage`` are only in ``records.jsonl``, which stands without the campaign's folders.
     """
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     id: str
     order: int = 0
     cell: Place | None = None
@@ -441,6 +493,7 @@ class _Record(_Part):
     threat_model: ThreatModel
     n: int = Field(description="images or pictures that were scored")
     scores: dict[str, Score]
+    not_measured: dict[str, str] | None = Field(default=None, description="metrics left out, with the reason")
     constant_mse: float | None = None
     images: dict[str, str] = Field(default_factory=dict)
     evaluator: EvaluatorJudge | None = None
@@ -449,6 +502,7 @@ class _Record(_Part):
     provenance: Provenance
     places: tuple[tuple[str, str], ...] | None = None
     leakage: Leakage | None = None
+    linkage: Linkage | None = None
     plugins: tuple[Plugin, ...] | None = Field(default=None, description="of target, attack and measures")
 
     @model_validator(mode="before")
@@ -586,6 +640,11 @@ def _from_1(old: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
+def _from_2(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 2 called the estimate of the MSE under a Gaussian model a bound, which `Leakage` reads."""
+    return {**old, "version": 3}
+
+
 _OF_THREAT = ("knowledge", "queries", "draws", "views", "access", "adaptive", "ignores_output_policy")
 _KEPT = ("figures", "evaluator", "wire", "provenance", "constant_mse", "places", "leakage")
 
@@ -598,5 +657,5 @@ def _seen_by(attack: str, service: object) -> str:
     return "nothing" if attack in CLASS_ATTACKS else "features" if service is None else "scores"
 
 
-MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _from_1}
+MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 """By version, the migration to the next."""

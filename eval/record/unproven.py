@@ -12,7 +12,7 @@ from splitleak.attacker.outputs import Reconstructions
 from splitleak.datasets.plain import array_names, float_images, read_array, read_images, unlabelled
 from splitleak.edge.ledger import images_digest
 from splitleak.eval.record.inputs import Attacked
-from splitleak.eval.record.metrics import measured_victims
+from splitleak.eval.record.metrics import measured_victims, not_measured
 from splitleak.eval.record.scoring import PICTURES, check_disjoint, constant_mse, pixels
 from splitleak.outputs import FolderKind
 
@@ -56,6 +56,7 @@ def score_unproven(reconstructions: Path, truth: Path, out: Path, *, force: bool
         "attack": None if attack is None else attack.run.document(),
         "n": len(true),
         "scores": {name: score.document() for name, score in scores.items()},
+        **({"not_measured": left_out} if (left_out := not_measured(true)) else {}),
         "constant_mse": constant_mse(victims.pixels.numpy()),
         "provenance": provenance(),
     }

@@ -14,7 +14,7 @@ from splitleak.edge.ledger import Ledger
 from splitleak.eval.record.auxiliary import read_auxiliary
 from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
-from splitleak.eval.record.metrics import measure_plugins, measured_victims, spread
+from splitleak.eval.record.metrics import measure_plugins, measured_victims, not_measured, spread
 from splitleak.eval.record.schema import Place, Provenance, Service, VictimsRecord, Wire
 from splitleak.eval.record.scoring import check_disjoint, check_target, constant_mse, pixels, truth_of, write_judged
 
@@ -103,6 +103,7 @@ def make_record(
         threat_model=attacked.threat_model(sees="features" if kind is None else kind.takes, auxiliary=own),
         n=len(rebuilt.images),
         scores=scores,
+        not_measured=not_measured(true.floats()),
         constant_mse=constant_mse(true.pixels.numpy()),
         images={"scored": digest(sorted(true.hashes())), "public": digest(sorted(attacked.public))},
         evaluator=judge,

@@ -46,7 +46,8 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
     attack does worse than the best black-box attack.
     ``unseen classes``: shared scores have mass on classes that no auxiliary image was assigned to.
     ``evaluator``: the evaluator is less accurate than the target.
-    ``below the bound``: an attack that saw each image once beat the bound, so its assumptions fail on this target.
+    ``below the estimate``: an attack that saw each image once fell below the Gaussian estimate of the MSE, so that
+    model fails on this target.
     ``start``: an attack does worse than the attack it started from.
     ``linear``: an attack that knows as much does worse than linear regression.
     """
@@ -57,7 +58,7 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
             by_target.setdefault(f"{cell.table}, {cell.place.target}", []).append((cell, record))
     for ours in by_target.values():
         flags += [(ours[0][0], flag, True) for flag in (*_randomised(ours), *_white_box(ours))]
-        of_one = (*_worse_than_start(ours), *_worse_than_linear(ours), *_below_the_bound(ours))
+        of_one = (*_worse_than_start(ours), *_worse_than_linear(ours), *_below_the_estimate(ours))
         flags += [(cell, flag, False) for cell, flag in of_one]
     return flags
 
@@ -192,14 +193,14 @@ def _knows_as_much(record: Record, other: Record) -> bool:
     return "encoder" in mine.knowledge or mine.queries >= theirs.queries
 
 
-def _below_the_bound(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:
+def _below_the_estimate(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:
     for cell, record in ours:
-        bound = 0.0 if cell.leakage is None else cell.leakage.mse_bound  # on attacks that see an image once
-        if record.threat_model.views == 1 and record.mse < bound:
+        estimate = 0.0 if cell.leakage is None else cell.leakage.mse_gaussian_estimate  # of what sees an image once
+        if record.threat_model.views == 1 and record.mse < estimate:
             yield (
                 cell,
-                f"below the bound: MSE {record.mse:.4f} under the bound of {bound:.4f}; what the bound assumes does "
-                "not hold here, so do not rely on it",
+                f"below the estimate: MSE {record.mse:.4f} under the Gaussian estimate of {estimate:.4f}; images or "
+                "features are not Gaussian here, so do not rely on it",
             )
 
 

@@ -172,9 +172,9 @@ def _write_data(report: Report, out: Path) -> None:
     places: dict[str, list[tuple[str, str]]] = {}
     for cell, _ in results.measured:
         places.setdefault(cell.id, []).append((cell.table, cell.row.label))
-    leakages = {cell.id: cell.leakage for cell, _ in results.measured}
+    beside = {cell.id: {"leakage": cell.leakage, "linkage": cell.linkage} for cell, _ in results.measured}
     records = (
-        record.brief().model_copy(update={"places": tuple(places[cell.id]), "leakage": leakages[cell.id]})
+        record.brief().model_copy(update={"places": tuple(places[cell.id]), **beside[cell.id]})
         for cell, record in results.records
     )
     write_lines(out / LINES, (record.document() for record in records))

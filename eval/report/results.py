@@ -22,6 +22,7 @@ from splitleak.eval.record.schema import (
     FeaturesPlace,
     FigurePlace,
     Leakage,
+    Linkage,
     Provenance,
     Record,
     load_lines,
@@ -90,6 +91,7 @@ class Cell:
     record: Record | None = None
     leakage: Leakage | None = None
     latency: Mapping[str, Mapping[str, float | None]] | None = None
+    linkage: Linkage | None = None
 
     @property
     def kind(self) -> Kind:
@@ -131,7 +133,7 @@ class Cell:
         metric = metric_named(name, self.kind)
         if self.record is None or metric is None:
             return None
-        return metric.value(Reading(self.record, self.leakage, self.latency))
+        return metric.value(Reading(self.record, self.leakage, self.latency, self.linkage))
 
 
 @dataclass(frozen=True)
@@ -318,7 +320,7 @@ def _tables(config: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[TableRows
 def _cells(folder: Path, plan: Mapping[str, Any]) -> Iterator[Cell]:
     """The planned cells. A record may have several places; each cell's copy has that of the plan."""
     recorded = {_planned_id(record): record for record in load_lines(folder / LINES)} if _is_recorded(folder) else None
-    latencies = _latencies(folder)
+    latencies, linkages = _latencies(folder), _linkages(folder, plan)
     known: dict[str, tuple[Record | None, Leakage | None]] = {}
     for planned in plan["cells"]:
         key, score = planned["id"], folder / "cells" / planned["id"] / "score"
@@ -341,6 +343,9 @@ def _cells(folder: Path, plan: Mapping[str, Any]) -> Iterator[Cell]:
             record=record,
             leakage=leakage,
             latency=latencies.get(place.target),
+            linkage=linkages.get(
+                (place.target, getattr(place, "codec", "")), None if record is None else record.linkage
+            ),
         )
 
 
@@ -368,6 +373,17 @@ def _leakage(folder: Path, target: str, record: Record | None) -> Leakage | None
     if path.is_file():
         return Leakage.read(path)
     return None if record is None else record.leakage
+
+
+def _linkages(folder: Path, plan: Mapping[str, Any]) -> dict[tuple[str, str], Linkage]:
+    """What features tell without a picture, by target and codec, of the jobs of ``plan`` that are done."""
+    linkages = {}
+    for job in plan.get("jobs", ()):
+        if job["kind"] == "linkage" and (folder / job["output"]).is_file():
+            linkage = Linkage.read(folder / job["output"])
+            target = Path(job["output"]).stem.partition("-")[0]
+            linkages[target, str((linkage.config or {})["codec"])] = linkage
+    return linkages
 
 
 def _latencies(folder: Path) -> dict[str, Mapping[str, Mapping[str, float | None]]]:

@@ -27,14 +27,21 @@ _NOTES: Mapping[Kind, str] = {
     "recognised or not, to all private images; coverage: the share of private images that have a picture near by.",
 }
 _NOTE_OF = {
+    "ms_ssim": "MS-SSIM: of as many scales as the image has room for (two at 28 and 32 pixels), standard borders.",
+    "lpips": "LPIPS: in its shift-tolerant form (ST-LPIPS, AlexNet); higher is less alike.",
     "constant_mse": "Constant: the MSE of the victims' own mean given to all, which no attacker has.",
     "held_out_mse": "Held-out images: what the attack says of itself, on auxiliary images that it did not train on, "
     "beside the mean of those it did.",
     "distortion": "Distortion: mean L1 distance of what the policy lets out from what the model says, from 0 to 2.",
-    "bound": "MSE bound: an estimate of the least MSE of any attack that sees an image once, as good as its "
-    f"assumptions; 0 without noise. It assumes: {'; '.join(ASSUMPTIONS)}.",
-    "fsinfo": "FSInfo: Fisher information in nats a pixel, more leaks more; none without noise, as nothing bounds it "
-    "then.",
+    "mse_gaussian_estimate": "MSE, Gaussian estimate: of the least MSE of an attack that sees an image once, under a "
+    "Gaussian model and from a sample; 0 without noise. Attacks may fall below it. It assumes: "
+    f"{'; '.join(ASSUMPTIONS)}.",
+    "fsinfo": "FSInfo: Fisher information in nats a pixel, more leaks more; none without noise, where it is infinite. "
+    "It speaks of attackers who know no more of images than an isotropic Gaussian, and of encoders that are linear: "
+    "one who has learned what images look like is biased, and may find more.",
+    "refound": "Found again: the share of victims whose picture, sent once more, has its own earlier feature as the "
+    "nearest of all victims': the same picture, moved by a pixel, a tenth brighter; learned: by a network trained on "
+    "public pictures, mean over these and mirrored.",
     "total_ms": "Latency: p50 of one image in flight, targets in turn.",
 }
 _NOTE_OF_VICTIMS_ALONE = ("constant_mse",)

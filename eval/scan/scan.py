@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from splitleak.artifacts import provenance
 from splitleak.attacker.training.ridge import LinearMap, RidgeConfig, RidgeGauge
@@ -19,6 +18,7 @@ from splitleak.eval.scan.latency import evenly, time_halves
 from splitleak.graphs.network import Cut, Network
 from splitleak.graphs.prepared import IMAGES, OUTPUT
 from splitleak.logs import Report, silent
+from splitleak.measures.linkage.refinding import brighter, found_again, moved, nearest
 from splitleak.measures.pixel import mse, psnr
 from splitleak.measures.ssim import ssim
 from splitleak.seeding import generator
@@ -82,11 +82,11 @@ class _Row:
             self.rebuilt.append((self.fitted.predict(features) * 255).round().byte())
 
     def nearest(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """By features: the nearest public image to each victim; and the nearest victim to each, encoded anew."""
+        """By features: the nearest public image to each victim; and whether each, encoded anew, is found again."""
         found = {kind: torch.cat(parts) for kind, parts in self.sketches.items()}
         public, victims = found.pop("public"), found.pop("victims")
-        return _nearest(victims, public), {
-            kind: _nearest(other, victims) for kind, other in ({"again": victims} | found).items()
+        return nearest(victims, public), {
+            kind: found_again(other, victims) for kind, other in ({"again": victims} | found).items()
         }
 
 
@@ -141,7 +141,6 @@ def scan(
         elif row.place == ANSWER:
             times = {"edge_ms": whole, "cloud_ms": None}
         retrieved, anew = row.nearest()
-        own = torch.arange(len(truth))
         documents.append(
             {
                 "cut": row.place,
@@ -151,7 +150,7 @@ def scan(
                 "bytes_fp32": 4 * sum(map(math.prod, row.sent.shapes)),
                 **_scores(rebuilt.float() / 255, truth),
                 "retrieved": _scores(owned[retrieved], truth),
-                "refound": {kind: float((place == own).double().mean()) for kind, place in anew.items()},
+                "refound": {kind: float(found.double().mean()) for kind, found in anew.items()},
                 **times,
                 "gauge": row.gauge.findings,
             }
@@ -246,8 +245,12 @@ def _fill(network: Network, rows: Sequence[_Row], public: Images, victims: Image
     """Fits the rows' gauges and rebuilds the victims, by one pass of each set of images."""
     names = list(dict.fromkeys(name for row in rows for name in row.tensors))
     images = victims.floats()
-    moved = functional.pad(images, (1, 0, 1, 0), mode="replicate")[:, :, :-1, :-1]
-    sets = {"public": public.floats(), "victims": images, "moved": moved, "brighter": (1.1 * images).clamp(0, 1)}
+    sets = {
+        "public": public.floats(),
+        "victims": images,
+        "moved": moved(images, 1, 1),
+        "brighter": brighter(images, 1.1),
+    }
     if any(row.sent.randomised for row in rows):
         sets["again"] = images  # else they are the same again
     total, done = sum(map(len, sets.values())), 0
@@ -275,12 +278,6 @@ def _encoded(network: Network, names: Sequence[str], images: Tensor) -> Iterator
         batch = images[start : start + len(next(iter(values.values())))]
         start += len(batch)
         yield {**values, IMAGES: batch}, batch
-
-
-def _nearest(probes: Tensor, gallery: Tensor) -> Tensor:
-    """The place in the gallery ``(M, d)`` of the nearest to each probe ``(N, d)``, by Euclidean distance."""
-    centre = gallery.mean(0)
-    return torch.cdist((probes - centre).double(), (gallery - centre).double()).argmin(1)
 
 
 def _scores(images: Tensor, truth: Tensor) -> dict[str, float]:

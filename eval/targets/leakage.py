@@ -1,4 +1,4 @@
-"""Information-theoretic leakage of a target, without an attack: MSE bound, mutual information, Fisher information."""
+"""Estimates of what a target leaks, without an attack: MSE under a Gaussian model, mutual and Fisher information."""
 
 import math
 from functools import partial
@@ -15,17 +15,20 @@ from splitleak.config import Config
 from splitleak.defenses.artifact import EdgeHalf, load_edge
 from splitleak.eval.record.trained_on import trained_splits
 from splitleak.measures.clusters import cluster_moments, kmeans_per_class
-from splitleak.measures.entropy import mixture_entropy, mixture_information, mse_lower_bound
+from splitleak.measures.entropy import entropy_power, mixture_entropy, mixture_information
 from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
 from splitleak.seeding import generator
 
 ASSUMPTIONS = (
-    "no sample bounds the entropy of images: theirs is that of a Gaussian mixture, one covariance for all components",
+    "the entropy of images is that of a Gaussian mixture, one covariance for all components; a Gaussian has the most "
+    "entropy of its covariance, so an attack that knows more of images may fall far below the estimate",
+    "from fewer images than an image has values, what they do not span counts as rounding: more of them raise the "
+    "estimate",
     "no finer detail than 8 bits: the image's variance in any direction is at least that of rounding",
     "features are a mixture of Gaussians with diagonal covariances, clusters of k-means in each class",
     "mixtures are fitted to training images of the target, and victims are of their kind",
-    "noise of any distribution counts as Gaussian of its variance; without noise the bound is 0",
-    "dropout is not counted, which leaves the bound true and less tight",
+    "noise of any distribution counts as Gaussian of its variance; without noise the estimate is 0",
+    "dropout is not counted",
     "an image crosses the wire once: an attacker who averages views has less noise than is counted here",
 )
 QUANTISATION_VARIANCE = 1 / (12 * 255**2)  # of rounding to one of 256 levels in [0, 1]
@@ -51,9 +54,9 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
         device: Where the encoder runs.
 
     Returns:
-        ``mse_bound``: estimate of the expected MSE per pixel that no attack falls below,
-        :math:`e^{2 H(x|z)/d} / (2 \pi e)` with :math:`H(x|z) = H(x) - I(x; z) \ge` ``image_entropy_nats -
-        information_nats`` (theorem 1 and equation S8 of Xia et al., CEM, CVPR 2025), 0 without noise.
+        ``mse_gaussian_estimate``: estimate of the least expected MSE per pixel under a Gaussian model of images and
+        features, the `entropy_power` of ``image_entropy_nats - information_nats`` (theorem 1 and equation S8 of Xia et
+        al., CEM, CVPR 2025), 0 without noise; real attacks may fall below it. ``samples``: the images it is of.
         ``fsinfo_nats_per_pixel``: mean of `fisher_information` over ``n_images``, null without noise, as
         ``information_nats``. ``effective_dimensions``: mean of `effective_dimensions`. ``assumptions`` lists what the
         numbers assume.
@@ -77,7 +80,8 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
     fisher = [fisher_information(s, dimensions, image_variance=variance, noise_variance=noise) for s in spectra]
     return {
         "target": half.name,
-        "mse_bound": 0.0 if information is None else mse_lower_bound(entropy - information, dimensions),
+        "mse_gaussian_estimate": 0.0 if information is None else entropy_power(entropy - information, dimensions),
+        "samples": len(train),
         "information_nats": information,
         "image_entropy_nats": entropy,
         "image_dimensions": dimensions,

@@ -20,7 +20,14 @@ GROUPS = {
     "Services": (services.cloud, services.edge, services.token, services.tap, services.link),
     "Attacks": (attacks.predict, attacks.query, attacks.attack, attacks.prior, attacks.invert),
     "Judging": (judging.score, judging.score_classes, judging.extraction, judging.study, judging.study_score),
-    "Measuring": (measuring.leakage, judging.layers, measuring.robustness, measuring.cost, measuring.training_time),
+    "Measuring": (
+        measuring.leakage,
+        measuring.linkage,
+        judging.layers,
+        measuring.robustness,
+        measuring.cost,
+        measuring.training_time,
+    ),
     "Deploying": (latency.latency, latency.recommend),
     "Reports": (reports.demo, reports.report, listing.list_),
 }

@@ -1,4 +1,4 @@
-"""The commands that measure a target itself: bounds, robustness and cost."""
+"""The commands that measure a target itself: estimates without an attack, robustness and cost."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,16 +36,71 @@ def leakage(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate the least error of any attack, and measure the Fisher information of what is sent, without an attack."""
+    """Estimate the least MSE under a Gaussian model, and the Fisher information of what is sent, without an attack."""
     from splitleak.eval.targets.leakage import LeakageConfig, measure
 
     config = LeakageConfig(samples=samples, n_images=n_images, seed=seed)
     measured = measure(artifact, images, config, compute_on(device, threads))
     fisher = measured["fsinfo_nats_per_pixel"]
-    text = f"{artifact}: MSE of any attack at least {measured['mse_bound']:.3g}; FSInfo "
-    text += "unbounded, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
+    estimate = f"{measured['mse_gaussian_estimate']:.3g} under a Gaussian model of {measured['samples']:,} images"
+    text = f"{artifact}: MSE at least {estimate}, an estimate that attacks may fall below; FSInfo "
+    text += "infinite, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
     text += f"; {measured['effective_dimensions']:.1f} effective dimensions of {measured['image_dimensions']}"
     result(as_json, measured, text, out=out)
+
+
+def linkage(
+    artifact: Artifact,
+    images: TrainedOn,
+    out: ResultFile = None,
+    force: ReplaceResult = False,
+    attributes: Annotated[
+        Path | None, typer.Option(help="CSV of attributes: file, or set and index, and a column of each.")
+    ] = None,
+    embedder: Annotated[
+        Path | None, typer.Option(help="ONNX network from pictures to vectors, for what was rebuilt (--score).")
+    ] = None,
+    embedder_config: Annotated[
+        Path | None, typer.Option(help="TOML or JSON of its inputs and preprocessing, as for `splitleak import`.")
+    ] = None,
+    score: Annotated[Path | None, typer.Option(help="Folder from `splitleak score`, of an attack on --images.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what features tell without a picture: whether a victim's is found again, of whom it is, what it shows.
+
+    Features are as they cross the wire, defenses and codec (--set codec=uint8) included.
+    """
+    from splitleak.eval.targets.linkage import COLUMNS, LinkageConfig, measure, rows
+    from splitleak.logs import progress
+
+    if (embedder is None) != (score is None):
+        raise typer.BadParameter("expected --embedder and --score together, as the one looks at what the other holds")
+    given = read_config(LinkageConfig, config, settings, "linkage", seed=seed)
+    with progress("linkage") as report:
+        measured = measure(artifact, images, given, compute_on(device, threads), attributes, report)
+    if embedder is not None and score is not None:
+        measured["rebuilt"] = _embedded(embedder, embedder_config, score, images)
+    keep(out, measured)
+    if as_json:
+        print_json(measured)
+        return
+    title = f"{measured['target']}: {measured['victims']} victims, {measured['queries']:,} queries; percent"
+    console().print(table(COLUMNS, rows(measured), title=title, left=(COLUMNS[0], COLUMNS[-1])))
+
+
+def _embedded(embedder: Path, config: Path | None, score: Path, images: Path) -> dict[str, Any]:
+    from splitleak.datasets.splits import Splits
+    from splitleak.eval.targets.embedder import load_embedder, rebuilt_verified
+    from splitleak.graphs.importing import NetworkConfig
+
+    victims = Splits.load(images).victims
+    network = load_embedder(embedder, read_config(NetworkConfig, config, None, "embedder"), victims.shape)
+    return rebuilt_verified(network, score, victims)
 
 
 def robustness(

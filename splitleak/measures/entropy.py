@@ -1,4 +1,4 @@
-"""Mutual information and differential entropy of Gaussian mixtures, and the lower bound on the MSE of attacks."""
+"""Mutual information and differential entropy of Gaussian mixtures, and the entropy power."""
 
 import math
 
@@ -9,12 +9,14 @@ from splitleak.measures.clusters import cluster_moments
 
 
 def mixture_information(weights: Tensor, variances: Tensor, noise_variance: float | Tensor) -> Tensor:
-    r"""Upper bound, in nats, of the mutual information between a Gaussian mixture and its value plus Gaussian noise.
+    r"""Upper bound, in nats, of the mutual information between a mixture and its value plus Gaussian noise.
 
     .. math:: I(z; \hat z) \le \sum_i \pi_i \Big(-\log \pi_i + \frac12 \sum_j \log \frac{v_{ij} + s_j}{s_j}\Big)
 
-    Equation S8 of Xia et al., CEM, CVPR 2025, with diagonal covariances; exact for one component. Differentiable; a
-    component of weight 0 adds nothing.
+    Equation S8 of Xia et al., CEM, CVPR 2025, with diagonal covariances; exact for one component that is Gaussian with
+    independent values. It bounds the information for the *true* weights and variances, whatever the components'
+    distributions (a Gaussian has the most entropy of its variance); with those of a sample it is an estimate.
+    Differentiable; a component of weight 0 adds nothing.
 
     Args:
         weights: ``(k,)``, the mixture weights, which sum to 1.
@@ -46,14 +48,14 @@ def mixture_entropy(values: Tensor, assigned: Tensor, *, smallest_variance: floa
     .. math:: H(x) \ge H(x \mid c) = \sum_i \pi_i\,H(N_i) = \tfrac12 \log \big((2 \pi e)^d \det \Sigma\big)
 
     with one covariance for all components, the unbiased within-cluster covariance. That leaves out the entropy of the
-    cluster index, at most the log of the number of clusters. No sample can bound an entropy from below: this is a lower
-    bound only as far as the clusters are Gaussian (a Gaussian has the highest entropy of its covariance). With fewer
-    samples than dimensions, the directions that they do not span count with ``smallest_variance``.
+    cluster index, at most the log of the number of clusters. A Gaussian has the most entropy of its covariance, so for
+    clusters that are not Gaussian the estimate is too high, without limit. With fewer samples than dimensions, the
+    directions that they do not span count with ``smallest_variance``, which makes it lower.
 
     Args:
         values: ``(N, d)``, more of them than clusters.
         assigned: ``(N,)``, the cluster of each.
-        smallest_variance: Lower bound of the variance in any direction, above 0: the precision of the values.
+        smallest_variance: Least variance in any direction, above 0: the precision of the values.
 
     Raises:
         ValueError: There are no more values than clusters, or ``smallest_variance`` is not positive.
@@ -71,19 +73,21 @@ def mixture_entropy(values: Tensor, assigned: Tensor, *, smallest_variance: floa
     return 0.5 * (float(log_determinant) + deviations.shape[1] * math.log(2 * math.pi * math.e))
 
 
-def mse_lower_bound(entropy_nats: float, dimensions: int) -> float:
-    r"""Lower bound of the expected mean squared error, per dimension, of any attack: :math:`e^{2H/d} / (2\pi e)`.
+def entropy_power(entropy_nats: float, dimensions: int) -> float:
+    r"""Entropy power :math:`e^{2H/d} / (2\pi e)`: the variance of the isotropic Gaussian of a differential entropy.
 
-    Theorem 1 of Xia et al., CEM, CVPR 2025. Tight where the image given the feature is an isotropic Gaussian.
+    For the *true* conditional entropy of the image given what was sent, no estimate of the image has a smaller expected
+    squared error per dimension (Shannon; theorem 1 of Xia et al., CEM, CVPR 2025), and that of an isotropic Gaussian
+    reaches it. For an entropy under a Gaussian model, which may be too high without limit, it is an estimate.
 
     Args:
-        entropy_nats: H, the conditional differential entropy of the image given the features sent, in nats.
+        entropy_nats: H, in nats; minus infinity for images of countably many values.
         dimensions: d, the number of values of the image, at least 1.
 
     Raises:
         ValueError: ``dimensions`` is not positive.
 
-    >>> round(mse_lower_bound(0.5 * math.log(2 * math.pi * math.e * 0.04), 1), 6)
+    >>> round(entropy_power(0.5 * math.log(2 * math.pi * math.e * 0.04), 1), 6)
     0.04
     """
     if dimensions < 1:

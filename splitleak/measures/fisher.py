@@ -49,7 +49,7 @@ def fisher_spectrum(encoder: Callable[[Tensor], Tensor], image: Tensor, *, chunk
 def fisher_information(
     spectrum: Tensor, dimensions: int, *, image_variance: float, noise_variance: float
 ) -> float | None:
-    r"""Fisher information leakage (FSInfo) at one image, in nats per pixel, or None without noise (unbounded).
+    r"""Fisher information leakage (FSInfo) at one image, in nats per pixel, or None without noise (infinite).
 
     .. math:: \frac{1}{2 d} \log \det\big(I + s_x\, G^\top G / s\big)
 
@@ -58,8 +58,11 @@ def fisher_information(
     available; this one is derived here. The encoder is linearised at the image, and the image's prior is an isotropic
     Gaussian of variance :math:`s_x`; the posterior's precision is then :math:`I/s_x + J`, and the value is the entropy
     reduction from prior to posterior: the mutual information, exactly, if the encoder is linear and images have that
-    distribution. Deviations, therefore: the prior's entropy is subtracted, so that 0 is no leakage; divided by d; noise
-    of other distributions counts as Gaussian of its variance.
+    distribution. It speaks of attackers who know no more of images than that prior. Without a prior, the inverse of J
+    limits the squared error of *unbiased* attackers alone (Cramér and Rao; Maeng et al., arXiv:2305.04146); an attacker
+    who has learned from images is biased, and may do better than either says. Deviations, therefore: the prior's
+    entropy is subtracted, so that 0 is no leakage; divided by d; noise of other distributions counts as Gaussian of its
+    variance.
 
     Args:
         spectrum: The result of `fisher_spectrum`.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from splitleak.measures.pixel import check_pair
 
-_WINDOW = 11
+WINDOW = 11
 _SIGMA = 1.5
 _K1, _K2 = 0.01, 0.03
 
@@ -39,14 +39,24 @@ def ssim_zero_padded(images: Tensor, targets: Tensor, *, data_range: float = 1.0
     Raises:
         ValueError: The shapes differ, or the images are smaller than the window.
     """
-    return _mean_ssim(images, targets, data_range, padding=_WINDOW // 2)
+    return _mean_ssim(images, targets, data_range, padding=WINDOW // 2)
 
 
 def _mean_ssim(images: Tensor, targets: Tensor, data_range: float, *, padding: int) -> Tensor:
+    luminance, structure = similarity_maps(images, targets, data_range, padding=padding)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def similarity_maps(images: Tensor, targets: Tensor, data_range: float, *, padding: int = 0) -> tuple[Tensor, Tensor]:
+    """The two factors of SSIM at each position of the window, each ``(N, C, h, w)``: luminance, and structure.
+
+    Raises:
+        ValueError: The shapes differ, or the images are smaller than the window.
+    """
     check_pair(images, targets)
-    if images.ndim != 4 or min(images.shape[2:]) < _WINDOW:
+    if images.ndim != 4 or min(images.shape[2:]) < WINDOW:
         raise ValueError(
-            f"expected images (N, C, H, W) of at least {_WINDOW} × {_WINDOW} pixels, got {tuple(images.shape)}"
+            f"expected images (N, C, H, W) of at least {WINDOW} × {WINDOW} pixels, got {tuple(images.shape)}"
         )
     x, y = images.flatten(0, 1), targets.flatten(0, 1)  # (N * C, H, W): per channel
     rows, columns = (_smoothing(side, padding).to(images) for side in images.shape[2:])
@@ -57,7 +67,7 @@ def _mean_ssim(images: Tensor, targets: Tensor, data_range: float, *, padding: i
     covariance = product - mean_x * mean_y
     variances = square_x - mean_x.square() + square_y - mean_y.square()
     structure = (2 * covariance + c2) / (variances + c2)
-    return (luminance * structure).view(len(images), -1).mean(1)
+    return luminance.unflatten(0, images.shape[:2]), structure.unflatten(0, images.shape[:2])
 
 
 def _smoothing(side: int, padding: int) -> Tensor:
@@ -65,7 +75,7 @@ def _smoothing(side: int, padding: int) -> Tensor:
 
     Two matrix products took a twentieth of the time of convolutions at 32 pixels on a CPU.
     """
-    half = _WINDOW // 2
+    half = WINDOW // 2
     centres = torch.arange(half - padding, side - half + padding)
     offsets = torch.arange(side) - centres[:, None]
     window = torch.exp(torch.arange(-half, half + 1, dtype=torch.float64).square() / (-2 * _SIGMA**2))

@@ -12,7 +12,7 @@ from torch import nn
 
 from splitleak.attacker.base import Knowledge, Query, Run
 from splitleak.attacker.reconstruction import ATTACKS
-from splitleak.measures.entropy import mixture_information, mse_lower_bound
+from splitleak.measures.entropy import entropy_power, mixture_information
 from splitleak.measures.pixel import mse
 
 SIGNAL, NOISE = 0.1**2, 0.05**2  # variances
@@ -75,7 +75,7 @@ def test_the_bound_of_the_channel_is_its_posterior_variance():
     dimensions = SIDE**2
     before = 0.5 * dimensions * math.log(2 * math.pi * math.e * SIGNAL)
     told = float(mixture_information(torch.ones(1), torch.full((1, dimensions), SIGNAL), NOISE))
-    assert mse_lower_bound(before - told, dimensions) == pytest.approx(POSTERIOR, rel=1e-5)
+    assert entropy_power(before - told, dimensions) == pytest.approx(POSTERIOR, rel=1e-5)
 
 
 @pytest.mark.slow

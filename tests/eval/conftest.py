@@ -114,12 +114,13 @@ def fake_campaign(tmp_path, fake_record):
         attacks=("decoder", "gan"),
         seeds=(0, 1),
         leakage=None,
+        linkage=None,
         codecs=(),
         **config,
     ):
         folder, draw = tmp_path / "campaign", np.random.default_rng(0)
         truths = {seed: draw.integers(0, 256, (4, 1, 8, 8), dtype=np.uint8) for seed in seeds}
-        cells = []
+        cells, jobs = [], []
         for method in methods:
             for plus in (None, "CEM"):
                 for attack in attacks:
@@ -155,6 +156,10 @@ def fake_campaign(tmp_path, fake_record):
             np.savez(score / "pictures.npz", **pictures)
             if leakage:
                 write_json(folder / "leakage" / f"{cell['target']}.json", leakage(cell))
+            if linkage:
+                output = f"linkage/{cell['target']}-{cell.get('codec', 'fp32')}.json"
+                write_json(folder / output, linkage(cell))
+                jobs.append({"id": output, "kind": "linkage", "output": output})
         plan = {
             "name": "fake",
             "title": "A <fake> campaign",
@@ -167,7 +172,7 @@ def fake_campaign(tmp_path, fake_record):
                 **config,
             },
             "cells": cells,
-            "jobs": [{"id": f"cell-{cell['id']}", "kind": "cell"} for cell in cells],
+            "jobs": [{"id": f"cell-{cell['id']}", "kind": "cell"} for cell in cells] + jobs,
             "provenance": {**MADE, "command": "splitleak campaign run"},
         }
         write_json(folder / "campaign.json", plan)

@@ -151,3 +151,19 @@ def test_every_name_is_there_and_importing_the_package_loads_nothing_large():
     seconds, loaded = done.stdout.splitlines()
     assert loaded == "[]"
     assert float(seconds) < 0.3
+
+
+def test_linkage_finds_pictures_again_and_reads_their_class_where_it_is_told():
+    draw = torch.Generator().manual_seed(0)
+    public, victims = torch.rand(40, 1, 8, 8, generator=draw), torch.rand(20, 1, 8, 8, generator=draw)
+    quick = {"crossings": 1, "views": 2, "matcher": {"epochs": 1}}
+    found = splitleak.linkage(torch.nn.Flatten(), public=public, victims=victims, **quick)
+    assert (found["chance"], found["refound"]["plain"]["same"]["share"]) == (0.05, 1)
+    assert (found["label"], found["verified"]) == (None, None)
+    classes = [(images.mean((1, 2, 3)) > 0.5).long() for images in (public, victims)]
+    told = {"public_labels": classes[0], "labels": classes[1]}
+    assert (
+        splitleak.linkage(torch.nn.Flatten(), public=public, victims=victims, **told, **quick)["label"]["right"] > 0.5
+    )
+    with pytest.raises(ValueError, match="expected labels of the victims and of the public images, or none"):
+        splitleak.linkage(torch.nn.Flatten(), public=public, victims=victims, labels=classes[1])

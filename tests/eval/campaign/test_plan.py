@@ -50,6 +50,31 @@ def test_what_cells_share_is_made_once(made):
     assert len({job.id for job in made.jobs}) == len({job.output for job in made.jobs}) == len(made.jobs)
 
 
+def test_linkage_is_one_more_job_a_target_and_codec_and_changes_no_other():
+    def linked(document):
+        document["linkage"] = {"views": 2}
+
+    def coded(document):
+        linked(document)
+        document["methods"].append({**document["methods"][0], "name": "Coded", "codec": "uint8"})
+
+    before, after = plan(), plan(linked)
+    jobs = [job for job in after.jobs if job.kind == "linkage"]
+    assert [job.id for job in after.jobs if job.kind != "linkage"] == [job.id for job in before.jobs]
+    assert len(jobs) == 2 * 2 * 2
+    assert {job.settings["config"]["views"] for job in jobs} == {2}
+    assert {(job.settings["config"]["seed"], job.seed) for job in jobs} == {(4, 4), (1, 1)}
+    of_codecs = [job for job in plan(coded).jobs if job.kind == "linkage"]
+    assert len(of_codecs) == len({job.output for job in of_codecs}) == 3 * 2 * 2
+    assert {job.settings["config"]["codec"] for job in of_codecs} == {"fp32", "uint8"}
+
+
+@pytest.mark.parametrize("own", [{"seed": 1}, {"codec": "fp16"}, {"view": 2}])
+def test_linkage_has_no_settings_of_the_targets_and_none_that_are_unknown(own):
+    with pytest.raises(ValueError, match="linkage"):
+        plan(lambda document: document.update(linkage=own))
+
+
 def test_a_job_comes_after_all_that_it_needs(made):
     seen = set()
     for job in made.jobs:

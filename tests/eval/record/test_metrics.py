@@ -28,6 +28,7 @@ from splitleak.eval.record.metrics import (
     metric_names,
     metrics_of,
     nearest_mean,
+    not_measured,
     spread,
 )
 from splitleak.eval.record.schema import FeaturesPlace, FigurePlace, Score, parse_record
@@ -99,12 +100,12 @@ def test_a_metric_is_named_once_for_each_kind_of_what_was_rebuilt():
 
 
 def test_a_number_is_shown_in_its_own_unit_and_digits():
-    share, error, bound = (
-        metric_named(*name) for name in (("top5", "classes"), ("mse", "victims"), ("bound", "victims"))
+    share, error, estimate = (
+        metric_named(*name) for name in (("top5", "classes"), ("mse", "victims"), ("mse_gaussian_estimate", "victims"))
     )
     assert (share.text(12.345), share.signed(12.345)) == ("12.3", "+12.3")
     assert (error.text(0.01234), error.signed(-0.01234)) == ("0.0123", "-0.0123")
-    assert (bound.text(0.001234), bound.signed(0.001234)) == ("0.00123", "+0.00123")
+    assert (estimate.text(0.001234), estimate.signed(0.001234)) == ("0.00123", "+0.00123")
 
 
 @pytest.mark.parametrize(
@@ -242,3 +243,11 @@ def test_a_metric_of_classes_plugged_in_is_in_record_table_csv_report_and_status
     assert score.values == pytest.approx(pictures.flatten(2).mean(2).mean(1).tolist(), abs=1e-5)
     assert np.shape(score.images) == (10, 2)
     assert "sharpness" not in record.scores
+
+
+def test_a_metric_that_cannot_be_computed_is_left_out_and_said_to_be(pair):
+    assert "lpips" not in measured_victims(*pair)
+    assert "at least 21 pixels" in not_measured(pair[1])["lpips"]
+    large = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert not_measured(large) is None
+    assert measured_victims(large, large)["lpips"].values == (0, 0)

@@ -162,7 +162,7 @@ def test_there_are_recorded_results():
 def test_a_record_of_features_of_version_1_is_brought_up_to_date_field_by_field():
     record = parse_record(OLD_FEATURES, source="old")
     assert isinstance(record, VictimsRecord)
-    assert (record.version, record.kind, record.id, record.order, record.n) == (2, "victims", "of-what-made-it", 2, 4)
+    assert (record.version, record.kind, record.id, record.order, record.n) == (3, "victims", "of-what-made-it", 2, 4)
     place = {key: value for key, value in OLD_FEATURES["cell"].items() if key not in ("kind", "plus")}
     assert record.cell == FeaturesPlace(**place)
     assert (record.target.name, record.target.digest, record.target.accuracy) == ("t", None, 0.9)
@@ -243,7 +243,7 @@ def test_what_is_written_is_read_and_what_is_not_there_is_not_written(tmp_path):
     record.write(tmp_path / FILE)
     assert load_record(tmp_path) == record
     written = read_document(tmp_path / FILE)
-    assert written["version"] == VERSION == 2
+    assert written["version"] == VERSION == 3
     assert not {"service", "evaluator", "constant_mse", "places", "leakage"} & written.keys()
     assert written["attack"]["config"]["start"] is None  # a setting that is none is one
 
@@ -318,9 +318,9 @@ CURRENT = parse_record(OLD_FEATURES, source="old").document()
         ([CURRENT], "expected a record, got list"),
         ("record", "expected a record, got str"),
         (None, "expected a record, got NoneType"),
-        ({**CURRENT, "version": 3}, "expected a record of version 1 to 2, got 3; update splitleak"),
-        ({**CURRENT, "version": [2]}, r"expected a record of version 1 to 2, got \[2\]"),
-        ({**CURRENT, "version": "2"}, "expected a record of version 1 to 2, got '2'"),
+        ({**CURRENT, "version": 4}, "expected a record of version 1 to 3, got 4; update splitleak"),
+        ({**CURRENT, "version": [3]}, r"expected a record of version 1 to 3, got \[3\]"),
+        ({**CURRENT, "version": "3"}, "expected a record of version 1 to 3, got '3'"),
         ({**CURRENT, "kind": "sounds"}, "expected a record of kind victims or classes, got 'sounds'"),
         (without(CURRENT, "kind"), "expected a record of kind victims or classes, got 'None'"),
         (without(CURRENT, "scores"), "expected a VictimsRecord, but scores: Field required"),
@@ -349,7 +349,7 @@ def test_a_broken_line_is_named_by_its_number(tmp_path):
     with pytest.raises(ValueError, match=r"records\.jsonl, line 2: expected valid JSON, but "):
         load_lines(path)
     path.write_text(f"{json.dumps(CURRENT)}\n{json.dumps({**CURRENT, 'version': 9})}\n")
-    with pytest.raises(ValueError, match=r"records\.jsonl, line 2: expected a record of version 1 to 2, got 9"):
+    with pytest.raises(ValueError, match=r"records\.jsonl, line 2: expected a record of version 1 to 3, got 9"):
         load_lines(path)
     with pytest.raises(FileNotFoundError):
         load_lines(tmp_path / "nothing.jsonl")
@@ -375,5 +375,19 @@ def test_a_place_is_of_a_campaign_on_features_or_of_figures():
 
 
 def test_a_leakage_in_brief_is_its_figures_alone():
-    whole = Leakage(target="t", mse_bound=0.1, image_dimensions=9, assumptions=("a",), config={"samples": 2})
-    assert whole.brief().document() == {"mse_bound": 0.1, "image_dimensions": 9}
+    whole = Leakage(
+        target="t", mse_gaussian_estimate=0.1, image_dimensions=9, assumptions=("a",), config={"samples": 2}
+    )
+    assert whole.brief().document() == {"mse_gaussian_estimate": 0.1, "image_dimensions": 9}
+
+
+def test_what_version_2_called_a_bound_is_read_as_the_estimate_that_it_is():
+    old = {**CURRENT, "version": 2, "leakage": {"mse_bound": 0.1, "image_dimensions": 9}}
+    read = parse_record(old, source="old")
+    assert (read.version, read.leakage) == (3, Leakage(mse_gaussian_estimate=0.1, image_dimensions=9))
+    assert read.document()["leakage"] == {"mse_gaussian_estimate": 0.1, "image_dimensions": 9}
+
+
+def test_a_leakage_file_of_before_is_read_too(tmp_path):
+    (tmp_path / "leakage.json").write_text('{"target": "t", "mse_bound": 0.1}')
+    assert Leakage.read(tmp_path / "leakage.json") == Leakage(target="t", mse_gaussian_estimate=0.1)

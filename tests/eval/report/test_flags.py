@@ -118,13 +118,13 @@ def test_a_gradient_that_is_no_number_is_in_no_record():
         record(gradient_norm_start=float("nan"))
 
 
-def cell(attack="decoder", mse=0.02, *, target="t", views=1, defenses=(), bound=None, knows=None, **config):
+def cell(attack="decoder", mse=0.02, *, target="t", views=1, defenses=(), estimate=None, knows=None, **config):
     """A cell of a campaign on features; ``attack`` is both the entry's name and the attack's."""
     place = FeaturesPlace(dataset="d", model="m", method="M", attack=attack, seed=0, views=views, target=target)
     made = document(attack, mse, defenses=defenses, views=views, config=config, findings=config.pop("findings", {}))
     made["threat_model"] |= knows or {}
     found = parse_record({**made, "cell": place.document()}, source="test")
-    leakage = None if bound is None else Leakage(mse_bound=bound)
+    leakage = None if estimate is None else Leakage(mse_gaussian_estimate=estimate)
     return Cell("i", "T", Row(f"M of {target}"), attack, 0, place, record=found, leakage=leakage)
 
 
@@ -161,11 +161,13 @@ def test_knowing_the_weights_and_doing_worse_is_doubted(monkeypatch, white, doub
     assert kinds(records[2:]) == []
 
 
-def test_a_score_below_the_bound_is_doubted_and_one_at_it_is_not():
-    assert kinds([cell(mse=0.019, bound=0.02), cell("gan", 0.02, bound=0.02)]) == [("decoder", "below the bound")]
-    assert kinds([cell(mse=0.019, views=8, bound=0.02)]) == []  # many views have less noise than the bound counts
+def test_a_score_below_the_estimate_is_doubted_and_one_at_it_is_not():
+    assert kinds([cell(mse=0.019, estimate=0.02), cell("gan", 0.02, estimate=0.02)]) == [
+        ("decoder", "below the estimate")
+    ]
+    assert kinds([cell(mse=0.019, views=8, estimate=0.02)]) == []  # many views have less noise than the estimate counts
     assert kinds([cell(mse=0.019)]) == []
-    assert kinds([cell(mse=0.019, bound=0.0)]) == []
+    assert kinds([cell(mse=0.019, estimate=0.0)]) == []
 
 
 @pytest.mark.parametrize(("mse", "doubted"), [(0.021, True), (0.0201, False), (0.01, False)])

@@ -69,7 +69,12 @@ def test_the_records_are_one_line_each_without_values_of_single_images(fake_camp
         figures["findings"] = {"history": history, "curve": list(range(50)), "held_out_mse": 0.1, "few": [1, 2]}
         figures["values"] = 500
 
-    leakage = {"mse_bound": 0.001, "fsinfo_nats_per_pixel": None, "effective_dimensions": 9.0, "assumptions": ["a"]}
+    leakage = {
+        "mse_gaussian_estimate": 0.001,
+        "fsinfo_nats_per_pixel": None,
+        "effective_dimensions": 9.0,
+        "assumptions": ["a"],
+    }
     _, out = report(fake_campaign(long, leakage=lambda cell: leakage))
     lines = (out / "records.jsonl").read_text().splitlines()
     assert len(lines) == 40
@@ -77,7 +82,7 @@ def test_the_records_are_one_line_each_without_values_of_single_images(fake_camp
     assert record["attack"]["findings"] == {"held_out_mse": 0.1, "few": [1, 2]}
     assert record["scores"]["mse"] == {"mean": pytest.approx(0.01), "std": 0.001}
     assert record["cell"]["method"] == "Bottleneck"
-    assert record["leakage"] == {"mse_bound": 0.001, "effective_dimensions": 9.0, "assumptions": ["a"]}
+    assert record["leakage"] == {"mse_gaussian_estimate": 0.001, "effective_dimensions": 9.0, "assumptions": ["a"]}
     assert max(map(len, lines)) < 2000
 
 
@@ -274,7 +279,7 @@ def test_doubts_about_records_are_shown(run, report):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["features", "figures"])
 def test_a_report_of_a_report_is_the_same(fake_campaign, fake_predictions, tmp_path, kind):
-    leakage = {"mse_bound": 0.001, "fsinfo_nats_per_pixel": 0.5, "effective_dimensions": 9.0}
+    leakage = {"mse_gaussian_estimate": 0.001, "fsinfo_nats_per_pixel": 0.5, "effective_dimensions": 9.0}
     partial = {"change": lambda cell, _: cell["id"] != "PATROLCEM1-gan", "leakage": lambda cell: leakage}
     folder = fake_campaign(**partial) if kind == "features" else fake_predictions(claims=[CLAIM], seeds=(0,))
     write_json(folder / "failures" / "x.json", {"job": "cell-gone", "label": "l", "command": "c", "error": "e"})

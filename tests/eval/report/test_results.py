@@ -212,7 +212,7 @@ def test_a_folder_with_neither_a_campaign_nor_a_record_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_recorded_results_are_those_of_the_run(fake_campaign, tmp_path):
-    leakage = {"mse_bound": 0.001, "effective_dimensions": 9.0}
+    leakage = {"mse_gaussian_estimate": 0.001, "effective_dimensions": 9.0}
     folder = fake_campaign(lambda cell, _: cell["id"] != "PATROLCEM1-gan", leakage=lambda cell: leakage)
     run = Results.load(folder)
     write_report(folder, tmp_path / "report")
@@ -221,7 +221,7 @@ def test_recorded_results_are_those_of_the_run(fake_campaign, tmp_path):
     assert (recorded.tables, recorded.provenance) == (run.tables, run.provenance)
     for ours, theirs in zip(recorded.cells, run.cells, strict=True):
         assert (ours.id, ours.place, ours.table, ours.row) == (theirs.id, theirs.place, theirs.table, theirs.row)
-        for metric in ("accuracy", "mse", "ssim_valid", "bound", "effective_dimensions", "bytes"):
+        for metric in ("accuracy", "mse", "ssim_valid", "mse_gaussian_estimate", "effective_dimensions", "bytes"):
             assert ours.measure(metric) == theirs.measure(metric)
     assert all(cell.folder is None for cell in recorded.cells)
     assert recorded.doubts is not None

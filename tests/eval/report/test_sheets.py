@@ -3,6 +3,7 @@ import pytest
 from splitleak.artifacts import write_json
 from splitleak.config import read_document
 from splitleak.eval.campaign.classes.config import STRONGEST
+from splitleak.eval.report.report import write_report
 from splitleak.eval.report.results import Results
 from splitleak.eval.report.sheets import csv_rows, difference_sheet, score_sheets, summary_sheets
 
@@ -110,18 +111,57 @@ def test_missing_cells_are_dashes_and_partial_ones_say_of_how_many_seeds(fake_ca
 def test_what_needs_no_attack_stands_at_the_end(fake_campaign):
     def leakage(cell):
         noisy = cell["method"] == "PATROL"
-        measured = {"mse_bound": 0.00123, "fsinfo_nats_per_pixel": 1.5} if noisy else {}
-        unbounded = {"mse_bound": 0.0, "fsinfo_nats_per_pixel": None, "effective_dimensions": 9.0}
-        return {**unbounded, **measured, "assumptions": ["pixels are grey", "noise is noise"]}
+        measured = {"mse_gaussian_estimate": 0.00123, "fsinfo_nats_per_pixel": 1.5} if noisy else {}
+        without_noise = {"mse_gaussian_estimate": 0.0, "fsinfo_nats_per_pixel": None, "effective_dimensions": 9.0}
+        return {**without_noise, **measured, "assumptions": ["pixels are grey", "noise is noise"]}
 
     sheet = scores(fake_campaign(leakage=leakage))
     rows = shown(sheet)
-    assert rows["PATROL"]["without any attack MSE bound"] == "0.00123 ± 0"
+    assert rows["PATROL"]["without any attack MSE, Gaussian estimate"] == "0.00123 ± 0"
     assert rows["PATROL"]["without any attack FSInfo"] == "1.5000 ± 0.0000"
-    assert rows["DistCorr"]["without any attack MSE bound"] == "0 ± 0"
+    assert rows["DistCorr"]["without any attack MSE, Gaussian estimate"] == "0 ± 0"
     assert rows["DistCorr"]["without any attack FSInfo"] == "-"
     assert any("It assumes: " in note for note in sheet.notes)
     assert sheet.headings[-1] == ("without any attack", 2)
+
+
+def found_again(cell):
+    """What `splitleak linkage` might have written of a target."""
+    shares = {"plain": 1.0, "whitened": 0.5, "learned": 0.75}
+    refound = {
+        method: {
+            view: {"share": share - 0.1 * lower, "error": 0.01, "crossings": [share]}
+            for lower, view in enumerate(("same", "moved", "brighter", "mirrored"))
+        }
+        for method, share in shares.items()
+    }
+    pairs = {"rate": 0.25, "error": 0.01, "genuine": 90, "impostor": 900}
+    probed = {"right": 0.9, "error": 0.02, "majority": 0.1, "victims": 40}
+    counts = {"victims": 40, "public": 60, "queries": 360, "chance": 0.025}
+    told = {"verified": {"0.01": pairs, "0.001": {**pairs, "rate": None}}, "label": probed, "attributes": {}}
+    config = {"codec": cell.get("codec", "fp32")}
+    return {"target": cell["target"], **counts, "refound": refound, **told, "config": config, "provenance": {}}
+
+
+def test_what_features_tell_without_a_picture_has_columns_where_it_is_measured(fake_campaign, tmp_path):
+    campaign = fake_campaign(linkage=found_again, codecs={"DistCorr": "uint8"}, methods=("Bottleneck", "DistCorr"))
+    sheet = scores(campaign)
+    for row in ("Bottleneck", "DistCorr"):
+        texts = {name.removeprefix("found again by the feature "): text for name, text in shown(sheet)[row].items()}
+        assert [texts[f"{view} %"] for view in ("same", "moved", "brighter", "learned")] == [
+            "100.0 ± 0.0",
+            "90.0 ± 0.0",
+            "80.0 ± 0.0",
+            "60.0 ± 0.0",
+        ]
+    assert any(note.startswith("Found again: ") for note in sheet.notes)
+    [row, *_] = csv_rows(Results.load(campaign))
+    names = ("refound", "refound_mirrored", "refound_whitened", "told_alike", "label_read")
+    assert [row[name] for name in names] == pytest.approx([100, 70, 35, 25, 90])
+    write_report(campaign, tmp_path / "report")  # records alone tell it too
+    again = Results.load(tmp_path / "report")
+    assert [cell.linkage for cell in again.cells] == [cell.linkage for cell in Results.load(campaign).cells]
+    assert not any(heading.startswith("found again") for heading, _ in scores(fake_campaign()).headings)
 
 
 def test_differences_are_paired_by_seed(fake_campaign):

@@ -60,24 +60,28 @@ def test_more_noise_leaks_less_by_every_measure(measured):
     assert found[0]["noise_variance"] == pytest.approx(1e-4)
     assert found[0]["information_nats"] > 2 * found[1]["information_nats"] > 0
     assert found[0]["fsinfo_nats_per_pixel"] > 2 * found[1]["fsinfo_nats_per_pixel"] > 0
-    assert 0 < found[0]["mse_bound"] < found[1]["mse_bound"]
+    assert 0 < found[0]["mse_gaussian_estimate"] < found[1]["mse_gaussian_estimate"]
     assert found[0]["image_entropy_nats"] == found[1]["image_entropy_nats"]
 
 
-def test_the_bound_is_the_formula_and_below_the_error_of_the_mean_image(measured, small_splits):
+def test_the_gaussian_estimate_is_the_formula_and_below_the_error_of_the_mean_image(measured, small_splits):
     found = measured(BOTTLENECK, noise(0.1))
     left = (found["image_entropy_nats"] - found["information_nats"]) / found["image_dimensions"]
-    assert found["mse_bound"] == pytest.approx(math.exp(2 * left) / (2 * math.pi * math.e))
-    assert found["mse_bound"] < float(small_splits.train.floats().var(0).mean())
-    assert found["image_dimensions"] == 256
+    assert found["mse_gaussian_estimate"] == pytest.approx(math.exp(2 * left) / (2 * math.pi * math.e))
+    assert found["mse_gaussian_estimate"] < float(small_splits.train.floats().var(0).mean())
+    assert (found["image_dimensions"], found["samples"]) == (256, QUICK.samples)
     assert 0 < found["effective_dimensions"] <= min(found["feature_dimensions"], 256)
     assert tuple(found["assumptions"]) == ASSUMPTIONS
     assert found["provenance"]["torch"] == torch.__version__
 
 
-def test_without_noise_nothing_is_bounded_and_the_directions_are_still_counted(measured):
+def test_without_noise_the_estimate_is_0_and_the_directions_are_still_counted(measured):
     found = measured(BOTTLENECK)
-    assert (found["mse_bound"], found["information_nats"], found["fsinfo_nats_per_pixel"]) == (0, None, None)
+    assert (found["mse_gaussian_estimate"], found["information_nats"], found["fsinfo_nats_per_pixel"]) == (
+        0,
+        None,
+        None,
+    )
     assert found["effective_dimensions"] > 0
     json.dumps(found, allow_nan=False)
 
@@ -85,7 +89,7 @@ def test_without_noise_nothing_is_bounded_and_the_directions_are_still_counted(m
 def test_dropout_is_not_counted(measured):
     with_it = measured(BOTTLENECK, noise(0.1), {"name": "dropout", "rate": 0.5})
     assert with_it["noise_variance"] == pytest.approx(0.01)
-    assert measured(BOTTLENECK, {"name": "dropout", "rate": 0.5})["mse_bound"] == 0
+    assert measured(BOTTLENECK, {"name": "dropout", "rate": 0.5})["mse_gaussian_estimate"] == 0
 
 
 def test_laplace_noise_counts_by_its_variance(measured):
@@ -96,9 +100,9 @@ def test_one_seed_gives_the_same_numbers(measured):
     once, again, other = (
         measured(BOTTLENECK, noise(0.1), config=QUICK.model_copy(update={"seed": seed})) for seed in (0, 0, 1)
     )
-    keys = ("mse_bound", "information_nats", "fsinfo_nats_per_pixel", "effective_dimensions")
+    keys = ("mse_gaussian_estimate", "information_nats", "fsinfo_nats_per_pixel", "effective_dimensions")
     assert [once[key] for key in keys] == [again[key] for key in keys]
-    assert once["mse_bound"] != other["mse_bound"]
+    assert once["mse_gaussian_estimate"] != other["mse_gaussian_estimate"]
 
 
 def test_images_of_another_training_are_refused(measured, small_splits, tmp_path):
@@ -122,4 +126,5 @@ def test_the_command_prints_and_writes_the_document(images, target, tmp_path):
     assert result.exit_code == 0, result.output
     assert json.loads(result.output) == read_document(tmp_path / "leakage.json")
     spoken = CliRunner().invoke(app, ["leakage", artifact, *options])
-    assert "MSE of any attack at least" in spoken.output
+    assert "MSE at least" in spoken.output
+    assert "of 100 images, an estimate" in spoken.output

@@ -41,6 +41,7 @@ COMMANDS = (
     "cost",
     "training-time",
     "leakage",
+    "linkage",
     "poison",
     "robustness",
     "study",

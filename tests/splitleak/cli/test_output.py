@@ -93,6 +93,7 @@ def test_a_folder_that_no_command_wrote_is_refused_by_name_and_not_touched(call,
 
 FILES = {
     "leakage": ("{toy}", "--images", "{images}", "--out"),
+    "linkage": ("{toy}", "--images", "{images}", "--out"),
     "robustness": ("{toy}", "--images", "{images}", "--out"),
     "extraction": ("{toy}", "--artifact", "{toy}", "--train-images", "{images}/train.npz", "--out"),
     "layers": ("{toy}", "--artifact", "{toy}", "--images", "{images}", "--out"),

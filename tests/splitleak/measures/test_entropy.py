@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.measures.entropy import mixture_entropy, mixture_information, mse_lower_bound
+from splitleak.measures.entropy import entropy_power, mixture_entropy, mixture_information
 
 
 def mixture():
@@ -77,7 +77,7 @@ def test_a_mixture_without_a_bound_is_refused(weights, variances, noise, message
 @given(variance=st.floats(1e-4, 1), dimensions=st.integers(1, 3072))
 def test_a_gaussian_with_one_variance_reaches_the_bound(variance, dimensions):
     nats = 0.5 * dimensions * math.log(2 * math.pi * math.e * variance)
-    assert mse_lower_bound(nats, dimensions) == pytest.approx(variance)
+    assert entropy_power(nats, dimensions) == pytest.approx(variance)
 
 
 def test_no_estimate_on_a_gaussian_channel_beats_the_bound_that_the_information_gives():
@@ -87,7 +87,7 @@ def test_no_estimate_on_a_gaussian_channel_beats_the_bound_that_the_information_
     sent = images + noise**0.5 * torch.randn(images.shape, generator=draw)
     told = float(mixture_information(torch.ones(1), torch.full((1, dimensions), signal), noise))
     entropy_before = 0.5 * dimensions * math.log(2 * math.pi * math.e * signal)
-    bound = mse_lower_bound(entropy_before - told, dimensions)
+    bound = entropy_power(entropy_before - told, dimensions)
     assert bound == pytest.approx(signal * noise / (signal + noise), rel=1e-6)
     best = signal / (signal + noise)
     for factor in (0.0, 0.3, 0.6, 0.8, 1.0):
@@ -124,7 +124,7 @@ def test_the_bound_of_samples_is_the_posterior_variance_of_their_channel():
     for sigma in (noise**0.5, 0.2, 1.0):
         told = float(mixture_information(torch.ones(1), features.var(0)[None], sigma**2))
         posterior = signal * sigma**2 / (signal + sigma**2)
-        assert mse_lower_bound(before - told, 32) == pytest.approx(posterior, rel=0.02)
+        assert entropy_power(before - told, 32) == pytest.approx(posterior, rel=0.02)
 
 
 @pytest.mark.parametrize(("count", "smallest"), [(1, 1e-6), (5, 0.0)])
@@ -135,4 +135,4 @@ def test_values_without_an_entropy_are_refused(count, smallest):
 
 def test_no_dimension_has_no_bound():
     with pytest.raises(ValueError, match="expected at least 1 dimension, got 0"):
-        mse_lower_bound(1.0, 0)
+        entropy_power(1.0, 0)

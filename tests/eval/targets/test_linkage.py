@@ -1,0 +1,118 @@
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from splitleak.attacker.training.siamese import SiameseConfig
+from splitleak.cli import app
+from splitleak.config import read_document
+from splitleak.datasets.images import Images
+from splitleak.defenses.artifact import load_edge, save
+from splitleak.defenses.training import TargetConfig, train
+from splitleak.eval.targets.attributes import Attribute
+from splitleak.eval.targets.linkage import METHODS, LinkageConfig, crossing, linkage, measure
+from splitleak.measures.linkage.refinding import VIEWS
+
+CPU = torch.device("cpu")
+QUICK = LinkageConfig(views=2, crossings=2, matcher=SiameseConfig(epochs=2, width=32, dimensions=16))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, small_splits):
+    folder = tmp_path_factory.mktemp("images")
+    small_splits.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory, small_splits):
+    document = {
+        "model": {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10},
+        "defenses": [{"name": "gaussian-noise", "sigma": 0.01}],
+        "training": {"epochs": 1},
+    }
+    folder = tmp_path_factory.mktemp("target") / "toy"
+    save(folder, "toy", train(TargetConfig.parse(document, source="test"), small_splits, device=CPU))
+    return folder
+
+
+def test_the_picture_itself_is_found_again_and_is_read_and_noise_is_not(small_splits):
+    public, victims = small_splits.public, small_splits.victims
+    plain = linkage(lambda pictures: pictures, public, victims, QUICK)
+    draw = torch.Generator().manual_seed(0)
+    noise = linkage(lambda pictures: torch.randn(len(pictures), 20, generator=draw), public, victims, QUICK)
+    assert plain["chance"] == noise["chance"] == 1 / len(victims)
+    assert set(plain["refound"]) == set(METHODS)
+    for method in METHODS:
+        assert set(plain["refound"][method]) == set(VIEWS)
+        assert plain["refound"][method]["same"] == {"share": 1, "error": 0, "crossings": [1]}
+        again = noise["refound"][method]["same"]
+        assert again["share"] < 0.1
+        assert len(again["crossings"]) == 2
+        assert again["share"] == pytest.approx(sum(again["crossings"]) / 2)
+    assert plain["refound"]["plain"]["brighter"]["share"] > 0.9
+    assert plain["label"]["right"] > 0.4 > noise["label"]["right"]
+    assert plain["verified"]["0.01"]["rate"] > 0.015
+    assert noise["verified"]["0.01"]["rate"] == pytest.approx(0.01, abs=0.02)
+
+
+def test_an_attribute_that_is_in_the_picture_is_read_where_it_is_known(small_splits):
+    def dark(images):
+        values = (images.floats().mean((1, 2, 3)) > 0.3).long()
+        values[::5] = -1
+        return values
+
+    public, victims = small_splits.public, small_splits.victims
+    told = {
+        "dark": Attribute(("no", "yes"), dark(public), dark(victims)),
+        "alike": Attribute(("one",), torch.zeros(len(public)).long(), torch.zeros(len(victims)).long()),
+    }
+    found = linkage(lambda pictures: pictures, public, victims, QUICK, told)["attributes"]
+    assert found["dark"]["victims"] == int((told["dark"].victims >= 0).sum())
+    assert found["dark"]["right"] > max(0.85, found["dark"]["majority"])
+    assert found["alike"] is None
+
+
+def test_victims_without_two_of_a_class_are_not_verified(small_splits):
+    alone = Images(small_splits.victims.pixels, torch.arange(len(small_splits.victims)), ("a",) * 1000)
+    assert linkage(lambda pictures: pictures, small_splits.public, alone, QUICK)["verified"] is None
+
+
+def test_a_target_is_measured_as_its_features_cross_the_wire(artifact, images, small_splits):
+    once, again, other = (measure(artifact, images, QUICK.model_copy(update={"seed": seed}), CPU) for seed in (0, 0, 1))
+    assert once["refound"] == again["refound"] != other["refound"]
+    assert once["queries"] == 2 * len(small_splits.public)
+    assert (once["target"], once["config"]["codec"]) == ("toy", "fp32")
+    assert once["refound"]["plain"]["same"]["share"] > 0.5
+    half = load_edge(artifact / "edge", CPU, seed=0)
+    pictures = small_splits.victims.floats()[:3]
+    exact = crossing(half, "fp32")(pictures)
+    half = load_edge(artifact / "edge", CPU, seed=0)
+    coarse = crossing(half, "uint8")(pictures)
+    for row, rounded in zip(exact, coarse, strict=True):
+        step = float(row.max() - row.min()) / 255
+        assert 0 < float((row - rounded).abs().max()) <= 0.51 * step
+
+
+def test_the_command_shows_writes_and_reads_attributes(artifact, images, small_splits, tmp_path):
+    table = "\n".join(f"victims,{place},{place % 2}" for place in range(len(small_splits.victims)))
+    own = "\n".join(f"public,{place},{place % 2}" for place in range(len(small_splits.public)))
+    (tmp_path / "attributes.csv").write_text(f"set,index,odd\n{table}\n{own}\n")
+    options = ["--images", str(images), "--attributes", str(tmp_path / "attributes.csv"), "--set", "views=2"]
+    options += ["--set", "crossings=1", "--set", "matcher.epochs=1"]
+    written = CliRunner().invoke(app, ["linkage", str(artifact), *options, "--out", str(tmp_path / "l.json"), "--json"])
+    assert written.exit_code == 0, written.output
+    document = json.loads(written.stdout)
+    assert document == read_document(tmp_path / "l.json")
+    assert document["attributes"]["odd"]["right"] == pytest.approx(0.5, abs=0.2)
+    shown = CliRunner().invoke(app, ["linkage", str(artifact), *options], env={"COLUMNS": "120"})
+    for text in ("found again, mirrored: learned", "two pictures told to be of one class", "probe of odd is right"):
+        assert text in shown.output
+
+
+def test_an_embedder_without_what_was_rebuilt_is_refused(artifact, images, tmp_path):
+    given = ["linkage", str(artifact), "--images", str(images), "--embedder", str(tmp_path / "face.onnx")]
+    refused = CliRunner().invoke(app, given)
+    assert refused.exit_code == 2
+    assert "--embedder and --score together" in " ".join(refused.output.replace("│", "").split())
