@@ -70,7 +70,7 @@ class AttackConfig(Config):
     seed: int = 0
     max_queries: int | None = Field(default=None, ge=1, description="images it may send, at most")
     views: int = Field(default=1, ge=1, description="consecutive requests of one victim that are averaged")
-    crossings: int | None = Field(default=None, ge=1, description="those that show one victim; default: all are averaged")
+    crossings: int | None = Field(default=None, ge=1, description="requests of one victim; default: `views`")
     draws: int | None = Field(default=None, ge=1, description="of the answers on record for an image; default: all")
     classes: int | None = Field(default=None, ge=1, description="how many there are; default: as many as are answered")
 

@@ -15,6 +15,7 @@ ATTACKS: Table["type[Attack]"] = Table(
         "inverse-network": Imported("splitleak.attacker.reconstruction.inverse_network:InverseNetworkAttack"),
         "linear": Imported("splitleak.attacker.reconstruction.linear:LinearAttack"),
         "maximum-likelihood": Imported("splitleak.attacker.reconstruction.whitebox:MaximumLikelihoodAttack"),
+        "nearest": Imported("splitleak.attacker.reconstruction.nearest:NearestAttack"),
         "prediction-inversion": Imported("splitleak.attacker.reconstruction.prediction:PredictionInversionAttack"),
         "query-free": Imported("splitleak.attacker.reconstruction.query_free:QueryFreeAttack"),
     },

@@ -16,14 +16,16 @@ from splitleak.datasets import DATASETS
 from splitleak.datasets.splits import SplitConfig
 from splitleak.defenses.artifact import artifact_digest
 from splitleak.defenses.importing import cut_in_two, read_networks
-from splitleak.defenses.stack import DefenseConfig
+from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble
+from splitleak.eval.campaign.audit.config import AUDIT, AuditConfig
 from splitleak.eval.report import published
 from splitleak.eval.targets.linkage import LinkageConfig
 from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.reading import read_graph
 from splitleak.models import ArchitectureName
 from splitleak.models.imported_half import ImportedModel, both_halves
+from splitleak.models.split import SplitModel
 from splitleak.plugins import is_address
 from splitleak.tables import nearest
 from splitleak.wire.protocol import Codec
@@ -156,6 +158,11 @@ class AttackEntry(Config):
     settings: dict[str, Any] = Field(default_factory=dict)
     views: int = Field(default=1, ge=1, description="how often each victim's image crosses the wire")
     draws: int = Field(default=1, ge=1, description="how often the attacker sends each of its own images")
+    crossings: int | None = Field(
+        default=None, ge=1, description="how often each victim's image crosses the wire, where not all are averaged"
+    )
+    answers: int | None = Field(default=None, ge=1, description="of its draws that it uses; default: all")
+    max_queries: int | None = Field(default=None, ge=1, description="of the queries on record that it uses")
 
 
 class ReportEntry(Config):
@@ -278,23 +285,31 @@ class CampaignConfig(CampaignHead):
         return target_document(self.preset, dataset, model, training, stack, seed)
 
     def attack(self, entry: AttackEntry) -> Attack:
-        """The attack of an entry, from the campaign's preset.
-
-        Raises:
-            ValueError: There is none of that name on features, or its settings do not fit it.
-        """
-        attack = AttackConfig(attack=entry.attack, preset=self.preset, settings=entry.settings).build()
-        if not isinstance(attack, Attack) or attack.takes != "features":
-            raise ValueError(f"expected an attack on features, got {entry.attack!r}")
-        return attack
+        """The attack of an entry, from the campaign's preset; errors as of `attack_of`."""
+        return attack_of(entry, self.preset)
 
     def _check_attack(self, entry: AttackEntry, where: str) -> None:
+        if entry.attack == AUDIT:
+            AuditConfig.parse(entry.settings, source=where)
+            return
         try:
             attack = self.attack(entry)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         if missing := attack.needs - GIVEN:
             raise ValueError(f"{where}: expected an attack that needs of {sorted(GIVEN)} alone, got {sorted(missing)}")
+
+
+def attack_of(entry: AttackEntry, preset: Preset) -> Attack:
+    """The attack of an entry.
+
+    Raises:
+        ValueError: There is none of that name on features, or its settings do not fit it.
+    """
+    attack = AttackConfig(attack=entry.attack, preset=preset, settings=entry.settings).build()
+    if not isinstance(attack, Attack) or attack.takes != "features":
+        raise ValueError(f"expected an attack on features, got {entry.attack!r}")
+    return attack
 
 
 def target_document(
@@ -381,14 +396,26 @@ def check_target(
         ValueError: The target cannot be built.
     """
     try:
-        document = make()
-        model = {"classes": _SOME_CLASSES, **document["model"]}
-        config = TargetConfig.parse({**document, "model": model}, source="target")
-        imported = both_halves(entry.halves[1], config.model) if isinstance(entry, ImportedEntry) else None
-        with torch.device("meta"):
-            assemble(config, data, imported)
+        built_target(make(), data, entry)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{where}: expected a target that can be built, but {error}") from None
+
+
+def built_target(
+    document: Mapping[str, Any], data: str, entry: ModelEntry | ImportedEntry | None = None
+) -> tuple[SplitModel, Stack]:
+    """A target without weights, on the meta device, of a `target_document`.
+
+    Args:
+        document: Its settings.
+        data: The data set, see `assemble`.
+        entry: The network, where it is the user's own.
+    """
+    model = {"classes": _SOME_CLASSES, **document["model"]}
+    config = TargetConfig.parse({**document, "model": model}, source="target")
+    imported = both_halves(entry.halves[1], config.model) if isinstance(entry, ImportedEntry) else None
+    with torch.device("meta"):
+        return assemble(config, data, imported)
 
 
 def fingerprint(data: str) -> str:

@@ -22,6 +22,7 @@ from splitleak.seeding import derive_seed
 
 CAPTURE = FolderKind("campaign run", "ledger.json", ("tap.capture", "pairs.npz"))
 _STREAM_S = 3600.0
+_LIMITS = {"crossings": "--crossings", "answers": "--draws", "max_queries": "--max-queries"}
 
 
 def do(bench: Bench, job: Job) -> Figures:
@@ -92,7 +93,8 @@ def _capture(bench: Bench, job: Job) -> None:
         sent = ("--codec", settings.get("codec", "fp32"))
         given = ("edge", artifact / "edge", "--cloud", tap, *victims, *repeated, *sent, *computing)
         edge = stack.enter_context(bench.serving(job, *given, patience_s=_STREAM_S))
-        own = ("--public", images / "public.npz", "--draws", settings["draws"], "--views", settings["views"])
+        averaging = settings.get("averaging", settings["views"])
+        own = ("--public", images / "public.npz", "--draws", settings["draws"], "--views", averaging)
         bench.run(job, "query", "--capture", capture, "--edge", edge, *own, "--out", partial / "pairs.npz")
 
 
@@ -103,13 +105,14 @@ def _cell(bench: Bench, job: Job) -> Figures:
     attacked = bench.attacked(job)
     if not attacked.exists():
         head = ("--head", artifact / "cloud")
-        known = {
+        known: dict[str, tuple[str, object]] = {
             "query": ("--pairs", capture / "pairs.npz"),
             "encoder": ("--encoder", artifact / "edge"),
             "head": head,
             "fresh_encoder": head,  # the architecture is recorded in the cloud half
         }
         given = dict(known[need] for need in settings["needs"] if need in known)
+        given |= {option: settings[name] for name, option in _LIMITS.items() if name in settings}
         seen = ("--capture", capture / "tap.capture", "--views", settings["views"], "--public", images / "public.npz")
         bench.attack(job, "attack", *seen, *chain.from_iterable(given.items()))
     ledger, truth = capture / "ledger.json", images / "victims.npz"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from splitleak.eval.campaign.audit.plan import AuditCampaign, make_audit_plan
 from splitleak.eval.campaign.classes.config import ClassCampaign
 from splitleak.eval.campaign.classes.plan import make_class_plan
 from splitleak.eval.campaign.config import CampaignConfig
@@ -23,10 +24,15 @@ def _classes(values: object, source: str) -> Plan:
     return make_class_plan(ClassCampaign.load(values, source=source))
 
 
+def _audit(values: object, source: str) -> Plan:
+    return make_audit_plan(AuditCampaign.load(values, source=source))
+
+
 KINDS: Mapping[str, Callable[[object, str], Plan]] = {
     "features": _features,
     "predictions": _predictions,
     "classes": _classes,
+    "audit": _audit,
 }
 
 

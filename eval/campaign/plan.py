@@ -23,12 +23,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 from splitleak.config import digest
+from splitleak.eval.campaign.audit.attacks import Sizes, audit_entries
+from splitleak.eval.campaign.audit.config import AUDIT, AuditConfig
 from splitleak.eval.campaign.config import (
     AttackEntry,
     CampaignConfig,
     CampaignHead,
     DatasetEntry,
     ImportedEntry,
+    ModelEntry,
+    attack_of,
+    built_target,
     fingerprint,
 )
 
@@ -48,6 +53,7 @@ Kind = Literal[
     "besides",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_LIMITS = ("crossings", "answers", "max_queries")
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,8 @@ def classes_label(classes: int | None) -> str:
 def _in_order(config: CampaignConfig, jobs: Sequence[Job]) -> tuple[dict[str, Any], ...]:
     """The cells in the order of the file, not of the work."""
     rows = [(method.name, plus) for method, plus, _ in config.rows()]
-    names = {table: [entry.name for entry in getattr(config, table)] for table in ("datasets", "models", "attacks")}
+    names = {table: [entry.name for entry in getattr(config, table)] for table in ("datasets", "models")}
+    names["attacks"] = list(dict.fromkeys(job.settings["cell"]["attack"] for job in jobs if job.kind == "cell"))
 
     def place(cell: Mapping[str, Any]) -> tuple[int, ...]:
         return (
@@ -243,16 +250,37 @@ def _of_split(config: CampaignConfig, dataset: DatasetEntry, split: Job, seed: i
             target = config.target(dataset, model, method, stack, seed)
             labels = {"dataset": dataset.name, "model": model.name, "method": method.name, "plus": plus}
             labels |= _named(method.codec)
-            targets.append((train_job(split, target, _title(config, labels), imported=imported), labels))
-    for train, labels in sorted(targets, key=lambda item: -item[0].cost):  # stable: equals stay in the file's order
+            train = train_job(split, target, _title(config, labels), imported=imported)
+            targets.append((train, labels, list(_columns(config, dataset, model, target))))
+    for train, labels, columns in sorted(targets, key=lambda item: -item[0].cost):  # stable: in the file's order
         yield train
-        for entry in config.attacks:
-            capture = _capture(train, entry, _title(config, labels), labels.get("codec"))
+        for entry in columns:
+            capture = capture_job(train, entry, _title(config, labels), labels.get("codec"))
             yield capture
-            yield _cell(config, train, capture, entry, {**labels, "attack": entry.name})
+            yield cell_job(config, train, capture, entry, {**labels, "attack": entry.name}, _title(config, labels))
         yield _leakage(train)
         if config.linkage is not None:
             yield _linkage(config, train, _title(config, labels), labels.get("codec"))
+
+
+def _columns(
+    config: CampaignConfig, dataset: DatasetEntry, model: ModelEntry | ImportedEntry, target: Mapping[str, Any]
+) -> Iterator[AttackEntry]:
+    """The attacks on a target, those of an audit one by one."""
+    for entry in config.attacks:
+        if entry.attack != AUDIT:
+            yield entry
+            continue
+        network, stack = built_target(target, dataset.data, model)
+        sizes = Sizes(
+            pairs=config.split.public,
+            victims=config.split.victims,
+            feature_shape=network.feature_shape,
+            image_shape=network.image_shape,
+            randomised=any(defense.randomised for defense in stack),
+        )
+        for each in audit_entries(AuditConfig.parse(entry.settings, source=entry.name), sizes):
+            yield each.model_copy(update={"name": f"{entry.name} - {each.name}"})
 
 
 def _named(codec: str | None) -> dict[str, str]:
@@ -260,17 +288,27 @@ def _named(codec: str | None) -> dict[str, str]:
     return {"codec": codec} if codec not in (None, "fp32") else {}
 
 
-def _capture(train: Job, entry: AttackEntry, title: str, codec: str | None) -> Job:
+def capture_job(train: Job, entry: AttackEntry, title: str, codec: str | None) -> Job:
+    """The job that captures what a target sends; attacks with equal crossings share it.
+
+    Args:
+        train: The target's.
+        entry: The attack.
+        title: Of the label.
+        codec: Of the features; None: fp32.
+    """
     settings = {
         "images": train.settings["images"],
         "artifact": train.output,
-        "views": entry.views,
+        "views": entry.views if entry.crossings is None else entry.crossings,
         "draws": entry.draws,
+        **({} if entry.crossings is None else {"averaging": 1}),
         **_named(codec),
     }
     key = digest([settings, train.seed])
-    label = f"{title}, seed {train.seed}{f', {entry.views} views' if entry.views > 1 else ''}"
-    cost = float(entry.views + entry.draws)
+    often = settings["views"]
+    label = f"{title}, seed {train.seed}{f', {often} views' if often > 1 else ''}"
+    cost = float(often + entry.draws)
     return Job.of("capture", key, label, train.seed, f"captures/{key}", [train], settings, cost)
 
 
@@ -294,8 +332,26 @@ def _latency(before: Sequence[Job], seed: int) -> Job:
     return Job.of("latency", key, f"seed {seed}", seed, f"latency/{key}.json", before, settings)
 
 
-def _cell(config: CampaignConfig, train: Job, capture: Job, entry: AttackEntry, labels: dict[str, Any]) -> Job:
-    attack = config.attack(entry)
+def cell_job(
+    config: CampaignHead,
+    train: Job,
+    capture: Job,
+    entry: AttackEntry,
+    labels: Mapping[str, Any],
+    title: str,
+) -> Job:
+    """The job that attacks what was captured, and scores what was rebuilt.
+
+    Args:
+        config: The campaign's.
+        train: The target's job.
+        capture: The capture's.
+        entry: The attack.
+        labels: Where the cell stands in the report.
+        title: Of the label.
+    """
+    attack = attack_of(entry, config.preset)
+    limits = {name: value for name in _LIMITS if (value := getattr(entry, name)) is not None}
     settings = {
         "cell": {"campaign": config.name, **labels, "seed": train.seed, "views": entry.views, "target": train.key},
         "images": train.settings["images"],
@@ -306,9 +362,10 @@ def _cell(config: CampaignConfig, train: Job, capture: Job, entry: AttackEntry, 
         "needs": sorted(attack.needs),
         "preset": config.preset,
         "views": entry.views,
+        **limits,
     }
     key = digest(settings)
-    label = f"{_title(config, labels)}, {entry.name}, seed {train.seed}"
+    label = f"{title}, {entry.name}, seed {train.seed}"
     return Job.of("cell", key, label, train.seed, f"cells/{key}/score", [capture, train], settings)
 
 

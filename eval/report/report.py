@@ -11,6 +11,7 @@ from pathlib import Path
 from splitleak.artifacts import write_json
 from splitleak.eval.campaign.store import PLAN
 from splitleak.eval.record.schema import Provenance, Record, brief
+from splitleak.eval.report.audits import audit_sheets, verdicts
 from splitleak.eval.report.beside_published import beside_the_papers
 from splitleak.eval.report.claims import claims
 from splitleak.eval.report.flags import doubts
@@ -125,9 +126,14 @@ def _collected(results: Results, out: Path) -> Report:
     return Report(
         results=results,
         measures=measures,
-        facts=_facts(results, measures),
+        facts=[*(("verdict", each) for each in verdicts(results)), *_facts(results, measures)],
         statements=statements,
-        overview=[*summary_sheets(results), *beside_the_papers(results), *measure_sheets(measures)],
+        overview=[
+            *audit_sheets(results),
+            *summary_sheets(results),
+            *beside_the_papers(results),
+            *measure_sheets(measures),
+        ],
         sections=sections,
         differences=[sheet for sheet in differences if sheet is not None],
         frontier=draw_frontier(results, out) if results.kind == "features" else None,

@@ -7,7 +7,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from splitleak.cli import attacks, judging, latency, listing, measuring, networks, reports, scanning, services, targets
+from splitleak.cli import (
+    attacks,
+    auditing,
+    judging,
+    latency,
+    listing,
+    measuring,
+    networks,
+    reports,
+    scanning,
+    services,
+    targets,
+)
 from splitleak.cli.campaigns import campaign
 from splitleak.cli.captures import capture
 from splitleak.cli.choices import Command
@@ -18,6 +30,7 @@ GROUPS = {
     "Your own network": (scanning.scan, networks.cuts, networks.import_),
     "Targets": (targets.split, targets.train, targets.inspect, targets.export, targets.purify, targets.poison),
     "Services": (services.cloud, services.edge, services.token, services.tap, services.link),
+    "Auditing": (auditing.audit,),
     "Attacks": (attacks.predict, attacks.query, attacks.attack, attacks.prior, attacks.invert),
     "Judging": (judging.score, judging.score_classes, judging.extraction, judging.study, judging.study_score),
     "Measuring": (

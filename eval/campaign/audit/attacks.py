@@ -7,22 +7,19 @@ interrupted, or runs elsewhere, has the same jobs.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from splitleak.attacker.reconstruction.decoder import DecoderConfig
-from splitleak.config import Config
+from splitleak.eval.campaign.audit.config import AuditConfig, Threat
 from splitleak.eval.campaign.config import AttackEntry
 from splitleak.models.counting import count_macs
 
-AUDIT = "audit 1"
+VERSION = "audit 1"
 """The list's name and version. Its figures are compared with those of the same version only."""
-
-Threat = Literal["black-box", "white-box", "no-queries"]
 
 _MACS_A_MINUTE = 3e12  # of a training step, on one core with AMX or an AVX-512 of today: the unit of a budget
 _PASSES = 3  # forward, and backward for features and for weights
@@ -31,13 +28,6 @@ _STEPS_OF_FEW = 4  # times the epochs that fewer pairs get at most, so that they
 _LONGEST, _WORTH_IT = 4, 1.5  # times the default's epochs
 _LARGEST_CAPTURE = 2**29  # bytes of answers on record
 _SLICE = 32  # victims that a search's minutes are told for
-
-
-class AuditConfig(Config):
-    """The threat model, and a budget of time."""
-
-    threat: Threat = Field(default="black-box", description="what the attacker has beside the wire")
-    minutes: float = Field(default=15, gt=0, description="of one core, for all attacks on a target; nominal")
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,8 @@ def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
 
     The first is always there. A longer decoder takes what the others leave of the budget, up to four times its epochs.
     """
-    left, chosen = config.minutes, []
+    left = config.minutes
+    chosen: list[_Candidate] = []
     for candidate in _candidates(config.threat, sizes):
         if chosen and candidate.minutes > left:
             continue
@@ -111,23 +102,24 @@ def _candidates(threat: Threat, sizes: Sizes) -> Iterator[_Candidate]:
         yield from (_Candidate(name, name, 2) for name in ("query-free", "sdar", "fora"))
         return
     decoder = sizes.decoder_minutes(DecoderConfig())
+    yield _Candidate("nearest", "nearest", _FIXED_MINUTES)
     yield _Candidate("linear", "linear", _FIXED_MINUTES)
     yield _Candidate("decoder", "decoder", decoder)
     views = [each for each in (4, 16, 64) if each <= sizes.crossings]
     if views:
         often = 16 if 16 in views else views[-1]
-        yield _Candidate(f"decoder, {often} crossings", "decoder", decoder, views=often)
+        yield _Candidate(f"decoder {often} crossings", "decoder", decoder, views=often)
     if threat == "white-box":
         yield from _white(sizes, decoder)
     for queries in (1000, 300, 100):
         if queries < sizes.pairs:
             epochs = round(DecoderConfig().epochs * min(_STEPS_OF_FEW, sizes.pairs / queries))
             share = queries * epochs / (sizes.pairs * DecoderConfig().epochs)
-            name, settings = f"decoder, {queries} queries", (("epochs", epochs),)
+            name, settings = f"decoder {queries} queries", (("epochs", epochs),)
             yield _Candidate(name, "decoder", share * decoder + _FIXED_MINUTES, settings, max_queries=queries)
     for often in views:
         if often != 16:
-            yield _Candidate(f"decoder, {often} crossings", "decoder", decoder, views=often)
+            yield _Candidate(f"decoder {often} crossings", "decoder", decoder, views=often)
 
 
 def _white(sizes: Sizes, decoder: float) -> Iterator[_Candidate]:
@@ -145,9 +137,4 @@ def _longer(sizes: Sizes, left: float) -> _Candidate | None:
     if times < _WORTH_IT:
         return None
     epochs = int(times * DecoderConfig().epochs)
-    return _Candidate("decoder, longer", "decoder", left, (("epochs", epochs),))
-
-
-def is_audit(entries: Sequence[AttackEntry]) -> bool:
-    """Whether one of a campaign's attacks is the audit."""
-    return any(entry.attack == "audit" for entry in entries)
+    return _Candidate("decoder longer", "decoder", left, (("epochs", epochs),))

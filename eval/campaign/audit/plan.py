@@ -1,0 +1,95 @@
+"""The jobs of an audit of one target that is there: a capture, the list's attacks on it, and what tells no picture."""
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import Field
+
+from splitleak.config import digest
+from splitleak.datasets.files import load_file
+from splitleak.defenses.artifact import artifact_digest, load_edge
+from splitleak.eval.campaign.audit.attacks import VERSION, Sizes, audit_entries
+from splitleak.eval.campaign.audit.config import AuditConfig, AuditedTarget
+from splitleak.eval.campaign.config import CampaignHead
+from splitleak.eval.campaign.plan import Job, Plan, capture_job, cell_job
+from splitleak.eval.targets.linkage import LinkageConfig
+from splitleak.seeding import resolve_device
+
+
+class AuditCampaign(CampaignHead):
+    """One target, and the audit of it."""
+
+    kind: Literal["audit"] = "audit"
+    version: str = VERSION
+    target: AuditedTarget
+    audit: AuditConfig = AuditConfig()
+    linkage: LinkageConfig = Field(default=LinkageConfig(), description="of the leaks that are no pictures")
+
+    @classmethod
+    def load(cls, values: object, *, source: str) -> Self:
+        """Parses the file of an audit.
+
+        Raises:
+            ValueError: It is of another version of the list, or an entry is invalid.
+        """
+        config = cls.parse(values, source=source)
+        if config.version != VERSION:
+            raise ValueError(f"{source}: expected {VERSION}, which this splitleak has, got {config.version}")
+        return config
+
+    def overview(self) -> list[tuple[str, ...]]:
+        """The attacks, with what each is given."""
+        rows = [(entry.name, entry.attack, str(entry.views), str(entry.max_queries or "")) for entry in self.entries()]
+        return [("attack", "kind", "crossings", "queries"), *rows]
+
+    def entries(self) -> list:  # type: ignore[type-arg]
+        """The list's attacks on this target."""
+        return audit_entries(self.audit, self._sizes())
+
+    def _sizes(self) -> Sizes:
+        public, victims = (load_file(self.target.images / f"{name}.npz").train for name in ("public", "victims"))
+        half = load_edge(self.target.artifact / "edge", resolve_device("cpu"))
+        return Sizes(
+            pairs=len(public),
+            victims=len(victims),
+            feature_shape=half.feature_shape,
+            image_shape=half.input_shape,
+            randomised=any(defense.randomised for defense in half.stack),
+        )
+
+
+def make_audit_plan(config: AuditCampaign) -> Plan:
+    """The jobs of an audit. The target's training is one of them, which is done.
+
+    Raises:
+        FileNotFoundError: The target or its images are not there.
+        ValueError: They are something else.
+    """
+    jobs = {job.id: job for seed in config.seeds for job in _of_seed(config, seed)}
+    cells = tuple({"id": job.key, **job.settings["cell"]} for job in jobs.values() if job.kind == "cell")
+    return Plan(config, tuple(jobs.values()), cells)
+
+
+def _of_seed(config: AuditCampaign, seed: int) -> Iterator[Job]:
+    target = config.target
+    half = load_edge(target.artifact / "edge", resolve_device("cpu"))
+    key = digest([artifact_digest(target.artifact), str(target.artifact), str(target.images), seed])
+    there = {"images": str(target.images), "target": half.config.target.document()}
+    train = Job.of("train", key, half.name, seed, str(target.artifact), (), there)
+    yield train
+    labels = {
+        "dataset": half.config.dataset,
+        "model": half.config.target.model.architecture,
+        "method": half.name,
+        "plus": None,
+        **({} if target.codec == "fp32" else {"codec": target.codec}),
+    }
+    for entry in config.entries():
+        capture = capture_job(train, entry, half.name, labels.get("codec"))
+        yield capture
+        yield cell_job(config, train, capture, entry, {**labels, "attack": entry.name}, half.name)
+    own = config.linkage.model_copy(update={"seed": seed, "codec": target.codec}).document()
+    settings = {"images": str(target.images), "artifact": train.output, "config": own}
+    key = digest(settings)
+    output = f"linkage/{train.key}-{key}.json"
+    yield Job.of("linkage", key, f"{half.name}, seed {seed}", seed, output, [train], settings)

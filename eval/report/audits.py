@@ -1,0 +1,212 @@
+"""An audit's result: the strongest attack on each target by each measure, a verdict, and curves.
+
+In a campaign, the columns of an attack ``audit`` are ``<name> - <attack>``; those of an audit of one target have the
+attacks' names alone.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from splitleak.eval.campaign.audit.attacks import VERSION
+from splitleak.eval.campaign.audit.config import AUDIT
+from splitleak.eval.record.metrics import metric_named
+from splitleak.eval.report.page import NOTHING, Sheet, Text, seeds_note, spread_text
+from splitleak.eval.report.results import Cell, Results, Row, Spread
+
+MEASURES = ("mse", "ssim", "psnr")
+_NOTE = (
+    "The strongest attack of the list in each seed, by each measure, of those that are measured, and which that was. "
+    "One crossing: each victim's picture was seen once. Rebuilt: 1 - MSE / the MSE of the victims' own mean picture, "
+    "the share of what tells pictures apart that the strongest attack gives back at any number of crossings."
+)
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The cells of one audit in a table; ``prefix`` is what their attacks' names begin with."""
+
+    table: str
+    prefix: str
+    title: str
+
+    def cells(self, results: Results, row: Row) -> list[Cell]:
+        """Those of a row."""
+        return [cell for cell in results.of(self.table, row) if (cell.attack or "").startswith(self.prefix)]
+
+
+def audits(results: Results) -> list[Audited]:
+    """The audits among the results."""
+    if results.kind == AUDIT:
+        title = f"{results.config['version']}, {_threat(results.config['audit'])}"
+        return [Audited(table.name, "", title) for table in results.tables]
+    entries = [entry for entry in results.config.get("attacks", ()) if entry.get("attack") == AUDIT]
+    return [
+        Audited(table.name, f"{entry['name']} - ", f"{table.name}: {VERSION}, {_threat(entry['settings'])}")
+        for table in results.tables
+        for entry in entries
+    ]
+
+
+def _threat(settings: Mapping[str, object]) -> str:
+    return str(settings.get("threat", "black-box"))
+
+
+def strongest(cells: list[Cell], measure: str, of: Callable[[Cell], bool] = lambda cell: True) -> dict[int, Cell]:
+    """By seed, the measured cell with the best reconstructions by a measure, of those that are asked for."""
+    metric = metric_named(measure, "victims")
+    assert metric is not None
+    sign = 1 if metric.better == "higher" else -1
+    best: dict[int, Cell] = {}
+    for seed in dict.fromkeys(cell.seed for cell in cells):
+        values = ((cell.measure(measure), cell) for cell in cells if cell.seed == seed and of(cell))
+        rated = [(sign * value, cell) for value, cell in values if value is not None]
+        if rated:
+            best[seed] = min(rated, key=lambda item: item[0])[1]
+    return best
+
+
+def audit_sheets(results: Results) -> list[Sheet]:
+    """For each audit a table of targets and their strongest attacks, and one of its curves."""
+    sheets = []
+    for audited in audits(results):
+        sheets.append(_strongest_sheet(results, audited))
+        sheets += _curves(results, audited)
+    return sheets
+
+
+def _strongest_sheet(results: Results, audited: Audited) -> Sheet:
+    once, ever = "one crossing", "at most crossings"
+    columns = [("", "target"), ("classifier", "accuracy %")]
+    columns += [(once, text) for name in MEASURES for text in (_label(name), "by")] + [(ever, "MSE"), (ever, "by")]
+    columns += [("", "rebuilt %")]
+    rows = []
+    for row in results.table(audited.table).rows:
+        cells = audited.cells(results, row)
+        texts = [
+            row.label,
+            spread_text(results.spread(audited.table, row, "accuracy"), "{:.2f}".format, len(results.seeds)),
+        ]
+        for name in MEASURES:
+            texts += _shown(results, strongest(cells, name, _once), name)
+        most = strongest(cells, "mse")
+        texts += [*_shown(results, most, "mse"), _shares(results, most)]
+        rows.append(tuple(map(Text, texts)))
+    return Sheet(f"Audit ({audited.title})", tuple(columns), tuple(rows), (f"{seeds_note(results.seeds)} {_NOTE}",))
+
+
+def _once(cell: Cell) -> bool:
+    return cell.views == 1
+
+
+def _label(name: str) -> str:
+    metric = metric_named(name, "victims")
+    assert metric is not None
+    return metric.label
+
+
+def _shown(results: Results, best: Mapping[int, Cell], name: str) -> list[str]:
+    metric = metric_named(name, "victims")
+    assert metric is not None
+    values = [value for cell in best.values() if (value := cell.measure(name)) is not None]
+    counts = Counter((cell.attack or "").rpartition(" - ")[2] for cell in best.values())
+    which = ", ".join(name if len(counts) == 1 else f"{name} ({count})" for name, count in counts.most_common())
+    return [spread_text(Spread.of(values), metric.text, len(results.seeds)), which or NOTHING]
+
+
+def rebuilt_share(cell: Cell) -> float | None:
+    """1 - MSE / constant MSE of a cell, in percent: 100 is a perfect copy, 0 the victims' mean picture."""
+    record = cell.record
+    if record is None or not record.constant_mse:
+        return None
+    return 100 * (1 - record.mse / record.constant_mse)
+
+
+def _shares(results: Results, best: Mapping[int, Cell]) -> str:
+    shares = [share for cell in best.values() if (share := rebuilt_share(cell)) is not None]
+    return spread_text(Spread.of(shares), "{:.1f}".format, len(results.seeds))
+
+
+def _curves(results: Results, audited: Audited) -> Iterator[Sheet]:
+    """The MSE of the decoder against queries, and against crossings of the same picture."""
+
+    def decoders(row: Row, of: Callable[[Cell], bool]) -> list[Cell]:
+        cells = [cell for cell in audited.cells(results, row) if cell.record is not None and of(cell)]
+        return [cell for cell in cells if cell.record is not None and cell.record.attack.name == "decoder"]
+
+    def sheet(title: str, of: Callable[[Cell], bool], at: Callable[[Cell], int]) -> Iterator[Sheet]:
+        table = [(row, decoders(row, of)) for row in results.table(audited.table).rows]
+        places = sorted({at(cell) for _, cells in table for cell in cells})
+        if len(places) < 2:
+            return
+        rows = []
+        for row, cells in table:
+            values = [[cell for cell in cells if at(cell) == place] for place in places]
+            texts = [_mean_text(results, each) for each in values]
+            rows.append(tuple(map(Text, (row.label, *texts))))
+        yield Sheet(title, (("", "target"), *(("MSE at", f"{place:,}") for place in places)), tuple(rows))
+
+    full = {_pairs_asked(cell) for row in results.table(audited.table).rows for cell in audited.cells(results, row)}
+    most = max(full, default=0)
+    yield from sheet(
+        "Leak against queries, decoder, one crossing", lambda cell: _once(cell) and not _longer(cell), _pairs_asked
+    )
+    yield from sheet(
+        "Leak against crossings of the same picture, decoder",
+        lambda cell: _pairs_asked(cell) == most and not _longer(cell),
+        lambda cell: cell.views,
+    )
+
+
+def _longer(cell: Cell) -> bool:
+    return (cell.attack or "").endswith("longer")
+
+
+def _pairs_asked(cell: Cell) -> int:
+    """How many of its own images an attack asked about."""
+    if cell.record is None:
+        return 0
+    model = cell.record.threat_model
+    return model.queries // max(1, model.draws * model.views)
+
+
+def _mean_text(results: Results, cells: list[Cell]) -> str:
+    metric = metric_named("mse", "victims")
+    assert metric is not None
+    by_seed: dict[int, list[float]] = {}
+    for cell in cells:
+        if (value := cell.measure("mse")) is not None:
+            by_seed.setdefault(cell.seed, []).append(value)
+    return spread_text(Spread.of([min(values) for values in by_seed.values()]), metric.text, len(results.seeds))
+
+
+def verdicts(results: Results) -> list[str]:
+    """A sentence on each target of each audit that is measured."""
+    return [
+        sentence
+        for audited in audits(results)
+        for row in results.table(audited.table).rows
+        if (sentence := _verdict(audited.cells(results, row), row)) is not None
+    ]
+
+
+def _verdict(cells: list[Cell], row: Row) -> str | None:
+    once, ever = strongest(cells, "mse", _once), strongest(cells, "mse")
+    if not once:
+        return None
+
+    def mean(best: Mapping[int, Cell], name: str) -> float:
+        return fmean(value for cell in best.values() if (value := cell.measure(name)) is not None)
+
+    shares = [share for cell in once.values() if (share := rebuilt_share(cell)) is not None]
+    constant = fmean(cell.record.constant_mse for cell in once.values() if cell.record and cell.record.constant_mse)
+    error, mean_picture = mean(once, "mse"), f"their mean picture {constant:.4f}"
+    said = (
+        f"{row.label}: the strongest of {len({cell.attack for cell in cells})} attacks gives back "
+        f"{fmean(shares):.0f} % of what tells the victims' pictures apart (MSE {error:.4f}, {mean_picture}; "
+        f"SSIM {mean(strongest(cells, 'ssim', _once), 'ssim'):.3f})"
+    )
+    most = max(cell.views for cell in cells)
+    later = mean(ever, "mse")
+    return said + (f"; after up to {most} crossings MSE {later:.4f}." if most > 1 else ".")
