@@ -100,6 +100,7 @@ def test_recorded_results_are_reported_again_by_the_command(tmp_path, parsed, ru
     assert "Bottleneck + CEM" in "".join(page.text)
 
 
+@pytest.mark.slow
 def test_names_of_recorded_results_are_escaped(call, tmp_path, parsed):
     folder = tmp_path / "codecs"
     shutil.copytree(RESULTS / "codecs_small", folder)
