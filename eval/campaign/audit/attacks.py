@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from splitleak.attacker.reconstruction.decoder import DecoderConfig
-from splitleak.eval.campaign.audit.config import AuditConfig, Threat
+from splitleak.eval.campaign.audit.config import AuditConfig
 from splitleak.eval.campaign.config import AttackEntry
 from splitleak.models.counting import count_macs
 
@@ -27,6 +27,9 @@ _FIXED_MINUTES = 0.15  # of any attack: processes, reading, scoring
 _STEPS_OF_FEW = 4  # times the epochs that fewer pairs get at most, so that they are not trained too short
 _LONGEST, _WORTH_IT = 4, 1.5  # times the default's epochs
 _LARGEST_CAPTURE = 2**29  # bytes of answers on record
+_OFTEN = 16  # crossings, which an audit has before any other number
+_CURVES_MINUTES = 10  # of a budget that has room for others
+_ANSWERS_OF_LINEAR = 4  # draws that a closed form learns noise from
 _SLICE = 32  # victims that a search's minutes are told for
 
 
@@ -41,13 +44,16 @@ class Sizes:
     randomised: bool  # whether the target draws anew at each crossing
     residual: bool = False  # whether its encoder has residual blocks
 
-    @property
-    def crossings(self) -> int:
-        """How often each image crosses the wire: once, or up to 64 times where the target draws anew."""
+    def crossings(self, minutes: float) -> tuple[int, ...]:
+        """How often pictures cross the wire, the last number in all: once, unless the target draws anew.
+
+        Then up to 16 times, and up to 64 where a curve fits the budget, as far as a capture may be large.
+        """
         if not self.randomised:
-            return 1
+            return (1,)
         each = 4 * math.prod(self.feature_shape) * (self.pairs + self.victims)
-        return max(views for views in (1, 4, 16, 64) if views == 1 or views * each <= _LARGEST_CAPTURE)
+        often = (1, 4, 16, 64) if minutes >= _CURVES_MINUTES else (1, 16)
+        return tuple(views for views in often if views == 1 or views * each <= _LARGEST_CAPTURE)
 
     def decoder_minutes(self, config: DecoderConfig) -> float:
         """Nominal minutes of a decoder attack."""
@@ -65,6 +71,7 @@ class _Candidate:
     settings: tuple[tuple[str, Any], ...] = ()
     views: int = 1
     max_queries: int | None = None
+    answers: int | None = None
 
 
 def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
@@ -72,9 +79,9 @@ def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
 
     The first is always there. A longer decoder takes what the others leave of the budget, up to four times its epochs.
     """
-    left = config.minutes
+    left, most = config.minutes, sizes.crossings(config.minutes)[-1]
     chosen: list[_Candidate] = []
-    for candidate in _candidates(config.threat, sizes):
+    for candidate in _candidates(config, sizes):
         if chosen and candidate.minutes > left:
             continue
         chosen.append(candidate)
@@ -88,37 +95,37 @@ def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
             settings=dict(candidate.settings),
             views=candidate.views,
             max_queries=candidate.max_queries,
-            answers=1 if candidate.max_queries else None,
-            crossings=sizes.crossings,
-            draws=sizes.crossings,
+            answers=candidate.answers,
+            crossings=most,
+            draws=most,
         )
         for candidate in chosen
     ]
 
 
-def _candidates(threat: Threat, sizes: Sizes) -> Iterator[_Candidate]:
+def _candidates(config: AuditConfig, sizes: Sizes) -> Iterator[_Candidate]:
     """By what each is worth for its time, the cheapest first."""
-    if threat == "no-queries":
+    if config.threat == "no-queries":
         yield from (_Candidate(name, name, 2) for name in ("query-free", "sdar", "fora"))
         return
     decoder = sizes.decoder_minutes(DecoderConfig())
     yield _Candidate("nearest", "nearest", _FIXED_MINUTES)
-    yield _Candidate("linear", "linear", _FIXED_MINUTES)
+    _, *views = crossings = sizes.crossings(config.minutes)
+    yield _Candidate("linear", "linear", _FIXED_MINUTES, answers=min(_ANSWERS_OF_LINEAR, crossings[-1]))
     yield _Candidate("decoder", "decoder", decoder)
-    views = [each for each in (4, 16, 64) if each <= sizes.crossings]
     if views:
-        often = 16 if 16 in views else views[-1]
+        often = _OFTEN if _OFTEN in views else views[-1]
         yield _Candidate(f"decoder {often} crossings", "decoder", decoder, views=often)
-    if threat == "white-box":
+    if config.threat == "white-box":
         yield from _white(sizes, decoder)
     for queries in (1000, 300, 100):
         if queries < sizes.pairs:
             epochs = round(DecoderConfig().epochs * min(_STEPS_OF_FEW, sizes.pairs / queries))
             share = queries * epochs / (sizes.pairs * DecoderConfig().epochs)
             name, settings = f"decoder {queries} queries", (("epochs", epochs),)
-            yield _Candidate(name, "decoder", share * decoder + _FIXED_MINUTES, settings, max_queries=queries)
+            yield _Candidate(name, "decoder", share * decoder + _FIXED_MINUTES, settings, 1, queries, answers=1)
     for often in views:
-        if often != 16:
+        if often != _OFTEN:
             yield _Candidate(f"decoder {often} crossings", "decoder", decoder, views=often)
 
 
