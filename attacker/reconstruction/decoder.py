@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, rebuilding_loss, set_rate, step
+from splitleak.attacker.training.fitting import (
+    FitConfig,
+    cosine,
+    fit,
+    gather,
+    predict,
+    rebuilding_loss,
+    set_rate,
+    step,
+    unlikeness,
+)
 from splitleak.models.decoder import GridDecoder, ResNormDecoder, decoder_for, of_one_scale
 from splitleak.seeding import generator, seeded
 from splitleak.training.modules import to_channels_last
@@ -131,6 +141,8 @@ class DecoderAttack(Attack):
             average=config.average,
             finish=config.finish,
         )
+        if len(known.captured) > 1:
+            self.findings["captured_unlike"] = unlikeness(features[0], known.captured)
         return predict(training.decoder, known.captured, run.device)
 
 

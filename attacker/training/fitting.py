@@ -197,6 +197,23 @@ def rebuilding_loss(rebuilt: Tensor, images: Tensor, ssim_weight: float) -> Tens
     return error + ssim_weight * (1 - ssim(rebuilt, images).mean()) if ssim_weight else error
 
 
+def unlikeness(own: Tensor, captured: Tensor) -> float:
+    """How unlike two sets of features are, by their means: about 1 if they are of one distribution, else more.
+
+    The mean over their values of the squared difference of the means, in units of what it is for one distribution, the
+    statistic of a t-test.
+
+    Args:
+        own: Of the attacker's images ``(M, *cut)``.
+        captured: Of the victims' ``(N, *cut)``.
+    """
+    ours, theirs = own.flatten(1).double(), captured.flatten(1).double()
+    expected = ours.var(0) / len(ours) + theirs.var(0) / len(theirs)
+    varying = expected > 0
+    apart: Tensor = (ours.mean(0) - theirs.mean(0))[varying].square() / expected[varying]
+    return float(apart.mean()) if varying.any() else 0.0
+
+
 def set_rate(optimizer: Optimizer, rate: float) -> None:
     """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:

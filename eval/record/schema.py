@@ -96,6 +96,11 @@ class Network(_Part):
         """The cut, by default the architecture's."""
         return self.cut or ARCHITECTURES[self.architecture].default_cut
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        return self.channels, self.size, self.size
+
 
 class ImportedNetwork(_Part):
     """A network of a user's own, and the tensors at which it was cut."""
@@ -163,6 +168,8 @@ class Findings(_Part):
     decoder_epochs: int | None = None
     gradient_norm_start: float | None = None
     mass_dropped: float | None = None
+    parameters: int | None = Field(default=None, description="of what it trained")
+    captured_unlike: float | None = Field(default=None, description="see `unlikeness`")
 
 
 class AttackRun(_Part):

@@ -1,5 +1,6 @@
 """Flags: automatic warnings about numbers that may overstate a defense."""
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
@@ -9,13 +10,14 @@ from splitleak.cloud.policy import PolicyConfig
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import OWN_ANSWER
 from splitleak.eval.record.schema import FigurePlace, Record
+from splitleak.eval.report.comparisons import weaker_attacks
 from splitleak.eval.report.results import Cell, Doubt, Results
 from splitleak.eval.report.statements import Statement
 
 _CHANCE = 2  # times the accuracy of chance, and less
 _STILL_FALLING = 0.02  # relative fall of the held-out error over the last tenth of the epochs
 _STILL_RISING = 0.03  # of the target's mean confidence over the last quarter of a search
-_WORSE = 1.02  # times the MSE of the start: less is chance
+_UNLIKE = 10.0  # of `unlikeness`, which is about 1 for images of one distribution
 _CONSTANT = 0.95  # times the error of a constant picture: more is hardly better
 _UNSEEN = 0.01  # share of all that the victims' scores sum to
 _NO_GRADIENT = 1e-8  # norm; float32 loses what the pixels add long before
@@ -32,6 +34,8 @@ def doubts(results: Results, statements: Sequence[Statement]) -> list[Doubt]:
         parts += [cell.table] if several and cell.attack else []
         flags.append((", ".join(filter(None, parts)), cell.seed, flag))
     flags += _of_claims(statements)
+    if results.config and len(results.seeds) == 1 and results.measured:
+        flags.append((results.name, None, "one seed: the luck of one training is in every figure; run more"))
     return _gathered(flags)
 
 
@@ -41,7 +45,8 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
     Those of `record_flags`, and those that follow from a service or from several records:
 
     ``constant picture``: the pictures are hardly better than the constant predictor, the mean of the true ones.
-    ``randomised``: a defense or a service draws fresh noise at each call, and no attack averaged over several.
+    ``randomised``: a defense or a service draws fresh noise at each call, and no attack averaged over several views,
+    or none asked more than once for each of its own images.
     ``white box``: the attack runs the model itself, so an output policy has no effect on it; or the best white-box
     attack does worse than the best black-box attack.
     ``unseen classes``: shared scores have mass on classes that no auxiliary image was assigned to.
@@ -49,7 +54,10 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
     ``below the estimate``: an attack that saw each image once fell below the Gaussian estimate of the MSE, so that
     model fails on this target.
     ``start``: an attack does worse than the attack it started from.
-    ``linear``: an attack that knows as much does worse than linear regression.
+    ``linear``, ``nearest``: an attack that knows as much does worse than linear regression, or than the nearest of its
+    own images.
+    ``cheaper``: an attack of an audit does worse than one that stands before it on the list and knows no more.
+    ``not converged``: the same attack finds more when it is trained longer.
     """
     flags = [(cell, flag, False) for cell, record in results.measured for flag in _of_cell(cell, record)]
     by_target: dict[str, list[tuple[Cell, Record]]] = {}
@@ -58,7 +66,7 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
             by_target.setdefault(f"{cell.table}, {cell.place.target}", []).append((cell, record))
     for ours in by_target.values():
         flags += [(ours[0][0], flag, True) for flag in (*_randomised(ours), *_white_box(ours))]
-        of_one = (*_worse_than_start(ours), *_worse_than_linear(ours), *_below_the_estimate(ours))
+        of_one = (*weaker_attacks(ours), *_below_the_estimate(ours))
         flags += [(cell, flag, False) for cell, flag in of_one]
     return flags
 
@@ -73,6 +81,8 @@ def record_flags(record: Record) -> list[str]:
     pictures still rising when a search did.
     ``zero gradient``: it optimises the pixels, and their gradient vanishes.
     ``start``: it started from a trained decoder and never improved on it.
+    ``few queries``: what it trained has more weights than the pictures that it asked about have values.
+    ``unlike``: its own images are not like the victims'.
     ``capture``: messages are missing in the capture that it read.
     """
     findings, flags = record.attack.findings, []
@@ -84,7 +94,8 @@ def record_flags(record: Record) -> list[str]:
     if mean_image is not None and held_out is not None and held_out > _CONSTANT * mean_image:
         flags.append("mean image: the attack is hardly better than a constant picture; try a stronger one")
     history = findings.history or ()
-    errors = [figures["held_out_mse"] for figures in history if "held_out_mse" in figures]
+    to_the_end = bool(history) and "held_out_mse" in history[-1]  # not where it finishes on all pairs
+    errors = [figures["held_out_mse"] for figures in history if to_the_end and "held_out_mse" in figures]
     tenth = max(1, len(errors) // 10)
     if len(errors) > tenth and min(errors[-tenth:]) < (1 - _STILL_FALLING) * min(errors[:-tenth]):
         flags.append("not converged: the attack was still getting better when it ended; train it longer")
@@ -101,6 +112,17 @@ def record_flags(record: Record) -> list[str]:
     chosen, before = findings.chosen_epoch, findings.decoder_epochs
     if chosen is not None and before is not None and chosen <= before:
         flags.append("start: no epoch beat the decoder that the attack started from, so its score is that decoder's")
+    pixels = math.prod(record.target.design.model.image_shape)
+    if findings.parameters is not None and record.threat_model.queries * pixels < findings.parameters:
+        flags.append(
+            f"few queries: {record.threat_model.queries:,} pictures for {findings.parameters:,} weights; the attack "
+            "would gain from more"
+        )
+    if findings.captured_unlike is not None and findings.captured_unlike > _UNLIKE:
+        flags.append(
+            "unlike: the victims' features are not distributed as the public images' are, so an attacker with images "
+            "like the victims' would do better"
+        )
     if record.threat_model.capture is not None:
         flags.append("capture: it tells of gaps, so the attack did not see all that crossed the wire; record it again")
     return flags
@@ -146,11 +168,21 @@ def _drawing_anew(record: Record) -> list[str]:
 
 
 def _randomised(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
-    random = _drawing_anew(ours[0][1])
-    if not random or any(record.threat_model.views > 1 for _, record in ours):
+    what, models = ", ".join(_drawing_anew(ours[0][1])), [record.threat_model for _, record in ours]
+    if not what:
         return []
-    what = ", ".join(random)
-    return [f"randomised: {what} draws anew at each call, and every attack saw each image once; let one see more views"]
+    asked = [model for model in models if "query" in model.knowledge]
+    flags = []
+    if all(model.views == 1 for model in models):
+        flags.append(
+            f"randomised: {what} draws anew at each call, and every attack saw each image once; let one see more views"
+        )
+    if asked and all(model.draws == 1 and model.views == 1 for model in asked):
+        flags.append(
+            f"randomised: {what} draws anew at each call, and every attack asked once for each of its own images; let "
+            "one draw more often"
+        )
+    return flags
 
 
 def _white_box(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
@@ -166,31 +198,6 @@ def _white_box(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
         f"white box: knowing the weights did worse (MSE of {white}) than not knowing them ({black}); the white-box "
         "attack is not at its best, so look for its gradient and give it more steps"
     ]
-
-
-def _worse_than_start(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:
-    for cell, record in ours:
-        start, views = record.attack.config.get("start"), record.threat_model.views
-        others = [other.mse for _, other in ours if (other.attack.name, other.threat_model.views) == (start, views)]
-        if start in ATTACKS and others and record.mse > _WORSE * min(others):
-            figures = f"MSE {record.mse:.4f} beside {min(others):.4f}"
-            yield cell, f"start: weaker than the {start} that it starts from ({figures}); train it longer"
-
-
-def _worse_than_linear(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:
-    for cell, record in ours:
-        floors = [other.mse for _, other in ours if other.attack.name == "linear" and _knows_as_much(record, other)]
-        if floors and record.mse > _WORSE * min(floors):
-            figures = f"MSE {record.mse:.4f} beside {min(floors):.4f}"
-            yield cell, f"linear: weaker than linear regression ({figures}), which no attack should be; train it longer"
-
-
-def _knows_as_much(record: Record, other: Record) -> bool:
-    """Whether an attack saw the same features as another, and had the weights or as many answers."""
-    mine, theirs = record.threat_model, other.threat_model
-    if (mine.sees, mine.views, mine.auxiliary) != (theirs.sees, theirs.views, theirs.auxiliary):
-        return False
-    return "encoder" in mine.knowledge or mine.queries >= theirs.queries
 
 
 def _below_the_estimate(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:
