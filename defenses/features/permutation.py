@@ -14,7 +14,7 @@ class PermutationConfig(Config):
     """The secret, and how many orders follow from it."""
 
     secret: int = Field(default=0, ge=0, description="of edge and cloud: an order follows from it and from a session")
-    bits: int = Field(default=10, ge=1, le=16, description="of a session's number, which is sent along in the clear")
+    bits: int = Field(default=12, ge=1, le=16, description="of a session's number, which is sent along in the clear")
 
 
 class Permutation(Defense):

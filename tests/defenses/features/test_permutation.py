@@ -74,7 +74,7 @@ def test_distances_within_a_session_are_those_without():
 
 @pytest.mark.parametrize("shape", [(8, 3, 3), (16, 1, 1)])
 def test_features_without_room_for_a_number_are_refused(shape):
-    with pytest.raises(ValueError, match=r"permutation: expected features \(C, H, W\) of at least 10 places"):
+    with pytest.raises(ValueError, match=r"permutation: expected features \(C, H, W\) of at least 12 places"):
         Permutation(PermutationConfig()).prepare(SplitModel(nn.Identity(), nn.Identity(), shape), 10)
 
 
