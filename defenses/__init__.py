@@ -25,6 +25,7 @@ DEFENSES: Table["type[Defense]"] = Table(
         "nopeek": Imported("splitleak.defenses.features.nopeek:NoPeek"),
         "patrol": Imported("splitleak.defenses.features.patrol:Patrol"),
         "permutation": Imported("splitleak.defenses.features.permutation:Permutation"),
+        "quantisation": Imported("splitleak.defenses.features.quantisation:Quantisation"),
         "ressfl": Imported("splitleak.defenses.features.ressfl:ResSFL"),
         "transfer": Imported("splitleak.defenses.classes.transfer:Transfer"),
     },
