@@ -24,6 +24,8 @@ DEFENSES: Table["type[Defense]"] = Table(
         "noise-arl": Imported("splitleak.defenses.features.noise_arl:NoiseARL"),
         "nopeek": Imported("splitleak.defenses.features.nopeek:NoPeek"),
         "patrol": Imported("splitleak.defenses.features.patrol:Patrol"),
+        "permutation": Imported("splitleak.defenses.features.permutation:Permutation"),
+        "quantisation": Imported("splitleak.defenses.features.quantisation:Quantisation"),
         "ressfl": Imported("splitleak.defenses.features.ressfl:ResSFL"),
         "transfer": Imported("splitleak.defenses.classes.transfer:Transfer"),
     },

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -19,15 +20,15 @@ from splitleak.eval.record.trained_on import trained_splits
 from splitleak.eval.targets.attributes import Attribute, known, read_attributes
 from splitleak.logs import Report, silent
 from splitleak.measures.linkage.probe import majority_rate, train_probe
-from splitleak.measures.linkage.refinding import found_again, moved, views
+from splitleak.measures.linkage.refinding import found_again, moved, unordered, views
 from splitleak.measures.linkage.verification import FALSE_MATCH_RATES, pair_match_rate, pair_scores
 from splitleak.measures.linkage.whitening import Whitening
-from splitleak.seeding import generator
+from splitleak.seeding import derive_seed, generator
 from splitleak.wire.protocol import Codec
 from splitleak.wire.protocol.codec import decode, encode
 
 COLUMNS = ("of victims", "%", "±", "beside")
-METHODS = ("plain", "whitened", "learned")
+METHODS = ("plain", "whitened", "unordered", "learned")
 _SKETCH = 8192  # values of a feature, drawn once, that are compared
 _BATCH = 64
 _FARTHEST = 2  # pixels that a view of a public picture is moved by
@@ -43,6 +44,9 @@ class LinkageConfig(Config):
     victims: int = Field(default=1000, ge=2, description="among whom a picture is found again, at most")
     crossings: int = Field(default=3, ge=1, description="of all victims' pictures, where features are drawn anew")
     views: int = Field(default=6, ge=2, description="of each public picture, that the learned matcher is trained on")
+    sessions: Literal["one", "several"] = Field(
+        default="one", description="the edge's that features are of: one, or another for each set that is sent"
+    )
     codec: Codec = Field(default="fp32", description="how features travel")
     matcher: SiameseConfig = SiameseConfig()
     seed: int = 0
@@ -73,7 +77,13 @@ def measure(
     splits = trained_splits(artifact, images)[1]
     half = load_edge(artifact / "edge", device, seed=config.seed)
     told = {} if attributes is None else read_attributes(attributes, splits)
-    measured = linkage(crossing(half, config.codec), splits.public, splits.victims, config, told, report)
+    restarts = count(1)
+
+    def restart() -> None:
+        half.stack.seed(derive_seed(config.seed, "linkage", "session", next(restarts)), half.device)
+
+    several = restart if config.sessions == "several" else None
+    measured = linkage(crossing(half, config.codec), splits.public, splits.victims, config, told, report, several)
     return {"target": half.name, **measured, "config": config.document(), "provenance": provenance()}
 
 
@@ -96,15 +106,17 @@ def linkage(
     config: LinkageConfig,
     attributes: Mapping[str, Attribute] | None = None,
     report: Report = silent,
+    restart: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Leaks of features that are no pictures.
 
     ``refound``: by method and view, the share of victims whose picture, sent once more (the same, moved by a pixel, a
     tenth brighter, mirrored), has its own earlier feature as the nearest among all victims'; ``chance`` is one over
     these. ``plain`` compares by Euclidean distance, ``whitened`` by the angle after `Whitening` of public features,
-    ``learned`` by a `Matcher` of public pictures. ``verified``: by false match rate, the share of pairs of victims of
-    one class that are told to be so, by whitened cosine; ``label`` and ``attributes``: how often a linear probe of
-    public features is right about the victims, beside the ``majority``. Standard errors are over victims.
+    ``unordered`` by the distance of values that are sorted over channels, which no order of these hides, ``learned`` by
+    a `Matcher` of public pictures. ``verified``: by false match rate, the share of pairs of victims of one class that
+    are told to be so, by whitened cosine; ``label`` and ``attributes``: how often a linear probe of public features is
+    right about the victims, beside the ``majority``. Standard errors are over victims.
 
     Args:
         send: What crosses the wire.
@@ -113,6 +125,7 @@ def linkage(
         config: Of the measure.
         attributes: By name, of all pictures of both sets.
         report: Hears of progress.
+        restart: Begins another session of the edge; called before each set of pictures is sent.
 
     Returns:
         The document, as plain JSON values; null where victims have no two pictures of a class.
@@ -125,33 +138,40 @@ def linkage(
     pictures, truth = own.floats(), theirs.floats()
     coordinates: list[Tensor] = []
 
-    def sent(images: Tensor) -> Tensor:
-        features = torch.cat([send(batch).flatten(1) for batch in images.split(_BATCH)])
-        if not coordinates:
-            drawn = torch.randperm(features.shape[1], generator=generator(config.seed, "linkage", "sketch"))[:_SKETCH]
-            coordinates.append(drawn.sort().values)
-        return features[:, coordinates[0]]
+    def crossed(images: Tensor) -> Tensor:
+        if restart is not None:
+            restart()
+        return torch.cat([send(batch) for batch in images.split(_BATCH)])
 
-    known_features = sent(pictures)
+    def sketched(features: Tensor) -> Tensor:
+        flat = features.flatten(1)
+        if not coordinates:
+            drawn = torch.randperm(flat.shape[1], generator=generator(config.seed, "linkage", "sketch"))[:_SKETCH]
+            coordinates.append(drawn.sort().values)
+        return flat[:, coordinates[0]]
+
+    known_features = sketched(crossed(pictures))
     whitening = Whitening.fit(known_features)
-    shown = _views(pictures, known_features, sent, config, report)
+    shown = _views(pictures, known_features, lambda images: sketched(crossed(images)), config, report)
     matcher = train_matcher(shown, whitening, config.matcher, config.seed, report)
     methods: Mapping[str, Callable[[Tensor], Tensor]] = {
-        "plain": lambda features: features,
-        "whitened": lambda features: functional.normalize(whitening(features), dim=1),
-        "learned": matcher,
+        "plain": sketched,
+        "whitened": lambda features: functional.normalize(whitening(sketched(features)), dim=1),
+        "unordered": lambda features: sketched(unordered(features)),
+        "learned": lambda features: matcher(sketched(features)),
     }
     found: dict[str, dict[str, list[Tensor]]] = {method: {} for method in METHODS}
-    gallery = first = sent(truth)
-    for crossed in range(config.crossings):
-        gallery = sent(truth) if crossed else first
+    first = crossed(truth)
+    for number in range(config.crossings):
+        gallery = crossed(truth) if number else first
         for name, view in views(truth).items():
-            probes = sent(view)
+            probes = crossed(view)
             for method, told in methods.items():
                 found[method].setdefault(name, []).append(found_again(told(probes), told(gallery)).double())
-        report("find again", crossed + 1, config.crossings, {})
-        if crossed == 0 and torch.equal(first, sent(truth)):
+        report("find again", number + 1, config.crossings, {})
+        if number == 0 and torch.equal(first, crossed(truth)):
             break  # nothing is drawn: all crossings are alike
+    compared = sketched(first)
     return {
         "victims": len(theirs),
         "public": len(own),
@@ -160,10 +180,10 @@ def linkage(
         "refound": {
             method: {name: _share(torch.stack(each)) for name, each in of.items()} for method, of in found.items()
         },
-        "verified": _verified(whitening(first), theirs.labels),
-        "label": _probed(known_features, own.labels, first, theirs.labels, config.seed),
+        "verified": _verified(whitening(compared), theirs.labels),
+        "label": _probed(known_features, own.labels, compared, theirs.labels, config.seed),
         "attributes": {
-            name: _probed(known_features, each.public[public_places], first, each.victims[places], config.seed)
+            name: _probed(known_features, each.public[public_places], compared, each.victims[places], config.seed)
             for name, each in (attributes or {}).items()
         },
     }

@@ -61,6 +61,20 @@ def found_again(probes: Tensor, gallery: Tensor) -> Tensor:
     return (apart <= apart.diagonal()[:, None]).sum(1) == 1
 
 
+def unordered(features: Tensor) -> Tensor:
+    """Features ``(N, C, ...)`` with the values at each place sorted over channels: the same in any order of these.
+
+    Values that are alike for all of several pictures, as a number that is sent along, count as 0.
+
+    >>> unordered(torch.tensor([[[3.0], [1.0]], [[0.0], [2.0]]]))[:, :, 0]
+    tensor([[1., 3.],
+            [0., 2.]])
+    """
+    if len(features) > 1:
+        features = features * (features != features[:1]).any(0)
+    return features.sort(1).values
+
+
 def _apart(probes: Tensor, gallery: Tensor) -> Tensor:
     """Distances ``(N, M)``, of rows centred first: they are small beside the mean of features after a ReLU."""
     centre = gallery.mean(0)

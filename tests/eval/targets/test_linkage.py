@@ -95,6 +95,23 @@ def test_a_target_is_measured_as_its_features_cross_the_wire(artifact, images, s
         assert 0 < float((row - rounded).abs().max()) <= 0.51 * step
 
 
+def test_an_order_of_each_session_hides_pictures_from_plain_distance_alone(images, small_splits, tmp_path):
+    document = {
+        "model": {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10},
+        "defenses": [{"name": "permutation"}],
+        "training": {"epochs": 1},
+    }
+    save(tmp_path / "toy", "toy", train(TargetConfig.parse(document, source="test"), small_splits, device=CPU))
+    found = {
+        sessions: measure(tmp_path / "toy", images, QUICK.model_copy(update={"sessions": sessions}), CPU)["refound"]
+        for sessions in ("one", "several")
+    }
+    same = {sessions: {method: of[method]["same"]["share"] for method in METHODS} for sessions, of in found.items()}
+    assert set(same["one"].values()) == {1}
+    assert same["several"]["plain"] < 0.5
+    assert same["several"]["unordered"] > 0.9  # the values at each place are the same in any order
+
+
 def test_the_command_shows_writes_and_reads_attributes(artifact, images, small_splits, tmp_path):
     table = "\n".join(f"victims,{place},{place % 2}" for place in range(len(small_splits.victims)))
     own = "\n".join(f"public,{place},{place % 2}" for place in range(len(small_splits.public)))

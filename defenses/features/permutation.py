@@ -1,0 +1,98 @@
+"""Permutation: the channels sent are in an order that only edge and cloud know, another in each session."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from splitleak.config import Config
+from splitleak.defenses.base import Defense
+from splitleak.models.split import SplitModel
+from splitleak.seeding import generator
+
+
+class PermutationConfig(Config):
+    """The secret, and how many orders follow from it."""
+
+    secret: int = Field(default=0, ge=0, description="of edge and cloud: an order follows from it and from a session")
+    bits: int = Field(default=12, ge=1, le=16, description="of a session's number, which is sent along in the clear")
+
+
+class Permutation(Defense):
+    """Sends the channels in an order that is drawn for each session; the cloud puts them back before the head.
+
+    After Xu et al., "Permutation equivariance of transformers and its applications", CVPR 2024, who shuffle what is
+    sent; here by a secret of edge and cloud. A session is the life of an edge's process (in training, each batch); its
+    number is drawn from ``2^bits``, and travels in one more channel of zeros and ones. What is added to features later
+    in the stack is in the order as sent.
+
+    What it is good for: an eavesdropper who compares features of *different* sessions value by value. What it is not:
+    the cloud knows the order; within a session all distances stay as they are, so that whoever sends pictures of their
+    own in the session finds, and rebuilds, as before; and the values at each place are the same whatever their order,
+    which finds pictures across sessions, too (``unordered`` in `splitleak linkage`).
+
+    Raises:
+        ValueError: The features are not ``(C, H, W)`` with room for the number of a session.
+    """
+
+    name = "permutation"
+    config_type = PermutationConfig
+
+    def __init__(self, config: PermutationConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self._drawn_from: torch.Generator | None = None
+        self._session = 0
+
+    def prepare(self, model: SplitModel, classes: int) -> None:
+        shape = model.feature_shape
+        if len(shape) != 3 or shape[1] * shape[2] < self.config.bits:
+            expected = f"features (C, H, W) of at least {self.config.bits} places"
+            raise ValueError(f"permutation: expected {expected}, got {shape}")
+        orders = torch.stack([self.order(session, shape[0]) for session in range(2**self.config.bits)])
+        model.encoder = nn.Sequential(model.encoder, _Plane())
+        model.head = nn.Sequential(_Restored(orders.argsort(1), shape[1] * shape[2]), model.head)
+
+    def order(self, session: int, channels: int) -> Tensor:
+        """The order ``(C,)`` in which a session's channels are sent."""
+        draw = generator(self.config.secret, "permutation", session)
+        return torch.randperm(channels, generator=draw, device="cpu")
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training or self._drawn_from is not self.generator or self.generator is None:
+            device = "cpu" if self.generator is None else self.generator.device
+            self._drawn_from = self.generator
+            self._session = int(torch.randint(2**self.config.bits, (), generator=self.generator, device=device))
+        channels, places = features.shape[1] - 1, features[0, 0].numel()
+        order = self.order(self._session, channels).to(features.device)
+        number = (torch.tensor(self._session) >> torch.arange(places) % self.config.bits) & 1
+        plane = number.to(features).view(1, 1, *features.shape[2:]).expand(len(features), -1, -1, -1)
+        return torch.cat([features[:, :-1][:, order], plane], 1)
+
+
+class _Plane(nn.Module):
+    """Makes room for the number of the session: one more channel."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([features, torch.zeros_like(features[:, :1])], 1)
+
+
+class _Restored(nn.Module):
+    """Reads the session's number from the last channel, and puts the others back into their order."""
+
+    def __init__(self, places: Tensor, cells: int) -> None:
+        """``places`` ``(sessions, C)``: where each channel is; ``cells``: of a channel."""
+        super().__init__()
+        bits = len(places).bit_length() - 1
+        mean = torch.nn.functional.one_hot(torch.arange(cells, device="cpu") % bits, bits).float()
+        self.register_buffer("places", places)
+        self.register_buffer("mean", mean / mean.sum(0))
+        self.register_buffer("values", 2 ** torch.arange(bits, device="cpu"))
+        self.places: Tensor
+        self.mean: Tensor
+        self.values: Tensor
+
+    def forward(self, sent: Tensor) -> Tensor:
+        features, plane = sent[:, :-1], sent[:, -1].flatten(1)
+        session = ((plane @ self.mean > 0.5) * self.values).sum(1)
+        places = self.places[session][:, :, None, None].expand_as(features)
+        return features.gather(1, places)
