@@ -14,11 +14,16 @@ Ours = Sequence[tuple[Cell, Record]]
 """The measured cells of one target, in the order of their attacks."""
 
 
-def weaker_attacks(ours: Ours) -> Iterator[tuple[Cell, str]]:
-    """The cells whose attack is not at its best, each with the flag that says so."""
+def weaker_attacks(ours: Ours, *, audited: bool = False) -> Iterator[tuple[Cell, str]]:
+    """The cells whose attack is not at its best, each with the flag that says so.
+
+    Args:
+        ours: The cells.
+        audited: Whether they are those of an audit; else those are that have its name before their attack's.
+    """
     yield from _worse_than_start(ours)
     yield from _worse_than_a_floor(ours)
-    yield from _worse_than_cheaper(ours)
+    yield from _worse_than_cheaper(ours, audited=audited)
     yield from _not_converged(ours)
 
 
@@ -31,12 +36,15 @@ def _worse_than_a_floor(ours: Ours) -> Iterator[tuple[Cell, str]]:
                 yield cell, f"{name}: weaker than {what} ({figures}), which no attack should be; train it longer"
 
 
-def _worse_than_cheaper(ours: Ours) -> Iterator[tuple[Cell, str]]:
+def _worse_than_cheaper(ours: Ours, *, audited: bool) -> Iterator[tuple[Cell, str]]:
     for place, (cell, record) in enumerate(ours):
+        audit = _audit_of(cell)
+        if record.attack.name in _FLOORS or not (audit or audited):
+            continue
         before = [
             (other.mse, at.attack or "")
             for at, other in ours[:place]
-            if _of_one_audit(cell, at) and other.attack.name not in _FLOORS and _knows_as_much(record, other)
+            if _audit_of(at) == audit and other.attack.name not in _FLOORS and _knows_as_much(record, other)
         ]
         if before and record.mse > _WORSE * min(before)[0]:
             error, name = min(before)
@@ -44,9 +52,8 @@ def _worse_than_cheaper(ours: Ours) -> Iterator[tuple[Cell, str]]:
             yield cell, f"cheaper: weaker than {name.rpartition(' - ')[2]}, which stands before it ({figures})"
 
 
-def _of_one_audit(cell: Cell, other: Cell) -> bool:
-    names = [(each.attack or "").rpartition(" - ")[0] for each in (cell, other)]
-    return names[0] == names[1] and cell.seed == other.seed
+def _audit_of(cell: Cell) -> str:
+    return (cell.attack or "").rpartition(" - ")[0]
 
 
 def _not_converged(ours: Ours) -> Iterator[tuple[Cell, str]]:

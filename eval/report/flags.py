@@ -9,6 +9,7 @@ from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import OWN_ANSWER
+from splitleak.eval.campaign.audit.config import AUDIT
 from splitleak.eval.record.schema import FigurePlace, Record
 from splitleak.eval.report.comparisons import weaker_attacks
 from splitleak.eval.report.results import Cell, Doubt, Results
@@ -66,7 +67,7 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
             by_target.setdefault(f"{cell.table}, {cell.place.target}", []).append((cell, record))
     for ours in by_target.values():
         flags += [(ours[0][0], flag, True) for flag in (*_randomised(ours), *_white_box(ours))]
-        of_one = (*weaker_attacks(ours), *_below_the_estimate(ours))
+        of_one = (*weaker_attacks(ours, audited=results.kind == AUDIT), *_below_the_estimate(ours))
         flags += [(cell, flag, False) for cell, flag in of_one]
     return flags
 

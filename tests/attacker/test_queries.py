@@ -167,6 +167,33 @@ def test_views_of_one_victim_are_averaged_under_its_first_id(tmp_path):
         victims(capture, averaging=3)
 
 
+def test_the_first_crossings_of_a_victim_can_be_all_that_count(tmp_path):
+    rows = [("a-0", 1), ("a-1", 1), ("a-2", 1), ("b-0", 1), ("b-1", 1), ("b-2", 1)]
+    capture = capture_of(tmp_path / "c", rows)
+    for views, seen in ((1, [0, 3]), (2, [0.5, 3.5]), (3, [1, 4])):
+        ids, features = victims(capture, averaging=views, crossings=3)
+        assert ids == ("a-0", "b-0")
+        assert features.flatten().tolist() == seen
+    with pytest.raises(ValueError, match="at most 3 views of an image that crossed so often, got 4"):
+        victims(capture, averaging=4, crossings=3)
+
+
+def test_draws_on_record_can_be_averaged_or_left_out():
+    features = torch.arange(8.0).view(4, 2, 1)
+    pairs = Pairs(features, ("a", "b"), "probe-", 1)
+    used = pairs.used(2, None, source="p")
+    assert (used.averaging, used.queries) == (2, 8)
+    assert used.features.flatten().tolist() == [1, 2, 5, 6]
+    assert pairs.used(2, 1, source="p").features.flatten().tolist() == [1, 2]
+    assert pairs.used(1, 3, source="p").queries == 6
+    with pytest.raises(ValueError, match="p: expected 3 draws of 2 views on record, got 2"):
+        pairs.used(2, 3, source="p")
+    with pytest.raises(ValueError, match="p: expected pairs of 3 views, as the victims', got 1 and 4 draws"):
+        pairs.used(3, None, source="p")
+    with pytest.raises(ValueError, match="p: expected pairs of 1 views, as the victims', got 2"):
+        used.used(1, None, source="p")
+
+
 def test_what_an_edge_sent_again_is_one_victim_and_other_bytes_under_one_id_are_two(tmp_path):
     with captures.CaptureWriter(tmp_path / "c") as writer:
         sent = [("a", 1), ("b", 2), ("c", 3), ("b", 2), ("c", 3), ("d", 4), ("a", 5), ("", 6), ("", 6)]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,73 @@ def test_an_attack_weaker_than_linear_regression_is_doubted_if_it_knows_as_much(
     assert (("maximum-likelihood", "linear") in found) == doubted
     assert kinds([floor, cell("query-free", mse, knows={"knowledge": ["head"]})]) == []
     assert kinds([floor, cell("decoder", mse, knows=asked, views=4)]) == []
+    near = cell("nearest", 0.02, knows={"queries": 100})
+    assert kinds([near, cell("decoder", mse, knows=asked)]) == ([("decoder", "nearest")] if doubted else [])
+    assert kinds([near, cell("linear", mse, knows=asked)]) == []
+
+
+def test_a_finish_on_all_pairs_does_not_count_as_getting_better():
+    falling = [{"loss": 1.0, "held_out_mse": 0.5 - 0.1 * epoch} for epoch in range(4)]
+    assert record_flags(record(history=falling, held_out_mse=0.2)) != []
+    assert record_flags(record(history=[*falling, {"loss": 1.0}], held_out_mse=0.2)) == []
+
+
+@pytest.mark.parametrize(("queries", "doubted"), [(156, True), (157, False)])
+def test_fewer_values_asked_for_than_weights_are_doubted(queries, doubted):
+    about = document(findings={"parameters": 10_000})  # pictures have 8 x 8 values
+    about["threat_model"]["queries"] = queries
+    assert [flag.split(":")[0] for flag in record_flags(parse_record(about, source="test"))] == (
+        ["few queries"] if doubted else []
+    )
+
+
+@pytest.mark.parametrize(("apart", "doubted"), [(10.1, True), (1.0, False)])
+def test_public_images_unlike_the_victims_are_doubted(apart, doubted):
+    assert [flag.split(":")[0] for flag in record_flags(record(captured_unlike=apart))] == (
+        ["unlike"] if doubted else []
+    )
+
+
+def test_an_attack_trained_longer_that_finds_more_doubts_the_shorter_one():
+    short, longer = cell(mse=0.02, epochs=10), cell("decoder longer", 0.0195, epochs=20)
+    longer = replace(
+        longer,
+        record=longer.record.model_copy(
+            update={"attack": short.record.attack.model_copy(update={"config": {"epochs": 20}})}
+        ),
+    )
+    found = [(flagged.attack, flag) for flagged, flag, _ in cell_flags(results([short, longer]))]
+    assert found == [("decoder", "not converged: trained 2.0 times as long it finds more (MSE 0.0195 beside 0.0200)")]
+    same = replace(longer, record=longer.record.model_copy(update={"scores": short.record.scores}))
+    assert kinds([short, same]) == []
+
+
+def test_an_attack_of_an_audit_weaker_than_a_cheaper_one_is_doubted():
+    asked = {"queries": 100}
+    cheap, dear = cell("audit - decoder", 0.02, knows=asked), cell("audit - ensemble", 0.021, knows=asked)
+    assert kinds([cheap, dear]) == [("audit - ensemble", "cheaper")]
+    assert kinds([dear, cheap]) == []
+    assert kinds([cheap, cell("gan", 0.021, knows=asked)]) == []
+    assert kinds([cheap, cell("audit - ensemble", 0.021, knows={"queries": 50})]) == []
+    alone = [cell("decoder", 0.02, knows=asked), cell("ensemble", 0.021, knows=asked)]
+    assert kinds(alone) == []
+    [(_, flag, _)] = cell_flags(replace(results(alone), kind="audit"))
+    assert flag == "cheaper: weaker than decoder, which stands before it (MSE 0.0210 beside 0.0200)"
+
+
+def test_answers_asked_for_once_are_doubted_until_one_attack_draws_more():
+    noisy = {"defenses": ("gaussian-noise",), "knows": {"knowledge": ["query"]}}
+    assert kinds([cell(**noisy)]) == [(None, "randomised"), (None, "randomised")]
+    more = {"knowledge": ["query"], "draws": 4}
+    assert kinds([cell(**noisy), cell("gan", **{**noisy, "knows": more})]) == [(None, "randomised")]
+
+
+@pytest.mark.parametrize(("seeds", "doubted"), [((0,), True), ((0, 1), False)])
+def test_results_of_one_seed_are_doubted(seeds, doubted):
+    cells = [replace(cell(), seed=seed) for seed in seeds]
+    flags = [flag for flag, _ in doubts(replace(results(cells), config={"name": "n"}), [])]
+    assert any(flag.startswith("one seed") for flag in flags) == doubted
+    assert doubts(results(cells), []) == []
 
 
 def prediction(attack="prediction-inversion", mse=0.02, *, constant=0.05, policy=None, draws=1, defenses=(), **more):
@@ -287,7 +355,7 @@ def test_claims_of_one_seed_or_within_their_error_are_doubted(fake_predictions):
     claim = {"text": "more is better", "figure": "truncation", "metric": "mse", "lower": "m = 3", "higher": "m = 1"}
     for seeds, told in (((0, 1), "two standard errors"), ((0,), "one seed")):
         found = Results.load(fake_predictions(change=worse_once, seeds=seeds, claims=[claim]))
-        [(flag, about)] = doubts(found, claims(found))
+        [(flag, about)] = [(flag, about) for flag, about in doubts(found, claims(found)) if about != found.name]
         assert told in flag
         assert about == f"more is better (seed {', '.join(map(str, seeds))})"
 

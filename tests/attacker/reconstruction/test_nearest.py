@@ -1,0 +1,22 @@
+"""The nearest neighbour attack; what every attack keeps is in tests/contracts."""
+
+import torch
+from torch.nn import functional
+
+from splitleak.attacker.base import Knowledge, Query
+from splitleak.attacker.reconstruction.nearest import NearestAttack, NearestConfig
+
+
+def test_it_shows_the_attackers_image_whose_mean_answer_is_the_nearest(small_splits):
+    public = small_splits.public.floats()
+    noise = torch.Generator().manual_seed(0)
+
+    def send(images):
+        small = functional.avg_pool2d(images, 2)
+        return small + 0.01 * torch.randn(small.shape, generator=noise)
+
+    for draws in (1, 4):
+        query = Query(send, draws=draws)
+        known = Knowledge(functional.avg_pool2d(public[5:8], 2), (1, 16, 16), public=public, query=query)
+        assert torch.equal(NearestAttack(NearestConfig())(known), public[5:8])
+        assert query.made == draws * len(public)
