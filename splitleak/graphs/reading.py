@@ -154,7 +154,8 @@ def _check_versions(model: ModelProto) -> None:
 
 def _check_names(graph: GraphProto) -> None:
     """Refuses names that are no text, which protobuf gives as bytes."""
-    names = [each.name for each in (*graph.input, *graph.output, *graph.value_info, *_tensors(graph))]
+    names = [each.name for each in (*graph.input, *graph.output, *graph.value_info)]
+    names += [tensor.name for tensor in _tensors(graph)]
     for node in every_node(graph):
         names += [node.name, node.op_type, node.domain, *node.input, *node.output]
     if wrong := next((name for name in names if not isinstance(name, str)), None):
