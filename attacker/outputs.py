@@ -17,7 +17,7 @@ from splitleak.datasets.images import Images
 from splitleak.npz import open_npz
 from splitleak.outputs import FolderKind
 
-ATTACK = FolderKind("attack", "attack.json", ("reconstructions.npz", "weights.safetensors"))
+ATTACK = FolderKind(("attack", "invert"), "attack.json", ("reconstructions.npz", "weights.safetensors"))
 _ALWAYS_KNOWN = frozenset({"captured", "image_shape", "kind", "parts"})
 
 

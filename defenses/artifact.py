@@ -39,7 +39,7 @@ FORMAT = 1
 _FITTING = "expected weights that fit its half.json"
 _WEIGHTS = "weights.safetensors"
 _OF_HALF = ("half.json", _WEIGHTS, NETWORK)
-ARTIFACT = FolderKind("train", "artifact.json", ("edge", "cloud"))
+ARTIFACT = FolderKind(("train", "import"), "artifact.json", ("edge", "cloud"))
 
 
 class HalfConfig(Config):
@@ -136,7 +136,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / "artifact.json"
     if not path.is_file():
-        raise FileNotFoundError(f"expected an artifact (a folder that `splitleak train` wrote) at {folder}")
+        raise FileNotFoundError(f"expected an artifact (a folder that {ARTIFACT.writers} wrote) at {folder}")
     document = read_table(path)
     check_recorded(recorded(document.get("plugins", ())), f"{folder}: made with")
     return document

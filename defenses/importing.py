@@ -17,7 +17,7 @@ from splitleak.graphs.halves import check_halves, cloud_half, edge_half
 from splitleak.graphs.importing import network_digest
 from splitleak.graphs.module import missing_operations
 from splitleak.graphs.network import Cut, Network
-from splitleak.graphs.prepared import OUTPUT
+from splitleak.graphs.prepared import OUTPUT, Preprocessing
 from splitleak.models.imported_half import NETWORK, ImportedModel
 from splitleak.outputs import claimed
 
@@ -37,6 +37,7 @@ def import_network(
     name: str,
     names: tuple[str, ...] | None,
     images: Path | None,
+    preprocessing: Preprocessing | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Cuts ``network`` and writes the artifact ``out``, once both halves give what the whole gives.
@@ -49,6 +50,7 @@ def import_network(
         name: The model's name in the inference protocol.
         names: Of its outputs; None: those of the images' classes, if there are as many, else none.
         images: A split; its test images tell the accuracy. None: nothing is measured.
+        preprocessing: What is part of the network already, for the record.
         force: Replace an artifact of another network, cut or name.
 
     Returns:
@@ -74,7 +76,8 @@ def import_network(
             notes.append(f"no {what}: on the {half} side torch does not reach {', '.join(missing)}")
     about: dict[str, Any] = {"accuracy": accuracy, "right_answer": right, "difference": difference, "notes": notes}
     about["cut"] = {**vars(cut), "name": cut.name}
-    record = {"dataset": dict(_NO_IMAGES) if splits is None else splits.record, **about}
+    told = {} if preprocessing is None else {"preprocessing": preprocessing.document()}
+    record = {"dataset": dict(_NO_IMAGES) if splits is None else splits.record, **about, **told}
     config = TargetConfig(model=model, training=None)
     networks = {"edge": edge.SerializeToString(), "cloud": cloud.SerializeToString()}
     with claimed(out, ARTIFACT, {"target": config.document(), "name": name}, force=force):

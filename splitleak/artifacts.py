@@ -1,5 +1,6 @@
 """Atomic file writes, weights as safetensors (without pickle), and the provenance of a result."""
 
+import hashlib
 import json
 import os
 import platform
@@ -7,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -24,6 +25,7 @@ from splitleak.errors import said
 from splitleak.outputs import FolderKind, beside, check_file, claimed, install, locked, sync, sync_all
 
 _OTHER_WRITER_S = 10.0
+_DIGITS = 12  # of a digest
 _NO_SETTINGS = {"--json": 0, "--force": 0, "--out": 1, "--plot": 1, "--log-level": 1}  # options, and their values
 
 
@@ -195,37 +197,59 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def check_result(path: Path, *, force: bool) -> None:
     """Refuses to replace anything but a JSON file of ours with its provenance, and without ``force`` one that another
-    command gave.
+    command gave, or the same with another file of settings.
 
     Raises:
         FileExistsError: There is something else at ``path``.
     """
-    check_file(path, "a result of ours (JSON with its provenance)", _asked_by, _settings(_command()), force=force)
+    check_file(path, "a result of ours (JSON with its provenance)", _asked_by, made_by(), force=force)
 
 
-def _asked_by(path: Path) -> dict[str, str] | Literal[False]:
+def made_by() -> dict[str, Any]:
+    """What a result of this process depends on, as its file says: the command, and digests of the settings' files."""
+    return _settings({"command": _command(), "files": _files_told()})
+
+
+def _asked_by(path: Path) -> dict[str, Any] | Literal[False]:
     """What the command of a result was told."""
     document = json.loads(path.read_text(encoding="utf-8"))
     told = document.get("provenance") if isinstance(document, dict) else None
-    return _settings(str(told.get("command"))) if isinstance(told, dict) else False
+    return _settings(told) if isinstance(told, dict) else False
 
 
-def _settings(command: str) -> dict[str, str]:
-    """A command's name and arguments, but for those that change no result; ``{"command": ...}``."""
-    words = shlex.split(command)
+def _settings(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a provenance, the command's name and arguments that change a result, and the files of settings, if any."""
+    words = _that_count(shlex.split(str(told.get("command"))))
+    files = told.get("files")
+    return {"command": shlex.join(words), **({"files": files} if files else {})}
+
+
+def _that_count(words: Sequence[str]) -> list[str]:
+    """The words of a command without the program, and without the options that change no result."""
     words = words[words.index("splitleak") + 1 :] if "splitleak" in words else words
     options = {place for place, word in enumerate(words) if word in _NO_SETTINGS}
     dropped = options | {place + 1 for place in options if _NO_SETTINGS[words[place]]}
-    return {"command": shlex.join(word for place, word in enumerate(words) if place not in dropped)}
+    return [word for place, word in enumerate(words) if place not in dropped]
+
+
+def _files_told() -> dict[str, str]:
+    """Digests of the files of settings that the command line names."""
+    named = (word.partition("=")[2] if word.startswith("--") and "=" in word else word for word in sys.argv[1:])
+    files = {name: Path(name) for name in _that_count(list(named)) if name.endswith((".toml", ".json"))}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS] for name, path in files.items() if path.is_file()
+    }
 
 
 def provenance() -> dict[str, Any]:
-    """Provenance of a result: command, commit, hardware, versions, and time (UTC).
+    """Provenance of a result: command, files of settings that it names, commit, hardware, versions, and time (UTC).
 
     The commit is that of the package's own checkout, and ``unknown`` where it is installed from a wheel.
     """
+    files = _files_told()
     return {
         "command": _command(),
+        **({"files": files} if files else {}),
         "commit": _commit(),
         "hardware": hardware(),
         "python": platform.python_version(),

@@ -152,12 +152,13 @@ def attack(
 
 
 def scan(
-    network: nn.Module | str | Path, *, public: Array, victims: Array, report: Report = silent, **settings: object
+    network: Network | str | Path, *, public: Array, victims: Array, report: Report = silent, **settings: object
 ) -> dict[str, Any]:
     """What a network leaks at each place where it can be cut, by a linear map and without training.
 
     Args:
-        network: A torch module from images to one output, in eval mode; or the path of an ONNX file.
+        network: A torch module (in eval mode; it is not changed) or any function of torch from images to one output,
+            or the path of an ONNX file.
         public: The attacker's images ``(M, C, H, W)``, floats in [0, 1] or uint8, as the network takes them.
         victims: Those that are attacked ``(N, C, H, W)``.
         report: Called with the progress.
@@ -167,20 +168,24 @@ def scan(
     Returns:
         The document that ``splitleak scan --json`` prints, but for what names model and images: ``rows`` holds one for
         each cut and defense.
+
+    Raises:
+        ValueError: It is no network, or one that torch cannot write as ONNX, or arrays do not fit it.
     """
     from splitleak.eval.scan.scan import ScanConfig
     from splitleak.eval.scan.scan import scan as measure
-    from splitleak.graphs.importing import NetworkConfig, network_of
-    from splitleak.graphs.reading import read_graph
+    from splitleak.graphs.importing import NetworkConfig, network_of, read_network
     from splitleak.graphs.user_module import export_module
 
     own, attacked = unlabelled(_images(public, "public")), unlabelled(_images(victims, "victims"))
-    if isinstance(network, nn.Module):
-        with evaluating(network):
-            model = export_module(network, {"image": own.shape})
+    if isinstance(network, (str, Path)):
+        found = read_network(Path(network), NetworkConfig(), own.shape)
+    elif callable(network):
+        module = network if isinstance(network, nn.Module) else _Function(network)
+        with evaluating(module):
+            found = network_of(export_module(module, {"image": own.shape}), NetworkConfig(), own.shape)
     else:
-        model = read_graph(Path(network))
-    found = network_of(model, NetworkConfig(), own.shape)
+        raise ValueError(f"expected a network, or the path of an ONNX file, got {type(network).__name__}")
     document, _ = measure(found, own, attacked, ScanConfig.parse(settings, source="scan"), report)
     return document
 
@@ -221,6 +226,17 @@ def linkage(
         own, attacked = (Images(each.pixels, mine, names) for each, mine in zip((own, attacked), told, strict=True))
     config = LinkageConfig.parse(settings, source="linkage")
     return measure(lambda images: capture(encoder, images), own, attacked, config, report=report)
+
+
+class _Function(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
 
 
 def score(rebuilt: Rebuilt | Array, truth: Array) -> dict[str, Score]:

@@ -88,9 +88,11 @@ def session_of(model: Path | bytes, threads: int) -> Any:  # noqa: ANN401  # onn
     options.log_severity_level = 4  # its errors are raised, too
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")  # let go with the session
     source = model if isinstance(model, bytes) else str(model)
     try:
-        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        # Its fallback, for which there is no other provider, prints errors on standard output.
+        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # its errors have no base of their own
         raise ValueError(f"expected a network that ONNX Runtime computes, but {first_line(error)}") from None
 

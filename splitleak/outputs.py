@@ -33,16 +33,22 @@ class FolderKind:
     """A kind of folder that a command writes, and how one is told from a user's own.
 
     Args:
-        command: What writes it, for messages.
+        command: What writes it, for messages; several where any of them does.
         mark: The file that every such folder has.
         others: Patterns of all else that may be in it: a folder that holds anything more is never replaced.
         text: What is in every mark of the kind, where it is text; None: it is JSON, and says the settings.
     """
 
-    command: str
+    command: str | tuple[str, ...]
     mark: str
     others: tuple[str, ...] = ()
     text: str | None = None
+
+    @property
+    def writers(self) -> str:
+        """The commands as text."""
+        commands = (self.command,) if isinstance(self.command, str) else self.command
+        return " or ".join(f"`splitleak {command}`" for command in commands)
 
     def strangers(self, folder: Path) -> list[str]:
         """The names in ``folder`` that no command of ours gave."""
@@ -72,7 +78,7 @@ class FolderKind:
         """
         if not os.path.lexists(path):
             return
-        ours = f"a folder that `splitleak {self.command}` wrote"
+        ours = f"a folder that {self.writers} wrote"
         if not path.is_dir():
             raise FileExistsError(f"expected {ours} or none at {path}, got a file; it was not touched")
         if next(path.iterdir(), None) is None:

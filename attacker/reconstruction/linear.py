@@ -30,6 +30,7 @@ class LinearAttack(Attack):
             len(known.public),
             seed=run.seed,
             config=self.config,
+            groups=known.labels,
             device=run.device,
         )
         batches = torch.arange(len(known.public)).split(256)

@@ -156,6 +156,7 @@ class RidgeGauge:
         seed: int = 0,
         config: RidgeConfig | None = None,
         grids: Collection[tuple[int, int]] = (),
+        groups: Tensor | None = None,
         device: torch.device | None = None,
     ) -> None:
         """An empty regression.
@@ -168,10 +169,12 @@ class RidgeGauge:
             seed: Of the places that are drawn, and of the pictures held out.
             config: The regression's size.
             grids: See `Layout`.
+            groups: ``(images,)`` int64, the folder or the photograph that each is of: those of one are alike, and are
+                held out together, where there are enough of them. None: unknown.
             device: Where the sums are.
 
         Raises:
-            ValueError: There are fewer than three pictures.
+            ValueError: There are fewer than three pictures, or not one group for each.
         """
         if images < 3:
             raise ValueError(f"expected at least 3 pictures to fit a linear map to, got {images}")
@@ -179,7 +182,9 @@ class RidgeGauge:
         self.map = LinearMap(Layout(shapes, image_shape[1:], grids), image_shape, config).to(device)
         self.images, self._seen, device = images, 0, self.map.weight.device
         regressors, outputs = self.map.regressors, self.map.outputs
-        held_out = max(1, round(config.held_out * images))
+        self._draw = generator(seed, "ridge")
+        self._held_out = _held_out(images, config.held_out, groups, self._draw)
+        held_out = int(self._held_out.sum())
         primal = regressors <= _PRIMAL
         if primal:
             self._rows = min(_ROWS, int(config.work / (regressors * (regressors + outputs))))
@@ -191,18 +196,15 @@ class RidgeGauge:
         if self._local:
             self._drawn = self._grid
         self._drawn_held_out = min(self._grid, max(1, _HELD_OUT_ROWS // held_out))
-        self._draw = generator(seed, "ridge")
-        self._held_out = torch.zeros(images, dtype=torch.bool)
-        self._held_out[torch.randperm(images, generator=self._draw)[:held_out]] = True
-        groups = self._grid if self._local else 1
+        places = self._grid if self._local else 1
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
         self._sums = _Sums(
-            zeros(groups),
-            zeros(groups, regressors),
-            zeros(groups, outputs),
+            zeros(places),
+            zeros(places, regressors),
+            zeros(places, outputs),
             zeros(regressors, regressors) if primal else None,
             zeros(regressors, outputs) if primal else None,
         )
@@ -328,6 +330,24 @@ class RidgeGauge:
         }
         del self._sums, self._choosing
         return self.map
+
+
+def _held_out(images: int, share: float, groups: Tensor | None, draw: torch.Generator) -> Tensor:
+    """Which pictures choose the strength, ``(images,)``: whole groups if a share of them can be, else any."""
+    wanted = max(1, round(share * images))
+    chosen = torch.zeros(images, dtype=torch.bool)
+    if groups is not None:
+        if groups.shape != (images,):
+            raise ValueError(f"expected a group for each of {images} pictures, got {tuple(groups.shape)}")
+        names = groups.unique()
+        if len(names) * share >= 1 and len(names) < images:
+            for name in names[torch.randperm(len(names), generator=draw)]:
+                more = chosen | (groups == name)
+                if int(chosen.sum()) < wanted and 2 * int(more.sum()) <= images:
+                    chosen = more
+    if not bool(chosen.any()):
+        chosen[torch.randperm(images, generator=draw)[:wanted]] = True
+    return chosen
 
 
 def _chosen(values: Tensor, rotated: Tensor, basis: Tensor, blocks: Tensor, unit: float) -> tuple[float, float]:

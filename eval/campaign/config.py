@@ -21,8 +21,7 @@ from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble
 from splitleak.eval.campaign.audit.config import AUDIT, AuditConfig
 from splitleak.eval.report import published
 from splitleak.eval.targets.linkage import LinkageConfig
-from splitleak.graphs.importing import NetworkConfig, network_of
-from splitleak.graphs.reading import read_graph
+from splitleak.graphs.importing import NetworkConfig, read_network
 from splitleak.models import ArchitectureName
 from splitleak.models.imported_half import ImportedModel, both_halves
 from splitleak.models.split import SplitModel
@@ -110,7 +109,7 @@ class ImportedEntry(Config):
             return read_networks(self.artifact)
         assert self.onnx is not None
         assert self.cut is not None
-        network = network_of(read_graph(self.onnx), self.network)
+        network = read_network(self.onnx, self.network)
         model, (edge, cloud) = cut_in_two(network, network.cut(self.cut), source=self.onnx.name)
         return model, {"edge": edge.SerializeToString(), "cloud": cloud.SerializeToString()}
 

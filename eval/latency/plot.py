@@ -1,22 +1,29 @@
 """Plot of latency against bandwidth, one line per deployment, with break-even points."""
 
+import html
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
-from splitleak.artifacts import written_file
+from splitleak.artifacts import made_by, written_file
 from splitleak.eval.latency.break_even import break_even, comparable, line, way_label
 from splitleak.eval.latency.table import engine_text
 from splitleak.outputs import check_file
 
 _RATES = np.geomspace(0.1, 1000, 200)
 _SUFFIXES = ("png", "svg")
-_AUTHOR = {"png": {"Software": "splitleak"}, "svg": {"Creator": "splitleak", "Date": None}}
+_AUTHOR: Mapping[str, Mapping[str, str | None]] = {
+    "png": {"Software": "splitleak"},
+    "svg": {"Creator": "splitleak", "Date": None},
+}
 
 
 def draw_latency(document: Mapping[str, Any], path: Path) -> None:
@@ -47,21 +54,39 @@ def draw_latency(document: Mapping[str, Any], path: Path) -> None:
         device = f"; the device is an emulated {emulated['name']}" if emulated else ""
         figure.suptitle(f"From measured medians, with a round trip of {document['rtt_ms']:g} ms{device}", fontsize=9)
         with written_file(path) as partial:
-            figure.savefig(partial, format=suffix, dpi=110, metadata=_AUTHOR[suffix])
+            about = {"Description": json.dumps(made_by())}
+            figure.savefig(partial, format=suffix, dpi=110, metadata={**_AUTHOR[suffix], **about})
 
 
-def check_plot(path: Path) -> str:
+def check_plot(path: Path, *, force: bool = True) -> str:
     """``png`` or ``svg``, of a file that may be drawn.
 
+    Args:
+        path: Of the file.
+        force: Whether it may replace a plot that another command, or another file of settings, gave.
+
     Raises:
-        FileExistsError: There is a file that is no such plot.
+        FileExistsError: There is a file that may not be replaced.
         ValueError: The file's name ends in neither.
     """
     suffix = path.suffix[1:]
     if suffix not in _SUFFIXES:
         raise ValueError(f"expected a file ending in .png or .svg, got {path}")
-    check_file(path, "a plot of splitleak's", lambda plot: b"splitleak" in plot.read_bytes())
+    check_file(path, "a plot of splitleak's", _asked_by, made_by(), force=force)
     return suffix
+
+
+def _asked_by(path: Path) -> dict[str, Any] | Literal[False]:
+    """What the command of a plot was told; nothing, where it does not say so."""
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            ours, said = image.info.get("Software") == "splitleak", image.info.get("Description")
+    else:
+        plot = path.read_text(encoding="utf-8")
+        ours, found = ">splitleak<" in plot, re.search(r"<dc:description>(.*?)</dc:description>", plot, re.DOTALL)
+        said = html.unescape(found[1]) if found else None
+    told = json.loads(said) if ours and said else {}
+    return told if ours and isinstance(told, dict) else False
 
 
 def _panel(cells: Sequence[Mapping[str, Any]], rtt_ms: float, axes: Axes) -> None:

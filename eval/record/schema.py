@@ -56,6 +56,7 @@ class Provenance(_Part):
     """Provenance of a number: command, commit, hardware and versions; ``time`` is UTC."""
 
     command: str = ""
+    files: dict[str, str] | None = Field(default=None, description="digests of the files of settings that it names")
     commit: str = "unknown"
     hardware: str = ""
     python: str = ""

@@ -7,9 +7,9 @@ import onnx
 from torch import nn
 
 from splitleak.defenses.artifact import load_whole, whole_config
+from splitleak.graphs.halves import joined
 from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.network import Network
-from splitleak.graphs.prepared import OURS
 from splitleak.graphs.reading import read_graph
 from splitleak.models.export import onnx_bytes
 from splitleak.models.imported_half import NETWORK, ImportedModel
@@ -25,13 +25,7 @@ def network_of_artifact(folder: Path) -> Network:
     """
     target = whole_config(folder)
     if isinstance(target.model, ImportedModel) and target.training is None:
-        edge, cloud = (read_graph(folder / half / NETWORK) for half in ("edge", "cloud"))
-        ports = [(edge.graph.output[0].name, cloud.graph.input[0].name)]
-        whole = onnx.compose.merge_models(edge, cloud, io_map=ports, prefix1="edge.", prefix2="cloud.")
-        for node in whole.graph.node:  # so that what an import wrote around the network is known again
-            if OURS in node.name:
-                node.name = f"{OURS}{node.name.replace(OURS, '')}"
-        return network_of(whole, NetworkConfig())
+        return Network(joined(*(read_graph(folder / half / NETWORK) for half in ("edge", "cloud"))))
     model = load_whole(folder, resolve_device("cpu"))
     halves = OrderedDict(edge=model.edge.encoder, cloud=model.cloud.head)
     exported = onnx.load_from_string(onnx_bytes(nn.Sequential(halves), model.input_shape))

@@ -214,7 +214,13 @@ def _rows(
             sents += defenses(shapes, sample, picture, grids, config.noise, config.bottleneck, config.seed)
         for sent in sents:
             gauge = RidgeGauge(
-                sent.shapes, network.image_shape, len(public), seed=config.seed, config=_GAUGE, grids=grids
+                sent.shapes,
+                network.image_shape,
+                len(public),
+                seed=config.seed,
+                config=_GAUGE,
+                grids=grids,
+                groups=public.labels,
             )
             size = sum(map(math.prod, sent.shapes))
             drawn = torch.randperm(size, generator=generator(config.seed, "scan", "sketch"))[:_SKETCH]

@@ -56,7 +56,7 @@ def latency(
     about |= {"device": device, "threads": threads, "device_profile": device_profile}
     config = SweepConfig.parse({**given, **about}, source="latency")
     if plot is not None:
-        check_plot(plot)
+        check_plot(plot, force=force)
     use_device(device_profile, threads)
     with progress("latency") as report:
         measured = measure(config, report)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from splitleak.graphs.importing import NetworkConfig
-    from splitleak.graphs.network import Network
+    from splitleak.graphs.network import Cut, Network
 
 MILLION = 1e6
 
@@ -77,7 +77,12 @@ def cuts(
 
 def import_(
     out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
-    cut: Annotated[str, typer.Option(help="Where: a name that `splitleak cuts` lists; with --torch, a submodule too.")],
+    cut: Annotated[
+        str,
+        typer.Option(
+            help="Where: a name that `splitleak cuts` lists; with --torch, a submodule (or its second call, layer#2)."
+        ),
+    ],
     onnx: Onnx = None,
     torch: Torch = None,
     weights: Weights = None,
@@ -101,23 +106,46 @@ def import_(
     """
     from splitleak.defenses.importing import import_network
     from splitleak.graphs.importing import read_names
-    from splitleak.graphs.user_module import cut_after
 
     given = read_config_of(config, settings)
-    network, module = read_network(onnx, torch, weights, input_, given)
-    if module is not None and cut in dict(module.named_modules()):
-        place = cut_after(network, module, cut, given.inputs or {"image": network.image_shape}, tensors)
-    else:
-        place = network.cut(cut, tensors)
+    network, place = _read_cut(onnx, torch, weights, input_, given, cut, tensors)
     names = None if labels is None else read_names(labels, network.outputs)
     source = str(torch) if onnx is None else onnx.name
     label = name or out.name
-    about = import_network(network, place, out, source=source, name=label, names=names, images=images, force=force)
+    about = import_network(
+        network,
+        place,
+        out,
+        source=source,
+        name=label,
+        names=names,
+        images=images,
+        preprocessing=given.preprocessing,
+        force=force,
+    )
     lines = [f"{out}: {source} cut at {place.name}, {'×'.join(map(str, place.feature_shape))} a picture cross"]
     lines.append(f"both halves give the whole's answer within {about['difference']:.1e}")
     lines.append(f"accuracy {about['accuracy']:.2%} ({about['right_answer']})")
     lines += [f"note: {note}" for note in about["notes"]]
     result(as_json, {"artifact": str(out), **about}, "\n".join(lines))
+
+
+def _read_cut(
+    onnx: Path | None,
+    torch: str | None,
+    weights: Path | None,
+    shape: str | None,
+    config: "NetworkConfig",
+    cut: str,
+    tensors: int,
+) -> "tuple[Network, Cut]":
+    """The network as `read_network` gives it, and its cut; the user's own module, with its weights, is let go."""
+    from splitleak.graphs.user_module import cut_after, is_path
+
+    network, module = read_network(onnx, torch, weights, shape, config)
+    if module is not None and is_path(module, cut):
+        return network, cut_after(network, module, cut, config.inputs or {"image": network.image_shape}, tensors)
+    return network, network.cut(cut, tensors)
 
 
 def read_config_of(config: Path | None, settings: list[str] | None) -> "NetworkConfig":
@@ -136,6 +164,7 @@ def read_network(
         ValueError: Neither or both are given, or the network cannot be read.
     """
     from splitleak.graphs.importing import network_of
+    from splitleak.graphs.importing import read_network as read_file
 
     if (onnx is None) == (torch is None):
         raise ValueError(
@@ -146,12 +175,10 @@ def read_network(
         channels, height, width = read_shape(shape, axes=3)
         image_shape = channels, height, width
     if torch is None:
-        from splitleak.graphs.reading import read_graph
-
         assert onnx is not None
         if weights is not None:
             raise ValueError("expected --weights with --torch alone: an ONNX file holds its own")
-        return network_of(read_graph(onnx), config, image_shape), None
+        return read_file(onnx, config, image_shape), None
     model, module = _exported(torch, weights, image_shape, config)
     return network_of(model, config, image_shape), module
 

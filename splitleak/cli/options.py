@@ -52,7 +52,10 @@ def _result_file(context: typer.Context, path: Path | None) -> Path | None:
 
 
 ReplaceResult = Annotated[
-    bool, typer.Option("--force", is_eager=True, help="Replace a result that another command gave, at --out.")
+    bool,
+    typer.Option(
+        "--force", is_eager=True, help="Replace a result that another command, or another file of settings, gave."
+    ),
 ]
 """Of a command with a `ResultFile`, which asks for it."""
 ResultFile = Annotated[Path | None, typer.Option(help="Write the result to this JSON file too.", callback=_result_file)]

@@ -1,5 +1,6 @@
 """The commands that make a target: its images, its training, what its halves look like and where they go."""
 
+import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,6 +33,8 @@ from splitleak.cli.output import console, print_json, result, table
 
 if TYPE_CHECKING:
     from splitleak.datasets.splits import Splits
+    from splitleak.models.counting import ModuleCount
+    from splitleak.models.imported_half import ImportedModel
 
 MILLION = 1e6
 _SIZE = Sides(32, 32)
@@ -224,25 +227,36 @@ def inspect(
     artifact: Artifact,
     as_json: Json = False,
 ) -> None:
-    """Show the layers, shapes, parameters and multiply-accumulates of both halves of an artifact."""
-    from splitleak.defenses.artifact import load_cloud, load_edge
+    """Show the layers, shapes, parameters and multiply-accumulates of both halves of an artifact.
+
+    Of a network of your own also its cut, preprocessing and labels.
+    """
+    from splitleak.defenses.artifact import load_cloud, load_edge, read_record
     from splitleak.models.counting import COUNTING_RULE, count_macs
+    from splitleak.models.imported_half import ImportedModel, Unreached
     from splitleak.seeding import resolve_device
 
     cpu = resolve_device("cpu")
     edge_half, cloud_half = load_edge(artifact / "edge", cpu), load_cloud(artifact / "cloud", cpu)
-    counted = {
-        "edge": count_macs(edge_half.encoder, edge_half.input_shape),
-        "cloud": count_macs(cloud_half.head, cloud_half.feature_shape),
-    }
+    record, model = read_record(artifact), edge_half.config.target.model
+    counted = {}
+    for half, module, shape in (
+        ("edge", edge_half.encoder, edge_half.input_shape),
+        ("cloud", cloud_half.head, cloud_half.feature_shape),
+    ):
+        counted[half] = _cut_count(record, half) if isinstance(module, Unreached) else count_macs(module, shape)
+    own = _own_network(model, record, edge_half.config.classes) if isinstance(model, ImportedModel) else {}
     if as_json:
         halves = {half: count.document() for half, count in counted.items()}
-        print_json({"artifact": str(artifact), "rule": COUNTING_RULE, **halves})
+        print_json({"artifact": str(artifact), "rule": COUNTING_RULE, **halves, **({"network": own} if own else {})})
         return
     shown = console()
     for half, count in counted.items():
         shape = edge_half.input_shape if half == "edge" else cloud_half.feature_shape
         heading = f"{half}: {count.parameters:,} parameters, {count.macs / MILLION:.3f} M MACs, from {shape}"
+        if not any(row.name for row in count.rows):  # one graph, without layers
+            shown.print(heading, highlight=False)
+            continue
         columns = ("layer", "kind", "output", "parameters", "MACs")
         rows = [
             (row.name, row.kind, str(row.output_shape), f"{row.parameters:,}", f"{row.macs:,}") for row in count.rows
@@ -250,6 +264,31 @@ def inspect(
         shown.print(table(columns, rows, title=heading, left=("layer", "kind")))
     acting = ", ".join(defense.name for defense in edge_half.stack) or "nothing"
     shown.print(f"On the wire: {cloud_half.feature_shape} after {acting}. {COUNTING_RULE}")
+    for name, value in own.items():
+        said = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        shown.print(f"{name.replace('_', ' ')}: {said}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _cut_count(record: dict[str, Any], half: str) -> "ModuleCount":
+    """The counts of a half that torch does not compute, as its import found them."""
+    from splitleak.models.counting import ModuleCount
+
+    side = "device" if half == "edge" else "cloud"
+    return ModuleCount((), record["cut"][f"{side}_parameters"], record["cut"][f"{side}_macs"])
+
+
+def _own_network(model: "ImportedModel", record: dict[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
+    """What there is to say of an imported network, but for the figures of its halves."""
+    about: dict[str, Any] = {"source": model.source, "cut": model.cut}
+    if after := record.get("cut", {}).get("after"):
+        about["after"] = after
+    about["crosses"] = [list(shape) for shape in model.parts or (model.features,)]
+    about["outputs"] = model.classes
+    about["labels"] = list(labels) or "none"
+    about["preprocessing"] = record.get("preprocessing", "not recorded")
+    about["right_answer"] = record.get("right_answer", "labels")
+    about["accuracy"] = record["accuracy"]
+    return about | ({"notes": record["notes"]} if record.get("notes") else {})
 
 
 def export(

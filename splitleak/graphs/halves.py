@@ -18,6 +18,7 @@ CROSSING = "features"
 TOLERANCE = 1e-4
 """Of both halves to the whole, relative to its largest output."""
 
+_WRITTEN = "half."  # begins the names of tensors that were written here
 _SLICE_BY_INPUT = 10  # the version since which a slice's limits are inputs
 _SMALL = 4096  # values of a constant that depends on shapes alone
 
@@ -80,6 +81,53 @@ def _answers(half: ModelProto, batches: Sequence[Floats]) -> list[Floats]:
     """What a half gives for each batch; its session, which holds the weights once more, ends here."""
     session = session_of(half.SerializeToString(), 1)
     return [session.run(None, {half.graph.input[0].name: batch})[0] for batch in batches]
+
+
+def joined(edge: ModelProto, cloud: ModelProto) -> ModelProto:
+    """The network that both halves are of, its tensors under their own names; what was written to cut it is left out.
+
+    Raises:
+        ValueError: They are no halves of one network.
+    """
+    ports = [each.name for half in (edge, cloud) for each in (*half.graph.input, *half.graph.output)]
+    if ports != [IMAGES, CROSSING, CROSSING, OUTPUT] or opset(edge) != opset(cloud):
+        raise ValueError("expected both halves of one network, as `splitleak import` writes them, got others")
+    whole = ModelProto()
+    whole.CopyFrom(edge)
+    graph = whole.graph
+    del graph.output[:]
+    graph.output.extend(cloud.graph.output)
+    known = {tensor.name for tensor in graph.initializer} | {name for node in graph.node for name in node.output}
+    for tensor in cloud.graph.initializer:
+        if (name := _of_cloud(tensor.name)) not in known:
+            graph.initializer.append(tensor)
+            graph.initializer[-1].name = name
+    for node in cloud.graph.node:
+        outputs = [_of_cloud(name) for name in node.output]
+        if not {*outputs} <= known:  # else it gives what the edge's half has: what crosses, or a size
+            graph.node.append(node)
+            graph.node[-1].output[:] = outputs
+            counts = node.op_type == "Shape"  # of the rows, of which there are as many images
+            graph.node[-1].input[:] = [
+                IMAGES if counts and name == CROSSING else _of_cloud(name) for name in node.input
+            ]
+    producers = {name: node for node in graph.node for name in node.output if name}
+    needed, places = set[str](), [OUTPUT]
+    while places:
+        name = places.pop()
+        if name in producers and name not in needed:
+            needed.update(producers[name].output)
+            places += reads(producers[name])
+    nodes = [node for node in graph.node if needed & {*node.output}]
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return whole
+
+
+def _of_cloud(name: str) -> str:
+    """A name of the cloud's half in the whole; the edge's has names of its own for what was written to cut."""
+    return f"cloud.{name}" if name.startswith(_WRITTEN) else name
 
 
 class _Half:
@@ -150,7 +198,7 @@ class _Half:
     def node(self, operation: str, inputs: Sequence[str], *, first: bool = False, **attributes: int) -> str:
         """Writes a node, and returns the name of its output; it comes ``first`` where it needs only what is given."""
         self._count += 1
-        made = f"half.{self._count}"
+        made = f"{_WRITTEN}{self._count}"
         written = helper.make_node(operation, inputs, [made])
         written.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         early = first or self._given == CROSSING
@@ -159,7 +207,7 @@ class _Half:
 
     def constant(self, value: Array) -> str:
         """Writes a constant, and returns its name."""
-        name = f"half.constant{len(self._constants)}"
+        name = f"{_WRITTEN}constant{len(self._constants)}"
         self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
         return name
 

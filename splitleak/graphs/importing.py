@@ -10,8 +10,10 @@ from onnx import ModelProto
 from pydantic import Field
 
 from splitleak.config import Config
+from splitleak.errors import explained
 from splitleak.graphs.network import Network
 from splitleak.graphs.prepared import Preprocessing, input_shapes, prepare
+from splitleak.graphs.reading import read_graph
 
 
 class NetworkConfig(Config):
@@ -55,6 +57,18 @@ def network_of(model: ModelProto, config: NetworkConfig, image_shape: tuple[int,
         shapes[name] = tuple(int(side or 0) for side in shape)
     fixed = {name: _value(name, value, told.get(name, ())) for name, value in config.fixed.items()}
     return Network(prepare(model, config.preprocessing, shapes, fixed, config.output))
+
+
+def read_network(path: Path, config: NetworkConfig, image_shape: tuple[int, int, int] | None = None) -> Network:
+    """`network_of` an ONNX file, which may be a stranger's.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no ONNX file, or one that cannot be computed here; one line that names the file.
+    """
+    model = read_graph(path)
+    with explained(path, "a network that can be computed"):
+        return network_of(model, config, image_shape)
 
 
 def network_digest(network: Network) -> str:

@@ -13,13 +13,24 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from splitleak.errors import first_line
 from splitleak.graphs.prepared import IMAGES, OURS, OUTPUT
-from splitleak.graphs.reading import reads
+from splitleak.graphs.reading import every_node, reads
 from splitleak.onnx_runtime import MEMORY, most_memory, session_of
 from splitleak.tables import nearest
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
+_DRAWING = frozenset(
+    {
+        "Bernoulli",
+        "Dropout",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
 _ROWS = (1, 2, 3)  # batches that tell how shapes and sizes follow from the batch
 _BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4,
@@ -188,7 +199,12 @@ class Network:
             values[rows] = dict(zip(shaped, made[len(data) :], strict=False))
             answers[rows] = made[-1]
             if rows == 1 and not same(session.run([OUTPUT], {IMAGES: images[:1]})[0], answers[1]):
-                raise ValueError("expected a network that gives an image the same answer twice, got one that draws")
+                drawn = sorted({node.op_type for node in every_node(self.graph)} & _DRAWING)
+                raise ValueError(
+                    "expected a network that gives an image the same answer twice, got one that draws at random "
+                    f"({', '.join(drawn) or 'unknown where'}); export it in evaluation mode (`.eval()`), or with what "
+                    "it draws as an input, which --set fixed.NAME=VALUE gives a value"
+                )
             if rows > 1 and not same(answers[rows][:1], answers[1]):
                 return False, {1: shapes[1]}, {1: values[1]}
         return True, shapes, values

@@ -24,7 +24,7 @@ class Preprocessing(Config):
 
     mean: tuple[float, ...] = Field(default=(0.0,), description="per channel, in units of the range; one for all")
     deviation: tuple[float, ...] = Field(default=(1.0,), description="per channel, in units of the range; one for all")
-    range: float = Field(default=1.0, gt=0, description="value of white before mean and deviation: 1 or 255")
+    range: float = Field(default=1.0, description="value of white before mean and deviation: 1 or 255")
     order: Literal["rgb", "bgr"] = Field(default="rgb", description="of the channels, as the network takes them")
     layout: Literal["chw", "hwc"] = Field(default="chw", description="of an image, as the network takes it")
 
@@ -32,6 +32,8 @@ class Preprocessing(Config):
     def _fits(self) -> Self:
         if not all(value > 0 for value in self.deviation):
             raise ValueError(f"expected deviations above 0, got {self.deviation}")
+        if self.range not in (1, 255):
+            raise ValueError(f"expected a range of 1 or 255, got {self.range:g}; a deviation gives any other scale")
         if len(self.mean) > 1 and len(self.deviation) > 1 and len(self.mean) != len(self.deviation):
             raise ValueError(f"expected as many means as deviations, got {self.mean} and {self.deviation}")
         return self
@@ -89,7 +91,9 @@ def prepare(
     if left := {*inputs} - {*shapes, *fixed}:
         given = "a shape (an image) or a fixed value for every input"
         raise ValueError(f"expected {given}, got none for {', '.join(sorted(left))}")
-    if not shapes or len({shape[1:] for shape in shapes.values()}) > 1:
+    if not shapes:
+        raise ValueError(f"expected an input that is an image, got a fixed value for {', '.join(fixed)}, and no other")
+    if len({shape[1:] for shape in shapes.values()}) > 1:
         raise ValueError(f"expected images of one height and width, got {dict(shapes)}")
     taken = {IMAGES, OUTPUT} & {name for node in every_node(graph) for name in (*node.input, *node.output)}
     rename = {name: f"{name}.of-network" for name in taken}

@@ -42,6 +42,7 @@ def read_graph(path: Path) -> ModelProto:
         _check_versions(model)
         if model.functions:
             model = inline_local_functions(model)
+        _check_names(model.graph)
         _load_weights(model.graph, path.parent)
         sort_nodes(model.graph)
         _check_operations(model)
@@ -149,6 +150,16 @@ def _check_versions(model: ModelProto) -> None:
         raise ValueError(f"expected a file of ONNX IR version 3 to {onnx.IR_VERSION}, got {model.ir_version}")
     if model.graph.sparse_initializer:
         raise ValueError(f"expected dense weights, got {len(model.graph.sparse_initializer)} sparse ones")
+
+
+def _check_names(graph: GraphProto) -> None:
+    """Refuses names that are no text, which protobuf gives as bytes."""
+    names = [each.name for each in (*graph.input, *graph.output, *graph.value_info)]
+    names += [tensor.name for tensor in _tensors(graph)]
+    for node in every_node(graph):
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+    if wrong := next((name for name in names if not isinstance(name, str)), None):
+        raise ValueError(f"expected names in UTF-8, got {wrong!r}")
 
 
 def _check_operations(model: ModelProto) -> None:

@@ -126,13 +126,19 @@ def _newer(module: nn.Module, rows: tuple[Tensor, ...], inputs: list[str], names
     return model
 
 
+def is_path(module: nn.Module, path: str) -> bool:
+    """Whether `cut_after` can look for the cut ``path``."""
+    return _call_of(path)[0] in dict(module.named_modules())
+
+
 def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, tensors: int = 1) -> Cut:
     """The cut at the output of the submodule ``path``, such as ``layer1``: of all places, the one with its values.
 
     Args:
         network: The exported ``module``, prepared.
         module: The user's.
-        path: As in ``module.named_modules()``.
+        path: As in ``module.named_modules()``; ``layer#2`` is the second call of one that is called several times,
+            without a number the outputs of all calls cross.
         inputs: ``(C, H, W)`` of each input, in order.
         tensors: How many may cross.
 
@@ -140,24 +146,27 @@ def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, te
         ValueError: There is no such submodule, or its output alone does not separate the network.
     """
     modules = dict(module.named_modules())
-    if path not in modules or not path:
-        raise ValueError(f"expected a submodule of the network, got {path!r}{nearest(path, modules)}")
+    layer, call = _call_of(path)
+    if layer not in modules or not layer:
+        raise ValueError(f"expected a submodule of the network, got {path!r}{nearest(layer, modules)}")
     rows = 2 if network.batched else 1
     images = np.random.default_rng(2).random((rows, *network.image_shape), dtype=np.float32)
-    kept: list[Tensor] = []
+    calls: list[list[Tensor]] = []
 
     def keep(_: nn.Module, __: object, output: object) -> None:
         given = output if isinstance(output, Sequence) else (output,)
-        kept.extend(each.clone() for each in given if torch.is_tensor(each))  # what follows may change it in place
+        calls.append([each.clone() for each in given if torch.is_tensor(each)])  # what follows may change it in place
 
     given = _given(network, images, inputs)
-    hook = modules[path].register_forward_hook(keep)
+    hook = modules[layer].register_forward_hook(keep)
     try:
         with torch.no_grad():
             module(*given)
     finally:
         hook.remove()
-    wanted = [tensor.numpy() for tensor in kept]
+    if call is not None and not 1 <= call <= len(calls):
+        raise ValueError(f"expected a call of {layer!r} from {layer}#1 to {layer}#{len(calls)}, got {path!r}")
+    wanted = [tensor.numpy() for kept in (calls if call is None else [calls[call - 1]]) for tensor in kept]
     shapes_wanted = [each.shape[1:] for each in wanted]
     alike = [cut for cut in network.cuts(tensors) if [*cut.shapes] == shapes_wanted]
     names = sorted({name for cut in alike for name in cut.tensors})
@@ -167,10 +176,18 @@ def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, te
         if all(same(made[name], each) for name, each in zip(cut.tensors, wanted, strict=True)):
             return cut
     shapes = " and ".join(map(str, shapes_wanted)) or "nothing"
+    several = call is None and len(calls) > 1
+    hint = f"it is called {len(calls)} times, and {layer}#{len(calls)} is the last; " if several else ""
     raise ValueError(
         f"expected a submodule whose output alone crosses, got {path!r}, which gives {shapes}; "
-        f"`splitleak cuts` lists the places"
+        f"{hint}`splitleak cuts` lists the places"
     )
+
+
+def _call_of(path: str) -> tuple[str, int | None]:
+    """The submodule of a path such as ``layer#2``, and which call of it is meant."""
+    layer, _, number = path.rpartition("#")
+    return (layer, int(number)) if layer and number.isdecimal() else (path, None)
 
 
 def _given(network: Network, images: np.ndarray[tuple[int, ...], np.dtype[np.float32]], inputs: Shapes) -> list[Tensor]:

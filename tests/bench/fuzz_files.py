@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from splitleak import eval as evaluation
 from splitleak.artifacts import write_json
@@ -38,6 +39,7 @@ from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.kinds import plan_campaign
 from splitleak.eval.record.inputs import Attacked
 from splitleak.eval.record.schema import load_lines, load_record
+from splitleak.graphs.importing import NetworkConfig, read_network
 from splitleak.models.export import export_onnx
 from splitleak.models.generator import Generator, GeneratorConfig
 from splitleak.wire.files import captures
@@ -195,6 +197,14 @@ def onnx(folder: Path) -> Prepared:
     return folder / "generator.onnx", lambda: Prior.load(folder, torch.device("cpu"))
 
 
+def network(folder: Path) -> Prepared:
+    """A network of a stranger's, to be cut."""
+    path = folder / "network.onnx"
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
+    export_onnx(module.eval(), (1, 8, 8), path)
+    return path, lambda: read_network(path, NetworkConfig()).cuts()
+
+
 def capture(folder: Path) -> Prepared:
     """What a tap saw."""
     path = folder / "tap.capture"
@@ -216,6 +226,7 @@ OTHERS: dict[str, Callable[[Path], Prepared]] = {
     made.__name__: made
     for made in (
         onnx,
+        network,
         weights,
         toml,
         campaign,

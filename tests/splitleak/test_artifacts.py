@@ -13,6 +13,7 @@ from torch import nn
 from splitleak import artifacts
 from splitleak.artifacts import (
     assign_weights,
+    check_result,
     hardware,
     load_tensors,
     load_weights,
@@ -238,3 +239,41 @@ def test_below_somebody_elses_repository_the_commit_is_unknown(tmp_path, commit_
     git(tmp_path, "init", "-q")
     git(tmp_path, "commit", "-qm", "theirs", "--allow-empty")
     assert commit_of(module) == "unknown"
+
+
+# Who made a result: the command, and the files of settings that it names.
+
+
+def asked(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["splitleak", "robustness", "a", *map(str, words)])
+
+
+@pytest.mark.parametrize("spelt", ["--config {}", "--config={}"])
+@pytest.mark.parametrize("name", ["settings.toml", "settings.json"])
+def test_a_changed_file_of_settings_replaces_no_result_without_force(tmp_path, monkeypatch, spelt, name):
+    settings, out = tmp_path / name, tmp_path / "out.json"
+    settings.write_text("seed = 1")
+    asked(monkeypatch, *spelt.format(settings).split(" "), "--out", out)
+    write_json(out, {"provenance": provenance()})
+    assert list(provenance()["files"]) == [str(settings)]
+    check_result(out, force=False)  # the output itself is no setting
+    settings.write_text("seed = 2")
+    with pytest.raises(FileExistsError, match=rf"files\..*{name} '[0-9a-f]{{12}}' and not '[0-9a-f]{{12}}'; --force"):
+        check_result(out, force=False)
+    check_result(out, force=True)
+    settings.write_text("seed = 1")
+    check_result(out, force=False)
+
+
+def test_a_result_that_does_not_say_which_settings_it_had_is_not_replaced_by_one_of_a_file(tmp_path, monkeypatch):
+    settings, out = tmp_path / "settings.toml", tmp_path / "out.json"
+    settings.write_text("seed = 1")
+    asked(monkeypatch, "--config", settings, "--out", out)
+    write_json(out, {"provenance": {key: value for key, value in provenance().items() if key != "files"}})
+    with pytest.raises(FileExistsError, match="files"):
+        check_result(out, force=False)
+
+
+def test_a_command_without_files_of_settings_names_none(tmp_path, monkeypatch):
+    asked(monkeypatch, "--out", tmp_path / "out.json", "--config", tmp_path / "missing.toml")
+    assert "files" not in provenance()

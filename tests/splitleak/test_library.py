@@ -167,3 +167,24 @@ def test_linkage_finds_pictures_again_and_reads_their_class_where_it_is_told():
     )
     with pytest.raises(ValueError, match="expected labels of the victims and of the public images, or none"):
         splitleak.linkage(torch.nn.Flatten(), public=public, victims=victims, labels=classes[1])
+
+
+def test_a_function_is_scanned_as_a_module_is(pictures, encoder):
+    network = nn.Sequential(encoder, nn.Flatten(), nn.LazyLinear(3))
+    network(torch.zeros(1, *pictures[0].shape[1:]))
+    settings = {"public": pictures[0], "victims": pictures[1], "latency": 0}
+    plain = splitleak.scan(network, **settings)
+    function = splitleak.scan(lambda images: network(images), **settings)
+    for place in (1, -1):  # the exporters do not write the same operations in between
+        assert function["rows"][place]["mse"] == pytest.approx(plain["rows"][place]["mse"], rel=1e-3)
+
+
+@pytest.mark.parametrize("network", [None, 3, [1, 2]])
+def test_what_is_no_network_is_refused_by_its_type(pictures, network):
+    with pytest.raises(ValueError, match=f"expected a network.*got {type(network).__name__}"):
+        splitleak.scan(network, public=pictures[0], victims=pictures[1])
+
+
+def test_a_function_that_is_not_of_torch_is_refused(pictures):
+    with pytest.raises(ValueError, match="expected a network that torch can write as ONNX"):
+        splitleak.scan(lambda images: np.asarray(images).tolist()[0], public=pictures[0], victims=pictures[1])

@@ -145,3 +145,10 @@ def test_the_limit_is_four_gib_or_what_the_environment_says(monkeypatch):
     assert module.most_memory() == 4 * 2**30
     monkeypatch.setenv(module.MEMORY, "0.5")
     assert module.most_memory() == 2**29
+
+
+def test_a_graph_that_cannot_be_computed_is_one_error_and_nothing_is_printed(capfd):
+    for broken in (b"", b"no graph", b"\x08\x07\x3a\x04\x0a\x02\xff\xfe"):
+        with pytest.raises(ValueError, match="expected a network that ONNX Runtime computes"):
+            module.session_of(broken, 1)
+    assert capfd.readouterr() == ("", "")

@@ -183,3 +183,51 @@ def test_a_map_keeps_its_weights_in_its_state(pictures):
     again.bias = torch.zeros_like(fitted.bias)
     again.load_state_dict(fitted.state_dict())
     assert torch.equal(again.predict(mixed(victims)), fitted.predict(mixed(victims)))
+
+
+def held_out(groups, images=150):
+    return RidgeGauge([(32, 4, 4)], (1, 16, 16), images, groups=groups)._held_out
+
+
+def test_pictures_of_one_photograph_are_held_out_together():
+    groups = torch.arange(150) % 30  # five crops of each
+    chosen = held_out(groups)
+    assert int(chosen.sum()) == 15
+    assert not {*groups[chosen].tolist()} & {*groups[~chosen].tolist()}
+
+
+def test_groups_of_any_size_leave_at_least_half_to_be_fitted_to():
+    groups = torch.cat([torch.zeros(130, dtype=torch.int64), torch.arange(1, 21)])
+    chosen = held_out(groups)
+    assert 0 < int(chosen.sum()) <= 75
+    assert not bool(chosen[:130].any())
+
+
+@pytest.mark.parametrize("groups", [torch.zeros(150, dtype=torch.int64), torch.arange(150) % 9, torch.arange(150)])
+def test_where_no_share_of_the_groups_can_be_held_out_pictures_are_drawn_as_without(groups):
+    assert torch.equal(held_out(groups), held_out(None))
+
+
+def test_the_strength_of_noisy_crops_is_not_chosen_on_crops_of_the_same_photographs():
+    """A feature that names the photograph, beside one that every photograph shares: only the second helps others."""
+    draw = torch.Generator().manual_seed(0)
+    photographs = torch.rand(30, 1, 16, 16, generator=draw)
+    groups = torch.arange(150) % 30
+    public = (photographs[groups] + 0.02 * torch.randn(150, 1, 16, 16, generator=draw)).clamp(0, 1)
+    named = torch.nn.functional.one_hot(groups, 30).float() + 0.01 * torch.randn(150, 30, generator=draw)
+
+    def told(groups):
+        gauge = RidgeGauge([(30,)], (1, 16, 16), 150, groups=groups)
+        gauge.add(named, public)
+        gauge.solve()
+        return gauge.findings["held_out_mse"], gauge.findings["mean_image_mse"]
+
+    error, mean = told(None)
+    assert error < 0.1 * mean
+    error, mean = told(groups)
+    assert error > 0.8 * mean
+
+
+def test_groups_are_one_for_each_picture():
+    with pytest.raises(ValueError, match="expected a group for each of 150 pictures"):
+        held_out(torch.arange(3))

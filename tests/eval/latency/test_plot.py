@@ -1,6 +1,7 @@
 """The plot of a sweep names every way, marks where they break even, and is the same for the same figures."""
 
 import pytest
+from matplotlib.figure import Figure
 
 from splitleak.eval.latency.plot import check_plot, draw_latency
 
@@ -55,6 +56,37 @@ def test_a_plot_is_drawn_again_and_nothing_else_is_drawn_over(tmp_path, name):
     with pytest.raises(FileExistsError, match=rf"expected a plot of splitleak's or none at .*{name}"):
         check_plot(tmp_path / name)
     assert (tmp_path / name).read_bytes() == b"a picture of one's own"
+
+
+@pytest.mark.parametrize("name", ["a.svg", "a.png"])
+def test_a_plot_of_another_command_or_of_other_settings_is_drawn_over_with_force_alone(tmp_path, monkeypatch, name):
+    place, settings = tmp_path / name, tmp_path / "b & <c>.toml"
+    settings.write_text("samples = 10")
+    asked = ["splitleak", "latency", "mine", "--config", str(settings), "--plot", str(place)]
+    monkeypatch.setattr("sys.argv", asked)
+    draw_latency(SWEEP, place)
+    check_plot(place)
+    check_plot(place, force=False)
+    monkeypatch.setattr("sys.argv", [*asked, "--force"])
+    check_plot(place, force=False)
+    for change in ([*asked, "--samples", "20"], [*asked[:2], "other", *asked[3:]]):
+        monkeypatch.setattr("sys.argv", change)
+        with pytest.raises(FileExistsError, match=r"a plot of splitleak's with these settings.*--force replaces it"):
+            check_plot(place, force=False)
+        check_plot(place, force=True)
+    monkeypatch.setattr("sys.argv", asked)
+    settings.write_text("samples = 11")
+    with pytest.raises(FileExistsError, match="--force replaces it"):
+        check_plot(place, force=False)
+
+
+def test_an_older_plot_that_does_not_say_what_made_it_is_drawn_over_with_force_alone(tmp_path):
+    Figure().savefig(tmp_path / "a.png", metadata={"Software": "splitleak"})
+    Figure().savefig(tmp_path / "a.svg", metadata={"Creator": "splitleak", "Date": None})
+    for name in ("a.png", "a.svg"):
+        with pytest.raises(FileExistsError, match="--force replaces it"):
+            check_plot(tmp_path / name, force=False)
+        check_plot(tmp_path / name, force=True)
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):

@@ -8,7 +8,25 @@ from torch import nn
 from splitleak.defenses.artifact import load_whole, save
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.eval.scan.artifact import network_of_artifact
+from splitleak.graphs.halves import cloud_half, edge_half, joined
+from splitleak.graphs.network import Network
 from splitleak.graphs.prepared import OUTPUT
+from tests.splitleak.graphs.test_network import Attends, Residual
+from tests.splitleak.graphs.test_network import network as network_of_module
+
+
+class TwoPaths(nn.Module):
+    """Its second half reads sizes, and cuts through a skip connection pack two tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.wide = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4 * 8 * 6, 5)
+
+    def forward(self, images):
+        made = self.stem(images)
+        mixed = torch.cat([made[:, :2] * self.wide(made)[:, 2:], made[:, 2:]], 1)
+        return self.head(mixed.reshape(images.shape[0], -1))
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +60,28 @@ def test_halves_that_are_onnx_files_are_joined_where_they_were_cut(tiny, tmp_pat
     [answer] = [values[OUTPUT] for values in network.forward(images, [OUTPUT])]
     [expected] = [values[OUTPUT] for values in tiny.forward(images, [OUTPUT])]
     assert np.allclose(answer, expected, atol=1e-5)
-    assert any("pooled" in cut.name for cut in network.cuts())
-    renamed = ("Identity", "Cast")  # where the halves meet; none is the answer itself
-    assert [cut.after for cut in network.cuts() if cut.after not in renamed] == [cut.after for cut in tiny.cuts()]
+    assert network.cuts() == tiny.cuts()
+
+
+@pytest.mark.parametrize("make", [Residual, Attends, TwoPaths])
+def test_a_network_in_one_piece_again_has_the_cuts_it_had_wherever_it_was_cut(make, tmp_path):
+    whole = network_of_module(make(), (3, 8, 6))
+    images = np.random.default_rng(0).random((3, 3, 8, 6), dtype=np.float32)
+    [expected] = [values[OUTPUT] for values in whole.forward(images, [OUTPUT])]
+    for cut in whole.cuts(3):
+        again = joined(edge_half(whole, cut), cloud_half(whole, cut))
+        network = Network(again)
+        places = [[(each.tensors, each.after, each.device_macs) for each in of.cuts(3)] for of in (network, whole)]
+        assert places[0] == places[1], cut.name
+        [answer] = [values[OUTPUT] for values in network.forward(images, [OUTPUT])]
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+
+def test_files_that_are_no_halves_are_not_joined(tiny):
+    edge, cloud = edge_half(tiny, tiny.cuts()[0]), cloud_half(tiny, tiny.cuts()[0])
+    for pair in ((cloud, edge), (edge, edge), (tiny.model, cloud)):
+        with pytest.raises(ValueError, match="expected both halves of one network"):
+            joined(*pair)
 
 
 def test_a_folder_that_is_no_artifact_is_refused(tmp_path):
@@ -54,7 +91,6 @@ def test_a_folder_that_is_no_artifact_is_refused(tmp_path):
 
 def test_an_import_that_was_trained_further_is_scanned_as_it_is_now(tmp_path, small_splits):
     from splitleak.defenses.importing import import_network, read_networks
-    from tests.splitleak.graphs.test_network import network as network_of_module
 
     module = nn.Sequential(nn.Conv2d(1, 3, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(48, 10))
     whole = network_of_module(module, (1, 16, 16))

@@ -177,3 +177,38 @@ def test_training_takes_an_imported_network_as_it_is(call, code, images):
     assert status != 0
     assert "expected the network of mine as it is, got settings of another" in err
     assert not Path("other").exists()
+
+
+def test_inspect_says_of_an_imported_network_where_it_is_cut_and_what_it_is_given(call, code, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\nf\n")
+    told = ("--set", "preprocessing.mean=[0.5]", "--set", "preprocessing.range=255", "--labels", "names.txt")
+    done(call, *IMPORT, "stem", *told, "--out", "mine")
+    said = done(call, "inspect", "mine")
+    assert "source: their_net:Net" in said
+    assert "after: Relu" in said
+    assert "crosses: [[4, 8, 8]]" in said
+    assert 'labels: ["a", "b", "c", "d", "e", "f"]' in said
+    assert '"mean": [0.5], "deviation": [1.0], "range": 255.0' in said
+    told = json.loads(done(call, "inspect", "mine", "--json"))
+    assert told["network"]["outputs"] == 6
+    assert told["edge"]["parameters"] == 4 * 9 + 4 + 2 * 4
+    assert f"cut: {told['network']['cut']}" in said
+
+
+def test_inspect_counts_a_half_that_torch_does_not_reach(call, code, tmp_path):
+    done(call, *IMPORT, "stem", "--out", "mine")
+    before = json.loads(done(call, "inspect", "mine", "--json"))
+    path = tmp_path / "mine" / "edge" / "network.onnx"
+    model = onnx.load(path)
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Det"
+    onnx.save(model, path)
+    after = json.loads(done(call, "inspect", "mine", "--json"))
+    for key in ("parameters", "macs"):
+        assert after["edge"][key] == before["edge"][key]
+
+
+def test_a_foreign_folder_is_refused_in_the_name_of_what_writes_artifacts(call, code, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter").touch()
+    err = call(*IMPORT, "stem", "--out", "other")[2]
+    assert "expected a folder that `splitleak train` or `splitleak import` wrote or none at" in err

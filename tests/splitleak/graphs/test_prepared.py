@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.network import Network
 from splitleak.graphs.prepared import OUTPUT, Preprocessing, input_shapes, prepare
 
@@ -96,3 +97,14 @@ def test_preprocessing_that_does_not_fit_is_refused() -> None:
         Preprocessing(mean=(1.0, 2.0)).factors(3)
     with pytest.raises(ValueError, match="BGR"):
         prepare(two_outputs(["n", 1, 4, 5]), Preprocessing(order="bgr"), {"x": (1, 4, 5)}, {}, "twice")
+
+
+@pytest.mark.parametrize("value", [17, 0, -1, 254.9])
+def test_a_range_is_that_of_fractions_or_of_bytes(value: float) -> None:
+    with pytest.raises(ValueError, match="expected a range of 1 or 255"):
+        Preprocessing(range=value)
+
+
+def test_a_network_without_an_image_is_refused_by_the_inputs_that_are_fixed() -> None:
+    with pytest.raises(ValueError, match="expected an input that is an image, got a fixed value for x, and no other"):
+        network_of(two_outputs([1, 3, 4, 4]), NetworkConfig(fixed={"x": 1.0}, output="twice"))

@@ -158,3 +158,13 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         read_graph(tmp_path / "model.onnx")
     with pytest.raises(FileNotFoundError, match="a folder"):
         read_graph(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"Rel\xffu", b"\xc5node", b"\xff"])
+def test_names_that_are_no_text_are_refused(tmp_path: Path, name: bytes) -> None:
+    made = relu()
+    made.graph.node[0].name = "Relu-of-it"[: len(name)]
+    path = written(made, tmp_path)
+    path.write_bytes(path.read_bytes().replace("Relu-of-it"[: len(name)].encode(), name))
+    with pytest.raises(ValueError, match=r"model\.onnx: expected names in UTF-8"):
+        read_graph(path)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from splitleak.graphs.halves import check_halves, cloud_half, edge_half
 from splitleak.graphs.network import Network
 from splitleak.graphs.prepared import Preprocessing, prepare
-from splitleak.graphs.user_module import cut_after, export_module, load_user_module
+from splitleak.graphs.user_module import cut_after, export_module, is_path, load_user_module
 from tests.splitleak.graphs.test_network import Residual, network
 
 CODE = """
@@ -98,6 +98,50 @@ def test_a_submodule_is_cut_at_by_its_path() -> None:
         cut_after(whole, module, "body", inputs)
     with pytest.raises(ValueError, match="did you mean 'stem'"):
         cut_after(whole, module, "sten", inputs)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = self.head(self.layer(self.layer(images).relu()).mean((2, 3)))
+        return answer
+
+
+def test_a_call_of_a_submodule_that_is_called_twice_is_cut_at_by_its_number() -> None:
+    module, inputs = Twice().eval(), {"image": (3, 8, 6)}
+    whole = network(module)
+    first, second = (cut_after(whole, module, f"layer#{call}", inputs) for call in (1, 2))
+    assert [cut.after for cut in (first, second)] == ["Conv", "Conv"]
+    assert first.device_macs * 2 == second.device_macs
+    with pytest.raises(ValueError, match="it is called 2 times, and layer#2 is the last"):
+        cut_after(whole, module, "layer", inputs)
+    for wrong in ("layer#3", "layer#0"):
+        with pytest.raises(ValueError, match="expected a call of 'layer' from layer#1 to layer#2"):
+            cut_after(whole, module, wrong, inputs)
+    with pytest.raises(ValueError, match="did you mean 'layer'"):
+        cut_after(whole, module, "layr#1", inputs)
+    assert is_path(module, "layer#2")
+    assert not is_path(module, "/layer/Conv_output_0")
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower, self.head = nn.Conv2d(3, 2, 3), nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        towers = [self.tower(each) for each in (images, images.flip(3))]
+        answer: Tensor = self.head(torch.cat([tower.mean((2, 3)) for tower in towers], 1))
+        return answer
+
+
+def test_without_a_number_the_outputs_of_all_calls_cross() -> None:
+    module = Pair().eval()
+    cut = cut_after(network(module), module, "tower", {"image": (3, 8, 6)}, tensors=2)
+    assert cut.shapes == ((2, 6, 4), (2, 6, 4))
 
 
 def test_what_a_later_layer_changes_in_place_is_cut_before_it() -> None:
