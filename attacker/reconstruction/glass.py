@@ -45,7 +45,7 @@ class GlassConfig(Config):
         default=(1e-5, 3e-3), min_length=1, description="of w's distance from where it began, rehearsed"
     )
     brightness_weight: float = Field(default=0.0, ge=0, description="of the mean square of the image in [-1, 1]")
-    rehearsal_images: int = Field(default=16, ge=1, description="public images that weights are tried on")
+    rehearsal_images: int = Field(default=8, ge=1, description="public images that weights are tried on")
 
 
 class GlassAttack(Attack):
