@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,10 @@ from splitleak.logs import Report, silent
 from splitleak.models.grids import check_parts
 from splitleak.seeding import generator
 from splitleak.tables import Table
+
+if TYPE_CHECKING:
+    from splitleak.attacker.diffusion import DiffusionPrior
+    from splitleak.attacker.prior import Prior
 
 Seen = Literal["features", "scores"]
 """What an attack on victims starts from."""
@@ -107,6 +111,7 @@ class Knowledge:
     encoder: nn.Module | None = None  # the edge's weights, without the randomness of its defenses: a white box
     head: nn.Module | None = None  # the cloud's weights, features to logits
     fresh_encoder: Callable[[], nn.Module] | None = None  # the edge's architecture: untrained encoders, global stream
+    prior: "Prior | DiffusionPrior | None" = None  # a generator or a denoiser of images like the attacker's own
     kind: Seen = "features"  # what ``captured`` holds
     parts: tuple[tuple[int, ...], ...] | None = None  # shapes of the tensors that captured vectors pack, in order
 
@@ -159,6 +164,11 @@ class Method(ABC):
         if public is not None and tuple(public.shape[1:]) != image_shape:
             got = tuple(public.shape[1:])
             raise ValueError(f"attack {self.name!r}: expected public images {image_shape}, got {got}")
+
+    def _check_prior(self, prior: "Prior | DiffusionPrior | None", image_shape: tuple[int, int, int]) -> None:
+        if prior is not None and prior.image_shape != image_shape:
+            got = prior.image_shape
+            raise ValueError(f"attack {self.name!r}: expected a prior of images {image_shape}, got {got}")
 
     def _checked(self, images: Tensor, expected: tuple[int, ...]) -> Tensor:
         """The reconstructions clamped to [0, 1], after a check that they are finite and of the ``expected`` shape."""
@@ -215,6 +225,7 @@ class Attack(Method):
         if known.parts is not None:
             check_parts(shape[1:], known.parts)
         self._check_public(known.public, known.image_shape)
+        self._check_prior(known.prior, known.image_shape)
         images = self.reconstruct(known, run or Run()).detach().float().cpu()
         return self._checked(images, (len(known.captured), *known.image_shape))
 

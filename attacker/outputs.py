@@ -128,7 +128,7 @@ def described(
     """
     given = {each.name for each in fields(known) if getattr(known, each.name) is not None}
     hashes = [] if public is None else public.hashes()
-    prior = known.prior if isinstance(known, ClassKnowledge) else None
+    prior = known.prior
     if prior is not None:
         hashes += sorted(set(prior.document.public_hashes) - set(hashes))
     record = {

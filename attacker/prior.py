@@ -7,11 +7,13 @@
 """
 
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from pydantic import Field
@@ -31,6 +33,7 @@ from splitleak.attacker.training.adversarial import Game, GanTraining, networks,
 from splitleak.attacker.training.critic import Critic, Norm, gradient_penalty, hinge
 from splitleak.config import Config, digest, read_document
 from splitleak.datasets.images import Images
+from splitleak.datasets.plain import unlabelled
 from splitleak.models.generator import Generator, GeneratorConfig
 from splitleak.models.imported import ImportedGenerator
 from splitleak.outputs import FolderKind, claimed
@@ -38,9 +41,11 @@ from splitleak.seeding import generator
 from splitleak.training.modules import freeze, to_channels_last
 
 FORMAT: Literal[1] = 1
-PRIOR = FolderKind("prior", "prior.json", ("generator.safetensors", "critic.safetensors"))
+PRIOR = FolderKind("prior", "prior.json", ("generator.safetensors", "critic.safetensors", "denoiser.safetensors"))
 
 M = TypeVar("M", bound=torch.nn.Module)
+C = TypeVar("C", bound=Config)
+P = TypeVar("P", bound="Kept")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -88,6 +93,13 @@ class PriorDocument(Config):
     signed: bool = Field(default=False, description="whether the images of generator.onnx are in [-1, 1]")
     public_hashes: tuple[str, ...] = ()
     about: dict[str, Any] = Field(default_factory=dict)
+
+
+class Kept(Protocol):
+    """A prior that can be written to a folder."""
+
+    def save(self, folder: Path) -> None:
+        """Writes ``folder``, whole or not at all."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +161,13 @@ class Prior:
             drawing = ImportedGenerator(folder / "generator.onnx", document.generator, signed=document.signed)
         else:
             weights = folder / "generator.safetensors"
-            drawing = _restored(lambda: Generator(document.generator), weights)
+            drawing = restored(lambda: Generator(document.generator), weights)
             public, own = tensors_metadata(weights).get("public"), digest(sorted(document.public_hashes))
             if public not in (None, own):
                 asked = f"the hashes of all images that it was trained on, {public}"
                 raise ValueError(f"{path}: expected {asked}, got {len(document.public_hashes)} others, {own}")
         if (folder / "critic.safetensors").is_file():
-            critic = _restored(lambda: Critic(document.generator, document.norm), folder / "critic.safetensors")
+            critic = restored(lambda: Critic(document.generator, document.norm), folder / "critic.safetensors")
         for network in (drawing, critic):
             if network is not None:
                 to_channels_last(freeze(network, device), device)
@@ -184,34 +196,60 @@ def train_prior(config: PriorConfig, public: Images, run: Run) -> Prior:
     return Prior(document, game.generator, game.critic)
 
 
-def prior_of(config: PriorConfig, public: Images, folder: Path, run: Run, *, force: bool = False) -> tuple[Prior, bool]:
-    """The prior cached in ``folder``, by this config, seed and images; else, or where it is broken, one is trained.
+@dataclass(frozen=True)
+class PriorKind(Generic[C, P]):
+    """A kind of prior: the config of its training, how it is read of a folder, and how it is trained."""
 
-    Args:
-        config: Its training.
-        public: The images it is trained on.
-        folder: The cache.
-        run: Seed, device, report and checkpoint.
-        force: Train anew even if it is there, and replace one of other settings.
+    config: type[C]
+    load: Callable[[Path, torch.device], P]
+    train: Callable[[C, Images, Run], P]
 
-    Returns:
-        The prior, and whether it was cached.
+    def cached(self, config: C, public: Images, folder: Path, run: Run, *, force: bool = False) -> tuple[P, bool]:
+        """The prior cached in ``folder``, by this config, seed and images; else, or where it is broken, one is trained.
 
-    Raises:
-        BlockingIOError: Another process writes the folder.
-        FileExistsError: ``folder`` is no prior that was trained here, or, without ``force``, one of other settings.
-        ValueError: There are no images, or of a shape that it cannot draw.
-    """
-    settings = {"about": {"config": config.document(), "seed": run.seed}, "public_hashes": public.hashes()}
-    with claimed(folder, PRIOR, settings, force=force):
-        if not force and (folder / PRIOR.mark).is_file():
-            try:
-                return Prior.load(folder, run.device), True
-            except (FileNotFoundError, ValueError) as error:
-                _LOGGER.warning("a broken prior is trained again: %s", error)
-        made = train_prior(config, public, run)
-        made.save(folder)
-    return made, False
+        Args:
+            config: Its training.
+            public: The images it is trained on.
+            folder: The cache.
+            run: Seed, device, report and checkpoint.
+            force: Train anew even if it is there, and replace one of other settings.
+
+        Returns:
+            The prior, and whether it was cached.
+
+        Raises:
+            BlockingIOError: Another process writes the folder.
+            FileExistsError: ``folder`` is no prior that was trained here, or, without ``force``, one of other settings.
+            ValueError: There are no images, or of a shape that it cannot draw.
+        """
+        settings = {"about": {"config": config.document(), "seed": run.seed}, "public_hashes": public.hashes()}
+        with claimed(folder, PRIOR, settings, force=force):
+            if not force and (folder / PRIOR.mark).is_file():
+                try:
+                    return self.load(folder, run.device), True
+                except (FileNotFoundError, ValueError) as error:
+                    _LOGGER.warning("a broken prior is trained again: %s", error)
+            made = self.train(config, public, run)
+            made.save(folder)
+        return made, False
+
+    @contextmanager
+    def trained_here(self, config: C, images: Tensor, run: Run) -> Iterator[P]:
+        """A prior of the attacker's own images ``(M, C, H, W)`` in [0, 1], for as long as the block runs.
+
+        Where the run has a checkpoint, the prior is kept in a folder beside it until the block ends without an error:
+        an attack that is taken up again trains no other.
+        """
+        public = unlabelled(images)
+        folder = run.part(f"prior-{digest([config.document(), run.seed, public.hashes()])}").checkpoint
+        if folder is None:
+            yield self.train(config, public, run)
+            return
+        yield self.cached(config, public, folder, run)[0]
+        shutil.rmtree(folder)
+
+
+GAN = PriorKind(PriorConfig, Prior.load, train_prior)
 
 
 class _PriorGame(Game):
@@ -239,7 +277,8 @@ class _PriorGame(Game):
         return loss
 
 
-def _restored(build: Callable[[], M], path: Path) -> M:
+def restored(build: Callable[[], M], path: Path) -> M:
+    """The network that ``build`` makes, with the weights in the file ``path``."""
     with torch.device("meta"):  # no memory for what prior.json says before the weights are known to be so
         network = build()
     expected = f"{path}: expected the weights of a {type(network).__name__}"

@@ -14,6 +14,7 @@ from splitleak.attacker.arrays import own_images, read_features, read_pairs
 from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
+from splitleak.attacker.diffusion import load_prior
 from splitleak.attacker.outputs import ATTACK, Reconstructions, described, write_result
 from splitleak.attacker.prior import Prior
 from splitleak.attacker.queries import (
@@ -58,7 +59,7 @@ from splitleak.wire.files.shared import SharedScores
 
 _SEEDS = 2**62
 _OF_VICTIMS = frozenset({"capture", "shared", "features", "edge", "encoder", "head", "views", "parts"})
-_OF_CLASSES = frozenset({"oracle", "model", "artifact", "adaptive", "prior", "classes"})
+_OF_CLASSES = frozenset({"oracle", "model", "artifact", "adaptive", "classes"})
 
 
 class AttackConfig(Config):
@@ -153,6 +154,7 @@ class Access:
             encoder=None if half is None else freeze(half.encoder, device),
             head=head,
             fresh_encoder=fresh_encoder,
+            prior=None if self.prior is None else load_prior(self.prior, device),
             kind="features" if self.shared is None else "scores",
             parts=self.parts or _parts(half),
         )

@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 
 from splitleak.attacker.base import Run
-from splitleak.attacker.prior import PriorConfig, prior_of
+from splitleak.attacker.prior import GAN, PriorConfig
 from splitleak.datasets.splits import Splits
 from splitleak.eval.campaign.processes import PRELOADED
 from splitleak.outputs import locked
@@ -100,7 +100,7 @@ def tiny_prior(small_splits, shared):
     """A generator of the attacker's images, good enough to be searched; the first worker that asks trains it."""
     config = PriorConfig(width=8, batch_size=16, iterations=250, average=0.95)
     with locked(shared / "prior", patience_s=500):
-        return prior_of(config, small_splits.public, shared / "prior", Run())[0]
+        return GAN.cached(config, small_splits.public, shared / "prior", Run())[0]
 
 
 @pytest.fixture

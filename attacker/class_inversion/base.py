@@ -50,9 +50,7 @@ class ClassInversion(Method):
         if self.access == "score" and known.query is not None and known.query.answers == "labels":
             raise PermissionError(f"attack {self.name!r} needs scores, but this threat model answers with labels alone")
         self._check_public(known.public, known.image_shape)
-        if known.prior is not None and known.prior.image_shape != known.image_shape:
-            got = known.prior.image_shape
-            raise ValueError(f"attack {self.name!r}: expected a prior of images {known.image_shape}, got {got}")
+        self._check_prior(known.prior, known.image_shape)
         images = self.invert(known, run or Run()).detach().float().cpu()
         each = images.shape[1] if images.ndim == 5 else 1
         return self._checked(images, (known.classes or max(1, len(images)), max(1, each), *known.image_shape))

@@ -108,18 +108,27 @@ def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Kn
             spread.expand(images.shape[1:]).flatten(),
             spread,
         )
-    taken = iter(answers)
-    pairs = replace(known, public=images, query=Query(lambda _: next(taken), draws=len(answers), recorded=True))
-    attack = DecoderAttack(DecoderConfig(epochs=config.decoder_epochs))
-    attack(pairs, run.part("decoder"))
-    assert attack.network is not None
-    decoder = attack.network
+    decoder = decoder_of(config.decoder_epochs, answers, images, known, run)
     errors = (predict(decoder, answers[0, :_DIRECTIONS], run.device) - images[:_DIRECTIONS]).flatten(1)
     errors /= len(errors) ** 0.5
     variances, weights = torch.linalg.eigh((errors @ errors.T).double())
     kept = variances > _SLIGHTEST * variances[-1]
     directions = weights[:, kept].T.float() @ errors
     return Start(lambda features: predict(decoder, features, run.device), directions, spread)
+
+
+def decoder_of(epochs: int, answers: Tensor, images: Tensor, known: Knowledge, run: Run) -> nn.Module:
+    """A decoder from features to images, trained for so many epochs on answers and images as `start_from`'s.
+
+    Raises:
+        ValueError: A decoder cannot be built for the feature's shape, or there are too few images for one.
+    """
+    taken = iter(answers)
+    pairs = replace(known, public=images, query=Query(lambda _: next(taken), draws=len(answers), recorded=True))
+    attack = DecoderAttack(DecoderConfig(epochs=epochs))
+    attack(pairs, run.part("decoder"))
+    assert attack.network is not None
+    return attack.network
 
 
 def descend(

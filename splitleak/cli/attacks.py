@@ -166,6 +166,10 @@ def attack(
     ] = None,
     encoder: Annotated[Path | None, typer.Option(help="White box: the edge half of the artifact.")] = None,
     head: Annotated[Path | None, typer.Option(help="The cloud half, as a curious cloud has it.")] = None,
+    prior: Annotated[
+        Path | None,
+        typer.Option(help="Prior to search (`splitleak prior`), in place of one trained on --public by the attack."),
+    ] = None,
     parts: Annotated[
         str | None,
         typer.Option(
@@ -214,6 +218,7 @@ def attack(
         pairs=pairs,
         encoder=encoder and half_of(encoder, "edge"),
         head=head and half_of(head, "cloud"),
+        prior=prior,
         shared=shared,
         features=features,
         service=service,
@@ -229,6 +234,7 @@ def attack(
 def prior(
     public: Annotated[Path, typer.Argument(help="The attacker's own images: .npz, folder or zip.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/prior"),
+    kind: Annotated[str, choice("priors", "gan: a generator; diffusion: a denoiser. One of")] = "gan",
     config: ConfigFile = None,
     settings: Settings = None,
     preset: Preset = "cpu",
@@ -238,22 +244,24 @@ def prior(
     force: Again = False,
     as_json: Json = False,
 ) -> None:
-    """Train a generator on public images, which attacks on a model's classes then search.
+    """Train a generator or a denoiser on public images, which attacks then search.
 
+    A generator serves attacks on a model's classes, glass and pfo; a denoiser serves drag.
     An interrupted training goes on where it was; one that is done, with the same settings and images, is reused.
     """
+    from splitleak.attacker import PRIORS
     from splitleak.attacker.base import Run
-    from splitleak.attacker.prior import PriorConfig, prior_of
     from splitleak.datasets.files import load_file
     from splitleak.logs import progress
 
-    base = PriorConfig.paper() if preset == "paper" else PriorConfig()
-    given = read_config(PriorConfig, config, settings, "prior", **base.document())
+    chosen_kind = PRIORS[kind]
+    base = chosen_kind.config.paper() if preset == "paper" else chosen_kind.config()
+    given = read_config(chosen_kind.config, config, settings, "prior", **base.document())
     chosen = compute_on(device, threads)
     images, checkpoint = load_file(public).train, out.with_name(f".{out.name}.checkpoint")
     with progress(out.name) as report:
         run = Run(seed=seed, device=chosen, report=report, checkpoint=checkpoint)
-        trained, reused = prior_of(given, images, out, run, force=force)
+        trained, reused = chosen_kind.cached(given, images, out, run, force=force)
     document = {"prior": str(out), "digest": trained.digest, "images": len(images), "reused": reused}
     shown = "already trained" if reused else "trained"
     result(as_json, document, f"{out}: {shown} on {len(images)} images of {trained.image_shape}")

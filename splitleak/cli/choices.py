@@ -27,6 +27,7 @@ TABLES: Table[Table[Any]] = Table(
         "datasets": Imported("splitleak.datasets:DATASETS"),
         "scores": Imported("splitleak.wire.client:SCORES"),
         "backends": Imported("splitleak.models:TRITON_BACKENDS"),
+        "priors": Imported("splitleak.attacker:PRIORS"),
         "presets": Imported("splitleak.config:PRESETS"),
     },
 )

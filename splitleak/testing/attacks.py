@@ -10,6 +10,7 @@ from torch import Tensor
 
 from splitleak.attacker.base import Attack, Knowledge, Query, Run, Seen
 from splitleak.measures.pixel import mse
+from splitleak.models import ArchitectureName
 from splitleak.testing.material import refused, small_network, small_splits, undefended
 
 
@@ -18,13 +19,14 @@ class AttackSubject:
     """An attack under test, with settings that make it quick enough.
 
     ``brief`` are further settings for checks that ask for no good attack. ``error`` is the share of the mean image's
-    error that it may leave on an undefended network; None asks nothing.
+    error that it may leave on an undefended network; None asks nothing. ``architecture`` is that network's.
     """
 
     kind: type[Attack]
     settings: Mapping[str, Any] = field(default_factory=dict)
     brief: Mapping[str, Any] = field(default_factory=dict)
     error: float | None = 0.5
+    architecture: ArchitectureName = "cnn"
 
     def made(self, *, brief: bool = False) -> Attack:
         """The attack itself."""
@@ -33,12 +35,12 @@ class AttackSubject:
 
     def known(self, takes: Seen | None = None) -> Knowledge:
         """A threat model that withholds nothing but the victims' images; it captured what the attack takes."""
-        return _known(takes or self.kind.takes)
+        return _known(takes or self.kind.takes, self.architecture)
 
 
 @cache
-def _known(takes: Seen) -> Knowledge:
-    model, images = undefended(), small_splits()
+def _known(takes: Seen, architecture: ArchitectureName) -> Knowledge:
+    model, images = undefended(architecture), small_splits()
     victims = images.victims.floats()
 
     def send(shown: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ def _known(takes: Seen) -> Knowledge:
         labels=images.public.labels,
         encoder=model.encoder,
         head=model.head,
-        fresh_encoder=lambda: small_network().encoder,
+        fresh_encoder=lambda: small_network(architecture).encoder,
         kind=takes,
     )
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, Splits, split
+from splitleak.models import ArchitectureName
 from splitleak.models.split import ModelConfig, SplitModel, build
 
 CPU = torch.device("cpu")
@@ -22,16 +23,16 @@ def small_splits() -> Splits:
     return split(load("builtin").fitted(16, 1), SplitConfig(train=600, public=300, victims=40, test=300))
 
 
-def small_network() -> SplitModel:
+def small_network(architecture: ArchitectureName = "cnn") -> SplitModel:
     """An untrained network for `small_splits`, whose weights are drawn from torch's global stream."""
-    return build(ModelConfig(architecture="cnn", width=0.5, channels=1, size=16, classes=CLASSES))
+    return build(ModelConfig(architecture=architecture, width=0.5, channels=1, size=16, classes=CLASSES))
 
 
 @cache
-def undefended() -> SplitModel:
+def undefended(architecture: ArchitectureName = "cnn") -> SplitModel:
     """The same with fixed weights, in eval mode."""
     with drawn_from(0):
-        return small_network().requires_grad_(False).eval()
+        return small_network(architecture).requires_grad_(False).eval()
 
 
 @cache

@@ -535,7 +535,7 @@ def test_features_are_matched_with_public_images_and_refused_without(trained, ti
     [
         ("mi-face", {"capture": Path("x"), "encoder": Path("y")}, {}, "on classes can use, got capture, encoder"),
         ("mi-face", {}, {"views": 2}, "an attack on classes can use, got views"),
-        ("decoder", {"prior": Path("x"), "adaptive": True}, {}, "an attack on victims can use, got adaptive, prior"),
+        ("decoder", {"adaptive": True}, {}, "an attack on victims can use, got adaptive"),
         ("decoder", {}, {"classes": 10}, "an attack on victims can use, got classes"),
         ("decoder", {"public": None}, {}, "images of the attacker's own for an attack on victims"),
     ],

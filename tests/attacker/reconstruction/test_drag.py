@@ -1,0 +1,101 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from splitleak.attacker.base import Knowledge, Run
+from splitleak.attacker.diffusion import DiffusionConfig, train_diffusion
+from splitleak.attacker.reconstruction.drag import DragAttack, DragConfig, Sampler, deviation, guided
+from splitleak.attacker.training.denoiser import alpha_bar
+from splitleak.measures.pixel import mse
+from splitleak.seeding import generator
+
+QUICK = DragConfig(start="noise", timesteps=12, recurrences=2, guidance=(0.5,))
+
+
+@pytest.fixture(scope="module")
+def prior(small_splits):
+    return train_diffusion(DiffusionConfig(width=8, iterations=60, batch_size=16), small_splits.public, Run())
+
+
+@pytest.fixture
+def known(prior, small_splits):
+    return Knowledge(
+        captured=small_splits.victims.floats()[:4],
+        image_shape=(1, 16, 16),
+        public=small_splits.public.floats(),
+        encoder=nn.Identity(),
+        prior=prior,
+    )
+
+
+def test_what_a_step_adds_is_as_long_as_noise_and_plain_noise_without_guidance():
+    torch.manual_seed(0)
+    noise, direction = 0.3 * torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8)
+    added = guided(noise, direction, 0.3, torch.tensor([0.0, 0.2, 1.0]))
+    assert torch.equal(added[0], noise[0])
+    assert added[1:].flatten(1).norm(dim=1).tolist() == pytest.approx([0.3 * 8, 0.3 * 8], abs=1e-5)
+    against = nn.functional.cosine_similarity(added[2].flatten(), -direction[2].flatten(), dim=0)
+    assert against > 1 - 1e-6
+    assert not guided(0 * noise, direction, 0.0, torch.ones(3)).any()
+
+
+def test_without_guidance_it_is_plain_ddim(known, prior):
+    images = DragAttack(QUICK.model_copy(update={"guidance": (0.0,), "recurrences": 1}))(known, Run(seed=3))
+    draw = generator(3, "drag", "sampling")
+    noisy = torch.randn(4, 1, 16, 16, generator=draw)
+    with torch.no_grad():
+        for step in range(12):
+            time = (12 - step) / 12
+            now, after = alpha_bar(time), alpha_bar(time - 1 / 12)
+            clean, noise = prior.denoiser.split(noisy, time)
+            spread = deviation(1.0, now, after)
+            rest = math.sqrt(max(0.0, 1 - after - spread**2))
+            noisy = math.sqrt(after) * clean + rest * noise + spread * torch.randn(noisy.shape, generator=draw)
+    assert torch.allclose(images, ((noisy + 1) / 2).clamp(0, 1), atol=1e-4)
+
+
+def test_the_gradient_goes_through_the_denoiser(known, prior):
+    sampler = Sampler(QUICK, nn.Identity(), prior, (1, 16, 16), Run())
+    noisy = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    kept = {"noisy": noisy, "first": torch.zeros_like(noisy), "second": torch.zeros_like(noisy)}
+    clean, _, _ = sampler.step(kept, known.captured, 0.5)
+    through = kept["first"].flatten(1)
+    at_the_picture = ((clean + 1) / 2 - known.captured).flatten(1)
+    alike = nn.functional.cosine_similarity(through, at_the_picture)
+    assert (alike < 0.999).all()
+    assert (through.norm(dim=1) <= 0.1 * 0.02 + 1e-6).all()
+
+
+def test_guidance_brings_the_feature_closer_and_one_seed_gives_one_picture(known):
+    guidances = (0.0, 0.5)
+    plain, guided_images = (DragAttack(QUICK.model_copy(update={"guidance": (each,)}))(known) for each in guidances)
+    assert mse(guided_images, known.captured).mean() < 0.7 * mse(plain, known.captured).mean()
+    assert torch.equal(DragAttack(QUICK)(known), guided_images)
+
+
+@pytest.mark.parametrize("distance", ["error", "cosine"])
+def test_features_that_are_alike_are_at_distance_0(prior, distance):
+    sampler = Sampler(QUICK.model_copy(update={"distance": distance}), nn.Flatten(), prior, (1, 16, 16), Run())
+    images = torch.rand(3, 1, 16, 16)
+    assert sampler.distance(images, images.flatten(1)).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
+    assert (sampler.distance(images, images.flip(0).flatten(1))[0::2] > 1e-3).all()
+
+
+def test_a_generator_is_refused(known, tiny_prior):
+    with pytest.raises(ValueError, match="expected a prior of kind diffusion, got a generator"):
+        DragAttack(QUICK)(dataclasses.replace(known, prior=tiny_prior))
+
+
+def test_interrupted_and_taken_up_again_it_gives_the_same(known, tmp_path, killed):
+    whole = DragAttack(QUICK)(known)
+    with pytest.raises(KeyboardInterrupt):
+        DragAttack(QUICK)(known, Run(checkpoint=tmp_path / "c", report=killed(1, "sampling")))
+    assert torch.equal(DragAttack(QUICK)(known, Run(checkpoint=tmp_path / "c")), whole)
+
+
+def test_the_papers_preset_is_the_published_one():
+    paper = DragAttack.paper_config()
+    assert (paper.timesteps, paper.recurrences, paper.guidance, paper.eta, paper.clip) == (250, 16, (0.2,), 1.0, 0.02)

@@ -1,0 +1,42 @@
+import pytest
+import torch
+from torch import nn
+
+from splitleak.attacker.base import Knowledge, Run
+from splitleak.attacker.reconstruction.fora import ForaAttack, ForaConfig
+from splitleak.measures.pixel import mse
+
+QUICK = ForaConfig(iterations=150, learning_rate=1e-2, critic_width=8, decoder_epochs=3)
+
+
+@pytest.fixture
+def known(small_splits):
+    """An encoder whose only secret is how strongly it darkens, as one number says."""
+    encoder = nn.Conv2d(1, 1, 1)
+    encoder.weight.data.fill_(-2.0)
+    encoder.bias.data.fill_(1.0)
+    with torch.no_grad():
+        captured = encoder(small_splits.victims.floats())
+    return Knowledge(
+        captured=captured,
+        image_shape=(1, 16, 16),
+        public=small_splits.public.floats(),
+        fresh_encoder=lambda: nn.Conv2d(1, 1, 1),
+    )
+
+
+@pytest.mark.slow
+def test_without_query_weights_and_labels_it_rebuilds_better_than_the_mean_image(known, small_splits):
+    truth, attack = small_splits.victims.floats(), ForaAttack(QUICK)
+    assert mse(attack(known), truth).mean() < 0.5 * mse(known.public.mean(0).expand_as(truth), truth).mean()
+    assert len(attack.findings["history"]) == 6
+
+
+@pytest.mark.slow
+def test_interrupted_in_the_alignment_and_taken_up_again_it_gives_the_same(known, tmp_path, killed):
+    config = QUICK.model_copy(update={"iterations": 50, "decoder_epochs": 1})
+    whole = ForaAttack(config)(known)
+    with pytest.raises(KeyboardInterrupt):
+        ForaAttack(config)(known, Run(checkpoint=tmp_path / "c", report=killed(1, "fora")))
+    assert torch.equal(ForaAttack(config)(known, Run(checkpoint=tmp_path / "c")), whole)
+    assert not list(tmp_path.iterdir())
