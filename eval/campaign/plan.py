@@ -303,6 +303,7 @@ def capture_job(train: Job, entry: AttackEntry, title: str, codec: str | None) -
         "views": entry.views if entry.crossings is None else entry.crossings,
         "draws": entry.draws,
         **({} if entry.crossings is None else {"averaging": 1}),
+        **({"digest": train.settings["digest"]} if "digest" in train.settings else {}),
         **_named(codec),
     }
     key = digest([settings, train.seed])

@@ -193,13 +193,13 @@ def verdicts(results: Results) -> list[str]:
 
 def _verdict(cells: list[Cell], row: Row) -> str | None:
     once, ever = strongest(cells, "mse", _once), strongest(cells, "mse")
-    if not once:
+    shares = [share for cell in once.values() if (share := rebuilt_share(cell)) is not None]
+    if not shares:
         return None
 
     def mean(best: Mapping[int, Cell], name: str) -> float:
         return fmean(value for cell in best.values() if (value := cell.measure(name)) is not None)
 
-    shares = [share for cell in once.values() if (share := rebuilt_share(cell)) is not None]
     constant = fmean(cell.record.constant_mse for cell in once.values() if cell.record and cell.record.constant_mse)
     error, mean_picture = mean(once, "mse"), f"their mean picture {constant:.4f}"
     said = (
@@ -208,5 +208,4 @@ def _verdict(cells: list[Cell], row: Row) -> str | None:
         f"SSIM {mean(strongest(cells, 'ssim', _once), 'ssim'):.3f})"
     )
     most = max(cell.views for cell in cells)
-    later = mean(ever, "mse")
-    return said + (f"; after up to {most} crossings MSE {later:.4f}." if most > 1 else ".")
+    return said + (f"; after up to {most} crossings MSE {mean(ever, 'mse'):.4f}." if most > 1 else ".")

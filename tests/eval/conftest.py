@@ -70,7 +70,19 @@ def _target(place, design, accuracy):
 def fake_record():
     """``fake_record(cell, mse, ...)``: what the judge might have written of a cell."""
 
-    def make(cell, mse=0.02, *, ssim=0.5, accuracy=0.9, psnr=None, findings=None, values=4, sent=2114.0):
+    def make(
+        cell,
+        mse=0.02,
+        *,
+        ssim=0.5,
+        accuracy=0.9,
+        psnr=None,
+        findings=None,
+        values=4,
+        sent=2114.0,
+        constant=None,
+        queries=0,
+    ):
         stack = STACKS[cell["method"]] + ([{"name": "cem", "config": {}}] if cell["plus"] else [])
         target = _target(cell, {"defenses": stack}, accuracy)
         target["design"]["seed"] = cell["seed"]
@@ -82,9 +94,14 @@ def fake_record():
             "id": cell["id"],
             "cell": cell,
             "target": target,
-            "attack": {"name": cell["attack"].split()[0], "findings": findings or {}, "provenance": MADE},
-            "threat_model": {"sees": "features", "views": cell["views"]},
+            "attack": {
+                "name": cell["attack"].rpartition(" - ")[2].split()[0],
+                "findings": findings or {},
+                "provenance": MADE,
+            },
+            "threat_model": {"sees": "features", "views": cell["views"], "queries": queries},
             "n": values,
+            "constant_mse": constant,
             "scores": {
                 "mse": {"mean": mse, **spread},
                 "psnr": {"mean": psnr + 1, **spread},

@@ -73,8 +73,12 @@ def make_audit_plan(config: AuditCampaign) -> Plan:
 def _of_seed(config: AuditCampaign, seed: int) -> Iterator[Job]:
     target = config.target
     half = load_edge(target.artifact / "edge", resolve_device("cpu"))
-    key = digest([artifact_digest(target.artifact), str(target.artifact), str(target.images), seed])
-    there = {"images": str(target.images), "target": half.config.target.document()}
+    there = {
+        "images": str(target.images),
+        "digest": artifact_digest(target.artifact),
+        "target": half.config.target.document(),
+    }
+    key = digest([there, str(target.artifact), seed])
     train = Job.of("train", key, half.name, seed, str(target.artifact), (), there)
     yield train
     labels = {
@@ -89,7 +93,7 @@ def _of_seed(config: AuditCampaign, seed: int) -> Iterator[Job]:
         yield capture
         yield cell_job(config, train, capture, entry, {**labels, "attack": entry.name}, half.name)
     own = config.linkage.model_copy(update={"seed": seed, "codec": target.codec}).document()
-    settings = {"images": str(target.images), "artifact": train.output, "config": own}
+    settings = {"images": str(target.images), "artifact": train.output, "digest": there["digest"], "config": own}
     key = digest(settings)
     output = f"linkage/{train.key}-{key}.json"
     yield Job.of("linkage", key, f"{half.name}, seed {seed}", seed, output, [train], settings)

@@ -215,33 +215,6 @@ def test_public_images_unlike_the_victims_are_doubted(apart, doubted):
     )
 
 
-def test_an_attack_trained_longer_that_finds_more_doubts_the_shorter_one():
-    short, longer = cell(mse=0.02, epochs=10), cell("decoder longer", 0.0195, epochs=20)
-    longer = replace(
-        longer,
-        record=longer.record.model_copy(
-            update={"attack": short.record.attack.model_copy(update={"config": {"epochs": 20}})}
-        ),
-    )
-    found = [(flagged.attack, flag) for flagged, flag, _ in cell_flags(results([short, longer]))]
-    assert found == [("decoder", "not converged: trained 2.0 times as long it finds more (MSE 0.0195 beside 0.0200)")]
-    same = replace(longer, record=longer.record.model_copy(update={"scores": short.record.scores}))
-    assert kinds([short, same]) == []
-
-
-def test_an_attack_of_an_audit_weaker_than_a_cheaper_one_is_doubted():
-    asked = {"queries": 100}
-    cheap, dear = cell("audit - decoder", 0.02, knows=asked), cell("audit - ensemble", 0.021, knows=asked)
-    assert kinds([cheap, dear]) == [("audit - ensemble", "cheaper")]
-    assert kinds([dear, cheap]) == []
-    assert kinds([cheap, cell("gan", 0.021, knows=asked)]) == []
-    assert kinds([cheap, cell("audit - ensemble", 0.021, knows={"queries": 50})]) == []
-    alone = [cell("decoder", 0.02, knows=asked), cell("ensemble", 0.021, knows=asked)]
-    assert kinds(alone) == []
-    [(_, flag, _)] = cell_flags(replace(results(alone), kind="audit"))
-    assert flag == "cheaper: weaker than decoder, which stands before it (MSE 0.0210 beside 0.0200)"
-
-
 def test_answers_asked_for_once_are_doubted_until_one_attack_draws_more():
     noisy = {"defenses": ("gaussian-noise",), "knows": {"knowledge": ["query"]}}
     assert kinds([cell(**noisy)]) == [(None, "randomised"), (None, "randomised")]

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from splitleak.eval.campaign.audit.config import AuditedTarget
+from splitleak.eval.campaign.audit.plan import AuditCampaign, make_audit_plan
+from splitleak.eval.campaign.kinds import plan_campaign
+
+
+@pytest.fixture
+def planned(artifact, small_splits, tmp_path):
+    small_splits.save(tmp_path / "images")
+
+    def make(minutes=0.6, **more):
+        target = AuditedTarget.found(artifact, tmp_path / "images", more.pop("codec", "fp32")).document()
+        about = {"name": "toy", "seeds": [0], "target": target, "audit": {"minutes": minutes}, **more}
+        return make_audit_plan(AuditCampaign.load(about, source="audit"))
+
+    return make
+
+
+def test_the_target_is_a_job_that_is_done_and_all_else_follows_from_it(planned, artifact):
+    plan = planned()
+    assert [job.kind for job in plan.jobs] == ["train", "capture", *["cell"] * 3, "linkage"]
+    assert plan.jobs[0].output == str(artifact)
+    assert [cell["attack"] for cell in plan.cells_in_order] == ["nearest", "linear", "decoder"]
+    assert {cell["method"] for cell in plan.cells_in_order} == {"toy"}
+    assert plan.config.overview()[1:] == [(name, name, "1", "") for name in ("nearest", "linear", "decoder")]
+
+
+def test_ids_follow_from_budget_target_and_seed(planned, artifact):
+    first = [job.id for job in planned().jobs]
+    assert first == [job.id for job in planned().jobs]
+    assert set(first) < {job.id for job in planned(minutes=60).jobs}
+    assert not set(first) & {job.id for job in planned(seeds=[1]).jobs}
+    weights = artifact / "edge" / "weights.safetensors"
+    whole = weights.read_bytes()
+    try:
+        weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert not set(first) & {job.id for job in planned().jobs}
+    finally:
+        weights.write_bytes(whole)
+
+
+def test_an_audit_is_a_kind_of_campaign_of_one_version(planned):
+    document = json.loads(json.dumps(planned().config.document()))
+    assert plan_campaign(document, "a.toml").document() == planned().document()
+    with pytest.raises(ValueError, match=r"a\.toml: expected audit 1, which this splitleak has, got audit 0"):
+        plan_campaign({**document, "version": "audit 0"}, "a.toml")

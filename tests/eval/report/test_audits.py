@@ -1,0 +1,83 @@
+from dataclasses import replace
+
+import pytest
+
+from splitleak.eval.report.audits import audit_sheets, audits, rebuilt_share, verdicts
+from splitleak.eval.report.results import Results
+
+ERRORS = {
+    "audit - linear": 0.03,
+    "audit - decoder": 0.02,
+    "audit - decoder 100 queries": 0.025,
+    "audit - decoder 16 crossings": 0.01,
+    "gan": 0.001,
+}
+
+
+@pytest.fixture
+def audited(fake_campaign):
+    """A campaign with an audit and another attack, of seeds 0 and 1; ``missing`` attacks are not measured."""
+
+    def make(missing=()):
+        def change(cell, figures):
+            views = 16 if "16" in cell["attack"] else 1
+            cell["views"] = views
+            figures["mse"] = ERRORS[cell["attack"]] + (0.005 if cell["plus"] else 0)
+            figures |= {"ssim": 1 - 10 * figures["mse"], "constant": 0.1}
+            figures["queries"] = (100 if "queries" in cell["attack"] else 2000) * views
+            return cell["attack"] not in missing
+
+        results = Results.load(fake_campaign(change, methods=("Bottleneck",), attacks=tuple(ERRORS)))
+        entries = [{"name": "audit", "attack": "audit", "settings": {"threat": "white-box", "minutes": 3}}]
+        return replace(results, config={**results.config, "attacks": entries})
+
+    return make
+
+
+def texts(sheet):
+    return [[text.ours for text in row] for row in sheet.rows]
+
+
+def test_without_an_audit_there_is_none(fake_campaign):
+    results = Results.load(fake_campaign())
+    assert (audits(results), audit_sheets(results), verdicts(results)) == ([], [], [])
+
+
+def test_the_strongest_attack_is_told_by_each_measure_once_and_at_any_number_of_crossings(audited):
+    table, queries, crossings = audit_sheets(audited())
+    assert table.title == "Audit (builtin, vgg: audit 1, white-box)"
+    plain, twin = texts(table)
+    assert plain[:4] == ["Bottleneck", "90.00 ± 0.00", "0.0200 ± 0.0000", "decoder"]
+    assert plain[4:6] == ["0.800 ± 0.000", "decoder"]
+    assert plain[8:] == ["0.0100 ± 0.0000", "decoder 16 crossings", "90.0 ± 0.0"]
+    assert (twin[2], twin[8]) == ("0.0250 ± 0.0000", "0.0150 ± 0.0000")
+    assert [name for _, name in queries.columns] == ["target", "100", "2,000"]
+    assert texts(queries)[0][1:] == ["0.0250 ± 0.0000", "0.0200 ± 0.0000"]
+    assert [name for _, name in crossings.columns] == ["target", "1", "16"]
+    assert texts(crossings)[0][1:] == ["0.0200 ± 0.0000", "0.0100 ± 0.0000"]
+
+
+def test_the_verdict_says_how_much_is_given_back_beside_the_mean_picture(audited):
+    first, _ = verdicts(audited())
+    assert first == (
+        "Bottleneck: the strongest of 4 attacks gives back 80 % of what tells the victims' pictures apart (MSE 0.0200, "
+        "their mean picture 0.1000; SSIM 0.800); after up to 16 crossings MSE 0.0100."
+    )
+
+
+def test_what_is_not_measured_yet_is_left_out(audited):
+    results = audited(missing=("audit - decoder", "audit - decoder 100 queries"))
+    [table] = audit_sheets(results)
+    assert texts(table)[0][2:4] == ["0.0300 ± 0.0000", "linear"]
+
+
+def test_an_audit_that_has_only_begun_has_no_verdict(audited):
+    nothing = audited(missing=tuple(ERRORS))
+    assert verdicts(nothing) == []
+    assert set(texts(audit_sheets(nothing)[0])[0][1:]) == {"–"}
+
+
+def test_the_share_that_is_rebuilt_is_0_for_the_mean_picture_and_100_for_a_copy(audited):
+    for cell, record in audited().measured:
+        assert rebuilt_share(cell) == pytest.approx(100 * (1 - record.mse / 0.1))
+    assert rebuilt_share(replace(cell, record=None)) is None
