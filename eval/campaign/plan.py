@@ -268,16 +268,20 @@ def _columns(
 ) -> Iterator[AttackEntry]:
     """The attacks on a target, those of an audit one by one."""
     for entry in config.attacks:
-        if entry.attack != AUDIT:
+        if entry.attack != AUDIT and not entry.randomised_only:
             yield entry
             continue
         network, stack = built_target(target, dataset.data, model)
+        randomised = any(defense.randomised for defense in stack)
+        if entry.attack != AUDIT:
+            yield from [entry] if randomised else []
+            continue
         sizes = Sizes(
             pairs=config.split.public,
             victims=config.split.victims,
             feature_shape=network.feature_shape,
             image_shape=network.image_shape,
-            randomised=any(defense.randomised for defense in stack),
+            randomised=randomised,
         )
         for each in audit_entries(AuditConfig.parse(entry.settings, source=entry.name), sizes):
             yield each.model_copy(update={"name": f"{entry.name} - {each.name}"})

@@ -4,36 +4,70 @@ from collections.abc import Mapping, Sequence
 
 from splitleak.eval.latency.table import quantile_text
 from splitleak.eval.record.schema import Record, Score
-from splitleak.eval.report.results import Results
+from splitleak.eval.report.results import Cell, Results
 
+_FOUND = "refound_moved"
 _TIMES = ("edge_ms", "wire_ms", "cloud_ms", "total_ms")
 LEGEND = (
     "MSE, SSIM, PSNR of what the attacker rebuilt: mean ± standard deviation over victims (high MSE, low SSIM: "
-    "better protected). Latencies: p50 / p95 of one image in flight; edge = encode + serialise, wire = network, "
+    "better protected). Found again: victims whose picture, moved by a pixel, is found by its feature among all. "
+    "Latencies: p50 / p95 of one image in flight; edge = encode + serialise, wire = network, "
     "cloud = queue + compute."
 )
 
 
 def columns(results: Results) -> tuple[str, ...]:
-    """The columns of `rows`, with the attack if there are several."""
+    """The columns of `rows`, with the attack if there are several, and what else is measured."""
     times = tuple(f"{name.removesuffix('_ms')} ms" for name in _TIMES)
-    return ("target", *_attack(results), "accuracy %", "MSE", "SSIM", "PSNR dB", *times, "bytes/image", "queries")
+    scores = ("MSE", "SSIM", "PSNR dB", *(f"MSE, {views} crossings" for views in _often(results)))
+    found = ("found again %",) if _linked(results) else ()
+    return ("target", *_attack(results), "accuracy %", *scores, *found, *times, "bytes/image", "queries")
 
 
 def rows(results: Results) -> list[tuple[str, ...]]:
-    """One row per record of victims; latencies are ``-`` if not measured for the target."""
+    """One row per record of victims who were seen once; ``-`` is what is not measured for the target.
+
+    The errors of attacks that saw each victim several times stand beside them.
+    """
     return [
         (
             cell.row.label,
             *(record.attack.name for _ in _attack(results)),
             f"{100 * record.target.accuracy:.1f}",
             *_scores(record),
+            *(_after(results, cell, views) for views in _often(results)),
+            *(_text(cell.measure(_FOUND), 1) for _ in range(_linked(results))),
             *_quantiles(cell.latency),
             "-" if record.wire is None else f"{record.wire.bytes_per_image:.0f}",
             str(record.threat_model.queries),
         )
         for cell, record in results.records
+        if record.threat_model.views == 1 or not _often(results)
     ]
+
+
+def _often(results: Results) -> list[int]:
+    """The numbers of crossings after which victims were attacked, where others were attacked after one."""
+    views = {record.threat_model.views for _, record in results.records}
+    return sorted(views - {1}) if 1 in views else []
+
+
+def _after(results: Results, cell: Cell, views: int) -> str:
+    """The least error on a cell's target after so many crossings."""
+    others = [
+        record.mse
+        for other, record in results.records
+        if (other.row, other.seed, record.threat_model.views) == (cell.row, cell.seed, views)
+    ]
+    return _text(min(others, default=None), 4)
+
+
+def _linked(results: Results) -> bool:
+    return any(cell.linkage is not None for cell in results.cells)
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _attack(results: Results) -> tuple[str, ...]:

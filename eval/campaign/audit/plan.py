@@ -7,13 +7,17 @@ from pydantic import Field
 
 from splitleak.config import digest
 from splitleak.datasets.files import load_file
+from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import artifact_digest, load_edge
+from splitleak.edge.ledger import images_digest
 from splitleak.eval.campaign.audit.attacks import VERSION, Sizes, audit_entries
 from splitleak.eval.campaign.audit.config import AuditConfig, AuditedTarget
-from splitleak.eval.campaign.config import CampaignHead
+from splitleak.eval.campaign.config import AttackEntry, CampaignHead
 from splitleak.eval.campaign.plan import Job, Plan, capture_job, cell_job
 from splitleak.eval.targets.linkage import LinkageConfig
 from splitleak.seeding import resolve_device
+
+_USED = ("public", "victims")
 
 
 class AuditCampaign(CampaignHead):
@@ -42,12 +46,20 @@ class AuditCampaign(CampaignHead):
         rows = [(entry.name, entry.attack, str(entry.views), str(entry.max_queries or "")) for entry in self.entries()]
         return [("attack", "kind", "crossings", "queries"), *rows]
 
-    def entries(self) -> list:  # type: ignore[type-arg]
+    def entries(self) -> list[AttackEntry]:
         """The list's attacks on this target."""
         return audit_entries(self.audit, self._sizes())
 
+    def images(self, name: str) -> Images:
+        """The target's split of that name.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        return load_file(self.target.images / f"{name}.npz").train
+
     def _sizes(self) -> Sizes:
-        public, victims = (load_file(self.target.images / f"{name}.npz").train for name in ("public", "victims"))
+        public, victims = map(self.images, _USED)
         half = load_edge(self.target.artifact / "edge", resolve_device("cpu"))
         return Sizes(
             pairs=len(public),
@@ -75,7 +87,7 @@ def _of_seed(config: AuditCampaign, seed: int) -> Iterator[Job]:
     half = load_edge(target.artifact / "edge", resolve_device("cpu"))
     there = {
         "images": str(target.images),
-        "digest": artifact_digest(target.artifact),
+        "digest": digest([artifact_digest(target.artifact), *(images_digest(config.images(name)) for name in _USED)]),
         "target": half.config.target.document(),
     }
     key = digest([there, str(target.artifact), seed])

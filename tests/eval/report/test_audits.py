@@ -74,7 +74,7 @@ def test_what_is_not_measured_yet_is_left_out(audited):
 def test_an_audit_that_has_only_begun_has_no_verdict(audited):
     nothing = audited(missing=tuple(ERRORS))
     assert verdicts(nothing) == []
-    assert set(texts(audit_sheets(nothing)[0])[0][1:]) == {"–"}
+    assert set(texts(audit_sheets(nothing)[0])[0][1:]) == {"-"}
 
 
 def test_the_share_that_is_rebuilt_is_0_for_the_mean_picture_and_100_for_a_copy(audited):

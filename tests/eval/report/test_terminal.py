@@ -3,6 +3,7 @@ import pytest
 from splitleak.artifacts import write_json
 from splitleak.eval.report.results import Results
 from splitleak.eval.report.terminal import columns, rows
+from tests.eval.report.test_sheets import found_again
 
 PARTS = ("edge_ms", "wire_ms", "cloud_ms", "total_ms")
 
@@ -69,6 +70,23 @@ def test_the_attack_is_named_where_there_are_several(shown):
     assert names[:2] == ("target", "attack")
     assert [row[:2] for row in found] == [("a", "decoder"), ("a", "gan")]
     assert {len(row) for row in found} == {len(names)}
+
+
+def test_what_many_crossings_give_and_how_often_pictures_are_found_again_are_columns(fake_campaign):
+    def change(cell, figures):
+        cell["views"] = 16 if "16" in cell["attack"] else 1
+        figures["mse"] = 0.01 if cell["views"] == 16 else 0.02
+        return not (cell["views"] == 16 and cell["plus"])
+
+    attacks = ("decoder", "decoder 16 crossings")
+    results = Results.load(
+        fake_campaign(change, methods=("Bottleneck",), attacks=attacks, seeds=(0,), linkage=found_again)
+    )
+    names = columns(results)
+    found = [dict(zip(names, row, strict=True)) for row in rows(results)]
+    assert [row["target"] for row in found] == ["Bottleneck", "Bottleneck + CEM"]
+    assert [row["MSE, 16 crossings"] for row in found] == ["0.0100", "-"]
+    assert [row["found again %"] for row in found] == ["90.0", "90.0"]
 
 
 def test_a_class_record_has_dashes_for_what_it_has_not(fake_predictions):
