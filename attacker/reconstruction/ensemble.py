@@ -43,7 +43,7 @@ class EnsembleAttack(Attack):
         return EnsembleConfig(members=10, decoder=DecoderAttack.paper_config())
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
-        config, answers = self.config, gather(known, self.name)
+        config, answers = self.config, gather(known, self.name, self.config.decoder.draws)
         images, errors = list[Tensor](), list[object]()
         for member in range(config.members):
             taken = iter(answers)

@@ -10,7 +10,7 @@ DECODER = DecoderConfig(epochs=1, channels=4, blocks=0)
 
 def known(small_splits):
     images = small_splits.public.floats()[:40]
-    query = Query(lambda shown: nn_pool(shown))
+    query = Query(nn_pool, recorded=True)
     return Knowledge(
         captured=nn_pool(small_splits.victims.floats()[:4]), image_shape=(1, 16, 16), public=images, query=query
     )
