@@ -166,7 +166,14 @@ def write_result(
         The gist of it: ``folder``, ``rebuilt`` (images), ``queries`` (images sent), and ``findings`` but for lists.
     """
     queries = 0 if known.query is None else known.query.made
-    found = {"queries": queries, "rebuilt": len(made.images), "findings": attack.findings, "provenance": provenance()}
+    draws = 1 if known.query is None else known.query.draws
+    found = {
+        "queries": queries,
+        "asked": draws,  # for each of its own images; a live target that draws anew, as often as the attack chose
+        "rebuilt": len(made.images),
+        "findings": attack.findings,
+        "provenance": provenance(),
+    }
     with written_folder(out, ATTACK) as partial:
         bound = replace(made, public=digest(sorted(about["public_hashes"])))
         bound.save(partial / "reconstructions.npz")

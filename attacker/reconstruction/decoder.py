@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from splitleak.training.precision import mixed_precision
 
 _MANY_PLACES = 256
 _FEW_PAIRS = 500
+_LEAST_BATCH = 16
 
 
 class RebuilderConfig(FitConfig):
@@ -40,12 +41,21 @@ class RebuilderConfig(FitConfig):
         default=None, ge=0, description="residual blocks at the resolution of the features; default: see `build`"
     )
     channels: int | None = Field(default=None, ge=1, description="default: see `build`")
-    batch_size: int = Field(default=64, ge=2)
+    batch_size: int = Field(default=32, ge=2, description="at most; see `least_steps`")
+    least_steps: int = Field(
+        default=32, ge=1, description="an epoch, which batches of fewer pairs, down to 16, make of a small set"
+    )
     weight_decay: float = Field(default=1e-4, ge=0)
     ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in the loss")
     average: float = Field(default=0.998, ge=0, lt=1, description="decay of the average of the weights; 0: none")
     finish: float = Field(default=0.25, ge=0, lt=1, description="share of the epochs, the last, that see all pairs")
     draws: int = Field(default=16, ge=1, description="answers it asks for an image, where each is drawn anew")
+
+    def sized(self, pairs: int) -> Self:
+        """These settings with the batch size for so many pairs."""
+        return self.model_copy(
+            update={"batch_size": min(self.batch_size, max(_LEAST_BATCH, pairs // self.least_steps))}
+        )
 
     def build(
         self,
@@ -119,11 +129,13 @@ class DecoderAttack(Attack):
             average=0,
             finish=0,
             draws=1,
+            least_steps=1,
         )
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        config, features = self.config, gather(known, self.name, self.config.draws)
+        features = gather(known, self.name, self.config.draws)
+        config = self.config.sized(len(known.public))
         pairs, shape = len(known.public), tuple(features.shape[2:])
         training = DecoderTraining(config, shape, known.image_shape, run, known.parts, pairs=pairs)
         self.network = training.decoder

@@ -76,11 +76,12 @@ class GanAttack(Attack):
             average=0,
             finish=0,
             draws=1,
+            least_steps=1,
         )
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        config, features = self.config, gather(known, self.name, self.config.draws)
+        config, features = self.config.sized(len(known.public)), gather(known, self.name, self.config.draws)
         with seeded(run.seed, "gan", "init"):
             network = config.build(tuple(features.shape[2:]), known.image_shape, len(known.public), known.parts)
             critic = PatchCritic(known.image_shape, config.critic_width)

@@ -17,14 +17,16 @@ class NearestConfig(Config):
 class NearestAttack(Attack):
     """Queries the edge with its public images, and shows for each captured feature the one with the nearest answer.
 
-    By Euclidean distance; where answers are drawn anew, of their means. Template matching, the oldest of inversions:
-    what it shows is a true picture, but of something else, unless the victim's is among the attacker's. Its use is
-    ours: a floor that no other attack on features may miss.
+    Cover and Hart, "Nearest neighbor pattern classification", 1967. By Euclidean distance; where answers are drawn
+    anew, of their means. What it shows is a true picture, but of something else, unless the victim's is among the
+    attacker's. Its use is ours: a floor that no other attack on features may miss.
     """
 
     name = "nearest"
     config_type = NearestConfig
     needs = frozenset({"public", "query"})
+
+    config: NearestConfig
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
@@ -33,4 +35,5 @@ class NearestAttack(Attack):
         for done, batch in enumerate(known.captured.split(_BATCH), 1):
             found.append(torch.cdist(batch.flatten(1).to(run.device), own).argmin(1).cpu())
             run.report("attack", done, -(-len(known.captured) // _BATCH), {})
+        self.findings = {"rows": len(own)}
         return known.public[torch.cat(found)]

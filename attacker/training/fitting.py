@@ -66,6 +66,7 @@ def gather(known: Knowledge, name: str, draws: int = 1) -> Tensor:
             if not torch.equal(again, answers[0][:_ASKED_AGAIN]):
                 more = min(draws, _MOST_FLOATS // each) - len(answers)
                 answers += [ask(public) for _ in range(more) if query.affords(len(public))]
+                query.draws = len(answers)
         return torch.stack(answers)
     kept = torch.empty(query.draws, len(public), *cut, dtype=torch.float16)
     size = max(1, _MOST_FLOATS // (_CHUNKS * math.prod(cut)))

@@ -81,6 +81,7 @@ class Attacked:
     def threat_model(self, **known_to_judge: object) -> ThreatModel:
         """The threat model: knowledge and queries of the attack, and what only the judge knows of it."""
         document = {key: self.document[key] for key in _OF_THREAT if key in self.document}
+        document |= {"draws": self.document["asked"]} if "asked" in self.document else {}
         return ThreatModel.parse({**document, **known_to_judge}, source=self.source)
 
     def plugins(self, *others: Iterable[Any]) -> tuple[Plugin, ...] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitleak.artifacts import write_json
+from splitleak.eval.campaign.audit.config import AUDIT
 from splitleak.eval.campaign.store import PLAN
 from splitleak.eval.record.schema import Provenance, Record, brief
 from splitleak.eval.report.audits import audit_sheets, verdicts
@@ -126,7 +127,7 @@ def _collected(results: Results, out: Path) -> Report:
     return Report(
         results=results,
         measures=measures,
-        facts=[*(("verdict", each) for each in verdicts(results)), *_facts(results, measures)],
+        facts=[*_verdicts(results), *_facts(results, measures)],
         statements=statements,
         overview=[
             *audit_sheets(results),
@@ -148,6 +149,11 @@ def _drawn(results: Results, table: TableRows, pictures: int, out: Path) -> str 
     if not draw_gallery(results, table, pictures, out / name) and recorded.is_file() and recorded != out / name:
         shutil.copyfile(recorded, out / name)
     return name if (out / name).is_file() else None
+
+
+def _verdicts(results: Results) -> list[tuple[str, str]]:
+    """What an audit says of its target; in a campaign, the audit's table says it of each."""
+    return [("verdict", each) for each in verdicts(results)] if results.kind == AUDIT else []
 
 
 def _facts(results: Results, measures: TargetMeasures) -> list[tuple[str, str]]:

@@ -1,11 +1,12 @@
 """The audit: one command that attacks a target with a fixed list, from the cheapest attack to the strongest."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from splitleak.cli.campaigns import run_and_report
+from splitleak.cli.choices import choice
 from splitleak.cli.options import Device, Json, Seed
 from splitleak.cli.output import console, print_json, table
 
@@ -13,14 +14,11 @@ from splitleak.cli.output import console, print_json, table
 def audit(
     artifact: Annotated[Path, typer.Argument(help="The target: what `splitleak train` or `splitleak import` wrote.")],
     images: Annotated[Path, typer.Option(help="Folder of `splitleak split`: victims.npz and public.npz.")],
-    threat: Annotated[
-        Literal["black-box", "white-box", "no-queries"],
-        typer.Option(help="What the attacker has beside the wire: queries to the edge, its weights too, or neither."),
-    ] = "black-box",
+    threat: Annotated[str, choice("threats", "What the attacker has beside the wire. One of")] = "black-box",
     minutes: Annotated[
         float, typer.Option(min=0.1, help="Budget of one core, nominal: it decides which attacks run, and how long.")
     ] = 15,
-    codec: Annotated[str, typer.Option(help="Of the features on the wire, see `splitleak list codecs`.")] = "fp32",
+    codec: Annotated[str, choice("codecs", "How features travel. One of")] = "fp32",
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")] = Path("runs/audit"),
     workers: Annotated[int | None, typer.Option(min=1, max=1024, help="Attacks at a time.")] = None,

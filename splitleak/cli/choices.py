@@ -29,6 +29,7 @@ TABLES: Table[Table[Any]] = Table(
         "backends": Imported("splitleak.models:TRITON_BACKENDS"),
         "priors": Imported("splitleak.attacker:PRIORS"),
         "presets": Imported("splitleak.config:PRESETS"),
+        "threats": Imported("splitleak.eval.campaign.audit:THREATS"),
     },
 )
 """The tables that can be chosen from; to import one loads neither torch nor numpy."""

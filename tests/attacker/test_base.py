@@ -77,6 +77,7 @@ def test_knowledge_has_no_place_for_the_victims_images_or_a_path():
         "fresh_encoder": Callable[[], nn.Module] | None,
         "kind": Literal["features", "scores"],
         "parts": tuple[tuple[int, ...], ...] | None,
+        "prior": "Prior | DiffusionPrior | None",
     }
     assert {field.name: field.type for field in dataclasses.fields(Knowledge)} == allowed
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -83,8 +83,8 @@ def test_an_attack_leaves_one_image_for_each_captured_victim_and_says_how(deploy
     assert "history" not in made["findings"]
     assert set(Reconstructions.load(tmp_path / "out" / "reconstructions.npz").ids) == set(deployed.ledger.places)
     found = json.loads((tmp_path / "out" / "attack.json").read_text())
-    assert found["queries"] == len(small_splits.public)
-    assert (found["seed"], found["draws"], found["views"]) == (3, 1, 1)
+    assert found["queries"] == 16 * len(small_splits.public) + 8  # the edge draws noise, as eight answers showed
+    assert (found["seed"], found["draws"], found["asked"], found["views"]) == (3, 1, 16, 1)
     assert found["knowledge"] == ["labels", "public", "query"]
     assert found["config"]["epochs"] == 1
     assert found["public_hashes"] == small_splits.public.hashes()
@@ -551,7 +551,7 @@ def test_the_tensors_that_features_pack_are_told_by_the_encoders_half(tmp_path, 
     cut = next(cut for cut in whole.cuts(2) if len(cut.tensors) == 2)
     import_network(whole, cut, tmp_path / "mine", source="net", name="mine", names=None, images=None)
     captured = torch.zeros(3, *cut.feature_shape)
-    monkeypatch.setattr(Access, "_victims", lambda self, views: (("a", "b", "c"), captured, None))
+    monkeypatch.setattr(Access, "_victims", lambda self, views, crossings: (("a", "b", "c"), captured, None))
     public = Images(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.zeros(4).long(), ("one",))
     for access, parts in ((Access(encoder=tmp_path / "mine" / "edge"), cut.shapes), (Access(), None)):
         known = access.knowledge(AttackConfig(attack="decoder"), public, torch.device("cpu"))[1]

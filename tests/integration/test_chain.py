@@ -149,9 +149,9 @@ def test_the_attacker_is_told_nothing_of_the_victims_but_the_capture(chain):
         assert b"ledger" not in content
 
 
-def test_the_attack_paid_one_query_for_each_public_image(chain, small_splits):
+def test_the_attack_paid_one_query_for_each_draw_of_a_public_image(chain, small_splits):
     attack = json.loads((chain.folder / "attack" / "attack.json").read_text())
-    assert chain.attacked["queries"] == attack["queries"] == len(small_splits.public)
+    assert chain.attacked["queries"] == attack["queries"] == 16 * len(small_splits.public) + 8
     assert chain.attacked["rebuilt"] == 40
 
 
@@ -171,7 +171,7 @@ def test_the_record_holds_every_number_and_where_it_came_from(chain, record):
     assert 0 <= record.wire.accuracy <= 1
     size = min(map(len, chain.features("tap.capture").values()))
     assert size < record.wire.bytes_per_image < 1.5 * size
-    assert record.threat_model.queries == 300
+    assert (record.threat_model.queries, record.threat_model.draws) == (16 * 300 + 8, 16)
     assert record.attack.config["epochs"] == 3
     assert record.target.design.seed == record.attack.seed == 0
     for part in (record, record.target, record.attack):

@@ -24,7 +24,7 @@ split = { public = 60, victims = 8, train = 200, test = 50 }
 datasets = [{ name = "stripes", data = "stripes", size = 16, channels = 1 }]
 models = [{ name = "patches", architecture = "patches" }]
 methods = [{ name = "blurred", defenses = [{ name = "blur", share = 0.7 }] }]
-attacks = [{ name = "nearest", attack = "nearest" }]
+attacks = [{ name = "two-nearest", attack = "two-nearest" }]
 """
 OWN = """
 from splitleak.config import Config
@@ -100,7 +100,7 @@ def test_it_is_listed_and_described_with_where_it_comes_from(shell):
     *_, broken = shell.done("list", "defenses").splitlines()
     assert "their-package" in broken
     assert "no_such_module" in broken
-    for kind, name in (("models", "patches"), ("attacks", "nearest"), ("class-attacks", "surest-public")):
+    for kind, name in (("models", "patches"), ("attacks", "two-nearest"), ("class-attacks", "surest-public")):
         assert "from: their-package 1.2" in shell.done("list", kind, name)
     assert "Mean absolute error" in shell.done("list", "measures", "mae")
 
@@ -191,14 +191,14 @@ def test_a_campaign_trains_serves_attacks_scores_and_reports_with_all_of_it(shel
     assert "--allow-plugin their-package lets it run" in err
     shell.done("campaign", "run", "campaign.toml", "--out", "campaign", *ALLOW)
     report = (shell.folder / "campaign" / "report" / "report.md").read_text()
-    assert "nearest MAE" in report
+    assert "two-nearest MAE" in report
     [line] = (shell.folder / "campaign" / "report" / "records.jsonl").read_text().splitlines()
     record = json.loads(line)
     assert record["scores"]["mae"]["mean"] > 0
-    assert [plugin["name"] for plugin in record["plugins"]] == ["nearest", "patches", "blur", "mae"]
+    assert [plugin["name"] for plugin in record["plugins"]] == ["two-nearest", "patches", "blur", "mae"]
     code, _, err = shell("campaign", "report", "campaign", "--out", "again")
     assert code == 1
-    assert "recorded with attack 'nearest' of their-package 1.2" in err
+    assert "recorded with attack 'two-nearest' of their-package 1.2" in err
     shell.done("campaign", "report", "campaign", "--out", "again", *ALLOW)
 
 

@@ -61,7 +61,7 @@ def starter(tmp_path, monkeypatch):
     (tmp_path / "probe.py").write_text(PROBE)
 
     def make(**environment):
-        path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+        path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
         given = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2", **environment}
         return Starter("probe", ("torch", "numpy", "no.such.module"), given)
 

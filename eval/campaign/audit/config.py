@@ -1,17 +1,19 @@
 """An audit's settings, and the file of a campaign that audits one target that is there."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from splitleak.config import Config
+from splitleak.eval.campaign.audit import THREATS
 from splitleak.wire.protocol import Codec
 
 AUDIT = "audit"
 """The name under which a campaign's attack is the whole list."""
 
-Threat = Literal["black-box", "white-box", "no-queries"]
+Threat = Annotated[str, AfterValidator(THREATS.known)]
+"""What the attacker has beside the wire, of `THREATS`."""
 
 
 class AuditConfig(Config):

@@ -28,6 +28,7 @@ COMMANDS = (
     "tap",
     "link",
     "token",
+    "audit",
     "predict",
     "query",
     "attack",

@@ -38,17 +38,18 @@ def test_a_report_of_what_is_not_there_is_one_line_on_standard_error(refusal):
 def test_the_demo_is_a_campaign_of_an_undefended_target_and_two_stacks_under_one_attack(shipped):
     plan = plan_campaign(shipped, "demo.toml")
     cells = plan.document()["cells"]
-    assert [cell["method"] for cell in cells] == ["no-defense", "bottleneck+noise", "bottleneck+noise+cem"]
+    assert list(dict.fromkeys(cell["method"] for cell in cells)) == [method.name for method, _, _ in plan.config.rows()]
     for method, _, stack in plan.config.rows():
         assert method.name.split("+") == ([each.name.replace("gaussian-", "") for each in stack] or ["no-defense"])
-    assert {cell["attack"] for cell in cells} == {"decoder"}
+    attacks = [(cell["attack"], cell["views"]) for cell in cells]
+    assert attacks == [("decoder", 1), *[("decoder", 1), ("16 crossings", 16)] * 2]  # where noise is drawn anew
     assert {cell["seed"] for cell in cells} == {0}
 
 
 def test_latency_is_measured_after_all_else_of_the_demo(shipped):
     *before, last = plan_campaign(shipped, "demo.toml").jobs
     assert last.kind == "latency"
-    assert {job.kind for job in before} == {"split", "train", "capture", "cell", "leakage"}
+    assert {job.kind for job in before} == {"split", "train", "capture", "cell", "leakage", "linkage"}
     assert set(last.needs) == {job.id for job in before}
     assert last.settings["artifacts"] == [job.output for job in before if job.kind == "train"]
 
