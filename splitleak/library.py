@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
+from splitleak.attacker.diffusion import load_prior
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import Preset
 from splitleak.datasets.images import Images
@@ -98,6 +99,7 @@ def attack(
     query: Network | Query | None = None,
     encoder: nn.Module | None = None,
     labels: Array | None = None,
+    prior: Path | str | None = None,
     name: str = "decoder",
     preset: Preset = "cpu",
     max_queries: int | None = None,
@@ -117,6 +119,8 @@ def attack(
         query: The deployed device as a black box, as for `capture`, defenses included; or a `Query`.
         encoder: The device's weights, for a white-box attack; they are copied.
         labels: ``(M,)``, the classes of the public images.
+        prior: Folder that ``splitleak prior`` wrote, for an attack that searches one; None: it trains its own on
+            ``public``.
         name: Which attack, see ``splitleak list attacks`` or `ATTACKS`.
         preset: ``cpu``, or ``paper`` for the published settings.
         max_queries: Images it may send at most; fewer than there are public ones use as many of them.
@@ -146,6 +150,7 @@ def attack(
         query=asked,
         labels=classes,
         encoder=None if encoder is None else freeze(copy.deepcopy(encoder), chosen_device),
+        prior=None if prior is None else load_prior(Path(prior), chosen_device),
     )
     made = kind(known, Run(seed=seed, device=chosen_device, report=report, checkpoint=checkpoint))
     return Rebuilt(made, 0 if asked is None else asked.made, dict(kind.findings))

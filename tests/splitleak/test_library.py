@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 import splitleak
+from splitleak.attacker.base import Run
+from splitleak.attacker.diffusion import DiffusionConfig, train_diffusion
+from splitleak.datasets.plain import unlabelled
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,18 @@ def test_the_weights_that_a_white_box_is_given_stay_as_they_are(pictures, encode
     )
     assert encoder.training
     assert all(weight.requires_grad and weight.grad is None for weight in encoder.parameters())
+
+
+def test_a_prior_that_was_trained_before_is_searched(pictures, encoder, tmp_path):
+    public, victims = pictures
+    prior = train_diffusion(DiffusionConfig(width=4, iterations=1, batch_size=2), unlabelled(public), Run())
+    prior.save(tmp_path / "prior")
+    known = {"public": public, "encoder": encoder, "prior": tmp_path / "prior", "device": "cpu"}
+    captured = splitleak.capture(encoder, victims)
+    rebuilt = splitleak.attack(captured, **known, name="drag", start="noise", timesteps=2, guidance=[0.5])
+    assert rebuilt.findings["prior"] == prior.digest
+    with pytest.raises(ValueError, match="expected a prior with a generator"):
+        splitleak.attack(captured, **known, name="glass")
 
 
 def test_a_budget_of_queries_takes_as_many_images(pictures, encoder):
