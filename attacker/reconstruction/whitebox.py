@@ -23,7 +23,7 @@ class MaximumLikelihoodConfig(DescentConfig):
         default=(1e-4, 1e-3, 5e-3, 3e-2, 0.2), min_length=1, description="of the distance from the start"
     )
     rehearsal_images: int = Field(default=48, ge=1, description="public images that the weights are tried on")
-    ssim_weight: float = Field(default=0.02, ge=0, description="weight of 1 - SSIM beside the MSE, in that choice")
+    ssim_weight: float = Field(default=0.002, ge=0, description="weight of 1 - SSIM beside the MSE, in that choice")
 
 
 class MaximumLikelihoodAttack(Attack):
@@ -36,8 +36,8 @@ class MaximumLikelihoodAttack(Attack):
     The default is a stronger attack of that kind: it starts from what a decoder makes of the feature, moves along the
     principal directions of that decoder's errors (a Gaussian prior), keeps images in [0, 1] at every step, and chooses
     the weights of its priors in a rehearsal: descents on some public images, which neither the decoder nor the prior
-    has seen, whose true pixels it knows; it chooses by the decoder's loss, MSE and SSIM, so that neither score is lost
-    for a little of the other. With ``query``, public images cross the wire like the victims', noise
+    has seen, whose true pixels it knows; it chooses by MSE and a little SSIM, so that much of the one is not lost for
+    a percent of the other. With ``query``, public images cross the wire like the victims', noise
     included; without, decoder and rehearsal see clean features, and know nothing of noise.
 
     Deviations of the paper's preset: it starts from the mean of the public images, pixel by pixel, where the paper

@@ -28,6 +28,10 @@ SETTINGS = {
     "maximum-likelihood": {"start": "mean", "l2_weights": [1e-4, NOISE, 0.1], "iterations": 100, "learning_rate": 0.1},
     "query-free": {"epochs": 3, "decoder_epochs": 3, "iterations": 25},
 }
+# What needs residual blocks has no such channel; what else is not in SETTINGS is shortened: it cannot come near.
+NO_CHANNEL = {"peel"}
+BRIEF = {"epochs": 1, "decoder_epochs": 1, "iterations": 2, "members": 2, "decoder": {"epochs": 1}}
+BRIEF |= {"training": {"iterations": 2, "width": 4}, "steps": 2, "latent_steps": 2, "block_steps": 2}
 # How near to the bound an attack must come, as a multiple of it; the error of the mean image is 5 times the bound. An
 # attack that is told the prior reaches the bound. One that learns the way back has to learn the prior from 600 images.
 # Query-free is not in the list: the head understands many encoders, and nothing tells which of them is the true one.
@@ -79,10 +83,14 @@ def test_the_bound_of_the_channel_is_its_posterior_variance():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(name for name, kind in ATTACKS.items() if kind.takes == "features"))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, kind in ATTACKS.items() if kind.takes == "features" and name not in NO_CHANNEL)
+)
 def test_no_attack_beats_the_bound_and_the_strong_ones_come_near(name, channel):
     known, victims = channel
-    attack = ATTACKS[name](ATTACKS[name].config_type.parse(SETTINGS.get(name, {}), source="test"))
+    kind = ATTACKS[name].config_type
+    shortened = {key: value for key, value in BRIEF.items() if key in kind.model_fields}
+    attack = ATTACKS[name](kind.parse(SETTINGS.get(name, shortened), source="test"))
     error = float(mse(attack(known, Run()), victims).mean())
     assert error >= (1 - CHANCE) * POSTERIOR
     assert error <= WITHIN.get(name, math.inf) * POSTERIOR

@@ -99,7 +99,7 @@ def test_a_warm_child_finds_what_a_cold_one_does(starter, tmp_path, monkeypatch)
     assert cold[0]["environment"].pop(COLD_START)
     assert first[0] == second[0] == cold[0]
     assert first[0]["torch"][0] == 2
-    assert first[2] == cold[2]
+    assert first[2] == second[2] <= cold[2] + 1  # open files: what a fork server has open, a child has not
     assert all(len(set(drawn)) == 3 for drawn in zip(first[1], second[1], cold[1], strict=True))
 
 
