@@ -54,7 +54,10 @@ def audit(
         shown = console()
         for sheet in audit_sheets(results):
             names = [f"{heading}, {name}" if heading else name for heading, name in sheet.columns]
-            shown.print(table(names, [[text.ours for text in row] for row in sheet.rows], title=sheet.title))
+            lines = [
+                list(each) for each in zip(names, *([text.ours for text in row] for row in sheet.rows), strict=True)
+            ]
+            shown.print(table(lines[0], lines[1:], title=sheet.title, left=lines[0][:1]))
         for sentence in said:
             shown.print(sentence, highlight=False, soft_wrap=True)
         for flag, where in flags:
