@@ -12,7 +12,7 @@ from torch.optim import Adam
 
 from splitleak.attacker.base import Knowledge, Query, Run
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
-from splitleak.attacker.training.fitting import cosine, predict, set_rate
+from splitleak.attacker.training.fitting import cosine, gather, predict, set_rate
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
 from splitleak.training.fit import Resumable, step_ranges
@@ -83,6 +83,14 @@ def encode_public(name: str, encoder: nn.Module, known: Knowledge, device: torch
         expected, got = tuple(known.captured.shape[1:]), tuple(features.shape[1:])
         raise ValueError(f"{name}: expected an encoder to features {expected}, got {got}")
     return features[None]
+
+
+def public_features(name: str, encoder: nn.Module, known: Knowledge, run: Run) -> Tensor:
+    """What a white box learns from: the public images' features ``(draws, M, *cut)``.
+
+    By queries, so that they crossed the wire as the victims' did; without, by its own encoder. Raises as these do.
+    """
+    return gather(known, name) if known.query else encode_public(name, encoder, known, run.device)
 
 
 def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Knowledge, run: Run) -> Start:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.diffusion import DIFFUSION, DiffusionConfig, DiffusionPrior
-from splitleak.attacker.reconstruction.descent import decoder_of, encode_public
+from splitleak.attacker.reconstruction.descent import decoder_of, public_features
 from splitleak.attacker.training.denoiser import Denoiser, alpha_bar
-from splitleak.attacker.training.fitting import gather, predict, rebuilding_loss
+from splitleak.attacker.training.fitting import predict, rebuilding_loss
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
 from splitleak.seeding import generator
@@ -92,7 +92,7 @@ class DragAttack(Attack):
         assert known.encoder is not None
         config = self.config
         encoder = freeze(copy.deepcopy(known.encoder), run.device)
-        asked = gather(known, self.name) if known.query else encode_public(self.name, encoder, known, run.device)
+        asked = public_features(self.name, encoder, known, run)
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(config.rehearsal_images, len(order) // 4) if len(config.guidance) > 1 else 0
         rehearsed, used = order.tensor_split([count])

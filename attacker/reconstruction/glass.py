@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.prior import GAN, Prior, PriorConfig
-from splitleak.attacker.reconstruction.descent import encode_public
-from splitleak.attacker.training.fitting import gather, rebuilding_loss
+from splitleak.attacker.reconstruction.descent import public_features
+from splitleak.attacker.training.fitting import rebuilding_loss
 from splitleak.attacker.training.rows import BATCH, Stage, descend_rows
 from splitleak.config import Config
 from splitleak.measures.pixel import total_variation
@@ -93,7 +93,7 @@ class GlassAttack(Attack):
         assert known.public is not None
         assert known.encoder is not None
         encoder = freeze(copy.deepcopy(known.encoder), run.device)
-        asked = gather(known, self.name) if known.query else encode_public(self.name, encoder, known, run.device)
+        asked = public_features(self.name, encoder, known, run)
         order = torch.randperm(len(known.public), generator=generator(run.seed, "glass", "rehearsal"))
         rehearsed, used = order.tensor_split([min(self.config.rehearsal_images, len(order) // 4)])
         targets = torch.cat([asked[0, rehearsed].float(), known.captured]).to(run.device)

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, encode_public, start_from
-from splitleak.attacker.training.fitting import gather, rebuilding_loss
+from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, public_features, start_from
+from splitleak.attacker.training.fitting import rebuilding_loss
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
 from splitleak.training.modules import freeze
@@ -68,7 +68,7 @@ class MaximumLikelihoodAttack(Attack):
         assert known.public is not None
         assert known.encoder is not None
         encoder = freeze(copy.deepcopy(known.encoder), run.device)
-        asked = gather(known, self.name) if known.query else encode_public(self.name, encoder, known, run.device)
+        asked = public_features(self.name, encoder, known, run)
         candidates = list(itertools.product(self.config.tv_weights, self.config.l2_weights))
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(self.config.rehearsal_images, len(order) // 4) if len(candidates) > 1 else 0

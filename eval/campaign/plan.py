@@ -24,7 +24,7 @@ from typing import Any, Literal, Self, get_args
 
 from splitleak.config import digest
 from splitleak.eval.campaign.audit.attacks import Sizes, audit_entries
-from splitleak.eval.campaign.audit.config import AUDIT, AuditConfig
+from splitleak.eval.campaign.audit.config import AUDIT, AuditConfig, column_of
 from splitleak.eval.campaign.config import (
     AttackEntry,
     CampaignConfig,
@@ -36,6 +36,7 @@ from splitleak.eval.campaign.config import (
     built_target,
     fingerprint,
 )
+from splitleak.eval.targets.linkage import LinkageConfig
 
 Kind = Literal[
     "split",
@@ -260,7 +261,7 @@ def _of_split(config: CampaignConfig, dataset: DatasetEntry, split: Job, seed: i
             yield cell_job(config, train, capture, entry, {**labels, "attack": entry.name}, _title(config, labels))
         yield _leakage(train)
         if config.linkage is not None:
-            yield _linkage(config, train, _title(config, labels), labels.get("codec"))
+            yield linkage_job(train, config.linked(seed, labels.get("codec")), _title(config, labels))
 
 
 def _columns(
@@ -284,7 +285,7 @@ def _columns(
             randomised=randomised,
         )
         for each in audit_entries(AuditConfig.parse(entry.settings, source=entry.name), sizes):
-            yield each.model_copy(update={"name": f"{entry.name} - {each.name}"})
+            yield each.model_copy(update={"name": column_of(entry.name, each.name)})
 
 
 def _named(codec: str | None) -> dict[str, str]:
@@ -307,7 +308,7 @@ def capture_job(train: Job, entry: AttackEntry, title: str, codec: str | None) -
         "views": entry.views if entry.crossings is None else entry.crossings,
         "draws": entry.draws,
         **({} if entry.crossings is None else {"averaging": 1}),
-        **({"digest": train.settings["digest"]} if "digest" in train.settings else {}),
+        **_told_apart(train),
         **_named(codec),
     }
     key = digest([settings, train.seed])
@@ -317,14 +318,30 @@ def capture_job(train: Job, entry: AttackEntry, title: str, codec: str | None) -
     return Job.of("capture", key, label, train.seed, f"captures/{key}", [train], settings, cost)
 
 
+def _told_apart(train: Job) -> dict[str, str]:
+    """The digest of a target that no job made, whose place does not tell what lies there."""
+    return {"digest": train.settings["digest"]} if "digest" in train.settings else {}
+
+
 def _leakage(train: Job) -> Job:
     settings = {"images": train.settings["images"], "artifact": train.output}
     return Job.of("leakage", train.key, train.label, train.seed, f"leakage/{train.key}.json", [train], settings)
 
 
-def _linkage(config: CampaignConfig, train: Job, title: str, codec: str | None) -> Job:
-    own = config.linked(train.seed, codec).document()
-    settings = {"images": train.settings["images"], "artifact": train.output, "config": own}
+def linkage_job(train: Job, config: LinkageConfig, title: str) -> Job:
+    """The job that measures what features of a target tell without a picture.
+
+    Args:
+        train: The target's.
+        config: The measure's.
+        title: Of the label.
+    """
+    settings = {
+        "images": train.settings["images"],
+        "artifact": train.output,
+        "config": config.document(),
+        **_told_apart(train),
+    }
     key = digest(settings)
     label, output = f"{title}, seed {train.seed}", f"linkage/{train.key}-{key}.json"
     return Job.of("linkage", key, label, train.seed, output, [train], settings)

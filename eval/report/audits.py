@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from splitleak.eval.campaign.audit.attacks import VERSION
-from splitleak.eval.campaign.audit.config import AUDIT
-from splitleak.eval.record.metrics import metric_named
+from splitleak.eval.campaign.audit.config import AUDIT, column_of, names_in
+from splitleak.eval.record.metrics import Metric, metric_named
 from splitleak.eval.report.page import NOTHING, Sheet, Text, seeds_note, spread_text
 from splitleak.eval.report.results import Cell, Results, Row, Spread
 
@@ -43,7 +43,7 @@ def audits(results: Results) -> list[Audited]:
         return [Audited(table.name, "", title) for table in results.tables]
     entries = [entry for entry in results.config.get("attacks", ()) if entry.get("attack") == AUDIT]
     return [
-        Audited(table.name, f"{entry['name']} - ", f"{table.name}: {VERSION}, {_threat(entry['settings'])}")
+        Audited(table.name, column_of(entry["name"], ""), f"{table.name}: {VERSION}, {_threat(entry['settings'])}")
         for table in results.tables
         for entry in entries
     ]
@@ -55,9 +55,7 @@ def _threat(settings: Mapping[str, object]) -> str:
 
 def strongest(cells: list[Cell], measure: str, of: Callable[[Cell], bool] = lambda cell: True) -> dict[int, Cell]:
     """By seed, the measured cell with the best reconstructions by a measure, of those that are asked for."""
-    metric = metric_named(measure, "victims")
-    assert metric is not None
-    sign = 1 if metric.better == "higher" else -1
+    sign = 1 if _metric(measure).better == "higher" else -1
     best: dict[int, Cell] = {}
     for seed in dict.fromkeys(cell.seed for cell in cells):
         values = ((cell.measure(measure), cell) for cell in cells if cell.seed == seed and of(cell))
@@ -79,7 +77,10 @@ def audit_sheets(results: Results) -> list[Sheet]:
 def _strongest_sheet(results: Results, audited: Audited) -> Sheet:
     once, ever = "one crossing", "at most crossings"
     columns = [("", "target"), ("classifier", "accuracy %")]
-    columns += [(once, text) for name in MEASURES for text in (_label(name), "by")] + [(ever, "MSE"), (ever, "by")]
+    columns += [(once, text) for name in MEASURES for text in (_metric(name).label, "by")] + [
+        (ever, "MSE"),
+        (ever, "by"),
+    ]
     columns += [("", "rebuilt %")]
     rows = []
     for row in results.table(audited.table).rows:
@@ -100,19 +101,17 @@ def _once(cell: Cell) -> bool:
     return cell.views == 1
 
 
-def _label(name: str) -> str:
+def _metric(name: str) -> Metric:
     metric = metric_named(name, "victims")
     assert metric is not None
-    return metric.label
+    return metric
 
 
 def _shown(results: Results, best: Mapping[int, Cell], name: str) -> list[str]:
-    metric = metric_named(name, "victims")
-    assert metric is not None
     values = [value for cell in best.values() if (value := cell.measure(name)) is not None]
-    counts = Counter((cell.attack or "").rpartition(" - ")[2] for cell in best.values())
+    counts = Counter(names_in(cell.attack)[1] for cell in best.values())
     which = ", ".join(name if len(counts) == 1 else f"{name} ({count})" for name, count in counts.most_common())
-    return [spread_text(Spread.of(values), metric.text, len(results.seeds)), which or NOTHING]
+    return [spread_text(Spread.of(values), _metric(name).text, len(results.seeds)), which or NOTHING]
 
 
 def rebuilt_share(cell: Cell) -> float | None:
@@ -172,13 +171,11 @@ def _pairs_asked(cell: Cell) -> int:
 
 
 def _mean_text(results: Results, cells: list[Cell]) -> str:
-    metric = metric_named("mse", "victims")
-    assert metric is not None
     by_seed: dict[int, list[float]] = {}
     for cell in cells:
         if (value := cell.measure("mse")) is not None:
             by_seed.setdefault(cell.seed, []).append(value)
-    return spread_text(Spread.of([min(values) for values in by_seed.values()]), metric.text, len(results.seeds))
+    return spread_text(Spread.of([min(values) for values in by_seed.values()]), _metric("mse").text, len(results.seeds))
 
 
 def verdicts(results: Results) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.eval.campaign.audit.config import names_in
 from splitleak.eval.record.schema import Record
 from splitleak.eval.report.results import Cell
 
@@ -38,22 +39,18 @@ def _worse_than_a_floor(ours: Ours) -> Iterator[tuple[Cell, str]]:
 
 def _worse_than_cheaper(ours: Ours, *, audited: bool) -> Iterator[tuple[Cell, str]]:
     for place, (cell, record) in enumerate(ours):
-        audit = _audit_of(cell)
+        audit, _ = names_in(cell.attack)
         if record.attack.name in _FLOORS or not (audit or audited):
             continue
         before = [
-            (other.mse, at.attack or "")
+            (other.mse, names_in(at.attack)[1])
             for at, other in ours[:place]
-            if _audit_of(at) == audit and other.attack.name not in _FLOORS and _knows_as_much(record, other)
+            if names_in(at.attack)[0] == audit and other.attack.name not in _FLOORS and _knows_as_much(record, other)
         ]
         if before and record.mse > _WORSE * min(before)[0]:
             error, name = min(before)
             figures = f"MSE {record.mse:.4f} beside {error:.4f}"
-            yield cell, f"cheaper: weaker than {name.rpartition(' - ')[2]}, which stands before it ({figures})"
-
-
-def _audit_of(cell: Cell) -> str:
-    return (cell.attack or "").rpartition(" - ")[0]
+            yield cell, f"cheaper: weaker than {name}, which stands before it ({figures})"
 
 
 def _not_converged(ours: Ours) -> Iterator[tuple[Cell, str]]:
@@ -74,7 +71,7 @@ def _but_for_its_length(record: Record) -> tuple[object, ...]:
     return record.attack.name, settings, model.views, model.draws, model.queries, record.attack.seed
 
 
-def _worse_than_start(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:
+def _worse_than_start(ours: Ours) -> Iterator[tuple[Cell, str]]:
     for cell, record in ours:
         start, views = record.attack.config.get("start"), record.threat_model.views
         others = [other.mse for _, other in ours if (other.attack.name, other.threat_model.views) == (start, views)]

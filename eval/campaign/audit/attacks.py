@@ -42,7 +42,6 @@ class Sizes:
     feature_shape: tuple[int, ...]
     image_shape: tuple[int, int, int]
     randomised: bool  # whether the target draws anew at each crossing
-    residual: bool = False  # whether its encoder has residual blocks
 
     def crossings(self, minutes: float) -> tuple[int, ...]:
         """How often pictures cross the wire, the last number in all: once, unless the target draws anew.
@@ -132,8 +131,6 @@ def _candidates(config: AuditConfig, sizes: Sizes) -> Iterator[_Candidate]:
 def _white(sizes: Sizes, decoder: float) -> Iterator[_Candidate]:
     searches = -(-sizes.victims // _SLICE)
     yield _Candidate("maximum-likelihood", "maximum-likelihood", 2 * decoder)
-    if sizes.residual:
-        yield _Candidate("peel", "peel", 2.0 * searches)
     yield from (_Candidate(name, name, 2.0 * searches) for name in ("drag", "glass", "pfo"))
 
 

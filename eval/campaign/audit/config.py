@@ -12,6 +12,24 @@ from splitleak.wire.protocol import Codec
 AUDIT = "audit"
 """The name under which a campaign's attack is the whole list."""
 
+_APART = " - "
+
+
+def column_of(audit: str, attack: str) -> str:
+    """The column of a campaign's report for one attack of an audit, each by its name."""
+    return f"{audit}{_APART}{attack}"
+
+
+def names_in(column: str | None) -> tuple[str, str]:
+    """The names of audit and attack in a column; no audit, of another column.
+
+    >>> names_in("audit - decoder"), names_in("decoder")
+    (('audit', 'decoder'), ('', 'decoder'))
+    """
+    audit, _, attack = (column or "").rpartition(_APART)
+    return audit, attack
+
+
 Threat = Annotated[str, AfterValidator(THREATS.known)]
 """What the attacker has beside the wire, of `THREATS`."""
 

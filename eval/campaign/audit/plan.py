@@ -1,6 +1,7 @@
 """The jobs of an audit of one target that is there: a capture, the list's attacks on it, and what tells no picture."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Literal, Self
 
 from pydantic import Field
@@ -8,16 +9,14 @@ from pydantic import Field
 from splitleak.config import digest
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.defenses.artifact import artifact_digest, load_edge
+from splitleak.defenses.artifact import EdgeHalf, artifact_digest, load_edge
 from splitleak.edge.ledger import images_digest
 from splitleak.eval.campaign.audit.attacks import VERSION, Sizes, audit_entries
 from splitleak.eval.campaign.audit.config import AuditConfig, AuditedTarget
 from splitleak.eval.campaign.config import AttackEntry, CampaignHead
-from splitleak.eval.campaign.plan import Job, Plan, capture_job, cell_job
+from splitleak.eval.campaign.plan import Job, Plan, capture_job, cell_job, linkage_job
 from splitleak.eval.targets.linkage import LinkageConfig
 from splitleak.seeding import resolve_device
-
-_USED = ("public", "victims")
 
 
 class AuditCampaign(CampaignHead):
@@ -48,26 +47,35 @@ class AuditCampaign(CampaignHead):
 
     def entries(self) -> list[AttackEntry]:
         """The list's attacks on this target."""
-        return audit_entries(self.audit, self._sizes())
+        public, victims = self.images
+        sizes = Sizes(
+            pairs=len(public),
+            victims=len(victims),
+            feature_shape=self.half.feature_shape,
+            image_shape=self.half.input_shape,
+            randomised=any(defense.randomised for defense in self.half.stack),
+        )
+        return audit_entries(self.audit, sizes)
 
-    def images(self, name: str) -> Images:
-        """The target's split of that name.
+    @cached_property
+    def half(self) -> EdgeHalf:
+        """The target's edge half.
 
         Raises:
             FileNotFoundError: There is none.
+            ValueError: It is something else.
         """
-        return load_file(self.target.images / f"{name}.npz").train
+        return load_edge(self.target.artifact / "edge", resolve_device("cpu"))
 
-    def _sizes(self) -> Sizes:
-        public, victims = map(self.images, _USED)
-        half = load_edge(self.target.artifact / "edge", resolve_device("cpu"))
-        return Sizes(
-            pairs=len(public),
-            victims=len(victims),
-            feature_shape=half.feature_shape,
-            image_shape=half.input_shape,
-            randomised=any(defense.randomised for defense in half.stack),
-        )
+    @cached_property
+    def images(self) -> tuple[Images, Images]:
+        """The attacker's images, and the victims'.
+
+        Raises:
+            FileNotFoundError: They are not there.
+        """
+        public, victims = (load_file(self.target.images / f"{name}.npz").train for name in ("public", "victims"))
+        return public, victims
 
 
 def make_audit_plan(config: AuditCampaign) -> Plan:
@@ -83,11 +91,10 @@ def make_audit_plan(config: AuditCampaign) -> Plan:
 
 
 def _of_seed(config: AuditCampaign, seed: int) -> Iterator[Job]:
-    target = config.target
-    half = load_edge(target.artifact / "edge", resolve_device("cpu"))
+    target, half = config.target, config.half
     there = {
         "images": str(target.images),
-        "digest": digest([artifact_digest(target.artifact), *(images_digest(config.images(name)) for name in _USED)]),
+        "digest": digest([artifact_digest(target.artifact), *map(images_digest, config.images)]),
         "target": half.config.target.document(),
     }
     key = digest([there, str(target.artifact), seed])
@@ -104,8 +111,4 @@ def _of_seed(config: AuditCampaign, seed: int) -> Iterator[Job]:
         capture = capture_job(train, entry, half.name, labels.get("codec"))
         yield capture
         yield cell_job(config, train, capture, entry, {**labels, "attack": entry.name}, half.name)
-    own = config.linkage.model_copy(update={"seed": seed, "codec": target.codec}).document()
-    settings = {"images": str(target.images), "artifact": train.output, "digest": there["digest"], "config": own}
-    key = digest(settings)
-    output = f"linkage/{train.key}-{key}.json"
-    yield Job.of("linkage", key, f"{half.name}, seed {seed}", seed, output, [train], settings)
+    yield linkage_job(train, config.linkage.model_copy(update={"seed": seed, "codec": target.codec}), half.name)
