@@ -44,16 +44,17 @@ def pytest_collection_finish():
 
 
 class Page(HTMLParser):
-    """All that a page loads, the tags it has, and its text."""
+    """All that a page loads, where its links lead, the tags it has, and its text."""
 
     def __init__(self, html):
         super().__init__()
-        self.tags, self.loaded, self.text = [], [], []
+        self.tags, self.loaded, self.linked, self.text = [], [], [], []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.loaded += [value for name, value in attrs if name in ("src", "href", "data", "srcset", "action")]
+        found = [value for name, value in attrs if name in ("src", "href", "data", "srcset", "action")]
+        (self.linked if tag == "a" else self.loaded).extend(found)
 
     def handle_data(self, data):
         self.text.append(data)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.eval.deploy.deployments import Deployment
-from splitleak.eval.report.frontier import dominated
+from splitleak.eval.report.figures.frontier import dominated
 
 _INFINITE = float("inf")
 

@@ -12,8 +12,9 @@ from statistics import fmean
 from splitleak.eval.campaign.audit.attacks import VERSION
 from splitleak.eval.campaign.audit.config import AUDIT, column_of, names_in
 from splitleak.eval.record.metrics import Metric, metric_named
+from splitleak.eval.report.figures.curves import Curve
 from splitleak.eval.report.page import NOTHING, Sheet, Text, seeds_note, spread_text
-from splitleak.eval.report.results import Cell, Results, Row, Spread
+from splitleak.eval.report.results import Cell, Results, Row, Spread, TableRows
 
 MEASURES = ("mse", "ssim", "psnr")
 _NOTE = (
@@ -70,7 +71,7 @@ def audit_sheets(results: Results) -> list[Sheet]:
     sheets = []
     for audited in audits(results):
         sheets.append(_strongest_sheet(results, audited))
-        sheets += _curves(results, audited)
+        sheets += [curve.sheet() for curve in _curves(results, audited)]
     return sheets
 
 
@@ -127,39 +128,64 @@ def _shares(results: Results, best: Mapping[int, Cell]) -> str:
     return spread_text(Spread.of(shares), "{:.1f}".format, len(results.seeds))
 
 
-def _curves(results: Results, audited: Audited) -> Iterator[Sheet]:
-    """The MSE of the decoder against queries, and against crossings of the same picture."""
+def curves(results: Results) -> list[Curve]:
+    """How the leak grows with queries and with crossings, as far as it is measured.
 
-    def decoders(row: Row, of: Callable[[Cell], bool]) -> list[Cell]:
-        cells = [cell for cell in audited.cells(results, row) if cell.record is not None and of(cell)]
-        return [cell for cell in cells if cell.record is not None and cell.record.attack.name == "decoder"]
-
-    def sheet(title: str, of: Callable[[Cell], bool], at: Callable[[Cell], int]) -> Iterator[Sheet]:
-        table = [(row, decoders(row, of)) for row in results.table(audited.table).rows]
-        places = sorted({at(cell) for _, cells in table for cell in cells})
-        if len(places) < 2:
-            return
-        rows = []
-        for row, cells in table:
-            values = [[cell for cell in cells if at(cell) == place] for place in places]
-            texts = [_mean_text(results, each) for each in values]
-            rows.append(tuple(map(Text, (row.label, *texts))))
-        yield Sheet(title, (("", "target"), *(("MSE at", f"{place:,}") for place in places)), tuple(rows))
-
-    full = {_pairs_asked(cell) for row in results.table(audited.table).rows for cell in audited.cells(results, row)}
-    most = max(full, default=0)
-    yield from sheet(
-        "Leak against queries, decoder, one crossing", lambda cell: _once(cell) and not _longer(cell), _pairs_asked
-    )
-    yield from sheet(
-        "Leak against crossings of the same picture, decoder",
-        lambda cell: _pairs_asked(cell) == most and not _longer(cell),
-        lambda cell: cell.views,
-    )
+    Of audits, that of the decoder; of other results, that of the strongest attack after each number of crossings.
+    """
+    if found := audits(results):
+        return [curve for audited in found for curve in _curves(results, audited)]
+    measured = (_measured(results, table, results.of) for table in results.tables)
+    tables = zip(results.tables, measured, strict=True)
+    drawn = [_by_crossings(results, table.name, cells, "strongest attack") for table, cells in tables]
+    return [curve for curve in drawn if curve is not None]
 
 
-def _longer(cell: Cell) -> bool:
-    return (cell.attack or "").endswith("longer")
+def _curves(results: Results, audited: Audited) -> Iterator[Curve]:
+    measured = _measured(results, results.table(audited.table), lambda _, row: audited.cells(results, row))
+    decoders = {row: [cell for cell in cells if _is_decoder(cell)] for row, cells in measured.items()}
+    name = audited.prefix + audited.table
+    once = {row: [cell for cell in cells if _once(cell)] for row, cells in decoders.items()}
+    title = "Leak against queries, decoder, one crossing"
+    by_queries = _curve(results, f"queries {name}", (title, "queries"), once, _pairs_asked)
+    most = max((_pairs_asked(cell) for cells in measured.values() for cell in cells), default=0)
+    all_asked = {row: [cell for cell in cells if _pairs_asked(cell) == most] for row, cells in decoders.items()}
+    for curve in (by_queries, _by_crossings(results, name, all_asked, "decoder")):
+        if curve is not None:
+            yield curve
+
+
+def _measured(results: Results, table: TableRows, cells: Callable[[str, Row], list[Cell]]) -> dict[Row, list[Cell]]:
+    return {row: [cell for cell in cells(table.name, row) if cell.record is not None] for row in table.rows}
+
+
+def _by_crossings(results: Results, name: str, cells: Mapping[Row, list[Cell]], of: str) -> Curve | None:
+    words = (f"Leak against crossings of the same picture, {of}", "crossings of the same picture")
+    return _curve(results, f"crossings {name}", words, cells, lambda cell: cell.views)
+
+
+def _curve(
+    results: Results,
+    name: str,
+    words: tuple[str, str],
+    cells: Mapping[Row, list[Cell]],
+    at: Callable[[Cell], int],
+) -> Curve | None:
+    """The least error of each row at each place, over seeds; None where there are not two places."""
+    rows: dict[str, dict[int, Spread]] = {}
+    for row, ours in cells.items():
+        for place in sorted({at(cell) for cell in ours}):
+            best = strongest([cell for cell in ours if at(cell) == place], "mse")
+            values = [value for cell in best.values() if (value := cell.measure("mse")) is not None]
+            if (spread := Spread.of(values)) is not None:
+                rows.setdefault(row.label, {})[place] = spread
+    curve = Curve(name, *words, rows, len(results.seeds))
+    return curve if len(curve.places) > 1 else None
+
+
+def _is_decoder(cell: Cell) -> bool:
+    named = cell.record is not None and cell.record.attack.name == "decoder"
+    return named and not (cell.attack or "").endswith("longer")
 
 
 def _pairs_asked(cell: Cell) -> int:
@@ -168,14 +194,6 @@ def _pairs_asked(cell: Cell) -> int:
         return 0
     model = cell.record.threat_model
     return model.queries // max(1, model.draws * model.views)
-
-
-def _mean_text(results: Results, cells: list[Cell]) -> str:
-    by_seed: dict[int, list[float]] = {}
-    for cell in cells:
-        if (value := cell.measure("mse")) is not None:
-            by_seed.setdefault(cell.seed, []).append(value)
-    return spread_text(Spread.of([min(values) for values in by_seed.values()]), _metric("mse").text, len(results.seeds))
 
 
 def verdicts(results: Results) -> list[str]:

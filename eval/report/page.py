@@ -1,6 +1,7 @@
 """Building blocks of reports: tables, formatted numbers, templates, and file writers."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,21 @@ from splitleak.eval.report.results import Spread
 NOTHING = "-"
 PICTURES_BUDGET = 4_000_000
 """Characters of all pictures in a page, which keeps it under 5 MB."""
+
+
+_LATEX = {
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "±": "$\\pm$",
+    "×": "$\\times$",
+    "Δ": "$\\Delta$",
+    "δ": "$\\delta$",
+    "†": "$\\dagger$",
+    "<": "$<$",
+    ">": "$>$",
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,43 @@ def markdown_table(table: Sheet) -> Iterator[str]:
     yield from ("| " + " | ".join(plain(str(text)) for text in row) + " |" for row in table.rows)
     yield ""
     yield from (f"{note}\n" for note in table.notes)
+
+
+def csv_table(table: Sheet) -> str:
+    """A table as CSV; a published figure stands in brackets behind ours."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(f"{heading} {name}".strip() for heading, name in table.columns)
+    writer.writerows(list(map(str, row)) for row in table.rows)
+    return text.getvalue()
+
+
+def latex_table(table: Sheet) -> str:
+    r"""A table as LaTeX, which needs ``\usepackage{booktabs}``: the first column on the left, figures on the right."""
+    lines = [f"\\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", "\\toprule"]
+    if any(heading for heading, _ in table.headings):
+        lines.append(" & ".join(_spanning(heading, span) for heading, span in table.headings) + " \\\\")
+        lines += _rules(table)
+    lines += [" & ".join(_escaped(name) for _, name in table.columns) + " \\\\", "\\midrule"]
+    lines += [" & ".join(_escaped(str(text)) for text in row) + " \\\\" for row in table.rows]
+    return "\n".join([f"% {table.title}", *lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _spanning(heading: str, span: int) -> str:
+    return f"\\multicolumn{{{span}}}{{c}}{{{_escaped(heading)}}}" if heading else " & " * (span - 1)
+
+
+def _rules(table: Sheet) -> Iterator[str]:
+    """A rule under each heading that stands over columns."""
+    first = 1
+    for heading, span in table.headings:
+        if heading:
+            yield f"\\cmidrule(lr){{{first}-{first + span - 1}}}"
+        first += span
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
 def plain(text: str) -> str:

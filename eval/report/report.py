@@ -1,26 +1,31 @@
 """The report of a campaign, of loose records or of recorded results: HTML, Markdown, and data files."""
 
-import base64
 import json
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from splitleak.artifacts import write_json
+from splitleak.artifacts import write_json, written_file
 from splitleak.eval.campaign.audit.config import AUDIT
 from splitleak.eval.campaign.store import PLAN
 from splitleak.eval.record.schema import Provenance, Record, brief
-from splitleak.eval.report.audits import audit_sheets, verdicts
+from splitleak.eval.report.audits import audit_sheets, curves, verdicts
 from splitleak.eval.report.beside_published import beside_the_papers
 from splitleak.eval.report.claims import claims
+from splitleak.eval.report.figures.curves import Curve, draw_curve
+from splitleak.eval.report.figures.drawing import Plot, data_uri, file_name
+from splitleak.eval.report.figures.frontier import draw_frontier, frontier_sheets
+from splitleak.eval.report.figures.gallery import Gallery, draw_gallery, drawn, galleries
+from splitleak.eval.report.figures.strip import Comparison, compare
+from splitleak.eval.report.flag_guide import guide_of
 from splitleak.eval.report.flags import doubts
-from splitleak.eval.report.frontier import draw_frontier
-from splitleak.eval.report.gallery import Gallery, draw_gallery, galleries
+from splitleak.eval.report.headline import attacked, threat_model, verdict
 from splitleak.eval.report.page import (
     PICTURES_BUDGET,
     Sheet,
+    csv_table,
+    latex_table,
     markdown_table,
     plain,
     render,
@@ -37,8 +42,9 @@ from splitleak.outputs import FolderKind
 
 _PICTURES = 12
 _ERROR_LINES = 8
+STRIP = "strip.png"
+_STRIP_HEIGHT = 64
 REPORT = FolderKind("report", "report.md", ("*",), text="\n- measured: ")  # notes of one's own may lie beside it
-_UNSAFE = re.compile(r"[^\w.-]+")  # in a file's name
 
 
 @dataclass(frozen=True)
@@ -62,17 +68,58 @@ class Report:
     overview: list[Sheet]
     sections: list[Section]
     differences: list[Sheet]
-    frontier: Path | None
+    comparison: Comparison | None
+    frontier: Plot | None
+    points: list[Sheet]
+    curves: list[tuple[Curve, Plot]]
     doubts: list[Doubt]
+
+    @property
+    def verdict(self) -> list[str]:
+        return verdict(self.results, self.doubts)
+
+    @property
+    def threat_model(self) -> str:
+        return threat_model(self.results)
+
+    @property
+    def attacked(self) -> str:
+        return attacked(self.results)
+
+    @property
+    def contents(self) -> list[tuple[str, str]]:
+        """The sections by their anchors, in order."""
+        named = [("overview", "Overview")] if self.overview else []
+        named += [(f"table-{place}", section.table.title) for place, section in enumerate(self.sections, 1)]
+        named += [("figures", "Accuracy and leak")] if self.frontier or self.curves else []
+        named += [("pictures", "Pictures")] if self.pictured else []
+        named += [("flags", "Doubts"), *([("failures", "Failures")] if self.results.failures else [])]
+        named += [(f"statements-{place}", heading) for place, heading in enumerate(self.statements, 1)]
+        named += [("differences", "Paired differences")] if self.differences else []
+        return [*named, ("provenance", "Where these numbers come from")]
+
+    @property
+    def pictured(self) -> list[Section]:
+        """The sections with pictures."""
+        return [section for section in self.sections if section.gallery or section.drawn]
+
+    def sheets(self) -> Iterator[tuple[str, Sheet]]:
+        """All tables, each with a name of its own."""
+        for sheet in (*self.overview, *self.points, *(curve.sheet() for curve, _ in self.curves)):
+            yield sheet.title, sheet
+        for section in self.sections:
+            yield from ((f"{section.table.name} {sheet.title}", sheet) for sheet in section.sheets)
+        yield from ((f"differences {sheet.title}", sheet) for sheet in self.differences)
 
 
 def write_report(folder: Path, out: Path) -> Path:
     """Writes the report of a folder of results, as far as they are measured.
 
-    ``report.html`` is self-contained; ``report.md`` has the same contents, with ``gallery-<table>.png`` and
-    ``frontier.png``; ``table.csv`` has one row per planned cell and place; ``records.jsonl`` one line per measured
-    cell, without the values of single images; ``campaign.json`` the plan, the flags and the failures. ``besides.csv``
-    and ``besides.jsonl`` have the target measures, if any: a row per target and seed, and a line per measure. The
+    ``report.html`` is self-contained; ``report.md`` has the same tables, with ``gallery-<table>.png``, ``strip.png``
+    and ``frontier.png``; figures lie beside them as SVG and PDF, too, and ``tables/`` has each table as LaTeX.
+    ``table.csv`` has one row per planned cell and place; ``records.jsonl`` one line per measured cell, without the
+    values of single images; ``campaign.json`` the plan, the flags and the failures. ``besides.csv`` and
+    ``besides.jsonl`` have the target measures, if any: a row per target and seed, and a line per measure. The
     folder ``out`` is itself one of recorded results.
 
     Args:
@@ -96,19 +143,30 @@ def write_report(folder: Path, out: Path) -> Path:
     report = _collected(results, out)
     _write_data(report, out)
     write_text(out / REPORT.mark, _markdown(report))
+    drawn = [name for section in report.sections if (name := section.drawn)]
     html = render(
         "report.html.jinja",
         report=report,
-        frontier=report.frontier and _data_uri(report.frontier, "image/svg+xml"),
-        drawn={name: _data_uri(out / name, "image/png") for section in report.sections if (name := section.drawn)},
+        contents=report.contents,
+        drawn={name: data_uri((out / name).read_bytes(), "image/png") for name in drawn},
+        recorded_strip=data_uri((out / STRIP).read_bytes(), "image/png") if (out / STRIP).is_file() else None,
         config=json.dumps(results.config, indent=2),
+        exports=_exports,
+        file_name=file_name,
+        guide_of=guide_of,
     )
     write_text(out / "report.html", html)
     return out / "report.html"
 
 
-def _data_uri(path: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _exports(sheet: Sheet) -> dict[tuple[str, str], str]:
+    """A table's files as data URIs, by format and suffix."""
+    texts = {
+        ("CSV", "csv"): (csv_table(sheet), "text/csv"),
+        ("Markdown", "md"): ("\n".join(markdown_table(sheet)), "text/markdown"),
+        ("LaTeX", "tex"): (latex_table(sheet), "application/x-tex"),
+    }
+    return {form: data_uri(text.encode(), kind) for form, (text, kind) in texts.items()}
 
 
 def _collected(results: Results, out: Path) -> Report:
@@ -124,6 +182,13 @@ def _collected(results: Results, out: Path) -> Report:
     ]
     differences = [difference_sheet(results, table.name) for table in results.tables]
     measures = TargetMeasures.of(results)
+    comparison = compare(results)
+    if comparison is not None:
+        with written_file(out / STRIP) as partial:
+            partial.write_bytes(drawn(comparison.gallery(), _STRIP_HEIGHT))
+    else:
+        _copied(results, STRIP, out)
+    of_features = results.kind == "features"
     return Report(
         results=results,
         measures=measures,
@@ -137,18 +202,27 @@ def _collected(results: Results, out: Path) -> Report:
         ],
         sections=sections,
         differences=[sheet for sheet in differences if sheet is not None],
-        frontier=draw_frontier(results, out) if results.kind == "features" else None,
+        comparison=comparison,
+        frontier=draw_frontier(results, out) if of_features else None,
+        points=frontier_sheets(results) if of_features else [],
+        curves=[(curve, draw_curve(curve, out)) for curve in curves(results)],
         doubts=doubts(results, claimed),
     )
 
 
 def _drawn(results: Results, table: TableRows, pictures: int, out: Path) -> str | None:
     """Draws the gallery and returns its file name; recorded results have a copy of the run's."""
-    name = f"gallery-{_UNSAFE.sub('_', table.name)}.png"
-    recorded = results.folder / name
-    if not draw_gallery(results, table, pictures, out / name) and recorded.is_file() and recorded != out / name:
-        shutil.copyfile(recorded, out / name)
+    name = f"gallery-{file_name(table.name)}.png"
+    if not draw_gallery(results, table, pictures, out / name):
+        _copied(results, name, out)
     return name if (out / name).is_file() else None
+
+
+def _copied(results: Results, name: str, out: Path) -> None:
+    """A picture of recorded results, whose cells are gone."""
+    recorded = results.folder / name
+    if recorded.is_file() and recorded != out / name:
+        shutil.copyfile(recorded, out / name)
 
 
 def _verdicts(results: Results) -> list[tuple[str, str]]:
@@ -203,6 +277,8 @@ def _write_data(report: Report, out: Path) -> None:
             "provenance": results.provenance.document(),
         }
         write_json(out / PLAN, plan)
+    for name, sheet in report.sheets():
+        write_text(out / "tables" / f"{file_name(name)}.tex", latex_table(sheet))
     if measures.places:
         write_lines(out / MEASURES, map(brief, measures.lines()))
         write_csv(out / "besides.csv", list(measures.csv_rows()))

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from splitleak.artifacts import write_json, written_folder
-from splitleak.eval.report.gallery import png
+from splitleak.eval.report.figures.gallery import png
 from splitleak.eval.report.page import NOTHING, render, write_csv, write_text
 from splitleak.eval.scan.latency import evenly
 from splitleak.eval.scan.scan import Pictures, judged_row, plain_rows

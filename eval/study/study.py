@@ -16,7 +16,7 @@ from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import load_whole, read_record
 from splitleak.eval.record.class_figures import whole_features
-from splitleak.eval.report.gallery import png, visible_channels
+from splitleak.eval.report.figures.gallery import png, visible_channels
 from splitleak.eval.report.page import render, write_text
 from splitleak.eval.study.votes import Key, KeyPair, Side, Vote, Votes
 from splitleak.inputs import check_different

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from splitleak.eval.report.audits import audit_sheets, audits, rebuilt_share, verdicts
+from splitleak.eval.report.audits import audit_sheets, audits, curves, rebuilt_share, verdicts
 from splitleak.eval.report.results import Results
 
 ERRORS = {
@@ -81,3 +81,13 @@ def test_the_share_that_is_rebuilt_is_0_for_the_mean_picture_and_100_for_a_copy(
     for cell, record in audited().measured:
         assert rebuilt_share(cell) == pytest.approx(100 * (1 - record.mse / 0.1))
     assert rebuilt_share(replace(cell, record=None)) is None
+
+
+def test_of_other_results_there_is_a_curve_where_pictures_crossed_at_different_numbers_of_times(fake_campaign):
+    def crossing(cell, figures):
+        cell["views"] = 16 if cell["attack"] == "gan" else 1
+
+    [curve] = curves(Results.load(fake_campaign(crossing, methods=("Bottleneck",))))
+    assert curve.places == [1, 16]
+    assert list(curve.rows) == ["Bottleneck", "Bottleneck + CEM"]
+    assert curves(Results.load(fake_campaign(methods=("Bottleneck",)))) == []

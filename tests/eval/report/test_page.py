@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 
 import pytest
@@ -7,7 +8,9 @@ from jinja2 import UndefinedError
 from splitleak.eval.report.page import (
     Sheet,
     Text,
+    csv_table,
     decimals,
+    latex_table,
     markdown_table,
     plain,
     render,
@@ -68,3 +71,20 @@ def test_lines_and_rows_are_written_as_they_are(tmp_path):
         assert list(csv.DictReader(file)) == [{"a": "0.30000000000000004", "b": ""}]
     write_csv(tmp_path / "none.csv", [])
     assert (tmp_path / "none.csv").read_text() == "id\n"
+
+
+def test_a_table_in_latex_has_rules_of_booktabs_and_no_letter_that_latex_takes_for_its_own():
+    sheet = Sheet(
+        "T", (("", "a_b"), ("x & y", "50 %"), ("x & y", "n")), ((Text("r#1"), Text("1 ± 2", "3"), Text("-")),)
+    )
+    assert latex_table(sheet) == (
+        "% T\n\\begin{tabular}{lrr}\n\\toprule\n"
+        " & \\multicolumn{2}{c}{x \\& y} \\\\\n\\cmidrule(lr){2-3}\n"
+        "a\\_b & 50 \\% & n \\\\\n\\midrule\n"
+        "r\\#1 & 1 $\\pm$ 2 (3) & - \\\\\n\\bottomrule\n\\end{tabular}\n"
+    )
+
+
+def test_a_table_in_csv_keeps_commas_and_quotes_in_their_cells():
+    sheet = Sheet("T", (("", "row"), ("h", "n")), ((Text('a, "b"'), Text("1")),))
+    assert list(csv.reader(io.StringIO(csv_table(sheet)))) == [["row", "h n"], ['a, "b"', "1"]]

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from splitleak.artifacts import write_json
 from splitleak.cli import app
+from splitleak.eval.report.figures.gallery import galleries
 from splitleak.eval.report.report import write_report
+from splitleak.eval.report.results import Results
 
 CLAIM = {"text": "More <is> better", "figure": "truncation", "metric": "mse", "lower": "m = 3", "higher": "m = 1"}
 REFUTED = {**CLAIM, "text": "Less is better", "lower": "m = 1", "higher": "m = 3"}
@@ -32,13 +34,22 @@ def test_the_page_holds_all_that_a_reader_needs_and_loads_no_other_file(fake_cam
     page = parsed(html)
     assert page.loaded
     assert all(loaded.startswith("data:image/") for loaded in page.loaded)
-    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert page.tags.count("script") == 1  # the page's own
+    assert not {"link", "iframe", "object"} & set(page.tags)
+    assert all(link.startswith(("#", "data:")) for link in page.linked)
     assert not re.search(r"https?://|url\(|@import", html)
     assert len(html) < 5_000_000
     text = " ".join("".join(page.text).split())
     for said in ("A <fake> campaign", "40 of 40 cells", "abc123", "abacus", "splitleak campaign run", "0, 1"):
         assert said in text
-    for heading in ("Scores", "Doubts", "Relations", "Frontier", "Paired differences", "Where these numbers come from"):
+    for heading in (
+        "Scores",
+        "Doubts",
+        "Relations",
+        "Accuracy and leak",
+        "Paired differences",
+        "Where these numbers come from",
+    ):
         assert heading in text
     markdown = (out / "report.md").read_text()
     assert "| Bottleneck + CEM | 89.70 ± 0.00 (68.42) |" in markdown
@@ -55,7 +66,7 @@ def test_failures_of_this_plan_are_shown_and_escaped(fake_campaign, report, pars
         failure = {"job": job, "label": label, "command": "c", "error": "<script>1</script>", "log": ""}
         write_json(folder / "failures" / f"{job}.json", failure)
     html, out = report(folder)
-    assert "script" not in parsed(html).tags
+    assert parsed(html).tags.count("script") == 1  # the page's own
     assert "&lt;script&gt;" in html
     assert "&lt;b&gt;x" in html
     assert "old job" not in html
@@ -146,9 +157,10 @@ def test_the_command_writes_it_into_the_campaigns_folder_or_elsewhere(fake_campa
 def test_the_page_of_figures_holds_all_that_a_reader_needs_and_loads_no_other_file(fake_predictions, report, parsed):
     html, out = report(fake_predictions(claims=[CLAIM, REFUTED]))
     page = parsed(html)
-    assert len(page.loaded) == 3
+    assert len(page.loaded) == 3 + 3 * 4  # a strip a row, and each picture of the comparison
     assert all(loaded.startswith("data:image/") for loaded in page.loaded)
-    assert not {"script", "link", "iframe", "object", "is"} & set(page.tags)
+    assert page.tags.count("script") == 1  # the page's own
+    assert not {"link", "iframe", "object", "is"} & set(page.tags)
     assert not re.search(r"https?://|url\(|@import", html)
     text = " ".join("".join(page.text).split())
     for said in ("Fake <predictions>", "4 of 4 cells", "abc123", "abacus", "Figure truncation", "Doubts", "Claims"):
@@ -168,7 +180,8 @@ def test_every_claim_is_judged_with_its_figures(fake_predictions, report):
     assert "m = 1: 0.0305; margin 0.01 ± 0; in 2 of 2 seeds |" in markdown
     assert "| does not hold | -0.01 ± 0 | m = 1: 0.0305, m = 3: 0.0205; margin -0.01 ± 0; in 0 of 2 seeds |" in markdown
     assert "| not measured |  |  |" in markdown
-    assert [html.count(f'class="{kind}"') for kind in ("holds", "not", "open")] == [1, 1, 1]
+    assert [html.count(f'class="{kind}"') for kind in ("holds", "not")] == [1, 1]
+    assert "<summary>1 not measured</summary>" in html
 
 
 def test_a_claim_on_one_seed_is_doubted(fake_predictions, report):
@@ -212,7 +225,7 @@ def test_failures_of_figures_are_shown_and_escaped(fake_predictions, report, par
     failure = {"job": "cell-m = 1-0", "label": "<b>x</b>", "command": "c", "error": "<script>1</script>", "log": ""}
     write_json(folder / "failures" / "cell-m = 1-0.json", failure)
     html, out = report(folder)
-    assert "script" not in parsed(html).tags
+    assert parsed(html).tags.count("script") == 1  # the page's own
     assert "&lt;script&gt;" in html
     assert "cell-m = 1-0" in (out / "report.md").read_text()
 
@@ -235,15 +248,19 @@ def test_the_page_of_records_needs_no_other_file_and_escapes_names(run, report, 
     page = parsed(html)
     assert page.loaded
     assert all(loaded.startswith("data:image/png;base64,") for loaded in page.loaded)
-    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert page.tags.count("script") == 1  # the page's own
+    assert not {"link", "iframe", "object"} & set(page.tags)
+    assert all(link.startswith(("#", "data:")) for link in page.linked)
     assert not re.search(r"https?://|url\(|@import", html)
     assert "<script>alert('x')</script>" in "".join(page.text)
     assert "2 of 2 cells" in (out / "report.md").read_text()
 
 
 def test_every_victim_stands_above_every_copy(run, report, parsed):
-    page = parsed(report(run)[0])
-    strips = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))) for uri in page.loaded]
+    shown = galleries(Results.load(run), 12, 10**7).values()
+    uris = [strip.picture for gallery in shown for strip in gallery.strips]
+    assert set(uris) <= set(parsed(report(run)[0]).loaded)
+    strips = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))) for uri in uris]
     with np.load(run / "b" / "pictures.npz") as first, np.load(run / "a" / "pictures.npz") as second:
         for strip, cell, which in zip(strips, (first, first, second), ("truth", "rebuilt", "rebuilt"), strict=True):
             order = np.argsort(cell["places"])[:12]
@@ -296,10 +313,14 @@ def test_a_report_of_a_report_is_the_same(fake_campaign, fake_predictions, tmp_p
 
 def test_recorded_results_can_be_reported_in_their_own_folder(fake_predictions, tmp_path):
     write_report(fake_predictions(), tmp_path / "out")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.suffix != ".html"}
+
+    def files():
+        named = (path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix != ".html")
+        return {path.name: path.read_bytes() for path in named}
+
+    before = files()
     write_report(tmp_path / "out", tmp_path / "out")
-    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.suffix != ".html"}
-    assert after == before
+    assert files() == before
 
 
 @pytest.mark.parametrize("name", ["campaign.json", "table.csv", "report.html", "report.md"])

@@ -1,8 +1,12 @@
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.eval.report.frontier import draw_frontier, non_dominated
+from splitleak.eval.report.figures.frontier import draw_frontier, frontier_figure, non_dominated
 from splitleak.eval.report.results import Results
 
 POINTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12)
@@ -29,3 +33,16 @@ def test_the_same_campaign_gives_the_same_plot_which_names_its_targets(fake_camp
     assert first == second
     assert "PATROL + CEM" in first
     assert (tmp_path / "a" / "frontier.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_the_recorded_campaign_has_fourteen_named_points_with_bars_and_no_two_names_overlap():
+    figure = frontier_figure(Results.load(Path("eval/results/cem_small")))
+    for axes in figure.axes:
+        names = [text for text in axes.texts if text.get_text()]
+        boxes = [text.get_window_extent().extents for text in names]
+        frame = axes.get_window_extent().extents
+        assert len(names) == 14
+        assert sum(container.has_xerr and container.has_yerr for container in axes.containers) == 14
+        assert not any((np.maximum(a[:2], b[:2]) < np.minimum(a[2:], b[2:])).all() for a, b in combinations(boxes, 2))
+        assert all((box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all() for box in boxes)

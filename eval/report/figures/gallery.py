@@ -70,13 +70,13 @@ def draw_gallery(results: Results, table: TableRows, pictures: int, out: Path) -
 
     def make(count: int) -> bytes:
         gallery = _gallery(results, table, count)
-        return b"" if gallery is None else _drawn(gallery)
+        return b"" if gallery is None else drawn(gallery)
 
-    drawn = fewer_until(make, lambda image: len(image) < _FILE_BYTES, pictures)
-    if drawn:
+    image = fewer_until(make, lambda image: len(image) < _FILE_BYTES, pictures)
+    if image:
         with written_file(out) as partial:
-            partial.write_bytes(drawn)
-    return bool(drawn)
+            partial.write_bytes(image)
+    return bool(image)
 
 
 def fewer_until(make: Callable[[int], Shown], fits: Callable[[Shown], bool], pictures: int) -> Shown:
@@ -155,25 +155,26 @@ def _strips(cells: Sequence[Cell], pictures: int) -> Iterator[Strip]:
     yield Strip(title, "", "", first["truth"][[indices[0][key] for key in shown]])
     for cell, arrays, at in zip(cells, loaded, indices, strict=True):
         rebuilt = arrays["rebuilt"][[at[key] for key in shown]]
-        yield Strip(cell.row.label, cell.attack or cell.place.attack, _figures(cell), rebuilt)
+        yield Strip(cell.row.label, cell.attack or cell.place.attack, figures_beside(cell), rebuilt)
 
 
 def _keys(pictures: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     return pictures["classes"] if "classes" in pictures else pictures["places"]
 
 
-def _figures(cell: Cell) -> str:
+def figures_beside(cell: Cell) -> str:
+    """The figures of a cell that are named beside its pictures."""
     named = ((metric, cell.measure(metric.name)) for metric in metrics_of(cell.kind) if metric.name in _BESIDE)
     return ", ".join(f"{metric.label} {metric.text(value)}" for metric, value in named if value is not None)
 
 
-def _drawn(gallery: Gallery) -> bytes:
+def drawn(gallery: Gallery, height: int = _HEIGHT) -> bytes:
     """The strips below each other, with their names on the left, as PNG."""
     font = ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _FONT)
     several = len({strip.attack for strip in gallery.strips if strip.attack}) > 1
     names = [", ".join(filter(None, (strip.row, strip.attack * several))) for strip in gallery.strips]
     side = int(max(map(font.getlength, names))) + 4 * _GAP
-    lines = [_enlarged(strip.pictures) for strip in gallery.strips]
+    lines = [_enlarged(strip.pictures, height) for strip in gallery.strips]
     width = side + max(line.width for line in lines) + _GAP
     page = Image.new("RGB", (width, sum(line.height + _GAP for line in lines) + _GAP), _PAPER)
     draw, top = ImageDraw.Draw(page), _GAP
@@ -186,10 +187,10 @@ def _drawn(gallery: Gallery) -> bytes:
     return buffer.getvalue()
 
 
-def _enlarged(pictures: NDArray[np.uint8]) -> Image.Image:
+def _enlarged(pictures: NDArray[np.uint8], height: int) -> Image.Image:
     """The pictures side by side in RGB, enlarged by an integer factor."""
     coloured = np.broadcast_to(visible(pictures), (len(pictures), 3, *pictures.shape[2:])).transpose(0, 2, 3, 1)
-    times = max(1, _HEIGHT // pictures.shape[2])
+    times = max(1, height // pictures.shape[2])
     size = (pictures.shape[3] * times, pictures.shape[2] * times)
     line = Image.new("RGB", ((size[0] + _GAP) * len(pictures) - _GAP, size[1]), _PAPER)
     for index, picture in enumerate(coloured):

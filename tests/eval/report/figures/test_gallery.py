@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from splitleak.eval.report.gallery import draw_gallery, galleries
+from splitleak.eval.report.figures.gallery import draw_gallery, galleries
 from splitleak.eval.report.results import Results
 
 PLENTY = 10**7

@@ -1,0 +1,45 @@
+from splitleak.eval.report.headline import attacked, threat_model, verdict
+from splitleak.eval.report.results import Results
+
+
+def said(folder, doubts=()):
+    return " ".join(verdict(Results.load(folder), doubts)).replace("\xa0", " ")
+
+
+def test_the_verdict_names_who_gives_most_and_who_gives_least(fake_campaign):
+    def with_constant(cell, figures):
+        figures["constant"] = 0.1
+
+    text = said(fake_campaign(with_constant, methods=("Bottleneck", "PATROL"), seeds=(0,)))
+    assert text.startswith("Most is given away by Bottleneck (accuracy 90.0 %): the strongest attack gives back 90 %")
+    assert "Least by PATROL + CEM (accuracy 89.7 %): 58 %." in text
+
+
+def test_without_the_error_of_a_constant_picture_it_tells_the_mse(fake_campaign):
+    folder = fake_campaign(methods=("Bottleneck",), seeds=(0,))
+    for path in folder.glob("cells/*/score/pictures.npz"):
+        path.unlink()
+    assert "has an MSE of 0.0100" in said(folder)
+
+
+def test_flags_are_told_of_in_the_verdict(fake_campaign):
+    folder = fake_campaign(methods=("Bottleneck",), seeds=(0,))
+    assert "One flag was raised" in said(folder, [("a", "b")])
+    assert "2 flags were raised" in said(folder, [("a", "b"), ("c", "d")])
+    assert "raised" not in said(folder)
+
+
+def test_where_nothing_is_measured_nothing_is_said(fake_campaign):
+    results = Results.load(fake_campaign(lambda cell, figures: False, methods=("Bottleneck",)))
+    assert (verdict(results, ()), threat_model(results), attacked(results)) == ([], "", "")
+
+
+def test_the_threat_model_says_who_sees_what_and_asks_how_often(fake_campaign):
+    results = Results.load(fake_campaign(methods=("Bottleneck",), seeds=(0,)))
+    assert threat_model(results).startswith("The attacker reads the features on the wire")
+
+
+def test_what_was_attacked_is_named_with_its_cut_and_images(fake_campaign):
+    text = attacked(Results.load(fake_campaign(methods=("Bottleneck",), seeds=(0,))))
+    assert "cut" in text
+    assert "victims" in text
