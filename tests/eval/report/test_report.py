@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -362,3 +363,57 @@ def test_what_failed_is_told_with_its_last_lines(fake_predictions, report):
     markdown = (report(folder)[1] / "report.md").read_text()
     assert "    19" in markdown
     assert "    11" not in markdown
+
+
+# In a real browser: complete without a network, sortable, enlargeable, and accessible.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Debian's chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, an extra of developers")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_page_is_complete_without_a_network_and_has_no_serious_fault(
+    browser, fake_campaign, tmp_path, width, scheme
+):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    page_file = write_report(fake_campaign(methods=("Bottleneck", "PATROL"), seeds=(0, 1)), tmp_path / "out")
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
+    page, asked, said = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(page_file.as_uri())
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
+    assert page.evaluate("document.documentElement.scrollWidth") == width  # tables scroll, the page does not
+    broken = "Array.from(document.images).filter((image) => image.complete && !image.naturalWidth).length"
+    assert page.evaluate(broken) == 0
+
+    found = axe.Axe().run(page).response["violations"]
+    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found if rule["impact"] in ("serious", "critical")] == []
+
+    table = page.locator("table.sortable").first
+    column = table.locator("tr.names th button").nth(1)
+    orders = []
+    for _ in range(3):
+        column.click()
+        orders.append(table.locator("tbody tr:not(.average) td:nth-child(2)").all_inner_texts())
+    rising, falling, first = [[float(text.split()[0]) for text in order] for order in orders]
+    assert rising == sorted(first)
+    assert falling == sorted(first, reverse=True)
+
+    page.locator(".strip .enlarge").first.click()
+    assert page.locator("dialog[open] img").get_attribute("alt").startswith("victims")
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+    assert said == []
+    context.close()
