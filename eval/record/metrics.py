@@ -21,7 +21,7 @@ from splitleak.defenses.artifact import WholeModel
 from splitleak.eval.record import MEASURES
 from splitleak.eval.record.evaluator import Evaluator, probabilities
 from splitleak.eval.record.schema import ClassesRecord, Leakage, Linkage, Record, Score
-from splitleak.measures.linkage.refinding import BRIGHTER, MIRRORED, MOVED, SAME, VIEWS
+from splitleak.measures.linkage.refinding import BRIGHTER, MIRRORED, MOVED, SAME
 from splitleak.measures.lpips import lpips
 from splitleak.measures.lpips import missing as lpips_missing
 from splitleak.measures.ms_ssim import ms_ssim
@@ -192,13 +192,23 @@ def _of_leakage(name: str) -> Callable[[Reading], float | None]:
     return lambda reading: None if reading.leakage is None else getattr(reading.leakage, name)
 
 
-def _refound(method: str, *views: str) -> Callable[[Reading], float | None]:
-    """Reads the share of victims found again, in percent; of several views their mean."""
+def _refound(view: str) -> Callable[[Reading], float | None]:
+    """Reads the share of victims found again, in percent, by the method that finds most of them."""
 
     def read(reading: Reading) -> float | None:
         if reading.linkage is None:
             return None
-        return 100 * fmean(reading.linkage.refound[method][view].share for view in views)
+        return 100 * max(found[view].share for found in reading.linkage.refound.values())
+
+    return read
+
+
+def _refound_by(method: str) -> Callable[[Reading], float | None]:
+    """Reads the share of victims found again by one method, in percent, the mean over views."""
+
+    def read(reading: Reading) -> float | None:
+        found = None if reading.linkage is None else reading.linkage.refound.get(method)
+        return None if found is None else 100 * fmean(each.share for each in found.values())
 
     return read
 
@@ -309,14 +319,14 @@ METRICS: list[Metric] = [
     _target_of_victims("mse_gaussian_samples", "images of the estimate", "", 0, read=_SAMPLES, shown=False),
     _target_of_victims("fsinfo", "FSInfo", _FREE, read=_of_leakage("fsinfo_nats_per_pixel")),
     _target_of_victims("effective_dimensions", "effective dimensions", "", 1, read=_DIMENSIONS, shown=False),
-    _target_of_victims("refound", "same %", _FOUND, 1, "lower", read=_refound("plain", SAME)),
-    _target_of_victims("refound_moved", "moved %", _FOUND, 1, "lower", read=_refound("plain", MOVED)),
-    _target_of_victims("refound_brighter", "brighter %", _FOUND, 1, "lower", read=_refound("plain", BRIGHTER)),
-    _target_of_victims("refound_mirrored", "mirrored %", "", 1, "lower", read=_refound("plain", MIRRORED), shown=False),
-    _target_of_victims(
-        "refound_whitened", "whitened %", "", 1, "lower", read=_refound("whitened", *VIEWS), shown=False
+    _target_of_victims("refound", "same %", _FOUND, 1, "lower", read=_refound(SAME)),
+    _target_of_victims("refound_moved", "moved %", _FOUND, 1, "lower", read=_refound(MOVED)),
+    _target_of_victims("refound_brighter", "brighter %", _FOUND, 1, "lower", read=_refound(BRIGHTER)),
+    _target_of_victims("refound_mirrored", "mirrored %", "", 1, "lower", read=_refound(MIRRORED), shown=False),
+    *(
+        _target_of_victims(f"refound_{way}", f"{way} %", "", 1, "lower", read=_refound_by(way), shown=False)
+        for way in ("plain", "whitened", "unordered", "learned")
     ),
-    _target_of_victims("refound_learned", "learned %", _FOUND, 1, "lower", read=_refound("learned", *VIEWS)),
     _target_of_victims("told_alike", "told alike %", "", 1, "lower", read=_told_alike, shown=False),
     _target_of_victims("label_read", "label by a probe %", "", 1, "lower", read=_label_read, shown=False),
     _target_of_victims("edge_ms", "edge ms", _TIME, 2, read=_of_latency("edge_ms")),

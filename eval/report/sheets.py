@@ -40,8 +40,8 @@ _NOTE_OF = {
     "It speaks of attackers who know no more of images than an isotropic Gaussian, and of encoders that are linear: "
     "one who has learned what images look like is biased, and may find more.",
     "refound": "Found again: the share of victims whose picture, sent once more, has its own earlier feature as the "
-    "nearest of all victims': the same picture, moved by a pixel, a tenth brighter; learned: by a network trained on "
-    "public pictures, mean over these and mirrored.",
+    "likest of all victims', in the way that finds most of them: the nearest as it is, whitened, with its values sorted "
+    "over channels, or by a network trained on public pictures. The same picture, moved by a pixel, a tenth brighter.",
     "total_ms": "Latency: p50 of one image in flight, targets in turn.",
 }
 _NOTE_OF_VICTIMS_ALONE = ("constant_mse",)
