@@ -40,7 +40,7 @@ _NOTE_OF = {
     "It speaks of attackers who know no more of images than an isotropic Gaussian, and of encoders that are linear: "
     "one who has learned what images look like is biased, and may find more.",
     "refound": "Found again: the share of victims whose picture, sent once more, has its own earlier feature as the "
-    "likest of all victims', in the way that finds most of them: the nearest as it is, whitened, with its values sorted "
+    "likest of all victims', in the way that finds most of them: the nearest as it is, whitened, with values sorted "
     "over channels, or by a network trained on public pictures. The same picture, moved by a pixel, a tenth brighter.",
     "total_ms": "Latency: p50 of one image in flight, targets in turn.",
 }

@@ -188,7 +188,7 @@ def held_to_be_everywhere(folder, metric, place, tmp_path):
     assert f"{metric.label} {shown}" in said.output
     write_report(folder, tmp_path / "report")
     html, markdown = ((tmp_path / "report" / f"report.{kind}").read_text() for kind in ("html", "md"))
-    assert f"<th>{metric.label}</th>" in html
+    assert f'<th scope="col">{metric.label}</th>' in html
     assert f"<td>{shown}</td>" in html
     head, *_, row = (line for line in markdown.splitlines() if metric.label in line or line.startswith(f"| {place} |"))
     columns = [cell.strip() for cell in head.split("|")]
