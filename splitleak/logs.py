@@ -44,7 +44,20 @@ def configure(level: str = "warning") -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Report]:
-    """A `Report` that draws a bar on a terminal, and prints a line every few seconds elsewhere."""
+    """A `Report` that draws a bar on a terminal, prints a line every few seconds elsewhere, and feeds a tracker."""
+    from splitleak.trackers import tracking
+
+    with tracking(label) as track, _shown_progress(label) as show:
+
+        def both(name: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+            show(name, done, total, figures)
+            track(name, done, total, figures)
+
+        yield both
+
+
+@contextmanager
+def _shown_progress(label: str) -> Iterator[Report]:
     from rich.console import Console  # a fault on the command line is told without it, and sooner
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

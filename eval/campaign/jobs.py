@@ -19,6 +19,7 @@ from splitleak.eval.record.schema import FeaturesPlace
 from splitleak.eval.record.victims import make_record
 from splitleak.outputs import FolderKind
 from splitleak.seeding import derive_seed
+from splitleak.trackers import tracking
 
 CAPTURE = FolderKind("campaign run", "ledger.json", ("tap.capture", "pairs.npz"))
 _STREAM_S = 3600.0
@@ -32,7 +33,11 @@ def do(bench: Bench, job: Job) -> Figures:
         Exception: The job failed; the stderr of its child processes is in its log.
     """
     bench.store.log(job).parent.mkdir(parents=True, exist_ok=True)
-    return _DO[job.kind](bench, job) or {}
+    figures = _DO[job.kind](bench, job) or {}
+    if figures:
+        with tracking(f"{bench.store.folder.name}/{job.kind} {job.label}") as track:
+            track("", 0, 0, {name: float(value) for name, value in figures.items()})
+    return figures
 
 
 def _split(bench: Bench, job: Job) -> None:

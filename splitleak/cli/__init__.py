@@ -70,6 +70,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _common(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error; to standard error.")] = "warning",
+    log_to: Annotated[
+        str | None,
+        typer.Option(metavar="TRACKER:PLACE", help="Send all figures to tensorboard:FOLDER or mlflow:URI."),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
@@ -77,6 +81,10 @@ def _common(
     from splitleak.logs import configure
 
     configure(log_level)
+    if log_to is not None:
+        from splitleak.trackers import LOG_TO, check_tracker
+
+        os.environ[LOG_TO] = check_tracker(log_to)
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ class Curve:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set(xlabel=self.axis, ylabel="MSE (lower: more leaks)", title=self.title)
         axes.set_ylim(bottom=0)
-        figure.legend(loc="outside right upper", fontsize=7)
+        figure.legend(loc="outside right upper", fontsize=7, handlelength=3)
         return figure
 
 

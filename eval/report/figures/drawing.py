@@ -14,7 +14,15 @@ from matplotlib.figure import Figure
 from splitleak.artifacts import written_file
 
 _INK, _PAPER = "#1b1f24", "#fefefe"  # each a colour that no curve has
-_AT_NIGHT = {_INK: "#d7dde4", _PAPER: "#14181d"}
+_AT_NIGHT = {  # ink and paper, and curves' colours that are too dark for a dark page
+    _INK: "#d7dde4",
+    _PAPER: "#14181d",
+    "#1f77b4": "#5aa9e6",
+    "#2ca02c": "#57c257",
+    "#8c564b": "#c99a8f",
+    "#9467bd": "#b794dd",
+    "#d62728": "#ff6b6b",
+}
 _LOOK: dict[Any, Any] = {
     "svg.hashsalt": "splitleak",
     "pdf.fonttype": 42,  # letters stay letters
@@ -68,7 +76,7 @@ def data_uri(content: bytes, kind: str) -> str:
 def draw_plot(name: str, alt: str, draw: Callable[[], Figure], out: Path) -> Plot:
     """Draws a figure, and writes it as PNG, SVG and PDF to the folder ``out``.
 
-    The same figure gives the same files. For dark pages ink and paper change their colours, and nothing else does.
+    The same figure gives the same files. For dark pages some colours change, and nothing else does.
     """
     with mpl.rc_context(_LOOK):
         figure = draw()

@@ -18,13 +18,14 @@ def test_a_plot_is_the_same_each_time_in_all_its_formats(tmp_path):
         assert (tmp_path / "x" / f"a_b.{suffix}").read_bytes() == (tmp_path / "y" / f"a_b.{suffix}").read_bytes()
 
 
-def test_dark_is_light_with_another_ink_and_paper_alone(tmp_path):
+def test_dark_is_light_in_other_colours(tmp_path):
     plot = draw_plot("a", "alt", drawn, tmp_path)
     assert "#fefefe" in plot.light
     assert "#1b1f24" in plot.light
     assert "#fefefe" not in plot.dark
     assert "#1b1f24" not in plot.dark
-    assert "#1f77b4" in plot.dark  # the curve's own colour
+    assert "#1f77b4" in plot.light
+    assert "#1f77b4" not in plot.dark
     assert len(plot.dark) == len(plot.light)
 
 
