@@ -105,6 +105,7 @@ class Access:
     """
 
     public: Path | None = None  # images of its own
+    mirrored: bool = False  # and the mirror image of each
     capture: Path | None = None  # what the tap wrote
     shared: Path | None = None  # what `splitleak predict` wrote
     features: Path | None = None  # an array (N, *shape) of any source
@@ -201,7 +202,8 @@ class Access:
         beside = None if self.pairs is None else own_images(self.pairs)
         if self.public is not None and beside is not None:
             raise ValueError(f"expected images of the attacker's own once, got {self.public} and those in {self.pairs}")
-        return beside if self.public is None else load_file(self.public).train
+        images = beside if self.public is None else load_file(self.public).train
+        return images.with_mirrors() if self.mirrored and images is not None else images
 
     def _refuse(self, config: AttackConfig, others: frozenset[str], kind: str) -> None:
         values = {"views": config.views > 1, "classes": config.classes}
@@ -320,9 +322,19 @@ def run_attack(
 
 
 def record_queries(
-    probe: Probe, public: Path, out: Path, *, draws: int, views: int, budget: int | None, force: bool = False
+    probe: Probe,
+    public: Path,
+    out: Path,
+    *,
+    draws: int,
+    views: int,
+    budget: int | None,
+    mirrored: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Sends the public images through ``probe`` ``draws * views`` times and writes what they became to ``out``.
+
+    Where ``mirrored``, the mirror image of each is sent, too.
 
     Raises:
         FileExistsError: There is something else than such a record at ``out``; or, without ``force``, one of other
@@ -332,6 +344,7 @@ def record_queries(
         PermissionError: ``budget`` does not cover the queries of one image.
     """
     images = load_file(public).train
+    images = images.with_mirrors() if mirrored else images
     asked = (draws, views, tuple(images.hashes()))
 
     def replaceable(path: Path) -> bool:

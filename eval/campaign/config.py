@@ -162,6 +162,7 @@ class AttackEntry(Config):
     )
     answers: int | None = Field(default=None, ge=1, description="of its draws that it uses; default: all")
     max_queries: int | None = Field(default=None, ge=1, description="of the queries on record that it uses")
+    mirrored: bool = Field(default=False, description="it also sends the mirror image of each of its own")
     randomised_only: bool = Field(default=False, description="only on targets that draw anew at each crossing")
 
 

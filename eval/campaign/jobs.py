@@ -99,7 +99,8 @@ def _capture(bench: Bench, job: Job) -> None:
         given = ("edge", artifact / "edge", "--cloud", tap, *victims, *repeated, *sent, *computing)
         edge = stack.enter_context(bench.serving(job, *given, patience_s=_STREAM_S))
         averaging = settings.get("averaging", settings["views"])
-        own = ("--public", images / "public.npz", "--draws", settings["draws"], "--views", averaging)
+        mirrored = ("--mirrored",) if settings.get("mirrored") else ()
+        own = ("--public", images / "public.npz", "--draws", settings["draws"], "--views", averaging, *mirrored)
         bench.run(job, "query", "--capture", capture, "--edge", edge, *own, "--out", partial / "pairs.npz")
 
 
@@ -119,7 +120,8 @@ def _cell(bench: Bench, job: Job) -> Figures:
         given = dict(known[need] for need in settings["needs"] if need in known)
         given |= {option: settings[name] for name, option in _LIMITS.items() if name in settings}
         seen = ("--capture", capture / "tap.capture", "--views", settings["views"], "--public", images / "public.npz")
-        bench.attack(job, "attack", *seen, *chain.from_iterable(given.items()))
+        mirrored = ("--mirrored",) if settings.get("mirrored") else ()
+        bench.attack(job, "attack", *seen, *mirrored, *chain.from_iterable(given.items()))
     ledger, truth = capture / "ledger.json", images / "victims.npz"
     place = FeaturesPlace.parse({**settings["cell"], "id": job.key}, source=job.id)
     return shown_figures(make_record(artifact, attacked, truth, ledger, bench.store.path(job), cell=place))

@@ -308,13 +308,14 @@ def capture_job(train: Job, entry: AttackEntry, title: str, codec: str | None) -
         "views": entry.views if entry.crossings is None else entry.crossings,
         "draws": entry.draws,
         **({} if entry.crossings is None else {"averaging": 1}),
+        **({"mirrored": True} if entry.mirrored else {}),
         **_told_apart(train),
         **_named(codec),
     }
     key = digest([settings, train.seed])
     often = settings["views"]
-    label = f"{title}, seed {train.seed}{f', {often} views' if often > 1 else ''}"
-    cost = float(often + entry.draws)
+    label = f"{title}, seed {train.seed}{f', {often} views' if often > 1 else ''}{', mirrored' * entry.mirrored}"
+    cost = float(often + entry.draws * (1 + entry.mirrored))
     return Job.of("capture", key, label, train.seed, f"captures/{key}", [train], settings, cost)
 
 
@@ -384,6 +385,7 @@ def cell_job(
         "needs": sorted(attack.needs),
         "preset": config.preset,
         "views": entry.views,
+        **({"mirrored": True} if entry.mirrored else {}),
         **limits,
     }
     key = digest(settings)

@@ -148,7 +148,7 @@ def _curves(results: Results, audited: Audited) -> Iterator[Curve]:
     once = {row: [cell for cell in cells if _once(cell)] for row, cells in decoders.items()}
     title = "Leak against queries, decoder, one crossing"
     by_queries = _curve(results, f"queries {name}", (title, "queries"), once, _pairs_asked)
-    most = max((_pairs_asked(cell) for cells in measured.values() for cell in cells), default=0)
+    most = max((_pairs_asked(cell) for cells in decoders.values() for cell in cells), default=0)
     all_asked = {row: [cell for cell in cells if _pairs_asked(cell) == most] for row, cells in decoders.items()}
     for curve in (by_queries, _by_crossings(results, name, all_asked, "decoder")):
         if curve is not None:
@@ -185,7 +185,7 @@ def _curve(
 
 def _is_decoder(cell: Cell) -> bool:
     named = cell.record is not None and cell.record.attack.name == "decoder"
-    return named and not (cell.attack or "").endswith("longer")
+    return named and not (cell.attack or "").endswith(("longer", "mirrored"))
 
 
 def _pairs_asked(cell: Cell) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PublicImages = Annotated[Path, typer.Option(help="The attacker's own images: .npz, folder or zip.")]
 Pairs = Annotated[Path | None, typer.Option(help="Recorded queries (`splitleak query`), in place of live ones.")]
+Mirrored = Annotated[bool, typer.Option(help="Send the mirror image of each of its own images, too.")]
 MaxQueries = Annotated[
     str | None,
     typer.Option(
@@ -116,6 +117,7 @@ def query(
     max_queries: Annotated[
         int | None, typer.Option(min=1, help="Images sent at most, a choice of --public if these are more.")
     ] = None,
+    mirrored: Mirrored = False,
     force: Replace = False,
     as_json: Json = False,
 ) -> None:
@@ -136,7 +138,9 @@ def query(
     else:
         assert capture is not None and edge is not None  # noqa: PT018  # as checked above
         probe = EdgeProbe(edge, capture, served_model(capture), channel=channel_config(channel))
-    recorded = record_queries(probe, public, out, draws=draws, views=views, budget=max_queries, force=force)
+    recorded = record_queries(
+        probe, public, out, draws=draws, views=views, budget=max_queries, mirrored=mirrored, force=force
+    )
     result(as_json, recorded, f"{out}: {recorded['images']} images after {recorded['queries']} queries")
 
 
@@ -184,6 +188,7 @@ def attack(
     draws: Annotated[
         int | None, typer.Option(min=1, help="Answers to use of those on record for an image; default: all.")
     ] = None,
+    mirrored: Mirrored = False,
     channel: ChannelFile = None,
     out: Annotated[Path, typer.Option(help="Folder for the reconstructions.")] = Path("runs/attack"),
     attack: Annotated[
@@ -214,6 +219,7 @@ def attack(
     access = Access(
         capture=capture,
         public=public,
+        mirrored=mirrored,
         edge=edge,
         pairs=pairs,
         encoder=encoder and half_of(encoder, "edge"),

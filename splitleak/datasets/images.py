@@ -59,6 +59,10 @@ class Images:
         """The images at ``indices``, in that order."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
+    def with_mirrors(self) -> Self:
+        """The images, and behind them the mirror image of each."""
+        return replace(self, pixels=torch.cat([self.pixels, self.pixels.flip(3)]), labels=self.labels.repeat(2))
+
     def fitted(self, size: Size, channels: int) -> Self:
         """The images at ``size`` (antialiased bilinear) and ``channels`` (grey: BT.601 luma).
 

@@ -126,6 +126,25 @@ def test_an_attack_on_recorded_queries_repeats_to_the_bit_and_says_what_they_cos
     assert deployed.capture.stat().st_size == size
 
 
+def test_an_attacker_may_ask_about_mirror_images_too_and_pays_for_them(deployed, tmp_path, small_splits):
+    record(deployed, tmp_path / "plain.npz")
+    told = record(deployed, tmp_path / "pairs.npz", mirrored=True)
+    assert told["queries"] == told["images"] == 2 * len(small_splits.public)
+    mirrored = {"mirrored": True, "pairs": tmp_path / "pairs.npz"}
+    attack(deployed, tmp_path / "out", config(settings={**QUICK, "epochs": 1}), **mirrored)
+    found = json.loads((tmp_path / "out" / "attack.json").read_text())
+    assert found["public_hashes"] == small_splits.public.with_mirrors().hashes()
+    assert found["queries"] == 2 * len(small_splits.public)
+    attack(
+        deployed,
+        tmp_path / "no",
+        config(settings={**QUICK, "epochs": 1}),
+        **{**mirrored, "pairs": tmp_path / "plain.npz"},
+    )
+    found = json.loads((tmp_path / "no" / "attack.json").read_text())
+    assert found["queries"] == len(small_splits.public)  # those that are on record
+
+
 @pytest.mark.slow
 def test_an_attacker_that_sees_each_image_often_has_better_features(deploy, tmp_path, small_splits):
     with deploy(tmp_path, repeat=4) as chain:

@@ -30,6 +30,7 @@ _LARGEST_CAPTURE = 2**29  # bytes of answers on record
 _OFTEN = 16  # crossings, which an audit has before any other number
 _CURVES_MINUTES = 10  # of a budget that has room for others
 _ANSWERS_OF_LINEAR = 4  # draws that a closed form learns noise from
+_ANSWERS_OF_MIRRORED = 8  # draws for each image and for its mirror image
 _SLICE = 32  # victims that a search's minutes are told for
 
 
@@ -71,6 +72,7 @@ class _Candidate:
     views: int = 1
     max_queries: int | None = None
     answers: int | None = None
+    mirrored: bool = False
 
 
 def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
@@ -95,8 +97,9 @@ def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
             views=candidate.views,
             max_queries=candidate.max_queries,
             answers=candidate.answers,
-            crossings=most,
-            draws=most,
+            mirrored=candidate.mirrored,
+            crossings=1 if candidate.mirrored else most,  # a capture of its own, so no more than it uses
+            draws=min(_ANSWERS_OF_MIRRORED, most) if candidate.mirrored else most,
         )
         for candidate in chosen
     ]
@@ -117,6 +120,7 @@ def _candidates(config: AuditConfig, sizes: Sizes) -> Iterator[_Candidate]:
         yield _Candidate(f"decoder {often} crossings", "decoder", decoder, views=often)
     if config.threat == "white-box":
         yield from _white(sizes, decoder)
+    yield _Candidate("decoder mirrored", "decoder", 2 * decoder, mirrored=True)
     for queries in (1000, 300, 100):
         if queries < sizes.pairs:
             epochs = round(DecoderConfig().epochs * min(_STEPS_OF_FEW, sizes.pairs / queries))

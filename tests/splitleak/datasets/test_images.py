@@ -91,3 +91,11 @@ def test_the_built_in_set_is_balanced_and_small():
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(FileNotFoundError, match="builtin, photographs, cifar10"):
         load("imagenette")
+
+
+def test_mirror_images_stand_behind_all_images_with_their_labels():
+    images = Images(torch.arange(12, dtype=torch.uint8).view(2, 1, 2, 3), torch.tensor([1, 0]), ("a", "b"))
+    both = images.with_mirrors()
+    assert both.pixels[0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert both.pixels[2, 0].tolist() == [[2, 1, 0], [5, 4, 3]]
+    assert both.labels.tolist() == [1, 0, 1, 0]
