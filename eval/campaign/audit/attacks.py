@@ -78,7 +78,7 @@ class _Candidate:
 def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
     """The attacks of an audit, in the order in which they run; those that the budget does not cover are left out.
 
-    The first is always there. A longer decoder takes what the others leave of the budget, up to four times its epochs.
+    The first is always there. A longer training takes what the others leave of the budget, up to four times its epochs.
     """
     left, most = config.minutes, sizes.crossings(config.minutes)[-1]
     chosen: list[_Candidate] = []
@@ -139,10 +139,10 @@ def _white(sizes: Sizes, decoder: float) -> Iterator[_Candidate]:
 
 
 def _longer(sizes: Sizes, left: float) -> _Candidate | None:
-    """A decoder that trains longer than the default's, as long as there is time."""
-    once = sizes.decoder_minutes(DecoderConfig())
+    """A decoder that trains longer, as far as there is time; mirror images keep it from overfitting."""
+    once = 2 * sizes.decoder_minutes(DecoderConfig())
     times = min(_LONGEST, (left - _FIXED_MINUTES) / (once - _FIXED_MINUTES))
     if times < _WORTH_IT:
         return None
     epochs = int(times * DecoderConfig().epochs)
-    return _Candidate("decoder longer", "decoder", left, (("epochs", epochs),))
+    return _Candidate("decoder mirrored longer", "decoder", left, (("epochs", epochs),), mirrored=True)
