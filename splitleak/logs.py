@@ -80,15 +80,30 @@ def _shown_progress(label: str) -> Iterator[Report]:
             yield draw
         return
     last = time.monotonic()
+    began: dict[str, tuple[int, float]] = {}  # of each task: steps done when it was first heard of, and when
 
     def say(name: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         nonlocal last
-        if done == total or time.monotonic() - last >= _EVERY_S:
-            last = time.monotonic()
-            line = printable(f"{label} {name} {done}/{total} {_shown(figures)}")
-            console.print(line, highlight=False, soft_wrap=True)
+        now = time.monotonic()
+        first, since = began.setdefault(name, (done, now))
+        if done == total or now - last >= _EVERY_S:
+            last = now
+            left = clock((now - since) * (total - done) / (done - first)) if first < done < total else ""
+            line = f"{label} {name} {done}/{total} {_shown(figures)}{f'  left {left}' * bool(left)}"
+            console.print(printable(line), highlight=False, soft_wrap=True)
 
     yield say
+
+
+def clock(seconds: float) -> str:
+    """A time as minutes and seconds, or hours, minutes and seconds.
+
+    >>> clock(61), clock(3600)
+    ('1:01', '1:00:00')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _shown(figures: Mapping[str, float]) -> str:

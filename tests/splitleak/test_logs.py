@@ -40,6 +40,17 @@ def test_away_from_a_terminal_progress_is_its_last_line_on_standard_error(capsys
     assert said.err == "target train 3/3 loss 0.1235  accuracy 1\n"
 
 
+def test_away_from_a_terminal_a_long_step_tells_the_time_left(capsys, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with progress("target") as report:
+        for done in range(5):
+            report("train", done, 5, {})
+            now += 30
+    said = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("left ")[2] for line in said] == ["2:00", "1:30", "1:00", "0:30"]
+
+
 def test_on_a_terminal_progress_is_a_bar(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
