@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitleak.artifacts import write_json, written_file
+from splitleak.config import read_table
 from splitleak.eval.campaign.audit.config import AUDIT
 from splitleak.eval.campaign.store import PLAN
 from splitleak.eval.record.schema import Provenance, Record, brief
@@ -112,7 +113,7 @@ class Report:
         yield from ((f"differences {sheet.title}", sheet) for sheet in self.differences)
 
 
-def write_report(folder: Path, out: Path) -> Path:
+def write_report(folder: Path, out: Path, *, force: bool = False) -> Path:
     """Writes the report of a folder of results, as far as they are measured.
 
     ``report.html`` is self-contained; ``report.md`` has the same tables, with ``gallery-<table>.png``, ``strip.png``
@@ -125,18 +126,22 @@ def write_report(folder: Path, out: Path) -> Path:
     Args:
         folder: Of a campaign, of recorded results, or with records below it, see `Results.load`.
         out: Folder to write.
+        force: Whether the report of another campaign at ``out`` is replaced.
 
     Returns:
         The path of ``report.html``.
 
     Raises:
         FileExistsError: ``out`` is a file, or a folder with files but no report: so a campaign has none in its own
-            folder, where the report's plan would replace its own.
+            folder, where the report's plan would replace its own. Or, without ``force``, the report of another
+            campaign.
         FileNotFoundError: There is neither a campaign nor a record at ``folder``.
         ValueError: A file is invalid, or a claim of the campaign is.
     """
     REPORT.check(out)
     results = Results.load(folder)
+    if not force:
+        _check_campaign(results, out)
     out.mkdir(parents=True, exist_ok=True)
     if not (out / REPORT.mark).exists():
         write_text(out / REPORT.mark, f"# {results.title}\n{REPORT.text}nothing so far\n")
@@ -157,6 +162,15 @@ def write_report(folder: Path, out: Path) -> Path:
     )
     write_text(out / "report.html", html)
     return out / "report.html"
+
+
+def _check_campaign(results: Results, out: Path) -> None:
+    if not (out / PLAN).is_file():
+        return
+    name = read_table(out / PLAN).get("name")
+    if name != results.name:
+        expected = f"expected a report of the campaign {results.name} or none at {out}"
+        raise FileExistsError(f"{expected}, got one of {name}; --force replaces it")
 
 
 def _exports(sheet: Sheet) -> dict[tuple[str, str], str]:

@@ -7,7 +7,7 @@ import typer
 
 from splitleak.cli.choices import Command
 from splitleak.cli.documents import read_settings
-from splitleak.cli.options import DataRoot, Device, Json, Measures, Settings
+from splitleak.cli.options import DataRoot, Device, Json, Measures, Replace, Settings
 from splitleak.cli.output import console, print_json, result, table
 from splitleak.logs import printable
 
@@ -155,12 +155,13 @@ def report(
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: report in the campaign's.")] = None,
     measure: Measures = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Write the report of a campaign as it stands: the table beside the published one, relations, flags, gallery."""
     from splitleak.eval.report.report import write_report
 
-    path = write_report(folder, out or folder / "report")
+    path = write_report(folder, out or folder / "report", force=force)
     result(as_json, {"report": str(path)}, f"Report: {path}")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitleak.cli.documents import read_settings
-from splitleak.cli.options import Json, Seed, Settings
+from splitleak.cli.options import Json, Replace, Seed, Settings
 from splitleak.cli.output import console, print_json, table
 
 if TYPE_CHECKING:
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a campaign, of recorded results, or of records.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: report in the folder.")] = None,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Print the table of a folder's records and write their report, one HTML file that needs no other."""
     from splitleak.eval.report.report import write_report
     from splitleak.eval.report.results import Results
 
-    path = write_report(folder, out or folder / "report")
+    path = write_report(folder, out or folder / "report", force=force)
     if as_json:
         print_json({"report": str(path)})
         return

@@ -333,6 +333,19 @@ def test_what_is_no_report_is_not_replaced(fake_campaign, tmp_path, name):
     assert [path.read_text() for path in (tmp_path / "theirs").iterdir()] == ["mine"]
 
 
+def test_the_report_of_another_campaign_is_replaced_with_force_alone(fake_campaign, tmp_path):
+    folder, out = fake_campaign(methods=("PATROL",), seeds=(0,)), tmp_path / "out"
+    write_report(folder, out)
+    write_report(folder, out)
+    plan = json.loads((folder / "campaign.json").read_text())
+    write_json(folder / "campaign.json", {**plan, "name": "other"})
+    before = (out / "report.md").read_text()
+    with pytest.raises(FileExistsError, match="of the campaign other or none at .*, got one of fake; --force"):
+        write_report(folder, out)
+    assert (out / "report.md").read_text() == before
+    write_report(folder, out, force=True)
+
+
 def test_a_report_does_not_replace_the_plan_of_the_campaign_it_is_of(fake_campaign):
     folder = fake_campaign()
     before = (folder / "campaign.json").read_text()
