@@ -117,8 +117,8 @@ class _Gate:
 
         if scope["type"] != "http":
             return
-        shown = scope["path"].split("/", 2)[1].encode()
-        known = secrets.compare_digest(shown, self._token)
+        shown = scope["path"].removeprefix("/").partition("/")[0]
+        known = secrets.compare_digest(shown.encode(), self._token)
         if known and _OURS.fullmatch(Headers(scope=scope).get("host", "")):
             await self._behind(scope, receive, with_headers)
         else:

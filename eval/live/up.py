@@ -47,13 +47,12 @@ class UpConfig(Config):
 
 
 @contextlib.contextmanager
-def page(config: PageConfig, children: Children | None = None) -> Iterator[str]:
+def page(config: PageConfig, log: Path, children: Children | None = None) -> Iterator[str]:
     """Serves the page of a capture while the block runs, in a process of its own; yields its address.
 
     Raises:
-        RuntimeError: It could not start; the message has the end of its log, a file beside the capture.
+        RuntimeError: It could not start; the message has the end of its log.
     """
-    log = config.capture.with_name(f"{config.capture.name}.watch.log")
     with service(config.arguments(), log, children) as started:
         yield str(started.wait_for("listening", _START_S)["address"])
 
@@ -86,7 +85,7 @@ def up(config: UpConfig, say: Callable[[dict[str, Any]], None]) -> Iterator[int]
         cloud = address(start("cloud", config.artifact / "cloud"))
         tap = address(start("tap", "--upstream", cloud, "--capture", capture))
         if config.page is not None:
-            say({"event": "page", "address": stack.enter_context(page(config.page))})
+            say({"event": "page", "address": stack.enter_context(page(config.page, log))})
         rate = () if config.rate is None else ("--rate", config.rate)
         streamed = ("--images", config.images, "--repeat", config.repeat, *rate, "--codec", config.codec)
         ledger = ("--ledger", config.out / "ledger.json", "--force")

@@ -256,7 +256,8 @@ def tap(
         from splitleak.warm_start import COLD_START
 
         one = Children({COLD_START: "1"})  # a fork server would take longer than what it starts
-        with service as port, page(PageConfig(capture=path), one) as address:
+        log = path.with_name(f"{path.name}.watch.log")
+        with service as port, page(PageConfig(capture=path), log, one) as address:
             _event(as_json, {"event": "watching", "address": address})
             yield port
 

@@ -1,0 +1,145 @@
+"""What watching costs a stream of 64 KB through a tap: ``python -m tests.bench.watching [--rounds 15]``.
+
+Cloud, tap and page are processes of their own. A round streams once each way, in an order of its own: with the page's
+process stopped (SIGSTOP), and with it awake and nobody watching, a browser that reads all, one that reads nothing, and,
+if ``SPLITLEAK_BROWSER`` names a chromium, that. Ratios are medians over the rounds, of requests a second.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+
+from splitleak.attacker.queries import Pairs
+from splitleak.datasets.images import Images
+from splitleak.edge.client import EdgeClient, EdgeConfig
+from splitleak.eval.campaign.processes import service
+from tests.bench.outages import FEATURE, Noisy, Process
+
+_START_S = 120.0
+_SETTLE_S = 1.0
+_WARM_UP = 20
+_READER = "import sys, urllib.request\nfor _ in urllib.request.urlopen(sys.argv[1]): pass"
+BARE, UNSEEN = "not watched", "nobody watches"
+
+
+def gauge(folder: Path) -> list[str]:
+    """The options for a linear map to pictures of 32 pixels, learned from noise: what it costs is that of any other."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (200, 3, 32, 32), generator=draw, dtype=torch.uint8)
+    images = Images(pixels, torch.zeros(200, dtype=torch.int64), ("one",))
+    images.save(folder / "public.npz")
+    features = torch.randn(1, 200, *FEATURE, generator=draw)
+    Pairs(features, tuple(images.hashes()), "probe-", 1).save(folder / "pairs.npz")
+    return ["--public", str(folder / "public.npz"), "--pairs", str(folder / "pairs.npz")]
+
+
+@contextlib.contextmanager
+def reading(address: str) -> Iterator[None]:
+    """A browser that reads all it can, as a process."""
+    with subprocess.Popen([sys.executable, "-c", _READER, f"{address}events"]) as process:
+        yield
+        process.kill()
+
+
+@contextlib.contextmanager
+def stalled(address: str) -> Iterator[None]:
+    """A browser that asks and reads nothing."""
+    place = urlsplit(address)
+    with socket.create_connection((place.hostname, place.port)) as connection:
+        connection.sendall(f"GET {place.path}events HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode())
+        yield
+
+
+@contextlib.contextmanager
+def chromium(address: str) -> Iterator[None]:
+    """A real one, without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=os.environ["SPLITLEAK_BROWSER"], args=["--no-sandbox"])
+        browser.new_page().goto(address)
+        yield
+        browser.close()
+
+
+Watching = Callable[[str], contextlib.AbstractContextManager[None]]
+WAYS: dict[str, Watching] = {
+    BARE: lambda _: contextlib.nullcontext(),
+    UNSEEN: lambda _: contextlib.nullcontext(),
+    "a browser reads all": reading,
+    "a browser reads nothing": stalled,
+    **({"chromium": chromium} if os.environ.get("SPLITLEAK_BROWSER") else {}),
+}
+
+
+def rate(tap: str, requests: int) -> float:
+    """Requests a second of a stream of 64 KB."""
+    image = np.zeros((1, 1, 4, 4), np.float32)
+    config = EdgeConfig(cloud=tap, model="linear")
+    with EdgeClient(Noisy(FEATURE, keep=False), config) as client:
+        list(client.stream((f"w-{number}", image) for number in range(_WARM_UP)))
+        began = time.perf_counter()
+        list(client.stream((f"a-{number}", image) for number in range(requests)))
+        return requests / (time.perf_counter() - began)
+
+
+def measure(rounds: int, requests: int) -> dict[str, object]:
+    """By way, the requests a second of each round, and the median of their ratio to the stream that is not watched."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cloud = Process(FEATURE, service=False)
+        stack.callback(cloud.kill)
+        given = ("--upstream", f"127.0.0.1:{cloud.port}", "--capture", str(folder / "tap.capture"))
+        tap = stack.enter_context(service(["tap", *given, "--listen", "127.0.0.1:0"], folder / "log"))
+        address = str(tap.wait_for("listening", _START_S)["address"])
+        shown = ["watch", str(folder / "tap.capture"), *gauge(folder)]
+        page = stack.enter_context(service(shown, folder / "log"))
+        where = str(page.wait_for("listening", _START_S)["address"])
+        stack.callback(os.kill, page.process.pid, signal.SIGCONT)
+        draw, rates = random.Random(0), {name: list[float]() for name in WAYS}
+        for _ in range(rounds):
+            for name in draw.sample(list(WAYS), len(WAYS)):
+                os.kill(page.process.pid, signal.SIGSTOP if name == BARE else signal.SIGCONT)
+                with WAYS[name](where):
+                    time.sleep(_SETTLE_S)
+                    rates[name].append(rate(address, requests))
+        ratios = {
+            name: statistics.median(ours / bare for ours, bare in zip(rates[name], rates[BARE], strict=True))
+            for name in WAYS
+        }
+    return {"rounds": rounds, "requests": requests, "of_not_watched": ratios, "requests_per_s": rates}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=600)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    found = measure(given.rounds, given.requests)
+    if given.out is not None:
+        given.out.write_text(json.dumps(found, indent=1) + "\n")
+    rates, ratios = found["requests_per_s"], found["of_not_watched"]
+    assert isinstance(rates, dict)
+    assert isinstance(ratios, dict)
+    for name in WAYS:
+        print(f"{name:24} {statistics.median(rates[name]):8.0f} requests/s  {100 * ratios[name]:6.1f} %")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
