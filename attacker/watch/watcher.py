@@ -30,6 +30,7 @@ from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 8  # requests that are looked into at a time
 _POLL_S = 0.1
+_COUNTING_S = 0.5  # at most, until some are looked into: a writer may be faster than this process, of low priority
 _LARGEST_ANSWER = 2**16  # bytes: scores are fewer
 _COMPARED = 2048  # values of a feature, evenly chosen, by which it is found again
 _FEW = 8  # features, with fewer of which only an equal one is found again
@@ -108,10 +109,13 @@ class Watcher:
 
     def step(self) -> None:
         """Counts what has come, and looks into a few of the newest requests, if somebody watches."""
+        deadline = time.monotonic() + _COUNTING_S
         for mark in self._follower.poll():
             if mark.head.method in INFERENCE:
                 self.board.count(mark.head)
                 self._take(mark)
+            if time.monotonic() > deadline:
+                break
         self.board.tell(undrawn=self._undrawn, lost=self._follower.lost)
         if self.board.viewers:
             self._hear()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from splitleak.attacker.rebuilders import Rebuilder
     from splitleak.eval.live.up import UpConfig
 
-_LOWEST_PRIORITY = 19
+_LOWER_PRIORITY = 10  # a tenth of a core at most, where a stream wants all cores
 Attack = Annotated[Path | None, typer.Option(help="Folder of `splitleak attack`: its decoder rebuilds the pictures.")]
 Public = Annotated[
     Path | None,
@@ -45,7 +45,7 @@ def watch(
 ) -> None:
     """Serve a page on this machine that shows live what crosses the wire, and the pictures rebuilt from it.
 
-    It follows the capture in a process of its own, at the lowest priority: the tap knows nothing of it. The page's
+    It follows the capture in a process of its own, at a low priority: the tap knows nothing of it. The page's
     address has a token in it, without which nothing is served.
     """
     from splitleak.attacker.watch.page import new_token, page_address, serve_page
@@ -55,7 +55,7 @@ def watch(
     from splitleak.wire.server.server import run_until_stopped
 
     if hasattr(os, "nice"):
-        os.nice(_LOWEST_PRIORITY)
+        os.nice(_LOWER_PRIORITY)
     use_threads(1)
     named = public or truth
     classes = () if named is None else load_file(named).train.classes

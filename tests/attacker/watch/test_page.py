@@ -49,7 +49,9 @@ def get(path, app=None, **options):
     return asyncio.run(ask(app or application(board(), TOKEN), path, **options))
 
 
-@pytest.mark.parametrize("path", ["/", "/other/", "/a-toke/", "/a-token-2/events", "//a-token/", "*", "/events", "/\u0661/"])
+@pytest.mark.parametrize(
+    "path", ["/", "/other/", "/a-toke/", "/a-token-2/events", "//a-token/", "*", "/events", "/\u0661/"]
+)
 def test_without_the_token_nothing_is_served(path):
     status, headers, body = get(path)
     assert (status, b"Forbidden" in body) == (403, True)

@@ -71,6 +71,17 @@ def test_the_newest_come_first_and_what_there_is_no_time_for_is_counted(wire, wa
     assert document["counts"]["drawn"] + document["counts"]["undrawn"] == 50
 
 
+def test_a_writer_that_is_faster_than_the_count_does_not_keep_it_from_looking(wire, watched, shown, monkeypatch):
+    monkeypatch.setattr("splitleak.attacker.watch.watcher._COUNTING_S", -1.0)
+    watcher = watched()
+    for number in range(3):
+        wire.ask(f"a-{number}")
+    for number in range(3):
+        watcher.step()
+        document = shown(watcher.board)
+        assert (document["counts"]["requests"], document["counts"]["drawn"]) == (number + 1, number + 1)
+
+
 def test_nothing_is_looked_into_while_nobody_watches(wire):
     watcher = Watcher(wire.path)
     with watcher.watching():
