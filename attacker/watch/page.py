@@ -56,6 +56,7 @@ def serve_page(board: Board, token: str, port: int = 0) -> Iterator[int]:
 
     Raises:
         OSError: The port is taken.
+        RuntimeError: The server does not start.
     """
     with socket.create_server((HOST, port)) as listening:
         config = uvicorn.Config(
@@ -77,6 +78,8 @@ def serve_page(board: Board, token: str, port: int = 0) -> Iterator[int]:
             deadline = time.monotonic() + _START_S
             while not server.started and thread.is_alive() and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
+            if not server.started:
+                raise RuntimeError(f"expected the page to be served within {_START_S:g} s; why not stands in the log")
             yield int(listening.getsockname()[1])
         finally:
             board.closed = True

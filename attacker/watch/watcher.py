@@ -29,7 +29,7 @@ from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 8  # requests that are looked into at a time
-_POLL_S = 0.1
+_POLL_S, _LEAST_PAUSE_S = 0.1, 0.02
 _COUNTING_S = 0.5  # at most, until some are looked into: a writer may be faster than this process, of low priority
 _LARGEST_ANSWER = 2**16  # bytes: scores are fewer
 _COMPARED = 2048  # values of a feature, evenly chosen, by which it is found again
@@ -103,7 +103,6 @@ class Watcher:
             try:
                 yield
             finally:
-                self.board.closed = True
                 self._stop.set()
                 thread.join()
 
@@ -123,15 +122,17 @@ class Watcher:
             self._look([self._waiting.pop() for _ in range(count)][::-1])
 
     def _run(self) -> None:
-        pause_s = _POLL_S
-        while not self._stop.wait(pause_s):
-            began = time.monotonic()
-            try:
+        try:
+            pause_s = _POLL_S
+            while not self._stop.wait(pause_s):
+                began = time.monotonic()
                 self.step()
-            except (OSError, WireError):
-                _LOGGER.exception("%s: it is no longer watched", self._capture)
-                return
-            pause_s = time.monotonic() - began if self._waiting else _POLL_S  # at most half of a core
+                busy = self._waiting and self.board.viewers
+                pause_s = max(_LEAST_PAUSE_S, time.monotonic() - began) if busy else _POLL_S  # at most half of a core
+        except Exception:
+            _LOGGER.exception("%s: it is no longer watched", self._capture)
+        finally:
+            self.board.closed = True  # which browsers tell
 
     def _take(self, mark: Mark) -> None:
         if mark.head.direction == "response":

@@ -2,7 +2,8 @@
 
 Cloud, tap and page are processes of their own. A round streams once each way, in an order of its own: with the page's
 process stopped (SIGSTOP), and with it awake and nobody watching, a browser that reads all, one that reads nothing, and,
-if ``SPLITLEAK_BROWSER`` names a chromium, that. Ratios are medians over the rounds, of requests a second.
+if ``SPLITLEAK_BROWSER`` names a chromium, that. Ratios are medians over the rounds, of requests a second; beside them,
+how much of a core the page's process took meanwhile.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,6 +31,7 @@ from splitleak.datasets.images import Images
 from splitleak.edge.client import EdgeClient, EdgeConfig
 from splitleak.eval.campaign.processes import service
 from tests.bench.outages import FEATURE, Noisy, Process
+from tests.bench.serving.contestants import cpu_s
 
 _START_S = 120.0
 _SETTLE_S = 1.0
@@ -98,7 +101,7 @@ def rate(tap: str, requests: int) -> float:
         return requests / (time.perf_counter() - began)
 
 
-def measure(rounds: int, requests: int) -> dict[str, object]:
+def measure(rounds: int, requests: int) -> dict[str, Any]:
     """By way, the requests a second of each round, and the median of their ratio to the stream that is not watched."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -111,18 +114,28 @@ def measure(rounds: int, requests: int) -> dict[str, object]:
         page = stack.enter_context(service(shown, folder / "log"))
         where = str(page.wait_for("listening", _START_S)["address"])
         stack.callback(os.kill, page.process.pid, signal.SIGCONT)
-        draw, rates = random.Random(0), {name: list[float]() for name in WAYS}
+        draw, rates, shares = random.Random(0), {name: list[float]() for name in WAYS}, dict[str, list[float]]()
         for _ in range(rounds):
             for name in draw.sample(list(WAYS), len(WAYS)):
                 os.kill(page.process.pid, signal.SIGSTOP if name == BARE else signal.SIGCONT)
                 with WAYS[name](where):
                     time.sleep(_SETTLE_S)
+                    before, began = cpu_s(page.process.pid), time.perf_counter()
                     rates[name].append(rate(address, requests))
+                    share = (cpu_s(page.process.pid) - before) / (time.perf_counter() - began)
+                    shares.setdefault(name, []).append(share)
         ratios = {
             name: statistics.median(ours / bare for ours, bare in zip(rates[name], rates[BARE], strict=True))
             for name in WAYS
         }
-    return {"rounds": rounds, "requests": requests, "of_not_watched": ratios, "requests_per_s": rates}
+        cores = {name: statistics.median(of) for name, of in shares.items()}
+    return {
+        "rounds": rounds,
+        "requests": requests,
+        "of_not_watched": ratios,
+        "cores_of_the_page": cores,
+        "requests_per_s": rates,
+    }
 
 
 def main() -> None:
@@ -134,11 +147,10 @@ def main() -> None:
     found = measure(given.rounds, given.requests)
     if given.out is not None:
         given.out.write_text(json.dumps(found, indent=1) + "\n")
-    rates, ratios = found["requests_per_s"], found["of_not_watched"]
-    assert isinstance(rates, dict)
-    assert isinstance(ratios, dict)
+    rates, ratios, cores = found["requests_per_s"], found["of_not_watched"], found["cores_of_the_page"]
     for name in WAYS:
-        print(f"{name:24} {statistics.median(rates[name]):8.0f} requests/s  {100 * ratios[name]:6.1f} %")  # noqa: T201
+        figures = f"{statistics.median(rates[name]):6.0f} requests/s {100 * ratios[name]:6.1f} %"
+        print(f"{name:24} {figures}, page {100 * cores[name]:5.1f} % of a core")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from splitleak.attacker.rebuilders import Rebuilder
 from splitleak.attacker.watch.board import Cursor
 from splitleak.attacker.watch.watcher import Watcher
 from splitleak.errors import WireError
@@ -152,3 +153,17 @@ def test_a_file_that_is_no_capture_is_refused(tmp_path):
     (tmp_path / "thesis").write_text("somebody's thesis")
     with pytest.raises(WireError, match="expected a capture"), Watcher(tmp_path / "thesis").watching():
         pass
+
+
+def test_a_page_whose_watcher_fails_is_closed_and_the_log_says_why(wire, caplog):
+    def broken(features):
+        raise RuntimeError("expected tea")
+
+    watcher = Watcher(wire.path, Rebuilder("broken", (4, 8, 8), broken))
+    with watcher.watching(), watcher.board.viewer():
+        wire.ask("a")
+        deadline = time.monotonic() + 10
+        while not watcher.board.closed and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert watcher.board.closed
+    assert "expected tea" in caplog.text
