@@ -33,7 +33,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_EVENT_S = 0.25  # between two events, at least
+_EVENT_S = 0.5  # between two events, at least
 _IDLE_S = 1.0  # without anything new: an event all the same, so that a browser that is gone is noticed
 _MOST = 60  # requests in an event
 _BROWSERS = 32

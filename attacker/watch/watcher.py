@@ -28,8 +28,8 @@ from splitleak.wire.protocol.paths import INFERENCE, MODEL_STREAM_INFER
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 _LOGGER = logging.getLogger(__name__)
-_BATCH = 8  # requests that are looked into at a time
-_POLL_S, _LEAST_PAUSE_S = 0.1, 0.02
+_BATCH = 8  # requests that are looked into at a time: no one sees more, and a browser has to draw them
+_POLL_S = 0.25
 _COUNTING_S = 0.5  # at most, until some are looked into: a writer may be faster than this process, of low priority
 _LARGEST_ANSWER = 2**16  # bytes: scores are fewer
 _COMPARED = 2048  # values of a feature, evenly chosen, by which it is found again
@@ -127,8 +127,7 @@ class Watcher:
             while not self._stop.wait(pause_s):
                 began = time.monotonic()
                 self.step()
-                busy = self._waiting and self.board.viewers
-                pause_s = max(_LEAST_PAUSE_S, time.monotonic() - began) if busy else _POLL_S  # at most half of a core
+                pause_s = max(_POLL_S, time.monotonic() - began)  # at most half of a core
         except Exception:
             _LOGGER.exception("%s: it is no longer watched", self._capture)
         finally:

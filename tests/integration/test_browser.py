@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 PATIENCE_S = 60.0
 IMAGES = 200
-RATE = 40
+RATE = 25
 MARKUP = "<img src=x onerror=\"document.title='owned'\"><b>&amp;\x1b[31m</script>"
 
 

@@ -9,11 +9,11 @@ const SVG = "http://www.w3.org/2000/svg";
 const byId = (id) => document.getElementById(id);
 const sights = new Map(); // by number
 const cards = new Map(); // number to [sight, element], of those that are shown
-let latest = null; // the last event that counts
+let latest = null; // the last event that is shown
 let about = {};
 let skipped = 0; // requests that this browser was too slow for
 let paused = false;
-let unseen = 0; // requests since the pause began
+let waiting = null; // what has come since the pause began, as one event
 let opened = null; // number of the request that is shown large
 
 function element(tag, className, text) {
@@ -246,7 +246,6 @@ function savePng() {
 // Events
 
 function show() {
-  if (latest === null) return;
   byId("how").textContent = `Reading ${about.capture}. ` + (about.rebuilder
     ? `Pictures are rebuilt by: ${about.rebuilder}. The label is what the cloud answered, read off the same wire.`
     : "No attack was given, so there are heat maps and labels only (--attack, or --public with --encoder or --pairs).");
@@ -254,34 +253,39 @@ function show() {
   showCards();
 }
 
-function onEvent(event) {
-  const received = JSON.parse(event.data);
+function take(received) {
   about = received.about;
   skipped += received.skipped;
   latest = received;
-  for (const sight of received.sights) {
-    unseen += paused && !sights.has(sight.number);
-    sights.set(sight.number, sight);
-  }
+  for (const sight of received.sights) sights.set(sight.number, sight);
   if (sights.size > KEPT) {
     const oldest = [...sights.keys()].sort((a, b) => a - b).slice(0, sights.size - KEPT);
     for (const number of oldest) sights.delete(number);
   }
-  if (paused) {
-    state("paused", unseen ? `paused, ${count(unseen)} new` : "paused");
-  } else {
+  show();
+}
+
+function onEvent(event) {
+  const received = JSON.parse(event.data);
+  if (!paused) {
     state("live", "live");
-    show();
+    take(received);
+    return;
   }
+  const before = waiting ?? { skipped: 0, sights: [] };
+  const kept = [...before.sights, ...received.sights].slice(-KEPT);
+  waiting = { ...received, skipped: before.skipped + received.skipped, sights: kept };
+  const fresh = new Set(kept.map((sight) => sight.number).filter((number) => !sights.has(number))).size;
+  state("paused", fresh ? `paused, ${count(fresh)} new` : "paused");
 }
 
 function pause() {
   paused = !paused;
-  unseen = 0;
   byId("pause").setAttribute("aria-pressed", String(paused));
   byId("pause").textContent = paused ? "Go on" : "Pause";
   state(paused ? "paused" : "live", paused ? "paused" : "live");
-  if (!paused) show();
+  if (!paused && waiting) take(waiting);
+  waiting = null;
 }
 
 const source = new EventSource("events");
