@@ -2,8 +2,8 @@
 
 Cloud, tap and page are processes of their own. A round streams once each way, in an order of its own: with the page's
 process stopped (SIGSTOP), and with it awake and nobody watching, a browser that reads all, one that reads nothing, and,
-if ``SPLITLEAK_BROWSER`` names a chromium, that. Ratios are medians over the rounds, of requests a second; beside them,
-how much of a core the page's process took meanwhile.
+if ``SPLITLEAK_BROWSER`` names a chromium, that. Figures are medians over the rounds: of requests a second, and, with its
+quartiles, of their ratio to the stream that is not watched; and how much of a core the page's process took meanwhile.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def rate(tap: str, requests: int) -> float:
 
 
 def measure(rounds: int, requests: int) -> dict[str, Any]:
-    """By way, the requests a second of each round, and the median of their ratio to the stream that is not watched."""
+    """By way, the requests a second of each round, and quartiles of their ratio to the stream that is not watched."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cloud = Process(FEATURE, service=False)
@@ -125,7 +125,7 @@ def measure(rounds: int, requests: int) -> dict[str, Any]:
                     share = (cpu_s(page.process.pid) - before) / (time.perf_counter() - began)
                     shares.setdefault(name, []).append(share)
         ratios = {
-            name: statistics.median(ours / bare for ours, bare in zip(rates[name], rates[BARE], strict=True))
+            name: statistics.quantiles([ours / bare for ours, bare in zip(rates[name], rates[BARE], strict=True)])
             for name in WAYS
         }
         cores = {name: statistics.median(of) for name, of in shares.items()}
@@ -149,7 +149,8 @@ def main() -> None:
         given.out.write_text(json.dumps(found, indent=1) + "\n")
     rates, ratios, cores = found["requests_per_s"], found["of_not_watched"], found["cores_of_the_page"]
     for name in WAYS:
-        figures = f"{statistics.median(rates[name]):6.0f} requests/s {100 * ratios[name]:6.1f} %"
+        low, middle, high = (100 * ratio for ratio in ratios[name])
+        figures = f"{statistics.median(rates[name]):6.0f} requests/s {middle:6.1f} % ({low:.0f} to {high:.0f})"
         print(f"{name:24} {figures}, page {100 * cores[name]:5.1f} % of a core")  # noqa: T201
 
 
