@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from splitleak.cli.choices import choice
 from splitleak.cli.documents import half_of
 from splitleak.cli.options import Artifact, Json, use_threads
 from splitleak.cli.output import result
-from splitleak.cli.services import Rate, Repeat
+from splitleak.cli.services import Rate, Repeat, SentAs
 
 if TYPE_CHECKING:
     from splitleak.attacker.rebuilders import Rebuilder
@@ -100,9 +99,7 @@ def up(
     out: Annotated[Path, typer.Option(help="Folder of the capture, the edge's ledger and the log.")] = Path("runs/up"),
     repeat: Repeat = 1,
     rate: Rate = None,
-    codec: Annotated[
-        str, choice("codecs", "How features travel; uint8 is quantised, deflate packs without loss. One of")
-    ] = "fp32",
+    codec: SentAs = "fp32",
     watch: Annotated[bool, typer.Option("--watch", help="Serve the live page of `splitleak watch` too.")] = False,
     attack: Attack = None,
     public: Public = None,

@@ -37,6 +37,7 @@ RotateMb = Annotated[
     float | None,
     typer.Option(min=0.001, help="Megabytes of a capture file, after which the next begins; default: no limit."),
 ]
+SentAs = Annotated[str, choice("codecs", "How features travel; uint8 is quantised, deflate packs without loss. One of")]
 Repeat = Annotated[int, typer.Option(min=1, help="Send each of --images so many times in a row.")]
 Rate = Annotated[
     float | None, typer.Option(min=0.001, help="Of --images so many a second, at most; default: as fast as it goes.")
@@ -117,9 +118,7 @@ def edge(
     ledger: Annotated[
         Path | None, typer.Option(help="File for the edge's own record of the stream (which image had which id).")
     ] = None,
-    codec: Annotated[
-        str, choice("codecs", "How features travel; uint8 is quantised, deflate packs without loss. One of")
-    ] = "fp32",
+    codec: SentAs = "fp32",
     window: Annotated[int, typer.Option(min=1, help="Requests in flight, at most.")] = 8,
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds an outage may last; meanwhile nothing is lost.")

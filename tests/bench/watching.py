@@ -2,8 +2,8 @@
 
 Cloud, tap and page are processes of their own. A round streams once each way, in an order of its own: with the page's
 process stopped (SIGSTOP), and with it awake and nobody watching, a browser that reads all, one that reads nothing, and,
-if ``SPLITLEAK_BROWSER`` names a chromium, that. Figures are medians over the rounds: of requests a second, and, with its
-quartiles, of their ratio to the stream that is not watched; and how much of a core the page's process took meanwhile.
+if ``SPLITLEAK_BROWSER`` names a chromium, that. Figures are medians over the rounds: of requests a second; of their
+ratio to the stream that is not watched, with quartiles; and of how much of a core the page's process took meanwhile.
 """
 
 import argparse

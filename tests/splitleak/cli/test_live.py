@@ -1,9 +1,7 @@
+import contextlib
 import json
-import urllib.request
 
 import pytest
-
-from splitleak.eval.campaign.processes import service
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +35,25 @@ def test_options_that_do_not_go_together_are_refused(call, arguments, said):
     assert said in err
 
 
-@pytest.mark.slow
-def test_a_tap_serves_the_page_of_its_capture(tmp_path):
-    given = ["tap", "--upstream", "127.0.0.1:1", "--capture", str(tmp_path / "t"), "--listen", "127.0.0.1:0", "--watch"]
-    with service(given, tmp_path / "log") as tapping:
-        address = tapping.wait_for("watching", 60)["address"]
-        with urllib.request.urlopen(f"{address}events", timeout=30) as events:
-            assert json.loads(events.readline()[6:])["about"]["capture"] == "t"
-        tapping.wait_for("listening", 60)
+def test_a_tap_serves_the_page_of_its_capture_in_a_process_of_its_own(call, tmp_path, monkeypatch):
+    asked = []
+
+    @contextlib.contextmanager
+    def page(config, log, children):
+        assert config.capture.is_file()  # the tap has begun it
+        asked.append((config.capture, log))
+        yield "http://127.0.0.1:1/token/"
+
+    def run(service, announce):
+        with service as port:
+            announce(port)
+
+    monkeypatch.setattr("splitleak.eval.live.up.page", page)
+    monkeypatch.setattr("splitleak.wire.server.server.run_until_stopped", run)
+    given = ("--upstream", "127.0.0.1:1", "--capture", tmp_path / "t", "--listen", "127.0.0.1:0", "--json")
+    code, out, _ = call("tap", *given, "--watch")
+    watching, listening = map(json.loads, out.splitlines())
+    assert code == 0
+    assert watching == {"event": "watching", "address": "http://127.0.0.1:1/token/"}
+    assert listening["event"] == "listening"
+    assert asked == [(tmp_path / "t", tmp_path / "t.watch.log")]
