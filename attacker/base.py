@@ -229,6 +229,23 @@ class Attack(Method):
         images = self.reconstruct(known, run or Run()).detach().float().cpu()
         return self._checked(images, (len(known.captured), *known.image_shape))
 
+    def untrained(
+        self,
+        feature_shape: tuple[int, ...],
+        image_shape: tuple[int, int, int],
+        pairs: int,
+        parts: tuple[tuple[int, ...], ...] | None,
+    ) -> nn.Module | None:
+        """The network from features to images that `reconstruct` trains, before it did; None: it trains none.
+
+        Args:
+            feature_shape: Without batch dimension.
+            image_shape: ``(C, H, W)``.
+            pairs: That it is trained on.
+            parts: Shapes of the tensors that flat features pack, or None.
+        """
+        return None
+
     @abstractmethod
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         """The attack itself, called when all that it needs is there."""

@@ -1,5 +1,6 @@
 """An attack's output folder, which the judge scores: reconstructions, record and weights."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from splitleak.datasets.images import Images
 from splitleak.npz import open_npz
 from splitleak.outputs import FolderKind
 
-ATTACK = FolderKind(("attack", "invert"), "attack.json", ("reconstructions.npz", "weights.safetensors"))
+WEIGHTS = "weights.safetensors"
+ATTACK = FolderKind(("attack", "invert"), "attack.json", ("reconstructions.npz", WEIGHTS))
 _ALWAYS_KNOWN = frozenset({"captured", "image_shape", "kind", "parts"})
 
 
@@ -178,7 +180,20 @@ def write_result(
         bound = replace(made, public=digest(sorted(about["public_hashes"])))
         bound.save(partial / "reconstructions.npz")
         if weights := attack.weights():
-            save_weights(partial / "weights.safetensors", weights)
+            save_weights(partial / WEIGHTS, weights, _fitted_to(known))
         write_json(partial / ATTACK.mark, {**about, **found})
     findings = {name: value for name, value in attack.findings.items() if not isinstance(value, list)}
     return {"folder": str(out), "rebuilt": len(made.images), "queries": queries, "findings": findings}
+
+
+def _fitted_to(known: Knowledge | ClassKnowledge) -> dict[str, str]:
+    """What a network from features to images was trained for, as `Attack.untrained` takes it."""
+    if isinstance(known, ClassKnowledge):
+        return {}
+    fitted = {
+        "feature_shape": known.captured.shape[1:],
+        "image_shape": known.image_shape,
+        "pairs": 0 if known.public is None else len(known.public),
+        "parts": known.parts,
+    }
+    return {name: json.dumps(value) for name, value in fitted.items()}

@@ -328,7 +328,7 @@ def victims(capture: Path, *, averaging: int = 1, crossings: int | None = None) 
     each = averaging if crossings is None else crossings
     ids, rows = [], []
     for name, features in requests(capture):
-        if not _OWN.fullmatch(name):
+        if not is_own(name):
             rows.append(features)
             ids += [name] if len(features) == 1 else [f"{name}#{row}" for row in range(len(features))]
     if not ids or len(ids) % each:
@@ -337,6 +337,11 @@ def victims(capture: Path, *, averaging: int = 1, crossings: int | None = None) 
         raise ValueError(f"{capture}: expected at most {each} views of an image that crossed so often, got {averaging}")
     captured = torch.from_numpy(np.concatenate(rows))
     return tuple(ids[::each]), captured if each == 1 else captured.unflatten(0, (-1, each))[:, :averaging].mean(1)
+
+
+def is_own(name: str) -> bool:
+    """Whether a request of that id is a query of `EdgeProbe` or `ServiceProbe`."""
+    return _OWN.fullmatch(name) is not None
 
 
 def served_model(capture: Path) -> str:

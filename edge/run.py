@@ -2,6 +2,7 @@
 
 import itertools
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def run_edge(
     server: ServerConfig | None,
     report: Callable[[dict[str, Any]], None],
     repeat: int = 1,
+    rate: float | None = None,
     model: str | None = None,
     force: bool = False,
 ) -> None:
@@ -41,6 +43,7 @@ def run_edge(
         report: Called with ``{"event": "streamed", "images", "accuracy", "bytes_per_image", "sent_again"}`` (the last
             counts retries) and with ``{"event": "listening", "address"}``.
         repeat: How often each image is sent in a row.
+        rate: Requests a second, at most; None: no limit.
         model: Digest of the half, for the ledger.
         force: Whether a ledger of other images or another half is replaced.
 
@@ -56,7 +59,7 @@ def run_edge(
         shown = images_for(half, images)
         if ledger is not None:
             Ledger.check_replaceable(ledger, {"images": images_digest(shown), "model": model}, force=force)
-        record = stream_images(config, half, shown, repeat, model)
+        record = stream_images(config, half, shown, repeat, model, rate)
         if ledger is not None:
             record.write(ledger)
         retries = sum(entry.sends - 1 for entry in record.entries)
@@ -80,7 +83,12 @@ def images_for(half: Half, path: Path) -> LabelledImages:
 
 
 def stream_images(
-    config: EdgeConfig, half: Half, images: LabelledImages, repeat: int = 1, model: str | None = None
+    config: EdgeConfig,
+    half: Half,
+    images: LabelledImages,
+    repeat: int = 1,
+    model: str | None = None,
+    rate: float | None = None,
 ) -> Ledger:
     """Streams images in order; returns their ledger.
 
@@ -93,6 +101,7 @@ def stream_images(
         images: Of the shape that the encoder takes, see `images_for`.
         repeat: How often each image is sent in a row.
         model: Digest of the half, for the ledger.
+        rate: Requests a second, at most; None: no limit.
 
     Raises:
         ValueError: ``repeat`` is not positive.
@@ -103,7 +112,10 @@ def stream_images(
     stream = secrets.token_hex(4)
 
     def batches() -> Iterator[tuple[str, Images]]:
-        for place, turn in itertools.product(range(len(pixels)), range(repeat)):
+        began = time.monotonic()
+        for sent, (place, turn) in enumerate(itertools.product(range(len(pixels)), range(repeat))):
+            if rate is not None:
+                time.sleep(max(0.0, began + sent / rate - time.monotonic()))
             name = f"{stream}-{place}" if repeat == 1 else f"{stream}-{place}-{turn}"
             yield name, np.ascontiguousarray(pixels[place : place + 1])
 

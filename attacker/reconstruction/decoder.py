@@ -132,6 +132,15 @@ class DecoderAttack(Attack):
             least_steps=1,
         )
 
+    def untrained(
+        self,
+        feature_shape: tuple[int, ...],
+        image_shape: tuple[int, int, int],
+        pairs: int,
+        parts: tuple[tuple[int, ...], ...] | None,
+    ) -> nn.Module:
+        return self.config.build(feature_shape, image_shape, pairs, parts)
+
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         features = gather(known, self.name, self.config.draws)

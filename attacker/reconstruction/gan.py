@@ -79,6 +79,15 @@ class GanAttack(Attack):
             least_steps=1,
         )
 
+    def untrained(
+        self,
+        feature_shape: tuple[int, ...],
+        image_shape: tuple[int, int, int],
+        pairs: int,
+        parts: tuple[tuple[int, ...], ...] | None,
+    ) -> nn.Module:
+        return self.config.build(feature_shape, image_shape, pairs, parts)
+
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config.sized(len(known.public)), gather(known, self.name, self.config.draws)

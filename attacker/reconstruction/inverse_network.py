@@ -85,6 +85,15 @@ class InverseNetworkAttack(Attack):
         """He et al.'s: 64 channels, 50 epochs of batch 32, Adam at 1e-3 halved every 10."""
         return InverseNetworkConfig(channels=64, epochs=50, learning_rate=1e-3, halved_every=10)
 
+    def untrained(
+        self,
+        feature_shape: tuple[int, ...],
+        image_shape: tuple[int, int, int],
+        pairs: int,
+        parts: tuple[tuple[int, ...], ...] | None,
+    ) -> nn.Module:
+        return inverse_network_for(feature_shape, image_shape, self.config.channels, parts)
+
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config, gather(known, self.name)

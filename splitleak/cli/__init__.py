@@ -13,6 +13,7 @@ from splitleak.cli import (
     judging,
     latency,
     listing,
+    live,
     measuring,
     networks,
     reports,
@@ -29,7 +30,7 @@ from splitleak.logs import printable
 GROUPS = {
     "Your own network": (scanning.scan, networks.cuts, networks.import_),
     "Targets": (targets.split, targets.train, targets.inspect, targets.export, targets.purify, targets.poison),
-    "Services": (services.cloud, services.edge, services.token, services.tap, services.link),
+    "Services": (services.cloud, services.edge, services.token, services.tap, services.link, live.watch, live.up),
     "Auditing": (auditing.audit,),
     "Attacks": (attacks.predict, attacks.query, attacks.attack, attacks.prior, attacks.invert),
     "Judging": (judging.score, judging.score_classes, judging.extraction, judging.study, judging.study_score),

@@ -10,6 +10,7 @@ from splitleak.cli.options import Json, Replace, Seed, Settings
 from splitleak.cli.output import console, print_json, table
 
 if TYPE_CHECKING:
+    from splitleak.eval.campaign.plan import Plan
     from splitleak.eval.report.results import Results
 
 
@@ -35,6 +36,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     seed: Seed = 0,
     settings: Settings = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Then stream the victims' images once more, and serve the live page of it."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole chain on the built-in images: train, serve, stream, tap, invert, score, report.
@@ -58,6 +63,20 @@ def demo(
         typer.echo(f"Report: {path}")
     if outcome.failed:
         raise typer.Exit(1)
+    if watch:
+        _watch(plan, out, as_json)
+
+
+def _watch(plan: "Plan", out: Path, as_json: bool) -> None:
+    """Streams the victims' images through the first target, each twice, beside what its attack makes of them."""
+    from splitleak.cli.live import run_up
+    from splitleak.eval.live.up import PageConfig, UpConfig
+
+    cell = next(job for job in plan.jobs if job.kind == "cell")
+    victims, folder = out / cell.settings["images"] / "victims.npz", out / "watched"
+    page = PageConfig(capture=folder / "tap.capture", attack=(out / cell.output).with_name("attack"), truth=victims)
+    artifact = out / cell.settings["artifact"]
+    run_up(UpConfig(artifact=artifact, images=victims, out=folder, repeat=2, rate=4, page=page), as_json)
 
 
 def _print_table(results: "Results") -> None:

@@ -37,6 +37,11 @@ RotateMb = Annotated[
     float | None,
     typer.Option(min=0.001, help="Megabytes of a capture file, after which the next begins; default: no limit."),
 ]
+SentAs = Annotated[str, choice("codecs", "How features travel; uint8 is quantised, deflate packs without loss. One of")]
+Repeat = Annotated[int, typer.Option(min=1, help="Send each of --images so many times in a row.")]
+Rate = Annotated[
+    float | None, typer.Option(min=0.001, help="Of --images so many a second, at most; default: as fast as it goes.")
+]
 MaxBytes = Annotated[
     int | None,
     typer.Option(
@@ -113,9 +118,7 @@ def edge(
     ledger: Annotated[
         Path | None, typer.Option(help="File for the edge's own record of the stream (which image had which id).")
     ] = None,
-    codec: Annotated[
-        str, choice("codecs", "How features travel; uint8 is quantised, deflate packs without loss. One of")
-    ] = "fp32",
+    codec: SentAs = "fp32",
     window: Annotated[int, typer.Option(min=1, help="Requests in flight, at most.")] = 8,
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds an outage may last; meanwhile nothing is lost.")
@@ -126,7 +129,8 @@ def edge(
     output_name: Annotated[str | None, typer.Option(help="The output with the logits, likewise.")] = None,
     channel: ChannelFile = None,
     server: ServerFile = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Send each of --images so many times in a row.")] = 1,
+    repeat: Repeat = 1,
+    rate: Rate = None,
     noise_seed: NoiseSeed = None,
     device_profile: EmulatedDevice = None,
     engine: Engine = "auto",
@@ -177,6 +181,7 @@ def edge(
         server=serving,
         report=say,
         repeat=repeat,
+        rate=rate,
         model=loaded.digest,
         force=force,
     )
@@ -208,18 +213,25 @@ def tap(
     listen: Listen = "127.0.0.1:8002",
     channel: ChannelFile = None,
     server: ServerFile = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve the live page of `splitleak watch` too, in a process of its own.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Stand between edge and cloud, pass everything on, and write it to a capture file until SIGINT or SIGTERM.
 
     Over TLS it reads what it carries only if the edge trusts the certificate in --server; with --blind it needs none.
     """
+    from contextlib import contextmanager
+
     from splitleak.attacker.blind_tap import BlindTapConfig, blind_tap
     from splitleak.attacker.tap import TapConfig
     from splitleak.attacker.tap import tap as tap_service
 
     if blind and any(given is not None for given in (channel, server, rotate_mb)):
         raise typer.BadParameter("expected --blind, or --channel, --server, --rotate-mb of a tap that reads, got both")
+    if blind and watch:
+        raise typer.BadParameter("expected --watch of a tap that reads, got --blind")
     path = capture or Path("runs/tap.jsonl" if blind else "runs/tap.capture")
     path.parent.mkdir(parents=True, exist_ok=True)
     if blind:
@@ -235,7 +247,21 @@ def tap(
             channel=reached,
         )
         service = tap_service(config)
-    _serve(service, listen, as_json, f"{'blind ' * blind}tap in front of {upstream}, writing {path}")
+
+    @contextmanager
+    def watched() -> Iterator[int]:
+        from splitleak.eval.campaign.processes import Children
+        from splitleak.eval.live.up import PageConfig, page
+        from splitleak.warm_start import COLD_START
+
+        one = Children({COLD_START: "1"})  # a fork server would take longer than what it starts
+        log = path.with_name(f"{path.name}.watch.log")
+        with service as port, page(PageConfig(capture=path), log, one) as address:
+            _event(as_json, {"event": "watching", "address": address})
+            yield port
+
+    told = f"{'blind ' * blind}tap in front of {upstream}, writing {path}"
+    _serve(watched() if watch else service, listen, as_json, told)
 
 
 def link(

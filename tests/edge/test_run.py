@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import grpc
 import numpy as np
@@ -103,6 +104,14 @@ def test_each_image_is_sent_as_often_as_asked_in_a_row(encoder, start_cloud, ima
     assert ledger.summary()["images"] == 7
     with pytest.raises(ValueError, match="at least once, got 0 times"):
         stream_images(EdgeConfig(cloud=cloud.address, model="toy"), encoder, images_for(encoder, images), repeat=0)
+
+
+def test_a_rate_holds_the_stream_back(encoder, start_cloud, images):
+    given, shown = EdgeConfig(cloud=start_cloud().address, model="toy"), images_for(encoder, images)
+    began = time.monotonic()
+    ledger = stream_images(given, encoder, shown, rate=100)
+    assert time.monotonic() - began > 0.01 * (len(shown) - 1)
+    assert len(ledger.entries) == len(shown)
 
 
 def test_two_streams_share_no_id(encoder, start_cloud, images):

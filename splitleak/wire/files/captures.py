@@ -55,6 +55,7 @@ _READ = 2**16  # bytes read at a time to go from frame to frame
 _ZEROS = 16  # at least so many at the end of a file are the trace of a power cut
 _SECTOR = 512  # as many, where they are as many bytes as a record was to have
 _MEGABYTE = 10**6
+_HEAD = 256  # bytes of a record that hold its frame, the numbers of its body and, almost always, its method
 _NOTES_ROOM = 1000  # bytes below a capture's limit that are left to the notes of what is lost
 
 _LOGGER = logging.getLogger(__name__)
@@ -86,6 +87,22 @@ class Record:
         except ValueError:
             return {}
         return document if isinstance(document, dict) else {}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a record tells before its message is read."""
+
+    time_ns: int
+    call: int
+    direction: Direction
+    method: str
+    size: int  # bytes of the message
+
+    @property
+    def is_note(self) -> bool:
+        """Whether it is the writer's own, see `Record.note`."""
+        return self.call == _NOTE_CALL
 
 
 @dataclass(frozen=True)
@@ -408,6 +425,40 @@ def scan(file: BinaryIO, start: int = len(HEADER)) -> Iterator[tuple[Record | Da
         else:
             return
         start = stop
+
+
+def head_at(file: BinaryIO, start: int) -> tuple[Head | Damage | None, int]:
+    """The head of the record at ``start``, whose message is neither read nor checked, or the damage there; its end.
+
+    None: the file ends before the record does, as while it is being written.
+    """
+    size, head = os.fstat(file.fileno()).st_size, _at(file, start, _HEAD)
+    if len(head) < _FRAME.size:
+        return None, start
+    stop = start + _FRAME.size + _FRAME.unpack_from(head)[0]
+    if _frame_fits(head[: _FRAME.size]):
+        if stop > size:
+            return None, start
+        if (read := _head(file, start, stop, head[_FRAME.size :])) is not None:
+            return read, stop
+    for item, _, end in scan(file, start):
+        if isinstance(item, Damage) and item.kind != "incomplete":
+            return item, end
+        break
+    return None, start
+
+
+def _head(file: BinaryIO, start: int, stop: int, body: bytes) -> Head | None:
+    if len(body) < _BODY.size:
+        return None
+    time_ns, call, direction, length = _BODY.unpack_from(body)
+    method = body[_BODY.size : _BODY.size + length]
+    if len(method) < length:
+        method = _at(file, start + _FRAME.size + _BODY.size, length)
+    size = stop - start - _FRAME.size - _BODY.size - length
+    if direction >= len(_DIRECTIONS) or size < 0:
+        return None
+    return Head(time_ns, call, _DIRECTIONS[direction], method.decode(errors="replace"), size)
 
 
 def _read_record(file: BinaryIO, start: int) -> tuple[Record | None, int]:

@@ -27,6 +27,8 @@ COMMANDS = (
     "edge",
     "tap",
     "link",
+    "watch",
+    "up",
     "token",
     "audit",
     "predict",

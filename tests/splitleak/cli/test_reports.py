@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from splitleak import config
+from splitleak.attacker.rebuilders import saved_decoder
 from splitleak.cli import app
 from splitleak.config import read_document
 from splitleak.eval.campaign.kinds import plan_campaign
@@ -147,3 +148,17 @@ def test_the_report_of_a_run_prints_the_table_that_the_demo_did(ran, call):
     told, folder = ran
     code, out, _ = call("report", folder)
     assert (code, out) == (0, told.stdout)
+
+
+@pytest.mark.slow
+def test_the_demo_that_is_watched_streams_to_the_page_beside_what_its_attack_rebuilds(ran, demo, monkeypatch):
+    run, folder = demo
+    asked = []
+    monkeypatch.setattr("splitleak.cli.live.run_up", lambda config, as_json: asked.append(config))
+    run("--watch")
+    [config] = asked
+    assert (config.artifact / "edge" / "half.json").is_file()
+    assert (config.images, config.page.truth) == (config.page.truth, config.images)
+    assert config.images.is_file()
+    assert config.out == folder / "watched"
+    assert saved_decoder(config.page.attack).name == "decoder"

@@ -1,0 +1,282 @@
+"""Watches a capture as it grows: counts all that crosses the wire, and looks into the newest requests."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from torch import Tensor
+
+from splitleak.attacker.queries import is_own
+from splitleak.attacker.rebuilders import Rebuilder
+from splitleak.attacker.watch.board import KEPT, Board, Sight
+from splitleak.attacker.watch.pictures import heat_map, pixels, png
+from splitleak.errors import WireError
+from splitleak.wire.files.captures import Record
+from splitleak.wire.files.follow import Follower, Mark
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.paths import INFERENCE, MODEL_STREAM_INFER
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
+
+_LOGGER = logging.getLogger(__name__)
+_BATCH = 8  # requests that are looked into at a time: no one sees more, and a browser has to draw them
+_POLL_S = 0.25
+_COUNTING_S = 0.5  # at most, until some are looked into: a writer may be faster than this process, of low priority
+_LARGEST_ANSWER = 2**16  # bytes: scores are fewer
+_COMPARED = 2048  # values of a feature, evenly chosen, by which it is found again
+_FEW = 8  # features, with fewer of which only an equal one is found again
+_NEAR = 0.22  # of the usual distance between two features; of 200 pictures that all differ, two were as near or none
+_SURE = 1e-3
+
+Picture = Callable[[str], Tensor | None]
+"""The true image ``(C, H, W)`` in [0, 1] behind a request's id, where it is known: to the judge alone."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the cloud said to a request."""
+
+    time_ns: int
+    scores: NDArray[np.float32] | None  # (K,), of the first image
+    refusal: str = ""
+
+
+class Watcher:
+    """Follows a capture in a thread of its own, and keeps a `Board` up to date.
+
+    The newest requests come first. Those that it has no time for, `KEPT` of which wait, are counted and passed over; it
+    looks into none while no browser is connected.
+
+    Args:
+        capture: The file that a tap, or a curious cloud, writes.
+        rebuilder: From features to pictures; none: there are heat maps only.
+        classes: Names of the cloud's outputs; where there are as many.
+        truth: The true pictures, where the judge watches.
+        kept: Requests that are kept.
+    """
+
+    def __init__(
+        self,
+        capture: Path,
+        rebuilder: Rebuilder | None = None,
+        classes: Sequence[str] = (),
+        truth: Picture | None = None,
+        kept: int = KEPT,
+    ) -> None:
+        self.board = Board(
+            kept,
+            capture=capture.name,
+            rebuilder=None if rebuilder is None else rebuilder.name,
+            truth=truth is not None,
+        )
+        self._capture, self._rebuilder, self._classes, self._truth = capture, rebuilder, tuple(classes), truth
+        self._number = self._undrawn = 0
+        self._waiting: deque[tuple[int, Mark]] = deque(maxlen=kept)
+        self._replies: deque[Mark] = deque(maxlen=2 * kept)
+        self._answers: OrderedDict[tuple[int, str], Answer] = OrderedDict()
+        self._unanswered: OrderedDict[tuple[int, str], tuple[int, int]] = OrderedDict()  # their numbers and times
+        self._known = _Gallery(kept)
+        self._follower = Follower(capture)
+        self._stop = threading.Event()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watches while the block runs.
+
+        Raises:
+            OSError: There is no such capture.
+            WireError: The file is no capture.
+        """
+        with self._follower:
+            self.step()
+            thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                self._stop.set()
+                thread.join()
+
+    def step(self) -> None:
+        """Counts what has come, and looks into a few of the newest requests, if somebody watches."""
+        deadline = time.monotonic() + _COUNTING_S
+        for mark in self._follower.poll():
+            if mark.head.method in INFERENCE:
+                self.board.count(mark.head)
+                self._take(mark)
+            if time.monotonic() > deadline:
+                break
+        self.board.tell(undrawn=self._undrawn, lost=self._follower.lost)
+        if self.board.viewers:
+            self._hear()
+            count = min(_BATCH, len(self._waiting))
+            self._look([self._waiting.pop() for _ in range(count)][::-1])
+
+    def _run(self) -> None:
+        try:
+            pause_s = _POLL_S
+            while not self._stop.wait(pause_s):
+                began = time.monotonic()
+                self.step()
+                pause_s = max(_POLL_S, time.monotonic() - began)  # at most half of a core
+        except Exception:
+            _LOGGER.exception("%s: it is no longer watched", self._capture)
+        finally:
+            self.board.closed = True  # which browsers tell
+
+    def _take(self, mark: Mark) -> None:
+        if mark.head.direction == "response":
+            if mark.head.size <= _LARGEST_ANSWER:
+                self._replies.append(mark)
+            return
+        self._undrawn += len(self._waiting) == self._waiting.maxlen
+        self._number += 1
+        self._waiting.append((self._number, mark))
+
+    def _hear(self) -> None:
+        """Reads the answers that have come, and adds them to the requests that are shown without one."""
+        while self._replies:
+            record = self._follower.read(self._replies.popleft())
+            told = None if record is None else _answer(record)
+            if record is None or told is None:
+                continue
+            key = record.call, told[0]
+            self._answers[key] = told[1]
+            if (asked := self._unanswered.pop(key, None)) is not None:
+                self.board.amend(asked[0], self._answered(asked[1], told[1]))
+        _shorten(self._answers, 2 * self.board.kept)
+
+    def _look(self, newest: Sequence[tuple[int, Mark]]) -> None:
+        """Looks into requests, in order, and shows them."""
+        seen: list[tuple[Sight, NDArray[np.float32] | None]] = []
+        for number, mark in newest:
+            record = self._follower.read(mark)
+            if record is None:
+                self._undrawn += 1
+            else:
+                seen.append(self._read(number, record))
+        pictures = self._rebuilt([feature for _, feature in seen])
+        for (sight, feature), picture in zip(seen, pictures, strict=True):
+            if feature is not None:
+                sight["heat"] = png(heat_map(feature))
+                sight["rebuilt"] = picture
+                sight["seen"] = self._known.find(sight["number"], feature, picture or sight["heat"])
+            if self._truth is not None and (image := self._truth(sight["id"])) is not None:
+                sight["truth"] = png(pixels(image.numpy()))
+            key = sight["call"], sight["id"]
+            if (answer := self._answers.get(key)) is not None:
+                sight |= self._answered(sight["time_ns"], answer)
+            else:
+                self._unanswered[key] = sight["number"], sight["time_ns"]
+            self.board.show(sight)
+        _shorten(self._unanswered, self.board.kept)
+
+    def _read(self, number: int, record: Record) -> tuple[Sight, NDArray[np.float32] | None]:
+        """What a request tells, and the feature of its first image; None if it holds none."""
+        sight: Sight = {
+            **{"number": number, "time_ns": record.time_ns, "call": record.call, "bytes": len(record.message)},
+            **{"id": "", "own": False, "shape": [], "heat": None, "rebuilt": None, "truth": None, "seen": None},
+            **{"label": None, "confidence": None, "ms": None, "error": ""},
+        }
+        try:
+            request = pb.ModelInferRequest.FromString(record.message)
+            sight |= {"id": request.id, "own": is_own(request.id)}
+            features = codec.decode(codec.request_tensor(request))
+        except (DecodeError, WireError) as error:
+            return sight | {"error": str(error)}, None
+        sight["shape"] = list(features.shape)
+        if features.size == 0 or features.ndim < 2:
+            return sight | {"error": "a tensor without values of an image"}, None
+        return sight, features[0]
+
+    def _rebuilt(self, features: Sequence[NDArray[np.float32] | None]) -> list[str | None]:
+        """The picture of each feature that the rebuilder can take, as a data URI."""
+        made: list[str | None] = [None] * len(features)
+        if self._rebuilder is None:
+            return made
+        fitting = [
+            (place, feature)
+            for place, feature in enumerate(features)
+            if feature is not None and feature.shape == self._rebuilder.feature_shape
+        ]
+        if fitting:
+            rows = torch.from_numpy(np.nan_to_num(np.stack([feature for _, feature in fitting])))
+            for (place, _), image in zip(fitting, self._rebuilder.rebuild(rows), strict=True):
+                made[place] = png(pixels(image.numpy()))
+        return made
+
+    def _answered(self, asked_ns: int, answer: Answer) -> dict[str, Any]:
+        told: dict[str, Any] = {"ms": (answer.time_ns - asked_ns) / 1e6, "error": answer.refusal}
+        if answer.scores is not None:
+            chosen = int(answer.scores.argmax())
+            named = len(self._classes) == len(answer.scores)
+            told["label"] = self._classes[chosen] if named else f"class {chosen}"
+            told["confidence"] = float(_probabilities(answer.scores)[chosen])
+        return told
+
+
+class _Gallery:
+    """The features that were seen last, by which one is found again that comes a second time, noise or not."""
+
+    def __init__(self, kept: int) -> None:
+        self._shape: tuple[int, ...] = ()
+        self._seen: deque[tuple[int, str, NDArray[np.float32]]] = deque(maxlen=kept)  # number, picture, values
+
+    def find(self, number: int, feature: NDArray[np.float32], picture: str) -> dict[str, Any] | None:
+        """The nearest of the features before, if it is much nearer than features are to each other; takes it in."""
+        if feature.shape != self._shape:
+            self._shape = feature.shape
+            self._seen.clear()
+        places = np.linspace(0, feature.size - 1, min(feature.size, _COMPARED)).astype(np.int64)
+        row = np.nan_to_num(feature.reshape(-1)[places])
+        found, earlier = None, [each for each in self._seen if each[0] < number]
+        if earlier:
+            apart = np.linalg.norm(np.stack([values for _, _, values in earlier]) - row, axis=1)
+            nearest, usual = int(apart.argmin()), float(np.median(apart))
+            limit = _NEAR * usual if len(earlier) >= _FEW else 0.0
+            if apart[nearest] <= limit:
+                found = {"number": earlier[nearest][0], "picture": earlier[nearest][1]}
+        self._seen.append((number, picture, row))
+        return found
+
+
+def _answer(record: Record) -> tuple[str, Answer] | None:
+    """The id of a response, and what it says; None if it is no message of the protocol."""
+    refusal = ""
+    try:
+        if record.method == MODEL_STREAM_INFER:
+            streamed = pb.ModelStreamInferResponse.FromString(record.message)
+            response, refusal = streamed.infer_response, streamed.error_message
+        else:
+            response = pb.ModelInferResponse.FromString(record.message)
+        scores = None
+        if not refusal and response.outputs:
+            values = codec.response_array(response, response.outputs[0].name)
+            scores = values.reshape(len(values), -1)[0] if values.size else None
+    except (DecodeError, WireError, ValueError):
+        return None
+    return response.id, Answer(record.time_ns, scores, refusal)
+
+
+def _probabilities(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Scores ``(K,)`` as they are if they are probabilities, else their softmax."""
+    values = np.nan_to_num(scores.astype(np.float64))
+    if values.min() >= 0 and abs(values.sum() - 1) < _SURE:
+        return values
+    powers = np.exp(values - values.max())
+    shares: NDArray[np.float64] = powers / powers.sum()
+    return shares
+
+
+def _shorten(table: OrderedDict[Any, Any], most: int) -> None:
+    while len(table) > most:
+        table.popitem(last=False)

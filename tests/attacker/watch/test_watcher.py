@@ -1,0 +1,169 @@
+import gc
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from splitleak.attacker.rebuilders import Rebuilder
+from splitleak.attacker.watch.board import Cursor
+from splitleak.attacker.watch.watcher import Watcher
+from splitleak.errors import WireError
+
+
+def test_a_request_is_shown_with_its_picture_and_the_answer_that_came_later(wire, watched, shown):
+    watcher = watched()
+    wire.ask("a-0")
+    watcher.step()
+    [sight] = shown(watcher.board)["sights"]
+    assert (sight["id"], sight["shape"], sight["label"], sight["ms"]) == ("a-0", [1, 4, 8, 8], None, None)
+    assert sight["heat"].startswith("data:image/png;base64,")
+    assert sight["rebuilt"].startswith("data:image/png;base64,")
+    wire.say("a-0")
+    watcher.step()
+    [sight] = shown(watcher.board)["sights"]
+    assert sight["label"] == "dog"
+    assert sight["confidence"] == pytest.approx(float(torch.tensor([0.0, 4, 0]).softmax(0)[1]))
+    assert sight["ms"] > 0
+    counts = shown(watcher.board)["counts"]
+    assert (counts["requests"], counts["answers"], counts["drawn"], counts["undrawn"]) == (1, 1, 1, 0)
+
+
+def test_probabilities_are_shown_as_they_are_and_outputs_without_names_by_number(wire, watched, shown):
+    watcher = watched(classes=("one", "two"))
+    wire.ask("a")
+    wire.say("a", (0.5, 0.2, 0.3))
+    wire.ask("b", call=2)
+    wire.say("b", call=2, refusal="expected tea")
+    watcher.step()
+    first, second = shown(watcher.board)["sights"]
+    assert (first["label"], first["confidence"]) == ("class 0", 0.5)
+    assert (second["label"], second["error"]) == (None, "expected tea")
+
+
+def test_a_picture_that_comes_again_is_found_and_one_that_is_new_is_not(wire, watched, shown):
+    watcher = watched()
+    first = wire.ask("first")
+    for number in range(7):
+        wire.ask(f"other-{number}")
+    watcher.step()
+    noise = wire.draw.normal(size=first.shape).astype(np.float32)
+    wire.ask("again", first + np.float32(0.05) * noise)
+    watcher.step()
+    sights = {sight["id"]: sight for sight in shown(watcher.board)["sights"]}
+    assert sights["again"]["seen"] == {"number": 1, "picture": sights["first"]["rebuilt"]}
+    assert [sight["id"] for sight in sights.values() if sight["seen"]] == ["again"]
+    assert shown(watcher.board)["counts"]["seen"] == 1
+
+
+def test_the_newest_come_first_and_what_there_is_no_time_for_is_counted(wire, watched, shown):
+    watcher = watched(kept=20)
+    for number in range(50):
+        wire.ask(f"a-{number}")
+    watcher.step()
+    document = shown(watcher.board)
+    assert [sight["number"] for sight in document["sights"]] == list(range(43, 51))
+    assert (document["counts"]["requests"], document["counts"]["undrawn"]) == (50, 30)
+    for _ in range(3):
+        watcher.step()
+    document = shown(watcher.board)
+    assert [sight["number"] for sight in document["sights"]] == list(range(31, 51))
+    assert document["counts"]["drawn"] + document["counts"]["undrawn"] == 50
+
+
+def test_a_writer_that_is_faster_than_the_count_does_not_keep_it_from_looking(wire, watched, shown, monkeypatch):
+    monkeypatch.setattr("splitleak.attacker.watch.watcher._COUNTING_S", -1.0)
+    watcher = watched()
+    for number in range(3):
+        wire.ask(f"a-{number}")
+    for number in range(3):
+        watcher.step()
+        document = shown(watcher.board)
+        assert (document["counts"]["requests"], document["counts"]["drawn"]) == (number + 1, number + 1)
+
+
+def test_nothing_is_looked_into_while_nobody_watches(wire):
+    watcher = Watcher(wire.path)
+    with watcher.watching():
+        wire.ask("a")
+        deadline = time.monotonic() + 10
+        while watcher.board.since(Cursor(), 1)[0]["counts"]["requests"] < 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        counts = watcher.board.since(Cursor(), 1)[0]["counts"]
+        assert (counts["requests"], counts["drawn"]) == (1, 0)
+        with watcher.board.viewer():
+            while watcher.board.since(Cursor(), 1)[0]["counts"]["drawn"] < 1 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert watcher.board.since(Cursor(), 1)[0]["counts"]["drawn"] == 1
+    assert watcher.board.closed
+
+
+def test_the_truth_stands_beside_only_where_it_is_given(wire, watched, shown):
+    watcher = watched(truth=lambda name: torch.zeros(1, 2, 2) if name == "a" else None)
+    wire.ask("a")
+    wire.ask("b")
+    watcher.step()
+    first, second = shown(watcher.board)["sights"]
+    assert first["truth"].startswith("data:image/png;base64,")
+    assert second["truth"] is None
+    assert shown(watcher.board)["about"]["truth"] is True
+    assert shown(watched().board)["about"]["truth"] is False
+
+
+def test_whatever_crosses_the_wire_is_shown_as_what_it_is(wire, watched, shown):
+    watcher = watched()
+    wire.raw(b"\xff\xff no message")
+    wire.raw(b"")
+    wire.ask("vector", np.ones((2, 5), np.float32))
+    wire.ask("probe-0123456789ab-7")
+    wire.writer.write("/other.Service/Call", 3, "request", b"x")
+    watcher.step()
+    broken, empty, vector, own = shown(watcher.board)["sights"]
+    assert broken["error"]
+    assert "expected at least one input" in empty["error"]
+    assert (vector["rebuilt"], vector["error"], vector["shape"]) == (None, "", [2, 5])
+    assert (own["own"], vector["own"]) == (True, False)
+    assert shown(watcher.board)["counts"]["requests"] == 4
+
+
+def test_20000_requests_leave_memory_flat(wire, watched, packed):
+    watcher = watched(rebuilder=None, kept=50)
+    cursor = Cursor()
+
+    def blocks_after(calls):
+        """Blocks of memory after 1,000 requests of each call, of which 16 are looked into."""
+        nonlocal cursor
+        for call in calls:
+            with wire.path.open("ab") as file:
+                file.write(packed(f"a-{call}", call) * 1000)
+            watcher.step()
+            watcher.step()
+            _, cursor = watcher.board.since(cursor, 60)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    blocks_after(range(3))
+    before = blocks_after(range(3, 6))
+    assert blocks_after(range(6, 20)) - before < 1000  # of 14,000 requests
+    assert watcher.board.since(cursor, 1)[0]["counts"]["requests"] == 20_000
+
+
+def test_a_file_that_is_no_capture_is_refused(tmp_path):
+    (tmp_path / "thesis").write_text("somebody's thesis")
+    with pytest.raises(WireError, match="expected a capture"), Watcher(tmp_path / "thesis").watching():
+        pass
+
+
+def test_a_page_whose_watcher_fails_is_closed_and_the_log_says_why(wire, caplog):
+    def broken(features):
+        raise RuntimeError("expected tea")
+
+    watcher = Watcher(wire.path, Rebuilder("broken", (4, 8, 8), broken))
+    with watcher.watching(), watcher.board.viewer():
+        wire.ask("a")
+        deadline = time.monotonic() + 10
+        while not watcher.board.closed and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert watcher.board.closed
+    assert "expected tea" in caplog.text
