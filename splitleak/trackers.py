@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from splitleak.logs import Report, silent
 from splitleak.tables import Table
 
 LOG_TO = "SPLITLEAK_LOG_TO"
+
+Track = Callable[[str, int, int, Mapping[str, float]], None]
+"""Takes what a progress report does: name of the task, steps done, total steps, and the latest metrics."""
+
 _UNSAFE = re.compile(r"[^\w./ -]+")  # in the name of a run or of a figure
 
 
@@ -72,8 +75,8 @@ def check_tracker(to: str) -> str:
 
 
 @contextmanager
-def tracking(label: str) -> Iterator[Report]:
-    """A `Report` that sends its figures to the tracker of the environment, as one run named ``label``; else silent.
+def tracking(label: str) -> Iterator[Track]:
+    """What sends the figures of a progress report to the tracker of the environment, as one run named ``label``; else silent.
 
     Raises:
         RuntimeError: The tracker's package is not installed.
@@ -81,7 +84,7 @@ def tracking(label: str) -> Iterator[Report]:
     """
     to = os.environ.get(LOG_TO)
     if not to:
-        yield silent
+        yield lambda task, done, total, figures: None
         return
     name, _, place = check_tracker(to).partition(":")
     try:
