@@ -76,7 +76,7 @@ def check_tracker(to: str) -> str:
 
 @contextmanager
 def tracking(label: str) -> Iterator[Track]:
-    """What sends the figures of a progress report to the tracker of the environment, as one run named ``label``; else silent.
+    """What sends figures of a progress report to the environment's tracker, as one run named ``label``; else silent.
 
     Raises:
         RuntimeError: The tracker's package is not installed.
