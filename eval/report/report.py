@@ -35,7 +35,7 @@ from splitleak.eval.report.page import (
     write_text,
 )
 from splitleak.eval.report.relations import relations
-from splitleak.eval.report.results import LINES, MEASURES, Doubt, Results, TableRows
+from splitleak.eval.report.results import LATENCY, LINES, MEASURES, Doubt, Results, TableRows
 from splitleak.eval.report.sheets import csv_rows, difference_sheet, score_sheets, summary_sheets
 from splitleak.eval.report.statements import Statement
 from splitleak.eval.report.target_measures import TargetMeasures, measure_sheets
@@ -119,9 +119,9 @@ def write_report(folder: Path, out: Path, *, force: bool = False) -> Path:
     ``report.html`` is self-contained; ``report.md`` has the same tables, with ``gallery-<table>.png``, ``strip.png``
     and ``frontier.png``; figures lie beside them as SVG and PDF, too, and ``tables/`` has each table as LaTeX.
     ``table.csv`` has one row per planned cell and place; ``records.jsonl`` one line per measured cell, without the
-    values of single images; ``campaign.json`` the plan, the flags and the failures. ``besides.csv`` and
-    ``besides.jsonl`` have the target measures, if any: a row per target and seed, and a line per measure. The
-    folder ``out`` is itself one of recorded results.
+    values of single images; ``campaign.json`` the plan, the flags and the failures; ``latency.json`` the latencies.
+    ``besides.csv`` and ``besides.jsonl`` have the target measures, if any: a row per target and seed, and a line per
+    measure. The folder ``out`` is itself one of recorded results.
 
     Args:
         folder: Of a campaign, of recorded results, or with records below it, see `Results.load`.
@@ -291,6 +291,8 @@ def _write_data(report: Report, out: Path) -> None:
             "provenance": results.provenance.document(),
         }
         write_json(out / PLAN, plan)
+    if latencies := {cell.place.target: dict(cell.latency) for cell in results.cells if cell.latency is not None}:
+        write_json(out / LATENCY, {"targets": latencies})
     for name, sheet in report.sheets():
         write_text(out / "tables" / f"{file_name(name)}.tex", latex_table(sheet))
     if measures.places:

@@ -31,7 +31,7 @@ from splitleak.eval.record.schema import (
 )
 from splitleak.eval.record.scoring import PICTURES, constant_mse, load_pictures
 
-LINES, MEASURES = "records.jsonl", "besides.jsonl"
+LINES, MEASURES, LATENCY = "records.jsonl", "besides.jsonl", "latency.json"
 
 Doubt = tuple[str, str]
 """A flag, and the cells it is about."""
@@ -389,7 +389,7 @@ def _linkages(folder: Path, plan: Mapping[str, Any]) -> dict[tuple[str, str], Li
 def _latencies(folder: Path) -> dict[str, Mapping[str, Mapping[str, float | None]]]:
     """Quantiles of the parts of a request's latency, by target."""
     latencies: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
-    for path in (folder / "latency.json", *sorted((folder / "latency").glob("*.json"))):
+    for path in (folder / LATENCY, *sorted((folder / "latency").glob("*.json"))):
         if path.is_file():
             latencies |= read_table(path)["targets"]
     return latencies

@@ -285,6 +285,7 @@ def test_the_latency_of_the_records_is_in_the_table(run, report):
     html, out = report(run)
     assert "latency p50" in html
     assert "1.23" in (out / "report.md").read_text()
+    assert json.loads((out / "latency.json").read_text())["targets"] == targets
 
 
 def test_doubts_about_records_are_shown(run, report):
