@@ -37,6 +37,7 @@ bench: $(STAMP)  ## timings, apart from the tests: interleaved, medians and rati
 	$(BIN)/python -m tests.bench.class_step
 	$(BIN)/python -m tests.bench.serving_engine
 	$(BIN)/python -m tests.bench.watching
+	$(BIN)/python -m tests.bench.bookkeeping
 
 bench-serving: $(STAMP)  ## our service beside a socket, KServe, MLServer and Triton; the first time it installs these, 1.4 GB
 	$(BIN)/python -m tests.bench.serving

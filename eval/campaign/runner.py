@@ -5,7 +5,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,7 @@ from splitleak.eval.campaign.bench import Bench, Figures
 from splitleak.eval.campaign.jobs import do
 from splitleak.eval.campaign.plan import Job, Plan
 from splitleak.eval.campaign.processes import Children
+from splitleak.eval.campaign.schedule import Schedule
 from splitleak.eval.campaign.store import Store
 
 _TRACEBACK = "Traceback (most recent call last)"
@@ -101,14 +102,13 @@ def run_jobs(
     outcome = Outcome()
     waiting = sorted((job for job in jobs if not store.is_done(job)), key=lambda job: job.kind != "split")
     progress = _Progress(jobs, waiting, workers)
+    schedule = Schedule(waiting)
     running: dict[Future[Figures], Job] = {}
     stopping = threading.Event()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            while waiting or running:
-                busy = {job.id for job in (*waiting, *running.values())}
-                while len(running) < workers and (job := _first_ready(waiting, busy)) is not None:
-                    waiting.remove(job)
+            while schedule or running:
+                while len(running) < workers and (job := schedule.take()) is not None:
                     running[pool.submit(_logged, do, job, store, stopping)] = job
                     progress.starts(job)
                 ended, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -118,12 +118,14 @@ def run_jobs(
                     if error is None:
                         store.forget_failure(job)
                         outcome.done.append(job)
-                        say(progress.line(job, _shown(future.result()), waiting))
+                        schedule.ended(job)
+                        say(progress.line(job, _shown(future.result())))
                     else:
-                        blocked = _take_dependants(job, waiting)
+                        blocked = schedule.failed(job)
+                        progress.drops(blocked)
                         outcome.failed.append(job)
                         outcome.skipped |= {_name(dependant): _name(job) for dependant in blocked}
-                        say(progress.line(job, f"FAILED, see {store.log(job)}", waiting, failed=True))
+                        say(progress.line(job, f"FAILED, see {store.log(job)}", failed=True))
         except BaseException:
             stopping.set()
             stop()
@@ -157,21 +159,6 @@ def _error_text(error: Exception, log: Path, before: int) -> str:
     return "".join(traceback.format_exception(error)) + tail
 
 
-def _first_ready(waiting: Sequence[Job], busy: Collection[str]) -> Job | None:
-    return next((job for job in waiting if not any(need in busy for need in job.needs)), None)
-
-
-def _take_dependants(failed: Job, waiting: list[Job]) -> list[Job]:
-    """Removes from ``waiting`` all jobs that depend on ``failed``, transitively."""
-    lost, taken = {failed.id}, []
-    for job in list(waiting):  # topological order
-        if any(need in lost for need in job.needs):
-            lost.add(job.id)
-            taken.append(job)
-            waiting.remove(job)
-    return taken
-
-
 class _Progress:
     """Cells done, elapsed time and an estimate of the time left, by the mean time per cost of each group of jobs."""
 
@@ -181,33 +168,60 @@ class _Progress:
         self._workers = workers
         self._began = time.monotonic()
         self._running: dict[str, tuple[Job, float]] = {}
-        self._took: defaultdict[str, list[float]] = defaultdict(list)  # seconds for a cost of 1, by group
+        self._took: defaultdict[str, _Sum] = defaultdict(_Sum)  # seconds for a cost of 1, by group
+        self._waiting: defaultdict[str, _Sum] = defaultdict(_Sum)  # costs, by group
+        for job in waiting:
+            self._waiting[job.group].add(job.cost)
 
     def starts(self, job: Job) -> None:
+        self.drops([job])
         self._running[job.id] = (job, time.monotonic())
 
-    def line(self, job: Job, shown: str, waiting: Sequence[Job], *, failed: bool = False) -> str:
+    def drops(self, jobs: Iterable[Job]) -> None:
+        """Counts ``jobs`` as waiting no longer."""
+        for job in jobs:
+            self._waiting[job.group].take(job.cost)
+
+    def line(self, job: Job, shown: str, *, failed: bool = False) -> str:
         """The line for a job that has just ended, with its figures ``shown``."""
         now = time.monotonic()
         took = now - self._running.pop(job.id)[1]
         if not failed:
-            self._took[job.group].append(took / job.cost)
+            self._took[job.group].add(took / job.cost)
             self._done += job.kind == "cell"
         running = "; ".join(_name(other) for other, _ in self._running.values())
         what = f"{_name(job)}{': ' if shown else ''}{shown} ({took:.0f} s)"
-        times = f"elapsed {_clock(now - self._began)}, left {self._left(now, waiting)}"
+        times = f"elapsed {_clock(now - self._began)}, left {self._left(now)}"
         return f"[{self._done}/{self._cells} cells] {what} | {times}" + (f" | running: {running}" if running else "")
 
-    def _left(self, now: float, waiting: Sequence[Job]) -> str:
+    def _left(self, now: float) -> str:
         seconds, known = 0.0, True
-        for job, since in (*((job, now) for job in waiting), *self._running.values()):
-            if took := self._took.get(job.group):
-                seconds += max(0.0, sum(took) / len(took) * job.cost - (now - since))
+        waiting = ((group, costs.total, 0.0) for group, costs in self._waiting.items() if costs.count)
+        running = ((job.group, job.cost, now - since) for job, since in self._running.values())
+        for group, cost, so_far in (*waiting, *running):
+            if (took := self._took[group]).count:
+                seconds += max(0.0, took.total / took.count * cost - so_far)
             else:
                 known = False
         if not known and not seconds:
             return "unknown"
         return ("about " if known else "more than ") + _clock(seconds / self._workers)
+
+
+@dataclass
+class _Sum:
+    """A running sum, and of how many values it is."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        self.total += value
+        self.count += 1
+
+    def take(self, value: float) -> None:
+        self.total -= value
+        self.count -= 1
 
 
 def _name(job: Job) -> str:

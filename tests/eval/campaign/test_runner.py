@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 
 import pytest
 import torch
@@ -100,6 +101,21 @@ def test_as_many_jobs_as_workers_run_at_once(store):
         return {}
 
     assert len(run(store, meet, [job(name) for name in "abcdef"], workers=3).done) == 6
+
+
+@pytest.mark.parametrize("count", [10, 100, 1000])
+def test_a_job_is_asked_for_its_needs_and_its_group_as_often_however_many_jobs_there_are(store, monkeypatch, count):
+    asked = Counter()
+
+    class Counted(Job):
+        def __getattribute__(self, name):
+            asked[name] += 1
+            return super().__getattribute__(name)
+
+    jobs = [Counted(str(at), "cell", "", 0, f"out/{at}", tuple(map(str, range(at % 7))), 1, {}) for at in range(count)]
+    assert len(run(store, lambda each: {}, jobs).done) == count
+    assert asked["needs"] == count
+    assert asked["group"] <= 4 * count  # as it waits, starts and ends, and while it runs beside another
 
 
 def test_what_is_done_is_not_done_again(store, work):

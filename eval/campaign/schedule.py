@@ -1,0 +1,59 @@
+"""The order of a campaign's jobs: which are ready, by counts of the needs that are still open."""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Sequence
+
+from splitleak.eval.campaign.plan import Job
+
+
+class Schedule:
+    """Jobs that wait for others, and a queue of those that are ready, in their order.
+
+    Every job and every need is looked at a bounded number of times, however many jobs there are.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        """Of ``jobs``, by priority; a need that is not among them is met."""
+        self._place = {job.id: place for place, job in enumerate(jobs)}
+        self._waiting = {job.id: job for job in jobs}
+        self._dependants: defaultdict[str, list[Job]] = defaultdict(list)
+        self._open: dict[str, int] = {}
+        self._ready: list[tuple[int, Job]] = []
+        for job in jobs:
+            needs = [need for need in dict.fromkeys(job.needs) if need in self._place]
+            self._open[job.id] = len(needs)
+            for need in needs:
+                self._dependants[need].append(job)
+            if not needs:
+                self._ready.append((self._place[job.id], job))  # in order, so a heap already
+
+    def __bool__(self) -> bool:
+        """Whether a job has not been taken yet."""
+        return bool(self._waiting)
+
+    def take(self) -> Job | None:
+        """The first job that is ready, which waits no longer; None: all that wait need another one first."""
+        if not self._ready:
+            return None
+        _, job = heapq.heappop(self._ready)
+        del self._waiting[job.id]
+        return job
+
+    def ended(self, job: Job) -> None:
+        """Counts the need for ``job`` as met."""
+        for dependant in self._dependants[job.id]:
+            self._open[dependant.id] -= 1
+            if not self._open[dependant.id]:
+                heapq.heappush(self._ready, (self._place[dependant.id], dependant))
+
+    def failed(self, job: Job) -> list[Job]:
+        """Drops the jobs that depend on ``job``, transitively, and returns them in their order."""
+        lost: dict[str, Job] = {}
+        reached = [job]
+        while reached:
+            for dependant in self._dependants[reached.pop().id]:
+                if dependant.id in self._waiting:
+                    lost[dependant.id] = self._waiting.pop(dependant.id)
+                    reached.append(dependant)
+        return sorted(lost.values(), key=lambda dependant: self._place[dependant.id])

@@ -1,0 +1,65 @@
+import pytest
+
+from splitleak.eval.campaign.plan import Job
+from splitleak.eval.campaign.schedule import Schedule
+
+
+def job(name, *needs):
+    return Job(name, "cell", name, 0, f"out/{name}", needs, 1.0, {})
+
+
+def drained(schedule):
+    taken = []
+    while (each := schedule.take()) is not None:
+        taken.append(each.id)
+        schedule.ended(each)
+    return taken
+
+
+def test_of_ready_jobs_the_first_of_the_order_is_taken_also_if_it_became_ready_last():
+    schedule = Schedule([job("b", "z"), job("a"), job("z")])
+    assert schedule.take().id == "a"
+    z = schedule.take()
+    assert schedule.take() is None  # b waits for z, which has not ended
+    schedule.ended(z)
+    assert schedule.take().id == "b"
+    assert not schedule
+
+
+def test_what_is_not_among_the_jobs_is_no_need_and_one_named_twice_is_one():
+    assert drained(Schedule([job("a", "elsewhere"), job("b", "a", "a")])) == ["a", "b"]
+
+
+def test_a_failure_drops_what_depends_on_it_in_the_order_of_the_jobs():
+    schedule = Schedule([job("a"), job("b", "a"), job("free"), job("d", "c"), job("c", "b"), job("e", "free", "a")])
+    assert [each.id for each in schedule.failed(schedule.take())] == ["b", "d", "c", "e"]
+    assert drained(schedule) == ["free"]
+    assert not schedule
+
+
+class Watched(dict):
+    """A table that counts what it is asked and told."""
+
+    operations = 0
+
+    def __getitem__(self, key):
+        Watched.operations += 1
+        return super().__getitem__(key)
+
+    def __setitem__(self, key, value):
+        Watched.operations += 1
+        super().__setitem__(key, value)
+
+
+@pytest.mark.parametrize("count", [10, 100, 1000])
+def test_each_need_is_counted_as_often_however_many_jobs_there_are(count, monkeypatch):
+    monkeypatch.setattr(Watched, "operations", 0)
+    jobs = [job("split")]
+    for number in range(count):
+        jobs += [job(f"target {number}", "split"), job(f"cell {number}", f"target {number}", "split")]
+    jobs.append(job("last", *(each.id for each in jobs)))
+    schedule = Schedule(jobs)
+    schedule._open = Watched(schedule._open)
+    assert len(drained(schedule)) == len(jobs)
+    # Read and written when it is met, and read to see whether it was the last.
+    assert Watched.operations == 3 * sum(len(each.needs) for each in jobs)
