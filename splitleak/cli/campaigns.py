@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from splitleak.cli.choices import Command
-from splitleak.cli.documents import read_settings
+from splitleak.cli.documents import with_settings
 from splitleak.cli.options import DataRoot, Device, Json, Measures, Replace, Settings
 from splitleak.cli.output import console, print_json, result, table
 from splitleak.logs import printable
@@ -166,9 +166,10 @@ def report(
 
 
 def _campaign(file: Path, data: str | None, data_root: Path | None, settings: list[str] | None) -> "Plan":
+    from splitleak.eval.campaign.extending import read_campaign
     from splitleak.eval.campaign.kinds import plan_campaign
 
-    document = read_settings(file, settings)
+    document = with_settings(read_campaign(file), settings)
     for key, value in (("data", data), ("data_root", data_root and str(data_root))):
         if value is not None:
             datasets = document.get("datasets", [])

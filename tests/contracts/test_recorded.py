@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from splitleak.config import digest, read_document
+from splitleak.config import digest
+from splitleak.eval.campaign.extending import read_campaign
 from splitleak.eval.campaign.kinds import plan_campaign
 from splitleak.eval.report.report import write_report
 
@@ -29,7 +30,7 @@ LARGE = ("classes_small",)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in PLANS])
 def test_the_plan_of_a_campaign_file_has_the_ids_it_always_had(name, any_data):
     file = ROOT / "eval" / "campaigns" / f"{name}.toml"
-    plan = plan_campaign(read_document(file), str(file))
+    plan = plan_campaign(read_campaign(file), str(file))
     kinds = {}
     for job in plan.jobs:
         kinds.setdefault(job.kind, []).append([job.id, job.output, list(job.needs)])

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from splitleak.config import read_document
+from splitleak.eval.campaign.extending import read_campaign
 from splitleak.eval.campaign.kinds import KINDS, plan_campaign
 from splitleak.eval.report.report import write_report
 
@@ -14,7 +14,7 @@ CAMPAIGNS = Path(__file__).parents[3] / "eval" / "campaigns"
     ("file", "kind"), [("cem_small", "features"), ("truncation_small", "predictions"), ("classes_adaptive", "classes")]
 )
 def test_a_file_is_planned_as_what_it_says_it_is(file, kind):
-    made = plan_campaign(read_document(CAMPAIGNS / f"{file}.toml"), file)
+    made = plan_campaign(read_campaign(CAMPAIGNS / f"{file}.toml"), file)
     assert made.config.document()["kind"] == kind
     assert made.document()["cells"]
 

@@ -1,0 +1,71 @@
+"""A campaign's file that builds on another: ``extends = "other.toml"``, relative to the folder of the file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from splitleak.config import Document, merged, read_table
+from splitleak.tables import nearest
+
+_KEY = "extends"
+
+
+class ExtendsEntry(Document):
+    """The file that is built on, and its keys that are left out."""
+
+    file: str
+    without: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _file_alone(cls, values: object) -> object:
+        return {"file": values} if isinstance(values, str) else values
+
+
+def read_campaign(path: Path) -> dict[str, Any]:
+    """The document of a campaign's file, with what it takes from the file that it extends.
+
+    Tables are merged, key by key; any other value replaces the other file's, a list too. But an entry of a list whose
+    ``name`` is in the other file's list as well is merged with the entry of that name: a name alone is the other's.
+
+    Raises:
+        FileNotFoundError: A file is not there; the message says which file extends it.
+        ValueError: The files extend each other in a circle, one leaves out a key that is not there, or one is invalid.
+    """
+    return _extended(path, ())
+
+
+def _extended(path: Path, above: Sequence[Path]) -> dict[str, Any]:
+    document = read_table(path)
+    if _KEY not in document:
+        return document
+    entry = ExtendsEntry.parse(document.pop(_KEY), source=f"{path}: {_KEY}")
+    base, below = path.parent / entry.file, (*above, path)
+    if not base.is_file():
+        raise FileNotFoundError(f"{path}: expected a file that it extends, but {base} is not there")
+    if any(base.samefile(file) for file in below):
+        circle = " -> ".join(map(str, (*below, base)))
+        raise ValueError(f"expected files that do not extend each other, got {circle}")
+    taken = _extended(base, below)
+    for key in entry.without:
+        if key not in taken:
+            raise ValueError(f"{path}: expected to leave out a key of {base}, got {key!r}{nearest(key, list(taken))}")
+        del taken[key]
+    return merged(taken, {key: _over(taken.get(key), value) for key, value in document.items()})
+
+
+def _over(base: object, value: Any) -> Any:  # noqa: ANN401  # as `read_document`
+    """``value`` with entries of its lists merged with those of ``base`` that have their names."""
+    if isinstance(base, Mapping) and isinstance(value, Mapping):
+        return {key: _over(base.get(key), each) for key, each in value.items()}
+    if not isinstance(base, Sequence) or not isinstance(value, Sequence) or isinstance(value, str):
+        return value
+    named = {name: each for each in base if (name := _name(each)) is not None}
+    return [merged(named[name], each) if (name := _name(each)) in named else each for each in value]
+
+
+def _name(entry: object) -> str | None:
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    return name if isinstance(name, str) else None
