@@ -28,7 +28,7 @@ from splitleak.models.split import ModelConfig, SplitModel, build
 from splitleak.plugins import Plugin
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
-from splitleak.training.modules import to_channels_last
+from splitleak.training.modules import at_once, to_channels_last
 from splitleak.training.precision import mixed_precision
 
 
@@ -209,10 +209,9 @@ def _train(
     labels = splits.train.labels.to(device)
 
     def batches(order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch_indices in stack.batches(splits.train.labels, training.batch_size, order):
-            if len(batch_indices) > 1:  # batch norm needs two
-                indices = batch_indices.to(device)
-                yield _augment(images[indices].float() / 255, training.augment, augment), labels[indices]
+        for indices in at_once(stack.batches(splits.train.labels, training.batch_size, order), device):
+            if len(indices) > 1:  # batch norm needs two
+                yield augmented(images[indices].float() / 255, training.augment, augment), labels[indices]
 
     @torch.no_grad()
     def training_features(epoch: int) -> tuple[Tensor, Tensor]:
@@ -309,7 +308,7 @@ def _channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _augment(images: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
+def augmented(images: Tensor, config: AugmentConfig, draw: torch.Generator) -> Tensor:
     """Randomly flips, crops and rotates each image of ``(N, C, H, W)`` independently."""
     count, _, height, width = images.shape
 

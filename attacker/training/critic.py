@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from splitleak.models.generator import GeneratorConfig
+from splitleak.training.modules import HostState
 
 Norm = Literal["instance", "spectral"]
 
@@ -51,7 +52,7 @@ class Critic(nn.Module):
         return scores if self.outputs else scores.squeeze(1)
 
 
-class PatchCritic(nn.Module):
+class PatchCritic(HostState):
     """CEM's ``DGWGAN32``, images ``(N, C, H, W)`` to scores ``(N,)``: three 5×5 convolutions, then a 4×4 one.
 
     Stride 2 and leaky ReLU of 0.2 in all but the last, instance normalisation in the second and third; the scores of an
@@ -62,6 +63,8 @@ class PatchCritic(nn.Module):
         ValueError: Images are smaller than 16 × 16.
     """
 
+    on_host = ("steps",)
+
     def __init__(self, image_shape: tuple[int, int, int], width: int = 64) -> None:
         super().__init__()
         channels, *sides = image_shape
@@ -69,7 +72,7 @@ class PatchCritic(nn.Module):
             raise ValueError(f"expected images of at least 16 × 16 for the critic, got {image_shape}")
         halvings = _halvings(channels, (width, 2 * width, 4 * width), 5, "instance")
         self.layers = nn.Sequential(*halvings, nn.Conv2d(4 * width, 1, min(4, (min(sides) + 7) // 8)))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device="cpu"))
         self.steps: Tensor
 
     def forward(self, images: Tensor) -> Tensor:

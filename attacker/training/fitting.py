@@ -1,8 +1,8 @@
 """Supervised training of an inverse network on the attacker's own (feature, image) pairs, shared by such attacks."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import torch
 from pydantic import Field
@@ -126,7 +126,7 @@ def fit(
     Raises:
         ValueError: There are fewer than three public images.
     """
-    mean = AveragedModel(network, multi_avg_fn=partial(_average, decay=average), use_buffers=True) if average else None
+    mean = _Average(network, average) if average else None
     judged = network if mean is None else mean.module
     state = Resumable(
         identity=digest([config.document(), run.seed, _sum(features), float(images.sum())]),
@@ -151,7 +151,7 @@ def fit(
             judged.load_state_dict(state.kept)
         used = used if epoch < measured else shuffled
         network.train()
-        order = used[torch.randperm(len(used), generator=state.generators["order"])]
+        order = used[torch.randperm(len(used), generator=state.generators["order"])].to(run.device)
         batches = [batch for batch in order.split(batch_size) if len(batch) > 1]
         drawn, losses = features[epoch % len(features)], []
         for index, batch in enumerate(batches):
@@ -182,14 +182,31 @@ def _best(history: Sequence[Mapping[str, float]]) -> int:
     return errors.index(min(errors)) + 1
 
 
-def _average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int, *, decay: float) -> None:
-    """Moves an average towards ``current``, the more the fewer weights it has seen; counters are copied."""
-    share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-    for mean, new in zip(averaged, current, strict=True):
-        if mean.dtype.is_floating_point:
-            mean.lerp_(new, share)
-        else:
-            mean.copy_(new)
+class _Average(AveragedModel):
+    """A moving average of a network's weights and buffers; torch's own reads its count from the device at each step."""
+
+    n_averaged: Tensor  # on the CPU
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network, use_buffers=True)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Moves the average towards ``model``, the more the fewer weights it has seen; counters are copied."""
+        count = int(self.n_averaged)
+        share = 1 - min(self.decay, (1 + count) / (10 + count))
+        for mean, new in zip(_values(self.module), _values(model), strict=True):
+            if count and mean.dtype.is_floating_point:
+                mean.lerp_(new, share)
+            else:
+                mean.copy_(new)
+        self.n_averaged += 1
+
+
+def _values(network: nn.Module) -> Iterator[Tensor]:
+    """Weights and buffers."""
+    return chain(network.parameters(), network.buffers())
 
 
 def rebuilding_loss(rebuilt: Tensor, images: Tensor, ssim_weight: float) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from splitleak.config import Config
 from splitleak.defenses.base import Defense, EpochEnd
+from splitleak.training.modules import HostState
 
 
 class ConfidenceAdaptationConfig(Config):
@@ -36,7 +37,7 @@ def confidence_loss(logits: Tensor, labels: Tensor, a: float = 1.0, b: float = 8
     return a * ((b * log_probabilities).exp() * log_probabilities).mean()
 
 
-class ConfidenceAdaptation(Defense):
+class ConfidenceAdaptation(HostState, Defense):
     r"""Trains with cross-entropy, then, for the last epochs, with a loss whose minimum lies at a confidence below 1.
 
     .. math:: a\,p_y^b \log p_y, \qquad \text{minimal at } p_y = e^{-1/b}
@@ -52,6 +53,7 @@ class ConfidenceAdaptation(Defense):
 
     name = "confidence-adaptation"
     config_type = ConfidenceAdaptationConfig
+    on_host = ("adapting",)
 
     seen: Tensor  # (2,) float64: sum of the confidences of this epoch's images, and their number
     adapting: Tensor  # () bool: whether the second stage has begun
@@ -62,14 +64,14 @@ class ConfidenceAdaptation(Defense):
         super().__init__(config)
         self.config = config
         self.register_buffer("seen", torch.zeros(2, dtype=torch.float64))
-        self.register_buffer("adapting", torch.tensor(False))
+        self.register_buffer("adapting", torch.tensor(False, device="cpu"))
         self.register_buffer("adapted", torch.tensor(0))
         self.register_buffer("confidence", torch.tensor(0.0, dtype=torch.float64))
 
     def task_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor | None:
         with torch.no_grad():
             confidences = logits.float().softmax(1).gather(1, labels[:, None])
-            self.seen += torch.stack([confidences.double().sum(), confidences.new_tensor(len(confidences)).double()])
+            self.seen += torch.stack([confidences.double().sum(), self.seen.new_full((), len(confidences))])
         return confidence_loss(logits, labels, self.config.a, self.config.b) if self.adapting else None
 
     def on_epoch(self, end: EpochEnd) -> None:
@@ -78,7 +80,7 @@ class ConfidenceAdaptation(Defense):
         self.seen.zero_()
         self.adapted += self.adapting
         due = end.epoch + 1 >= round(self.config.start * end.epochs)
-        self.adapting |= due and self.confidence >= self.config.wait_for
+        self.adapting |= due and bool(self.confidence >= self.config.wait_for)
 
     def findings(self, model: object) -> dict[str, Any]:
         return {"adapted_epochs": int(self.adapted), "train_confidence": float(self.confidence)}

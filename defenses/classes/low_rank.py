@@ -11,6 +11,7 @@ from splitleak.defenses.base import Defense, EpochEnd, TrainingStart
 from splitleak.defenses.features.layers import last_linear
 from splitleak.defenses.features.pruning import LayerSlot
 from splitleak.models.split import SplitModel
+from splitleak.training.modules import HostState
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -46,16 +47,17 @@ class LowRankHead(nn.Module):
         return logits
 
 
-class _ScheduledHead(nn.Module):
+class _ScheduledHead(HostState):
     """The ordinary head, then the low-rank one. Both exist throughout, so that the optimiser holds their parameters."""
 
+    on_host = ("over",)
     over: Tensor  # () bool: whether the low-rank head is used
 
     def __init__(self, ordinary: nn.Linear, low_rank: LowRankHead) -> None:
         super().__init__()
         self.ordinary = ordinary
         self.low_rank = low_rank
-        self.register_buffer("over", torch.tensor(False))
+        self.register_buffer("over", torch.tensor(False, device="cpu"))
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.low_rank(features) if self.over else self.ordinary(features)

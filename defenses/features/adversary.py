@@ -93,8 +93,10 @@ class AdversarialDefense(Defense):
         self.surrogate.requires_grad_(True)
         if self.adversary.measure == "ssim":
             quality = functional.relu(quality - self.adversary.ssim_threshold)
-            if not quality:
-                return quality.detach()  # the gradient would be zero: skips the backward pass through the surrogate
+            # Where it is 0, so is the gradient, and the backward pass through the surrogate can be spared; on another
+            # device than the CPU, to know it would cost more.
+            if quality.device.type == "cpu" and not quality:
+                return quality.detach()
         return self.adversary.weight * quality
 
     def _train_surrogate(self, inputs: Tensor, images: Tensor) -> None:

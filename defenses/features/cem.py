@@ -74,6 +74,7 @@ class CEM(Defense):
     def __init__(self, config: CEMConfig) -> None:
         super().__init__(config)
         self.config = config
+        self._known: tuple[int, bool] | None = None
 
     def prepare(self, model: SplitModel, classes: int) -> None:
         if self.config.mode == "paper" and self.noise_variance_on_wire == 0:
@@ -85,7 +86,7 @@ class CEM(Defense):
         self.register_buffer("counts", torch.zeros(shape[:2]))
 
     def penalty(self, step: Step) -> Tensor | None:
-        if not self.counts.any() or self.config.weight == 0:
+        if self.config.weight == 0 or not self._is_fitted(step.epoch):
             return None
         features = step.features.flatten(1).float()
         if features.shape[1] != self.means.shape[2]:
@@ -100,12 +101,18 @@ class CEM(Defense):
             means=self.means,
             variances=self.variances.mean(2),
             counts=self.counts,
-            class_size=float(self.counts.sum() / len(self.counts)),
+            class_size=self.counts.sum() / len(self.counts),
             noise_variance=noise,
             threshold=self.config.threshold,
             gamma=self.config.gamma,
         )
         return reference_weight(self.config.weight, step.learning_rate) * loss
+
+    def _is_fitted(self, epoch: int) -> bool:
+        """Whether there is a mixture, which is read from the device once an epoch: it changes between epochs alone."""
+        if self._known is None or self._known[0] != epoch:
+            self._known = (epoch, bool(self.counts.any()))
+        return self._known[1]
 
     def bound(self, features: Tensor, labels: Tensor, noise_variance: float) -> Tensor:
         """Equation S8 for the mixture, a scalar in nats, with its gradient for the batch (see the class).
@@ -124,6 +131,7 @@ class CEM(Defense):
 
     @torch.no_grad()
     def on_epoch(self, end: EpochEnd) -> None:
+        self._known = None
         features, labels = end.training_features()
         flat = features.flatten(1).float()
         draw = generator(self.generator.initial_seed() if self.generator else 0, "k-means", end.epoch)
@@ -164,7 +172,7 @@ def reference_loss(
     means: Tensor,
     variances: Tensor,
     counts: Tensor,
-    class_size: float,
+    class_size: float | Tensor,
     noise_variance: float,
     threshold: float,
     gamma: float,
@@ -191,7 +199,7 @@ def reference_loss(
     cluster = nearest(features.detach(), labels, means, counts)
     slot = labels * clusters + cluster  # (N,)
     squares = (features - means[labels, cluster]).square().mean(1)
-    hits = torch.bincount(slot, minlength=counts.numel()).to(squares)
+    hits = squares.new_zeros(counts.numel()).index_add(0, slot, torch.ones_like(squares))
     batch_variance = torch.zeros_like(hits).index_add(0, slot, squares) / hits.clamp(min=1)
     share = (counts / counts.sum(1, keepdim=True).clamp(min=1)).flatten()
     blend = _BLEND_SPEED * hits / (share * class_size).clamp(min=1e-12)
@@ -199,7 +207,7 @@ def reference_loss(
     variance = blend * batch_variance + (1 - blend) * variances.flatten()
     excess = torch.relu(torch.log(variance + gamma) - math.log(threshold * noise_variance + gamma))
     terms = torch.where(hits > 0, share * excess, torch.zeros_like(excess))
-    return terms.sum() / len(torch.unique(labels))
+    return terms.sum() / (hits.view_as(counts) > 0).any(1).sum()
 
 
 def reference_weight(weight: float, learning_rate: float) -> float:

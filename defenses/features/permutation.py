@@ -42,6 +42,8 @@ class Permutation(Defense):
         self.config = config
         self._drawn_from: torch.Generator | None = None
         self._session = 0
+        self.register_buffer("orders", None, persistent=False)
+        self.orders: Tensor | None  # (sessions, channels), in a training
 
     def prepare(self, model: SplitModel, classes: int) -> None:
         shape = model.feature_shape
@@ -49,6 +51,7 @@ class Permutation(Defense):
             expected = f"features (C, H, W) of at least {self.config.bits} places"
             raise ValueError(f"permutation: expected {expected}, got {shape}")
         orders = torch.stack([self.order(session, shape[0]) for session in range(2**self.config.bits)])
+        self.orders = orders
         model.encoder = nn.Sequential(model.encoder, _Plane())
         model.head = nn.Sequential(_Restored(orders.argsort(1), shape[1] * shape[2]), model.head)
 
@@ -58,15 +61,23 @@ class Permutation(Defense):
         return torch.randperm(channels, generator=draw, device="cpu")
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.training or self._drawn_from is not self.generator or self.generator is None:
-            device = "cpu" if self.generator is None else self.generator.device
-            self._drawn_from = self.generator
-            self._session = int(torch.randint(2**self.config.bits, (), generator=self.generator, device=device))
-        channels, places = features.shape[1] - 1, features[0, 0].numel()
-        order = self.order(self._session, channels).to(features.device)
-        number = (torch.tensor(self._session) >> torch.arange(places) % self.config.bits) & 1
+        places = torch.arange(features[0, 0].numel(), device=features.device)
+        if self.training and self.orders is not None:  # the number is not read from the device
+            session = self._draw(features.device)
+            order = self.orders.index_select(0, session)[0]
+        else:
+            if self.training or self._drawn_from is not self.generator or self.generator is None:
+                self._drawn_from = self.generator
+                self._session = int(self._draw("cpu" if self.generator is None else self.generator.device))
+            session = torch.tensor([self._session], device=features.device)
+            order = self.order(self._session, features.shape[1] - 1).to(features.device)
+        number = (session >> places % self.config.bits) & 1
         plane = number.to(features).view(1, 1, *features.shape[2:]).expand(len(features), -1, -1, -1)
         return torch.cat([features[:, :-1][:, order], plane], 1)
+
+    def _draw(self, device: torch.device | str) -> Tensor:
+        """The number of a new session ``(1,)``."""
+        return torch.randint(2**self.config.bits, (1,), generator=self.generator, device=device)
 
 
 class _Plane(nn.Module):

@@ -32,11 +32,15 @@ def mixture_information(weights: Tensor, variances: Tensor, noise_variance: floa
     if weights.ndim != 1 or variances.ndim < 2 or len(variances) != len(weights):
         got = f"{tuple(weights.shape)} and {tuple(variances.shape)}"
         raise ValueError(f"expected weights (k,) and variances (k, ...), got {got}")
-    noise = torch.as_tensor(noise_variance, dtype=variances.dtype, device=variances.device)
+    if isinstance(noise_variance, Tensor):
+        noise = noise_variance.to(variances)
+        least = float(noise.min())
+    else:  # not read back from the device, which a step of a training would wait for
+        noise, least = variances.new_full((), noise_variance), noise_variance
     if noise.ndim and noise.shape != variances.shape[1:]:
         raise ValueError(f"expected one noise variance or {tuple(variances.shape[1:])}, got {tuple(noise.shape)}")
-    if not bool((noise > 0).all()):
-        raise ValueError(f"expected noise variances above 0, got {float(noise.min())}")
+    if not least > 0:
+        raise ValueError(f"expected noise variances above 0, got {least}")
     within = 0.5 * torch.log1p(variances / noise).flatten(1).sum(1)
     bound: Tensor = torch.special.entr(weights).sum() + weights @ within
     return bound

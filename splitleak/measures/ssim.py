@@ -59,7 +59,7 @@ def similarity_maps(images: Tensor, targets: Tensor, data_range: float, *, paddi
             f"expected images (N, C, H, W) of at least {WINDOW} × {WINDOW} pixels, got {tuple(images.shape)}"
         )
     x, y = images.flatten(0, 1), targets.flatten(0, 1)  # (N * C, H, W): per channel
-    rows, columns = (_smoothing(side, padding).to(images) for side in images.shape[2:])
+    rows, columns = (_smoothing(side, padding, images.device).to(images.dtype) for side in images.shape[2:])
     maps = rows @ torch.stack((x, y, x * x, y * y, x * y)) @ columns.T
     mean_x, mean_y, square_x, square_y, product = maps.unbind()
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
@@ -70,14 +70,14 @@ def similarity_maps(images: Tensor, targets: Tensor, data_range: float, *, paddi
     return luminance.unflatten(0, images.shape[:2]), structure.unflatten(0, images.shape[:2])
 
 
-def _smoothing(side: int, padding: int) -> Tensor:
+def _smoothing(side: int, padding: int, device: torch.device) -> Tensor:
     """The separable Gaussian window as a matrix ``(positions, side)``; beyond the border is zero padding.
 
     Two matrix products took a twentieth of the time of convolutions at 32 pixels on a CPU.
     """
     half = WINDOW // 2
-    centres = torch.arange(half - padding, side - half + padding)
-    offsets = torch.arange(side) - centres[:, None]
-    window = torch.exp(torch.arange(-half, half + 1, dtype=torch.float64).square() / (-2 * _SIGMA**2))
+    centres = torch.arange(half - padding, side - half + padding, device=device)
+    offsets = torch.arange(side, device=device) - centres[:, None]
+    window = torch.exp(torch.arange(-half, half + 1, dtype=torch.float64, device=device).square() / (-2 * _SIGMA**2))
     weights = torch.exp(offsets.double().square() / (-2 * _SIGMA**2)) / window.sum()
     return weights.masked_fill(offsets.abs() > half, 0)

@@ -1,13 +1,31 @@
 """Placing networks on a device and freezing their weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+
+
+class HostState(nn.Module):
+    """A module some of whose buffers stay on the CPU wherever it goes: no device is waited for to read them."""
+
+    on_host: ClassVar[tuple[str, ...]] = ()
+    """Names of these buffers, registered on the CPU."""
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        kept = {name: self._buffers[name] for name in self.on_host}
+        super()._apply(fn, recurse)
+        self._buffers.update(kept)
+        return self
+
+
+def at_once(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Tensors of the CPU on ``device``, by one copy, for a device waits for each."""
+    return torch.cat(list(batches)).to(device).split([len(batch) for batch in batches])
 
 
 def to_channels_last(module: M, device: torch.device) -> M:

@@ -5,7 +5,7 @@ from torch.nn import functional
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
 from splitleak.defenses.features.cem import reference_weight
-from splitleak.defenses.training import AugmentConfig, TargetConfig, TrainingConfig, _augment, assemble, train
+from splitleak.defenses.training import AugmentConfig, TargetConfig, TrainingConfig, assemble, augmented, train
 from splitleak.models.split import ModelConfig
 
 CPU = torch.device("cpu")
@@ -136,11 +136,11 @@ IMAGES = torch.rand(64, 3, 9, 7, generator=drawn(1))
 
 
 def test_augmentation_that_is_switched_off_changes_nothing():
-    assert torch.equal(_augment(IMAGES, AugmentConfig(flip=False), drawn()), IMAGES)
+    assert torch.equal(augmented(IMAGES, AugmentConfig(flip=False), drawn()), IMAGES)
 
 
 def test_a_flip_mirrors_about_every_other_image_and_no_more():
-    flipped = _augment(IMAGES, AugmentConfig(), drawn())
+    flipped = augmented(IMAGES, AugmentConfig(), drawn())
     mirrored = [torch.equal(after, before.flip(2)) for after, before in zip(flipped, IMAGES, strict=True)]
     kept = [torch.equal(after, before) for after, before in zip(flipped, IMAGES, strict=True)]
     assert all(a != b for a, b in zip(mirrored, kept, strict=True))
@@ -149,7 +149,7 @@ def test_a_flip_mirrors_about_every_other_image_and_no_more():
 
 def test_a_crop_is_a_window_of_the_padded_image_and_all_windows_occur():
     images = torch.rand(400, 1, 5, 4, generator=drawn(1))
-    cropped = _augment(images, AugmentConfig(flip=False, crop_padding=1), drawn())
+    cropped = augmented(images, AugmentConfig(flip=False, crop_padding=1), drawn())
     found = set()
     for after, before in zip(cropped, images, strict=True):
         padded = functional.pad(before, [1] * 4)
@@ -179,7 +179,7 @@ def rotated_slowly(image, angle):
 
 def test_a_rotation_turns_each_image_by_an_angle_of_its_own_within_the_range():
     images = torch.rand(4, 2, 7, 7, generator=drawn(1))
-    rotated = _augment(images, AugmentConfig(flip=False, rotation_degrees=30), drawn())
+    rotated = augmented(images, AugmentConfig(flip=False, rotation_degrees=30), drawn())
     angles = (2 * torch.rand(4, generator=drawn()) - 1) * torch.pi / 6
     assert len(set(angles.tolist())) == 4
     for after, before, angle in zip(rotated, images, angles, strict=True):
@@ -188,7 +188,7 @@ def test_a_rotation_turns_each_image_by_an_angle_of_its_own_within_the_range():
 
 def test_augmented_images_stay_in_range_and_repeat_under_one_seed():
     config = AugmentConfig(crop_padding=2, rotation_degrees=15)
-    first = _augment(IMAGES, config, drawn(5))
-    assert torch.equal(first, _augment(IMAGES, config, drawn(5)))
-    assert not torch.equal(first, _augment(IMAGES, config, drawn(6)))
+    first = augmented(IMAGES, config, drawn(5))
+    assert torch.equal(first, augmented(IMAGES, config, drawn(5)))
+    assert not torch.equal(first, augmented(IMAGES, config, drawn(6)))
     assert 0 <= float(first.min()) <= float(first.max()) <= 1
