@@ -105,11 +105,11 @@ class Stack(nn.Module):
             features = defense(features)
         return features
 
-    def task_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        """The task loss of the defense that has one in this epoch, or the cross-entropy."""
+    def task_loss(self, logits: Tensor, labels: Tensor, epoch: int, smoothing: float = 0.0) -> Tensor:
+        """The task loss of the defense that has one in this epoch, or the cross-entropy with label ``smoothing``."""
         losses = (defense.task_loss(logits, labels, epoch) for defense in self)
         loss: Tensor | None = next((loss for loss in losses if loss is not None), None)
-        return functional.cross_entropy(logits, labels) if loss is None else loss
+        return functional.cross_entropy(logits, labels, label_smoothing=smoothing) if loss is None else loss
 
     def penalty(self, step: Step) -> Tensor | None:
         """The sum of the defenses' penalties, or None."""

@@ -19,7 +19,11 @@ _WORD = re.compile("[a-z]+")
 
 PRESETS: Table[str] = Table(
     "preset",
-    {"cpu": "small enough for minutes on two cores", "paper": "the published settings, made for a GPU"},
+    {
+        "cpu": "small enough for minutes on two cores",
+        "paper": "the published settings, made for a GPU",
+        "fast": "of a target's training: few epochs of large batches, for tens of thousands of pictures; else as cpu",
+    },
 )
 
 Preset = Annotated[str, AfterValidator(PRESETS.known)]

@@ -24,7 +24,7 @@ from splitleak.attacker.training.fitting import (
 from splitleak.models.decoder import GridDecoder, ResNormDecoder, decoder_for, of_one_scale
 from splitleak.seeding import generator, seeded
 from splitleak.training.modules import to_channels_last
-from splitleak.training.precision import mixed_precision
+from splitleak.training.precision import fused_on, mixed_precision
 
 _MANY_PLACES = 256
 _FEW_PAIRS = 500
@@ -197,7 +197,8 @@ class DecoderTraining:
             self.decoder = config.build(feature_shape, image_shape, pairs, parts)
         to_channels_last(self.decoder, run.device)
         weights = self.decoder.parameters()
-        self.optimizer = Adam(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
+        faster = fused_on(run.device)
+        self.optimizer = Adam(weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=faster)
 
     def descend(self, features: Tensor, images: Tensor, progress: float) -> Tensor:
         """A step on features ``(B, *cut)`` and images ``(B, C, H, W)``; see `fitting.Descend`."""

@@ -13,7 +13,7 @@ from splitleak.attacker.training.critic import PatchCritic, gradient_penalty
 from splitleak.attacker.training.fitting import cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.seeding import generator, seeded
 from splitleak.training.modules import to_channels_last
-from splitleak.training.precision import mixed_precision
+from splitleak.training.precision import fused_on, mixed_precision
 
 _BETAS = (0.5, 0.999)
 
@@ -124,10 +124,11 @@ class Game:
     def __init__(self, config: GanConfig, network: nn.Module, critic: PatchCritic, draw: torch.Generator) -> None:
         self.config, self.network, self.critic, self.draw = config, network, critic, draw
         self.warm_up = config.decoder_epochs if config.start == "decoder" else 0
-        weights = network.parameters
-        self.alone = Adam(weights(), lr=config.decoder_learning_rate, weight_decay=config.weight_decay)
-        self.playing = Adam(weights(), lr=config.learning_rate, betas=_BETAS, weight_decay=config.weight_decay)
-        self.critical = Adam(critic.parameters(), lr=config.critic_learning_rate, betas=_BETAS)
+        weights, faster = network.parameters, fused_on(draw.device)
+        decay = config.weight_decay
+        self.alone = Adam(weights(), lr=config.decoder_learning_rate, weight_decay=decay, fused=faster)
+        self.playing = Adam(weights(), lr=config.learning_rate, betas=_BETAS, weight_decay=decay, fused=faster)
+        self.critical = Adam(critic.parameters(), lr=config.critic_learning_rate, betas=_BETAS, fused=faster)
 
     def descend(self, features: Tensor, images: Tensor, progress: float) -> Tensor:
         epoch = progress * (self.warm_up + self.config.epochs)

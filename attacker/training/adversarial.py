@@ -17,7 +17,7 @@ from splitleak.models.generator import Generator, GeneratorConfig
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.modules import freeze, to_channels_last
-from splitleak.training.precision import mixed_precision
+from splitleak.training.precision import fused_on, mixed_precision
 
 
 class GanTraining(Config):
@@ -114,8 +114,12 @@ def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str
     """
     betas = (config.beta1, config.beta2)
     sides = {
-        "generator": Adam(game.generator.parameters(), lr=config.learning_rate, betas=betas),
-        "critic": Adam(game.critic.parameters(), lr=config.critic_learning_rate, betas=betas),
+        "generator": Adam(
+            game.generator.parameters(), lr=config.learning_rate, betas=betas, fused=fused_on(run.device)
+        ),
+        "critic": Adam(
+            game.critic.parameters(), lr=config.critic_learning_rate, betas=betas, fused=fused_on(run.device)
+        ),
     }
     draw, averaged = generator(run.seed, game.name, "draws"), copy.deepcopy(game.generator)
     state = Resumable(

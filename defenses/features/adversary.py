@@ -109,7 +109,7 @@ class AdversarialDefense(Defense):
 
     def _reconstruction_quality(self, inputs: Tensor, images: Tensor) -> Tensor:
         """Mean SSIM, or negative MSE, of the surrogate's reconstructions of the batch; higher is better."""
-        with mixed_precision(inputs.device):
+        with mixed_precision(inputs.device, on_cpu=inputs.dtype == torch.bfloat16):  # as the target's own
             reconstructions = self.surrogate(inputs)
         if self.adversary.measure == "mse":
             return -functional.mse_loss(reconstructions.float(), images)

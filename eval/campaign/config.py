@@ -324,7 +324,7 @@ def target_document(
     """The settings of ``splitleak train``: all of `TargetConfig`, defaults included, but our own models' classes.
 
     Args:
-        preset: Of the training and the width, ``cpu`` or ``paper``.
+        preset: Of the training and the width, ``cpu``, ``fast`` or ``paper``.
         dataset: Gives channels and image size.
         model: The network.
         training: Overrides of the preset's `TrainingConfig`.
@@ -340,7 +340,7 @@ def target_document(
             raise ValueError(f"expected images {imported.image_shape}, as {model.name!r} takes them, got {shape}")
         network, base = imported.document(), TrainingConfig.fine_tuning()
     else:
-        base = TrainingConfig.paper() if preset == "paper" else TrainingConfig()
+        base = TrainingConfig.of_preset(preset)
         network = {
             **model.model_dump(exclude={"name", "width"}),
             "width": (1.0 if preset == "paper" else 0.25) if model.width is None else model.width,

@@ -175,7 +175,7 @@ def train(
     from splitleak.outputs import claimed
 
     splits = _splits(images)
-    training = TrainingConfig.paper() if preset == "paper" else TrainingConfig()
+    training = TrainingConfig.of_preset(preset)
     networks: dict[str, bytes] = {}
     about: dict[str, Any] = {}
     if model is not None:

@@ -18,14 +18,15 @@ class HostState(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         kept = {name: self._buffers[name] for name in self.on_host}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._buffers.update(kept)
         return self
 
 
 def at_once(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
     """Tensors of the CPU on ``device``, by one copy, for a device waits for each."""
-    return torch.cat(list(batches)).to(device).split([len(batch) for batch in batches])
+    moved: Sequence[Tensor] = torch.cat(list(batches)).to(device).split([len(batch) for batch in batches])
+    return moved
 
 
 def to_channels_last(module: M, device: torch.device) -> M:

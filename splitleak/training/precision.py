@@ -1,5 +1,7 @@
-"""Mixed precision: bfloat16 autocast where the hardware supports it."""
+"""What makes a training fast on the device that it runs on, and changes nothing on a CPU unless asked for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,27 @@ def mixed_precision(device: torch.device, *, on_cpu: bool = False) -> torch.auto
     if device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
     return torch.autocast("cpu", torch.bfloat16, enabled=on_cpu and _cpu_has_amx())
+
+
+def fused_on(device: torch.device) -> bool | None:
+    """The option ``fused`` of an optimiser of weights on ``device``: on CUDA a step is one kernel."""
+    return True if device.type == "cuda" else None
+
+
+@contextmanager
+def tuned_convolutions(device: torch.device) -> Iterator[None]:
+    """While the block runs, cuDNN times its algorithms for each shape of a convolution, and keeps the fastest.
+
+    For trainings, whose shapes repeat. Which is the fastest may differ from run to run, and with it the last digits,
+    so not where whoever calls has asked torch for deterministic ones. On a CPU nothing changes.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = before or (device.type == "cuda" and not cudnn.deterministic)
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 def _cpu_has_amx() -> bool:

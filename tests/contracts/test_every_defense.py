@@ -53,6 +53,18 @@ def test_it_is_named_as_in_the_table_and_documented_with_its_source(name):
     assert " et al., " in DEFENSES[name].__doc__
 
 
+@EVERY
+def test_it_is_trained_in_bfloat16_too_where_that_is_asked(name, small_splits, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    config = DefenseSubject(DEFENSES[name], SETTINGS.get(name, {}), behind(name)).target(classes=10)
+    losses = []
+    for precision in ("single", "bfloat16"):
+        training = config.training.model_copy(update={"precision": precision, "epochs": 1})
+        trained = train(config.model_copy(update={"training": training}), small_splits, device=CPU)
+        losses.append(trained.record["history"][0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 @pytest.mark.slow
 @EVERY
 def test_cem_of_weight_zero_on_top_changes_no_bit(name, small_splits):

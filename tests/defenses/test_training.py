@@ -2,10 +2,19 @@ import pytest
 import torch
 from torch.nn import functional
 
+from splitleak.config import PRESETS
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
 from splitleak.defenses.features.cem import reference_weight
-from splitleak.defenses.training import AugmentConfig, TargetConfig, TrainingConfig, assemble, augmented, train
+from splitleak.defenses.training import (
+    AugmentConfig,
+    TargetConfig,
+    TrainingConfig,
+    assemble,
+    augmented,
+    train,
+    training_step,
+)
 from splitleak.models.split import ModelConfig
 
 CPU = torch.device("cpu")
@@ -126,6 +135,47 @@ def test_the_cosine_schedule_warms_up_falls_and_is_never_zero():
     rates = [config.rate(2 + step / 10) for step in range(101)]
     assert rates == sorted(rates, reverse=True)
     assert min(config.rate(0), rates[-1]) > 0
+
+
+def test_the_short_recipe_is_one_cycle_of_the_learning_rate():
+    fast = TrainingConfig.fast()
+    rates = [fast.rate(step / 10) for step in range(10 * fast.epochs + 1)]
+    top = 10 * fast.warmup_epochs
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[top] == fast.learning_rate
+    assert 0 < rates[-1] < fast.learning_rate / 500
+    assert fast.rate((fast.epochs + fast.warmup_epochs) / 2) == pytest.approx(fast.learning_rate / 2)
+
+
+def test_a_preset_is_a_training_and_any_other_name_the_default():
+    presets = {name: TrainingConfig.of_preset(name) for name in PRESETS}
+    assert presets == {"cpu": TrainingConfig(), "paper": TrainingConfig.paper(), "fast": TrainingConfig.fast()}
+
+
+def test_settings_that_came_later_are_in_a_document_only_where_they_are_used():
+    assert not {"label_smoothing", "precision"} & set(TrainingConfig().document())
+    fast = TrainingConfig.fast().document()
+    assert (fast["label_smoothing"], fast["precision"]) == (0.1, "bfloat16")
+    assert TrainingConfig.parse(fast, source="test") == TrainingConfig.fast()
+
+
+def test_labels_are_smoothed_and_a_cpu_with_amx_computes_in_bfloat16_where_that_is_asked(small_target, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    model, stack = assemble(small_target(), "builtin")
+    model.eval()
+    images, labels = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+    seen, losses = [], []
+    model.encoder.register_forward_hook(lambda module, given, features: seen.append(features.dtype))
+    for settings in ({}, {"label_smoothing": 0.4}, {"precision": "bfloat16"}):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        given = {"epoch": 0, "rate": 0.0, "config": TrainingConfig(**settings)}
+        losses.append(training_step(model, stack, optimizer, images, labels, **given)[0])
+    assert seen == [torch.float32, torch.float32, torch.bfloat16]
+    logits = model(images)
+    expected = [functional.cross_entropy(logits, labels, label_smoothing=smoothing) for smoothing in (0, 0.4)]
+    torch.testing.assert_close(torch.stack(losses[:2]), torch.stack(expected).detach())
+    torch.testing.assert_close(losses[2], losses[0], rtol=0.02, atol=0)
 
 
 def drawn(seed=0):

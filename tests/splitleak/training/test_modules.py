@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from splitleak.training.modules import evaluating, freeze, to_channels_last
+from splitleak.training.modules import HostState, at_once, evaluating, freeze, to_channels_last
 
 CPU = torch.device("cpu")
 
@@ -29,3 +29,28 @@ def test_afterwards_each_part_is_in_the_mode_that_it_was_in():
     with evaluating(network):
         assert not any(module.training for module in network.modules())
     assert [module.training for module in network.modules()] == [True, False, True]
+
+
+class Counting(HostState):
+    on_host = ("count",)
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.tensor(3, device="cpu"))
+        self.register_buffer("sums", torch.zeros(2))
+
+
+def test_what_the_host_reads_stays_on_the_cpu_and_is_saved_with_the_rest():
+    whole = nn.Sequential(Counting()).to("meta", torch.float64)
+    assert (whole[0].count.device.type, whole[0].sums.device.type) == ("cpu", "meta")
+    assert int(whole[0].count) == 3
+    assert set(whole.state_dict()) == {"0.count", "0.sums"}
+    other = nn.Sequential(Counting())
+    other[0].count += 4
+    other.load_state_dict({**whole.state_dict(), "0.sums": torch.ones(2)})
+    assert int(other[0].count) == 3
+
+
+def test_batches_that_are_moved_at_once_are_those_that_they_were():
+    batches = [torch.tensor([3, 1]), torch.tensor([2]), torch.tensor([0, 5])]
+    assert [batch.tolist() for batch in at_once(batches, CPU)] == [[3, 1], [2], [0, 5]]
