@@ -13,7 +13,7 @@ from splitleak.attacker.base import Attack
 from splitleak.attacker.run import AttackConfig
 from splitleak.config import IMPORTED, OWN, Config, Preset, digest, merged
 from splitleak.datasets import DATASETS
-from splitleak.datasets.splits import SplitConfig
+from splitleak.datasets.splits import PoolConfig, SplitConfig
 from splitleak.defenses.artifact import artifact_digest
 from splitleak.defenses.importing import cut_in_two, read_networks
 from splitleak.defenses.stack import DefenseConfig, Stack
@@ -38,7 +38,7 @@ Name = Annotated[str, Field(pattern=r"^\w[\w .+-]*$", max_length=60)]
 Side = Annotated[int, Field(ge=8)]
 
 
-class SplitCounts(Config):
+class SplitCounts(PoolConfig):
     """Sizes of the splits; each seed shuffles anew. See `SplitConfig`."""
 
     public: int = Field(default=2000, ge=1)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -59,6 +59,9 @@ def split(
     victims: Annotated[int, typer.Option(min=1, help="Images that cross the wire and are attacked.")] = 200,
     train_: Annotated[int | None, typer.Option("--train", min=1, help="Training images; default: the rest.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Test images; default: all.")] = None,
+    from_: Annotated[
+        Literal["train", "test"], typer.Option("--from", help="Pool of public and victims' images; papers take test.")
+    ] = "train",
     classes: Annotated[
         int | None, typer.Option(min=2, help="Classes the target knows, drawn by seed; default: all.")
     ] = None,
@@ -108,7 +111,7 @@ def split(
             report=report,
         )
     counts = {"public": public, "victims": victims, "train": train_, "test": test, "generic": generic}
-    asked = {"seed": seed, "classes": classes, "stratified": stratified, **counts}
+    asked = {"seed": seed, "classes": classes, "stratified": stratified, "from": from_, **counts}
     splits = split_images(loaded, read_config(SplitConfig, config, None, "split", **asked))
     splits.save(out, force=force)
     sizes = {part: part_record["count"] for part, part_record in splits.record["images"].items()}

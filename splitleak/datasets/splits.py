@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -19,16 +19,32 @@ from splitleak.seeding import generator
 PARTS = ("train", "public", "victims", "test")
 SPLITS = FolderKind("split", "splits.json", tuple(f"{part}.npz" for part in (*PARTS, "generic")))
 _ONE_SIDED = 0.95  # share of one class from which a set is flagged
-_LATER = {"classes": None, "stratified": False, "generic": None}
 
 
-class SplitConfig(Config):
-    """How many images go where; the same data, seed and counts always give the same sets.
+class PoolConfig(Config):
+    """Where victims and public images come from: ``from``, which is no name in Python.
 
-    A document of it leaves `classes`, `stratified` and `generic` out where they are not used, as they came after the
-    first recorded results, whose hashes hold the rest.
+    A document leaves out what is not used of the settings that came after the first recorded results, whose hashes hold
+    the rest.
     """
 
+    later: ClassVar[Mapping[str, object]] = {"from": "train"}
+    pool: Literal["train", "test"] = Field(
+        default="train",
+        alias="from",
+        description="pool of victims and public images; test, as in papers: the target has the whole training pool",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document = {"from" if key == "pool" else key: value for key, value in plain(self).items()}
+        return {key: value for key, value in document.items() if key not in self.later or value != self.later[key]}
+
+
+class SplitConfig(PoolConfig):
+    """How many images go where; the same data, seed and counts always give the same sets."""
+
+    later: ClassVar[Mapping[str, object]] = {**PoolConfig.later, "classes": None, "stratified": False, "generic": None}
     seed: int = Field(default=0, ge=0, description="seed of the shuffle")
     public: int = Field(default=2000, ge=1, description="images of the same kind that the attacker owns")
     victims: int = Field(default=200, ge=1, description="images that cross the wire and are attacked")
@@ -45,10 +61,6 @@ class SplitConfig(Config):
         if self.generic is not None and self.classes is None:
             raise ValueError("expected `classes` with `generic`, which is of the other classes")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in plain(self).items() if key not in _LATER or value != _LATER[key]}
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,10 @@ def split(dataset: Dataset, config: SplitConfig) -> Splits:
     Where the set has no test pool, or one of copies alone, a fifth of the pool (or ``test``) is held out. An image that
     occurs twice, to the pixel, is used once, so that no set can know another by a copy.
 
+    With ``from = "test"`` victims and public images come from the test pool, so that the target has the whole training
+    pool, and its accuracy is measured on the whole test pool, theirs included, as papers do; with ``config.test``, on
+    so many others of it.
+
     With ``config.classes`` these sets hold that many classes, chosen by seed and labelled anew in the order they have
     in the data set. ``generic`` then holds images of all the others, from both pools, with labels and names of their
     own: ``config.generic``, by default as many as ``public``, or as many as there are. With ``config.stratified`` each
@@ -138,8 +154,8 @@ def split(dataset: Dataset, config: SplitConfig) -> Splits:
     one by one to the largest remainders, equal ones by the order of the classes.
 
     Raises:
-        ValueError: There are too few images for the counts, or too few classes; or a stratified set is too small to
-            have an image of every class.
+        ValueError: There are too few images for the counts, or too few classes; a stratified set is too small to have
+            an image of every class; or victims are to come from a test pool that is not there.
     """
     ours, others = _by_classes(dataset, config)
     seen: set[str] = set()
@@ -157,19 +173,30 @@ def split(dataset: Dataset, config: SplitConfig) -> Splits:
         return pool.select(taken), left
 
     candidates = torch.empty(0) if ours.test is None else _first_occurrences(ours.test, seen)
-    if ours.test is None or len(candidates) == 0:
-        test, order = take("test", ours.train, order, config.test if config.test is not None else len(order) // 5)
+    candidates = candidates[torch.randperm(len(candidates), generator=draw)]
+    attacked = config.victims + config.public
+    if config.pool == "test":
+        if ours.test is None or len(candidates) == 0:
+            raise ValueError(f"expected a test pool for victims and public images, but {dataset.name} has none")
+        pool, ready, tested = ours.test, candidates[:attacked], candidates[attacked:]
+        ample = len(ready) == attacked and len(tested) >= (config.test or 0)
+        test, _ = take("test", pool, candidates if config.test is None else tested, config.test or len(candidates))
+        left = len(order)
     else:
-        candidates = candidates[torch.randperm(len(candidates), generator=draw)]
-        test, _ = take("test", ours.test, candidates, len(candidates) if config.test is None else config.test)
-    left = len(order) - config.victims - config.public
+        if ours.test is None or len(candidates) == 0:
+            test, order = take("test", ours.train, order, config.test if config.test is not None else len(order) // 5)
+        else:
+            test, _ = take("test", ours.test, candidates, len(candidates) if config.test is None else config.test)
+        pool, ready, ample, left = ours.train, order, len(test) >= (config.test or 1), len(order) - attacked
     train = config.train if config.train is not None else left
-    if not 1 <= train <= left or len(test) < (config.test or 1):
+    if not 1 <= train <= left or not ample:
         wanted = ", ".join(f"{part} {getattr(config, part) or 'rest'}" for part in PARTS)
-        raise ValueError(f"expected images for {wanted}, but {dataset.name} has {len(seen)} different ones")
+        where = f", {len(candidates)} of them in its test pool" if config.pool == "test" else ""
+        raise ValueError(f"expected images for {wanted}, but {dataset.name} has {len(seen)} different ones{where}")
     parts = {"test": test}
-    for part, count in (("victims", config.victims), ("public", config.public), ("train", train)):
-        parts[part], order = take(part, ours.train, order, count)
+    for part, count in (("victims", config.victims), ("public", config.public)):
+        parts[part], ready = take(part, pool, ready, count)
+    parts["train"], _ = take("train", ours.train, order if config.pool == "test" else ready, train)
     if others is not None:
         parts["generic"] = _generic(others, config, seen)
     record = {

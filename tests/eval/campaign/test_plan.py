@@ -124,6 +124,10 @@ def test_the_same_file_gives_the_same_plan(made):
             lambda d: d["split"].update(victims=11),
             {"split": 2, "train": 8, "leakage": 8, "capture": 16, "cell": 24},
         ),
+        (
+            lambda d: d["split"].update({"from": "test"}),
+            {"split": 2, "train": 8, "leakage": 8, "capture": 16, "cell": 24},
+        ),
     ],
 )
 def test_a_change_of_the_file_redoes_what_it_touches_and_no_more(made, change, lost):

@@ -190,6 +190,13 @@ def pictures(tmp_path):
     return folder
 
 
+def test_split_takes_the_attacked_from_the_test_pool_where_that_is_asked(call, tmp_path):
+    code, out, _ = call("split", "--from", "test", "--public", 50, "--victims", 20, "--out", tmp_path / "i", "--json")
+    assert code == 0
+    assert json.loads(out)["images"] == {"train": 7000, "public": 50, "victims": 20, "test": 2000}
+    assert json.loads((tmp_path / "i" / "splits.json").read_text())["config"]["from"] == "test"
+
+
 def test_split_says_what_it_read_what_it_left_out_and_what_to_doubt(call, pictures, tmp_path):
     asked = ("split", "--data", pictures, "--out", tmp_path / "s", "--public", "5", "--victims", "5", "--skip-bad")
     code, out, err = call(*asked)

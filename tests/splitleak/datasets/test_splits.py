@@ -33,6 +33,50 @@ def test_a_copy_of_an_image_never_reaches_another_set():
     assert len(splits.test) == 20
 
 
+def of_papers(**counts):
+    return SplitConfig.parse({"from": "test", "public": 30, "victims": 20, **counts}, source="test")
+
+
+def disjoint(*sets):
+    hashes = [set(images.hashes()) for images in sets]
+    return all(a.isdisjoint(b) for a, b in combinations(hashes, 2))
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_as_in_papers_the_target_has_the_whole_training_pool_and_the_attacker_is_of_the_test_pool(stratified):
+    data = Dataset("two pools", grey(200), grey(120, start=150))  # the first 50 of which are in the training pool too
+    splits = split(data, of_papers(stratified=stratified))
+    assert [len(getattr(splits, part)) for part in PARTS] == [200, 30, 20, 70]
+    assert disjoint(splits.train, splits.public, splits.victims)
+    assert disjoint(splits.train, splits.test)
+    pools = [set(images.hashes()) for images in (data.train, data.test)]
+    assert set(splits.train.hashes()) == pools[0]
+    assert set(splits.test.hashes()) == pools[1] - pools[0]
+    assert {*splits.public.hashes(), *splits.victims.hashes()} < set(splits.test.hashes())
+
+
+def test_as_in_papers_a_number_of_test_images_is_of_others_and_may_be_the_rest():
+    data = Dataset("two pools", grey(200), grey(100, start=1000))
+    splits = split(data, of_papers(test=50, train=150))
+    assert [len(getattr(splits, part)) for part in PARTS] == [150, 30, 20, 50]
+    assert disjoint(*(getattr(splits, part) for part in PARTS))
+    for counts in ({"test": 51}, {"public": 81}, {"train": 201}):
+        with pytest.raises(ValueError, match="two pools has 300 different ones, 100 of them in its test pool"):
+            split(data, of_papers(**counts))
+
+
+@pytest.mark.parametrize("test", [None, grey(50)])
+def test_a_test_pool_to_attack_has_to_be_there(test):
+    with pytest.raises(ValueError, match="expected a test pool for victims and public images, but one pool has none"):
+        split(Dataset("one pool", grey(200), test), of_papers())
+
+
+def test_the_pool_is_in_a_document_only_where_it_is_the_test_pool():
+    assert "from" not in SplitConfig().document()
+    assert of_papers().document()["from"] == "test"
+    assert SplitConfig.parse(of_papers().document(), source="test") == of_papers()
+
+
 def test_the_same_seed_gives_the_same_sets_and_another_seed_others():
     data = Dataset("numbers", grey(100), None)
     first, again, other = (split(data, SplitConfig(seed=s, public=30, victims=20)).record for s in (0, 0, 1))
