@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -50,6 +50,20 @@ class RebuilderConfig(FitConfig):
     average: float = Field(default=0.998, ge=0, lt=1, description="decay of the average of the weights; 0: none")
     finish: float = Field(default=0.25, ge=0, lt=1, description="share of the epochs, the last, that see all pairs")
     draws: int = Field(default=16, ge=1, description="answers it asks for an image, where each is drawn anew")
+    precision: Literal["single", "bfloat16"] | None = Field(
+        default=None, description="on a CPU with AMX; default: bfloat16, and single of the published decoder"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the precision where it is the default, as it came after the first recorded results."""
+        return {key: value for key, value in plain(self).items() if key != "precision" or value is not None}
+
+    def halved(self, decoder: nn.Module) -> bool:
+        """Whether ``decoder`` is computed in bfloat16 on a CPU built for it."""
+        if self.precision is None:
+            return not isinstance(decoder, ResNormDecoder)
+        return self.precision == "bfloat16"
 
     def sized(self, pairs: int) -> Self:
         """These settings with the batch size for so many pairs."""
@@ -167,11 +181,6 @@ class DecoderAttack(Attack):
         return predict(training.decoder, known.captured, run.device)
 
 
-def drawn_in_half(decoder: nn.Module) -> bool:
-    """Whether a decoder is computed in bfloat16 where a CPU is built for it; the published one is not."""
-    return not isinstance(decoder, ResNormDecoder)
-
-
 def linear_start(decoder: nn.Module, run: Run) -> Callable[[Tensor, Tensor], None] | None:
     """How a decoder begins on the pairs that it is trained on: see `GridDecoder.start_linearly`; None: as it is."""
     if not isinstance(decoder, GridDecoder):
@@ -203,6 +212,6 @@ class DecoderTraining:
     def descend(self, features: Tensor, images: Tensor, progress: float) -> Tensor:
         """A step on features ``(B, *cut)`` and images ``(B, C, H, W)``; see `fitting.Descend`."""
         set_rate(self.optimizer, self.config.learning_rate * cosine(progress))
-        with mixed_precision(features.device, on_cpu=drawn_in_half(self.decoder)):
+        with mixed_precision(features.device, on_cpu=self.config.halved(self.decoder)):
             rebuilt = self.decoder(features)
         return step(self.optimizer, rebuilding_loss(rebuilt.float(), images, self.config.ssim_weight))

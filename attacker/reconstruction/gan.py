@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.reconstruction.decoder import RebuilderConfig, drawn_in_half, linear_start
+from splitleak.attacker.reconstruction.decoder import RebuilderConfig, linear_start
 from splitleak.attacker.training.critic import PatchCritic, gradient_penalty
 from splitleak.attacker.training.fitting import cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.seeding import generator, seeded
@@ -154,7 +154,7 @@ class Game:
         return loss.detach()
 
     def _rebuilt(self, features: Tensor) -> Tensor:
-        with mixed_precision(features.device, on_cpu=drawn_in_half(self.network)):
+        with mixed_precision(features.device, on_cpu=self.config.halved(self.network)):
             rebuilt: Tensor = self.network(features)
         return rebuilt.float()
 

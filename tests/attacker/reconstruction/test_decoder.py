@@ -189,3 +189,15 @@ def test_setting_its_random_weights_leaves_the_callers_randomness_alone(known):
     before = torch.random.get_rng_state()
     DecoderAttack(QUICK.model_copy(update={"epochs": 1}))(known)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_precision_is_asked_for_or_that_of_the_decoder_and_changes_no_id_where_it_is_not_asked():
+    published, own = DecoderConfig(network="res-norm", blocks=1), DecoderConfig()
+    build = [config.build((8, 8, 8), (1, 32, 32), 100, None) for config in (published, own)]
+    halved = {
+        asked: tuple(DecoderConfig(precision=asked).halved(decoder) for decoder in build)
+        for asked in (None, "single", "bfloat16")
+    }
+    assert halved == {None: (False, True), "single": (False, False), "bfloat16": (True, True)}
+    assert "precision" not in own.document()
+    assert DecoderConfig(precision="single").document()["precision"] == "single"

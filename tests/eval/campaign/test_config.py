@@ -5,9 +5,9 @@ from importlib.resources import as_file, files
 import numpy as np
 import pytest
 
-from splitleak.config import read_document
 from splitleak.defenses.training import TrainingConfig
 from splitleak.eval.campaign.config import CampaignConfig, fingerprint
+from splitleak.eval.campaign.extending import read_campaign
 from splitleak.eval.report import published
 from tests.eval.campaign.conftest import OWN_CUT
 
@@ -204,14 +204,15 @@ def test_data_that_is_not_there_is_named():
     ("name", "methods", "attacks"),
     [
         ("cem_small", 7, ["decoder", "gan"]),
-        ("cem_cifar10", 7, ["decoder", "gan"]),
+        ("cem_cifar10", 7, ["decoder", "gauge"]),
+        ("cem_cifar10_half", 7, ["decoder", "gauge"]),
         ("cem_cifar10_5k", 3, ["decoder"]),
         ("cem_small_adaptive", 7, ["decoder 8 views"]),
     ],
 )
 def test_the_campaigns_that_ship_can_be_built_and_have_a_published_row_for_every_one_of_theirs(name, methods, attacks):
     with as_file(files("splitleak.eval") / "campaigns" / f"{name}.toml") as path:
-        config = CampaignConfig.load(read_document(path), source=name)
+        config = CampaignConfig.load(read_campaign(path), source=name)
     rows = [(method.name, plus) for method, plus, _ in config.rows()]
     assert len(rows) == 2 * methods
     assert [attack.name for attack in config.attacks] == attacks
