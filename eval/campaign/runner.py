@@ -7,6 +7,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,16 @@ import torch
 from splitleak.cores import usable_cores
 from splitleak.eval.campaign.bench import Bench, Figures
 from splitleak.eval.campaign.jobs import do
+from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import Job, Plan
 from splitleak.eval.campaign.processes import Children
 from splitleak.eval.campaign.schedule import Schedule
+from splitleak.eval.campaign.shards import Shard, ShardOf
 from splitleak.eval.campaign.store import Store
 
 _TRACEBACK = "Traceback (most recent call last)"
 _TAIL = 12
+_AGAIN_S = 1.0  # between two looks at jobs of others
 
 Say = Callable[[str], None]
 """Takes one line for every job that ends."""
@@ -46,6 +50,7 @@ def run_campaign(
     workers: int | None = None,
     threads: int | None = None,
     device: str = "auto",
+    shard: ShardOf | None = None,
     say: Say,
 ) -> Outcome:
     """Runs the jobs of ``plan`` that are not done yet.
@@ -58,24 +63,34 @@ def run_campaign(
         threads: Of each job. Results depend on them in their last digits, and trainings with these: the folder keeps
             the number of its first run. Default: that number, or one.
         device: For commands that compute.
+        shard: Which share of the jobs comes first, in a run beside others in the folder; default: all, and alone.
         say: Takes the progress.
 
     Raises:
-        BlockingIOError: Another run holds the folder's lock.
+        BlockingIOError: Another run holds the folder's lock, or one that shares the folder is alive.
         FileExistsError: The folder holds something else than a campaign.
         ValueError: The seeds are not the campaign's, or its jobs have had another number of threads so far.
     """
     jobs = plan.of_seeds(seeds)
     store = Store(folder)
-    with store.claimed() as descriptor:
-        threads = store.threads(threads)
+    with ExitStack() as stack:
+        inherited: tuple[int, ...] = ()
+        beside = None
+        if shard is None:
+            inherited = (stack.enter_context(store.claimed()),)
+            threads = store.planned(plan, threads)
+        else:
+            leases = Leases(folder, shard.role)
+            with store.entered():
+                threads = store.planned(plan, threads)
+                stack.enter_context(leases.living())
+            beside = Shard(shard, jobs, store, leases)
         at_a_time = workers or max(1, usable_cores() // threads)
         torch.set_num_threads(threads)  # the judge computes in this process
-        store.write_plan(plan, threads)
         environment = {"OMP_NUM_THREADS": str(threads), "SPLITLEAK_DEBUG": "1"}
-        children = Children(environment, inherited=(descriptor,))
+        children = Children(environment, inherited=inherited)
         bench = Bench(store, children, device, threads)
-        return run_jobs(jobs, store, partial(do, bench), children.stop, workers=at_a_time, say=say)
+        return run_jobs(jobs, store, partial(do, bench), children.stop, workers=at_a_time, say=say, shard=beside)
 
 
 def run_jobs(
@@ -86,6 +101,7 @@ def run_jobs(
     *,
     workers: int,
     say: Say,
+    shard: Shard | None = None,
 ) -> Outcome:
     """Runs the jobs that are not done, in order of readiness; a failure is recorded, and independent jobs go on.
 
@@ -98,20 +114,43 @@ def run_jobs(
         stop: Ends the running child processes; called whenever this function is left by an exception, Ctrl-C too.
         workers: Jobs at a time.
         say: Takes the progress.
+        shard: Says whose turn each job is; None: always ours. With it, this waits for jobs that others are at, to take
+            them over from whoever dies.
     """
     outcome = Outcome()
     waiting = sorted((job for job in jobs if not store.is_done(job)), key=lambda job: job.kind != "split")
+    waiting = waiting if shard is None else shard.in_order(waiting)
     progress = _Progress(jobs, waiting, workers)
     schedule = Schedule(waiting)
     running: dict[Future[Figures], Job] = {}
+    later: list[Job] = []
+    asked = time.monotonic()
     stopping = threading.Event()
+
+    def fails(job: Job) -> None:
+        blocked = schedule.failed(job)
+        progress.drops(blocked)
+        outcome.failed.append(job)
+        outcome.skipped |= {_name(dependant): _name(job) for dependant in blocked}
+
     with ThreadPoolExecutor(workers) as pool:
         try:
-            while schedule or running:
+            while schedule or running or later:
                 while len(running) < workers and (job := schedule.take()) is not None:
-                    running[pool.submit(_logged, do, job, store, stopping)] = job
-                    progress.starts(job)
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                    turn = "ours" if shard is None else shard.turn(job)
+                    if turn == "ours":
+                        running[pool.submit(_logged, do, job, store, stopping)] = job
+                        progress.starts(job)
+                    elif turn == "later":
+                        later.append(job)
+                    else:
+                        progress.ends_elsewhere(job, done=turn == "done")
+                        schedule.ended(job) if turn == "done" else fails(job)
+                if shard is not None and later and not running:
+                    if not any(map(shard.concerns, later)):
+                        break
+                    time.sleep(_AGAIN_S)
+                ended, _ = wait(running, timeout=_AGAIN_S if later else None, return_when=FIRST_COMPLETED)
                 for future in ended:
                     job = running.pop(future)
                     error = future.exception()
@@ -121,11 +160,14 @@ def run_jobs(
                         schedule.ended(job)
                         say(progress.line(job, _shown(future.result())))
                     else:
-                        blocked = schedule.failed(job)
-                        progress.drops(blocked)
-                        outcome.failed.append(job)
-                        outcome.skipped |= {_name(dependant): _name(job) for dependant in blocked}
+                        fails(job)
                         say(progress.line(job, f"FAILED, see {store.log(job)}", failed=True))
+                    if shard is not None:
+                        shard.ended(job)
+                if later and time.monotonic() >= asked + _AGAIN_S:
+                    for job in later:
+                        schedule.put_back(job)
+                    later, asked = [], time.monotonic()
         except BaseException:
             stopping.set()
             stop()
@@ -181,6 +223,11 @@ class _Progress:
         """Counts ``jobs`` as waiting no longer."""
         for job in jobs:
             self._waiting[job.group].take(job.cost)
+
+    def ends_elsewhere(self, job: Job, *, done: bool) -> None:
+        """Counts a job of another shard."""
+        self.drops([job])
+        self._done += done and job.kind == "cell"
 
     def line(self, job: Job, shown: str, *, failed: bool = False) -> str:
         """The line for a job that has just ended, with its figures ``shown``."""

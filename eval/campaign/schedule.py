@@ -36,9 +36,14 @@ class Schedule:
         """The first job that is ready, which waits no longer; None: all that wait need another one first."""
         if not self._ready:
             return None
-        _, job = heapq.heappop(self._ready)
+        job = heapq.heappop(self._ready)[1]
         del self._waiting[job.id]
         return job
+
+    def put_back(self, job: Job) -> None:
+        """Lets a job that was taken be taken again."""
+        self._waiting[job.id] = job
+        heapq.heappush(self._ready, (self._place[job.id], job))
 
     def ended(self, job: Job) -> None:
         """Counts the need for ``job`` as met."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from splitleak.artifacts import are_tensors, provenance, write_json
 from splitleak.config import read_table
+from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import KINDS, Job, Plan
 from splitleak.eval.record.metrics import headline
 from splitleak.eval.record.schema import load_record
@@ -23,6 +24,7 @@ _WEIGHTS = {
 }
 _ORPHANS_S = 30.0
 _POLL_S = 0.05
+_SHORT_S = 0.5
 _LAST = 5
 
 
@@ -42,11 +44,17 @@ class Store:
 
     def is_done(self, job: Job) -> bool:
         """Whether its output is there, and its weights, where it has any, can be read."""
-        return _is_whole(job.kind, self.path(job))
+        return is_whole(job.kind, self.path(job))
 
     def write_plan(self, plan: Plan, threads: int = 1) -> None:
         """Makes ``plan`` the current one; outputs of an earlier plan stay on disk, but are no longer reported."""
         write_json(self.folder / PLAN, {**plan.document(), "threads": threads, "provenance": provenance()})
+
+    def planned(self, plan: Plan, threads: int | None) -> int:
+        """Makes ``plan`` the current one; returns the number of threads of each job, see `threads`."""
+        number = self.threads(threads)
+        self.write_plan(plan, number)
+        return number
 
     def threads(self, asked: int | None) -> int:
         """The number of threads of each job: that of the folder's first run, ``asked``, or one.
@@ -83,7 +91,7 @@ class Store:
         for job in plan["jobs"]:
             output = self.folder / job["output"]
             failure = self.failure(job["id"])
-            state = "done" if _is_whole(job["kind"], output) else "failed" if failure else "to do"
+            state = "done" if is_whole(job["kind"], output) else "failed" if failure else "to do"
             kinds[job["kind"]][state] += 1
             if state == "failed" and failure:
                 failures.append({**failure, "error": failure["error"].strip().splitlines()[-1]})
@@ -122,10 +130,31 @@ class Store:
         While a child of a killed run has it open, the next run waits: no two processes write one output.
 
         Raises:
-            BlockingIOError: Another run holds the lock, or a child process of an earlier one is still running.
+            BlockingIOError: Another run holds the lock, a child process of an earlier one is still running, or a run
+                that shares the folder is alive.
             FileExistsError: There is something else than a campaign in the folder.
         """
-        with locked(self.folder.resolve()):
+        with self.entered(patience_s=_SHORT_S):
+            leases = Leases(self.folder, "alone")
+            if (living := leases.living_holder()) is not None:
+                raise BlockingIOError(f"expected to be alone in {self.folder}, but the shard {living} runs in it")
+            leases.forget()
+            with (self.folder / ".children.lock").open("a") as shared:
+                if not _locked(shared.fileno(), _ORPHANS_S):
+                    raise BlockingIOError(
+                        f"expected the processes of an earlier run in {self.folder} to end, but one is left"
+                    )
+                yield shared.fileno()
+
+    @contextmanager
+    def entered(self, *, patience_s: float = _ORPHANS_S) -> Iterator[None]:
+        """Holds the folder's lock while the block runs, which is made where it is missing.
+
+        Raises:
+            BlockingIOError: Another run holds the lock.
+            FileExistsError: There is something else than a campaign in the folder.
+        """
+        with locked(self.folder.resolve(), patience_s):
             expected = f"expected a folder that `splitleak campaign run` wrote, or a new one, at {self.folder}"
             if self.folder.exists() and not self.folder.is_dir():
                 raise FileExistsError(f"{expected}, got a file; it was not touched")
@@ -134,15 +163,11 @@ class Store:
                 if strangers:
                     raise FileExistsError(f"{expected}, got one with {strangers[0]}; it was not touched")
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / ".children.lock").open("a") as shared:
-                if not _locked(shared.fileno(), _ORPHANS_S):
-                    raise BlockingIOError(
-                        f"expected the processes of an earlier run in {self.folder} to end, but one is left"
-                    )
-                yield shared.fileno()
+            yield
 
 
-def _is_whole(kind: str, output: Path) -> bool:
+def is_whole(kind: str, output: Path) -> bool:
+    """Whether a job's output is there, and its weights, where its kind has any, can be read."""
     return output.exists() and all(are_tensors(output / name) for name in _WEIGHTS.get(kind, ()))
 
 

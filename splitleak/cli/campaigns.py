@@ -14,6 +14,7 @@ from splitleak.logs import printable
 if TYPE_CHECKING:
     from splitleak.eval.campaign.plan import Plan
     from splitleak.eval.campaign.runner import Outcome
+    from splitleak.eval.campaign.shards import ShardOf
 
 campaign = typer.Typer(no_args_is_help=True, help="Run a grid of targets and attacks from one file; resumable.")
 CampaignFile = Annotated[Path, typer.Argument(help="TOML file: data sets, models, methods, attacks, seeds.")]
@@ -74,6 +75,9 @@ def run(
     data_root: DataRoot = None,
     settings: Settings = None,
     device: Device = "auto",
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Share the jobs with other runs: this is the K-th of N.")
+    ] = None,
     measure: Measures = None,
     as_json: Json = False,
 ) -> None:
@@ -81,18 +85,28 @@ def run(
 
     May be killed at any moment and run again: what is done stays done, and trainings go on where they were. A job that
     fails is recorded, and tried again by the next run.
+
+    With --shard, runs on several machines share the jobs. In one folder, each takes over what another that died was at,
+    and ends when all is done. In folders of their own, each does its part, and `splitleak campaign merge` joins them.
     """
+    from splitleak.eval.campaign.shards import ShardOf
+
     planned = _campaign(file, data, data_root, settings)
     folder = out or Path("runs") / planned.config.name
-    written, outcome = run_and_report(planned, folder, seeds=seed, workers=workers, threads=threads, device=device)
+    share = None if shard is None else ShardOf.parse(shard)
+    report, outcome = run_and_report(
+        planned, folder, seeds=seed, workers=workers, threads=threads, device=device, shard=share
+    )
+    written = None if report is None else str(report)
     ended = {
         "folder": str(folder),
         "done": len(outcome.done),
         "failed": [job.id for job in outcome.failed],
         "skipped": len(outcome.skipped),
-        "report": str(written),
+        "report": written,
     }
-    text = f"{len(outcome.done)} jobs done, {len(outcome.failed)} failed, {len(outcome.skipped)} skipped; {written}"
+    next_step = written or f"`splitleak campaign report {folder}` or `merge` is next"
+    text = f"{len(outcome.done)} jobs done, {len(outcome.failed)} failed, {len(outcome.skipped)} skipped; {next_step}"
     result(as_json, ended, text)
     if outcome.failed:
         raise typer.Exit(1)
@@ -106,8 +120,9 @@ def run_and_report(
     workers: int | None = None,
     threads: int | None = None,
     device: str = "auto",
-) -> "tuple[Path, Outcome]":
-    """Runs what is not done of a plan, says on standard error how it goes, and writes the report."""
+    shard: "ShardOf | None" = None,
+) -> "tuple[Path | None, Outcome]":
+    """Runs what is not done of a plan, says on standard error how it goes, and writes the report (a shard: None)."""
     from splitleak.eval.campaign.runner import run_campaign
     from splitleak.eval.report.report import write_report
 
@@ -115,7 +130,9 @@ def run_and_report(
         typer.echo(printable(line), err=True)
 
     try:
-        outcome = run_campaign(plan, folder, seeds=seeds, workers=workers, threads=threads, device=device, say=say)
+        outcome = run_campaign(
+            plan, folder, seeds=seeds, workers=workers, threads=threads, device=device, shard=shard, say=say
+        )
     except KeyboardInterrupt:
         say(f"Stopped. The same command goes on from here; `splitleak campaign status {folder}` shows how far it is.")
         raise
@@ -123,7 +140,27 @@ def run_and_report(
         say(f"failed: {job.kind} {job.label}; why is in {folder / 'failures' / job.id}.json")
     for skipped, needed in outcome.skipped.items():
         say(f"skipped: {skipped}, which needs {needed}")
-    return write_report(folder, folder / "report"), outcome
+    return None if shard is not None else write_report(folder, folder / "report"), outcome
+
+
+@campaign.command("merge", cls=Command)
+def merge(
+    out: Annotated[Path, typer.Argument(help="Folder to join them in: a new one, or one of the same campaign.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of one campaign, made on separate machines.")],
+    as_json: Json = False,
+) -> None:
+    """Join folders of one campaign that shards, or runs of single seeds, made on separate machines; write the report.
+
+    Refused, with nothing copied, where they are of different files, or have different records of one cell.
+    """
+    from splitleak.eval.campaign.merging import merge as merge_folders
+    from splitleak.eval.report.report import write_report
+
+    merged = merge_folders(out, folders)
+    report = write_report(out, out / "report")
+    counts = {"jobs": merged.jobs, "done": merged.done, "copied": merged.copied}
+    text = f"{out}: {merged.done} of {merged.jobs} jobs done, {merged.copied} copied; {report}"
+    result(as_json, {"folder": str(out), **counts, "report": str(report)}, text)
 
 
 @campaign.command("status", cls=Command)

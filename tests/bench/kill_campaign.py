@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-UNTIMED = ("provenance", "id")  # a record's id holds no more than its parts; a provenance holds the time
+from splitleak.eval.campaign.merging import stable
 
 
 def campaign(arguments, out, log):
@@ -48,14 +48,6 @@ def kill(pid, with_children):
             os.kill(victim, signal.SIGKILL)
         except ProcessLookupError:
             continue
-
-
-def stable(document):
-    """Without what differs between two runs of the same thing."""
-    if isinstance(document, dict):
-        kept = {key: value for key, value in document.items() if key not in UNTIMED and not key.endswith(("_s", "_ms"))}
-        return {key: stable(value) for key, value in kept.items()}
-    return [stable(value) for value in document] if isinstance(document, list) else document
 
 
 def results(folder):

@@ -230,7 +230,7 @@ def test_time_left_is_what_the_group_took_by_cost_shared_among_workers(store):
 def test_the_threads_of_a_job_do_not_depend_on_workers_and_a_folder_keeps_its_own(tmp_path, monkeypatch):
     given = []
 
-    def kept(jobs, store, do, stop, *, workers, say):
+    def kept(jobs, store, do, stop, *, workers, say, shard):
         bench = do.args[0]
         given.append((workers, bench.threads, bench.children._environment["OMP_NUM_THREADS"], torch.get_num_threads()))
         return runner.Outcome()

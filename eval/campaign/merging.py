@@ -1,0 +1,124 @@
+"""Joins the folders of one campaign that were made on separate machines, by shards or by seeds."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from splitleak.artifacts import provenance, write_json
+from splitleak.config import read_table
+from splitleak.eval.campaign.leases import Leases
+from splitleak.eval.campaign.store import PLAN, Store, is_whole
+from splitleak.outputs import beside
+
+_IN_A_FOLDER = ("split", "poison", "cell")  # kinds whose output stands for the folder that it is in
+_COMPARED = ("split", "cell", "leakage", "linkage")
+_OF_ONE_RUN = ("provenance", "id")  # a record's id holds no more than its parts; a provenance holds the time
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge came to."""
+
+    jobs: int
+    done: int
+    copied: int
+
+
+def stable(document: Any) -> Any:  # noqa: ANN401  # as `read_document`
+    """A document without what differs between two runs of the same thing: provenance, durations and request ids."""
+    if isinstance(document, Mapping):
+        kept = {key: value for key, value in document.items() if key not in _OF_ONE_RUN}
+        return {key: stable(value) for key, value in kept.items() if not key.endswith(("_s", "_ms"))}
+    return [stable(value) for value in document] if isinstance(document, list) else document
+
+
+def merge(out: Path, folders: Sequence[Path]) -> Merged:
+    """Copies to ``out`` what is done in ``folders`` and not there yet; nothing is copied unless all fit each other.
+
+    Raises:
+        BlockingIOError: A run is in one of the folders.
+        FileExistsError: ``out`` holds something else than a campaign.
+        FileNotFoundError: One of ``folders`` is no campaign's.
+        ValueError: They are of different campaigns, or two of them have different records of one id.
+    """
+    for folder in folders:
+        if (living := Leases(folder, "merge").living_holder()) is not None:
+            raise BlockingIOError(f"expected no run in {folder}, but the shard {living} runs in it")
+    store = Store(out)
+    with store.claimed():
+        sources = [out, *folders] if (out / PLAN).is_file() else list(folders)
+        plan = _one_plan(sources)
+        wanted = [(job, having) for job in plan["jobs"] if (having := _having(job, sources))]
+        for job, having in wanted:
+            _check_equal(job, having)
+        write_json(out / PLAN, {**plan, "provenance": provenance()})
+        copied = [job for job, (first, *_) in wanted if first != out and _copy(job, first, out)]
+        for folder in folders:
+            for failure in folder.glob("failures/*.json"):
+                if not (out / "failures" / failure.name).exists():
+                    _copied(failure, out / "failures" / failure.name)
+    return Merged(len(plan["jobs"]), len(wanted), len(copied))
+
+
+def _one_plan(folders: Sequence[Path]) -> dict[str, Any]:
+    """The plan that all of ``folders`` have, but for its provenance."""
+    plans = [
+        {key: value for key, value in Store(folder).read_plan().items() if key != "provenance"} for folder in folders
+    ]
+    first = plans[0]
+    for folder, plan in zip(folders, plans, strict=True):
+        if different := [key for key in {**first, **plan} if first.get(key) != plan.get(key)]:
+            expected = f"expected folders of one campaign, but {folder / PLAN} differs from {folders[0] / PLAN}"
+            raise ValueError(f"{expected} in {', '.join(different)}")
+    return first
+
+
+def _having(job: Mapping[str, Any], folders: Sequence[Path]) -> list[Path]:
+    """The folders in which a job is done."""
+    return [folder for folder in folders if is_whole(job["kind"], folder / job["output"])]
+
+
+def _check_equal(job: Mapping[str, Any], folders: Sequence[Path]) -> None:
+    if job["kind"] not in _COMPARED:
+        return
+    first, *others = ({path.name: stable(read_table(path)) for path in _documents(folder, job)} for folder in folders)
+    for folder, documents in zip(folders[1:], others, strict=True):
+        if different := [name for name in {**first, **documents} if first.get(name) != documents.get(name)]:
+            expected = (
+                f"expected equal outputs of {job['kind']} {job['label']} ({job['id']}), but {different[0]} differs"
+            )
+            raise ValueError(f"{expected} between {folders[0]} and {folder}")
+
+
+def _documents(folder: Path, job: Mapping[str, Any]) -> Iterator[Path]:
+    output = folder / job["output"]
+    return output.glob("*.json") if output.is_dir() else iter([output])
+
+
+def _copy(job: Mapping[str, Any], source: Path, out: Path) -> bool:
+    """Copies a job's output, the settings beside it and its log; false where the output lies elsewhere."""
+    output = Path(job["output"])
+    if output.is_absolute():
+        return False
+    place = output.parent if job["kind"] in _IN_A_FOLDER else output
+    settings = (source / place.parent).glob(f"{place.name.removesuffix('.json')}.*.json")
+    log = source / "logs" / f"{job['id']}.log"
+    for path in (*settings, *([log] if log.exists() else []), source / place):
+        _copied(path, out / path.relative_to(source))
+    return True
+
+
+def _copied(source: Path, target: Path) -> None:
+    """Copies a file or folder whole or not at all; what an unfinished job left in its place is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = beside(target, "partial")
+    if not source.is_dir():
+        shutil.copy2(source, partial)
+        partial.replace(target)
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)

@@ -1,0 +1,117 @@
+import json
+
+import pytest
+
+from splitleak.artifacts import write_json
+from splitleak.config import read_document
+from splitleak.eval.campaign.leases import Leases
+from splitleak.eval.campaign.merging import Merged, merge, stable
+
+JOBS = [
+    {"id": "split-1", "kind": "split", "label": "images", "seed": 0, "output": "images/i-1/splits.json"},
+    {"id": "cell-a", "kind": "cell", "label": "a", "seed": 0, "output": "cells/a/score"},
+    {"id": "cell-b", "kind": "cell", "label": "b", "seed": 0, "output": "cells/b/score"},
+    {"id": "leakage-t", "kind": "leakage", "label": "t", "seed": 0, "output": "leakage/t.json"},
+]
+PLAN = {"name": "toy", "title": "", "config": {"seeds": [0]}, "cells": [], "jobs": JOBS, "threads": 1}
+OUTPUTS = {
+    "split-1": {"images/i-1/splits.json": {"images": 5}, "images/i-1.config.json": {"seed": 0}},
+    "cell-a": {"cells/a/score/record.json": {"mse": 0.25}, "cells/a/attack/attack.json": {"findings": {}}},
+    "cell-b": {"cells/b/score/record.json": {"mse": 0.5}},
+    "leakage-t": {"leakage/t.json": {"bits": 3}, "leakage/t.config.json": {"seed": 0}},
+}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """``made(name, *jobs, plan=..., records=...)`` is a folder in which some of the jobs are done."""
+
+    def make(name, *jobs, plan=PLAN, records=None):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_json(folder / "campaign.json", {**plan, "provenance": {"hardware": name}})
+        for job in jobs:
+            for place, document in OUTPUTS[job].items():
+                path = folder / place
+                path.parent.mkdir(parents=True, exist_ok=True)
+                record = {**document, **(records or {}).get(job, {})}
+                write_json(path, {**record, "id": name, "provenance": {"hardware": name}, "took_s": len(name)})
+        return folder
+
+    return make
+
+
+def documents(folder):
+    return {str(path.relative_to(folder)): read_document(path) for path in folder.rglob("*.json")}
+
+
+def test_what_is_done_in_any_folder_is_in_the_one_they_are_joined_in(made, tmp_path):
+    one, two = made("one", "split-1", "cell-a"), made("two", "split-1", "cell-b", "leakage-t")
+    assert merge(tmp_path / "all", [one, two]) == Merged(jobs=4, done=4, copied=4)
+    joined = documents(tmp_path / "all")
+    assert set(joined) == {"campaign.json", *(place for outputs in OUTPUTS.values() for place in outputs)}
+    for place in OUTPUTS["cell-a"]:
+        assert joined[place] == read_document(one / place)
+    for place in (*OUTPUTS["cell-b"], *OUTPUTS["leakage-t"]):
+        assert joined[place] == read_document(two / place)
+    assert {key: value for key, value in joined["campaign.json"].items() if key != "provenance"} == PLAN
+    assert not [path for path in (tmp_path / "all").rglob(".*") if path.name.endswith(".partial")]
+
+
+def test_what_is_joined_already_is_left_alone_and_unfinished_jobs_are_left_out(made, tmp_path):
+    one, two = made("one", "split-1", "cell-a"), made("two", "split-1", "cell-b")
+    (one / "cells" / "b" / "attack").mkdir(parents=True)
+    (one / "cells" / "b" / "attack" / "attack.json").write_text("{}")
+    assert merge(tmp_path / "all", [one]) == Merged(jobs=4, done=2, copied=2)
+    assert not (tmp_path / "all" / "cells" / "b").exists()
+    assert merge(tmp_path / "all", [one, two]) == Merged(jobs=4, done=3, copied=1)
+    assert merge(one, [two]) == Merged(jobs=4, done=3, copied=1)
+    assert sorted(path.name for path in (one / "cells" / "b").iterdir()) == ["score"]
+
+
+def test_failures_and_logs_come_along(made, tmp_path):
+    one = made("one", "cell-a")
+    for path in (one / "failures" / "cell-b.json", one / "logs" / "cell-a.log"):
+        path.parent.mkdir()
+        path.write_text("{}")
+    merge(tmp_path / "all", [one])
+    assert (tmp_path / "all" / "failures" / "cell-b.json").exists()
+    assert (tmp_path / "all" / "logs" / "cell-a.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"config": {"seeds": [1]}}, "in config"), ({"threads": 2}, "in threads"), ({"jobs": JOBS[:3]}, "in jobs")],
+)
+def test_folders_of_different_campaigns_are_refused(made, tmp_path, change, said):
+    one, two = made("one", "cell-a"), made("two", "cell-b", plan={**PLAN, **change})
+    with pytest.raises(ValueError, match=rf"expected folders of one campaign, but .*two.* differs from .*one.* {said}"):
+        merge(tmp_path / "all", [one, two])
+    assert not (tmp_path / "all" / "cells").exists()
+
+
+def test_records_of_one_id_that_differ_are_refused_and_nothing_is_copied(made, tmp_path):
+    one, two = made("one", "cell-a"), made("two", "cell-b", "cell-a", records={"cell-a": {"mse": 0.3}})
+    said = r"expected equal outputs of cell a \(cell-a\), but record\.json differs between .*one and .*two"
+    with pytest.raises(ValueError, match=said):
+        merge(tmp_path / "all", [one, two])
+    assert not (tmp_path / "all" / "cells").exists()
+
+
+def test_a_folder_in_which_a_shard_runs_is_left_alone(made, tmp_path):
+    one = made("one", "cell-a")
+    with (
+        Leases(one, "1-of-2", beat_s=0.01).living(),
+        pytest.raises(BlockingIOError, match=r"expected no run in .*one, but the shard 1-of-2"),
+    ):
+        merge(tmp_path / "all", [one])
+
+
+def test_what_is_no_campaign_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a folder that `splitleak campaign run` wrote"):
+        merge(tmp_path / "all", [tmp_path])
+
+
+def test_only_provenance_durations_and_ids_differ_between_two_runs():
+    document = {"id": 1, "provenance": {}, "took_s": 2, "waits": [{"id": 2, "p50_ms": 3, "mse": 4}]}
+    assert json.dumps(stable(document)) == '{"waits": [{"mse": 4}]}'
