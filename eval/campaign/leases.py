@@ -52,7 +52,7 @@ class Leases:
 
     @contextlib.contextmanager
     def living(self) -> Iterator[None]:
-        """Gives signs of life while the block runs, and then leaves with all leases given back."""
+        """Gives signs of life and watches for others' while the block runs; then leaves, and gives all leases back."""
         self._alive.mkdir(parents=True, exist_ok=True)
         over, sign = threading.Event(), self._alive / self.holder
         sign.write_text("0", encoding="utf-8")
@@ -63,6 +63,8 @@ class Leases:
                     return
                 with contextlib.suppress(OSError):  # the next may succeed
                     sign.write_text(str(count), encoding="utf-8")
+                    for name in self._names():
+                        self._is_dead(name)
 
         beating = threading.Thread(target=beat, name="lease", daemon=True)
         beating.start()

@@ -16,6 +16,7 @@ Below the campaign's folder::
     besides/<measure>-<key>.json        measures of a target other than attacks on its classes
     cells/<id>/attack/, cells/<id>/score/{record.json,pictures.npz}
     failures/<job>.json, logs/<job>.log
+    leases/                             of shards that share the folder, see `leases`
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -139,3 +139,13 @@ def test_a_killed_process_loses_its_lease(tmp_path):
                 waited.wait(0.02)
             else:
                 pytest.fail("the lease was never lost")
+
+
+def test_who_lives_watches_the_others_and_takes_over_at_once_what_it_comes_to_late(tmp_path):
+    one, two = (of(tmp_path, f"{number}-of-2", dead_s=0.1) for number in (1, 2))
+    (tmp_path / "leases" / "alive").mkdir(parents=True)
+    (tmp_path / "leases" / "alive" / one.holder).write_text("7")
+    (tmp_path / "leases" / "job.1").write_text(one.holder)
+    with two.living():
+        threading.Event().wait(0.4)  # at something else
+        assert two.take("job")
