@@ -54,7 +54,7 @@ def merge(out: Path, folders: Sequence[Path]) -> Merged:
         for job, having in wanted:
             _check_equal(job, having)
         write_json(out / PLAN, {**plan, "provenance": provenance()})
-        copied = [job for job, (first, *_) in wanted if first != out and _copy(job, first, out)]
+        copied = [job for job, (first, *_) in wanted if first != out and bring(job, first, out)]
         for folder in folders:
             for failure in folder.glob("failures/*.json"):
                 if not (out / "failures" / failure.name).exists():
@@ -97,17 +97,23 @@ def _documents(folder: Path, job: Mapping[str, Any]) -> Iterator[Path]:
     return output.glob("*.json") if output.is_dir() else iter([output])
 
 
-def _copy(job: Mapping[str, Any], source: Path, out: Path) -> bool:
-    """Copies a job's output, the settings beside it and its log; false where the output lies elsewhere."""
+def files_of(job: Mapping[str, Any], folder: Path) -> list[Path]:
+    """What a job of a plan wrote in ``folder``: settings, log, and last its output; none where that lies elsewhere."""
     output = Path(job["output"])
     if output.is_absolute():
-        return False
-    place = output.parent if job["kind"] in _IN_A_FOLDER else output
-    settings = (source / place.parent).glob(f"{place.name.removesuffix('.json')}.*.json")
-    log = source / "logs" / f"{job['id']}.log"
-    for path in (*settings, *([log] if log.exists() else []), source / place):
+        return []
+    place = folder / (output.parent if job["kind"] in _IN_A_FOLDER else output)
+    log = folder / "logs" / f"{job['id']}.log"
+    settings = place.parent.glob(f"{place.name.removesuffix('.json')}.*.json")
+    return [*settings, *([log] if log.exists() else []), place]
+
+
+def bring(job: Mapping[str, Any], source: Path, out: Path) -> bool:
+    """Copies what a job wrote from one folder to another, its output last; false where there is nothing to copy."""
+    files = files_of(job, source)
+    for path in files:
         _copied(path, out / path.relative_to(source))
-    return True
+    return bool(files)
 
 
 def _copied(source: Path, target: Path) -> None:

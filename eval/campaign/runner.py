@@ -51,6 +51,7 @@ def run_campaign(
     threads: int | None = None,
     device: str = "auto",
     shard: ShardOf | None = None,
+    cluster: str | None = None,
     say: Say,
 ) -> Outcome:
     """Runs the jobs of ``plan`` that are not done yet.
@@ -64,6 +65,8 @@ def run_campaign(
             the number of its first run. Default: that number, or one.
         device: For commands that compute.
         shard: Which share of the jobs comes first, in a run beside others in the folder; default: all, and alone.
+        cluster: Ray's, whose nodes do the jobs: the address of its head, or nothing for the one at hand; default: this
+            machine does them.
         say: Takes the progress.
 
     Raises:
@@ -85,12 +88,19 @@ def run_campaign(
                 threads = store.planned(plan, threads)
                 stack.enter_context(leases.living())
             beside = Shard(shard, jobs, store, leases)
-        at_a_time = workers or max(1, usable_cores() // threads)
         torch.set_num_threads(threads)  # the judge computes in this process
         environment = {"OMP_NUM_THREADS": str(threads), "SPLITLEAK_DEBUG": "1"}
         children = Children(environment, inherited=inherited)
         bench = Bench(store, children, device, threads)
-        return run_jobs(jobs, store, partial(do, bench), children.stop, workers=at_a_time, say=say, shard=beside)
+        at_a_time = max(1, usable_cores() // threads)
+        work: Callable[[Job], Figures] = partial(do, bench)
+        stop = children.stop
+        if cluster is not None:
+            from splitleak.eval.campaign.on_ray import RayNodes  # of an extra
+
+            nodes = stack.enter_context(RayNodes.connected(cluster or None, bench, plan.jobs))
+            work, stop, at_a_time = nodes, nodes.stop, nodes.workers
+        return run_jobs(jobs, store, work, stop, workers=workers or at_a_time, say=say, shard=beside)
 
 
 def run_jobs(

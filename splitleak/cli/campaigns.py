@@ -78,6 +78,9 @@ def run(
     shard: Annotated[
         str | None, typer.Option(metavar="K/N", help="Share the jobs with other runs: this is the K-th of N.")
     ] = None,
+    on: Annotated[
+        str | None, typer.Option(metavar="ray[:ADDRESS]", help="Let the nodes of a cluster of Ray do the jobs.")
+    ] = None,
     measure: Measures = None,
     as_json: Json = False,
 ) -> None:
@@ -94,8 +97,11 @@ def run(
     planned = _campaign(file, data, data_root, settings)
     folder = out or Path("runs") / planned.config.name
     share = None if shard is None else ShardOf.parse(shard)
+    cluster = None if on is None else _cluster(on)
+    if share is not None and cluster is not None:
+        raise ValueError("expected --shard or --on, got both")
     report, outcome = run_and_report(
-        planned, folder, seeds=seed, workers=workers, threads=threads, device=device, shard=share
+        planned, folder, seeds=seed, workers=workers, threads=threads, device=device, shard=share, cluster=cluster
     )
     written = None if report is None else str(report)
     ended = {
@@ -121,6 +127,7 @@ def run_and_report(
     threads: int | None = None,
     device: str = "auto",
     shard: "ShardOf | None" = None,
+    cluster: str | None = None,
 ) -> "tuple[Path | None, Outcome]":
     """Runs what is not done of a plan, says on standard error how it goes, and writes the report (a shard: None)."""
     from splitleak.eval.campaign.runner import run_campaign
@@ -131,7 +138,15 @@ def run_and_report(
 
     try:
         outcome = run_campaign(
-            plan, folder, seeds=seeds, workers=workers, threads=threads, device=device, shard=shard, say=say
+            plan,
+            folder,
+            seeds=seeds,
+            workers=workers,
+            threads=threads,
+            device=device,
+            shard=shard,
+            cluster=cluster,
+            say=say,
         )
     except KeyboardInterrupt:
         say(f"Stopped. The same command goes on from here; `splitleak campaign status {folder}` shows how far it is.")
@@ -200,6 +215,18 @@ def report(
 
     path = write_report(folder, out or folder / "report", force=force)
     result(as_json, {"report": str(path)}, f"Report: {path}")
+
+
+def _cluster(on: str) -> str:
+    """The address in ``ray:ADDRESS``, which may be missing."""
+    from importlib.util import find_spec
+
+    name, _, address = on.partition(":")
+    if name != "ray":
+        raise ValueError(f"expected --on ray or ray:ADDRESS, got {on!r}")
+    if find_spec("ray") is None:
+        raise ValueError("expected the extra for --on ray: pip install 'splitleak[ray]'")
+    return address
 
 
 def _campaign(file: Path, data: str | None, data_root: Path | None, settings: list[str] | None) -> "Plan":

@@ -73,6 +73,20 @@ def test_a_campaigns_mistakes_are_one_line(call, tiny, options, said):
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--shard", "0/3"), "expected a shard such as 3/16, the third of sixteen, got '0/3'"),
+        (("--on", "slurm"), "expected --on ray or ray:ADDRESS, got 'slurm'"),
+    ],
+)
+def test_a_run_on_several_machines_is_asked_for_in_one_way(call, tiny, options, said, tmp_path):
+    code, _, err = call("campaign", "run", tiny, "--out", tmp_path / "out", *options)
+    assert code == 1
+    assert err.strip().splitlines() == [f"splitleak: {said}"]
+    assert not (tmp_path / "out").exists()
+
+
 def test_data_for_one_data_set_of_several_are_refused(call, tiny):
     tiny.write_text(TINY.replace("datasets = [", "datasets = [{ name = 'other', channels = 1 }, "))
     code, _, err = call("campaign", "plan", tiny, "--data", "builtin")

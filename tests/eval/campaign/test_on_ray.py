@@ -1,0 +1,81 @@
+import subprocess
+
+import pytest
+
+from splitleak.eval.campaign.bench import Bench
+from splitleak.eval.campaign.plan import Job
+from splitleak.eval.campaign.processes import Children
+from splitleak.eval.campaign.store import Store
+
+pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+
+from splitleak.eval.campaign import on_ray
+
+
+def job(name, *needs, kind="cell", output=None):
+    return Job(name, kind, name, 0, output or f"cells/{name}/score", needs, 1.0, {})
+
+
+def written(folder, each, text="said"):
+    store = Store(folder)
+    for path in (store.path(each) / "record.json", store.log(each)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_what_a_job_wrote_is_the_same_unpacked(tmp_path):
+    (tmp_path / "there").mkdir()
+    written(tmp_path / "here", job("a"))
+    written(tmp_path / "here", job("b"))
+    folder = on_ray.unpack(on_ray.pack(tmp_path / "here", job("a")), tmp_path / "there")
+    files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"cells/a/score/record.json": "said", "logs/a.log": "said"}
+
+
+def test_a_job_finds_what_it_reads_and_gives_what_it_wrote(tmp_path, monkeypatch):
+    def do(bench, each):
+        written(bench.store.folder, each, bench.below("targets/t").joinpath("weights").read_text())
+        return {"threads": str(bench.threads)}
+
+    monkeypatch.setattr(on_ray, "do", do)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "weights").write_text("of t")
+    (tmp_path / "work").mkdir()
+    packed, figures = on_ray.perform(job("a"), {"targets/t": tmp_path / "kept"}, tmp_path / "work", "cpu", 1)
+    assert figures == {"threads": "1"}
+    assert (on_ray.unpack(packed, tmp_path) / "cells" / "a" / "score" / "record.json").read_text() == "of t"
+
+
+def test_a_job_that_fails_says_why_and_is_no_error_of_its_node(tmp_path, monkeypatch):
+    def do(bench, each):
+        written(bench.store.folder, each, "said the child")
+        raise subprocess.CalledProcessError(1, "splitleak train")
+
+    monkeypatch.setattr(on_ray, "do", do)
+    failed = on_ray.perform(job("a"), {}, tmp_path, "cpu", 1)
+    assert (failed.command, failed.log) == ("splitleak train", b"said the child")
+    assert "CalledProcessError" in failed.error
+
+
+def nodes(tmp_path, *jobs):
+    return on_ray.RayNodes(Bench(Store(tmp_path), Children()), jobs)
+
+
+def test_a_job_is_given_all_that_it_depends_on(tmp_path):
+    jobs = [job("split"), job("train", "split"), job("capture", "train"), job("cell", "capture", "train"), job("other")]
+    assert sorted(nodes(tmp_path, *jobs)._needs(jobs[3])) == ["capture", "split", "train"]
+
+
+def test_outputs_outside_of_the_folder_are_refused(tmp_path):
+    outside = job("target", kind="train", output=str(tmp_path / "elsewhere"))
+    bench = Bench(Store(tmp_path), Children())
+    with pytest.raises(ValueError, match=r"that makes all that it attacks, for Ray, got .*elsewhere"):
+        on_ray.RayNodes.connected(None, bench, [outside]).__enter__()
+
+
+def test_the_images_are_split_by_the_machine_that_has_them(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(on_ray, "do", lambda bench, each: done.append(each.id) or {})
+    split = job("split", kind="split")
+    assert nodes(tmp_path, split)(split) == {}
+    assert done == ["split"]

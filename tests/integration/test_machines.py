@@ -1,0 +1,89 @@
+"""A campaign on several machines, which here are processes, gives the records of one run."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.bench.kill_campaign import results
+from tests.bench.kill_ray import killed_run
+
+CAMPAIGN = """
+name = "tiny"
+seeds = [0]
+training = { epochs = 1, batch_size = 64 }
+[split]
+train = 128
+test = 64
+public = 40
+victims = 8
+[[datasets]]
+name = "builtin"
+channels = 1
+size = 16
+[[models]]
+name = "cnn"
+architecture = "cnn"
+[[methods]]
+name = "none"
+[[methods]]
+name = "noise"
+defenses = [{ name = "gaussian-noise", sigma = 0.1 }]
+[[methods]]
+name = "few"
+defenses = [{ name = "bottleneck" }]
+[[attacks]]
+name = "nearest"
+attack = "nearest"
+"""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("campaign") / "tiny.toml"
+    path.write_text(CAMPAIGN)
+    return path
+
+
+@pytest.fixture
+def campaign(run_command):
+    """``campaign(command, ...)`` runs ``splitleak campaign``, and returns what it says."""
+
+    def run(command, *options):
+        made = run_command("campaign", command, *options, "--json")
+        assert made.returncode == 0, made.stderr
+        return json.loads(made.stdout)
+
+    return run
+
+
+@pytest.fixture
+def alone(file, campaign):
+    """The results of a run on one machine."""
+    out = file.parent / "alone"
+    campaign("run", file, "--out", out)
+    return results(out)
+
+
+@pytest.mark.slow
+def test_three_shards_and_a_merge_give_the_records_of_one_run(file, campaign, alone, tmp_path):
+    folders = [tmp_path / f"shard-{number}" for number in (1, 2, 3)]
+    with ThreadPoolExecutor(3) as pool:
+        asked = [
+            pool.submit(campaign, "run", file, "--out", folder, "--shard", f"{number}/3", "--workers", 1)
+            for number, folder in enumerate(folders, 1)
+        ]
+        assert [shard.result()["done"] for shard in asked] == [5, 5, 5]  # a split, a target and three jobs on it
+    merged = campaign("merge", tmp_path / "all", *folders)
+    assert (merged["jobs"], merged["done"]) == (13, 13)
+    assert len(alone) == 6
+    assert results(tmp_path / "all") == alone
+
+
+@pytest.mark.slow
+def test_two_nodes_of_ray_give_the_records_of_one_run_though_a_worker_and_a_node_are_killed(file, alone, tmp_path):
+    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    with (tmp_path / "log").open("ab") as log:
+        code, workers, nodes = killed_run([str(file)], tmp_path / "ray", log, kills=1, nodes=1, between=(0.5, 1.0))
+    assert (code, workers, nodes) == (0, 1, 1), (tmp_path / "log").read_text()
+    assert results(tmp_path / "ray") == alone
