@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from splitleak.eval.campaign.plan import KINDS
 from tests.bench.kill_campaign import campaign, children, results
 
 
@@ -41,7 +42,7 @@ class Nodes:
                     title = Path(f"/proc/{pid}/cmdline").read_bytes()
                 except OSError:
                     continue
-                if title.startswith(b"ray::") and not title.startswith(b"ray::IDLE"):
+                if title.startswith(tuple(f"ray::{kind} ".encode() for kind in KINDS)):  # a task has its job's name
                     yield pid
 
     def kill_worker(self, draw):
