@@ -45,7 +45,7 @@ def file(tmp_path_factory):
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def campaign(run_command):
     """``campaign(command, ...)`` runs ``splitleak campaign``, and returns what it says."""
 
@@ -57,7 +57,7 @@ def campaign(run_command):
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def alone(file, campaign):
     """The results of a run on one machine."""
     out = file.parent / "alone"
