@@ -23,6 +23,7 @@ from splitleak.eval.campaign.processes import Children
 from splitleak.eval.campaign.schedule import Schedule
 from splitleak.eval.campaign.shards import Shard, ShardOf
 from splitleak.eval.campaign.store import Store
+from splitleak.logs import clock
 
 _TRACEBACK = "Traceback (most recent call last)"
 _TAIL = 12
@@ -248,7 +249,7 @@ class _Progress:
             self._done += job.kind == "cell"
         running = "; ".join(_name(other) for other, _ in self._running.values())
         what = f"{_name(job)}{': ' if shown else ''}{shown} ({took:.0f} s)"
-        times = f"elapsed {_clock(now - self._began)}, left {self._left(now)}"
+        times = f"elapsed {clock(now - self._began)}, left {self._left(now)}"
         return f"[{self._done}/{self._cells} cells] {what} | {times}" + (f" | running: {running}" if running else "")
 
     def _left(self, now: float) -> str:
@@ -262,7 +263,7 @@ class _Progress:
                 known = False
         if not known and not seconds:
             return "unknown"
-        return ("about " if known else "more than ") + _clock(seconds / self._workers)
+        return ("about " if known else "more than ") + clock(seconds / self._workers)
 
 
 @dataclass
@@ -287,9 +288,3 @@ def _name(job: Job) -> str:
 
 def _shown(figures: Figures) -> str:
     return ", ".join(f"{name} {value}" for name, value in figures.items())
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

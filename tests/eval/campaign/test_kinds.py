@@ -31,6 +31,6 @@ def test_a_run_of_any_kind_is_reported_by_one_report(fake_campaign, fake_predict
     shares = {(name, row, seed): 0.5 for name in FIGURES for row in ("none", "defended") for seed in (0, 1)}
     pages["classes"] = write_report(attacked(shares).folder, tmp_path / "reports" / "classes").read_text()
     assert {*pages, "audit"} == set(KINDS)  # an audit's page is in tests/splitleak/cli/test_auditing.py
-    of_kind = {"features": "Frontier", "predictions": "Victims rebuilt", "classes": "Targets and attacks"}
+    of_kind = {"features": "Accuracy and leak", "predictions": "Victims rebuilt", "classes": "Targets and attacks"}
     for kind, heading in of_kind.items():
         assert {other for other, page in pages.items() if heading in page} == {kind}
