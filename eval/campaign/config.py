@@ -291,7 +291,10 @@ class CampaignConfig(CampaignHead):
 
     def _check_attack(self, entry: AttackEntry, where: str) -> None:
         if entry.attack == AUDIT:
-            AuditConfig.parse(entry.settings, source=where)
+            if AuditConfig.parse(entry.settings, source=where).threat == "predictions":
+                raise ValueError(
+                    f"{where}: expected a threat model of features, got predictions: `splitleak audit` has it"
+                )
             return
         try:
             attack = self.attack(entry)

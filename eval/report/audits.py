@@ -17,6 +17,7 @@ from splitleak.eval.report.page import NOTHING, Sheet, Text, seeds_note, spread_
 from splitleak.eval.report.results import Cell, Results, Row, Spread, TableRows
 
 MEASURES = ("mse", "ssim", "psnr")
+_TRAINED = ("decoder", "prediction-inversion")  # whose leak is drawn against queries and crossings
 _NOTE = (
     "The strongest attack of the list in each seed, by each measure, of those that are measured, and which that was. "
     "One crossing: each victim's picture was seen once. Rebuilt: 1 - MSE / the MSE of the victims' own mean picture, "
@@ -146,11 +147,12 @@ def _curves(results: Results, audited: Audited) -> Iterator[Curve]:
     decoders = {row: [cell for cell in cells if _is_decoder(cell)] for row, cells in measured.items()}
     name = audited.prefix + audited.table
     once = {row: [cell for cell in cells if _once(cell)] for row, cells in decoders.items()}
-    title = "Leak against queries, decoder, one crossing"
+    of = next((cell.record.attack.name for cells in decoders.values() for cell in cells if cell.record), "decoder")
+    title = f"Leak against queries, {of}, one crossing"
     by_queries = _curve(results, f"queries {name}", (title, "queries"), once, _pairs_asked)
     most = max((_pairs_asked(cell) for cells in decoders.values() for cell in cells), default=0)
     all_asked = {row: [cell for cell in cells if _pairs_asked(cell) == most] for row, cells in decoders.items()}
-    for curve in (by_queries, _by_crossings(results, name, all_asked, "decoder")):
+    for curve in (by_queries, _by_crossings(results, name, all_asked, of)):
         if curve is not None:
             yield curve
 
@@ -184,7 +186,7 @@ def _curve(
 
 
 def _is_decoder(cell: Cell) -> bool:
-    named = cell.record is not None and cell.record.attack.name == "decoder"
+    named = cell.record is not None and cell.record.attack.name in _TRAINED
     return named and not (cell.attack or "").endswith(("longer", "mirrored"))
 
 

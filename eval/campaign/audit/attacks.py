@@ -21,6 +21,9 @@ from splitleak.models.counting import count_macs
 VERSION = "audit 1"
 """The list's name and version. Its figures are compared with those of the same version only."""
 
+FEWER_QUERIES = (1000, 300, 100)
+"""How many queries the curve against queries has beside all."""
+
 _MACS_A_MINUTE = 3e12  # of a training step, on one core with AMX or an AVX-512 of today: the unit of a budget
 _PASSES = 3  # forward, and backward for features and for weights
 _FIXED_MINUTES = 0.15  # of any attack: processes, reading, scoring
@@ -59,8 +62,12 @@ class Sizes:
         """Nominal minutes of a decoder attack."""
         with torch.device("meta"):
             decoder = config.build(self.feature_shape, self.image_shape, self.pairs, None)
-        macs = count_macs(decoder, self.feature_shape).macs
-        return _FIXED_MINUTES + _PASSES * macs * self.pairs * config.epochs / _MACS_A_MINUTE
+        return nominal_minutes(count_macs(decoder, self.feature_shape).macs, self.pairs, config.epochs)
+
+
+def nominal_minutes(macs: int, pairs: int, epochs: int) -> float:
+    """Nominal minutes of an attack that trains a network of so many multiply-accumulates a pair."""
+    return _FIXED_MINUTES + _PASSES * macs * pairs * epochs / _MACS_A_MINUTE
 
 
 @dataclass(frozen=True)
@@ -121,15 +128,20 @@ def _candidates(config: AuditConfig, sizes: Sizes) -> Iterator[_Candidate]:
     if config.threat == "white-box":
         yield from _white(sizes, decoder)
     yield _Candidate("decoder mirrored", "decoder", 2 * decoder, mirrored=True)
-    for queries in (1000, 300, 100):
+    for queries in FEWER_QUERIES:
         if queries < sizes.pairs:
-            epochs = round(DecoderConfig().epochs * min(_STEPS_OF_FEW, sizes.pairs / queries))
+            epochs = epochs_of_fewer(queries, sizes.pairs, DecoderConfig().epochs)
             share = queries * epochs / (sizes.pairs * DecoderConfig().epochs)
             name, settings = f"decoder {queries} queries", (("epochs", epochs),)
             yield _Candidate(name, "decoder", share * decoder + _FIXED_MINUTES, settings, 1, queries, answers=1)
     for often in views:
         if often != _OFTEN:
             yield _Candidate(f"decoder {often} crossings", "decoder", decoder, views=often)
+
+
+def epochs_of_fewer(queries: int, pairs: int, epochs: int) -> int:
+    """Epochs on fewer pairs, that these are not trained on too shortly."""
+    return round(epochs * min(_STEPS_OF_FEW, pairs / queries))
 
 
 def _white(sizes: Sizes, decoder: float) -> Iterator[_Candidate]:

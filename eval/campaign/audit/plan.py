@@ -13,6 +13,7 @@ from splitleak.defenses.artifact import EdgeHalf, artifact_digest, load_edge
 from splitleak.edge.ledger import images_digest
 from splitleak.eval.campaign.audit.attacks import VERSION, Sizes, audit_entries
 from splitleak.eval.campaign.audit.config import AuditConfig, AuditedTarget
+from splitleak.eval.campaign.audit.predictions import Inversion, inversions, prediction_jobs
 from splitleak.eval.campaign.config import AttackEntry, CampaignHead
 from splitleak.eval.campaign.plan import Job, Plan, capture_job, cell_job, linkage_job
 from splitleak.eval.targets.linkage import LinkageConfig
@@ -42,6 +43,9 @@ class AuditCampaign(CampaignHead):
 
     def overview(self) -> list[tuple[str, ...]]:
         """The attacks, with what each is given."""
+        if self.audit.threat == "predictions":
+            listed = [(entry.name, str(entry.max_queries or "")) for entry in self.inversions()]
+            return [("attack", "queries"), *listed]
         rows = [(entry.name, entry.attack, str(entry.views), str(entry.max_queries or "")) for entry in self.entries()]
         return [("attack", "kind", "crossings", "queries"), *rows]
 
@@ -56,6 +60,11 @@ class AuditCampaign(CampaignHead):
             randomised=any(defense.randomised for defense in self.half.stack),
         )
         return audit_entries(self.audit, sizes)
+
+    def inversions(self) -> list[Inversion]:
+        """The list's attacks on predictions of this target."""
+        public, _ = self.images
+        return inversions(self.audit.minutes, len(public), len(public.classes), self.half.input_shape)
 
     @cached_property
     def half(self) -> EdgeHalf:
@@ -107,6 +116,10 @@ def _of_seed(config: AuditCampaign, seed: int) -> Iterator[Job]:
         "plus": None,
         **({} if target.codec == "fp32" else {"codec": target.codec}),
     }
+    if config.audit.threat == "predictions":
+        listed = {"campaign": config.name, **labels}
+        yield from prediction_jobs(train, config.inversions(), len(config.images[0].classes), listed)
+        return
     for entry in config.entries():
         capture = capture_job(train, entry, half.name, labels.get("codec"))
         yield capture

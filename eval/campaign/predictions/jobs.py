@@ -10,7 +10,7 @@ from splitleak.artifacts import write_json, written_folder
 from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.record.classes import make_class_record
-from splitleak.eval.record.schema import FigurePlace, Record, Service
+from splitleak.eval.record.schema import FigurePlace, Place, Record, Service, parse_place
 from splitleak.eval.record.victims import make_record
 from splitleak.eval.targets.service_quality import measure_service
 from splitleak.outputs import FolderKind
@@ -64,8 +64,9 @@ def do_figure_cell(bench: Bench, job: Job) -> Figures:
     """Attacks shared predictions, or the classes of a model; then judges what was rebuilt."""
     if not bench.attacked(job).exists():
         _attack(bench, job)
-    place = FigurePlace.parse({**job.settings["cell"], "id": job.key}, source=job.id)
-    return shown_figures((_judged_classes if place.kind == "classes" else _judged_victims)(bench, job, place))
+    place = parse_place({**job.settings["cell"], "id": job.key}, source=job.id)
+    of_classes = isinstance(place, FigurePlace) and place.kind == "classes"
+    return shown_figures((_judged_classes if of_classes else _judged_victims)(bench, job, place))
 
 
 def _attack(bench: Bench, job: Job) -> None:
@@ -79,7 +80,9 @@ def _attack(bench: Bench, job: Job) -> None:
         given += ["--prior", bench.below(settings["prior"])]
     if "adaptive" in settings:
         given += ["--adaptive"]
-    if settings["cell"]["kind"] == "victims":
+    if "max_queries" in settings:
+        given += ["--max-queries", settings["max_queries"]]
+    if settings["cell"].get("kind", "victims") == "victims":
         shared = bench.below(settings["predictions"]) / f"shared-{settings['share'] or 'all'}.npz"
         bench.attack(job, "attack", *given, "--shared", shared)
     elif settings["predictions"] is None and "query" in settings["needs"]:
@@ -89,7 +92,7 @@ def _attack(bench: Bench, job: Job) -> None:
         bench.attack(job, "invert", *given)
 
 
-def _judged_classes(bench: Bench, job: Job, place: FigurePlace) -> Record:
+def _judged_classes(bench: Bench, job: Job, place: Place) -> Record:
     artifact, images, evaluator = bench.inputs(job, "artifact", "images", "evaluator")
     others = images / "generic.npz"
     return make_class_record(
@@ -105,9 +108,10 @@ def _judged_classes(bench: Bench, job: Job, place: FigurePlace) -> Record:
     )
 
 
-def _judged_victims(bench: Bench, job: Job, place: FigurePlace) -> Record:
+def _judged_victims(bench: Bench, job: Job, place: Place) -> Record:
     artifact, images, predictions = bench.inputs(job, "artifact", "images", "predictions")
-    evaluator, auxiliary = bench.inputs(job, "evaluator", "auxiliary_images")
+    [auxiliary] = bench.inputs(job, "auxiliary_images")
+    evaluator = bench.below(job.settings["evaluator"]) if "evaluator" in job.settings else None
     return make_record(
         artifact,
         bench.attacked(job),

@@ -22,6 +22,32 @@ def test_an_audit_attacks_a_target_through_the_chain_and_says_what_it_leaks(call
     assert all(name in table for name in ("nearest", "linear", "decoder"))
 
 
+@pytest.mark.slow
+def test_an_audit_of_predictions_inverts_what_victims_share(call, trained, images, tmp_path):
+    given = (
+        "audit",
+        trained,
+        "--images",
+        images,
+        "--threat",
+        "predictions",
+        "--minutes",
+        0.2,
+        "--out",
+        tmp_path / "audit",
+    )
+    code, out, err = call(*given, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    [(title, rows)] = document["tables"].items()
+    assert title == "Audit (audit 1, predictions)"
+    assert [row[0] for row in rows] == ["all scores", "3 highest", "the highest"]
+    assert len(document["verdict"]) == 3
+    lines = (tmp_path / "audit" / "report" / "records.jsonl").read_text().splitlines()
+    seen = [json.loads(line)["threat_model"] for line in lines]
+    assert {model["sees"] for model in seen} == {"scores"}
+
+
 @pytest.mark.parametrize(
     ("option", "message"), [(("--threat", "psychic"), "black-box"), (("--images", "gone"), "expected a folder at gone")]
 )

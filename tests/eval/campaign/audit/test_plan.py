@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from splitleak.config import read_document
 from splitleak.eval.campaign.audit.config import AuditedTarget
 from splitleak.eval.campaign.audit.plan import AuditCampaign, make_audit_plan
 from splitleak.eval.campaign.kinds import plan_campaign
@@ -47,3 +49,23 @@ def test_an_audit_is_a_kind_of_campaign_of_one_version(planned):
     assert plan_campaign(document, "a.toml").document() == planned().document()
     with pytest.raises(ValueError, match=r"a\.toml: expected audit 1, which this splitleak has, got audit 0"):
         plan_campaign({**document, "version": "audit 0"}, "a.toml")
+
+
+def test_an_audit_of_predictions_has_one_service_and_its_clients_for_all_attacks(planned):
+    plan = planned(audit={"threat": "predictions", "minutes": 600})
+    train, service, *cells = plan.jobs
+    assert (train.kind, service.kind, {job.kind for job in cells}) == ("train", "predict", {"cell"})
+    assert service.settings["shares"] == [0, 1, 3]
+    for job in cells:
+        assert job.settings["predictions"] == service.output
+        assert service.id in job.needs
+    places = {(cell["method"], cell["attack"]) for cell in plan.cells_in_order}
+    assert len(places) == len(plan.cells_in_order) == len(cells)
+    assert plan.config.overview()[0] == ("attack", "queries")
+
+
+def test_a_campaign_on_features_has_no_audit_of_predictions():
+    document = read_document(Path("eval/campaigns/cem_small_audit.toml"))
+    document["attacks"][0]["settings"] = {"threat": "predictions"}
+    with pytest.raises(ValueError, match="expected a threat model of features, got predictions"):
+        plan_campaign(document, "c.toml")
