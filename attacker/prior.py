@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from splitleak.artifacts import (
@@ -30,6 +30,7 @@ from splitleak.artifacts import (
 )
 from splitleak.attacker.base import Run
 from splitleak.attacker.training.adversarial import Game, GanTraining, networks, play
+from splitleak.attacker.training.augmentation import DifferentiableConfig, augmented
 from splitleak.attacker.training.critic import Critic, Norm, gradient_penalty, hinge
 from splitleak.config import Config, digest, read_document
 from splitleak.datasets.images import Images
@@ -58,6 +59,14 @@ class PriorConfig(GanTraining):
     )
     penalty: float = Field(default=10, ge=0, description="weight of the gradient penalty")
     conditional: bool = Field(default=False, description="tell both networks the class of each public image")
+    augment: DifferentiableConfig | None = Field(
+        default=None, description="of what the critic sees, for a few hundred public images or less; none: nothing"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_augmentation(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A document leaves ``augment`` out where there is none: it came after the first recorded results."""
+        return {key: value for key, value in plain(self).items() if key != "augment" or value is not None}
 
     @property
     def norm(self) -> Norm:
@@ -261,9 +270,17 @@ class _PriorGame(Game):
         self.images = public.floats().to(run.device)
         self.labels = public.labels.to(run.device) if config.conditional else None
         self.streams["between"] = generator(run.seed, "prior", "between")
+        if config.augment is not None:
+            self.streams["augment"] = generator(run.seed, "prior", "augment")
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Images as the critic sees them."""
+        config = self.config.augment
+        return images if config is None else augmented(images, config, self.streams["augment"])
 
     def critic_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        images, own = self.images[rows], None if self.labels is None else self.labels[rows]
+        images, fakes = self.seen(self.images[rows]), self.seen(fakes)
+        own = None if self.labels is None else self.labels[rows]
         real, fake = self.critic(images, own), self.critic(fakes, labels)
         if self.config.loss == "hinge":
             return hinge(real, fake)
@@ -273,7 +290,7 @@ class _PriorGame(Game):
         return loss
 
     def generator_loss(self, rows: Tensor, fakes: Tensor, labels: Tensor | None) -> Tensor:
-        loss: Tensor = -self.critic(fakes, labels).mean()
+        loss: Tensor = -self.critic(self.seen(fakes), labels).mean()
         return loss
 
 

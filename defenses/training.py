@@ -31,7 +31,7 @@ from splitleak.training.fit import Resumable, epochs
 from splitleak.training.modules import at_once, to_channels_last
 from splitleak.training.precision import fused_on, mixed_precision, tuned_convolutions
 
-_LATER = {"label_smoothing": 0, "precision": "single"}
+_LATER = {"label_smoothing": 0, "precision": "single", "label_noise": 0}
 
 
 class AugmentConfig(Config):
@@ -65,6 +65,9 @@ class TrainingConfig(Config):
     )
     precision: Literal["single", "bfloat16"] = Field(
         default="single", description="on a CPU; bfloat16: autocast if it has AMX (CUDA has it either way)"
+    )
+    label_noise: float = Field(
+        default=0, ge=0, le=1, description="share of the images that get a random label: less accuracy, and no defense"
     )
 
     @model_serializer(mode="wrap")
@@ -252,7 +255,7 @@ def _train(
         generators={"order": order, "augment": augment, "global": global_stream, **stack.generators()},
     )
     images = splits.train.pixels.to(device)
-    labels = splits.train.labels.to(device)
+    labels = _with_noise(splits.train, training.label_noise, config.seed).to(device)
 
     def batches(order: torch.Generator, augment: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in at_once(stack.batches(splits.train.labels, training.batch_size, order), device):
@@ -298,6 +301,15 @@ def _train(
     if findings := stack.findings(model):
         record["defenses"] = findings
     return Target(config, splits.train.classes, dataset, model, stack, record, networks)
+
+
+def _with_noise(images: Images, share: float, seed: int) -> Tensor:
+    """The labels ``(N,)``, a share of them replaced by random ones, the same in every epoch."""
+    if not share:
+        return images.labels
+    draw = generator(seed, "label noise")
+    noisy = torch.rand(len(images), generator=draw) < share
+    return torch.where(noisy, torch.randint(len(images.classes), (len(images),), generator=draw), images.labels)
 
 
 def training_step(

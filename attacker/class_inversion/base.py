@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from splitleak.attacker.base import Method, Query, Run
 from splitleak.attacker.prior import Prior
 
-Access = Literal["white", "score", "label"]
-"""The attack's access to the model: white-box (weights), score-based or label-only."""
+Access = Literal["white", "score", "label", "none"]
+"""The attack's access to the model: white-box (weights), score-based, label-only, or none at all."""
+
+ACCESSES: tuple[Access, ...] = ("none", "label", "score", "white")
+"""From the least to the most: each sees what those before it see."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,12 @@ class ClassInversion(Method):
     """Rebuilds images of each class that a model was trained on. A subclass writes `invert`; the entry is final.
 
     Its needs are fields of `ClassKnowledge`, beside ``image_shape``. ``access`` is the least that it must be let to see
-    of the model: its weights (``white``), its answers' scores, or only the labels of its answers.
+    of the model: its weights (``white``), its answers' scores, only the labels of its answers, or nothing. A
+    ``baseline`` rebuilds nothing: it picks from what the attacker has already, and attacks are measured against it.
     """
 
     access: ClassVar[Access]
+    baseline: ClassVar[bool] = False
 
     @final
     def __call__(self, known: ClassKnowledge, run: Run | None = None) -> Tensor:

@@ -38,8 +38,9 @@ class BREPMI(LatentSearch):
     u are uniform on the unit sphere; a step that would leave the class is not made. If no candidate is
     labelled as a class, the first candidate is returned for it (findings: ``classes_unseen``). For the others it is
     the centre at which the sphere last grew. Images ``(K, restarts, C, H, W)``, the widest sphere first. Only the
-    label of an answer is used. Deviations: a cap on the iterations, as the code's walk need not end; a walk stops
-    where the next iteration would exceed the query budget.
+    label of an answer is used. A sphere that grows moves too, away from the few points outside. Deviations: a cap on
+    the iterations, as the code's walk need not end; a walk stops where the next iteration would exceed the query
+    budget.
     """
 
     name = "brep-mi"
@@ -113,11 +114,9 @@ class BREPMI(LatentSearch):
         walks.grown[rows[grows]] = True
         walks.idle[rows] = torch.where(grows, 0, walks.idle[rows] + 1)
         push = -(units * (~inside)[:, :, None]).mean(1)
-        moved = centres + (radius[:, :, 0] / 3).clamp_max(config.longest) * push
-        moved = moved.clamp(-config.bound, config.bound)[~grows]
-        if len(moved):
-            stays = self.labelled(search, moved) == own[~grows]
-            walks.centres[rows[~grows][stays]] = moved[stays]
+        moved = (centres + (radius[:, :, 0] / 3).clamp_max(config.longest) * push).clamp(-config.bound, config.bound)
+        stays = (self.labelled(search, moved) == own) & push.any(1)
+        walks.centres[rows[stays]] = moved[stays]
         walks.going[rows] = walks.idle[rows] < config.patience
 
     def fingerprint_of(self, search: Search, starts: Tensor) -> str:
@@ -131,6 +130,10 @@ class BREPMI(LatentSearch):
         chosen, radii = latents[best], self.radii[best]
         images = search.images(chosen.flatten(0, 1), search.labels(chosen.shape[1])).unflatten(0, radii.shape)
         return images, radii, chosen
+
+    def told(self, scores: Tensor) -> dict[str, object]:
+        """The radii of the spheres: a service that tells labels alone gives no confidence."""
+        return {"radii": [[round(float(radius), 6) for radius in row] for row in scores]}
 
 
 class _Walks(nn.Module):

@@ -26,6 +26,9 @@ class IFGMI(PPA):
     reports the layer that the judge likes best. Images ``(K, images, C, H, W)``, best first. Deviations: a DCGAN's
     blocks instead of StyleGAN's, hence no w beside the features, and radii in shares of the feature's norm, the same
     at every block; the last selection is PPA's.
+
+    `weights` holds, beside the latents that the pictures started from, the ``block`` that each is drawn from and what
+    enters the blocks, ``block-0`` and so on: these reproduce the pictures.
     """
 
     name = "if-gmi"
@@ -45,7 +48,7 @@ class IFGMI(PPA):
             features = drawing.block_input(flat, labels)
             images = drawing.run_from(features, 0)
             scores = self.judge(search, images, labels)
-        by_block = [float(scores.mean())]
+        by_block, chosen, inputs = [float(scores.mean())], torch.zeros_like(labels), [features]
         for place in range(1, len(drawing.blocks)):
             with torch.no_grad():
                 features = drawing.blocks[place - 1](features)
@@ -53,12 +56,16 @@ class IFGMI(PPA):
             with torch.no_grad():
                 later = drawing.run_from(features, place)
                 told = self.judge(search, later, labels)
+            inputs.append(features)
             images = torch.where((told > scores)[:, None, None, None], later, images)
+            chosen = torch.where(told > scores, place, chosen)
             scores = scores.maximum(told)
             by_block.append(float(scores.mean()))
         self.findings["confidence_by_block"] = by_block
         scores = scores.unflatten(0, (-1, each))
         best = best_first(scores, self.config.images)
+        self.kept = {f"block-{place}": each_of(part, each, best) for place, part in enumerate(inputs)}
+        self.kept["block"] = each_of(chosen, each, best)
         # A slice and no copy: their mean, in the findings, is summed in that order.
         ordered = scores.sort(dim=1, descending=True).values[:, : self.config.images]
         return images.unflatten(0, (-1, each))[best], ordered, latents[best]
@@ -77,6 +84,12 @@ class IFGMI(PPA):
 
         steps, rate = self.config.block_steps, self.config.block_learning_rate
         return self.descend(search, features, labels, loss, within, steps=steps, rate=rate, stage=f"block-{place}")
+
+
+def each_of(values: Tensor, each: int, best: tuple[Tensor, Tensor]) -> Tensor:
+    """The values ``(K * each, ...)`` of the returned images, ``(K, R, ...)``."""
+    returned: Tensor = values.unflatten(0, (-1, each))[best]
+    return returned.cpu()
 
 
 def blocks_of(search: Search) -> Generator:

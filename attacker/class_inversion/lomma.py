@@ -35,6 +35,9 @@ class LommaConfig(Config):
         default=2, ge=0, description="networks taught by the model on public images; 0: the model alone"
     )
     student_epochs: int = Field(default=5, ge=1)
+    student_steps: int = Field(
+        default=600, ge=0, description="at least so many steps: more epochs where there are few public images"
+    )
     student_rate: float = Field(default=3e-3, gt=0, description="of Adam")
 
 
@@ -54,8 +57,9 @@ class Lomma(LatentSearch):
     Nguyen et al., "Re-thinking model inversion attacks against deep neural networks", CVPR 2023: h is the input of the
     target's last layer, a low-rank head being one, h-bar its mean on public images (the published code's; the paper
     draws around it), and the f are the target and students that learnt its answers on public images. The logit loss
-    pulls as hard where the model is sure already. Deviations: the squared norm is a mean over the features; students
-    are two small networks, not three EfficientNets.
+    pulls as hard where the model is sure already. A student that disagrees with its teacher pulls elsewhere (findings:
+    ``student_agreement``, the share of the public images that it labels alike): then none is better. Deviations: the
+    squared norm is a mean over the features; students are two small networks, not three EfficientNets.
     """
 
     needs = frozenset({"model", "public", "prior"})
@@ -72,6 +76,10 @@ class Lomma(LatentSearch):
         assert isinstance(config, LommaConfig)
         taught = 0 if isinstance(config.identity, MatchedFeatures) else config.students
         self.students = [teach(model, known.public, config, run, turn) for turn in range(taught)]
+        if self.students:
+            answers = answers_to(model, known.public, run.device).argmax(1)
+            same = [answers_to(each, known.public, run.device).argmax(1) == answers for each in self.students]
+            self.findings["student_agreement"] = [round(float(each.float().mean()), 6) for each in same]
         self.body, self.layer = feature_extractor(model), last_layer(model).layer
         self.mean = answers_to(self.body, known.public, run.device).mean(0)
         return super().networks(known, run, model)
@@ -101,7 +109,7 @@ class LommaGMI(Lomma, GMI):
     def paper_config(cls) -> LommaGMIConfig:
         """2400 steps at 0.02 with Nesterov's momentum, three students taught for 20 epochs."""
         below = GMI.paper_config().document() | {"identity": "logit", "steps": 2400}
-        return LommaGMIConfig.parse({**below, "students": 3, "student_epochs": 20}, source="paper")
+        return LommaGMIConfig.parse({**below, "students": 3, "student_epochs": 20, "student_steps": 0}, source="paper")
 
 
 class LommaKED(Lomma, KEDMI):
@@ -115,7 +123,7 @@ class LommaKED(Lomma, KEDMI):
     def paper_config(cls) -> LommaKEDConfig:
         """KED-MI's, with three students taught for 20 epochs."""
         below = KEDMI.paper_config().document() | {"identity": "logit"}
-        return LommaKEDConfig.parse({**below, "students": 3, "student_epochs": 20}, source="paper")
+        return LommaKEDConfig.parse({**below, "students": 3, "student_epochs": 20, "student_steps": 0}, source="paper")
 
 
 def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn: int) -> nn.Module:
@@ -124,7 +132,7 @@ def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn:
     Args:
         model: The teacher, images to logits ``(N, K)``.
         public: The images ``(M, C, H, W)``.
-        config: Epochs and learning rate.
+        config: Epochs, the least number of steps, and learning rate.
         run: Seed, device, report and checkpoint.
         turn: The student's number, which tells random streams and checkpoints apart.
 
@@ -142,7 +150,8 @@ def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn:
         optimizers={"adam": optimizer},
         generators={"order": order},
     )
-    for _ in epochs(name, config.student_epochs, state, run.part(name).checkpoint, run.report):
+    least = -(-config.student_steps // max(1, -(-len(public) // _BATCH)))
+    for _ in epochs(name, max(config.student_epochs, least), state, run.part(name).checkpoint, run.report):
         student.train()
         rows = torch.randperm(len(public), generator=order)
         losses = [

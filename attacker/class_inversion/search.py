@@ -143,12 +143,15 @@ class LatentSearch(ClassInversion):
         latents = self.optimise(search, starts)
         images, scores, latents = self.choose(search, latents)
         self.kept = {**self.kept, "latents": latents.cpu()}
-        self.findings |= {
+        self.findings |= {**self.told(scores), "evaluations": search.evaluations}
+        return images
+
+    def told(self, scores: Tensor) -> dict[str, object]:
+        """The findings about the scores ``(K, R)`` by which the returned images were chosen."""
+        return {
             "scores": [[round(float(score), 6) for score in row] for row in scores],
             "confidence": float(scores.mean()),
-            "evaluations": search.evaluations,
         }
-        return images
 
     def prepare(self, known: ClassKnowledge, run: Run) -> Search:
         """The networks, copied to the run's device, and the number of classes."""

@@ -8,9 +8,9 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, predict, set_rate, step
+from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, one_cycle, predict, set_rate, step
 from splitleak.measures.scores import check_scores, truncate
-from splitleak.models.inverter import LogRescale, PredictionInverter, QuantileRescale, Rescaling
+from splitleak.models.inverter import JoinedRescale, LogRescale, PredictionInverter, QuantileRescale, Rescaling
 from splitleak.seeding import seeded
 
 
@@ -24,7 +24,9 @@ class InverterConfig(FitConfig):
     c: float | None = Field(default=None, gt=0, description="fixed c (default 50), or where it starts if learned")
     width: float = Field(default=0.125, gt=0, description="factor on its layers; 1 is the published network")
     learning_rate: float = Field(default=1e-2, gt=0)
-    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="cosine: falls to a hundredth")
+    schedule: Literal["one-cycle", "cosine", "constant"] = Field(
+        default="cosine", description="one-cycle: rises, and falls to nothing; cosine: falls to a hundredth"
+    )
     beta1: float = Field(default=0.9, ge=0, lt=1, description="of Adam")
     amsgrad: bool = False
 
@@ -128,9 +130,7 @@ def train_inverter(
     if config.rescale == "best":
         return _best_inverter(name, config, scores, images, run)
     like = scores.flatten(0, 1)
-    rescale = (
-        QuantileRescale(like) if config.rescale == "quantiles" else LogRescale(config.rescale, config.c, like=like)
-    )
+    rescale = rescaling(config.rescale, config.c, like)
     with seeded(run.seed, name, "init"):
         shape = (images.shape[1], images.shape[2], images.shape[3])
         inverter = PredictionInverter(rescale(like[:1]).shape[1], shape, config.width)
@@ -138,13 +138,21 @@ def train_inverter(
     optimizer = Adam(network.parameters(), lr=config.learning_rate, betas=(config.beta1, 0.999), amsgrad=config.amsgrad)
 
     def descend(batch: Tensor, target: Tensor, progress: float) -> Tensor:
-        if config.schedule == "cosine":
-            set_rate(optimizer, config.learning_rate * cosine(progress))
+        if config.schedule != "constant":
+            factor = cosine(progress) if config.schedule == "cosine" else one_cycle(progress)
+            set_rate(optimizer, config.learning_rate * factor)
         return step(optimizer, functional.mse_loss(network(batch), target))
 
     trained, optimizers = {"network": network}, {"adam": optimizer}
     findings = fit(name, network, descend, scores, images, config, run, modules=trained, optimizers=optimizers)
-    return network, {**findings, "c": rescale.c if config.rescale in ("learned", "fixed") else None}
+    return network, {**findings, "c": rescale.c if config.rescale in ("joined", "learned", "fixed") else None}
+
+
+def rescaling(how: Rescaling, c: float | None, like: Tensor) -> QuantileRescale | JoinedRescale | LogRescale:
+    """The encoding ``how`` of scores, of those ``like`` ``(M, K)``; ``c`` as of `InverterConfig`."""
+    if how == "quantiles":
+        return QuantileRescale(like)
+    return JoinedRescale(c, like) if how == "joined" else LogRescale(how, c, like=like)
 
 
 def _best_inverter(

@@ -243,6 +243,17 @@ def cosine(progress: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
 
 
+def one_cycle(progress: float) -> float:
+    """One-cycle schedule: the factor on the learning rate, from 0.04 up to 1 in three tenths of a training, then to 0.
+
+    Smith and Topin, "Super-convergence", 2019 (arXiv:1708.07120), both ways along a cosine.
+    """
+    rising, start, end = 0.3, 0.04, 1e-4
+    if progress < rising:
+        return start + (1 - start) * 0.5 * (1 - math.cos(math.pi * progress / rising))
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * (progress - rising) / (1 - rising)))
+
+
 def step(optimizer: Optimizer, loss: Tensor) -> Tensor:
     """One optimiser step on ``loss``, which is returned detached."""
     optimizer.zero_grad(set_to_none=True)

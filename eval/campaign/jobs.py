@@ -14,7 +14,7 @@ from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
 from splitleak.eval.campaign.classes.target_measures_jobs import do_poison, do_target_measure
 from splitleak.eval.campaign.config import ImportedEntry
 from splitleak.eval.campaign.plan import Job, Kind
-from splitleak.eval.campaign.predictions.jobs import do_figure_cell, do_predict, do_prior, do_purify
+from splitleak.eval.campaign.predictions.jobs import do_figure_cell, do_open, do_predict, do_prior, do_purify
 from splitleak.eval.record.schema import FeaturesPlace
 from splitleak.eval.record.victims import make_record
 from splitleak.outputs import FolderKind
@@ -155,5 +155,6 @@ _DO: dict[Kind, Callable[[Bench, Job], Figures | None]] = {
     "linkage": _linkage,
     "latency": _latency,
     "poison": do_poison,
+    "open": do_open,
     "besides": do_target_measure,
 }

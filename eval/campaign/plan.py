@@ -52,6 +52,7 @@ Kind = Literal[
     "linkage",
     "latency",
     "poison",
+    "open",
     "besides",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)

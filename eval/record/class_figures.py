@@ -16,6 +16,7 @@ from splitleak.eval.record.schema import (
     Frechet,
     Identification,
     PriorFigures,
+    PrivateFit,
     Rates,
     Score,
     TopK,
@@ -31,6 +32,7 @@ from splitleak.models.penultimate import penultimate
 _BATCH = 256
 _TOP = (1, 5)
 _FALSE_MATCHES = 0.01
+_TINY = 1e-12
 
 
 def class_figures(
@@ -64,6 +66,7 @@ def class_figures(
       more people; ``chance`` is that of rank 1. ``private_alone``: the same without distractors. ``to_others``: the
       share whose best match is a distractor: if a prior was trained on these, one of the attacker's own images.
       ``verification``: see `true_match_rate`.
+    - ``private_fit``: how far the target has converged, see `private_fit`.
 
     Args:
         target: The attacked model, of K classes.
@@ -106,7 +109,17 @@ def class_figures(
         frechet_eval=_frechet(rebuilt, own),
         diversity_eval=_diversity(rebuilt, labels, own, private.labels, k),
         identification=_identification(evaluator, rebuilt, labels, own, private.labels, others, per_class),
+        private_fit=private_fit(target, private),
     )
+
+
+def private_fit(target: WholeModel, private: Images) -> PrivateFit:
+    """Mean cross-entropy and confidence of a target in the right classes of its private images.
+
+    A target that was stopped before it had converged is unsure of them, and hard to invert for that reason alone.
+    """
+    right = probabilities(target, private.floats()).gather(1, private.labels[:, None]).clamp_min(_TINY)
+    return PrivateFit(loss=float(-right.log().mean()), confidence=float(right.mean()))
 
 
 def prior_figures(evaluator: Evaluator, samples: Tensor) -> PriorFigures:

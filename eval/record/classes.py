@@ -17,6 +17,7 @@ from splitleak.eval.record.class_figures import class_figures, prior_figures
 from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
 from splitleak.eval.record.metrics import JudgedClasses, measure_plugins, measured_classes
+from splitleak.eval.record.open_set import open_set
 from splitleak.eval.record.schema import ClassesRecord, Place, PriorFigures, Provenance
 from splitleak.eval.record.scoring import check_disjoint, check_target, constant_mse, pixels, write_judged
 from splitleak.eval.record.trained_on import trained_images
@@ -35,6 +36,7 @@ def make_class_record(
     cell: Place | None = None,
     others: Path | None = None,
     prior: Path | None = None,
+    open_judge: tuple[Path, Path] | None = None,
     cache: MutableMapping[str, tuple[Tensor, Tensor]] | None = None,
     *,
     force: bool = False,
@@ -54,7 +56,7 @@ def make_class_record(
     - ``target_confidence``: the target's probability of the class, without an output policy.
 
     ``figures`` are the metrics of the literature, see `class_figures`, and with a ``prior`` the evaluator's answers on
-    500 of its samples, see `prior_figures`.
+    500 of its samples, see `prior_figures`. With an ``open_judge`` they have its answers too, see `open_set`.
 
     Args:
         artifact: The attacked target, with both halves.
@@ -65,6 +67,7 @@ def make_class_record(
         cell: Place of the record in a campaign.
         others: Images of other classes, distractors for re-identification.
         prior: The generator that was searched.
+        open_judge: The artifact of an evaluator that knows the prior's classes as well, and its splits.
         cache: Cache of the evaluator's features of private images, see `class_figures`.
         force: Replace a record of another attack or target.
 
@@ -89,6 +92,8 @@ def make_class_record(
     figures = class_figures(model, judge, by_class, private, others=distractors, cache=cache)
     if prior is not None:
         figures = figures.model_copy(update={"prior": _of_prior(judge, prior, attacked.public)})
+    if open_judge is not None:
+        figures = figures.model_copy(update={"open_set": open_set(*open_judge, by_class)})
     record = ClassesRecord(
         id=digest([document["target"], document["dataset"], list(attacked.public), *given, judge.identity]),
         cell=cell,

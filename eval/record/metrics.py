@@ -6,6 +6,7 @@ Either way it appears in records, tables, CSV, reports and status without furthe
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -17,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.base import ACCESSES
 from splitleak.defenses.artifact import WholeModel
 from splitleak.eval.record import MEASURES
 from splitleak.eval.record.evaluator import Evaluator, probabilities
@@ -28,6 +31,12 @@ from splitleak.measures.ms_ssim import ms_ssim
 from splitleak.measures.pixel import batch_psnr, mse, psnr
 from splitleak.measures.ssim import ssim, ssim_zero_padded
 from splitleak.plugins import Plugin, packaged
+
+GAINS = ("gain", "open_gain", "open_set")
+"""Names of metrics of classes that say themselves which attack is the strongest; else it is what is recognised."""
+
+HitMatrix = NDArray[np.float64]
+"""Which pictures a judge takes for their class, ``[class][picture]``, 1 or 0; or shares of these."""
 
 Kind = Literal["victims", "classes"]
 """Subject of a reconstruction: victims' images, or pictures of the target's classes."""
@@ -58,12 +67,16 @@ class JudgedClasses:
 
 @dataclass(frozen=True)
 class Reading:
-    """A record with other measures of its target: attack-free leakage, linkage of features, and latency."""
+    """A record with other measures of its target: attack-free leakage, linkage of features, and latency.
+
+    ``baselines`` are the records of the baselines on the same target, by the same attacker's images.
+    """
 
     record: Record
     leakage: Leakage | None = None
     latency: Mapping[str, Mapping[str, float | None]] | None = None
     linkage: Linkage | None = None
+    baselines: tuple[ClassesRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -245,31 +258,117 @@ def _target_confidence(judged: JudgedClasses) -> Tensor:
     return probabilities(judged.target, judged.rebuilt).gather(1, judged.labels[:, None])[:, 0]
 
 
+def _gain(reading: Reading) -> float | None:
+    """How many points more often it is recognised than the best baseline of the same access; None without one."""
+    return _over_baseline(reading, recognised_hits)
+
+
+def _open_gain(reading: Reading) -> float | None:
+    """As `_gain`, by the open-set judge."""
+    return _over_baseline(reading, open_hits)
+
+
+def _over_baseline(reading: Reading, hits_of: Callable[[ClassesRecord], HitMatrix | None]) -> float | None:
+    best, own = best_baseline(reading, hits_of), _hits(reading, hits_of)
+    return None if best is None or own is None else 100 * float(own.mean() - best[1].mean())
+
+
+def _gain_error(reading: Reading) -> float | None:
+    """Standard error of the gain, in points: of paired differences, clustered by class; None for one class."""
+    return _gain_error_of(reading, recognised_hits)
+
+
+def _open_gain_error(reading: Reading) -> float | None:
+    """As `_gain_error`, by the open-set judge."""
+    return _gain_error_of(reading, open_hits)
+
+
+def _gain_error_of(reading: Reading, hits_of: Callable[[ClassesRecord], HitMatrix | None]) -> float | None:
+    best, own = best_baseline(reading, hits_of), _hits(reading, hits_of)
+    return None if best is None or own is None else clustered_error(own.mean(1) - best[1].mean(1))
+
+
 def _recognised_error(reading: Reading) -> float | None:
-    """Standard error of the attack accuracy over a target's pictures, in percent; None for one picture.
+    """Standard error of the attack accuracy over a target's classes, in percent; None for one class.
+
+    Clustered by class: pictures of one class are not independent, as all of them may be drawn from one Gaussian.
+    """
+    hits = _hits(reading, recognised_hits)
+    return None if hits is None else clustered_error(hits.mean(1))
+
+
+def _open_error(reading: Reading) -> float | None:
+    """As `_recognised_error`, by the open-set judge."""
+    hits = _hits(reading, open_hits)
+    return None if hits is None else clustered_error(hits.mean(1))
+
+
+def _hits(reading: Reading, hits_of: Callable[[ClassesRecord], HitMatrix | None]) -> HitMatrix | None:
+    return hits_of(reading.record) if isinstance(reading.record, ClassesRecord) else None
+
+
+def clustered_error(of_classes: HitMatrix) -> float | None:
+    """Standard error in percent of a mean over classes, of the classes' shares ``(K,)``; None for one class."""
+    many = len(of_classes)
+    return 100 * float(of_classes.std(ddof=1)) / math.sqrt(many) if many > 1 else None
+
+
+def recognised_hits(record: ClassesRecord) -> HitMatrix | None:
+    """Which pictures the evaluator puts in their class, ``[class][picture]``; None if only their mean is recorded.
 
     Brief records keep the hits in their figures, and have no values of single images.
     """
-    record = reading.record
-    assert isinstance(record, ClassesRecord)
     if record.figures is not None and record.figures.top1 is not None:
-        hits = np.array(record.figures.top1.hits, dtype=float)
-    else:
-        score = record.scores["recognised"]
-        hits = np.array(score.images or score.values or (), dtype=float)
-    return 100 * float(hits.std(ddof=1) / np.sqrt(hits.size)) if hits.size > 1 else None
+        return np.array(record.figures.top1.hits, dtype=float)
+    score = record.scores["recognised"]
+    hits = np.array(score.images or score.values or (), dtype=float)
+    return hits.reshape(len(hits), -1) if len(hits) else None
+
+
+def open_hits(record: ClassesRecord) -> HitMatrix | None:
+    """Which pictures the open-set judge takes for their class, ``[class][picture]``; None if it was not asked."""
+    answers = None if record.figures is None else record.figures.open_set
+    return None if answers is None else np.array(answers.right.hits, dtype=float)
+
+
+def is_baseline(record: Record) -> bool:
+    """Whether nothing was rebuilt, but picked from what an attacker has already."""
+    kind = CLASS_ATTACKS.get(record.attack.name)
+    return kind is not None and kind.baseline
+
+
+def best_baseline(
+    reading: Reading, hits_of: Callable[[ClassesRecord], HitMatrix | None]
+) -> tuple[ClassesRecord, HitMatrix] | None:
+    """Of the baselines that need no more access than the attack, the one with the most hits, and these.
+
+    None for a baseline itself, and where there is none of the access.
+    """
+    access = reading.record.threat_model.access
+    if access not in ACCESSES or is_baseline(reading.record):
+        return None
+    allowed = ACCESSES[: ACCESSES.index(access) + 1]
+    judged = [
+        (record, hits)
+        for record in reading.baselines
+        if record.threat_model.access in allowed and (hits := hits_of(record)) is not None
+    ]
+    return max(judged, key=lambda pair: float(pair[1].mean()), default=None)
 
 
 _WIRE, _POLICY, _FREE, _TIME = "on the wire", "behind its policy", "without any attack", "latency p50"
 _FOUND = "found again by the feature"
 _REBUILT, _RIGHT, _OWN = "rebuilt victims", "right class by the evaluator %", "attacker's own held-out images"
 _PICTURES, _FEATURES, _EVALUATOR = "pictures of classes", "evaluator's features", "evaluator %"
+_OPEN, _PRIVATE = "open set", "on its private images"
 
 _percent = partial(_of_record, scale=100)
 _victims, _classes = partial(Metric, of=("victims",)), partial(Metric, of=("classes",))
 _beside_victims, _beside_classes = partial(_victims, level="reference"), partial(_classes, level="reference")
 _target, _target_of_victims = partial(Metric, level="target"), partial(_victims, level="target")
+_target_of_classes, _of_fit = partial(_classes, level="target"), partial(_of_record, "figures", "private_fit")
 
+_OPEN_RIGHT, _OPEN_OTHERS = (_percent("figures", "open_set", *path) for path in (("right", "mean"), ("others",)))
 _VERIFIED = _percent("figures", "identification", "verification", "true_match_rate")
 _GAUSSIAN, _SAMPLES, _DIMENSIONS = map(_of_leakage, ("mse_gaussian_estimate", "samples", "effective_dimensions"))
 
@@ -300,10 +399,17 @@ METRICS: list[Metric] = [
     # Pictures of classes: by the evaluator, by the nearest class mean, and by the target itself.
     _classes("recognised", "recognised %", _PICTURES, 1, "lower", scale=100, compute=_recognised, always=True),
     _beside_classes("recognised_error", "standard error", _PICTURES, 1, read=_recognised_error),
+    _classes("gain", "over baseline", _PICTURES, 1, "lower", read=_gain, always=True),
+    _beside_classes("gain_error", "its error", _PICTURES, 1, read=_gain_error),
+    _classes("open_set", "right %", _OPEN, 1, "lower", read=_OPEN_RIGHT, always=True),
+    _beside_classes("open_error", "standard error", _OPEN, 1, read=_open_error),
+    _classes("open_gain", "over baseline", _OPEN, 1, "lower", read=_open_gain, always=True),
+    _beside_classes("open_gain_error", "its error", _OPEN, 1, read=_open_gain_error),
+    _beside_classes("open_others", "prior's own %", _OPEN, 1, read=_OPEN_OTHERS, always=True),
+    _classes("verified", "verified %", _OPEN, 1, "lower", read=_VERIFIED),
     _classes("top5", "top-5 %", _PICTURES, 1, "lower", read=_percent("figures", "top5", "mean")),
     _classes("rank1", "re-identified %", _PICTURES, 1, "lower", read=_percent("figures", "identification", "rank1")),
     _classes("rank5", "rank 5 %", "", 1, "lower", read=_percent("figures", "identification", "rank5"), shown=False),
-    _classes("verified", "verified %", "", 1, "lower", read=_VERIFIED, shown=False),
     _classes("nearest_mean", "nearest mean %", _PICTURES, 1, "lower", scale=100, compute=_nearest_own, always=True),
     _beside_classes("chance", "chance %", _PICTURES, 1, read=_percent("chance"), always=True),
     _classes("mse", "MSE to the mean", _PICTURES, 4, "higher", compute=_mse_to_mean, always=True),
@@ -314,6 +420,11 @@ METRICS: list[Metric] = [
     _classes("coverage", "coverage", _FEATURES, 2, "lower", read=_of_record("figures", "diversity_eval", "coverage")),
     _beside_classes("evaluator_on_truth", "class means", _EVALUATOR, 1, read=_percent("evaluator", "on_truth")),
     _beside_classes("evaluator_accuracy", "test images", _EVALUATOR, 1, read=_percent("evaluator", "accuracy")),
+    _beside_classes(
+        "open_accuracy", "open set, test images", _EVALUATOR, 1, read=_percent("figures", "open_set", "accuracy")
+    ),
+    _target_of_classes("private_confidence", "confidence", _PRIVATE, 2, read=_of_fit("confidence")),
+    _target_of_classes("private_loss", "loss", _PRIVATE, 3, read=_of_fit("loss")),
     # Attack-free measures of a target.
     _target_of_victims("mse_gaussian_estimate", "MSE, Gaussian estimate", _FREE, None, read=_GAUSSIAN),
     _target_of_victims("mse_gaussian_samples", "images of the estimate", "", 0, read=_SAMPLES, shown=False),

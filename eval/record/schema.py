@@ -170,6 +170,7 @@ class Findings(_Part):
     gradient_norm_start: float | None = None
     mass_dropped: float | None = None
     parameters: int | None = Field(default=None, description="of what it trained")
+    student_agreement: tuple[float, ...] | None = Field(default=None, description="of LOMMA's with their teacher")
     captured_unlike: float | None = Field(default=None, description="see `unlikeness`")
 
 
@@ -266,6 +267,34 @@ class TopK(_Part):
     hits: tuple[tuple[int, ...], ...]
 
 
+class Hits(_Part):
+    """A share of pictures, and the ``hits`` ``[class][picture]`` that it is of."""
+
+    mean: float
+    hits: tuple[tuple[int, ...], ...]
+
+
+class OpenSet(_Part):
+    """An open-set judge's answers: it knows the target's classes and those that the attacker's prior is of.
+
+    ``right``: the share that it takes for the attacked class; ``others``: for one of the prior's own. ``accuracy`` is
+    on images that it has not seen, ``accuracy_own`` on those of the target's classes among them.
+    """
+
+    classes: int
+    right: Hits
+    others: float
+    accuracy: float
+    accuracy_own: float
+
+
+class PrivateFit(_Part):
+    """How far a target has converged: mean cross-entropy and confidence in the right class, on its private images."""
+
+    loss: float
+    confidence: float
+
+
 class Frechet(_Part):
     """Fréchet distance between features of the rebuilt and of the private images, with both counts."""
 
@@ -342,6 +371,8 @@ class ClassFigures(_Part):
     diversity_eval: Diversity | None = None
     identification: Identification | None = None
     prior: PriorFigures | None = None
+    open_set: OpenSet | None = Field(default=None, description="where the prior's classes are others")
+    private_fit: PrivateFit | None = Field(default=None, description="not told by records of the older rule")
 
 
 class EvaluatorJudge(_Part):

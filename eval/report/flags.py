@@ -10,7 +10,7 @@ from splitleak.cloud.policy import PolicyConfig
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import OWN_ANSWER
 from splitleak.eval.campaign.audit.config import AUDIT
-from splitleak.eval.record.schema import FigurePlace, Record
+from splitleak.eval.record.schema import ClassesRecord, FigurePlace, Record
 from splitleak.eval.report.comparisons import weaker_attacks
 from splitleak.eval.report.results import Cell, Doubt, Results
 from splitleak.eval.report.statements import Statement
@@ -21,6 +21,9 @@ _STILL_RISING = 0.03  # of the target's mean confidence over the last quarter of
 _UNLIKE = 10.0  # of `unlikeness`, which is about 1 for images of one distribution
 _CONSTANT = 0.95  # times the error of a constant picture: more is hardly better
 _UNSEEN = 0.01  # share of all that the victims' scores sum to
+_SURE = 0.7  # mean confidence of a target in the right classes of its private images
+_FITTED = 0.5  # its mean cross-entropy there, in nats
+_AGREES = 0.95  # share of the public images that a student labels as its teacher
 _NO_GRADIENT = 1e-8  # norm; float32 loses what the pixels add long before
 
 
@@ -45,6 +48,7 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
 
     Those of `record_flags`, and those that follow from a service or from several records:
 
+    ``no gain``: pictures of classes are recognised no more often than those of the best baseline of the same access.
     ``constant picture``: the pictures are hardly better than the constant predictor, the mean of the true ones.
     ``randomised``: a defense or a service draws fresh noise at each call, and no attack averaged over several views,
     or none asked more than once for each of its own images.
@@ -78,10 +82,12 @@ def record_flags(record: Record) -> list[str]:
     ``target``: the classifier's accuracy is near the chance level.
     ``right answer``: accuracy is agreement with the answers that an imported network gave before.
     ``mean image``: the attack is hardly better than the constant predictor, the mean of its public images.
+    ``target``, of classes: it was stopped before it had converged, by confidence and loss on its private images.
     ``not converged``: its held-out error was still falling when training ended, or the target's confidence in the
     pictures still rising when a search did.
     ``zero gradient``: it optimises the pixels, and their gradient vanishes.
     ``start``: it started from a trained decoder and never improved on it.
+    ``student``: a network that it taught the target's answers does not agree with it.
     ``few queries``: what it trained has more weights than the pictures that it asked about have values.
     ``unlike``: its own images are not like the victims'.
     ``capture``: messages are missing in the capture that it read.
@@ -89,6 +95,7 @@ def record_flags(record: Record) -> list[str]:
     findings, flags = record.attack.findings, []
     if record.target.accuracy < _CHANCE / record.target.design.model.classes:
         flags.append("target: hardly better than chance; what is rebuilt of its answers speaks for no classifier")
+    flags += _not_fitted(record)
     if record.target.right_answer == OWN_ANSWER:
         flags.append(f"right answer: accuracy is the share of images that get {OWN_ANSWER}, not of right labels")
     mean_image, held_out = findings.mean_image_mse, findings.held_out_mse
@@ -119,6 +126,12 @@ def record_flags(record: Record) -> list[str]:
             f"few queries: {record.threat_model.queries:,} pictures for {findings.parameters:,} weights; the attack "
             "would gain from more"
         )
+    if findings.student_agreement is not None and min(findings.student_agreement) < _AGREES:
+        share = f"{100 * min(findings.student_agreement):.0f} %"
+        flags.append(
+            f"student: it labels {share} of the public images as its teacher does; teach it longer, or do without "
+            "(students = 0)"
+        )
     if findings.captured_unlike is not None and findings.captured_unlike > _UNLIKE:
         flags.append(
             "unlike: the victims' features are not distributed as the public images' are, so an attacker with images "
@@ -134,9 +147,8 @@ def _of_claims(statements: Sequence[Statement]) -> Iterator[tuple[str, int, str]
         if claim.claimed and len(claim.seeds) == 1:
             text = "one seed: too few to tell the claim from luck; run more"
             yield claim.text.partition(" [")[0], claim.seeds[0], text
-    for claim in statements:
-        if claim.claimed and claim.doubtful:
-            text = "its margin is less than two standard errors over seeds: luck is not excluded"
+        elif claim.claimed and claim.verdict == "cannot be told":
+            text = f"claim: cannot be told from {len(claim.seeds)} seeds"
             yield from ((claim.text.partition(" [")[0], seed, text) for seed in claim.seeds)
 
 
@@ -156,11 +168,30 @@ def _gathered(flags: Sequence[tuple[str, int | None, str]]) -> list[Doubt]:
 def _of_cell(cell: Cell, record: Record) -> Iterator[str]:
     yield from record_flags(record)
     yield from _constant(record)
+    yield from _no_gain(cell)
     if isinstance(cell.place, FigurePlace):
         yield from _asked_once(cell.place, record)
         yield from _ignores_policy(cell, record)
         yield from _unseen(record)
         yield from _weak_evaluator(record)
+
+
+def _not_fitted(record: Record) -> list[str]:
+    figures = record.figures if isinstance(record, ClassesRecord) else None
+    fit = None if figures is None else figures.private_fit
+    if fit is None or (fit.confidence >= _SURE and fit.loss <= _FITTED):
+        return []
+    return [
+        f"target: not converged: its confidence in its own private images is {fit.confidence:.2f}, its loss "
+        f"{fit.loss:.2f}; what is hard to rebuild of it may be so for that alone, so train it longer"
+    ]
+
+
+def _no_gain(cell: Cell) -> Iterator[str]:
+    for judge, metric in (("", "gain"), (" by the open-set judge", "open_gain")):
+        gain, error = cell.measure(metric), cell.measure(f"{metric}_error") or 0.0
+        if gain is not None and gain <= 2 * error:
+            yield f"no gain: not two standard errors over the best baseline{judge}, which rebuilds nothing"
 
 
 def _drawing_anew(record: Record) -> list[str]:

@@ -10,6 +10,7 @@ from splitleak.artifacts import write_json, written_file
 from splitleak.config import read_table
 from splitleak.eval.campaign.audit.config import AUDIT
 from splitleak.eval.campaign.store import PLAN
+from splitleak.eval.record.metrics import kind_of
 from splitleak.eval.record.schema import Provenance, Record, brief
 from splitleak.eval.report.audits import audit_sheets, curves, verdicts
 from splitleak.eval.report.beside_published import beside_the_papers
@@ -21,6 +22,7 @@ from splitleak.eval.report.figures.gallery import Gallery, draw_gallery, drawn, 
 from splitleak.eval.report.figures.strip import Comparison, compare
 from splitleak.eval.report.flag_guide import guide_of
 from splitleak.eval.report.flags import doubts
+from splitleak.eval.report.gains import gain_sheets
 from splitleak.eval.report.headline import attacked, threat_model, verdict
 from splitleak.eval.report.page import (
     PICTURES_BUDGET,
@@ -41,6 +43,7 @@ from splitleak.eval.report.statements import Statement
 from splitleak.eval.report.target_measures import TargetMeasures, measure_sheets
 from splitleak.outputs import FolderKind
 
+_OLDER = "without baselines and without a judge that knows others; how often is not how much was learnt by inversion"
 _PICTURES = 12
 _ERROR_LINES = 8
 STRIP = "strip.png"
@@ -211,6 +214,7 @@ def _collected(results: Results, out: Path) -> Report:
         overview=[
             *audit_sheets(results),
             *summary_sheets(results),
+            *gain_sheets(results),
             *beside_the_papers(results),
             *measure_sheets(measures),
         ],
@@ -260,7 +264,11 @@ def _facts(results: Results, measures: TargetMeasures) -> list[tuple[str, str]]:
         ("torch", distinct("torch")),
         ("seeds", ", ".join(map(str, results.seeds))),
     ]
-    return [*facts, ("beside the attacks", measures.counted())] if measures.places else facts
+    facts += [("beside the attacks", measures.counted())] if measures.places else []
+    judged = sum(kind_of(record) == "classes" for _, record in results.measured)
+    if results.older:
+        facts.append(("judged", f"{len(results.older)} of {judged} places by the older rule: {_OLDER}"))
+    return facts
 
 
 def _provenances(record: Record) -> Iterator[Provenance]:

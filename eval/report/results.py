@@ -6,19 +6,20 @@ The same for every kind of campaign, for loose records in a folder, and for reco
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.config import read_lines, read_table
-from splitleak.eval.campaign.classes.config import STRONGEST
+from splitleak.eval.campaign.classes.config import BASELINES, STRONGEST
 from splitleak.eval.campaign.store import PLAN, Store
-from splitleak.eval.record.metrics import Kind, Reading, kind_of, metric_named
+from splitleak.eval.record.metrics import GAINS, Kind, Reading, is_baseline, kind_of, metric_named
 from splitleak.eval.record.schema import (
     FILE,
+    ClassesRecord,
     FeaturesPlace,
     FigurePlace,
     Leakage,
@@ -92,6 +93,7 @@ class Cell:
     leakage: Leakage | None = None
     latency: Mapping[str, Mapping[str, float | None]] | None = None
     linkage: Linkage | None = None
+    baselines: tuple[ClassesRecord, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -131,9 +133,16 @@ class Cell:
     def measure(self, name: str) -> float | None:
         """A metric in the unit it is shown in; None if it is not measured."""
         metric = metric_named(name, self.kind)
-        if self.record is None or metric is None:
+        if metric is None:
             return None
-        return metric.value(Reading(self.record, self.leakage, self.latency, self.linkage))
+        return None if self.reading is None else metric.value(self.reading)
+
+    @property
+    def reading(self) -> Reading | None:
+        """The record with all that metrics are read of; None if it is not measured."""
+        if self.record is None:
+            return None
+        return Reading(self.record, self.leakage, self.latency, self.linkage, self.baselines)
 
 
 @dataclass(frozen=True)
@@ -181,7 +190,7 @@ class Results:
             return _of_loose_records(folder)
         plan = Store(folder).read_plan()
         config = plan["config"]
-        cells = tuple(_cells(folder, plan))
+        cells = _beside_baselines(_cells(folder, plan))
         return cls(
             name=plan["name"],
             title=plan.get("title") or plan["name"],
@@ -235,8 +244,11 @@ class Results:
         return by_row
 
     def by_seed(self, table: str, row: Row, metric: str, attack: str | None = None) -> dict[int, float]:
-        """A metric of a row by measured seed; ``table`` may be one of `groups`."""
-        cells = self.strongest(row, table).values() if table in self.groups else self.of(table, row, attack)
+        """A metric of a row by measured seed; ``table`` may be one of `groups`, the strongest by it if of `GAINS`."""
+        if table in self.groups:
+            cells: Collection[Cell] = self.strongest(row, table, metric if metric in GAINS else "recognised").values()
+        else:
+            cells = self.of(table, row, attack)
         values = ((cell.seed, cell.measure(metric)) for cell in cells)
         return {seed: value for seed, value in values if value is not None}
 
@@ -272,6 +284,17 @@ class Results:
         return tuple(table.name for table in self.tables if table.name in attacks)
 
     @cached_property
+    def selections(self) -> tuple[str, ...]:
+        """The tables of a class campaign's baselines on its first setting."""
+        return tuple(table.name for table in self.tables if self.together and table.name in BASELINES)
+
+    @cached_property
+    def older(self) -> tuple[Cell, ...]:
+        """The measured cells of classes that were judged before there were baselines and open-set judges."""
+        fits = ((cell, cell.record.figures) for cell in self.cells if isinstance(cell.record, ClassesRecord))
+        return tuple(cell for cell, figures in fits if figures is None or figures.private_fit is None)
+
+    @cached_property
     def targets(self) -> tuple[Row, ...]:
         """The rows of these tables."""
         return tuple(dict.fromkeys(row for table in self.tables if table.name in self.together for row in table.rows))
@@ -282,19 +305,22 @@ class Results:
         given = {name: tuple(attacks) for name, attacks in self.config.get("strongest", {}).items()}
         return {STRONGEST: self.together, **given} if self.together else {}
 
-    def strongest(self, row: Row, group: str = STRONGEST) -> dict[int, Cell]:
-        """By seed, the cell with the highest attack accuracy, if all attacks of the group on it are measured."""
+    def strongest(self, row: Row, group: str = STRONGEST, metric: str = "recognised") -> dict[int, Cell]:
+        """By seed, the cell with the highest attack accuracy, if all attacks of the group on it are measured.
+
+        Or with the highest value of another ``metric``.
+        """
         cells = [cell for table in self.groups[group] for cell in self.of(table, row)]
         strongest: dict[int, Cell] = {}
         for seed in self.seeds:
-            rated = [(cell.measure("recognised"), cell) for cell in cells if cell.seed == seed]
+            rated = [(cell.measure(metric), cell) for cell in cells if cell.seed == seed]
             if rated and all(share is not None for share, _ in rated):
-                strongest[seed] = max(rated, key=lambda item: item[0] or 0.0)[1]
+                strongest[seed] = max(rated, key=lambda item: item[0] if item[0] is not None else 0.0)[1]
         return strongest
 
-    def strongest_names(self, row: Row, group: str = STRONGEST) -> str:
+    def strongest_names(self, row: Row, group: str = STRONGEST, metric: str = "recognised") -> str:
         """The strongest attacks with their numbers of seeds, as text; empty if not measured."""
-        counts = Counter(cell.table for cell in self.strongest(row, group).values())
+        counts = Counter(cell.table for cell in self.strongest(row, group, metric).values())
         return ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
 
@@ -347,6 +373,19 @@ def _cells(folder: Path, plan: Mapping[str, Any]) -> Iterator[Cell]:
                 (place.target, getattr(place, "codec", "")), None if record is None else record.linkage
             ),
         )
+
+
+def _beside_baselines(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """The cells, each with the baselines on its target by an attacker with the same auxiliary data."""
+    cells, known = tuple(cells), dict[tuple[Any, ...], dict[str, ClassesRecord]]()
+
+    def about(cell: Cell) -> tuple[Any, ...]:
+        return cell.seed, cell.place.target, getattr(cell.place, "auxiliary", None)
+
+    for cell in cells:
+        if isinstance(cell.record, ClassesRecord) and is_baseline(cell.record):
+            known.setdefault(about(cell), {})[cell.id] = cell.record
+    return tuple(replace(cell, baselines=tuple(known.get(about(cell), {}).values())) for cell in cells)
 
 
 def _is_recorded(folder: Path) -> bool:
@@ -428,7 +467,7 @@ def _of_loose_records(folder: Path) -> Results:
         expected = "a campaign's folder, recorded results, or records (record.json, from `splitleak score`)"
         raise FileNotFoundError(f"expected {expected} at {folder}, found none")
     latencies = _latencies(folder)
-    cells = tuple(_loose(path, record, latencies.get(record.target.name)) for path, record in records)
+    cells = _beside_baselines(_loose(path, record, latencies.get(record.target.name)) for path, record in records)
     return Results(
         name=folder.name,
         title=folder.name,

@@ -23,7 +23,10 @@ _NOTES: Mapping[Kind, str] = {
     "images, and of others' if there are any, the likest by the evaluator's features is of its class (rank 1, closed "
     "set). Nearest mean: of all standardised mean images of the private classes, that of its class is the closest. "
     "Constant: the MSE of one and the same picture for all, the mean of the class means. Standard error over the "
-    "pictures of one target. δ: the distance (L2) to the nearest private image of the class; Fréchet: of all pictures, "
+    "classes of one target, whose pictures are not independent. Over baseline: points over the best baseline of the "
+    "same access. Open set: by a judge that knows the prior's classes too, where these are others: right, and taken "
+    "for one of the prior's own; verified: at one false match in a hundred. δ: the distance (L2) to the nearest "
+    "private image of the class; Fréchet: of all pictures, "
     "recognised or not, to all private images; coverage: the share of private images that have a picture near by.",
 }
 _NOTE_OF = {
@@ -49,7 +52,8 @@ _WHITE_BOX = f"{_IGNORES} The attack runs the model itself, whatever the output 
 _AVERAGES = "Averages are over the methods measured both ways."
 _SUMMARY_NOTE = (
     "Share of the pictures that the evaluator puts in the attacked class, in percent. ± over seeds is over targets "
-    "that were trained anew; (±) is the standard error over the pictures of one target, on average over seeds. "
+    "that were trained anew; (±) is the standard error over the classes of one target, on average over seeds. "
+    "Baselines: pictures that were picked and not rebuilt, which is what an attacker has before any inversion. "
     "Strongest: the attack that did most in a seed, where all on that target are measured, and which that was, with "
     "the number of seeds. A defense is worth what it does against that one."
 )
@@ -186,6 +190,7 @@ def summary_sheets(results: Results) -> list[Sheet]:
     columns = (
         ("", "target"),
         ("classifier", "accuracy %"),
+        *(("baselines: recognised %", name) for name in results.selections),
         *(("recognised %", name) for name in results.together),
         *(column for name in results.groups for column in (("recognised %", name), ("recognised %", "which"))),
     )
@@ -198,7 +203,7 @@ def _summary_row(results: Results, target: Row) -> Iterator[str]:
     tables = [table.name for table in results.tables if table.name in results.together and target in table.rows]
     accuracy = results.spread(tables[0], target, "accuracy")
     yield spread_text(accuracy, decimals(1), len(results.seeds))
-    for name in results.together:
+    for name in (*results.selections, *results.together):
         yield _share(results, name, target)
     for name in results.groups:
         yield _share(results, name, target)

@@ -1,12 +1,15 @@
 """Statements about results, each with its verdict, margin, and standard error over seeds."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Literal
 
-Verdict = Literal["holds", "does not hold", "not measured"]
+from splitleak.eval.report.seed_tests import SeedTest, Sign
+
+Verdict = Literal["holds", "does not hold", "refuted", "cannot be told", "not measured"]
+_OF_SIGN: Mapping[Sign, Verdict] = {"above": "holds", "below": "refuted", "cannot be told": "cannot be told"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Case:
 class Statement:
     """A statement and its measured cases; it holds if it holds in all of them.
 
-    ``claimed``: it is a claim of the campaign's file, and is flagged if there are too few seeds to tell.
+    ``claimed``: it is a claim of the campaign's file, and ``tested`` over seeds: it holds or is refuted where the test
+    says so, else it cannot be told.
     """
 
     text: str
@@ -43,6 +47,7 @@ class Statement:
     figures: str
     seeds: tuple[int, ...] = ()
     claimed: bool = False
+    tested: SeedTest | None = None
     strict: bool = field(default=False, kw_only=True)
 
     @property
@@ -50,6 +55,8 @@ class Statement:
         """The verdict on means over seeds; ``strict``: a margin of zero does not suffice."""
         if not self.cases:
             return "not measured"
+        if self.tested is not None:
+            return _OF_SIGN[self.tested.sign]
         return "does not hold" if any(self._fails(case) for case in self.cases) else "holds"
 
     def _fails(self, case: Case) -> bool:
@@ -76,11 +83,6 @@ class Statement:
         if self.margin is None:
             return ""
         return f"{self.margin:.3g}{'' if self.error is None else f' ± {self.error:.2g}'}"
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether the margin is less than two standard errors, which with few seeds is a weak test."""
-        return self.margin is not None and self.error is not None and abs(self.margin) < 2 * self.error
 
 
 def over_cases(text: str, cases: Iterable[Case], *, strict: bool = True) -> Statement:

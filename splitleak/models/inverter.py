@@ -10,8 +10,8 @@ from torch.nn import functional
 from splitleak.measures.scores import check_scores, kept_logs, log_rescale
 from splitleak.models.architecture import scaled
 
-Rescaling = Literal["quantiles", "learned", "fixed", "none"]
-"""Encoding of scores for an inverter: see `QuantileRescale`, and `LogRescale` for the others."""
+Rescaling = Literal["joined", "quantiles", "learned", "fixed", "none"]
+"""Encoding of scores for an inverter: see `QuantileRescale`, `JoinedRescale`, and `LogRescale` for the others."""
 
 _FIRST_SIDE = 4
 _LAST_WIDTH = 128
@@ -84,6 +84,26 @@ class QuantileRescale(nn.Module):
         known = self.reference.shape[1] - unknown
         share = ((below + up_to) / 2 + 0.5) / (known + 1)
         return torch.cat([torch.special.ndtri(share).T.where(scores > 0, 0), (scores > 0).to(scores.dtype)], 1)
+
+
+class JoinedRescale(nn.Module):
+    """Scores ``(N, K)`` with zeros for "unknown" to ``(N, 3 K)``: their ranks and their logarithms, side by side.
+
+    Ranks by `QuantileRescale`, which spreads what a confident classifier crowds together, and logarithms by a learned
+    `LogRescale`, which keep how much lower a score is. Ours, from no paper.
+    """
+
+    def __init__(self, c: float | None, like: Tensor) -> None:
+        super().__init__()
+        self.ranks, self.logarithms = QuantileRescale(like), LogRescale("learned", c, like=like)
+
+    @property
+    def c(self) -> float:
+        """The current value of the logarithms' constant."""
+        return self.logarithms.c
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return torch.cat([self.ranks(scores), self.logarithms(scores)], 1)
 
 
 class LogRescale(nn.Module):

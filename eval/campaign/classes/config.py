@@ -1,17 +1,29 @@
 """A campaign of model inversion against classes: targets × attacks, expanded into figures of rows."""
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from splitleak.attacker.auxiliary import Auxiliary
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.config import Config
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.eval.campaign.classes.target_measures import TargetMeasuresEntry
 from splitleak.eval.campaign.config import Name, check_known, check_target, check_unique
 from splitleak.eval.campaign.predictions.config import FigureCampaign, RowEntry
 from splitleak.eval.report.published import defenses as published_defenses
+
+BASELINES = {
+    "public by scores": "public-by-scores",
+    "public by label": "public-by-label",
+    "public by own labels": "public-own-labels",
+    "samples by scores": "prior-samples",
+    "samples by label": "prior-samples-by-label",
+}
+"""By the name of their tables, the baselines that every campaign measures beside its attacks; they are in no file."""
+_OWN_CLASSES = ("same", "training")  # auxiliary data whose labels are the target's classes
 
 STRONGEST = "strongest"
 """Name of a table that is in no file: for each target and seed, the attack with the highest attack accuracy."""
@@ -66,6 +78,7 @@ class _Grid(Config):
     def _names_are_known(self) -> Self:
         targets, attacks = ([entry.name for entry in entries] for entries in (self.targets, self.attacks))
         check_unique(targets, "target")
+        check_unique([*attacks, *BASELINES], "attack")
         for attack in self.attacks:
             check_known(attack.targets, targets)
         for setting in self.private:
@@ -74,12 +87,11 @@ class _Grid(Config):
         return self
 
     def expanded(self) -> list[dict[str, Any]]:
-        """The figures, one for each setting and attack, in this order."""
+        """The figures, one for each setting and attack, in this order; a setting's baselines before its attacks."""
         figures = []
         for place, setting in enumerate(self.private):
-            for attack in self.attacks:
-                if setting.attacks is not None and attack.name not in setting.attacks:
-                    continue
+            attacks = [each for each in self.attacks if setting.attacks is None or each.name in setting.attacks]
+            for attack in (*_baselines(setting, attacks), *attacks):
                 name = f"{attack.name} - {setting.name}" if place else attack.name
                 rows = [
                     self._row(setting, attack, target)
@@ -104,6 +116,18 @@ class _Grid(Config):
             "settings": attack.settings,
             "adaptive": attack.adaptive,
         }
+
+
+def _baselines(setting: SettingEntry, attacks: Sequence[ClassAttackEntry]) -> Iterator[ClassAttackEntry]:
+    """What the attacker has before any of ``attacks``: all baselines that need no more than one of these is given."""
+    kinds = [kind for attack in attacks if (kind := CLASS_ATTACKS.get(attack.attack)) is not None]
+    searching = [kind for kind in kinds if "prior" in kind.needs]
+    for name, baseline in BASELINES.items() if kinds else ():
+        needs, access = CLASS_ATTACKS[baseline].needs, CLASS_ATTACKS[baseline].access
+        if "prior" in needs and not any(access == "score" or kind.access == access for kind in searching):
+            continue
+        if "labels" not in needs or setting.auxiliary in _OWN_CLASSES:
+            yield ClassAttackEntry(name=name, attack=baseline)
 
 
 class ClassCampaign(FigureCampaign, _Grid):

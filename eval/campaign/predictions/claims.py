@@ -1,18 +1,20 @@
 """A claim of a campaign's file: a statement about two rows in one metric, which the results are tested against."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from splitleak.config import Config
 from splitleak.eval.record.metrics import metric_names
+from splitleak.eval.report.seed_tests import SeedTest
 
 
 class ClaimEntry(Config):
     """``factor`` times row ``lower`` is at most row ``higher`` in one metric; or both are ``within`` a distance.
 
-    On means over the seeds that have both rows. Accuracies and shares of images are in percent.
+    By a paired test over the seeds that have both rows, corrected for the number of claims. Accuracies and shares of
+    images are in percent.
     """
 
     text: str = Field(min_length=1, description="the claim in words, as the report prints it")
@@ -54,6 +56,18 @@ class ClaimEntry(Config):
     def margin(self, lower: float, higher: float) -> float:
         """The margin by which two values satisfy the claim; negative if they do not."""
         return self.within - abs(higher - lower) if self.within is not None else higher - self.factor * lower
+
+    def tested(self, lower: Sequence[float], higher: Sequence[float]) -> SeedTest:
+        """The test of the claim on values of the same seeds: above 0 it holds, below it is refuted.
+
+        Two values are within a distance if the test tells each of the two margins, up and down, from 0 (two one-sided
+        tests), and further apart if it tells one of them on the other side; the interval is that of the lesser margin.
+        """
+        pairs = list(zip(lower, higher, strict=True))
+        if self.within is None:
+            return SeedTest.of(self.margin(*pair) for pair in pairs)
+        up, down = (SeedTest.of(self.within - sign * (above - below) for below, above in pairs) for sign in (1, -1))
+        return min(up, down, key=lambda each: each.mean)
 
     @property
     def statement(self) -> str:

@@ -218,8 +218,9 @@ class FigureCampaign(CampaignHead):
 
     def asks(self, row: RowEntry) -> Literal["recorded", "live", "nothing"]:
         """How a row's attack queries the service: ahead with public images (recorded), adaptively (live), or not."""
-        needs = self.attack(row).needs
-        return "nothing" if "query" not in needs else "live" if "prior" in needs else "recorded"
+        attack = self.attack(row)
+        live = "prior" in attack.needs or (isinstance(attack, ClassInversion) and attack.baseline)
+        return "nothing" if "query" not in attack.needs else "live" if live else "recorded"
 
     def policy(self, row: RowEntry) -> dict[str, Any]:
         """The output policy of a row's service, defaults included, without the path of a purifier.

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from splitleak.artifacts import write_json, written_folder
+from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.datasets.splits import Splits
 from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.record.classes import make_class_record
+from splitleak.eval.record.open_set import open_splits
 from splitleak.eval.record.schema import FigurePlace, Place, Record, Service, parse_place
 from splitleak.eval.record.victims import make_record
 from splitleak.eval.targets.service_quality import measure_service
@@ -30,6 +33,12 @@ def do_prior(bench: Bench, job: Job) -> None:
     """Trains the attacker's generator on public images."""
     [public] = bench.inputs(job, "public")
     bench.make(job, "prior", public, "--seed", job.seed, *bench.computing(), config=job.settings["prior"])
+
+
+def do_open(bench: Bench, job: Job) -> None:
+    """Makes the images of an open-set judge."""
+    images, folder = bench.inputs(job, "images", "folder")
+    open_splits(Splits.load(images)).save(folder)
 
 
 def do_predict(bench: Bench, job: Job) -> Figures:
@@ -85,6 +94,9 @@ def _attack(bench: Bench, job: Job) -> None:
     if settings["cell"].get("kind", "victims") == "victims":
         shared = bench.below(settings["predictions"]) / f"shared-{settings['share'] or 'all'}.npz"
         bench.attack(job, "attack", *given, "--shared", shared)
+    elif "query" in settings["needs"] and CLASS_ATTACKS[settings["attack"]].baseline and not _has_policy(settings):
+        told = ("--labels-only",) if settings["policy"]["label_only"] else ()
+        bench.attack(job, "invert", *given, "--oracle", artifact, *told)  # answers as the service does, and sooner
     elif settings["predictions"] is None and "query" in settings["needs"]:
         with _service(bench, job, artifact, settings["policy"]) as address:
             bench.attack(job, "invert", *given, "--service", address)
@@ -92,9 +104,17 @@ def _attack(bench: Bench, job: Job) -> None:
         bench.attack(job, "invert", *given)
 
 
+def _has_policy(settings: Mapping[str, Any]) -> bool:
+    return bool(settings["cell"]["policy"] or settings["cell"]["purify"])
+
+
 def _judged_classes(bench: Bench, job: Job, place: Place) -> Record:
     artifact, images, evaluator = bench.inputs(job, "artifact", "images", "evaluator")
     others = images / "generic.npz"
+    judges = None
+    if "open_judge" in job.settings:
+        judge, seen = bench.inputs(job, "open_judge", "open_images")
+        judges = judge, seen
     return make_class_record(
         artifact,
         bench.attacked(job),
@@ -104,6 +124,7 @@ def _judged_classes(bench: Bench, job: Job, place: Place) -> Record:
         cell=place,
         others=others if others.is_file() else None,
         prior=bench.below(job.settings["prior"]) if "prior" in job.settings else None,
+        open_judge=judges,
         cache=bench.cache,
     )
 

@@ -63,6 +63,9 @@ class SeedJobs:
         """A row's cell and its dependencies, in topological order."""
         yield from self.of_target(row)
         yield self._evaluator(row)
+        if row.auxiliary == "generic" and row.attack in CLASS_ATTACKS:
+            yield self._open_images(row)
+            yield self._open_judge(row)
         if "prior" in self._config.attack(row).needs:
             yield self._prior(row)
         if self._config.asks(row) == "recorded":
@@ -107,6 +110,10 @@ class SeedJobs:
             given["auxiliary"] = row.auxiliary
         key = digest([given, self._seed])
         settings = {**given, "auxiliary_images": self._auxiliary(row.auxiliary, row), "predictions": None}
+        if row.auxiliary == "generic" and row.attack in CLASS_ATTACKS:  # the judge's, no part of what is attacked
+            judge = self._open_judge(row)
+            needs.append(judge)
+            settings |= {"open_judge": judge.output, "open_images": judge.settings["images"]}
         if config.asks(row) == "recorded":
             predict = self._predict(row)
             needs.append(predict)
@@ -163,6 +170,19 @@ class SeedJobs:
     def _evaluator(self, row: RowEntry) -> Job:
         target = self._config.evaluator_target(self._seed)
         return train_job(self.split(row), target, f"evaluator{classes_label(row.classes)}")
+
+    def _open_images(self, row: RowEntry) -> Job:
+        """The images of a judge that knows the target's classes and the attacker's."""
+        split = self.split(row)
+        key = digest([split.key, "open set"])
+        folder = f"images/open-s{self._seed}-{key}"
+        settings = {"images": split.settings["folder"], "folder": folder}
+        label = f"open set{classes_label(row.classes)}, seed {self._seed}"
+        return Job.of("open", key, label, self._seed, f"{folder}/splits.json", [split], settings)
+
+    def _open_judge(self, row: RowEntry) -> Job:
+        target = self._config.evaluator_target(self._seed)
+        return train_job(self._open_images(row), target, f"open-set judge{classes_label(row.classes)}")
 
     def _prior(self, row: RowEntry) -> Job:
         prior = self._config.prior_settings()

@@ -326,7 +326,7 @@ def test_claims_of_one_seed_or_within_their_error_are_doubted(fake_predictions):
             record["scores"]["mse"]["mean"] = 0.0311
 
     claim = {"text": "more is better", "figure": "truncation", "metric": "mse", "lower": "m = 3", "higher": "m = 1"}
-    for seeds, told in (((0, 1), "two standard errors"), ((0,), "one seed")):
+    for seeds, told in (((0, 1), "cannot be told from 2 seeds"), ((0,), "one seed")):
         found = Results.load(fake_predictions(change=worse_once, seeds=seeds, claims=[claim]))
         [(flag, about)] = [(flag, about) for flag, about in doubts(found, claims(found)) if about != found.name]
         assert told in flag

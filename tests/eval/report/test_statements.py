@@ -1,13 +1,16 @@
 import pytest
 
+from splitleak.eval.report.seed_tests import SeedTest
 from splitleak.eval.report.statements import Case, Statement, over_cases
 
 
-def test_a_margin_of_the_size_of_its_error_is_doubtful():
-    surely, hardly = (Statement("t", (Case("", margins),), "", claimed=True) for margins in ((3.0, 1.0), (4.0, 0.0)))
-    assert (surely.error, hardly.error) == (1.0, 2.0)
-    assert (surely.doubtful, hardly.doubtful) == (False, True)
-    assert not Statement("t", (Case("", (0.1,)),), "").doubtful  # one seed has no error
+@pytest.mark.parametrize(
+    ("margins", "verdict"),
+    [((3.0, 3.1, 2.9), "holds"), ((-3.0, -3.1, -2.9), "refuted"), ((3.0, -1.0, 2.0), "cannot be told")],
+)
+def test_what_is_tested_over_seeds_holds_is_refuted_or_cannot_be_told(margins, verdict):
+    cases = (Case("", margins),)
+    assert Statement("t", cases, "", claimed=True, tested=SeedTest.of(margins)).verdict == verdict
 
 
 def test_the_margin_of_many_cases_is_the_least_with_its_own_error():
@@ -29,7 +32,6 @@ def test_the_means_over_seeds_may_bear_out_another_margin_than_the_mean_of_margi
 def test_nothing_measured_is_no_verdict():
     found = over_cases("t", [])
     assert (found.verdict, found.margin, found.error, found.margin_text) == ("not measured", None, None, "")
-    assert not found.doubtful
 
 
 @pytest.mark.parametrize(("strict", "verdict"), [(True, "does not hold"), (False, "holds")])

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from splitleak.eval.campaign.classes.config import ClassCampaign
+from splitleak.eval.campaign.classes.config import BASELINES, ClassCampaign
 from splitleak.eval.campaign.predictions.plan import make_prediction_plan
 
 DOCUMENT = {
@@ -35,14 +35,50 @@ def jobs_of(config, kind):
 
 def test_each_attack_is_a_figure_whose_rows_are_the_targets_that_it_names():
     found = {figure.name: [row.name for row in figure.rows] for figure in load().figures}
-    assert found == {"GMI": ["none", "frozen"], "BREP": ["none"]}
+    assert {name: rows for name, rows in found.items() if name not in BASELINES} == {
+        "GMI": ["none", "frozen"],
+        "BREP": ["none"],
+    }
+
+
+def names(config, setting=""):
+    return [figure.name.removesuffix(setting) for figure in config.figures if figure.name.endswith(setting)]
+
+
+def test_baselines_are_measured_whatever_the_attacks_are_and_as_far_as_they_are_fair():
+    assert [name for name in names(load()) if name in BASELINES] == list(BASELINES)
+    config = load(private=OTHERS)
+    others = [name for name in names(config, " - other classes") if name != "GMI"]
+    assert others == ["public by scores", "public by label", "samples by scores"]  # no label is of the target's classes
+    weights = load(attacks=[{"name": "MI-Face", "attack": "mi-face"}])
+    assert names(weights) == ["public by scores", "public by label", "public by own labels", "MI-Face"]
+    assert {row.name for figure in weights.figures for row in figure.rows} == {"none", "frozen"}
+
+
+def test_no_attack_may_take_the_name_of_a_baseline():
+    with pytest.raises(ValueError, match="expected every attack to have a name of its own"):
+        load(attacks=[{"name": "public by label", "attack": "gmi"}])
+
+
+def test_where_the_prior_is_of_others_a_judge_knows_them_too():
+    plan = make_prediction_plan(load(private=OTHERS))
+    jobs = {job.id: job for job in plan.jobs}
+    [images] = [job for job in plan.jobs if job.kind == "open"]
+    [judge] = [job for job in plan.jobs if job.settings.get("images") == images.settings["folder"]]
+    assert images.id in judge.needs
+    judged = [cell for cell in plan.cells if "open_judge" in cell.settings]
+    assert {cell.settings["cell"]["auxiliary"] for cell in judged} == {"generic"}
+    assert all(judge.id in cell.needs and cell.settings["open_judge"] == judge.output for cell in judged)
+    assert {cell.settings["cell"]["auxiliary"] for cell in plan.cells if cell not in judged} == {"same"}
+    assert len(jobs) == len(plan.jobs)
 
 
 def test_another_setting_has_figures_of_its_own_and_its_rows_its_classes():
     config = load(private=OTHERS)
-    assert [figure.name for figure in config.figures] == ["GMI", "BREP", "GMI - other classes"]
-    assert {row.classes for row in config.figures[2].rows} == {5}
-    assert {row.auxiliary for row in config.figures[2].rows} == {"generic"}
+    figures = {figure.name: figure for figure in config.figures}
+    assert [name for name in names(config) if "GMI" in name or "BREP" in name] == ["GMI", "BREP", "GMI - other classes"]
+    assert {row.classes for row in figures["GMI - other classes"].rows} == {5}
+    assert {row.auxiliary for row in figures["GMI - other classes"].rows} == {"generic"}
 
 
 def test_what_it_writes_of_itself_reads_as_the_same_campaign():
@@ -85,7 +121,7 @@ def test_a_claim_may_be_about_the_strongest_attack_on_a_target():
 def test_attacks_share_one_prior_and_targets_one_pre_trained_network():
     plan = make_prediction_plan(load())
     [prior] = [job for job in plan.jobs if job.kind == "prior"]
-    assert all(prior.id in job.needs for job in plan.cells)
+    assert {prior.id in job.needs for job in plan.cells if not job.settings["attack"].startswith("public")} == {True}
     frozen = next(job for job in plan.jobs if job.kind == "train" and "pretrained" in job.settings)
     before = next(job for job in plan.jobs if job.output == frozen.settings["pretrained"])
     assert before.id in frozen.needs
@@ -102,7 +138,11 @@ def test_who_needs_labels_alone_meets_a_service_that_tells_no_more():
 def test_an_adaptive_attack_is_another_cell():
     attacks = [{"name": "GMI", "attack": "gmi"}, {"name": "adaptive", "attack": "gmi", "adaptive": True}]
     plain, adaptive = (
-        [job.id for job in jobs_of(load(attacks=attacks), "cell") if job.settings.get("adaptive", False) is told]
+        [
+            job.id
+            for job in jobs_of(load(attacks=attacks), "cell")
+            if job.settings["attack"] == "gmi" and job.settings.get("adaptive", False) is told
+        ]
         for told in (False, True)
     )
     assert len(plain) == len(adaptive) == 2

@@ -1,0 +1,105 @@
+"""Paired tests over seeds: t tests, Holm's correction for their number, intervals, and the seeds that are needed."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Literal, Self
+
+from scipy.stats import nct, t
+
+LEVEL = 0.05
+_POWER = 0.8
+_MOST_SEEDS = 1000
+_DIGITS = 12
+
+Sign = Literal["above", "below", "cannot be told"]
+
+
+@dataclass(frozen=True)
+class SeedTest:
+    """A two-sided t test of whether the mean of ``values``, one a seed, is 0.
+
+    ``p`` is None for fewer than two seeds; ``tests`` is the number of tests that it was corrected for.
+    """
+
+    values: tuple[float, ...]
+    p: float | None
+    tests: int = 1
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Self:
+        """The test of ``values``, as if it were the only one.
+
+        >>> round(SeedTest.of([1.0, 2.0, 3.0]).p, 4)
+        0.0742
+        """
+        kept = tuple(round(value, _DIGITS) for value in values)  # no difference is left to rounding errors
+        if len(kept) < 2:
+            return cls(kept, None)
+        error = stdev(kept) / math.sqrt(len(kept))
+        if not error:
+            return cls(kept, 1.0 if fmean(kept) == 0 else 0.0)
+        return cls(kept, 2 * float(t.sf(abs(fmean(kept)) / error, len(kept) - 1)))
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return fmean(self.values)
+
+    @property
+    def sign(self) -> Sign:
+        """On which side of 0 the mean is, if the test can tell."""
+        if self.p is None or self.p > LEVEL or self.mean == 0:
+            return "cannot be told"
+        return "above" if self.mean > 0 else "below"
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % confidence interval of the mean, not corrected; None for fewer than two seeds."""
+        if self.p is None:
+            return None
+        half = float(t.ppf(1 - LEVEL / 2, len(self.values) - 1)) * stdev(self.values) / math.sqrt(len(self.values))
+        return self.mean - half, self.mean + half
+
+    @property
+    def needed(self) -> int | None:
+        """The seeds at which a mean and deviation like these would be told in four of five cases.
+
+        By the strictest of the corrected tests; None where more than 1000 are needed, or nothing is known.
+        """
+        if self.p is None or self.mean == 0 or not (deviation := stdev(self.values)):
+            return None
+        effect, level = abs(self.mean) / deviation, LEVEL / self.tests
+
+        def power(seeds: int) -> float:
+            return float(nct.sf(t.ppf(1 - level / 2, seeds - 1), seeds - 1, effect * math.sqrt(seeds)))
+
+        return next((seeds for seeds in range(2, _MOST_SEEDS + 1) if power(seeds) >= _POWER), None)
+
+    @property
+    def told(self) -> str:
+        """Interval, corrected p, and the seeds needed where it cannot be told, as text."""
+        if self.interval is None:
+            return "one seed" if self.values else ""
+        low, high = self.interval
+        text = f"95 % interval {low:.3g} to {high:.3g}, p {self.p:.2g}"
+        if self.sign != "cannot be told":
+            return text
+        more = f"about {self.needed}" if self.needed else f"more than {_MOST_SEEDS}"
+        return f"{text}; {more} seeds would tell"
+
+
+def corrected(tests: Sequence[SeedTest]) -> list[SeedTest]:
+    """The tests with p values corrected for their number (Holm, "A simple sequentially rejective multiple test
+    procedure", 1979), in the same order; those without a p are not counted.
+
+    >>> [each.p for each in corrected([SeedTest((1.0, 1.0), p) for p in (0.01, 0.04, 0.03)])]
+    [0.03, 0.06, 0.06]
+    """
+    known = [(test.p, index) for index, test in enumerate(tests) if test.p is not None]
+    result, least = list(tests), 0.0
+    for place, (p, index) in enumerate(sorted(known)):
+        least = max(least, min(1.0, (len(known) - place) * p))
+        result[index] = replace(tests[index], p=least, tests=len(known))
+    return result
