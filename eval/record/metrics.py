@@ -258,6 +258,12 @@ def _target_confidence(judged: JudgedClasses) -> Tensor:
     return probabilities(judged.target, judged.rebuilt).gather(1, judged.labels[:, None])[:, 0]
 
 
+def _closer(reading: Reading) -> float | None:
+    """By how much less its MSE is than that of the attacker's own mean picture of the victim's class."""
+    means = reading.record.class_means
+    return None if means is None else means.own - reading.record.mse
+
+
 def _gain(reading: Reading) -> float | None:
     """How many points more often it is recognised than the best baseline of the same access; None without one."""
     return _over_baseline(reading, recognised_hits)
@@ -389,6 +395,9 @@ METRICS: list[Metric] = [
     _victims("ms_ssim", "MS-SSIM", _REBUILT, 3, "lower", compute=ms_ssim),
     _victims("lpips", "LPIPS", _REBUILT, 4, "higher", compute=lpips, missing=lpips_missing),
     _beside_victims("constant_mse", "constant", _REBUILT, read=_of_record("constant_mse")),
+    _beside_victims("own_mean_mse", "own class mean", _REBUILT, read=_of_record("class_means", "own")),
+    _beside_victims("class_mean_mse", "class mean", _REBUILT, read=_of_record("class_means", "true")),
+    _beside_victims("mean_gain", "closer than own mean", _REBUILT, read=_closer),
     _victims("reclassified", "rebuilt", _RIGHT, 1, "lower", scale=100),
     _beside_victims("evaluator_on_truth", "victims", _RIGHT, 1, read=_percent("evaluator", "on_truth")),
     _beside_victims("evaluator_accuracy", "test images", _RIGHT, 1, read=_percent("evaluator", "accuracy")),

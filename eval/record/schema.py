@@ -195,6 +195,17 @@ class Checked(_Part):
     how: str
 
 
+class ClassMeans(_Part):
+    """MSE of baselines that know a victim's class alone: of the attacker's own images of it the mean, and the true one.
+
+    ``own``: of the auxiliary images by the attacker's labels; where he has none of the class, the mean of all of them.
+    ``true``: of the target's training images, which no attacker has.
+    """
+
+    own: float
+    true: float
+
+
 class AuxiliaryImages(_Part):
     """The auxiliary data as declared, and validated against the victims' and the training images."""
 
@@ -534,6 +545,7 @@ class _Record(_Part):
     scores: dict[str, Score]
     not_measured: dict[str, str] | None = Field(default=None, description="metrics left out, with the reason")
     constant_mse: float | None = None
+    class_means: ClassMeans | None = Field(default=None, description="of shared predictions; not told by older records")
     images: dict[str, str] = Field(default_factory=dict)
     evaluator: EvaluatorJudge | None = None
     service: Service | None = None

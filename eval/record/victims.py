@@ -4,18 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from splitleak.artifacts import provenance
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import digest
 from splitleak.datasets.files import load_file
+from splitleak.datasets.images import Images
 from splitleak.edge.ledger import Ledger
 from splitleak.eval.record.auxiliary import read_auxiliary
 from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
 from splitleak.eval.record.metrics import measure_plugins, measured_victims, not_measured, spread
-from splitleak.eval.record.schema import Place, Provenance, Service, VictimsRecord, Wire
+from splitleak.eval.record.schema import ClassMeans, Place, Provenance, Service, VictimsRecord, Wire
 from splitleak.eval.record.scoring import check_disjoint, check_target, constant_mse, pixels, truth_of, write_judged
 
 _IDENTIFYING = ("attack", "config", "seed", "queries", "draws", "views", "knowledge")
@@ -80,12 +82,14 @@ def make_record(
         list(attacked.public),
         *attacked.identity(*_IDENTIFYING),
     ]
-    own, judge = None, None
+    own, judge, means = None, None, None
     if auxiliary is not None and auxiliary_images is not None:
         train, public = truth.parent / "train.npz", attacked.public
         own = read_auxiliary(
             auxiliary, auxiliary_images, public, victims, train, document["dataset"], auxiliary_dataset
         )
+        given = [load_file(path).train for path in (auxiliary_images, train)]
+        means = ClassMeans(**dict(zip(("own", "true"), (_mean_error(true, images) for images in given), strict=True)))
     if evaluator is not None:
         judging = Evaluator.load(evaluator, artifact)
         if victims.classes != judging.model.cloud.config.classes:
@@ -105,6 +109,7 @@ def make_record(
         scores=scores,
         not_measured=not_measured(true.floats()),
         constant_mse=constant_mse(true.pixels.numpy()),
+        class_means=means,
         images={"scored": digest(sorted(true.hashes())), "public": digest(sorted(attacked.public))},
         evaluator=judge,
         service=service,
@@ -116,6 +121,18 @@ def make_record(
     pictures = {"places": places, "truth": true.pixels.numpy(), "rebuilt": pixels(rebuilt.images)}
     write_judged(out, record, pictures, force=force)
     return record
+
+
+def _mean_error(true: Images, images: Images) -> float:
+    """MSE of the mean of ``images`` of each true image's class, by its name; of their mean where they have none."""
+    floats, known = images.floats(), {name: label for label, name in enumerate(images.classes)}
+    labels = torch.tensor([known.get(name, -1) for name in true.classes])[true.labels]
+    errors = []
+    for label in labels.unique().tolist():
+        own = floats[images.labels == label]
+        mean = (own if len(own) else floats).mean(0)
+        errors.append((true.floats()[labels == label] - mean).square().flatten(1).mean(1))
+    return float(torch.cat(errors).mean())
 
 
 def _in_order(rebuilt: Reconstructions, places: Mapping[str, int]) -> Reconstructions:

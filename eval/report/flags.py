@@ -48,6 +48,7 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
 
     Those of `record_flags`, and those that follow from a service or from several records:
 
+    ``class mean``: victims are hardly closer than the attacker's own mean picture of their class.
     ``no gain``: pictures of classes are recognised no more often than those of the best baseline of the same access.
     ``constant picture``: the pictures are hardly better than the constant predictor, the mean of the true ones.
     ``randomised``: a defense or a service draws fresh noise at each call, and no attack averaged over several views,
@@ -172,6 +173,7 @@ def _of_cell(cell: Cell, record: Record) -> Iterator[str]:
     if isinstance(cell.place, FigurePlace):
         yield from _asked_once(cell.place, record)
         yield from _ignores_policy(cell, record)
+        yield from _no_closer_than_mean(record)
         yield from _unseen(record)
         yield from _weak_evaluator(record)
 
@@ -246,6 +248,14 @@ def _below_the_estimate(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[C
 def _constant(record: Record) -> Iterator[str]:
     if record.constant_mse is not None and record.mse > _CONSTANT * record.constant_mse:
         yield "constant picture: hardly closer to the truth than its mean, given to all; nothing was rebuilt of any one"
+
+
+def _no_closer_than_mean(record: Record) -> Iterator[str]:
+    if record.class_means is not None and record.mse > _CONSTANT * record.class_means.own:
+        yield (
+            "class mean: hardly closer than the attacker's own mean picture of the victim's class; what is rebuilt is "
+            "the class, and no likeness of the victim"
+        )
 
 
 def _ignores_policy(cell: Cell, record: Record) -> Iterator[str]:

@@ -10,7 +10,6 @@ from splitleak.artifacts import write_json, written_file
 from splitleak.config import read_table
 from splitleak.eval.campaign.audit.config import AUDIT
 from splitleak.eval.campaign.store import PLAN
-from splitleak.eval.record.metrics import kind_of
 from splitleak.eval.record.schema import Provenance, Record, brief
 from splitleak.eval.report.audits import audit_sheets, curves, verdicts
 from splitleak.eval.report.beside_published import beside_the_papers
@@ -43,7 +42,7 @@ from splitleak.eval.report.statements import Statement
 from splitleak.eval.report.target_measures import TargetMeasures, measure_sheets
 from splitleak.outputs import FolderKind
 
-_OLDER = "without baselines and without a judge that knows others; how often is not how much was learnt by inversion"
+_OLDER = "without baselines, so what is shown is not what was learnt by inversion"
 _PICTURES = 12
 _ERROR_LINES = 8
 STRIP = "strip.png"
@@ -265,9 +264,9 @@ def _facts(results: Results, measures: TargetMeasures) -> list[tuple[str, str]]:
         ("seeds", ", ".join(map(str, results.seeds))),
     ]
     facts += [("beside the attacks", measures.counted())] if measures.places else []
-    judged = sum(kind_of(record) == "classes" for _, record in results.measured)
-    if results.older:
-        facts.append(("judged", f"{len(results.older)} of {judged} places by the older rule: {_OLDER}"))
+    judged = results.judged_beside_baselines
+    if older := sum(not beside for _, beside in judged):
+        facts.append(("judged", f"{older} of {len(judged)} places by the older rule: {_OLDER}"))
     return facts
 
 

@@ -289,10 +289,15 @@ class Results:
         return tuple(table.name for table in self.tables if self.together and table.name in BASELINES)
 
     @cached_property
-    def older(self) -> tuple[Cell, ...]:
-        """The measured cells of classes that were judged before there were baselines and open-set judges."""
-        fits = ((cell, cell.record.figures) for cell in self.cells if isinstance(cell.record, ClassesRecord))
-        return tuple(cell for cell, figures in fits if figures is None or figures.private_fit is None)
+    def judged_beside_baselines(self) -> tuple[tuple[Cell, bool], ...]:
+        """The measured cells whose attacks are judged beside baselines, and whether they were."""
+        judged = []
+        for cell, record in self.measured:
+            if isinstance(record, ClassesRecord):
+                judged.append((cell, record.figures is not None and record.figures.private_fit is not None))
+            elif record.threat_model.sees == "scores":
+                judged.append((cell, record.class_means is not None))
+        return tuple(judged)
 
     @cached_property
     def targets(self) -> tuple[Row, ...]:

@@ -33,6 +33,8 @@ _NOTE_OF = {
     "ms_ssim": "MS-SSIM: of as many scales as the image has room for (two at 28 and 32 pixels), standard borders.",
     "lpips": "LPIPS: in its shift-tolerant form (ST-LPIPS, AlexNet); higher is less alike.",
     "constant_mse": "Constant: the MSE of the victims' own mean given to all, which no attacker has.",
+    "own_mean_mse": "Own class mean: the MSE of an attacker who knows a victim's class alone, and draws the mean of "
+    "its own images of it (of all, where it has none of the class). Class mean: of the target's training images.",
     "held_out_mse": "Held-out images: what the attack says of itself, on auxiliary images that it did not train on, "
     "beside the mean of those it did.",
     "distortion": "Distortion: mean L1 distance of what the policy lets out from what the model says, from 0 to 2.",

@@ -166,4 +166,4 @@ def test_what_was_judged_by_the_older_rule_has_no_gain(attacked):
         }
     )
     assert gain_sheets(results) == []
-    assert len(results.older) == len(results.measured)
+    assert [beside for _, beside in results.judged_beside_baselines] == [False] * len(results.measured)
