@@ -242,3 +242,12 @@ def test_augmented_images_stay_in_range_and_repeat_under_one_seed():
     assert torch.equal(first, augmented(IMAGES, config, drawn(5)))
     assert not torch.equal(first, augmented(IMAGES, config, drawn(6)))
     assert 0 <= float(first.min()) <= float(first.max()) <= 1
+
+
+def test_noise_on_the_labels_costs_accuracy_and_is_in_no_document_without(small_target, small_splits):
+    clean, noisy = (
+        train(small_target(epochs=3, label_noise=share), small_splits, device=CPU).record for share in (0, 0.9)
+    )
+    assert noisy["accuracy"] < clean["accuracy"] - 0.2
+    assert "label_noise" not in TrainingConfig().document()
+    assert TrainingConfig(label_noise=0.1).document()["label_noise"] == 0.1

@@ -83,3 +83,19 @@ def test_the_published_walk_ends_after_a_thousand_idle_iterations():
     published = BREPMI.paper_config()
     assert (published.points, published.radius, published.growth, published.patience) == (32, 2, 1.3, 1000)
     assert (published.bound, published.longest) == (1.5, 3)
+
+
+def test_a_sphere_that_grows_moves_away_from_the_points_outside():
+    turns = iter([torch.arange(32) >= 3, torch.tensor([True])])
+    walks, query = walking(lambda points: next(turns), bound=10)
+    assert bool(walks.grown)
+    assert float(walks.centres.norm()) > 0
+    assert torch.equal(walks.best, torch.zeros(1, 2))  # where it grew
+    assert query.made == 33
+
+
+def test_its_radii_are_not_called_a_confidence(searched):
+    attack = BREPMI(BREPConfig(**QUICK))
+    attack(labels_only(searched))
+    assert "confidence" not in attack.findings
+    assert len(attack.findings["radii"]) == 10

@@ -50,3 +50,14 @@ def test_the_published_start_is_50_of_2000():
     published = IFGMI.paper_config()
     assert (published.candidates, published.restarts, published.images, published.steps) == (2000, 50, 50, 50)
     assert (published.block_steps, published.block_learning_rate, published.learning_rate) == (10, 0.005, 0.005)
+
+
+def test_what_it_keeps_reproduces_its_pictures(searched):
+    attack = IFGMI(IFGMIConfig(**QUICK))
+    rebuilt, kept = attack(searched), attack.weights()
+    drawing = attack.prepare(searched, Run()).generator
+    blocks = kept["block"]
+    for place in blocks.unique().tolist():
+        own = blocks == place
+        assert torch.allclose(drawing.run_from(kept[f"block-{place}"][own], place), rebuilt[own], atol=1e-5)
+    assert blocks.max() > 0

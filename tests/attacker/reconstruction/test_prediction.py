@@ -43,8 +43,12 @@ def world(share=CLASSES, send=serve, **changes):
     return Knowledge(**{"image_shape": (1, SIDE, SIDE), "kind": "scores", **given, **changes})
 
 
+PLAIN = {"hidden": 0, "learning_rate": 1e-2, "schedule": "cosine", "batch_size": 32}
+"""The inverter alone, which learns this small world from 400 pairs in a moment."""
+
+
 def attack(**settings):
-    return PredictionInversionAttack(PredictionInversionConfig(**{"epochs": 6, **settings}))
+    return PredictionInversionAttack(PredictionInversionConfig(**{"epochs": 6, **PLAIN, **settings}))
 
 
 def error(known, **settings):
@@ -63,6 +67,15 @@ def test_two_scores_tell_more_than_one_of_a_mixture_of_two(rescale):
     of_the_mean = float(mse(world().public.mean(0).expand_as(VICTIMS), VICTIMS).mean())
     one, two = (error(world(share=m), rescale=rescale) for m in (1, 2))
     assert 2 * two < one < of_the_mean / 2
+
+
+def test_by_default_hidden_layers_come_first_and_as_published_there_are_none():
+    hidden, plain = PredictionInversionConfig(), PredictionInversionAttack.paper_config()
+    assert (hidden.rescale, hidden.hidden, hidden.schedule) == ("joined", 512, "one-cycle")
+    assert "hidden" not in plain.document()
+    known = world()
+    of_the_mean = float(mse(known.public.mean(0).expand_as(VICTIMS), VICTIMS).mean())
+    assert error(known, **{**hidden.document(), "epochs": 12, "hidden": 64, "batch_size": 16}) < of_the_mean / 3
 
 
 @pytest.mark.parametrize("temperature", [10, 1000])

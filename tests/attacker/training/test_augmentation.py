@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.attacker.training.augmentation import CropsConfig, random_crops
+from splitleak.attacker.training.augmentation import CropsConfig, DifferentiableConfig, augmented, random_crops
 
 
 def draw():
@@ -51,3 +51,28 @@ def test_gradients_reach_the_pixels():
 def test_a_least_share_above_the_greatest_is_refused():
     with pytest.raises(ValueError, match="expected the least share to be at most the greatest"):
         CropsConfig(least=0.9, most=0.5)
+
+
+def test_what_a_critic_sees_is_changed_anew_and_has_a_gradient():
+    images = torch.rand(8, 1, 16, 16, requires_grad=True)
+    stream = draw()
+    first, second = (augmented(images, DifferentiableConfig(), stream) for _ in range(2))
+    assert first.shape == images.shape
+    assert not torch.equal(first, second)
+    assert torch.equal(augmented(images, DifferentiableConfig(), draw()), first)
+    (slope,) = torch.autograd.grad(first.sum(), images)
+    assert (slope != 0).flatten(1).any(1).all()
+
+
+def test_without_any_change_a_critic_sees_the_image():
+    images, none = torch.rand(4, 3, 8, 8), DifferentiableConfig(shift=0, cut=0, brightness=0, contrast=0)
+    assert torch.allclose(augmented(images, none, draw()), images, atol=1e-6)
+
+
+def test_a_cut_blanks_a_square_and_a_shift_moves_by_whole_pixels():
+    images, still = torch.rand(16, 1, 8, 8) + 0.5, {"shift": 0, "cut": 0, "brightness": 0, "contrast": 0}
+    cut = augmented(images, DifferentiableConfig(**{**still, "cut": 0.5}), draw())
+    assert (cut[cut != 0] == images[cut != 0]).all()
+    assert ((cut == 0).flatten(1).sum(1) <= 16).all()
+    moved = augmented(images, DifferentiableConfig(**{**still, "shift": 0.25}), draw())
+    assert torch.isin(moved[moved != 0], images).all()

@@ -178,8 +178,11 @@ def test_every_claim_is_judged_with_its_figures(fake_predictions, report):
     html, out = report(fake_predictions(claims=[CLAIM, REFUTED, {**CLAIM, "text": "Seen", "metric": "recognised"}]))
     markdown = (out / "report.md").read_text()
     assert "[truncation; mse: 'm = 3' ≤ 'm = 1'] | holds | 0.01 ± 0 | m = 3: 0.0205, m = 1: 0.0305" in markdown
-    assert "m = 1: 0.0305; margin 0.01 ± 0; in 2 of 2 seeds |" in markdown
-    assert "| does not hold | -0.01 ± 0 | m = 1: 0.0305, m = 3: 0.0205; margin -0.01 ± 0; in 0 of 2 seeds |" in markdown
+    assert "m = 1: 0.0305; in 2 of 2 seeds; 95 % interval 0.01 to 0.01, p 0 |" in markdown
+    assert (
+        "| refuted | -0.01 ± 0 | m = 1: 0.0305, m = 3: 0.0205; in 0 of 2 seeds; 95 % interval -0.01 to -0.01, p 0 |"
+        in markdown
+    )
     assert "| not measured |  |  |" in markdown
     assert [html.count(f'class="{kind}"') for kind in ("holds", "not")] == [1, 1]
     assert "<summary>1 not measured</summary>" in html

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from splitleak.measures.scores import log_rescale
-from splitleak.models.inverter import LogRescale, PredictionInverter, QuantileRescale
+from splitleak.models.inverter import HiddenLayers, JoinedRescale, LogRescale, PredictionInverter, QuantileRescale
 
 
 @pytest.mark.parametrize(
@@ -122,3 +122,21 @@ def test_order_preserving_changes_within_a_class_do_not_change_quantiles():
     flat = scores**0.1 / 7
     assert torch.equal(QuantileRescale(flat)(flat), QuantileRescale(scores)(scores))
     assert QuantileRescale(scores)(torch.eye(3)).isfinite().all()
+
+
+def test_ranks_and_logarithms_stand_side_by_side():
+    like = torch.rand(20, 3).softmax(1)
+    joined = JoinedRescale(None, like)
+    found = joined(like[:4])
+    assert found.shape == (4, 9)
+    assert torch.equal(found[:, :6], QuantileRescale(like)(like[:4]))
+    assert torch.allclose(found[:, 6:], LogRescale("learned", None, like=like)(like[:4]))
+
+
+def test_what_hidden_layers_drop_follows_from_their_generator_and_nothing_in_eval_mode():
+    inputs = torch.rand(16, 5)
+    layers = [HiddenLayers(5, 32, 0.5, torch.Generator().manual_seed(1)) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    assert torch.equal(layers[0](inputs), layers[1](inputs))
+    assert not torch.equal(layers[0](inputs), layers[0](inputs))
+    assert torch.equal(layers[0].eval()(inputs), layers[0](inputs))
