@@ -39,6 +39,26 @@ GUIDE: dict[str, FlagGuide] = {
         f"{_WEAK}",
         "Believe the longer one, and give it more.",
     ),
+    "no gain": FlagGuide(
+        "Pictures of classes are recognised no more often, by two standard errors, than those of the best baseline.",
+        "A baseline picks from what the attacker has already: nothing was learnt by inversion.",
+        "Compare defenses by an attack that gains, or on classes that the attacker's images are not of.",
+    ),
+    "class mean": FlagGuide(
+        "Victims are hardly closer than the attacker's own mean picture of their class.",
+        "What was rebuilt is the class, and no likeness of the victim.",
+        "Read it as what the label alone gives; let victims share more scores, or take a stronger attack.",
+    ),
+    "student": FlagGuide(
+        "A network that LOMMA taught the target's answers labels public images otherwise than the target does.",
+        f"It pulls the search elsewhere. {_WEAK}",
+        "Teach it longer (student_steps), or do without (students = 0).",
+    ),
+    "claim": FlagGuide(
+        "A claim cannot be told from so few seeds, by a paired test that is corrected for the number of claims.",
+        "Its figures may be luck, whichever way they point.",
+        "Run as many seeds as the claim's figures say would tell, or claim less.",
+    ),
     "zero gradient": FlagGuide(
         "An attack that optimises pixels was given a gradient of zero.",
         "The defense hides the gradient, not the picture.",
