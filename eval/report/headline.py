@@ -156,20 +156,34 @@ def _found_again(results: Results, places: Sequence[_Place]) -> Iterator[str]:
 
 
 def _of_classes(results: Results) -> Iterator[str]:
-    """The target on which the strongest attack does most, and the one on which it does least."""
-    shares = {}
+    """The target on which the strongest attack gains most over what the attacker had before, and the one of the least.
+
+    Where no baseline was measured, by the share of its pictures that are recognised, and that is said.
+    """
+    shares, gains = _of_strongest(results, "recognised"), _of_strongest(results, "gain")
+    rated = gains or shares
+    if not rated:
+        return
+    worst, best = max(rated, key=lambda row: rated[row]), min(rated, key=lambda row: rated[row])
+    said = f"Most is given away by {worst.label}: {shares[worst]:.0f}\u00a0% of the strongest attack's pictures are "
+    said += "recognised"
+    if not gains:
+        yield f"{said}. Least by {best.label}: {shares[best]:.0f}\u00a0%."
+        yield "How much of that the attacker had without any attack was not measured: no figure here is a leak yet."
+        return
+    yield f"{said}, {gains[worst]:+.0f} points over the best pictures that the attacker had without inverting anything."
+    if worst != best:
+        yield f"Least by {best.label}: {shares[best]:.0f}\u00a0%, {gains[best]:+.0f} points."
+
+
+def _of_strongest(results: Results, metric: str) -> dict[Row, float]:
+    """A figure of the strongest attack on each target, over seeds."""
+    found: dict[Row, float] = {}
     for row in results.targets:
-        values = [
-            value for cell in results.strongest(row).values() if (value := cell.measure("recognised")) is not None
-        ]
+        values = [value for cell in results.strongest(row).values() if (value := cell.measure(metric)) is not None]
         if values:
-            shares[row] = fmean(values)
-    if shares:
-        worst, best = max(shares, key=lambda row: shares[row]), min(shares, key=lambda row: shares[row])
-        yield (
-            f"Most is given away by {worst.label}: {shares[worst]:.0f} % of the strongest attack's pictures are "
-            f"recognised. Least by {best.label}: {shares[best]:.0f} %."
-        )
+            found[row] = fmean(values)
+    return found
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -2,6 +2,7 @@ import pytest
 
 from splitleak.eval.report.flags import cell_flags
 from splitleak.eval.report.gains import gain_sheets
+from splitleak.eval.report.headline import verdict
 from splitleak.eval.report.results import Results, Row
 
 ACCESS = {"public-by-scores": "score", "public-by-label": "label", "gmi": "white", "brep-mi": "label"}
@@ -101,6 +102,13 @@ def test_errors_are_clustered_by_class(measured):
     assert results.spread("GMI", Row("none"), "gain_error").mean == pytest.approx(100 * (0.16 / 9) ** 0.5)
 
 
+def test_the_verdict_is_of_the_gain(measured):
+    said = " ".join(verdict(measured(BASE, {"none": 90, "defended": 90}), ()))
+    assert (
+        "none: 85\u00a0% of the strongest attack's pictures are recognised, +20 points over the best pictures" in said
+    )
+
+
 def test_an_attack_without_a_gain_is_flagged(measured):
     results = measured(BASE | {"GMI": {"none": 60, "defended": 60}}, {"none": 90, "defended": 90}, seeds=(0,))
     flagged = {(cell.table, cell.row.name) for cell, flag, _ in cell_flags(results) if flag.startswith("no gain: not")}
@@ -166,4 +174,5 @@ def test_what_was_judged_by_the_older_rule_has_no_gain(attacked):
         }
     )
     assert gain_sheets(results) == []
+    assert "no figure here is a leak yet" in " ".join(verdict(results, ()))
     assert [beside for _, beside in results.judged_beside_baselines] == [False] * len(results.measured)
