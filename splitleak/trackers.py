@@ -4,6 +4,7 @@ The one hook is the progress report (`splitleak.logs`): what a bar shows, a trac
 it, so that the processes of a campaign have it, too: ``tensorboard:FOLDER`` or ``mlflow:URI``.
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ LOG_TO = "SPLITLEAK_LOG_TO"
 Track = Callable[[str, int, int, Mapping[str, float]], None]
 """Takes what a progress report does: name of the task, steps done, total steps, and the latest metrics."""
 
+_LOGGER = logging.getLogger(__name__)
 _UNSAFE = re.compile(r"[^\w./ -]+")  # in the name of a run or of a figure
 
 
@@ -78,8 +80,10 @@ def check_tracker(to: str) -> str:
 def tracking(label: str) -> Iterator[Track]:
     """What sends figures of a progress report to the environment's tracker, as one run named ``label``; else silent.
 
+    A tracker that fails later is told of in the log and sent no more: it ends no training.
+
     Raises:
-        RuntimeError: The tracker's package is not installed.
+        RuntimeError: The tracker's package is not installed, or its place cannot be reached or written to.
         ValueError: The environment names no tracker.
     """
     to = os.environ.get(LOG_TO)
@@ -92,12 +96,27 @@ def tracking(label: str) -> Iterator[Track]:
     except ModuleNotFoundError as error:
         expected = f"expected the package of the tracker {name}: pip install 'splitleak[{name}]'"
         raise RuntimeError(f"{expected} ({error})") from None
+    except Exception as error:  # each package has its own
+        raise RuntimeError(f"expected a tracker that takes figures at {to}, but {error}") from None
+    lost = False
+
+    @contextmanager
+    def survived() -> Iterator[None]:
+        nonlocal lost
+        try:
+            yield
+        except Exception as error:
+            if not lost:
+                _LOGGER.error("%s: figures of %s are not kept from here on: %s", to, label, error)
+            lost = True
 
     def keep(task: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-        for figure, value in figures.items():
-            run.log(_UNSAFE.sub("_", f"{task}/{figure}" if task else figure), value, done)
+        with survived():
+            for figure, value in figures.items() if not lost else ():
+                run.log(_UNSAFE.sub("_", f"{task}/{figure}" if task else figure), value, done)
 
     try:
         yield keep
     finally:
-        run.close()
+        with survived():
+            run.close()

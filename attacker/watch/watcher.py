@@ -229,7 +229,7 @@ class _Gallery:
 
     def __init__(self, kept: int) -> None:
         self._shape: tuple[int, ...] = ()
-        self._seen: deque[tuple[int, str, NDArray[np.float32]]] = deque(maxlen=kept)  # number, picture, values
+        self._seen: deque[tuple[int, str, NDArray[np.float64]]] = deque(maxlen=kept)  # number, picture, values
 
     def find(self, number: int, feature: NDArray[np.float32], picture: str) -> dict[str, Any] | None:
         """The nearest of the features before, if it is much nearer than features are to each other; takes it in."""
@@ -237,7 +237,7 @@ class _Gallery:
             self._shape = feature.shape
             self._seen.clear()
         places = np.linspace(0, feature.size - 1, min(feature.size, _COMPARED)).astype(np.int64)
-        row = np.nan_to_num(feature.reshape(-1)[places])
+        row = np.nan_to_num(feature.reshape(-1)[places]).astype(np.float64)  # the distance of any two is a number
         found, earlier = None, [each for each in self._seen if each[0] < number]
         if earlier:
             apart = np.linalg.norm(np.stack([values for _, _, values in earlier]) - row, axis=1)
@@ -261,7 +261,7 @@ def _answer(record: Record) -> tuple[str, Answer] | None:
         scores = None
         if not refusal and response.outputs:
             values = codec.response_array(response, response.outputs[0].name)
-            scores = values.reshape(len(values), -1)[0] if values.size else None
+            scores = values.reshape(len(values), -1)[0] if values.ndim and values.size else None
     except (DecodeError, WireError, ValueError):
         return None
     return response.id, Answer(record.time_ns, scores, refusal)
@@ -269,7 +269,7 @@ def _answer(record: Record) -> tuple[str, Answer] | None:
 
 def _probabilities(scores: NDArray[np.float32]) -> NDArray[np.float64]:
     """Scores ``(K,)`` as they are if they are probabilities, else their softmax."""
-    values = np.nan_to_num(scores.astype(np.float64))
+    values = np.nan_to_num(scores).astype(np.float64)
     if values.min() >= 0 and abs(values.sum() - 1) < _SURE:
         return values
     powers = np.exp(values - values.max())

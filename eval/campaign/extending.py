@@ -32,7 +32,8 @@ def read_campaign(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: A file is not there; the message says which file extends it.
-        ValueError: The files extend each other in a circle, one leaves out a key that is not there, or one is invalid.
+        ValueError: The files extend each other in a circle, one leaves out a key that is not there, one is invalid, or
+            an entry is to be merged with one of two that have its name.
     """
     return _extended(path, ())
 
@@ -53,7 +54,10 @@ def _extended(path: Path, above: Sequence[Path]) -> dict[str, Any]:
         if key not in taken:
             raise ValueError(f"{path}: expected to leave out a key of {base}, got {key!r}{nearest(key, list(taken))}")
         del taken[key]
-    return merged(taken, {key: _over(taken.get(key), value) for key, value in document.items()})
+    try:
+        return merged(taken, {key: _over(taken.get(key), value) for key, value in document.items()})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}, in {base}") from None
 
 
 def _over(base: object, value: Any) -> Any:  # noqa: ANN401  # as `read_document`
@@ -62,8 +66,15 @@ def _over(base: object, value: Any) -> Any:  # noqa: ANN401  # as `read_document
         return {key: _over(base.get(key), each) for key, each in value.items()}
     if not isinstance(base, Sequence) or not isinstance(value, Sequence) or isinstance(value, str):
         return value
-    named = {name: each for each in base if (name := _name(each)) is not None}
-    return [merged(named[name], each) if (name := _name(each)) in named else each for each in value]
+    return [merged(_named(name, base), each) if (name := _name(each)) else each for each in value]
+
+
+def _named(name: str, base: Sequence[Any]) -> Mapping[str, Any]:
+    """The entry of that name in a list; an empty one if there is none."""
+    found = [each for each in base if _name(each) == name]
+    if len(found) > 1:
+        raise ValueError(f"expected one entry {name!r} to build on, got {len(found)} of that name")
+    return found[0] if found else {}
 
 
 def _name(entry: object) -> str | None:

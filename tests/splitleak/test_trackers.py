@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from splitleak.cli import app
 from splitleak.logs import progress
-from splitleak.trackers import LOG_TO, check_tracker, tracking
+from splitleak.trackers import LOG_TO, TRACKERS, check_tracker, tracking
 
 
 @pytest.fixture
@@ -58,6 +58,40 @@ def test_what_a_bar_shows_mlflow_keeps(monkeypatch, tmp_path):
     assert (run.info.run_name, run.info.status, run.data.metrics) == ("bn _b_", "FINISHED", {"train/loss _": 0.5})
     [point] = client.get_metric_history(run.info.run_id, "train/loss _")
     assert point.step == 3
+
+
+def test_a_tracker_that_fails_ends_no_training_and_is_told_of_once(monkeypatch, caplog):
+    class Full:
+        def __init__(self, place, label):
+            pass
+
+        def log(self, name, value, step):
+            raise OSError("no space left")
+
+        def close(self):
+            raise OSError("no space left, still")
+
+    monkeypatch.setitem(TRACKERS, "full", Full)
+    monkeypatch.setenv(LOG_TO, "full:here")
+    with tracking("run") as track:
+        for step in range(3):
+            track("train", step, 3, {"loss": 0.5})
+    assert [record.getMessage() for record in caplog.records] == [
+        "full:here: figures of run are not kept from here on: no space left"
+    ]
+
+
+def test_a_place_that_a_tracker_does_not_take_is_named(monkeypatch):
+    def refusing(place, label):
+        raise NotADirectoryError(place)
+
+    monkeypatch.setitem(TRACKERS, "refusing", refusing)
+    monkeypatch.setenv(LOG_TO, "refusing:there")
+    with (
+        pytest.raises(RuntimeError, match="expected a tracker that takes figures at refusing:there, but"),
+        tracking("run"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("to", ["tensorboard", "tensorboard:", ":x", "tensorbord:x"])

@@ -1,6 +1,7 @@
 """What all plots of a report share: one look, light and dark, and the formats they are written in."""
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Callable
@@ -26,6 +27,7 @@ _AT_NIGHT = {  # ink and paper, and curves' colours that are too dark for a dark
 _LOOK: dict[Any, Any] = {
     "svg.hashsalt": "splitleak",
     "pdf.fonttype": 42,  # letters stay letters
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -37,6 +39,8 @@ _LOOK: dict[Any, Any] = {
 }
 _DPI = 110
 _UNSAFE = re.compile(r"[^\w.-]+")
+_LONGEST = 150  # bytes of a file's name without its suffix: names are of at most 255, with what is put around it
+_MARK = 12  # hexadecimal digits that tell shortened names apart
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,15 @@ class Plot:
 
 
 def file_name(title: str) -> str:
-    """A title as a file's name.
+    """A title as a file's name; a long one is shortened, and ends with a hash of the whole.
 
     >>> file_name("Scores: builtin, vgg11")
     'Scores_builtin_vgg11'
     """
-    return _UNSAFE.sub("_", title)
+    name = _UNSAFE.sub("_", title)
+    if len(name.encode()) <= _LONGEST:
+        return name
+    return f"{name.encode()[:_LONGEST].decode(errors='ignore')}-{hashlib.sha256(title.encode()).hexdigest()[:_MARK]}"
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -10,6 +10,8 @@ from splitleak.attacker.rebuilders import Rebuilder
 from splitleak.attacker.watch.board import Cursor
 from splitleak.attacker.watch.watcher import Watcher
 from splitleak.errors import WireError
+from splitleak.wire.protocol.paths import MODEL_INFER
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 
 def test_a_request_is_shown_with_its_picture_and_the_answer_that_came_later(wire, watched, shown):
@@ -125,6 +127,32 @@ def test_whatever_crosses_the_wire_is_shown_as_what_it_is(wire, watched, shown):
     assert (vector["rebuilt"], vector["error"], vector["shape"]) == (None, "", [2, 5])
     assert (own["own"], vector["own"]) == (True, False)
     assert shown(watcher.board)["counts"]["requests"] == 4
+
+
+@pytest.mark.parametrize(
+    "scores", [np.float32(1), np.full((1, 3), np.nan), [[np.inf, np.inf, -np.inf]], np.ones((0, 3))]
+)
+def test_an_answer_of_any_shape_and_values_leaves_the_page_alive(scores, wire, watched, shown):
+    watcher = watched()
+    wire.ask("a")
+    scores = np.asarray(scores, np.float32)
+    said = pb.ModelInferResponse(id="a", raw_output_contents=[scores.tobytes()])
+    said.outputs.add(name="logits", datatype="FP32", shape=scores.shape)
+    wire.writer.write(MODEL_INFER, 1, "response", said.SerializeToString())
+    watcher.step()
+    [sight] = shown(watcher.board)["sights"]
+    assert sight["ms"] > 0
+    assert sight["confidence"] is None or 0 <= sight["confidence"] <= 1
+
+
+def test_features_of_the_largest_values_are_not_taken_for_each_other(wire, watched, shown):
+    watcher = watched(rebuilder=None)
+    for number in range(12):
+        feature = np.where(wire.draw.random((1, 4, 8, 8)) < 0.5, np.float32(3e38), np.float32(-3e38))
+        wire.ask(f"a-{number}", feature)
+    watcher.step()
+    watcher.step()
+    assert [sight["seen"] for sight in shown(watcher.board)["sights"]] == [None] * 12
 
 
 def test_20000_requests_leave_memory_flat(wire, watched, packed):

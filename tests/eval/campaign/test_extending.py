@@ -68,6 +68,13 @@ def test_a_key_to_leave_out_that_is_not_there_is_refused(written):
         read_campaign(file)
 
 
+def test_an_entry_that_could_be_either_of_two_is_refused(written):
+    written("base.toml", '[[methods]]\nname = "Noise"\nsigma = 0.1\n[[methods]]\nname = "Noise"\nsigma = 0.2')
+    file = written("on.toml", 'extends = "base.toml"\n[[methods]]\nname = "Noise"')
+    with pytest.raises(ValueError, match=r"on\.toml: expected one entry 'Noise' to build on, got 2 of that name, in "):
+        read_campaign(file)
+
+
 def test_the_other_file_is_found_from_the_folder_of_the_file_and_may_extend_a_third(written):
     written("below/middle.toml", 'extends = "../base.toml"\nname = "middle"\ntraining.epochs = 4')
     document = read_campaign(written("on.toml", 'extends = "below/middle.toml"\nseeds = [5]'))

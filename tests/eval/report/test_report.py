@@ -403,7 +403,10 @@ def test_the_page_is_complete_without_a_network_and_has_no_serious_fault(
     browser, fake_campaign, tmp_path, width, scheme
 ):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-    page_file = write_report(fake_campaign(methods=("Bottleneck", "PATROL"), seeds=(0, 1)), tmp_path / "out")
+    folder = fake_campaign(methods=("Bottleneck", "PATROL"), seeds=(0, 1))
+    plan = json.loads((folder / "campaign.json").read_text())
+    write_json(folder / "campaign.json", {**plan, "title": "A name of one word: " + "x" * 200})
+    page_file = write_report(folder, tmp_path / "out")
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
     page, asked, said = context.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))

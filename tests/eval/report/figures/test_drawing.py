@@ -2,7 +2,7 @@ import base64
 
 from matplotlib.figure import Figure
 
-from splitleak.eval.report.figures.drawing import data_uri, draw_plot
+from splitleak.eval.report.figures.drawing import data_uri, draw_plot, file_name
 
 
 def drawn():
@@ -27,6 +27,22 @@ def test_dark_is_light_in_other_colours(tmp_path):
     assert "#1f77b4" in plot.light
     assert "#1f77b4" not in plot.dark
     assert len(plot.dark) == len(plot.light)
+
+
+def test_names_that_look_like_mathematics_are_drawn_as_they_are(tmp_path):
+    def named():
+        figure = drawn()
+        figure.axes[0].set(title=r"$\frac$", xlabel="$")
+        return figure
+
+    assert draw_plot("a", "alt", named, tmp_path).light
+
+
+def test_a_title_of_any_length_is_the_name_of_a_file_of_its_own(tmp_path):
+    titles = ["\u6a21" * 120 + end for end in ("1", "2")]
+    for title in titles:
+        (tmp_path / f"gallery-{file_name(title)}.pdf").write_text(title)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_address_holds_the_file(tmp_path):
