@@ -25,6 +25,7 @@ TABLES: Table[Table[Any]] = Table(
         "auxiliary": Imported("splitleak.attacker.auxiliary:AUXILIARY"),
         "measures": Imported("splitleak.eval.record:MEASURES"),
         "datasets": Imported("splitleak.datasets:DATASETS"),
+        "pools": Imported("splitleak.datasets:POOLS"),
         "scores": Imported("splitleak.wire.client:SCORES"),
         "backends": Imported("splitleak.models:TRITON_BACKENDS"),
         "priors": Imported("splitleak.attacker:PRIORS"),

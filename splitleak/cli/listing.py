@@ -105,7 +105,7 @@ def _flat(config: "Config", prefix: str = "") -> Iterator[dict[str, Any]]:
     """The fields of a config, those of a config inside it by dotted names, as ``--set`` takes them."""
     from splitleak.config import Config
 
-    document = config.document()
+    document = config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, Config):

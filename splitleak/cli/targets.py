@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,9 +59,7 @@ def split(
     victims: Annotated[int, typer.Option(min=1, help="Images that cross the wire and are attacked.")] = 200,
     train_: Annotated[int | None, typer.Option("--train", min=1, help="Training images; default: the rest.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Test images; default: all.")] = None,
-    from_: Annotated[
-        Literal["train", "test"], typer.Option("--from", help="Pool of public and victims' images; papers take test.")
-    ] = "train",
+    from_: Annotated[str, choice("pools", "Where public and victims' images come from. One of", "--from")] = "train",
     classes: Annotated[
         int | None, typer.Option(min=2, help="Classes the target knows, drawn by seed; default: all.")
     ] = None,

@@ -11,6 +11,14 @@ from splitleak.tables import Imported, Table, nearest
 if TYPE_CHECKING:
     from splitleak.datasets.images import Dataset, Size
 
+POOLS: Table[str] = Table(
+    "pool",
+    {
+        "train": "of the data set's training images, so that the target has the rest",
+        "test": "of its test images, as papers do, so that the target has all training images",
+    },
+)
+
 DATASETS: Table["Callable[[], Dataset]"] = Table(
     "data set",
     {

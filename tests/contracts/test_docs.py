@@ -49,7 +49,8 @@ def test_every_local_link_leads_somewhere(page):
     for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         name, _, anchor = link.partition("#")
         target = (page.parent / name) if name else page
-        if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
+        made = target.name == "page.html" and (target.parent / "campaign.json").is_file()  # by docs/recorded.py
+        if "://" not in link and not made and not (target.exists() and (not anchor or anchor in anchors(target))):
             broken.append(link)
     assert broken == []
 

@@ -193,6 +193,8 @@ def test_the_score_is_of_what_the_attacker_rebuilt(chain, record, small_splits):
 def test_the_report_shows_the_run(chain, record, run_command):
     assert run_command("report", chain.folder / "run").returncode == 0
     html = (chain.folder / "run" / "report" / "report.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == 2  # a strip of victims, and one of what was rebuilt of them
+    assert (
+        html.count("data:image/png;base64,") == 2 + 2 * 7
+    )  # a strip of victims, one of what was rebuilt, and the seven in front
     assert f"{record.mse:.4f}" in html
     assert "chained" in html

@@ -54,7 +54,7 @@ COMMANDS = (
     "list",
 )
 
-OF_CAMPAIGNS = ("plan", "run", "status", "report")
+OF_CAMPAIGNS = ("plan", "run", "status", "report", "merge")
 OF_CAPTURES = ("check", "salvage", "join")
 BELOW = (*(f"campaign {name}" for name in OF_CAMPAIGNS), *(f"capture {name}" for name in OF_CAPTURES))
 
