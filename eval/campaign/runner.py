@@ -22,7 +22,7 @@ from splitleak.eval.campaign.plan import Job, Plan
 from splitleak.eval.campaign.processes import Children
 from splitleak.eval.campaign.schedule import Schedule
 from splitleak.eval.campaign.shards import Shard, ShardOf
-from splitleak.eval.campaign.store import Store
+from splitleak.eval.campaign.store import PLAN, Store
 from splitleak.logs import clock
 
 _TRACEBACK = "Traceback (most recent call last)"
@@ -71,7 +71,8 @@ def run_campaign(
         say: Takes the progress.
 
     Raises:
-        BlockingIOError: Another run holds the folder's lock, or one that shares the folder is alive.
+        BlockingIOError: Another run holds the folder's lock, or one that shares the folder is alive; a shard: if it is
+            of other jobs.
         FileExistsError: The folder holds something else than a campaign.
         ValueError: The seeds are not the campaign's, or its jobs have had another number of threads so far.
     """
@@ -86,6 +87,7 @@ def run_campaign(
         else:
             leases = Leases(folder, shard.role)
             with store.entered():
+                _check_one_plan(store, plan, leases)
                 threads = store.planned(plan, threads)
                 stack.enter_context(leases.living())
             beside = Shard(shard, jobs, store, leases)
@@ -102,6 +104,17 @@ def run_campaign(
             nodes = stack.enter_context(RayNodes.connected(cluster or None, bench, plan.jobs))
             work, stop, at_a_time = nodes, nodes.stop, nodes.workers
         return run_jobs(jobs, store, work, stop, workers=workers or at_a_time, say=say, shard=beside)
+
+
+def _check_one_plan(store: Store, plan: Plan, leases: Leases) -> None:
+    """Refuses to share a folder with a living shard of other jobs, whose plan would be replaced.
+
+    By jobs, not by the whole plan: paths in it may differ between machines.
+    """
+    there = {job["id"] for job in store.read_plan()["jobs"]} if (store.folder / PLAN).is_file() else set()
+    if there - {job.id for job in plan.jobs} and (living := leases.living_holder()) is not None:
+        expected = f"expected shards of one campaign in {store.folder}"
+        raise BlockingIOError(f"{expected}, but the shard {living} runs one of other settings")
 
 
 def run_jobs(

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ import torch
 from splitleak.config import read_document
 from splitleak.eval.campaign import runner
 from splitleak.eval.campaign.config import CampaignConfig
+from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import Job, make_plan
 from splitleak.eval.campaign.runner import run_jobs
+from splitleak.eval.campaign.shards import ShardOf
 from splitleak.eval.campaign.store import Store
 
 DOCUMENT = {
@@ -251,3 +254,23 @@ def test_the_threads_of_a_job_do_not_depend_on_workers_and_a_folder_keeps_its_ow
     assert read_document(tmp_path / "three" / "campaign.json")["threads"] == 3
     with pytest.raises(ValueError, match=r"expected --threads 3, as the jobs in .*three have had so far, got 2"):
         runner.run_campaign(plan, tmp_path / "three", say=print, threads=2)
+
+
+def test_a_shard_of_other_settings_is_refused_while_one_lives_in_the_folder_and_not_after(tmp_path, monkeypatch):
+    quick = partial(Leases, beat_s=0.01, dead_s=0.2)
+    monkeypatch.setattr(runner, "run_jobs", lambda *_, **__: runner.Outcome())
+    monkeypatch.setattr(runner, "Leases", quick)
+    one, other = (
+        make_plan(CampaignConfig.load({**DOCUMENT, "training": {"epochs": epochs}}, source="test")) for epochs in (1, 2)
+    )
+    second = {"folder": tmp_path / "run", "shard": ShardOf(2, 2), "threads": torch.get_num_threads(), "say": print}
+    runner.run_campaign(one, **second)
+    plan_file = tmp_path / "run" / "campaign.json"
+    before = read_document(plan_file)["config"]
+    with quick(tmp_path / "run", "1-of-2").living():
+        runner.run_campaign(one, **second)
+        with pytest.raises(BlockingIOError, match=r"expected shards of one campaign in .*run, but the shard 1-of-2\."):
+            runner.run_campaign(other, **second)
+    assert read_document(plan_file)["config"] == before
+    runner.run_campaign(other, **second)
+    assert read_document(plan_file)["config"] != before
