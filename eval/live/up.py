@@ -43,6 +43,7 @@ class UpConfig(Config):
     repeat: int = Field(default=1, ge=1, description="how often each image is sent in a row")
     rate: float | None = Field(default=None, gt=0, description="images a second, at most; none: no limit")
     codec: str = "fp32"
+    force: bool = Field(default=False, description="replace the capture of another run")
     page: PageConfig | None = Field(default=None, description="none: no page")
 
 
@@ -67,10 +68,15 @@ def up(config: UpConfig, say: Callable[[dict[str, Any]], None]) -> Iterator[int]
             edge says of its stream.
 
     Raises:
+        FileExistsError: The folder has the capture of another run, whose requests no ledger but its own explains.
         RuntimeError: One of them could not start; the message has the end of its log.
     """
     config.out.mkdir(parents=True, exist_ok=True)
     log, capture = config.out / "up.log", config.out / "tap.capture"
+    for kept in config.out.glob(f"{capture.name}*"):
+        if not config.force:
+            raise FileExistsError(f"expected no capture of another run, got {kept}; name another --out, or --force")
+        kept.unlink()
     with contextlib.ExitStack() as stack:
 
         def start(name: str, *arguments: object) -> Service:

@@ -103,15 +103,16 @@ def _settings(entry: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401
 
 def _flat(config: "Config", prefix: str = "") -> Iterator[dict[str, Any]]:
     """The fields of a config, those of a config inside it by dotted names, as ``--set`` takes them."""
+    from pydantic_core import to_jsonable_python
+
     from splitleak.config import Config
 
-    document = config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, Config):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield {"name": prefix + name, "default": document[name], "description": field.description or ""}
+            yield {"name": prefix + name, "default": to_jsonable_python(value), "description": field.description or ""}
 
 
 def _paper(about: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from splitleak.cli.documents import half_of
-from splitleak.cli.options import Artifact, Json, use_threads
+from splitleak.cli.options import Artifact, Json, Replace, use_threads
 from splitleak.cli.output import result
 from splitleak.cli.services import Rate, Repeat, SentAs
 
@@ -106,6 +106,7 @@ def up(
     truth: Annotated[bool, typer.Option("--truth", help="The page shows the victims' images too.")] = False,
     port: Port = 0,
     open_: Open = False,
+    force: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Run cloud, tap and edge of an artifact in one command, each a process of its own, until SIGINT or SIGTERM.
@@ -132,6 +133,7 @@ def up(
         repeat=repeat,
         rate=rate,
         codec=codec,
+        force=force,
         page=shown if watch else None,
     )
     run_up(config, as_json)

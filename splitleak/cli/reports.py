@@ -76,7 +76,7 @@ def _watch(plan: "Plan", out: Path, as_json: bool) -> None:
     victims, folder = out / cell.settings["images"] / "victims.npz", out / "watched"
     page = PageConfig(capture=folder / "tap.capture", attack=(out / cell.output).with_name("attack"), truth=victims)
     artifact = out / cell.settings["artifact"]
-    run_up(UpConfig(artifact=artifact, images=victims, out=folder, repeat=2, rate=4, page=page), as_json)
+    run_up(UpConfig(artifact=artifact, images=victims, out=folder, repeat=2, rate=4, force=True, page=page), as_json)
 
 
 def _print_table(results: "Results") -> None:

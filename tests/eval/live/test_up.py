@@ -69,3 +69,14 @@ def test_what_cannot_start_says_why(tmp_path):
     config = UpConfig(artifact=tmp_path / "nothing", images=tmp_path / "none.npz", out=tmp_path)
     with pytest.raises(RuntimeError, match=r"cloud to report 'listening', but it ended:\n.*nothing"), up(config, print):
         pass
+
+
+def test_the_capture_of_another_run_is_replaced_with_force_alone(tmp_path):
+    (tmp_path / "tap.capture").write_bytes(b"theirs")
+    config = UpConfig(artifact=tmp_path / "nothing", images=tmp_path / "none.npz", out=tmp_path)
+    with pytest.raises(FileExistsError, match="expected no capture of another run"), up(config, print):
+        pass
+    assert (tmp_path / "tap.capture").read_bytes() == b"theirs"
+    with pytest.raises(RuntimeError, match="cloud"), up(config.model_copy(update={"force": True}), print):
+        pass
+    assert not (tmp_path / "tap.capture").exists()
