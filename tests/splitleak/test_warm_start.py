@@ -17,7 +17,7 @@ PATIENCE_S = 60.0
 PROBE = '''
 """Tells all that a process may find out about itself, or does as it is told."""
 
-import json, os, signal, sys, threading, time
+import json, os, signal, subprocess, sys, threading, time
 
 if sys.argv[1:2] == ["sleep"]:
     print("asleep", flush=True)
@@ -37,7 +37,7 @@ os.environ["PATH"] += ":probe"
 import numpy, random, torch
 drawn = [random.random(), numpy.random.rand(), torch.rand(()).item()]
 told = {
-    "argv": sys.argv, "cwd": os.getcwd(), "environment": dict(os.environ), "c": os.popen("echo $GIVEN $PATH").read(),
+    "argv": sys.argv, "cwd": os.getcwd(), "environment": dict(os.environ), "c": subprocess.check_output("echo $GIVEN $PATH", shell=True, text=True),
     "main": [__name__, vars(sys.modules["__main__"]).get("__file__"), __spec__.name],
     "path": sys.path, "flags": list(sys.flags), "warnings": len(sys.warnoptions), "umask": os.umask(0),
     "signals": [str(signal.getsignal(each)) for each in signal.valid_signals()],

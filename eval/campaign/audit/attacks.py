@@ -9,6 +9,7 @@ interrupted, or runs elsewhere, has the same jobs.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -60,9 +61,17 @@ class Sizes:
 
     def decoder_minutes(self, config: DecoderConfig) -> float:
         """Nominal minutes of a decoder attack."""
-        with torch.device("meta"):
-            decoder = config.build(self.feature_shape, self.image_shape, self.pairs, None)
-        return nominal_minutes(count_macs(decoder, self.feature_shape).macs, self.pairs, config.epochs)
+        macs = _decoder_macs(config, self.feature_shape, self.image_shape, self.pairs)
+        return nominal_minutes(macs, self.pairs, config.epochs)
+
+
+@cache
+def _decoder_macs(
+    config: DecoderConfig, feature_shape: tuple[int, ...], image_shape: tuple[int, int, int], pairs: int
+) -> int:
+    with torch.device("meta"):
+        decoder = config.build(feature_shape, image_shape, pairs, None)
+    return count_macs(decoder, feature_shape).macs
 
 
 def nominal_minutes(macs: int, pairs: int, epochs: int) -> float:

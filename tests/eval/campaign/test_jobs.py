@@ -29,7 +29,7 @@ from tests.eval.campaign.conftest import OWN_CUT
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "kill_campaign.py"
-KILLS = int(os.environ.get("SPLITLEAK_KILLS", "3"))
+KILLS = int(os.environ.get("SPLITLEAK_KILLS", "2"))
 CAMPAIGN = """
 name = "tiny"
 seeds = [3]
