@@ -37,7 +37,8 @@ os.environ["PATH"] += ":probe"
 import numpy, random, torch
 drawn = [random.random(), numpy.random.rand(), torch.rand(()).item()]
 told = {
-    "argv": sys.argv, "cwd": os.getcwd(), "environment": dict(os.environ), "c": subprocess.check_output("echo $GIVEN $PATH", shell=True, text=True),
+    "argv": sys.argv, "cwd": os.getcwd(), "environment": dict(os.environ),
+    "c": subprocess.check_output("echo $GIVEN $PATH", shell=True, text=True),
     "main": [__name__, vars(sys.modules["__main__"]).get("__file__"), __spec__.name],
     "path": sys.path, "flags": list(sys.flags), "warnings": len(sys.warnoptions), "umask": os.umask(0),
     "signals": [str(signal.getsignal(each)) for each in signal.valid_signals()],
