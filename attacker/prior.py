@@ -8,15 +8,15 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 from torch import Tensor
 
 from splitleak.artifacts import (
@@ -54,6 +54,8 @@ _LOGGER = logging.getLogger(__name__)
 class PriorConfig(GanTraining):
     """The training of the prior's GAN."""
 
+    later: ClassVar[Mapping[str, object]] = {"augment": None}
+
     loss: Literal["hinge", "wasserstein"] = Field(
         default="hinge", description="hinge: spectral normalisation; wasserstein: with a gradient penalty, as GMI's"
     )
@@ -62,11 +64,6 @@ class PriorConfig(GanTraining):
     augment: DifferentiableConfig | None = Field(
         default=None, description="of what the critic sees, for a few hundred public images or less; none: nothing"
     )
-
-    @model_serializer(mode="wrap")
-    def _without_augmentation(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A document leaves ``augment`` out where there is none: it came after the first recorded results."""
-        return {key: value for key, value in plain(self).items() if key != "augment" or value is not None}
 
     @property
     def norm(self) -> Norm:

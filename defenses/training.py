@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer
+from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
@@ -31,8 +31,6 @@ from splitleak.training.fit import Resumable, epochs
 from splitleak.training.modules import at_once, to_channels_last
 from splitleak.training.precision import fused_on, mixed_precision, tuned_convolutions
 
-_LATER = {"label_smoothing": 0, "precision": "single", "label_noise": 0}
-
 
 class AugmentConfig(Config):
     """Data augmentation of training images, drawn per image."""
@@ -43,10 +41,9 @@ class AugmentConfig(Config):
 
 
 class TrainingConfig(Config):
-    """Hyperparameters of the target's training: SGD with momentum. `paper` is the published recipe, `fast` a short one.
+    """Hyperparameters of the target's training: SGD with momentum. `paper` is the published recipe, `fast` a short one."""
 
-    A document leaves the last two out at their defaults, as they came after the first recorded results.
-    """
+    later: ClassVar[Mapping[str, object]] = {"label_smoothing": 0, "precision": "single", "label_noise": 0}
 
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=128, ge=2)
@@ -69,10 +66,6 @@ class TrainingConfig(Config):
     label_noise: float = Field(
         default=0, ge=0, le=1, description="share of the images that get a random label: less accuracy, and no defense"
     )
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in plain(self).items() if key not in _LATER or value != _LATER[key]}
 
     @classmethod
     def of_preset(cls, preset: str) -> "TrainingConfig":

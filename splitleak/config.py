@@ -7,9 +7,16 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from splitleak.tables import Table, nearest
 
@@ -68,7 +75,20 @@ class Document(BaseModel):
 
 
 class Config(Document):
-    """A frozen configuration; an unknown key is an error, so that a misspelt setting is not ignored."""
+    """A frozen configuration; an unknown key is an error, so that a misspelt setting is not ignored.
+
+    A document leaves out those of its ``later`` keys that have the value beside them: settings that came after the
+    first recorded results, whose hashes hold the rest.
+    """
+
+    later: ClassVar[Mapping[str, object]] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self._used(plain(self))
+
+    def _used(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in document.items() if key not in self.later or value != self.later[key]}
 
     @property
     def digest(self) -> str:

@@ -1,11 +1,11 @@
 """Decoding attack: a decoder from features to images, trained on the attacker's own pairs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -34,6 +34,8 @@ _LEAST_BATCH = 16
 class RebuilderConfig(FitConfig):
     """A decoder, and what its training has whatever its loss."""
 
+    later: ClassVar[Mapping[str, object]] = {"precision": None}
+
     network: Literal["sub-pixel", "res-norm"] = Field(
         default="sub-pixel", description="where it fits features and picture, see `decoder_for`"
     )
@@ -53,11 +55,6 @@ class RebuilderConfig(FitConfig):
     precision: Literal["single", "bfloat16"] | None = Field(
         default=None, description="on a CPU with AMX; default: bfloat16, and single of the published decoder"
     )
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the precision where it is the default, as it came after the first recorded results."""
-        return {key: value for key, value in plain(self).items() if key != "precision" or value is not None}
 
     def halved(self, decoder: nn.Module) -> bool:
         """Whether ``decoder`` is computed in bfloat16 on a CPU built for it."""

@@ -40,8 +40,8 @@ class InverterConfig(FitConfig):
     dropout: float = Field(default=0.2, ge=0, lt=1, description="in these layers")
 
     @model_serializer(mode="wrap")
-    def _without_hidden(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A document without hidden layers says nothing of them: they came after the first recorded results."""
+    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As `Config.later` has it, for both at once: without hidden layers, a document says nothing of them."""
         return {key: value for key, value in plain(self).items() if key not in ("hidden", "dropout") or self.hidden}
 
 

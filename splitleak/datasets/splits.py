@@ -22,13 +22,10 @@ _ONE_SIDED = 0.95  # share of one class from which a set is flagged
 
 
 class PoolConfig(Config):
-    """Where victims and public images come from: ``from``, which is no name in Python.
-
-    A document leaves out what is not used of the settings that came after the first recorded results, whose hashes hold
-    the rest.
-    """
+    """Where victims and public images come from: ``from``, which is no name in Python."""
 
     later: ClassVar[Mapping[str, object]] = {"from": "train"}
+
     pool: Literal["train", "test"] = Field(
         default="train",
         alias="from",
@@ -37,8 +34,7 @@ class PoolConfig(Config):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document = {"from" if key == "pool" else key: value for key, value in plain(self).items()}
-        return {key: value for key, value in document.items() if key not in self.later or value != self.later[key]}
+        return self._used({"from" if key == "pool" else key: value for key, value in plain(self).items()})
 
 
 class SplitConfig(PoolConfig):
