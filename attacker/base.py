@@ -117,6 +117,22 @@ class Knowledge:
 
 
 @dataclass(frozen=True)
+class Shapes:
+    """What a network from features to images is made for."""
+
+    feature_shape: tuple[int, ...]  # without batch dimension
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    pairs: int  # that it is trained on
+    parts: tuple[tuple[int, ...], ...] | None = None  # shapes of the tensors that flat features pack
+
+    @classmethod
+    def of(cls, known: Knowledge) -> "Shapes":
+        """Those of what an attacker has captured, and has images of its own for."""
+        pairs = 0 if known.public is None else len(known.public)
+        return cls(tuple(known.captured.shape[1:]), known.image_shape, pairs, known.parts)
+
+
+@dataclass(frozen=True)
 class Run:
     """How an attack is run: seed, device, progress report, and the file of its checkpoint."""
 
@@ -229,21 +245,8 @@ class Attack(Method):
         images = self.reconstruct(known, run or Run()).detach().float().cpu()
         return self._checked(images, (len(known.captured), *known.image_shape))
 
-    def untrained(
-        self,
-        feature_shape: tuple[int, ...],
-        image_shape: tuple[int, int, int],
-        pairs: int,
-        parts: tuple[tuple[int, ...], ...] | None,
-    ) -> nn.Module | None:
-        """The network from features to images that `reconstruct` trains, before it did; None: it trains none.
-
-        Args:
-            feature_shape: Without batch dimension.
-            image_shape: ``(C, H, W)``.
-            pairs: That it is trained on.
-            parts: Shapes of the tensors that flat features pack, or None.
-        """
+    def untrained(self, shapes: Shapes) -> nn.Module | None:
+        """The network from features to images that `reconstruct` trains, before it did; None: it trains none."""
         return None
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from splitleak.artifacts import provenance, save_weights, write_json, written_file, written_folder
-from splitleak.attacker.base import Knowledge, Method
+from splitleak.attacker.base import Knowledge, Method, Shapes
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.config import digest
 from splitleak.datasets.images import Images
@@ -190,10 +190,4 @@ def _fitted_to(known: Knowledge | ClassKnowledge) -> dict[str, str]:
     """What a network from features to images was trained for, as `Attack.untrained` takes it."""
     if isinstance(known, ClassKnowledge):
         return {}
-    fitted = {
-        "feature_shape": known.captured.shape[1:],
-        "image_shape": known.image_shape,
-        "pairs": 0 if known.public is None else len(known.public),
-        "parts": known.parts,
-    }
-    return {name: json.dumps(value) for name, value in fitted.items()}
+    return {name: json.dumps(value) for name, value in asdict(Shapes.of(known)).items()}

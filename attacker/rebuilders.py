@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from splitleak.artifacts import assign_weights, check_finite, load_tensors
 from splitleak.attacker.arrays import read_pairs
-from splitleak.attacker.base import build
+from splitleak.attacker.base import Shapes, build
 from splitleak.attacker.outputs import ATTACK, WEIGHTS
 from splitleak.attacker.queries import recorded_query
 from splitleak.attacker.reconstruction import ATTACKS
@@ -49,14 +49,14 @@ def saved_decoder(folder: Path) -> Rebuilder:
     if about["attack"] not in ATTACKS:
         raise ValueError(f"{folder}: expected an attack on features, got {about['attack']!r}")
     attack = build(ATTACKS, about["attack"], "cpu", about["config"])
-    shapes = {name: _tuples(json.loads(text)) for name, text in fitted.items()}
-    if not shapes:
+    if not fitted:
         raise ValueError(f"{folder}: expected weights with the shapes they are for; `attack --force` writes them anew")
-    network = attack.untrained(**shapes)
+    shapes = Shapes(**{name: _tuples(json.loads(text)) for name, text in fitted.items()})
+    network = attack.untrained(shapes)
     if network is None:
         raise ValueError(f"{folder}: expected an attack that trains a decoder, got {attack.name!r}")
     assign_weights(network, weights, f"{folder / WEIGHTS}: expected weights of {attack.name!r}")
-    return Rebuilder(attack.name, shapes["feature_shape"], lambda features: predict(network, features, _CPU))
+    return Rebuilder(attack.name, shapes.feature_shape, lambda features: predict(network, features, _CPU))
 
 
 def linear_gauge(public: Images, *, encoder: Path | None = None, pairs: Path | None = None) -> Rebuilder:

@@ -41,7 +41,7 @@ class AugmentConfig(Config):
 
 
 class TrainingConfig(Config):
-    """Hyperparameters of the target's training: SGD with momentum. `paper` is the published recipe, `fast` a short one."""
+    """The target's training by SGD with momentum. `paper` is the published recipe, `fast` a short one."""
 
     later: ClassVar[Mapping[str, object]] = {"label_smoothing": 0, "precision": "single", "label_noise": 0}
 

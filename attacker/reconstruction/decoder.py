@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from splitleak.attacker.base import Attack, Knowledge, Run
+from splitleak.attacker.base import Attack, Knowledge, Run, Shapes
 from splitleak.attacker.training.fitting import (
     FitConfig,
     cosine,
@@ -68,38 +68,36 @@ class RebuilderConfig(FitConfig):
             update={"batch_size": min(self.batch_size, max(_LEAST_BATCH, pairs // self.least_steps))}
         )
 
-    def build(
-        self,
-        feature_shape: tuple[int, ...],
-        image_shape: tuple[int, int, int],
-        pairs: int,
-        parts: tuple[tuple[int, ...], ...] | None,
-    ) -> nn.Module:
+    def build(self, shapes: Shapes) -> nn.Module:
         """A new decoder, see `decoder_for`, with weights from the global stream.
 
         Where blocks and channels are left open, a `SubPixelDecoder` has 4 and 64; half as many channels for features of
         over 256 places, which are easy to invert and cost most, and half as many for fewer than 500 pairs. Another
         decoder has 2 and 32.
-
-        Args:
-            feature_shape: Without batch dimension.
-            image_shape: ``(C, H, W)``.
-            pairs: That it is to be trained on.
-            parts: Shapes of the tensors that flat features pack, or None.
         """
         blocks, channels = 2, 32
-        if self.network == "sub-pixel" and parts is None and of_one_scale(feature_shape, image_shape):
+        fitting = shapes.parts is None and of_one_scale(shapes.feature_shape, shapes.image_shape)
+        if self.network == "sub-pixel" and fitting:
             blocks, channels = 4, 64
-            channels //= 1 + (math.prod(feature_shape[1:]) > _MANY_PLACES)
-            channels //= 1 + (pairs < _FEW_PAIRS)
+            channels //= 1 + (math.prod(shapes.feature_shape[1:]) > _MANY_PLACES)
+            channels //= 1 + (shapes.pairs < _FEW_PAIRS)
         return decoder_for(
-            feature_shape,
-            image_shape,
+            shapes.feature_shape,
+            shapes.image_shape,
             blocks=blocks if self.blocks is None else self.blocks,
             channels=self.channels or channels,
-            parts=parts,
+            parts=shapes.parts,
             kind=self.network,
         )
+
+
+class RebuilderAttack(Attack):
+    """An attack that trains the decoder of its settings."""
+
+    config: RebuilderConfig
+
+    def untrained(self, shapes: Shapes) -> nn.Module:
+        return self.config.build(shapes)
 
 
 class DecoderConfig(RebuilderConfig):
@@ -108,7 +106,7 @@ class DecoderConfig(RebuilderConfig):
     learning_rate: float = Field(default=2e-3, gt=0, description="falls along a cosine to a hundredth")
 
 
-class DecoderAttack(Attack):
+class DecoderAttack(RebuilderAttack):
     """Queries the edge with its public images, and trains a decoder on the (feature, image) pairs.
 
     Xia et al., CEM, CVPR 2025, and Li et al., ResSFL, CVPR 2022: the decoding attack, with MSE in [0, 1]. It is
@@ -143,21 +141,11 @@ class DecoderAttack(Attack):
             least_steps=1,
         )
 
-    def untrained(
-        self,
-        feature_shape: tuple[int, ...],
-        image_shape: tuple[int, int, int],
-        pairs: int,
-        parts: tuple[tuple[int, ...], ...] | None,
-    ) -> nn.Module:
-        return self.config.build(feature_shape, image_shape, pairs, parts)
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         features = gather(known, self.name, self.config.draws)
         config = self.config.sized(len(known.public))
-        pairs, shape = len(known.public), tuple(features.shape[2:])
-        training = DecoderTraining(config, shape, known.image_shape, run, known.parts, pairs=pairs)
+        training = DecoderTraining(config, Shapes.of(known), run)
         self.network = training.decoder
         self.findings = fit(
             self.name,
@@ -188,19 +176,10 @@ def linear_start(decoder: nn.Module, run: Run) -> Callable[[Tensor, Tensor], Non
 class DecoderTraining:
     """A new decoder on the run's device, and the step that trains it."""
 
-    def __init__(
-        self,
-        config: DecoderConfig,
-        feature_shape: tuple[int, ...],
-        image_shape: tuple[int, int, int],
-        run: Run,
-        parts: tuple[tuple[int, ...], ...] | None = None,
-        *,
-        pairs: int,
-    ) -> None:
+    def __init__(self, config: DecoderConfig, shapes: Shapes, run: Run) -> None:
         self.config = config
         with seeded(run.seed, "decoder", "init"):
-            self.decoder = config.build(feature_shape, image_shape, pairs, parts)
+            self.decoder = config.build(shapes)
         to_channels_last(self.decoder, run.device)
         weights = self.decoder.parameters()
         faster = fused_on(run.device)

@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.reconstruction.decoder import RebuilderConfig, linear_start
+from splitleak.attacker.base import Knowledge, Run, Shapes
+from splitleak.attacker.reconstruction.decoder import RebuilderAttack, RebuilderConfig, linear_start
 from splitleak.attacker.training.critic import PatchCritic, gradient_penalty
 from splitleak.attacker.training.fitting import cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.seeding import generator, seeded
@@ -33,7 +33,7 @@ class GanConfig(RebuilderConfig):
     penalty: float = Field(default=10, ge=0, description="weight of the gradient penalty in the critic's loss")
 
 
-class GanAttack(Attack):
+class GanAttack(RebuilderAttack):
     r"""Trains the decoder of the decoding attack against a Wasserstein critic, on pairs that crossed the wire.
 
     .. math::
@@ -79,20 +79,11 @@ class GanAttack(Attack):
             least_steps=1,
         )
 
-    def untrained(
-        self,
-        feature_shape: tuple[int, ...],
-        image_shape: tuple[int, int, int],
-        pairs: int,
-        parts: tuple[tuple[int, ...], ...] | None,
-    ) -> nn.Module:
-        return self.config.build(feature_shape, image_shape, pairs, parts)
-
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config.sized(len(known.public)), gather(known, self.name, self.config.draws)
         with seeded(run.seed, "gan", "init"):
-            network = config.build(tuple(features.shape[2:]), known.image_shape, len(known.public), known.parts)
+            network = config.build(Shapes.of(known))
             critic = PatchCritic(known.image_shape, config.critic_width)
         for module in (network, critic):
             to_channels_last(module, run.device)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
-from splitleak.attacker.base import Attack, Knowledge, Run
+from splitleak.attacker.base import Attack, Knowledge, Run, Shapes
 from splitleak.attacker.training.fitting import FitConfig, fit, gather, predict, set_rate, step
 from splitleak.models.decoder import doublings
 from splitleak.models.grids import Crop, ToGrid
@@ -85,20 +85,14 @@ class InverseNetworkAttack(Attack):
         """He et al.'s: 64 channels, 50 epochs of batch 32, Adam at 1e-3 halved every 10."""
         return InverseNetworkConfig(channels=64, epochs=50, learning_rate=1e-3, halved_every=10)
 
-    def untrained(
-        self,
-        feature_shape: tuple[int, ...],
-        image_shape: tuple[int, int, int],
-        pairs: int,
-        parts: tuple[tuple[int, ...], ...] | None,
-    ) -> nn.Module:
-        return inverse_network_for(feature_shape, image_shape, self.config.channels, parts)
+    def untrained(self, shapes: Shapes) -> nn.Module:
+        return inverse_network_for(shapes.feature_shape, shapes.image_shape, self.config.channels, shapes.parts)
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         config, features = self.config, gather(known, self.name)
         with seeded(run.seed, self.name, "init"):
-            network = inverse_network_for(tuple(features.shape[2:]), known.image_shape, config.channels, known.parts)
+            network = self.untrained(Shapes.of(known))
         to_channels_last(network, run.device)
         optimizer = Adam(network.parameters(), lr=config.learning_rate)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from splitleak.artifacts import hardware
-from splitleak.attacker.base import Run
+from splitleak.attacker.base import Run, Shapes
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderTraining
 from tests.bench.step import target_step, timed
 
@@ -21,7 +21,7 @@ LIMIT = 0.6
 
 def attack_step(batch: int) -> Callable[[], object]:
     """A step of the attack at its paper preset."""
-    training = DecoderTraining(DecoderAttack.paper_config(), (8, 8, 8), (3, 32, 32), Run())
+    training = DecoderTraining(DecoderAttack.paper_config(), Shapes((8, 8, 8), (3, 32, 32), 1000), Run())
     training.decoder.train()
     draw = torch.Generator().manual_seed(0)
     features, images = torch.rand(batch, 8, 8, 8, generator=draw), torch.rand(batch, 3, 32, 32, generator=draw)

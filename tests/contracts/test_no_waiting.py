@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from splitleak.attacker.base import Run
+from splitleak.attacker.base import Run, Shapes
 from splitleak.attacker.reconstruction.decoder import DecoderConfig, DecoderTraining
 from splitleak.attacker.reconstruction.gan import Game, GanConfig
 from splitleak.attacker.training.critic import PatchCritic
@@ -23,6 +23,7 @@ from splitleak.testing import DefenseSubject
 from splitleak.training.modules import at_once
 from tests.contracts.test_every_defense import EVERY, SETTINGS, behind
 
+SHAPES = Shapes((8, 4, 4), (1, 16, 16), 100)
 CPU, DEVICE = torch.device("cpu"), torch.device("meta")
 READING = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique", "_unique2", "bincount", "equal"}
 COPYING = {"_to_copy", "copy_"}
@@ -184,13 +185,13 @@ def descended(network, descend, optimizers, modules):
 @pytest.mark.parametrize("network", ["sub-pixel", "res-norm"])
 def test_no_step_of_the_decoder_waits(network):
     config = DecoderConfig(network=network, blocks=1, channels=4)
-    training = DecoderTraining(config, (8, 4, 4), (1, 16, 16), run(), pairs=100)
+    training = DecoderTraining(config, SHAPES, run())
     assert descended(training.decoder, training.descend, [training.optimizer], [training.decoder]) == []
 
 
 @pytest.mark.parametrize("critic_steps", [1, 2])
 def test_no_step_of_the_gan_attack_waits(critic_steps):
     config = GanConfig(network="res-norm", blocks=1, channels=4, critic_width=4, critic_steps=critic_steps)
-    network, critic = config.build((8, 4, 4), (1, 16, 16), 100, None), PatchCritic((1, 16, 16), 4)
+    network, critic = config.build(SHAPES), PatchCritic((1, 16, 16), 4)
     game = Game(config, network, critic, torch.Generator().manual_seed(0))
     assert descended(network, game.descend, [game.playing, game.critical], [network, critic]) == []

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from splitleak.attacker.base import Shapes
 from splitleak.attacker.reconstruction.decoder import DecoderConfig
 from splitleak.eval.campaign.audit.config import AuditConfig
 from splitleak.eval.campaign.config import AttackEntry
@@ -61,17 +62,15 @@ class Sizes:
 
     def decoder_minutes(self, config: DecoderConfig) -> float:
         """Nominal minutes of a decoder attack."""
-        macs = _decoder_macs(config, self.feature_shape, self.image_shape, self.pairs)
+        macs = _decoder_macs(config, Shapes(self.feature_shape, self.image_shape, self.pairs))
         return nominal_minutes(macs, self.pairs, config.epochs)
 
 
 @cache
-def _decoder_macs(
-    config: DecoderConfig, feature_shape: tuple[int, ...], image_shape: tuple[int, int, int], pairs: int
-) -> int:
+def _decoder_macs(config: DecoderConfig, shapes: Shapes) -> int:
     with torch.device("meta"):
-        decoder = config.build(feature_shape, image_shape, pairs, None)
-    return count_macs(decoder, feature_shape).macs
+        decoder = config.build(shapes)
+    return count_macs(decoder, shapes.feature_shape).macs
 
 
 def nominal_minutes(macs: int, pairs: int, epochs: int) -> float:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.base import Knowledge, Query, Run, Shapes
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
 from splitleak.models.decoder import GridDecoder, ResNormDecoder, SubPixelDecoder
 from splitleak.models.split import ModelConfig, build
@@ -108,10 +108,10 @@ def test_the_paper_preset_is_the_published_decoder():
     ("feature", "pairs", "channels"), [((8, 8, 8), 2000, 64), ((8, 8, 8), 499, 32), ((8, 32, 32), 2000, 32)]
 )
 def test_the_default_network_follows_the_number_of_pairs_and_of_places(feature, pairs, channels):
-    built = DecoderConfig().build(feature, (1, 32, 32), pairs, None)
+    built = DecoderConfig().build(Shapes(feature, (1, 32, 32), pairs))
     assert isinstance(built, SubPixelDecoder)
     assert built.local.out_channels == channels
-    odd = DecoderConfig().build((8, 5, 5), (1, 32, 32), pairs, None)
+    odd = DecoderConfig().build(Shapes((8, 5, 5), (1, 32, 32), pairs))
     assert isinstance(odd, GridDecoder)
 
 
@@ -193,7 +193,7 @@ def test_setting_its_random_weights_leaves_the_callers_randomness_alone(known):
 
 def test_precision_is_asked_for_or_that_of_the_decoder_and_changes_no_id_where_it_is_not_asked():
     published, own = DecoderConfig(network="res-norm", blocks=1), DecoderConfig()
-    build = [config.build((8, 8, 8), (1, 32, 32), 100, None) for config in (published, own)]
+    build = [config.build(Shapes((8, 8, 8), (1, 32, 32), 100)) for config in (published, own)]
     halved = {
         asked: tuple(DecoderConfig(precision=asked).halved(decoder) for decoder in build)
         for asked in (None, "single", "bfloat16")
