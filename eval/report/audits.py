@@ -5,7 +5,7 @@ attacks' names alone.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -14,7 +14,7 @@ from splitleak.eval.campaign.audit.config import AUDIT, column_of, names_in
 from splitleak.eval.record.metrics import Metric, metric_named
 from splitleak.eval.report.figures.curves import Curve
 from splitleak.eval.report.page import NOTHING, Sheet, Text, seeds_note, spread_text
-from splitleak.eval.report.results import Cell, Results, Row, Spread, TableRows
+from splitleak.eval.report.results import Cell, Results, Row, Spread, TableRows, measured
 
 MEASURES = ("mse", "ssim", "psnr")
 _TRAINED = ("decoder", "prediction-inversion")  # whose leak is drawn against queries and crossings
@@ -110,10 +110,12 @@ def _metric(name: str) -> Metric:
 
 
 def _shown(results: Results, best: Mapping[int, Cell], name: str) -> list[str]:
-    values = [value for cell in best.values() if (value := cell.measure(name)) is not None]
     counts = Counter(names_in(cell.attack)[1] for cell in best.values())
     which = ", ".join(name if len(counts) == 1 else f"{name} ({count})" for name, count in counts.most_common())
-    return [spread_text(Spread.of(values), _metric(name).text, len(results.seeds)), which or NOTHING]
+    return [
+        spread_text(Spread.of(measured(best.values(), name)), _metric(name).text, len(results.seeds)),
+        which or NOTHING,
+    ]
 
 
 def rebuilt_share(cell: Cell) -> float | None:
@@ -124,9 +126,13 @@ def rebuilt_share(cell: Cell) -> float | None:
     return 100 * (1 - record.mse / record.constant_mse)
 
 
+def rebuilt_shares(cells: Iterable[Cell]) -> list[float]:
+    """The `rebuilt_share` of cells, of those that have one."""
+    return [share for cell in cells if (share := rebuilt_share(cell)) is not None]
+
+
 def _shares(results: Results, best: Mapping[int, Cell]) -> str:
-    shares = [share for cell in best.values() if (share := rebuilt_share(cell)) is not None]
-    return spread_text(Spread.of(shares), "{:.1f}".format, len(results.seeds))
+    return spread_text(Spread.of(rebuilt_shares(best.values())), "{:.1f}".format, len(results.seeds))
 
 
 def curves(results: Results) -> list[Curve]:
@@ -136,15 +142,14 @@ def curves(results: Results) -> list[Curve]:
     """
     if found := audits(results):
         return [curve for audited in found for curve in _curves(results, audited)]
-    measured = (_measured(results, table, results.of) for table in results.tables)
-    tables = zip(results.tables, measured, strict=True)
-    drawn = [_by_crossings(results, table.name, cells, "strongest attack") for table, cells in tables]
+    by_table = ((table.name, _with_records(table, results.of)) for table in results.tables)
+    drawn = [_by_crossings(results, name, cells, "strongest attack") for name, cells in by_table]
     return [curve for curve in drawn if curve is not None]
 
 
 def _curves(results: Results, audited: Audited) -> Iterator[Curve]:
-    measured = _measured(results, results.table(audited.table), lambda _, row: audited.cells(results, row))
-    decoders = {row: [cell for cell in cells if _is_decoder(cell)] for row, cells in measured.items()}
+    by_row = _with_records(results.table(audited.table), lambda _, row: audited.cells(results, row))
+    decoders = {row: [cell for cell in cells if _is_decoder(cell)] for row, cells in by_row.items()}
     name = audited.prefix + audited.table
     once = {row: [cell for cell in cells if _once(cell)] for row, cells in decoders.items()}
     of = next((cell.record.attack.name for cells in decoders.values() for cell in cells if cell.record), "decoder")
@@ -157,7 +162,7 @@ def _curves(results: Results, audited: Audited) -> Iterator[Curve]:
             yield curve
 
 
-def _measured(results: Results, table: TableRows, cells: Callable[[str, Row], list[Cell]]) -> dict[Row, list[Cell]]:
+def _with_records(table: TableRows, cells: Callable[[str, Row], list[Cell]]) -> dict[Row, list[Cell]]:
     return {row: [cell for cell in cells(table.name, row) if cell.record is not None] for row in table.rows}
 
 
@@ -178,8 +183,7 @@ def _curve(
     for row, ours in cells.items():
         for place in sorted({at(cell) for cell in ours}):
             best = strongest([cell for cell in ours if at(cell) == place], "mse")
-            values = [value for cell in best.values() if (value := cell.measure("mse")) is not None]
-            if (spread := Spread.of(values)) is not None:
+            if (spread := Spread.of(measured(best.values(), "mse"))) is not None:
                 rows.setdefault(row.label, {})[place] = spread
     curve = Curve(name, *words, rows, len(results.seeds))
     return curve if len(curve.places) > 1 else None
@@ -210,12 +214,12 @@ def verdicts(results: Results) -> list[str]:
 
 def _verdict(cells: list[Cell], row: Row) -> str | None:
     once, ever = strongest(cells, "mse", _once), strongest(cells, "mse")
-    shares = [share for cell in once.values() if (share := rebuilt_share(cell)) is not None]
+    shares = rebuilt_shares(once.values())
     if not shares:
         return None
 
     def mean(best: Mapping[int, Cell], name: str) -> float:
-        return fmean(value for cell in best.values() if (value := cell.measure(name)) is not None)
+        return fmean(measured(best.values(), name))
 
     constant = fmean(cell.record.constant_mse for cell in once.values() if cell.record and cell.record.constant_mse)
     error, mean_picture = mean(once, "mse"), f"their mean picture {constant:.4f}"

@@ -6,8 +6,8 @@ from statistics import fmean
 
 from splitleak.eval.campaign.audit.config import AUDIT
 from splitleak.eval.record.schema import Network, Record
-from splitleak.eval.report.audits import rebuilt_share, strongest, verdicts
-from splitleak.eval.report.results import Cell, Doubt, Results, Row, TableRows
+from splitleak.eval.report.audits import rebuilt_shares, strongest, verdicts
+from splitleak.eval.report.results import Cell, Doubt, Results, Row, TableRows, measured
 
 _SEES = {
     "features": "reads the features on the wire",
@@ -85,16 +85,16 @@ def _of_victims(results: Results) -> Iterator[str]:
     views = min((cell.views for cell, _ in results.measured), default=1)
     places = [(table, row) for table in results.tables for row in table.rows]
     told = {place: _Told.of(results.of(place[0].name, place[1]), views) for place in places}
-    measured = {place: leak for place, leak in told.items() if leak is not None}
-    if not measured:
+    known = {place: leak for place, leak in told.items() if leak is not None}
+    if not known:
         return
-    worst = min(measured, key=lambda place: measured[place].error)
-    best = max(measured, key=lambda place: measured[place].error)
+    worst = min(known, key=lambda place: known[place].error)
+    best = max(known, key=lambda place: known[place].error)
     if worst == best:
-        yield f"{_named(results, worst)}: the strongest attack {measured[worst].text}."
+        yield f"{_named(results, worst)}: the strongest attack {known[worst].text}."
     else:
-        yield f"Most is given away by {_named(results, worst)}: the strongest attack {measured[worst].text}."
-        yield f"Least by {_named(results, best)}: {measured[best].brief}."
+        yield f"Most is given away by {_named(results, worst)}: the strongest attack {known[worst].text}."
+        yield f"Least by {_named(results, best)}: {known[best].brief}."
     yield from _after_more(results, views, best)
     yield from _found_again(results, places)
 
@@ -109,8 +109,7 @@ class _Told:
     @classmethod
     def of(cls, cells: Sequence[Cell], views: int) -> "_Told | None":
         best = strongest([cell for cell in cells if cell.kind == "victims" and cell.views == views], "mse").values()
-        errors = [value for cell in best if (value := cell.measure("mse")) is not None]
-        shares = [share for cell in best if (share := rebuilt_share(cell)) is not None]
+        errors, shares = measured(best, "mse"), rebuilt_shares(best)
         return cls(fmean(errors), fmean(shares) if shares else None) if errors else None
 
     @property
@@ -180,8 +179,7 @@ def _of_strongest(results: Results, metric: str) -> dict[Row, float]:
     """A figure of the strongest attack on each target, over seeds."""
     found: dict[Row, float] = {}
     for row in results.targets:
-        values = [value for cell in results.strongest(row).values() if (value := cell.measure(metric)) is not None]
-        if values:
+        if values := measured(results.strongest(row).values(), metric):
             found[row] = fmean(values)
     return found
 

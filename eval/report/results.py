@@ -145,6 +145,11 @@ class Cell:
         return Reading(self.record, self.leakage, self.latency, self.linkage, self.baselines)
 
 
+def measured(cells: Iterable[Cell], metric: str) -> list[float]:
+    """A metric of cells, of those where it is measured."""
+    return [value for cell in cells if (value := cell.measure(metric)) is not None]
+
+
 @dataclass(frozen=True)
 class TableRows:
     """Rows that are compared with each other, in the order of the campaign's file."""

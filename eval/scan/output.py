@@ -1,6 +1,5 @@
 """A scan as a table, a verdict, CSV, a plot and one page."""
 
-import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from splitleak.artifacts import write_json, written_folder
+from splitleak.eval.report.figures.drawing import data_uri
 from splitleak.eval.report.figures.gallery import png
 from splitleak.eval.report.page import NOTHING, render, write_csv, write_text
 from splitleak.eval.scan.latency import evenly
@@ -108,7 +108,7 @@ def write_scan(
         write_csv(partial / "scan.csv", [_flat(row) for row in document["rows"]])
         plot = _plot(document)
         (partial / "scan.png").write_bytes(plot)
-        encoded = "data:image/png;base64," + base64.b64encode(plot).decode()
+        encoded = data_uri(plot, "image/png")
         write_text(
             partial / "scan.html",
             render(

@@ -1,6 +1,5 @@
 """Galleries: strips of true images on top, then the reconstructions of each attack."""
 
-import base64
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from splitleak.artifacts import written_file
 from splitleak.eval.record.metrics import metrics_of
 from splitleak.eval.record.scoring import PICTURES, load_pictures
+from splitleak.eval.report.figures.drawing import data_uri
 from splitleak.eval.report.results import Cell, Results, TableRows
 
 _HEIGHT, _GAP, _FONT = 48, 3, 13  # pixels of a picture, between two, and of the letters
@@ -93,7 +93,7 @@ def png(image: NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     shown = visible(image)
     Image.fromarray(shown[0] if shown.shape[0] == 1 else shown.transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue(), "image/png")
 
 
 def visible(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -117,7 +117,7 @@ def _gallery(results: Results, table: TableRows, pictures: int) -> Gallery | Non
 
     None if no cell has pictures, or the rows of a target share none.
     """
-    cells = [cell for row in table.rows for cell in results.of(table.name, row) if _has_pictures(cell)]
+    cells = [cell for row in table.rows for cell in results.of(table.name, row) if has_pictures(cell)]
     if not cells:
         return None
     seed = max(results.seeds, key=lambda seed: sum(cell.seed == seed for cell in cells))
@@ -132,8 +132,14 @@ def _gallery(results: Results, table: TableRows, pictures: int) -> Gallery | Non
     return Gallery(", ".join(title), tuple(strips))
 
 
-def _has_pictures(cell: Cell) -> bool:
+def has_pictures(cell: Cell) -> bool:
+    """Whether the judge's pictures of a cell are there; those of recorded results are not."""
     return cell.folder is not None and (cell.folder / PICTURES).is_file()
+
+
+def by_pixels(truth: NDArray[np.uint8]) -> dict[bytes, int]:
+    """Where each true picture ``(N, C, H, W)`` is, by its pixels: cells may have the same ones in another order."""
+    return {picture.tobytes(): index for index, picture in enumerate(truth)}
 
 
 def _classes(cell: Cell) -> int | None:
@@ -143,7 +149,7 @@ def _classes(cell: Cell) -> int | None:
 def _strips(cells: Sequence[Cell], pictures: int) -> Iterator[Strip]:
     """The true images that all cells share, compared by pixels, and each cell's reconstructions of them."""
     loaded = [load_pictures(cell.folder) for cell in cells if cell.folder is not None]
-    indices = [{picture.tobytes(): index for index, picture in enumerate(arrays["truth"])} for arrays in loaded]
+    indices = [by_pixels(arrays["truth"]) for arrays in loaded]
     shared = set.intersection(*(set(picture) for picture in indices))
     first = loaded[0]
     order = [first["truth"][index].tobytes() for index in np.argsort(_keys(first), kind="stable")]

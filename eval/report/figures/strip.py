@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splitleak.eval.record.scoring import PICTURES, load_pictures
-from splitleak.eval.report.figures.gallery import Gallery, Strip, figures_beside, png
+from splitleak.eval.record.scoring import load_pictures
+from splitleak.eval.report.figures.gallery import Gallery, Strip, by_pixels, figures_beside, has_pictures, png
 from splitleak.eval.report.results import Cell, Results, TableRows
 
 _COLUMNS = 7
@@ -52,7 +52,7 @@ def _of_table(results: Results, table: TableRows) -> Comparison | None:
     if not cells:
         return None
     loaded = [load_pictures(cell.folder) for cell in cells if cell.folder is not None]
-    at = [_places(pictures["truth"]) for pictures in loaded]
+    at = [by_pixels(pictures["truth"]) for pictures in loaded]
     shared = [key for key in at[0] if all(key in places for places in at)]
     if not shared:
         return None
@@ -78,14 +78,10 @@ def _of_table(results: Results, table: TableRows) -> Comparison | None:
 
 def _strongest(cells: Sequence[Cell]) -> Cell | None:
     """Of the first seed with pictures, the cell with the best ones of an attack that saw each victim once."""
-    measured = [cell for cell in cells if cell.folder is not None and (cell.folder / PICTURES).is_file()]
+    measured = [cell for cell in cells if has_pictures(cell)]
     measured = [cell for cell in measured if cell.views == 1 and cell.seed == measured[0].seed]
     name = "ssim" if measured and measured[0].kind == "victims" else "recognised"
     return max(measured, key=lambda cell: cell.measure(name) or 0.0, default=None)
-
-
-def _places(truth: NDArray[np.uint8]) -> dict[bytes, int]:
-    return {picture.tobytes(): index for index, picture in enumerate(truth)}
 
 
 def _likeness(
