@@ -91,8 +91,8 @@ class RebuilderConfig(FitConfig):
         )
 
 
-class RebuilderAttack(Attack):
-    """An attack that trains the decoder of its settings."""
+class TrainsRebuilder:
+    """What an attack has that trains the decoder of its settings."""
 
     config: RebuilderConfig
 
@@ -106,7 +106,7 @@ class DecoderConfig(RebuilderConfig):
     learning_rate: float = Field(default=2e-3, gt=0, description="falls along a cosine to a hundredth")
 
 
-class DecoderAttack(RebuilderAttack):
+class DecoderAttack(TrainsRebuilder, Attack):
     """Queries the edge with its public images, and trains a decoder on the (feature, image) pairs.
 
     Xia et al., CEM, CVPR 2025, and Li et al., ResSFL, CVPR 2022: the decoding attack, with MSE in [0, 1]. It is

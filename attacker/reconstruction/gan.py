@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from splitleak.attacker.base import Knowledge, Run, Shapes
-from splitleak.attacker.reconstruction.decoder import RebuilderAttack, RebuilderConfig, linear_start
+from splitleak.attacker.base import Attack, Knowledge, Run, Shapes
+from splitleak.attacker.reconstruction.decoder import RebuilderConfig, TrainsRebuilder, linear_start
 from splitleak.attacker.training.critic import PatchCritic, gradient_penalty
 from splitleak.attacker.training.fitting import cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.seeding import generator, seeded
@@ -33,7 +33,7 @@ class GanConfig(RebuilderConfig):
     penalty: float = Field(default=10, ge=0, description="weight of the gradient penalty in the critic's loss")
 
 
-class GanAttack(RebuilderAttack):
+class GanAttack(TrainsRebuilder, Attack):
     r"""Trains the decoder of the decoding attack against a Wasserstein critic, on pairs that crossed the wire.
 
     .. math::
