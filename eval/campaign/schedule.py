@@ -1,14 +1,20 @@
-"""The order of a campaign's jobs: which are ready, by counts of the needs that are still open."""
+"""The order of a campaign's jobs: which are ready, by counts of the needs that are still open.
+
+While other work runs and no target is trained, a training goes first: most of a campaign waits for its targets, and one
+that is trained last leaves all workers idle but one. A single worker brings each target to its last cell instead.
+"""
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from splitleak.eval.campaign.plan import Job
 
+_TRAINING = "train"
+
 
 class Schedule:
-    """Jobs that wait for others, and a queue of those that are ready, in their order.
+    """Jobs that wait for others, and queues of those that are ready, in their order.
 
     Every job and every need is looked at a bounded number of times, however many jobs there are.
     """
@@ -20,13 +26,15 @@ class Schedule:
         self._dependants: defaultdict[str, list[Job]] = defaultdict(list)
         self._open: dict[str, int] = {}
         self._ready: list[tuple[int, Job]] = []
+        self._trainings: list[tuple[int, Job]] = []
+        self._taken: Counter[str] = Counter()  # of each kind, and not ended
         for job in jobs:
             needs = [need for need in dict.fromkeys(job.needs) if need in self._place]
             self._open[job.id] = len(needs)
             for need in needs:
                 self._dependants[need].append(job)
             if not needs:
-                self._ready.append((self._place[job.id], job))  # in order, so a heap already
+                self._is_ready(job)
 
     def __bool__(self) -> bool:
         """Whether a job has not been taken yet."""
@@ -34,26 +42,32 @@ class Schedule:
 
     def take(self) -> Job | None:
         """The first job that is ready, which waits no longer; None: all that wait need another one first."""
-        if not self._ready:
+        queues = [queue for queue in (self._trainings, self._ready) if queue]
+        if not queues:
             return None
-        job = heapq.heappop(self._ready)[1]
+        overdue = self._taken.total() and not self._taken[_TRAINING]
+        job = heapq.heappop(queues[0] if overdue else min(queues))[1]
+        self._taken[job.kind] += 1
         del self._waiting[job.id]
         return job
 
     def put_back(self, job: Job) -> None:
         """Lets a job that was taken be taken again."""
+        self._taken[job.kind] -= 1
         self._waiting[job.id] = job
-        heapq.heappush(self._ready, (self._place[job.id], job))
+        self._is_ready(job)
 
     def ended(self, job: Job) -> None:
         """Counts the need for ``job`` as met."""
+        self._taken[job.kind] -= 1
         for dependant in self._dependants[job.id]:
             self._open[dependant.id] -= 1
             if not self._open[dependant.id]:
-                heapq.heappush(self._ready, (self._place[dependant.id], dependant))
+                self._is_ready(dependant)
 
     def failed(self, job: Job) -> list[Job]:
         """Drops the jobs that depend on ``job``, transitively, and returns them in their order."""
+        self._taken[job.kind] -= 1
         lost: dict[str, Job] = {}
         reached = [job]
         while reached:
@@ -62,3 +76,6 @@ class Schedule:
                     lost[dependant.id] = self._waiting.pop(dependant.id)
                     reached.append(dependant)
         return sorted(lost.values(), key=lambda dependant: self._place[dependant.id])
+
+    def _is_ready(self, job: Job) -> None:
+        heapq.heappush(self._trainings if job.kind == _TRAINING else self._ready, (self._place[job.id], job))

@@ -4,8 +4,8 @@ from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.schedule import Schedule
 
 
-def job(name, *needs):
-    return Job(name, "cell", name, 0, f"out/{name}", needs, 1.0, {})
+def job(name, *needs, kind="cell"):
+    return Job(name, kind, name, 0, f"out/{name}", needs, 1.0, {})
 
 
 def drained(schedule):
@@ -35,6 +35,22 @@ def test_a_failure_drops_what_depends_on_it_in_the_order_of_the_jobs():
     assert [each.id for each in schedule.failed(schedule.take())] == ["b", "d", "c", "e"]
     assert drained(schedule) == ["free"]
     assert not schedule
+
+
+def test_beside_other_work_one_target_is_trained_at_a_time_before_all_else_and_alone_each_comes_to_its_end():
+    targets = [job("t1", kind="train"), job("a", "t1"), job("b", "t1"), job("t2", kind="train"), job("c", "t2")]
+    assert drained(Schedule(targets)) == ["t1", "a", "b", "t2", "c"]
+    schedule = Schedule(targets)
+    first = schedule.take()
+    second = schedule.take()
+    assert [first.id, second.id, schedule.take()] == ["t1", "t2", None]
+    schedule = Schedule([*targets, job("t3", kind="train")])
+    first, second = schedule.take(), schedule.take()
+    schedule.ended(first)
+    assert schedule.take().id == "a"  # t2 is in training
+    schedule.ended(second)
+    assert schedule.take().id == "t3"  # none is, and b could have been
+    assert schedule.take().id == "b"
 
 
 class Watched(dict):
