@@ -83,6 +83,21 @@ def run_command():
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Plots of reports are empty files: drawing them takes most of a report's time."""
+    from splitleak.eval.report.figures.drawing import Plot, file_name
+
+    def plot(name, alt, draw, out):
+        out.mkdir(parents=True, exist_ok=True)
+        for suffix in ("svg", "pdf", "png"):
+            (out / f"{file_name(name)}.{suffix}").write_bytes(b"")
+        return Plot(name, alt, "<svg/>", "<svg/>", b"")
+
+    for module in ("curves", "frontier"):
+        monkeypatch.setattr(f"splitleak.eval.report.figures.{module}.draw_plot", plot)
+
+
 @pytest.fixture(scope="session")
 def small_splits() -> Splits:
     """Built-in images at 16 × 16, few enough to train on in a second."""

@@ -1,12 +1,13 @@
 """Paired tests over seeds: t tests, Holm's correction for their number, intervals, and the seeds that are needed."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal, Self
 
-from scipy.stats import nct, t
+from scipy.special import nctdtr, stdtr, stdtrit  # `scipy.stats` takes a second to import
 
 LEVEL = 0.05
 _POWER = 0.8
@@ -40,7 +41,7 @@ class SeedTest:
         error = stdev(kept) / math.sqrt(len(kept))
         if not error:
             return cls(kept, 1.0 if fmean(kept) == 0 else 0.0)
-        return cls(kept, 2 * float(t.sf(abs(fmean(kept)) / error, len(kept) - 1)))
+        return cls(kept, 2 * float(stdtr(len(kept) - 1, -abs(fmean(kept)) / error)))
 
     @property
     def mean(self) -> float:
@@ -59,7 +60,7 @@ class SeedTest:
         """The 95 % confidence interval of the mean, not corrected; None for fewer than two seeds."""
         if self.p is None:
             return None
-        half = float(t.ppf(1 - LEVEL / 2, len(self.values) - 1)) * stdev(self.values) / math.sqrt(len(self.values))
+        half = float(stdtrit(len(self.values) - 1, 1 - LEVEL / 2)) * stdev(self.values) / math.sqrt(len(self.values))
         return self.mean - half, self.mean + half
 
     @property
@@ -73,9 +74,12 @@ class SeedTest:
         effect, level = abs(self.mean) / deviation, LEVEL / self.tests
 
         def power(seeds: int) -> float:
-            return float(nct.sf(t.ppf(1 - level / 2, seeds - 1), seeds - 1, effect * math.sqrt(seeds)))
+            least = stdtrit(seeds - 1, 1 - level / 2)
+            return 1 - float(nctdtr(seeds - 1, effect * math.sqrt(seeds), least))
 
-        return next((seeds for seeds in range(2, _MOST_SEEDS + 1) if power(seeds) >= _POWER), None)
+        numbers = range(2, _MOST_SEEDS + 1)
+        place = bisect_left(numbers, _POWER, key=power)  # more seeds have more power
+        return numbers[place] if place < len(numbers) else None
 
     @property
     def told(self) -> str:

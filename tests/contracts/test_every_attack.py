@@ -20,15 +20,15 @@ from splitleak.testing.attacks import (
 QUICK = {"epochs": 6, "batch_size": 32, "channels": 16, "blocks": 1}
 QUICK_GENERATOR = {"iterations": 300, "width": 8, "batch_size": 16}
 QUICK_OF = {
-    "drag": {"training": {"iterations": 20, "width": 8}, "decoder_epochs": 6, "strength": 0.04, "guidance": [0.9]},
-    "ensemble": {"members": 2, "decoder": QUICK},
+    "drag": {"training": {"iterations": 20, "width": 8}, "decoder_epochs": 3, "strength": 0.04, "guidance": [0.9]},
+    "ensemble": {"members": 2, "decoder": {**QUICK, "epochs": 4}},
     "fora": {"iterations": 2, "decoder_epochs": 1},
     "glass": {"training": QUICK_GENERATOR, "steps": 150, "tv_weights": [0.0], "w_weights": [1e-4]},
     "pfo": {"training": QUICK_GENERATOR, "steps": 100, "tv_weights": [0.0], "w_weights": [1e-4], "radii": [0.3]},
     "sdar": {"iterations": 2},
-    "gan": {"epochs": 12, "batch_size": 16, "critic_width": 4},
+    "gan": {"epochs": 6, "batch_size": 16, "critic_width": 4},
     "inverse-network": {"epochs": 15},
-    "prediction-inversion": {"batch_size": 16, "epochs": 40},
+    "prediction-inversion": {"batch_size": 16, "epochs": 12},
     "maximum-likelihood": {"decoder_epochs": 4, "iterations": 50, "l2_weights": [1e-3, 1e-2]},
     "query-free": {"decoder_epochs": 2, "iterations": 25},
 }

@@ -26,12 +26,12 @@ SETTINGS = {
     "gan": {"blocks": 0, "channels": 16, "epochs": 12, "critic_width": 4, "ssim_weight": 0},
     "inverse-network": {"epochs": 20, "batch_size": 16, "halved_every": 6},
     "maximum-likelihood": {"start": "mean", "l2_weights": [1e-4, NOISE, 0.1], "iterations": 100, "learning_rate": 0.1},
-    "query-free": {"epochs": 3, "decoder_epochs": 3, "iterations": 25},
 }
 # What needs residual blocks has no such channel; what else is not in SETTINGS is shortened: it cannot come near.
 NO_CHANNEL = {"peel"}
 BRIEF = {"epochs": 1, "decoder_epochs": 1, "iterations": 2, "members": 2, "decoder": {"epochs": 1}}
 BRIEF |= {"training": {"iterations": 2, "width": 4}, "steps": 2, "latent_steps": 2, "block_steps": 2}
+BRIEF |= {"recurrences": 1, "strength": 0.02, "guidance": [0.9]}
 # How near to the bound an attack must come, as a multiple of it; the error of the mean image is 5 times the bound. An
 # attack that is told the prior reaches the bound. One that learns the way back has to learn the prior from 600 images.
 # Query-free is not in the list: the head understands many encoders, and nothing tells which of them is the true one.

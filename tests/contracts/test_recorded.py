@@ -48,7 +48,7 @@ def test_the_plan_of_a_campaign_file_has_the_ids_it_always_had(name, any_data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", RECORDED, ids=lambda folder: folder.name)
-def test_a_recorded_report_renders_again_from_its_records_with_the_same_figures(folder, tmp_path):
+def test_a_recorded_report_renders_again_from_its_records_with_the_same_figures(folder, tmp_path, undrawn):
     write_report(folder, tmp_path / "report")
     for name in ("report.md", "table.csv", *(path.name for path in folder.glob("besides.csv"))):
         written = (tmp_path / "report" / name).read_text(encoding="utf-8")

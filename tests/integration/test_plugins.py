@@ -138,10 +138,8 @@ def test_its_artifact_is_refused_by_name(command, shell):
 
 
 @pytest.mark.slow
-def test_it_loads_where_it_is_allowed_and_says_what_to_install_where_it_is_not_there(shell, tmp_path):
+def test_it_loads_where_it_is_allowed_and_says_where_another_version_is_there(shell, tmp_path):
     assert "after blur" in shell.done("inspect", "blurred", *ALLOW)
-    code, _, err = shell("inspect", "blurred", *ALLOW, theirs=False)
-    assert (code, "pip install their-package==1.2" in err) == (1, True)
     shutil.copytree(shell.folder / "blurred", tmp_path / "older")
     for half in ("edge", "cloud"):
         path = tmp_path / "older" / half / "half.json"
@@ -212,3 +210,10 @@ def test_what_names_no_plug_in_imports_none(shell):
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, cwd=shell.folder)
         assert "AssertionError" not in ran.stderr, ran.stderr
     assert "blur, broken" in ran.stdout.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_where_their_package_is_not_there_it_says_what_to_install(shell):
+    """The last, for the environment of its process takes a fork server of its own."""
+    code, _, err = shell("inspect", "blurred", *ALLOW, theirs=False)
+    assert (code, "pip install their-package==1.2" in err) == (1, True)

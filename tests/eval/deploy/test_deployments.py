@@ -131,7 +131,7 @@ def test_records_of_another_threat_model_are_refused_by_what_was_seen(fake_predi
 
 
 @pytest.mark.slow
-def test_recorded_results_are_weighed_as_the_run_is(fake_campaign, tmp_path):
+def test_recorded_results_are_weighed_as_the_run_is(fake_campaign, tmp_path, undrawn):
     folder = fake_campaign(methods=("PATROL",))
     write_report(folder, tmp_path / "report")
     run, recorded = (deployments(read_results([each]), None, None) for each in (folder, tmp_path / "report"))
@@ -140,7 +140,7 @@ def test_recorded_results_are_weighed_as_the_run_is(fake_campaign, tmp_path):
     assert len(by_design(deployments(shipped, None, None))) == 14
 
 
-def test_a_record_does_not_count_twice(fake_campaign, tmp_path):
+def test_a_record_does_not_count_twice(fake_campaign, tmp_path, undrawn):
     folder = fake_campaign(methods=("PATROL",))
     with pytest.raises(ValueError, match=r"expected different folders of results, got .* twice"):
         read_results([folder, folder])

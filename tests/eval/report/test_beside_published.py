@@ -124,7 +124,7 @@ def test_a_campaign_of_other_figures_has_no_such_table(fake_predictions):
     assert beside_the_papers(Results.load(fake_predictions())) == []
 
 
-def test_the_report_has_it_in_both_forms(folder, tmp_path, parsed):
+def test_the_report_has_it_in_both_forms(folder, tmp_path, parsed, undrawn):
     page = write_report(folder(), tmp_path / "report")
     written = (tmp_path / "report" / "report.md").read_text()
     assert "### Beside the papers" in written

@@ -21,7 +21,7 @@ REFUTED = {**CLAIM, "text": "Less is better", "lower": "m = 1", "higher": "m = 3
 
 
 @pytest.fixture
-def report(tmp_path):
+def report(tmp_path, undrawn):
     def make(folder):
         path = write_report(folder, tmp_path / "out")
         return path.read_text(encoding="utf-8"), path.parent
@@ -30,8 +30,8 @@ def report(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_holds_all_that_a_reader_needs_and_loads_no_other_file(fake_campaign, report, parsed):
-    html, out = report(fake_campaign())
+def test_the_page_holds_all_that_a_reader_needs_and_loads_no_other_file(fake_campaign, tmp_path, parsed):
+    html = write_report(fake_campaign(), out := tmp_path / "out").read_text(encoding="utf-8")
     page = parsed(html)
     assert page.loaded
     assert all(loaded.startswith("data:image/") for loaded in page.loaded)
@@ -300,7 +300,7 @@ def test_doubts_about_records_are_shown(run, report):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["features", "figures"])
-def test_a_report_of_a_report_is_the_same(fake_campaign, fake_predictions, tmp_path, kind):
+def test_a_report_of_a_report_is_the_same(fake_campaign, fake_predictions, tmp_path, kind, undrawn):
     leakage = {"mse_gaussian_estimate": 0.001, "fsinfo_nats_per_pixel": 0.5, "effective_dimensions": 9.0}
     partial = {"change": lambda cell, _: cell["id"] != "PATROLCEM1-gan", "leakage": lambda cell: leakage}
     folder = fake_campaign(**partial) if kind == "features" else fake_predictions(claims=[CLAIM], seeds=(0,))
@@ -316,7 +316,7 @@ def test_a_report_of_a_report_is_the_same(fake_campaign, fake_predictions, tmp_p
     assert drawn[0] == drawn[1] != {}
 
 
-def test_recorded_results_can_be_reported_in_their_own_folder(fake_predictions, tmp_path):
+def test_recorded_results_can_be_reported_in_their_own_folder(fake_predictions, tmp_path, undrawn):
     write_report(fake_predictions(), tmp_path / "out")
 
     def files():
@@ -329,7 +329,7 @@ def test_recorded_results_can_be_reported_in_their_own_folder(fake_predictions, 
 
 
 @pytest.mark.parametrize("name", ["campaign.json", "table.csv", "report.html", "report.md"])
-def test_what_is_no_report_is_not_replaced(fake_campaign, tmp_path, name):
+def test_what_is_no_report_is_not_replaced(fake_campaign, tmp_path, name, undrawn):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / name).write_text("mine")
     with pytest.raises(FileExistsError, match="theirs"):
@@ -337,7 +337,7 @@ def test_what_is_no_report_is_not_replaced(fake_campaign, tmp_path, name):
     assert [path.read_text() for path in (tmp_path / "theirs").iterdir()] == ["mine"]
 
 
-def test_the_report_of_another_campaign_is_replaced_with_force_alone(fake_campaign, tmp_path):
+def test_the_report_of_another_campaign_is_replaced_with_force_alone(fake_campaign, tmp_path, undrawn):
     folder, out = fake_campaign(methods=("PATROL",), seeds=(0,)), tmp_path / "out"
     write_report(folder, out)
     write_report(folder, out)

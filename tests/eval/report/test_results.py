@@ -211,7 +211,7 @@ def test_a_folder_with_neither_a_campaign_nor_a_record_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_recorded_results_are_those_of_the_run(fake_campaign, tmp_path):
+def test_recorded_results_are_those_of_the_run(fake_campaign, tmp_path, undrawn):
     leakage = {"mse_gaussian_estimate": 0.001, "effective_dimensions": 9.0}
     folder = fake_campaign(lambda cell, _: cell["id"] != "PATROLCEM1-gan", leakage=lambda cell: leakage)
     run = Results.load(folder)
@@ -228,7 +228,7 @@ def test_recorded_results_are_those_of_the_run(fake_campaign, tmp_path):
     assert run.doubts is None
 
 
-def test_a_record_of_recorded_results_stands_in_every_place_of_the_plan(fake_predictions, tmp_path):
+def test_a_record_of_recorded_results_stands_in_every_place_of_the_plan(fake_predictions, tmp_path, undrawn):
     folder = fake_predictions({"a": {"m = 1": {"share": 1}}, "b": {"other": {"id": "m = 1", "share": 1}}})
     write_report(folder, tmp_path / "report")
     results = Results.load(tmp_path / "report")

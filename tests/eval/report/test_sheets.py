@@ -143,7 +143,7 @@ def found_again(cell):
     return {"target": cell["target"], **counts, "refound": refound, **told, "config": config, "provenance": {}}
 
 
-def test_what_features_tell_without_a_picture_has_columns_where_it_is_measured(fake_campaign, tmp_path):
+def test_what_features_tell_without_a_picture_has_columns_where_it_is_measured(fake_campaign, tmp_path, undrawn):
     campaign = fake_campaign(linkage=found_again, codecs={"DistCorr": "uint8"}, methods=("Bottleneck", "DistCorr"))
     sheet = scores(campaign)
     for row in ("Bottleneck", "DistCorr"):

@@ -81,7 +81,7 @@ def test_a_document_of_several_targets_is_one_line(besides):
     assert besides(left_out=("besides/time1.json",)).counted().endswith("of 10 measures")
 
 
-def test_recorded_measures_are_read_back_from_the_report(besides, tmp_path):
+def test_recorded_measures_are_read_back_from_the_report(besides, tmp_path, undrawn):
     measured = besides()
     write_report(tmp_path, tmp_path / "report")
     again = TargetMeasures.of(Results.load(tmp_path / "report"))
