@@ -8,6 +8,7 @@ from typing import Any
 
 from splitleak.artifacts import provenance, write_json
 from splitleak.config import read_table
+from splitleak.eval.campaign.forecast import Times
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.store import PLAN, Store, is_whole
 from splitleak.outputs import beside
@@ -59,6 +60,8 @@ def merge(out: Path, folders: Sequence[Path]) -> Merged:
             for failure in folder.glob("failures/*.json"):
                 if not (out / "failures" / failure.name).exists():
                     _copied(failure, out / "failures" / failure.name)
+            for took in set(Times.recorded(folder).jobs) - set(Times.recorded(out).jobs):
+                store.record_time(took)
     return Merged(len(plan["jobs"]), len(wanted), len(copied))
 
 

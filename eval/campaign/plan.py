@@ -16,10 +16,11 @@ Below the campaign's folder::
     besides/<measure>-<key>.json        measures of a target other than attacks on its classes
     cells/<id>/attack/, cells/<id>/score/{record.json,pictures.npz}
     failures/<job>.json, logs/<job>.log
+    times.jsonl                         wall times of jobs, see `forecast`
     leases/                             of shards that share the folder, see `leases`
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -212,11 +213,15 @@ def train_job(
     settings |= {} if pretrained is None else {"pretrained": pretrained.output}
     settings |= {} if imported is None else {"imported": imported.output}
     key = digest(settings)
-    inner = sum(float(each["config"].get("inner_steps", 0)) for each in target["defenses"])  # inner adversaries
-    cost = target["training"]["epochs"] * (1 + inner)
+    cost = training_cost(target["training"], [defense["config"] for defense in target["defenses"]])
     needs = [split, *(job for job in (pretrained, imported) if job is not None)]
     label, output = f"{title}, seed {split.seed}", f"targets/{key}"
     return Job.of("train", key, label, split.seed, output, needs, settings, cost)
+
+
+def training_cost(training: Mapping[str, Any], defenses: Iterable[Mapping[str, Any]]) -> float:
+    """The expected duration of a training: epochs, times the steps of inner adversaries in configs of ``defenses``."""
+    return float(training["epochs"]) * (1 + sum(float(config.get("inner_steps", 0)) for config in defenses))
 
 
 def classes_label(classes: int | None) -> str:

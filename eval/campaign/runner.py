@@ -4,7 +4,6 @@ import subprocess
 import threading
 import time
 import traceback
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -14,8 +13,10 @@ from pathlib import Path
 
 import torch
 
+from splitleak.artifacts import hardware
 from splitleak.cores import usable_cores
 from splitleak.eval.campaign.bench import Bench, Figures
+from splitleak.eval.campaign.forecast import OpenJobs, Pace, Times, Took, Waiting
 from splitleak.eval.campaign.jobs import do
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import Job, Plan
@@ -95,15 +96,21 @@ def run_campaign(
         environment = {"OMP_NUM_THREADS": str(threads), "SPLITLEAK_DEBUG": "1"}
         children = Children(environment, inherited=inherited)
         bench = Bench(store, children, device, threads)
-        at_a_time = max(1, usable_cores() // threads)
+        at_a_time, machine = jobs_at_a_time(threads), None
         work: Callable[[Job], Figures] = partial(do, bench)
         stop = children.stop
         if cluster is not None:
             from splitleak.eval.campaign.on_ray import RayNodes  # of an extra
 
             nodes = stack.enter_context(RayNodes.connected(cluster or None, bench, plan.jobs))
-            work, stop, at_a_time = nodes, nodes.stop, nodes.workers
-        return run_jobs(jobs, store, work, stop, workers=workers or at_a_time, say=say, shard=beside)
+            work, stop, at_a_time, machine = nodes, nodes.stop, nodes.workers, "nodes of a cluster of Ray"
+        workers = workers or at_a_time
+        return run_jobs(jobs, store, work, stop, workers=workers, say=say, shard=beside, machine=machine)
+
+
+def jobs_at_a_time(threads: int) -> int:
+    """As many jobs of so many threads as this machine has cores for."""
+    return max(1, usable_cores() // threads)
 
 
 def _check_one_plan(store: Store, plan: Plan, leases: Leases) -> None:
@@ -126,6 +133,7 @@ def run_jobs(
     workers: int,
     say: Say,
     shard: Shard | None = None,
+    machine: str | None = None,
 ) -> Outcome:
     """Runs the jobs that are not done, in order of readiness; a failure is recorded, and independent jobs go on.
 
@@ -140,11 +148,13 @@ def run_jobs(
         say: Takes the progress.
         shard: Says whose turn each job is; None: always ours. With it, this waits for jobs that others are at, to take
             them over from whoever dies.
+        machine: What the jobs run on, for the record of their times; None: this one.
     """
     outcome = Outcome()
     waiting = sorted((job for job in jobs if not store.is_done(job)), key=lambda job: job.kind != "split")
     waiting = waiting if shard is None else shard.in_order(waiting)
-    progress = _Progress(jobs, waiting, workers)
+    pace = Pace(Times.load(store.folder).jobs)
+    progress = _Progress(jobs, waiting, workers, pace, machine or hardware())
     schedule = Schedule(waiting)
     running: dict[Future[Figures], Job] = {}
     later: list[Job] = []
@@ -179,13 +189,16 @@ def run_jobs(
                     job = running.pop(future)
                     error = future.exception()
                     if error is None:
+                        took = progress.ends(job)
                         store.forget_failure(job)
+                        store.record_time(took)
                         outcome.done.append(job)
                         schedule.ended(job)
-                        say(progress.line(job, _shown(future.result())))
+                        say(progress.line(job, _shown(future.result()), took))
                     else:
+                        took = progress.ends(job, failed=True)
                         fails(job)
-                        say(progress.line(job, f"FAILED, see {store.log(job)}", failed=True))
+                        say(progress.line(job, f"FAILED, see {store.log(job)}", took))
                     if shard is not None:
                         shard.ended(job)
                 if later and time.monotonic() >= asked + _AGAIN_S:
@@ -226,73 +239,48 @@ def _error_text(error: Exception, log: Path, before: int) -> str:
 
 
 class _Progress:
-    """Cells done, elapsed time and an estimate of the time left, by the mean time per cost of each group of jobs."""
+    """Cells done, elapsed time and an estimate of the time left."""
 
-    def __init__(self, jobs: Sequence[Job], waiting: Sequence[Job], workers: int) -> None:
+    def __init__(self, jobs: Sequence[Job], waiting: Sequence[Job], workers: int, pace: Pace, hardware: str) -> None:
         self._cells = sum(job.kind == "cell" for job in jobs)
         self._done = self._cells - sum(job.kind == "cell" for job in waiting)
-        self._workers = workers
+        self._workers, self._pace, self._hardware = workers, pace, hardware
         self._began = time.monotonic()
         self._running: dict[str, tuple[Job, float]] = {}
-        self._took: defaultdict[str, _Sum] = defaultdict(_Sum)  # seconds for a cost of 1, by group
-        self._waiting: defaultdict[str, _Sum] = defaultdict(_Sum)  # costs, by group
-        for job in waiting:
-            self._waiting[job.group].add(job.cost)
+        self._waiting = Waiting(waiting)
 
     def starts(self, job: Job) -> None:
-        self.drops([job])
+        self._waiting.drop(job)
         self._running[job.id] = (job, time.monotonic())
 
     def drops(self, jobs: Iterable[Job]) -> None:
         """Counts ``jobs`` as waiting no longer."""
         for job in jobs:
-            self._waiting[job.group].take(job.cost)
+            self._waiting.drop(job)
 
     def ends_elsewhere(self, job: Job, *, done: bool) -> None:
         """Counts a job of another shard."""
-        self.drops([job])
+        self._waiting.drop(job)
         self._done += done and job.kind == "cell"
 
-    def line(self, job: Job, shown: str, *, failed: bool = False) -> str:
+    def ends(self, job: Job, *, failed: bool = False) -> Took:
+        """Counts a job that has just ended; returns its time, which tells nothing of others if it failed."""
+        seconds = time.monotonic() - self._running.pop(job.id)[1]
+        took = Took(job=job.id, group=job.group, cost=job.cost, seconds=seconds, hardware=self._hardware)
+        if not failed:
+            self._pace.add(took)
+            self._done += job.kind == "cell"
+        return took
+
+    def line(self, job: Job, shown: str, took: Took) -> str:
         """The line for a job that has just ended, with its figures ``shown``."""
         now = time.monotonic()
-        took = now - self._running.pop(job.id)[1]
-        if not failed:
-            self._took[job.group].add(took / job.cost)
-            self._done += job.kind == "cell"
         running = "; ".join(_name(other) for other, _ in self._running.values())
-        what = f"{_name(job)}{': ' if shown else ''}{shown} ({took:.0f} s)"
-        times = f"elapsed {clock(now - self._began)}, left {self._left(now)}"
+        what = f"{_name(job)}{': ' if shown else ''}{shown} ({took.seconds:.0f} s)"
+        begun = (OpenJobs(other.group, 1, other.cost, now - since) for other, since in self._running.values())
+        left = self._pace.left([*self._waiting, *begun], self._workers)
+        times = f"elapsed {clock(now - self._began)}, left {left}"
         return f"[{self._done}/{self._cells} cells] {what} | {times}" + (f" | running: {running}" if running else "")
-
-    def _left(self, now: float) -> str:
-        seconds, known = 0.0, True
-        waiting = ((group, costs.total, 0.0) for group, costs in self._waiting.items() if costs.count)
-        running = ((job.group, job.cost, now - since) for job, since in self._running.values())
-        for group, cost, so_far in (*waiting, *running):
-            if (took := self._took[group]).count:
-                seconds += max(0.0, took.total / took.count * cost - so_far)
-            else:
-                known = False
-        if not known and not seconds:
-            return "unknown"
-        return ("about " if known else "more than ") + clock(seconds / self._workers)
-
-
-@dataclass
-class _Sum:
-    """A running sum, and of how many values it is."""
-
-    total: float = 0.0
-    count: int = 0
-
-    def add(self, value: float) -> None:
-        self.total += value
-        self.count += 1
-
-    def take(self, value: float) -> None:
-        self.total -= value
-        self.count -= 1
 
 
 def _name(job: Job) -> str:

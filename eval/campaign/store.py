@@ -8,6 +8,7 @@ from typing import Any
 
 from splitleak.artifacts import are_tensors, provenance, write_json
 from splitleak.config import read_table
+from splitleak.eval.campaign.forecast import TIMES, Took
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import KINDS, Job, Plan
 from splitleak.eval.record.metrics import headline
@@ -105,6 +106,11 @@ class Store:
             scores.append({"cell": label, "figures": values, "text": text})
         planned = {kind: counts for kind, counts in kinds.items() if any(counts.values())}
         return {"name": plan["name"], "jobs": planned, "scores": scores, "failures": failures}
+
+    def record_time(self, took: Took) -> None:
+        """Records the wall time of a job that has succeeded, in a line of its own: shards may write beside."""
+        with (self.folder / TIMES).open("ab") as file:
+            file.write(took.model_dump_json().encode() + b"\n")
 
     def record_failure(self, job: Job, command: str, error: str) -> None:
         """Records why the job failed, until `forget_failure`."""

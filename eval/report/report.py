@@ -9,6 +9,7 @@ from pathlib import Path
 from splitleak.artifacts import write_json, written_file
 from splitleak.config import read_table
 from splitleak.eval.campaign.audit.config import AUDIT
+from splitleak.eval.campaign.forecast import TIMES, Times
 from splitleak.eval.campaign.store import PLAN
 from splitleak.eval.record.schema import Provenance, Record, brief
 from splitleak.eval.report.audits import audit_sheets, curves, verdicts
@@ -121,7 +122,8 @@ def write_report(folder: Path, out: Path, *, force: bool = False) -> Path:
     ``report.html`` is self-contained; ``report.md`` has the same tables, with ``gallery-<table>.png``, ``strip.png``
     and ``frontier.png``; figures lie beside them as SVG and PDF, too, and ``tables/`` has each table as LaTeX.
     ``table.csv`` has one row per planned cell and place; ``records.jsonl`` one line per measured cell, without the
-    values of single images; ``campaign.json`` the plan, the flags and the failures; ``latency.json`` the latencies.
+    values of single images; ``campaign.json`` the plan, the flags and the failures; ``latency.json`` the latencies;
+    ``times.jsonl`` the wall times of jobs, where the campaign recorded them.
     ``besides.csv`` and ``besides.jsonl`` have the target measures, if any: a row per target and seed, and a line per
     measure. The folder ``out`` is itself one of recorded results.
 
@@ -286,6 +288,8 @@ def _write_data(report: Report, out: Path) -> None:
     )
     write_lines(out / LINES, (record.document() for record in records))
     write_csv(out / "table.csv", list(csv_rows(results)))
+    if times := Times.recorded(results.folder).jobs:
+        write_lines(out / TIMES, (took.document() for took in times))
     if results.config:
         plan = {
             "name": results.name,

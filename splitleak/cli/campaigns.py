@@ -23,30 +23,54 @@ CampaignData = Annotated[str | None, typer.Option(help="What the file's data set
 CampaignOut = Annotated[Path | None, typer.Option(help="Folder of the campaign; default: runs/<its name>.")]
 
 
+CampaignWorkers = Annotated[
+    int | None, typer.Option("--workers", min=1, max=1024, help="Jobs at a time; default: as cores allow.")
+]
+
+
 @campaign.command("plan", cls=Command)
 def plan(
     file: CampaignFile,
     out: CampaignOut = None,
+    workers: CampaignWorkers = None,
+    times: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of a campaign, or of recorded results, that tells how long jobs take, where --out does not; "
+            "repeatable; default: the recorded results of the campaign's name."
+        ),
+    ] = None,
     seed: CampaignSeeds = None,
     data: CampaignData = None,
     data_root: DataRoot = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Check a campaign's file, build every target and attack of it, and show its grid and what is left to do."""
+    """Check a campaign's file, build every target and attack of it, and show its grid and what is left to do.
+
+    How long that will take is told by the wall times of jobs that were done before.
+    """
+    from splitleak.eval.campaign.forecast import RECORDED, Forecast
     from splitleak.eval.campaign.plan import KINDS
+    from splitleak.eval.campaign.runner import jobs_at_a_time
     from splitleak.eval.campaign.store import Store
 
     planned = _campaign(file, data, data_root, settings)
     folder = out or Path("runs") / planned.config.name
     store = Store(folder)
     counts = {kind: {"jobs": 0, "done": 0} for kind in KINDS}
+    waiting = []
     for job in planned.of_seeds(seed):
+        done = store.is_done(job)
         counts[job.kind]["jobs"] += 1
-        counts[job.kind]["done"] += store.is_done(job)
+        counts[job.kind]["done"] += done
+        waiting += [] if done else [job]
     counts = {kind: count for kind, count in counts.items() if count["jobs"]}
+    sources = [folder, *(times or [RECORDED / planned.config.name])]
+    forecast = Forecast.of(waiting, sources, workers or jobs_at_a_time(store.threads(None)))
     if as_json:
-        print_json({"folder": str(folder), "jobs": counts, "cells": planned.document()["cells"]})
+        cells = planned.document()["cells"]
+        print_json({"folder": str(folder), "jobs": counts, "forecast": forecast.document(), "cells": cells})
         return
     shown = console()
     columns, *rows = planned.config.overview()
@@ -56,6 +80,7 @@ def plan(
     shown.print(table(titles, lines, title=f"{planned.config.name}: seeds {seeds}", left=titles))
     for kind, count in counts.items():
         shown.print(f"{kind:8} {count['jobs']:4} jobs, {count['done']:4} done", highlight=False)
+    shown.print(str(forecast), highlight=False, soft_wrap=True)
     shown.print(f"Folder: {folder}")
 
 
@@ -63,9 +88,7 @@ def plan(
 def run(
     file: CampaignFile,
     out: CampaignOut = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Jobs at a time; default: as cores allow.")
-    ] = None,
+    workers: CampaignWorkers = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, max=1024, help="Threads of each job, kept by the folder; default: its own, or 1."),

@@ -4,8 +4,10 @@ import pytest
 
 from splitleak.artifacts import write_json
 from splitleak.config import read_document
+from splitleak.eval.campaign.forecast import Times, Took
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.merging import Merged, merge, stable
+from splitleak.eval.campaign.store import Store
 
 JOBS = [
     {"id": "split-1", "kind": "split", "label": "images", "seed": 0, "output": "images/i-1/splits.json"},
@@ -39,6 +41,15 @@ def made(tmp_path):
         return folder
 
     return make
+
+
+def test_times_of_jobs_are_joined_once(made, tmp_path):
+    folders = made("one", "cell-a"), made("two", "cell-b")
+    for seconds, folder in enumerate(folders):
+        Store(folder).record_time(Took(job=folder.name, group="cell", cost=1.0, seconds=seconds, hardware=""))
+    for _ in range(2):
+        merge(tmp_path / "all", folders)
+    assert sorted(took.job for took in Times.load(tmp_path / "all").jobs) == ["one", "two"]
 
 
 def documents(folder):

@@ -8,9 +8,11 @@ from functools import partial
 import pytest
 import torch
 
+from splitleak.artifacts import hardware
 from splitleak.config import read_document
 from splitleak.eval.campaign import runner
 from splitleak.eval.campaign.config import CampaignConfig
+from splitleak.eval.campaign.forecast import Times
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import Job, make_plan
 from splitleak.eval.campaign.runner import run_jobs
@@ -230,10 +232,21 @@ def test_time_left_is_what_the_group_took_by_cost_shared_among_workers(store):
     assert int(left[1]) == pytest.approx(40 * 0.5 / 2, abs=3)
 
 
+def test_the_time_of_a_job_that_is_done_is_recorded_and_tells_a_later_run_what_is_left(store, work):
+    run(store, work, [job("one"), job("bad")])
+    [took] = Times.load(store.folder).jobs
+    assert (took.job, took.group, took.hardware) == ("one", "cell", hardware())
+    assert 0 < took.seconds < 60
+    lines = []
+    run(store, work, [job("a", kind="train"), job("two", "a")], workers=1, say=lines.append)
+    assert "train a" in lines[0]
+    assert "left about 0:0" in lines[0]
+
+
 def test_the_threads_of_a_job_do_not_depend_on_workers_and_a_folder_keeps_its_own(tmp_path, monkeypatch):
     given = []
 
-    def kept(jobs, store, do, stop, *, workers, say, shard):
+    def kept(jobs, store, do, stop, *, workers, **_):
         bench = do.args[0]
         given.append((workers, bench.threads, bench.children._environment["OMP_NUM_THREADS"], torch.get_num_threads()))
         return runner.Outcome()

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from splitleak.artifacts import write_json
 from splitleak.cli import app
+from splitleak.eval.campaign.forecast import Times, Took
+from splitleak.eval.campaign.store import Store
 from splitleak.eval.report.figures.gallery import galleries
 from splitleak.eval.report.report import write_report
 from splitleak.eval.report.results import Results
@@ -109,8 +111,11 @@ def test_the_csv_has_one_row_a_planned_cell_and_unrounded_figures(fake_campaign,
     assert rows["PATROLCEM1-gan"]["mse"] == ""
 
 
-def test_a_campaign_without_any_record_has_a_report_of_dashes(fake_campaign, report):
-    html, out = report(fake_campaign(lambda cell, figures: False))
+def test_a_campaign_without_any_record_has_a_report_of_dashes_and_keeps_its_times(fake_campaign, report):
+    folder = fake_campaign(lambda cell, figures: False)
+    Store(folder).record_time(Took(job="train-a", group="train", cost=2.0, seconds=3.5, hardware="a Xeon"))
+    html, out = report(folder)
+    assert Times.load(out).jobs == Times.load(folder).jobs
     assert "0 of 40 cells" in html
     assert "data:image/png" not in html
     assert (out / "records.jsonl").read_text() == ""

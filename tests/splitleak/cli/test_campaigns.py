@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from splitleak.artifacts import save_tensors
+from splitleak.eval.campaign.forecast import Took
+from splitleak.eval.campaign.store import Store
 
 RESULTS = Path(__file__).parents[3] / "eval" / "results"
 TINY = """
@@ -46,6 +48,20 @@ def test_a_campaigns_plan_counts_jobs_and_what_is_done(call, tiny, tmp_path):
     code, out, _ = call("campaign", "plan", tiny, "--out", tmp_path / "run")
     assert code == 0
     assert "Noise" in out
+    assert "Left: unknown" in out
+
+
+def test_a_campaigns_plan_tells_how_long_it_will_take_by_recorded_times(call, tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    for group, seconds in (("train", 40.0), ("cell decoder", 8.0)):
+        took = Took(job=group, group=group, cost=1.0, seconds=seconds, hardware="a Xeon")
+        Store(tmp_path / "run").record_time(took)
+    asked = ("campaign", "plan", tiny, "--set", "training.epochs=3", "--workers", 2)
+    forecast = json.loads(call(*asked, "--out", tmp_path / "run", "--json")[1])["forecast"]
+    assert forecast["seconds"] == (2 * 3 * 40 + 2 * 8) / 2
+    assert forecast["unknown"] == {"split": 2, "capture": 2, "leakage": 2}
+    out = call(*asked, "--times", tmp_path / "run", "--out", tmp_path / "other")[1]
+    assert f"Left: more than 2:08 with 2 workers; by the times of 2 jobs in {tmp_path / 'run'} (a Xeon); no time" in out
 
 
 def test_settings_reach_into_a_campaign_by_name(call, tiny):
