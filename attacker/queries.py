@@ -21,6 +21,7 @@ from splitleak.attacker.base import Query, affordable
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import WholeModel
 from splitleak.errors import WireError
+from splitleak.logs import Report, silent
 from splitleak.npz import open_npz
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig, connect
@@ -40,8 +41,16 @@ _OWN = re.compile(r"probe-[0-9a-f]{12}-\d+")
 class EdgeProbe:
     """Queries the deployed edge like any user of the device, and reads the images' features off the tap."""
 
-    def __init__(self, address: str, capture: Path, model: str, *, channel: ChannelConfig | None = None) -> None:
-        self._address, self._capture, self._model = address, capture, model
+    def __init__(
+        self,
+        address: str,
+        capture: Path,
+        model: str,
+        *,
+        channel: ChannelConfig | None = None,
+        report: Report = silent,
+    ) -> None:
+        self._address, self._capture, self._model, self._report = address, capture, model, report
         self._channel = channel or ChannelConfig()
         self.prefix = f"probe-{secrets.token_hex(6)}-"
         self._numbers = itertools.count()
@@ -59,7 +68,9 @@ class EdgeProbe:
         sent: dict[str, tuple[int, int]] = {}  # name of a request: its draw, and the place of its first image
         with connect(self._address, self._channel) as channel:
             infer = GRPCInferenceServiceStub(channel).ModelInfer
-            for turn, place in itertools.product(range(draws * averaging), range(0, len(images), _QUERY_BATCH)):
+            turns = list(itertools.product(range(draws * averaging), range(0, len(images), _QUERY_BATCH)))
+            for done, (turn, place) in enumerate(turns):
+                self._report("query", done, len(turns), {})
                 name = f"{self.prefix}{next(self._numbers)}"
                 tensor = codec.encode(images[place : place + _QUERY_BATCH].numpy(), "fp32")
                 request = codec.request(self._model, tensor, request_id=name, input_name="images")
@@ -96,8 +107,10 @@ class ServiceProbe:
         scores: Scores = "auto",
         output: str | None = None,
         channel: ChannelConfig | None = None,
+        report: Report = silent,
     ) -> None:
-        """See `ClassifierClient` for the arguments."""
+        """See `ClassifierClient` for the arguments; ``report`` hears of progress."""
+        self._report = report
         self.prefix = f"probe-{secrets.token_hex(6)}-"
         self._open: Callable[[], ClassifierClient | FunctionClient] = partial(
             ClassifierClient, address, model, scores=scores, output=output, prefix=self.prefix, channel=channel
@@ -113,7 +126,13 @@ class ServiceProbe:
         """
         with self._open() as client:
             pixels = images.numpy()
-            answers = [client.predict(pixels) for _ in range(draws * averaging)]
+            turns, answers = draws * averaging, []
+            for turn in range(turns):
+
+                def heard(place: int, before: int = turn * len(pixels)) -> None:
+                    self._report("query", before + place, turns * len(pixels), {})
+
+                answers.append(client.predict(pixels, heard))
         found: Tensor = torch.from_numpy(np.stack(answers)).unflatten(0, (draws, averaging))
         return found.mean(1)
 
@@ -121,8 +140,16 @@ class ServiceProbe:
 class FunctionProbe(ServiceProbe):
     """Queries a function of the user's own, which asks what it likes; errors as of `FunctionClient`."""
 
-    def __init__(self, address: str, *, scores: Scores | None = None, shape: tuple[int, ...] | None = None) -> None:
-        """See `FunctionClient` for the arguments."""
+    def __init__(
+        self,
+        address: str,
+        *,
+        scores: Scores | None = None,
+        shape: tuple[int, ...] | None = None,
+        report: Report = silent,
+    ) -> None:
+        """See `FunctionClient` for the arguments; ``report`` hears of progress."""
+        self._report = report
         self.prefix = ""  # its queries have no ids
         self._open = partial(FunctionClient, address, scores=scores, shape=shape)
 

@@ -46,7 +46,7 @@ from splitleak.defenses.artifact import (
 )
 from splitleak.defenses.classes.adaptive import adaptive_model, white_box
 from splitleak.defenses.training import assemble
-from splitleak.logs import Report
+from splitleak.logs import Report, silent
 from splitleak.models.imported_half import ImportedModel
 from splitleak.outputs import check_file, claimed
 from splitleak.plugins import Plugin, is_address
@@ -127,9 +127,9 @@ class Access:
     parts: tuple[tuple[int, ...], ...] | None = None  # of tensors that the features on the wire pack, see `Knowledge`
 
     def knowledge(
-        self, config: AttackConfig, public: Images | None, device: torch.device
+        self, config: AttackConfig, public: Images | None, device: torch.device, report: Report = silent
     ) -> tuple[tuple[str, ...], Knowledge]:
-        """The ids of the victims' requests, and all that an attack on them may know.
+        """The ids of the victims' requests, and all that an attack on them may know; ``report`` hears of queries.
 
         Raises:
             FileNotFoundError: A file is not there.
@@ -139,7 +139,7 @@ class Access:
         if public is None:
             raise ValueError("expected images of the attacker's own for an attack on victims, got none")
         ids, captured, model = self._victims(config.views, config.crossings)
-        query, public = self._query(config, public, device, model, of=captured)
+        query, public = self._query(config, public, device, model, report, of=captured)
         assert public is not None
         if query is not None:
             chosen = query.affordable(len(public), config.seed)
@@ -160,8 +160,10 @@ class Access:
             parts=self.parts or _parts(half),
         )
 
-    def class_knowledge(self, config: AttackConfig, public: Images | None, device: torch.device) -> ClassKnowledge:
-        """All that an attack on classes may know.
+    def class_knowledge(
+        self, config: AttackConfig, public: Images | None, device: torch.device, report: Report = silent
+    ) -> ClassKnowledge:
+        """All that an attack on classes may know; ``report`` hears of queries.
 
         A white box is the network without the randomness of its defenses, and without the service's output policy.
 
@@ -174,7 +176,7 @@ class Access:
             raise ValueError("expected the weights of what is attacked adaptively, got no artifact")
         whole = None if self.artifact is None else load_whole(self.artifact, device)
         prior = None if self.prior is None else Prior.load(self.prior, device)
-        query, public = self._query(config, public, device, self.model)
+        query, public = self._query(config, public, device, self.model, report)
         return ClassKnowledge(
             image_shape=_image_shape(public, prior, whole),
             classes=whole.classes if config.classes is None and whole is not None else config.classes,
@@ -238,6 +240,7 @@ class Access:
         public: Images | None,
         device: torch.device,
         model: str | None,
+        report: Report,
         *,
         of: Tensor | None = None,
     ) -> tuple[Query | None, Images | None]:
@@ -247,14 +250,20 @@ class Access:
             raise ValueError(f"expected one way to query: live, an oracle or recorded pairs, got {' and '.join(ways)}")
         if self.edge is not None:
             assert self.capture is not None
-            probe: Probe = EdgeProbe(self.edge, self.capture, served_model(self.capture), channel=self.channel)
+            probe: Probe = EdgeProbe(
+                self.edge, self.capture, served_model(self.capture), channel=self.channel, report=report
+            )
             query = live_query(probe, config.max_queries, averaging=config.views)
         elif self.service is not None:
-            probe = ServiceProbe(self.service, model, scores=self.scores, output=self.output, channel=self.channel)
+            probe = ServiceProbe(
+                self.service, model, scores=self.scores, output=self.output, channel=self.channel, report=report
+            )
             query = live_query(probe, config.max_queries)
         elif self.function is not None:
             kind = self.scores if self.capture is None and self.features is None else None
-            probe = FunctionProbe(self.function, scores=kind, shape=None if of is None else tuple(of.shape[1:]))
+            probe = FunctionProbe(
+                self.function, scores=kind, shape=None if of is None else tuple(of.shape[1:]), report=report
+            )
             query = live_query(probe, config.max_queries)
         elif self.oracle is not None:
             query = artifact_query(load_whole(self.oracle, device, seed=config.seed), config.max_queries)
@@ -304,11 +313,11 @@ def run_attack(
     run = Run(seed=config.seed, device=device, report=report, checkpoint=out.with_name(f".{out.name}.checkpoint"))
     known: Knowledge | ClassKnowledge
     if isinstance(attack, ClassInversion):
-        known = of_classes = access.class_knowledge(config, public, device)
+        known = of_classes = access.class_knowledge(config, public, device, report)
         rebuild = partial(attack, of_classes, run)
         gathered: Callable[[Tensor], Reconstructions] = Reconstructions.of_classes
     else:
-        ids, known = access.knowledge(config, public, device)
+        ids, known = access.knowledge(config, public, device, report)
         rebuild, gathered = partial(attack, known, run), partial(Reconstructions, ids)
     views = config.views if known.query is None else known.query.averaging
     models = access.models()

@@ -268,7 +268,7 @@ def _train(
         stack.train()
         losses, penalties, hits = [], [], []
         steps = math.ceil(len(images) / training.batch_size)
-        for index, (batch, target) in enumerate(batches(order, augment)):
+        for index, (batch, target) in enumerate(state.steps(batches(order, augment), steps)):
             rate = training.rate(epoch + index / steps)
             task, penalty, hit = training_step(
                 model, stack, optimizer, batch, target, epoch=epoch, rate=rate, config=training

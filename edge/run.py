@@ -15,7 +15,9 @@ from splitleak.edge.client import EdgeClient, EdgeConfig, Images
 from splitleak.edge.encoder import Half
 from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.edge.service import EdgeServiceConfig, edge
+from splitleak.logs import Report, progress, silent
 from splitleak.wire.address import bound_address
+from splitleak.wire.protocol.answer import Prediction
 from splitleak.wire.server.server import ServerConfig, run_until_stopped
 
 
@@ -59,7 +61,8 @@ def run_edge(
         shown = images_for(half, images)
         if ledger is not None:
             Ledger.check_replaceable(ledger, {"images": images_digest(shown), "model": model}, force=force)
-        record = stream_images(config, half, shown, repeat, model, rate)
+        with progress("edge") as heard:
+            record = stream_images(config, half, shown, repeat, model, rate, heard)
         if ledger is not None:
             record.write(ledger)
         retries = sum(entry.sends - 1 for entry in record.entries)
@@ -89,6 +92,7 @@ def stream_images(
     repeat: int = 1,
     model: str | None = None,
     rate: float | None = None,
+    report: Report = silent,
 ) -> Ledger:
     """Streams images in order; returns their ledger.
 
@@ -102,6 +106,7 @@ def stream_images(
         repeat: How often each image is sent in a row.
         model: Digest of the half, for the ledger.
         rate: Requests a second, at most; None: no limit.
+        report: Hears of progress.
 
     Raises:
         ValueError: ``repeat`` is not positive.
@@ -120,7 +125,10 @@ def stream_images(
             yield name, np.ascontiguousarray(pixels[place : place + 1])
 
     with EdgeClient(half, config) as client:
-        predictions = list(client.stream(batches()))
+        predictions: list[Prediction] = []
+        for prediction in client.stream(batches()):
+            report("stream", len(predictions), len(pixels) * repeat, {})
+            predictions.append(prediction)
     labelled = client.agreement.output_shape == (len(images.classes),)
     return Ledger(
         entries=tuple(

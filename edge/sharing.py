@@ -13,6 +13,7 @@ from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.edge.ledger import Entry, Ledger, images_digest
+from splitleak.logs import Report, silent
 from splitleak.measures.scores import truncate
 from splitleak.outputs import FolderKind
 from splitleak.wire.address import ServiceTarget
@@ -52,7 +53,9 @@ class SharingConfig(Config):
         return ClassifierClient(self.service, self.model, scores=self.scores, output=self.output, channel=self.channel)
 
 
-def share_predictions(config: SharingConfig, images: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
+def share_predictions(
+    config: SharingConfig, images: Path, out: Path, *, force: bool = False, report: Report = silent
+) -> dict[str, Any]:
     """Queries the service with each image once, and writes the scores that the victims publish.
 
     It writes ``out/shared-<m or all>.npz`` for each number of scores, all truncated from the same responses, and
@@ -64,6 +67,7 @@ def share_predictions(config: SharingConfig, images: Path, out: Path, *, force: 
         images: File of images, of which the training pool is used, resized to the announced input.
         out: Folder to write to.
         force: Whether scores of other images, or of another model, at ``out`` are replaced.
+        report: Hears of progress.
 
     Raises:
         ConnectionError: The service cannot be reached.
@@ -82,7 +86,10 @@ def share_predictions(config: SharingConfig, images: Path, out: Path, *, force: 
         model, digest = client.model, client.digest
         SHARED.check(out, {"images": images_told, "model": digest}, force=force)
         pixels = _fitted(victims, client.input_shape).floats().numpy()
-        predictions = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(ids)]
+        predictions = []
+        for place, name in enumerate(ids):
+            report("predict", place, len(ids), {})
+            predictions.append(client.ask(pixels[place : place + 1], name))
     labelled = predictions[0].output.shape[1] == len(victims.classes)
     labels = victims.labels.tolist() if labelled else [None] * len(ids)
     entries = tuple(

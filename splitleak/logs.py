@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-Report = Callable[[str, int, int, Mapping[str, float]], None]
-"""Progress callback: name of the task, steps done, total steps, and the latest metrics."""
+Report = Callable[[str, float, int, Mapping[str, float]], None]
+"""Progress callback: name of the task, steps done, total steps, and the latest metrics.
+
+Within a step, such as an epoch, it is called with the part that is done and without metrics.
+"""
 
 
-def silent(name: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+def silent(name: str, done: float, total: int, figures: Mapping[str, float]) -> None:
     """A `Report` that does nothing."""
 
 
@@ -49,7 +52,7 @@ def progress(label: str) -> Iterator[Report]:
 
     with tracking(label) as track, _shown_progress(label) as show:
 
-        def both(name: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        def both(name: str, done: float, total: int, figures: Mapping[str, float]) -> None:
             show(name, done, total, figures)
             track(name, done, total, figures)
 
@@ -72,25 +75,30 @@ def _shown_progress(label: str) -> Iterator[Report]:
         with Progress(*columns, TextColumn("{task.fields[figures]}"), console=console) as bar:
             task = bar.add_task(printable(label), total=None, figures="")
 
-            def draw(name: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-                bar.update(
-                    task, description=printable(f"{label} {name}"), completed=done, total=total, figures=_shown(figures)
-                )
+            def draw(name: str, done: float, total: int, figures: Mapping[str, float]) -> None:
+                bar.update(task, description=printable(f"{label} {name}"), completed=done, total=total)
+                if figures:  # else those of the last step stay
+                    bar.update(task, figures=_shown(figures))
 
             yield draw
         return
     last = time.monotonic()
-    began: dict[str, tuple[int, float]] = {}  # of each task: steps done when it was first heard of, and when
+    began: dict[str, tuple[float, float]] = {}  # of each task: steps done when it was first heard of, and when
+    latest: dict[str, float] = {}  # steps done
 
-    def say(name: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+    def say(name: str, done: float, total: int, figures: Mapping[str, float]) -> None:
         nonlocal last
         now = time.monotonic()
+        if done < latest.get(name, done):  # another task of that name
+            del began[name]
+        latest[name] = done
         first, since = began.setdefault(name, (done, now))
         if done == total or now - last >= _EVERY_S:
             last = now
             left = clock((now - since) * (total - done) / (done - first)) if first < done < total else ""
-            line = f"{label} {name} {done}/{total} {_shown(figures)}{f'  left {left}' * bool(left)}"
-            console.print(printable(line), highlight=False, soft_wrap=True)
+            steps = f"{done:.1f}" if done % 1 else f"{done:.0f}"
+            parts = (f"{label} {name} {steps}/{total}", _shown(figures), left and f" left {left}")
+            console.print(printable(" ".join(filter(None, parts))), highlight=False, soft_wrap=True)
 
     yield say
 

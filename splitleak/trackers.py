@@ -16,7 +16,7 @@ from splitleak.tables import Table
 
 LOG_TO = "SPLITLEAK_LOG_TO"
 
-Track = Callable[[str, int, int, Mapping[str, float]], None]
+Track = Callable[[str, float, int, Mapping[str, float]], None]
 """Takes what a progress report does: name of the task, steps done, total steps, and the latest metrics."""
 
 _LOGGER = logging.getLogger(__name__)
@@ -110,10 +110,10 @@ def tracking(label: str) -> Iterator[Track]:
                 _LOGGER.error("%s: figures of %s are not kept from here on: %s", to, label, error)
             lost = True
 
-    def keep(task: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+    def keep(task: str, done: float, total: int, figures: Mapping[str, float]) -> None:
         with survived():
             for figure, value in figures.items() if not lost else ():
-                run.log(_UNSAFE.sub("_", f"{task}/{figure}" if task else figure), value, done)
+                run.log(_UNSAFE.sub("_", f"{task}/{figure}" if task else figure), value, int(done))
 
     try:
         yield keep

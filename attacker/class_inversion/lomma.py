@@ -153,13 +153,13 @@ def teach(model: nn.Module, public: Tensor, config: LommaConfig, run: Run, turn:
     least = -(-config.student_steps // max(1, -(-len(public) // _BATCH)))
     for _ in epochs(name, max(config.student_epochs, least), state, run.part(name).checkpoint, run.report):
         student.train()
-        rows = torch.randperm(len(public), generator=order)
+        batches = torch.randperm(len(public), generator=order).split(_BATCH)
         losses = [
             step(
                 optimizer,
                 functional.cross_entropy(student(public[batch].to(run.device)), answers[batch.to(run.device)]),
             )
-            for batch in rows.split(_BATCH)
+            for batch in state.steps(batches, len(batches))
             if len(batch) > 1
         ]
         state.history.append({"loss": float(torch.stack(losses).mean()) if losses else 0.0})

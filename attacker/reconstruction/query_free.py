@@ -95,7 +95,7 @@ class QueryFreeAttack(Attack):
             shuffled = torch.randperm(len(images), generator=order)
             batches = [batch for batch in shuffled.split(config.shadow_batch_size) if len(batch) > 1]
             losses, right = [], 0
-            for index, batch in enumerate(batches):
+            for index, batch in enumerate(state.steps(batches, len(batches))):
                 set_rate(
                     optimizer, config.shadow_learning_rate * cosine((epoch + index / len(batches)) / config.epochs)
                 )

@@ -154,7 +154,7 @@ def fit(
         order = used[torch.randperm(len(used), generator=state.generators["order"])].to(run.device)
         batches = [batch for batch in order.split(batch_size) if len(batch) > 1]
         drawn, losses = features[epoch % len(features)], []
-        for index, batch in enumerate(batches):
+        for index, batch in enumerate(state.steps(batches, len(batches))):
             losses.append(descend(drawn[batch].float(), images[batch], (epoch + index / len(batches)) / total))
             if mean is not None:
                 mean.update_parameters(network)

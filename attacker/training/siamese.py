@@ -81,7 +81,7 @@ def train_matcher(
     state = Resumable("", {"matcher": matcher}, {"adam": optimizer}, {"batches": draw})
     for _ in epochs("match", config.epochs, state, None, report):
         total = 0.0
-        for batch in torch.randperm(pictures, generator=draw).split(config.batch_size):
+        for batch in state.steps(torch.randperm(pictures, generator=draw).split(config.batch_size), batches):
             shift = torch.randint(1, count, (len(batch),), generator=draw)
             first = torch.randint(count, (len(batch),), generator=draw)
             own, other = (matcher.vectors(seen[view % count, batch]) for view in (first, first + shift))

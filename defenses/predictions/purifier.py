@@ -143,7 +143,8 @@ def train_purifier(
     for _ in epochs("purifier", config.epochs, state, checkpoint, report):
         purifier.train()
         steps = []
-        for batch in torch.randperm(len(scores), generator=order).to(device).split(config.batch_size):
+        batches = torch.randperm(len(scores), generator=order).to(device).split(config.batch_size)
+        for batch in state.steps(batches, len(batches)):
             if len(batch) < 2:
                 continue  # batch norm needs two
             log_scores = purifier.log_scores(scores[batch])

@@ -14,6 +14,7 @@ from splitleak.artifacts import provenance
 from splitleak.config import Config
 from splitleak.defenses.artifact import EdgeHalf, load_edge
 from splitleak.eval.record.trained_on import trained_splits
+from splitleak.logs import Report, silent
 from splitleak.measures.clusters import cluster_moments, kmeans_per_class
 from splitleak.measures.entropy import entropy_power, mixture_entropy, mixture_information
 from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
@@ -44,7 +45,9 @@ class LeakageConfig(Config):
     seed: int = 0
 
 
-def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.device) -> dict[str, Any]:
+def measure(
+    artifact: Path, images: Path, config: LeakageConfig, device: torch.device, report: Report = silent
+) -> dict[str, Any]:
     r"""The leakage of a target's edge half; a JSON document.
 
     Args:
@@ -52,6 +55,7 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
         images: Folder of the splits that it was trained on.
         config: Sample sizes and mixture components.
         device: Where the encoder runs.
+        report: Hears of progress.
 
     Returns:
         ``mse_gaussian_estimate``: estimate of the least expected MSE per pixel under a Gaussian model of images and
@@ -76,7 +80,10 @@ def measure(artifact: Path, images: Path, config: LeakageConfig, device: torch.d
     information = _information(half, pixels, train.labels, noise, config)
     dimensions = pixels[0].numel()
     variance = float(pixels.var(0, correction=0).mean())
-    spectra = [fisher_spectrum(partial(_clean, half), image) for image in pixels[: config.n_images].to(device)]
+    spectra = []
+    for done, image in enumerate(pixels[: config.n_images].to(device)):
+        report("Fisher information", done, config.n_images, {})
+        spectra.append(fisher_spectrum(partial(_clean, half), image))
     fisher = [fisher_information(s, dimensions, image_variance=variance, noise_variance=noise) for s in spectra]
     return {
         "target": half.name,

@@ -15,6 +15,7 @@ from splitleak.defenses.classes.adaptive import white_box
 from splitleak.eval.record.evaluator import probabilities
 from splitleak.eval.record.trained_on import labelled_splits
 from splitleak.eval.targets.backdoor import recorded_backdoor
+from splitleak.logs import Report, silent
 from splitleak.measures.perturbation import bim, fgsm, one_pixel, pgd
 from splitleak.measures.proportion import wilson
 from splitleak.seeding import generator
@@ -36,7 +37,9 @@ class RobustnessConfig(Config):
     seed: int = Field(default=0, ge=0)
 
 
-def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, device: torch.device) -> dict[str, Any]:
+def measure_robustness(
+    artifact: Path, images: Path, config: RobustnessConfig, device: torch.device, report: Report = silent
+) -> dict[str, Any]:
     """Attack success rates of adversarial examples on a target; a JSON document.
 
     Attacks use the gradients of `white_box`, without the randomness of defenses; success is measured on the deployed
@@ -47,6 +50,7 @@ def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, d
         images: Folder of the splits that it was trained on; its test images are attacked.
         config: The attacks.
         device: Where the target runs.
+        report: Hears of progress.
 
     Returns:
         ``attacks``: for each attack and, as the baseline, for ``clean`` images the share ``untargeted`` of images that
@@ -68,8 +72,11 @@ def measure_robustness(artifact: Path, images: Path, config: RobustnessConfig, d
         attacks[name] = {}
         for mode, attack_labels in (("untargeted", labels), ("targeted", target_labels)):
             draw = generator(config.seed, "robustness", name, mode)
-            parts = zip(pixels.split(_BATCH), attack_labels.split(_BATCH), strict=True)
-            adversarial = [attack(network, x.to(device), y.to(device), mode == "targeted", draw) for x, y in parts]
+            parts = list(zip(pixels.split(_BATCH), attack_labels.split(_BATCH), strict=True))
+            adversarial = []
+            for done, (x, y) in enumerate(parts):
+                report(f"{name} {mode}", done, len(parts), {})
+                adversarial.append(attack(network, x.to(device), y.to(device), mode == "targeted", draw))
             answers = probabilities(whole, torch.cat(adversarial).cpu()).argmax(1)
             hits = answers != labels if mode == "untargeted" else answers == target_labels
             attacks[name][mode] = wilson(int(hits.sum()), len(hits)).document()

@@ -79,6 +79,7 @@ def predict(
     Writes shared-M.npz for each --share, and ledger.json, the victims' own record of which id was which image.
     """
     from splitleak.edge.sharing import SharingConfig, share_predictions
+    from splitleak.logs import progress
 
     if (service is None) == (function is None):
         raise typer.BadParameter("expected --service or --function")
@@ -91,7 +92,8 @@ def predict(
         "output": output,
     }
     config = SharingConfig.parse({**given, "channel": channel_config(channel)}, source="predict")
-    published = share_predictions(config, images, out, force=force)
+    with progress(out.name) as report:
+        published = share_predictions(config, images, out, force=force, report=report)
     right = "" if published["accuracy"] is None else f", {published['accuracy']:.1%} right"
     text = f"{out}: {published['images']} images by {published['model']!r}{right}; {', '.join(published['shared'])}"
     result(as_json, published, text)
@@ -127,20 +129,23 @@ def query(
     """
     from splitleak.attacker.queries import EdgeProbe, FunctionProbe, Probe, ServiceProbe, served_model
     from splitleak.attacker.run import record_queries
+    from splitleak.logs import progress
 
     ways = (service is not None, function is not None, capture is not None or edge is not None)
     if sum(ways) != 1 or (capture is None) != (edge is None):
         raise typer.BadParameter("expected --service, --function, or --capture with --edge")
-    if service is not None:
-        probe: Probe = ServiceProbe(service, model, scores=scores, output=output, channel=channel_config(channel))
-    elif function is not None:
-        probe = FunctionProbe(function, scores=None if scores == "auto" else scores)
-    else:
-        assert capture is not None and edge is not None  # noqa: PT018  # as checked above
-        probe = EdgeProbe(edge, capture, served_model(capture), channel=channel_config(channel))
-    recorded = record_queries(
-        probe, public, out, draws=draws, views=views, budget=max_queries, mirrored=mirrored, force=force
-    )
+    reached = channel_config(channel)
+    with progress(out.name) as report:
+        if service is not None:
+            probe: Probe = ServiceProbe(service, model, scores=scores, output=output, channel=reached, report=report)
+        elif function is not None:
+            probe = FunctionProbe(function, scores=None if scores == "auto" else scores, report=report)
+        else:
+            assert capture is not None and edge is not None  # noqa: PT018  # as checked above
+            probe = EdgeProbe(edge, capture, served_model(capture), channel=reached, report=report)
+        recorded = record_queries(
+            probe, public, out, draws=draws, views=views, budget=max_queries, mirrored=mirrored, force=force
+        )
     result(as_json, recorded, f"{out}: {recorded['images']} images after {recorded['queries']} queries")
 
 

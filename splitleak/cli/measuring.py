@@ -38,9 +38,11 @@ def leakage(
 ) -> None:
     """Estimate the least MSE under a Gaussian model, and the Fisher information of what is sent, without an attack."""
     from splitleak.eval.targets.leakage import LeakageConfig, measure
+    from splitleak.logs import progress
 
     config = LeakageConfig(samples=samples, n_images=n_images, seed=seed)
-    measured = measure(artifact, images, config, compute_on(device, threads))
+    with progress("leakage") as report:
+        measured = measure(artifact, images, config, compute_on(device, threads), report)
     fisher = measured["fsinfo_nats_per_pixel"]
     estimate = f"{measured['mse_gaussian_estimate']:.3g} under a Gaussian model of {measured['samples']:,} images"
     text = f"{artifact}: MSE at least {estimate}, an estimate that attacks may fall below; FSInfo "
@@ -120,9 +122,11 @@ def robustness(
     What is shown are shares of test images on which an attack succeeds, with their 95 % intervals.
     """
     from splitleak.eval.targets.robustness import COLUMNS, RobustnessConfig, backdoor_line, measure_robustness, rows
+    from splitleak.logs import progress
 
     given = read_config(RobustnessConfig, config, settings, "robustness", seed=seed)
-    measured = measure_robustness(artifact, images, given, compute_on(device, threads))
+    with progress("robustness") as report:
+        measured = measure_robustness(artifact, images, given, compute_on(device, threads), report)
     keep(out, measured)
     if as_json:
         print_json(measured)

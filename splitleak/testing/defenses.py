@@ -153,7 +153,7 @@ def an_interrupted_training_ends_with_the_same_bits(subject: DefenseSubject) -> 
     with subject.listed(), tempfile.TemporaryDirectory() as name:
         whole, checkpoint = _trained(subject, 2), Path(name) / "checkpoint"
 
-        def killed(_: str, done: int, total: int, __: Mapping[str, float]) -> None:
+        def killed(_: str, done: float, total: int, __: Mapping[str, float]) -> None:
             if done == total:
                 raise KeyboardInterrupt
 

@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 
 from splitleak.artifacts import load_tensors, save_tensors
 from splitleak.logs import Report, silent
+
+_Batch = TypeVar("_Batch")
+_HEARD_S = 2.0  # between two reports of how far an epoch is
 
 
 @dataclass
@@ -25,6 +28,20 @@ class Resumable:
     generators: Mapping[str, torch.Generator]
     history: list[dict[str, float]] = field(default_factory=list)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    heard: Callable[[float], None] = field(default=lambda share: None, repr=False)
+    """Takes the share of an epoch that is done; `epochs` sets it."""
+
+    def steps(self, batches: Iterable[_Batch], number: int) -> Iterator[_Batch]:
+        """Yields the ``number`` batches of an epoch, and reports now and then how far in it they are.
+
+        So the time left of a training is told in seconds, however long its epochs are.
+        """
+        last = time.monotonic()
+        for done, batch in enumerate(batches, 1):
+            yield batch
+            if done < number and time.monotonic() - last >= _HEARD_S:
+                last = time.monotonic()
+                self.heard(done / number)
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint, one safetensors file; numbers that are not tensors are JSON in its metadata."""
@@ -83,6 +100,8 @@ def epochs(
 ) -> Iterator[int]:
     """Yields the remaining epochs, from 0 to ``total - 1``; the body appends its metrics to ``state.history``.
 
+    What the body takes from `Resumable.steps` is reported within the epoch.
+
     Args:
         name: Of the training, for the progress report.
         total: Number of epochs.
@@ -97,6 +116,7 @@ def epochs(
     """
     if checkpoint is not None and state.restore(checkpoint):
         report(name, len(state.history), total, state.history[-1])
+    state.heard = lambda share: report(name, len(state.history) + share, total, {})
     saved = time.monotonic()
     for epoch in range(len(state.history), total):
         yield epoch

@@ -51,6 +51,17 @@ def test_away_from_a_terminal_a_long_step_tells_the_time_left(capsys, monkeypatc
     assert [line.rpartition("left ")[2] for line in said] == ["2:00", "1:30", "1:00", "0:30"]
 
 
+def test_the_time_left_is_told_within_the_first_step_and_anew_for_another_task_of_the_name(capsys, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with progress("target") as report:
+        for done in (0.1, 0.2, 2, 0.25, 0.5):
+            report("train", done, 2, {})
+            now += 6
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" ", 2)[2] for line in said] == ["0.2/2  left 1:48", "2/2", "0.2/2", "0.5/2  left 0:36"]
+
+
 def test_on_a_terminal_progress_is_a_bar(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")

@@ -8,7 +8,7 @@ import math
 import queue
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import grpc
@@ -103,10 +103,11 @@ class ClassifierClient:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def predict(self, images: Floats) -> Floats:
+    def predict(self, images: Floats, heard: Callable[[int], None] = lambda place: None) -> Floats:
         """Scores ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1], in requests of at most the server's batch size.
 
-        If it announces none, the batch size is halved whenever it refuses a request.
+        If it announces none, the batch size is halved whenever it refuses a request. Before each request, ``heard`` is
+        told how many images were answered.
 
         Raises:
             ConnectionError, TimeoutError: The server cannot be reached, or does not answer in time.
@@ -118,6 +119,7 @@ class ClassifierClient:
         at = 0
         while at < len(images):
             part = images[at : at + self._batch]
+            heard(at)
             try:
                 rows.append(self.ask(part, f"{self.prefix}{next(self._numbers)}").output)
             except (ValueError, RuntimeError, queue.Full) as error:

@@ -49,6 +49,17 @@ def same(one, other):
     )
 
 
+def test_a_long_epoch_is_reported_within_and_a_short_one_as_a_whole(monkeypatch):
+    now, heard = 0.0, []
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    state = Resumable("", {}, {}, {})
+    for _ in epochs("test", 2, state, None, lambda *said: heard.append(said)):
+        for batch in state.steps("abcd", 4):
+            now += {"a": 0.5, "b": 2.0, "c": 0.1, "d": 9.0}[batch] if not state.history else 0.1
+        state.history.append({"loss": 1.0})
+    assert heard == [("test", 0.5, 2, {}), ("test", 1, 2, {"loss": 1.0}), ("test", 2, 2, {"loss": 1.0})]
+
+
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 @pytest.mark.parametrize("stop_at", [2, 3, 5])
 def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, kind, stop_at):
