@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,67 @@ from torch import Tensor, nn
 from splitleak.artifacts import assign_weights, check_finite, load_tensors
 from splitleak.attacker.arrays import read_pairs
 from splitleak.attacker.base import Shapes, build
-from splitleak.attacker.outputs import ATTACK, WEIGHTS
-from splitleak.attacker.queries import recorded_query
+from splitleak.attacker.outputs import ATTACK, SERVED, WEIGHTS
+from splitleak.attacker.queries import recorded_query, requests
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.attacker.training.fitting import predict
 from splitleak.attacker.training.ridge import RidgeGauge
 from splitleak.config import read_table
 from splitleak.datasets.images import Images
-from splitleak.defenses.artifact import load_edge
+from splitleak.defenses.artifact import EdgeHalf, load_edge
 
 _CPU = torch.device("cpu")
 _BATCH = 64
+_LOOKED_AT = 200  # requests of a capture
 
 
 @dataclass(frozen=True)
 class Rebuilder:
-    """Features ``(N, *feature_shape)`` to images ``(N, C, H, W)`` in [0, 1], by a method of that name."""
+    """Features ``(N, *feature_shape)`` to images ``(N, C, H, W)`` in [0, 1], by a method of that name.
+
+    ``served`` is the name of the model whose traffic it was trained on, and ``edge`` the digest of that model's edge
+    half, each where the attack knew it.
+    """
 
     name: str
     feature_shape: tuple[int, ...]
     rebuild: Callable[[Tensor], Tensor]
+    served: str | None = None
+    edge: str | None = None
+
+    def doubt(self, model: str, shape: tuple[int, ...]) -> str:
+        """Why features ``shape`` for ``model`` have no picture, or a poor one; empty if nothing is known."""
+        if shape != self.feature_shape:
+            return f"no picture: {self._takes(shape)}, so that it is another target's"
+        if self.served is not None and model != self.served:
+            return f"the {self.name} was trained on the features of {self.served}, and these are of {model}"
+        return ""
+
+    def check_capture(self, capture: Path) -> None:
+        """Refuses a capture none of whose first requests has features that this takes; one without any may get some.
+
+        Raises:
+            ValueError: They are of another target.
+        """
+        shapes = {features.shape[1:] for _, features in islice(requests(capture), _LOOKED_AT)}
+        if shapes and self.feature_shape not in shapes:
+            raise ValueError(f"{capture}: expected features of the target that is attacked; {self._takes(min(shapes))}")
+
+    def check_target(self, half: EdgeHalf) -> None:
+        """Refuses a target other than the one that this was trained for, as far as shapes and digests tell.
+
+        Raises:
+            ValueError: It is another one.
+        """
+        expected = f"expected a decoder that was trained for the target {half.name}"
+        if half.feature_shape != self.feature_shape:
+            raise ValueError(f"{expected}; {self._takes(half.feature_shape)}")
+        if self.edge not in (None, half.digest):
+            raise ValueError(f"{expected}, whose edge half has the digest {half.digest}; it attacked {self.edge}")
+
+    def _takes(self, shape: tuple[int, ...]) -> str:
+        takes, got = (" × ".join(map(str, each)) for each in (self.feature_shape, shape))
+        return f"the {self.name} takes features of {takes}, and these are of {got}"
 
 
 def saved_decoder(folder: Path) -> Rebuilder:
@@ -51,12 +93,19 @@ def saved_decoder(folder: Path) -> Rebuilder:
     attack = build(ATTACKS, about["attack"], "cpu", about["config"])
     if not fitted:
         raise ValueError(f"{folder}: expected weights with the shapes they are for; `attack --force` writes them anew")
+    served = fitted.pop(SERVED, None)
     shapes = Shapes(**{name: _tuples(json.loads(text)) for name, text in fitted.items()})
     network = attack.untrained(shapes)
     if network is None:
         raise ValueError(f"{folder}: expected an attack that trains a decoder, got {attack.name!r}")
     assign_weights(network, weights, f"{folder / WEIGHTS}: expected weights of {attack.name!r}")
-    return Rebuilder(attack.name, shapes.feature_shape, lambda features: predict(network, features, _CPU))
+    return Rebuilder(
+        attack.name,
+        shapes.feature_shape,
+        lambda features: predict(network, features, _CPU),
+        served=served,
+        edge=about.get("models", {}).get("edge"),
+    )
 
 
 def linear_gauge(public: Images, *, encoder: Path | None = None, pairs: Path | None = None) -> Rebuilder:

@@ -322,12 +322,13 @@ def run_attack(
     views = config.views if known.query is None else known.query.averaging
     models = access.models()
     about = described(attack, known, public, seed=config.seed, views=views, adaptive=access.adaptive, models=models)
+    served = None if access.capture is None else served_model(access.capture)
     if access.capture is not None and (missing := captures.missing(access.capture))["gaps"]:
         about["capture"] = missing
     if (plugin := config.plugin()) is not None:
         about |= {"attack": plugin.name, "plugins": [asdict(plugin)]}
     with claimed(out, ATTACK, about, force=force):
-        return write_result(out, attack, gathered(rebuild()), known, about)
+        return write_result(out, attack, gathered(rebuild()), known, about, served=served)
 
 
 def record_queries(

@@ -185,7 +185,7 @@ class Watcher:
         sight: Sight = {
             **{"number": number, "time_ns": record.time_ns, "call": record.call, "bytes": len(record.message)},
             **{"id": "", "own": False, "shape": [], "heat": None, "rebuilt": None, "truth": None, "seen": None},
-            **{"label": None, "confidence": None, "ms": None, "error": ""},
+            **{"label": None, "confidence": None, "ms": None, "error": "", "doubt": ""},
         }
         try:
             request = pb.ModelInferRequest.FromString(record.message)
@@ -196,6 +196,8 @@ class Watcher:
         sight["shape"] = list(features.shape)
         if features.size == 0 or features.ndim < 2:
             return sight | {"error": "a tensor without values of an image"}, None
+        if self._rebuilder is not None:
+            sight["doubt"] = self._rebuilder.doubt(request.model_name, features.shape[1:])
         return sight, features[0]
 
     def _rebuilt(self, features: Sequence[NDArray[np.float32] | None]) -> list[str | None]:

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 
+from splitleak.attacker.rebuilders import saved_decoder
 from splitleak.config import Config
+from splitleak.defenses.artifact import load_edge
 from splitleak.eval.campaign.processes import Children, Service, service
 from splitleak.wire.address import parse_address
 
@@ -69,8 +72,12 @@ def up(config: UpConfig, say: Callable[[dict[str, Any]], None]) -> Iterator[int]
 
     Raises:
         FileExistsError: The folder has the capture of another run, whose requests no ledger but its own explains.
+        FileNotFoundError: The page is given no decoder, or there is no artifact beside it.
         RuntimeError: One of them could not start; the message has the end of its log.
+        ValueError: The page is given the decoder of another target.
     """
+    if config.page is not None and config.page.attack is not None:
+        saved_decoder(config.page.attack).check_target(load_edge(config.artifact / "edge", torch.device("cpu")))
     config.out.mkdir(parents=True, exist_ok=True)
     log, capture = config.out / "up.log", config.out / "tap.capture"
     for kept in config.out.glob(f"{capture.name}*"):

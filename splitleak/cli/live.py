@@ -59,6 +59,8 @@ def watch(
     named = public or truth
     classes = () if named is None else load_file(named).train.classes
     rebuilder = _rebuilder(attack, public, encoder, pairs)
+    if rebuilder is not None:
+        rebuilder.check_capture(capture)
     watcher = Watcher(capture, rebuilder, classes, None if truth is None else true_picture(truth))
     token = new_token()
 

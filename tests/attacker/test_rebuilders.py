@@ -1,6 +1,8 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +12,9 @@ from splitleak.attacker.outputs import Reconstructions, described, write_result
 from splitleak.attacker.queries import Pairs
 from splitleak.attacker.rebuilders import linear_gauge, saved_decoder
 from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.wire.files.captures import CaptureWriter
+from splitleak.wire.protocol import codec
+from splitleak.wire.protocol.paths import MODEL_INFER
 
 TINY = {
     "decoder": {"epochs": 1, "channels": 8, "blocks": 1},
@@ -34,7 +39,7 @@ def attacked(tmp_path, small_splits):
         known = Knowledge(captured, (1, 16, 16), public=images, query=Query(shrunk))
         made = Reconstructions(tuple("abcde"), attack(known, Run()))
         about = described(attack, known, public, seed=0, views=1)
-        write_result(tmp_path / name, attack, made, known, about)
+        write_result(tmp_path / name, attack, made, known, about, served="toy")
         return tmp_path / name, captured, made.images
 
     return run
@@ -46,6 +51,29 @@ def test_a_saved_decoder_rebuilds_what_the_attack_rebuilt(attacked, name):
     found = saved_decoder(folder)
     assert (found.name, found.feature_shape) == (name, (4, 8, 8))
     assert torch.allclose(found.rebuild(captured).clamp(0, 1), expected, atol=1e-5)
+
+
+def test_the_capture_and_the_target_of_others_are_refused(attacked, tmp_path):
+    found = saved_decoder(attacked("inverse-network")[0])
+    assert found.served == "toy"
+    capture = tmp_path / "tap.capture"
+    with CaptureWriter(capture) as writer:
+        found.check_capture(capture)  # nothing is known so far
+        for shape in ((1, 2, 8, 8), (1, 4, 8, 8)):
+            message = codec.request("toy", codec.encode(np.ones(shape, np.float32), "fp32"), request_id=str(shape))
+            writer.write(MODEL_INFER, 1, "request", message.SerializeToString())
+            if shape[1] == 2:
+                with pytest.raises(ValueError, match="takes features of 4 × 8 × 8, and these are of 2 × 8 × 8"):
+                    found.check_capture(capture)
+    found.check_capture(capture)  # some are of the target
+    half = SimpleNamespace(name="theirs", feature_shape=(4, 8, 8), digest="abc")
+    found.check_target(half)
+    replace(found, edge="abc").check_target(half)
+    with pytest.raises(ValueError, match="for the target theirs, whose edge half has the digest abc; it attacked xyz"):
+        replace(found, edge="xyz").check_target(half)
+    half.feature_shape = (3,)
+    with pytest.raises(ValueError, match=r"target theirs; the inverse-network takes features of .* of 3"):
+        found.check_target(half)
 
 
 def test_what_is_no_decoder_is_refused_by_name(attacked, tmp_path):

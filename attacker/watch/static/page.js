@@ -118,6 +118,7 @@ function card(sight) {
   button.append(strip, name, bar, meta);
   if (sight.own) button.append(element("span", "badge quiet", "the attacker's own query"));
   if (sight.error) button.append(element("span", "badge quiet", sight.error));
+  if (sight.doubt) button.append(element("span", "badge quiet", sight.doubt));
   if (sight.seen) {
     const badge = element("span", "badge"), earlier = element("img");
     earlier.src = sight.seen.picture;
@@ -186,6 +187,7 @@ function open(number) {
     "sent by": sight.own ? "the attacker, as a query" : "a victim",
   };
   if (sight.error) facts["what is wrong"] = sight.error;
+  if (sight.doubt) facts["about the picture"] = sight.doubt;
   byId("large-facts").replaceChildren(...Object.entries(facts).map(([name, value]) => {
     const row = element("tr"), head = element("th", "", name);
     head.scope = "row";

@@ -129,6 +129,20 @@ def test_whatever_crosses_the_wire_is_shown_as_what_it_is(wire, watched, shown):
     assert shown(watcher.board)["counts"]["requests"] == 4
 
 
+def test_features_of_another_target_have_words_in_the_place_of_a_picture(wire, watched, shown):
+    watcher = watched(rebuilder=Rebuilder("decoder", (4, 8, 8), lambda rows: rows[:, :1].sigmoid(), served="theirs"))
+    wire.ask("same shape")
+    wire.ask("other shape", np.ones((1, 2, 3), np.float32))
+    watcher.step()
+    same, other = shown(watcher.board)["sights"]
+    assert same["doubt"] == "the decoder was trained on the features of theirs, and these are of toy"
+    assert same["rebuilt"] is not None
+    assert other["rebuilt"] is None
+    assert other["doubt"] == (
+        "no picture: the decoder takes features of 4 × 8 × 8, and these are of 2 × 3, so that it is another target's"
+    )
+
+
 @pytest.mark.parametrize(
     "scores", [np.float32(1), np.full((1, 3), np.nan), [[np.inf, np.inf, -np.inf]], np.ones((0, 3))]
 )

@@ -3,14 +3,16 @@ import signal
 import socket
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
+from splitleak.attacker.rebuilders import Rebuilder
 from splitleak.defenses.artifact import save
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.processes import service
-from splitleak.eval.live.up import UpConfig, up
+from splitleak.eval.live.up import PageConfig, UpConfig, up
 from splitleak.seeding import resolve_device
 from splitleak.wire.files import captures
 
@@ -69,6 +71,18 @@ def test_what_cannot_start_says_why(tmp_path):
     config = UpConfig(artifact=tmp_path / "nothing", images=tmp_path / "none.npz", out=tmp_path)
     with pytest.raises(RuntimeError, match=r"cloud to report 'listening', but it ended:\n.*nothing"), up(config, print):
         pass
+
+
+def test_the_decoder_of_another_target_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    decoder = Rebuilder("decoder", (4, 8, 8), lambda rows: rows)
+    half = SimpleNamespace(name="toy", feature_shape=(2, 8, 8), digest="")
+    monkeypatch.setattr("splitleak.eval.live.up.saved_decoder", lambda folder: decoder)
+    monkeypatch.setattr("splitleak.eval.live.up.load_edge", lambda folder, device: half)
+    page = PageConfig(capture=tmp_path / "tap.capture", attack=tmp_path / "attack")
+    config = UpConfig(artifact=tmp_path / "target", images=tmp_path / "none.npz", out=tmp_path / "out", page=page)
+    with pytest.raises(ValueError, match="takes features of 4 × 8 × 8, and these are of 2 × 8 × 8"), up(config, print):
+        pass
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_capture_of_another_run_is_replaced_with_force_alone(tmp_path):
