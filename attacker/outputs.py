@@ -18,7 +18,7 @@ from splitleak.datasets.images import Images
 from splitleak.npz import open_npz
 from splitleak.outputs import FolderKind
 
-SERVED = "served"
+SERVED, NEAR = "served", "near"  # of what a network from features to images was trained on, beside its weights
 WEIGHTS = "weights.safetensors"
 ATTACK = FolderKind(("attack", "invert"), "attack.json", ("reconstructions.npz", WEIGHTS))
 _ALWAYS_KNOWN = frozenset({"captured", "image_shape", "kind", "parts"})
@@ -160,7 +160,7 @@ def write_result(
     known: Knowledge | ClassKnowledge,
     about: Mapping[str, Any],
     *,
-    served: str | None = None,
+    trained_on: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Writes the folder ``out``, whole or not at all: ``reconstructions.npz``, ``attack.json``, weights if it has any.
 
@@ -170,7 +170,7 @@ def write_result(
         made: What it rebuilt.
         known: What it was let to know.
         about: What `described` gave.
-        served: The name of the model that the captured traffic was for, kept beside the weights.
+        trained_on: `SERVED` and `NEAR`, where they are known: kept beside the weights.
 
     Returns:
         The gist of it: ``folder``, ``rebuilt`` (images), ``queries`` (images sent), and ``findings`` but for lists.
@@ -188,15 +188,14 @@ def write_result(
         bound = replace(made, public=digest(sorted(about["public_hashes"])))
         bound.save(partial / "reconstructions.npz")
         if weights := attack.weights():
-            save_weights(partial / WEIGHTS, weights, _fitted_to(known, served))
+            save_weights(partial / WEIGHTS, weights, _fitted_to(known) | dict(trained_on or {}))
         write_json(partial / ATTACK.mark, {**about, **found})
     findings = {name: value for name, value in attack.findings.items() if not isinstance(value, list)}
     return {"folder": str(out), "rebuilt": len(made.images), "queries": queries, "findings": findings}
 
 
-def _fitted_to(known: Knowledge | ClassKnowledge, served: str | None) -> dict[str, str]:
-    """What a network from features to images was trained for: shapes, as `Attack.untrained` takes them, and model."""
+def _fitted_to(known: Knowledge | ClassKnowledge) -> dict[str, str]:
+    """What a network from features to images was trained for, as `Attack.untrained` takes it."""
     if isinstance(known, ClassKnowledge):
         return {}
-    shapes = {name: json.dumps(value) for name, value in asdict(Shapes.of(known)).items()}
-    return shapes if served is None else {**shapes, SERVED: served}
+    return {name: json.dumps(value) for name, value in asdict(Shapes.of(known)).items()}

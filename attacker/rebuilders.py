@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from splitleak.artifacts import assign_weights, check_finite, load_tensors
 from splitleak.attacker.arrays import read_pairs
 from splitleak.attacker.base import Shapes, build
-from splitleak.attacker.outputs import ATTACK, SERVED, WEIGHTS
+from splitleak.attacker.likeness import nearest_apart
+from splitleak.attacker.outputs import ATTACK, NEAR, SERVED, WEIGHTS
 from splitleak.attacker.queries import recorded_query, requests
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.attacker.training.fitting import predict
@@ -32,7 +33,8 @@ class Rebuilder:
     """Features ``(N, *feature_shape)`` to images ``(N, C, H, W)`` in [0, 1], by a method of that name.
 
     ``served`` is the name of the model whose traffic it was trained on, and ``edge`` the digest of that model's edge
-    half, each where the attack knew it.
+    half, each where the attack knew it. ``near`` is `nearest_apart` of the features of public
+    pictures, where they are at hand.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Rebuilder:
     rebuild: Callable[[Tensor], Tensor]
     served: str | None = None
     edge: str | None = None
+    near: float | None = None
 
     def doubt(self, model: str, shape: tuple[int, ...]) -> str:
         """Why features ``shape`` for ``model`` have no picture, or a poor one; empty if nothing is known."""
@@ -93,7 +96,7 @@ def saved_decoder(folder: Path) -> Rebuilder:
     attack = build(ATTACKS, about["attack"], "cpu", about["config"])
     if not fitted:
         raise ValueError(f"{folder}: expected weights with the shapes they are for; `attack --force` writes them anew")
-    served = fitted.pop(SERVED, None)
+    served, near = fitted.pop(SERVED, None), fitted.pop(NEAR, None)
     shapes = Shapes(**{name: _tuples(json.loads(text)) for name, text in fitted.items()})
     network = attack.untrained(shapes)
     if network is None:
@@ -105,6 +108,7 @@ def saved_decoder(folder: Path) -> Rebuilder:
         lambda features: predict(network, features, _CPU),
         served=served,
         edge=about.get("models", {}).get("edge"),
+        near=None if near is None else float(near),
     )
 
 
@@ -131,7 +135,8 @@ def linear_gauge(public: Images, *, encoder: Path | None = None, pairs: Path | N
         images = public.fitted(half.input_shape[1:], half.input_shape[0]).floats()
         features = torch.cat([torch.from_numpy(half.encode(batch.numpy())) for batch in images.split(_BATCH)])
     gauge: nn.Module = RidgeGauge.of(features, images)
-    return Rebuilder("linear gauge", tuple(features.shape[1:]), lambda seen: predict(gauge, seen, _CPU))
+    shape = tuple(features.shape[1:])
+    return Rebuilder("linear gauge", shape, lambda seen: predict(gauge, seen, _CPU), near=nearest_apart(features))
 
 
 def _tuples(value: Any) -> Any:  # noqa: ANN401  # of JSON

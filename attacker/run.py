@@ -15,7 +15,8 @@ from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.attacker.diffusion import load_prior
-from splitleak.attacker.outputs import ATTACK, Reconstructions, described, write_result
+from splitleak.attacker.likeness import nearest_apart
+from splitleak.attacker.outputs import ATTACK, NEAR, SERVED, Reconstructions, described, write_result
 from splitleak.attacker.prior import Prior
 from splitleak.attacker.queries import (
     EdgeProbe,
@@ -194,6 +195,15 @@ class Access:
         whole = self.artifact or self.oracle
         return digests if whole is None else {**digests, "artifact": artifact_digest(whole)}
 
+    def trained_on(self) -> dict[str, str]:
+        """What is kept beside the weights of a network from features to images, for a page that shows its pictures."""
+        told = {} if self.capture is None else {SERVED: served_model(self.capture)}
+        recorded = None if self.capture is None or self.pairs is None else read_pairs(self.pairs)
+        if recorded is not None and recorded.averaging == 1:
+            near = nearest_apart(recorded.features[0])
+            told |= {} if near is None else {NEAR: repr(near)}
+        return told
+
     def images(self) -> Images | None:
         """The attacker's own images, from their file or from beside the features in his pairs; None where he has none.
 
@@ -322,13 +332,12 @@ def run_attack(
     views = config.views if known.query is None else known.query.averaging
     models = access.models()
     about = described(attack, known, public, seed=config.seed, views=views, adaptive=access.adaptive, models=models)
-    served = None if access.capture is None else served_model(access.capture)
     if access.capture is not None and (missing := captures.missing(access.capture))["gaps"]:
         about["capture"] = missing
     if (plugin := config.plugin()) is not None:
         about |= {"attack": plugin.name, "plugins": [asdict(plugin)]}
     with claimed(out, ATTACK, about, force=force):
-        return write_result(out, attack, gathered(rebuild()), known, about, served=served)
+        return write_result(out, attack, gathered(rebuild()), known, about, trained_on=access.trained_on())
 
 
 def record_queries(

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splitleak.attacker.likeness import compared
 from splitleak.attacker.queries import is_own
 from splitleak.attacker.rebuilders import Rebuilder
 from splitleak.attacker.watch.board import KEPT, Board, Sight
@@ -32,7 +33,6 @@ _BATCH = 8  # requests that are looked into at a time: no one sees more, and a b
 _POLL_S = 0.25
 _COUNTING_S = 0.5  # at most, until some are looked into: a writer may be faster than this process, of low priority
 _LARGEST_ANSWER = 2**16  # bytes: scores are fewer
-_COMPARED = 2048  # values of a feature, evenly chosen, by which it is found again
 _FEW = 8  # features, with fewer of which only an equal one is found again
 _NEAR = 0.22  # of the usual distance between two features; of 200 pictures that all differ, two were as near or none
 _SURE = 1e-3
@@ -72,11 +72,13 @@ class Watcher:
         truth: Picture | None = None,
         kept: int = KEPT,
     ) -> None:
+        self._known = _Gallery(kept, rebuilder)
         self.board = Board(
             kept,
             capture=capture.name,
             rebuilder=None if rebuilder is None else rebuilder.name,
             truth=truth is not None,
+            again=self._known.rule,
         )
         self._capture, self._rebuilder, self._classes, self._truth = capture, rebuilder, tuple(classes), truth
         self._number = self._undrawn = 0
@@ -84,7 +86,6 @@ class Watcher:
         self._replies: deque[Mark] = deque(maxlen=2 * kept)
         self._answers: OrderedDict[tuple[int, str], Answer] = OrderedDict()
         self._unanswered: OrderedDict[tuple[int, str], tuple[int, int]] = OrderedDict()  # their numbers and times
-        self._known = _Gallery(kept)
         self._follower = Follower(capture)
         self._stop = threading.Event()
 
@@ -227,24 +228,37 @@ class Watcher:
 
 
 class _Gallery:
-    """The features that were seen last, by which one is found again that comes a second time, noise or not."""
+    """The features that were seen last, by which one is found again that comes a second time, noise or not.
 
-    def __init__(self, kept: int) -> None:
+    Where the rebuilder knows features of public pictures, one is found again that is as near to an earlier one as no
+    two of these are, but one in 200; else one that is much nearer than two are on an average.
+    """
+
+    def __init__(self, kept: int, rebuilder: Rebuilder | None) -> None:
+        self._near = None if rebuilder is None else rebuilder.near
+        self._near_shape = None if rebuilder is None else rebuilder.feature_shape
+        than = (
+            f"{_NEAR:g} of the usual distance"
+            if self._near is None
+            else "those of 199 in 200 public pictures are to any other's"
+        )
+        self.rule = f"nearer to those of an earlier request than {than}"
         self._shape: tuple[int, ...] = ()
         self._seen: deque[tuple[int, str, NDArray[np.float64]]] = deque(maxlen=kept)  # number, picture, values
 
     def find(self, number: int, feature: NDArray[np.float32], picture: str) -> dict[str, Any] | None:
-        """The nearest of the features before, if it is much nearer than features are to each other; takes it in."""
+        """The nearest of the features before, if it is nearer than those of different pictures are; takes it in."""
         if feature.shape != self._shape:
             self._shape = feature.shape
             self._seen.clear()
-        places = np.linspace(0, feature.size - 1, min(feature.size, _COMPARED)).astype(np.int64)
-        row = np.nan_to_num(feature.reshape(-1)[places]).astype(np.float64)  # the distance of any two is a number
+        row = compared(feature[None])[0]
         found, earlier = None, [each for each in self._seen if each[0] < number]
         if earlier:
             apart = np.linalg.norm(np.stack([values for _, _, values in earlier]) - row, axis=1)
             nearest, usual = int(apart.argmin()), float(np.median(apart))
             limit = _NEAR * usual if len(earlier) >= _FEW else 0.0
+            if self._near is not None and feature.shape == self._near_shape:
+                limit = self._near
             if apart[nearest] <= limit:
                 found = {"number": earlier[nearest][0], "picture": earlier[nearest][1]}
         self._seen.append((number, picture, row))

@@ -39,7 +39,7 @@ def attacked(tmp_path, small_splits):
         known = Knowledge(captured, (1, 16, 16), public=images, query=Query(shrunk))
         made = Reconstructions(tuple("abcde"), attack(known, Run()))
         about = described(attack, known, public, seed=0, views=1)
-        write_result(tmp_path / name, attack, made, known, about, served="toy")
+        write_result(tmp_path / name, attack, made, known, about, trained_on={"served": "toy", "near": "2.5"})
         return tmp_path / name, captured, made.images
 
     return run
@@ -55,7 +55,7 @@ def test_a_saved_decoder_rebuilds_what_the_attack_rebuilt(attacked, name):
 
 def test_the_capture_and_the_target_of_others_are_refused(attacked, tmp_path):
     found = saved_decoder(attacked("inverse-network")[0])
-    assert found.served == "toy"
+    assert (found.served, found.near) == ("toy", 2.5)
     capture = tmp_path / "tap.capture"
     with CaptureWriter(capture) as writer:
         found.check_capture(capture)  # nothing is known so far

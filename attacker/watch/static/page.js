@@ -250,7 +250,8 @@ function savePng() {
 function show() {
   byId("how").textContent = `Reading ${about.capture}. ` + (about.rebuilder
     ? `Pictures are rebuilt by: ${about.rebuilder}. The label is what the cloud answered, read off the same wire.`
-    : "No attack was given, so there are heat maps and labels only (--attack, or --public with --encoder or --pairs).");
+    : "No attack was given, so there are heat maps and labels only (--attack, or --public with --encoder or --pairs).")
+    + ` Seen before: its numbers are ${about.again}.`;
   showFigures();
   showCards();
 }

@@ -59,6 +59,18 @@ def test_a_picture_that_comes_again_is_found_and_one_that_is_new_is_not(wire, wa
     assert shown(watcher.board)["counts"]["seen"] == 1
 
 
+def test_where_public_pictures_tell_how_near_different_ones_come_that_decides(wire, watched, shown):
+    known = {near: watched(rebuilder=Rebuilder("toy", (4, 8, 8), torch.sigmoid, near=near)) for near in (0.5, 1.5)}
+    feature = wire.ask("first")
+    wire.ask("again", feature + 1 / 16)  # 256 values: at a distance of 1
+    for near, watcher in known.items():
+        watcher.step()
+        first, again = (sight["seen"] for sight in shown(watcher.board)["sights"])
+        assert first is None
+        assert (again is not None) == (near > 1)
+        assert "199 in 200 public pictures" in shown(watcher.board)["about"]["again"]
+
+
 def test_the_newest_come_first_and_what_there_is_no_time_for_is_counted(wire, watched, shown):
     watcher = watched(kept=20)
     for number in range(50):
