@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from splitleak.wire.files.captures import Head
 
 KEPT = 500  # requests
+FAST = 64.0  # requests a second: of a faster stream, fewer are looked into and shown at a time, as nobody sees them all
 _SECONDS = 60
 _NANOSECONDS = 10**9
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import re
 import secrets
 import socket
@@ -19,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from splitleak.attacker.watch.board import Board, Cursor
+from splitleak.attacker.watch.board import FAST, Board, Cursor
 
 HOST = "127.0.0.1"
 _OURS = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")  # else a stranger's name was made to lead here
@@ -34,6 +35,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _EVENT_S = 0.5  # between two events, at least
+_FAST_EVENT_S = 1.0  # of a fast stream: what a browser draws is taken from the cores that the stream may want
 _IDLE_S = 1.0  # without anything new: an event all the same, so that a browser that is gone is noticed
 _MOST = 60  # requests in an event
 _BROWSERS = 32
@@ -145,11 +147,15 @@ class _Events(StreamingResponse):
 
     @staticmethod
     async def _documents(board: Board) -> AsyncIterator[str]:
-        cursor = Cursor()
+        cursor, asked, since = Cursor(), 0, -math.inf
         while not board.closed:
             document, cursor = board.since(cursor, _MOST)
             yield f"data: {json.dumps(document)}\n\n"
-            for _ in range(round(_IDLE_S / _EVENT_S)):
-                await asyncio.sleep(_EVENT_S)
+            before, asked = asked, document["counts"]["requests"]
+            now = time.monotonic()
+            pause_s = _FAST_EVENT_S if asked - before > FAST * (now - since) else _EVENT_S
+            since = now
+            for _ in range(round(_IDLE_S / pause_s)):
+                await asyncio.sleep(pause_s)
                 if board.changed(cursor) or board.closed:
                     break

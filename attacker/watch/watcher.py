@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -19,7 +20,7 @@ from torch import Tensor
 from splitleak.attacker.likeness import compared
 from splitleak.attacker.queries import is_own
 from splitleak.attacker.rebuilders import Rebuilder
-from splitleak.attacker.watch.board import KEPT, Board, Sight
+from splitleak.attacker.watch.board import FAST, KEPT, Board, Sight
 from splitleak.attacker.watch.pictures import heat_map, pixels, png
 from splitleak.errors import WireError
 from splitleak.wire.files.captures import Record
@@ -30,6 +31,7 @@ from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 8  # requests that are looked into at a time: no one sees more, and a browser has to draw them
+_BATCH_OF_FAST = 4
 _POLL_S = 0.25
 _COUNTING_S = 0.5  # at most, until some are looked into: a writer may be faster than this process, of low priority
 _LARGEST_ANSWER = 2**16  # bytes: scores are fewer
@@ -82,6 +84,7 @@ class Watcher:
         )
         self._capture, self._rebuilder, self._classes, self._truth = capture, rebuilder, tuple(classes), truth
         self._number = self._undrawn = 0
+        self._stepped = -math.inf
         self._waiting: deque[tuple[int, Mark]] = deque(maxlen=kept)
         self._replies: deque[Mark] = deque(maxlen=2 * kept)
         self._answers: OrderedDict[tuple[int, str], Answer] = OrderedDict()
@@ -109,7 +112,8 @@ class Watcher:
 
     def step(self) -> None:
         """Counts what has come, and looks into a few of the newest requests, if somebody watches."""
-        deadline = time.monotonic() + _COUNTING_S
+        before, since, began = self._number, self._stepped, time.monotonic()
+        deadline = began + _COUNTING_S
         for mark in self._follower.poll():
             if mark.head.method in INFERENCE:
                 self.board.count(mark.head)
@@ -119,8 +123,10 @@ class Watcher:
         self.board.tell(undrawn=self._undrawn, lost=self._follower.lost)
         if self.board.viewers:
             self._hear()
-            count = min(_BATCH, len(self._waiting))
+            fast = self._number - before > FAST * (began - since)
+            count = min(_BATCH_OF_FAST if fast else _BATCH, len(self._waiting))
             self._look([self._waiting.pop() for _ in range(count)][::-1])
+        self._stepped = began
 
     def _run(self) -> None:
         try:

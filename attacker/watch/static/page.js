@@ -4,7 +4,6 @@
 const KEPT = 500; // requests that this page remembers
 const CARDS = 60; // of which so many are shown
 const SECONDS = 60;
-const SVG = "http://www.w3.org/2000/svg";
 
 const byId = (id) => document.getElementById(id);
 const sights = new Map(); // by number
@@ -14,6 +13,7 @@ let about = {};
 let skipped = 0; // requests that this browser was too slow for
 let paused = false;
 let waiting = null; // what has come since the pause began, as one event
+let drawing = 0; // the frame that is asked for, until it is drawn: none in a tab that nobody looks at
 let opened = null; // number of the request that is shown large
 
 function element(tag, className, text) {
@@ -37,9 +37,13 @@ function clock(sight) {
   return new Date(sight.time_ns / 1e6).toLocaleTimeString("en-GB");
 }
 
+function write(id, text) { // what has not changed is not drawn again
+  if (byId(id).textContent !== text) byId(id).textContent = text;
+}
+
 function state(name, text) {
-  byId("state").className = `state ${name}`;
-  byId("state").textContent = text;
+  if (byId("state").className !== `state ${name}`) byId("state").className = `state ${name}`;
+  write("state", text);
 }
 
 // Figures and charts
@@ -48,22 +52,18 @@ function chart(id, values, text, top) {
   const width = 120, height = 30, high = top || Math.max(...values, 1e-9);
   const points = values.map((value, at) => [(at * width) / (SECONDS - 1), height - 1 - (value / high) * (height - 3)]);
   const line = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ");
-  const area = document.createElementNS(SVG, "polygon"), stroke = document.createElementNS(SVG, "polyline");
-  area.setAttribute("class", "area");
-  area.setAttribute("points", `0,${height} ${line} ${width},${height}`);
-  stroke.setAttribute("class", "stroke");
-  stroke.setAttribute("points", line);
-  byId(id).replaceChildren(area, stroke);
-  byId(`${id}-now`).textContent = text;
+  byId(id).querySelector(".area").setAttribute("points", `0,${height} ${line} ${width},${height}`);
+  byId(id).querySelector(".stroke").setAttribute("points", line);
+  write(`${id}-now`, text);
 }
 
 function showFigures() {
   const { counts, seconds } = latest;
-  byId("requests").textContent = count(counts.requests);
-  byId("drawn").textContent = count(counts.drawn);
-  byId("seen").textContent = count(counts.seen);
-  byId("bytes").textContent = bytes(counts.bytes);
-  byId("passed").textContent = count(counts.undrawn + skipped);
+  write("requests", count(counts.requests));
+  write("drawn", count(counts.drawn));
+  write("seen", count(counts.seen));
+  write("bytes", bytes(counts.bytes));
+  write("passed", count(counts.undrawn + skipped));
   byId("passed").title = `${count(counts.undrawn)} never looked into, ${count(skipped)} not shown by this browser, ` +
     `${count(counts.lost)} missing in the capture`;
   // Up to the last whole second; of an old capture, up to its end.
@@ -248,10 +248,11 @@ function savePng() {
 // Events
 
 function show() {
-  byId("how").textContent = `Reading ${about.capture}. ` + (about.rebuilder
+  drawing = 0;
+  write("how", `Reading ${about.capture}. ` + (about.rebuilder
     ? `Pictures are rebuilt by: ${about.rebuilder}. The label is what the cloud answered, read off the same wire.`
     : "No attack was given, so there are heat maps and labels only (--attack, or --public with --encoder or --pairs).")
-    + ` Seen before: its numbers are ${about.again}.`;
+    + ` Seen before: its numbers are ${about.again}.`);
   showFigures();
   showCards();
 }
@@ -265,7 +266,7 @@ function take(received) {
     const oldest = [...sights.keys()].sort((a, b) => a - b).slice(0, sights.size - KEPT);
     for (const number of oldest) sights.delete(number);
   }
-  show();
+  drawing ||= requestAnimationFrame(show);
 }
 
 function onEvent(event) {
@@ -284,6 +285,10 @@ function onEvent(event) {
 
 function pause() {
   paused = !paused;
+  if (drawing) {
+    cancelAnimationFrame(drawing);
+    show();
+  }
   byId("pause").setAttribute("aria-pressed", String(paused));
   byId("pause").textContent = paused ? "Go on" : "Pause";
   state(paused ? "paused" : "live", paused ? "paused" : "live");

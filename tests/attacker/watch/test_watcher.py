@@ -97,6 +97,17 @@ def test_a_writer_that_is_faster_than_the_count_does_not_keep_it_from_looking(wi
         assert (document["counts"]["requests"], document["counts"]["drawn"]) == (number + 1, number + 1)
 
 
+def test_of_a_fast_stream_fewer_are_looked_into_at_a_time(wire, watched, shown):
+    watcher, drawn = watched(), []
+    for count in (9, 60, 9):
+        for place in range(count):
+            wire.ask(f"r-{count}-{place}")
+        watcher._stepped = time.monotonic() - 0.25
+        watcher.step()
+        drawn.append(shown(watcher.board)["counts"]["drawn"])
+    assert drawn == [8, 12, 20]
+
+
 def test_nothing_is_looked_into_while_nobody_watches(wire):
     watcher = Watcher(wire.path)
     with watcher.watching():
