@@ -1,7 +1,7 @@
 """An attack's output folder, which the judge scores: reconstructions, record and weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def write_result(
     known: Knowledge | ClassKnowledge,
     about: Mapping[str, Any],
     *,
-    trained_on: Mapping[str, str] | None = None,
+    trained_on: Callable[[], Mapping[str, str]] = dict,
 ) -> dict[str, Any]:
     """Writes the folder ``out``, whole or not at all: ``reconstructions.npz``, ``attack.json``, weights if it has any.
 
@@ -170,7 +170,7 @@ def write_result(
         made: What it rebuilt.
         known: What it was let to know.
         about: What `described` gave.
-        trained_on: `SERVED` and `NEAR`, where they are known: kept beside the weights.
+        trained_on: Gives `SERVED` and `NEAR`, where they are known: kept beside the weights, if there are any.
 
     Returns:
         The gist of it: ``folder``, ``rebuilt`` (images), ``queries`` (images sent), and ``findings`` but for lists.
@@ -188,7 +188,7 @@ def write_result(
         bound = replace(made, public=digest(sorted(about["public_hashes"])))
         bound.save(partial / "reconstructions.npz")
         if weights := attack.weights():
-            save_weights(partial / WEIGHTS, weights, _fitted_to(known) | dict(trained_on or {}))
+            save_weights(partial / WEIGHTS, weights, {**_fitted_to(known), **trained_on()})
         write_json(partial / ATTACK.mark, {**about, **found})
     findings = {name: value for name, value in attack.findings.items() if not isinstance(value, list)}
     return {"folder": str(out), "rebuilt": len(made.images), "queries": queries, "findings": findings}

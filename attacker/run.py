@@ -337,7 +337,7 @@ def run_attack(
     if (plugin := config.plugin()) is not None:
         about |= {"attack": plugin.name, "plugins": [asdict(plugin)]}
     with claimed(out, ATTACK, about, force=force):
-        return write_result(out, attack, gathered(rebuild()), known, about, trained_on=access.trained_on())
+        return write_result(out, attack, gathered(rebuild()), known, about, trained_on=access.trained_on)
 
 
 def record_queries(

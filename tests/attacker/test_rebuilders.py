@@ -39,7 +39,7 @@ def attacked(tmp_path, small_splits):
         known = Knowledge(captured, (1, 16, 16), public=images, query=Query(shrunk))
         made = Reconstructions(tuple("abcde"), attack(known, Run()))
         about = described(attack, known, public, seed=0, views=1)
-        write_result(tmp_path / name, attack, made, known, about, trained_on={"served": "toy", "near": "2.5"})
+        write_result(tmp_path / name, attack, made, known, about, trained_on=lambda: {"served": "toy", "near": "2.5"})
         return tmp_path / name, captured, made.images
 
     return run
