@@ -1,5 +1,8 @@
 """How near two features are, and how near those of different pictures come to each other."""
 
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,8 +10,9 @@ from torch import Tensor
 
 _COMPARED = 2048  # values of a feature, evenly chosen
 _REFERENCE = 500  # pictures that each is held against
-_RARE = 0.005  # share of different pictures that are as near
-_LEAST = 100  # pictures, of which that is half a picture
+_RARE = 0.0025  # share of different pictures that are as near, by each of two measures
+_LEAST = 100  # pictures that tell anything of it
+_MANY = 100  # other pictures, among which the next is not far by chance
 
 
 def compared(features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -18,17 +22,37 @@ def compared(features: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.nan_to_num(rows[:, places]).astype(np.float64)
 
 
-def nearest_apart(features: Tensor) -> float | None:
-    """The distance to its nearest other that but one in 200 pictures exceeds: who is nearer is a picture seen before.
+@dataclass(frozen=True)
+class Apart:
+    """How near the features of different pictures come to each other: one in 400 is as near as each of both says.
 
-    Args:
-        features: ``(M, *cut)`` of different pictures, as they cross the wire, of which 1,000 are used.
-
-    Returns:
-        The distance; None of fewer than 100 pictures.
+    ``distance`` is that to the nearest of others, ``ratio`` that distance in proportion to the one to the next.
     """
-    rows = torch.from_numpy(compared(features[: 2 * _REFERENCE].float().cpu().numpy()))
-    if len(rows) < _LEAST:
-        return None
-    half = len(rows) // 2
-    return float(torch.cdist(rows[:half], rows[half:]).amin(1).quantile(_RARE))
+
+    distance: float
+    ratio: float
+
+    @classmethod
+    def of(cls, features: Tensor) -> Self | None:
+        """That of features ``(M, *cut)`` of different pictures as they cross the wire, of which 1,000 are used.
+
+        Returns:
+            None of fewer than 100 pictures.
+        """
+        rows = torch.from_numpy(compared(features[: 2 * _REFERENCE].float().cpu().numpy()))
+        if len(rows) < _LEAST:
+            return None
+        half = len(rows) // 2
+        nearest, following = torch.cdist(rows[:half], rows[half:]).topk(2, largest=False).values.T
+        ratios = nearest / following.clamp_min(torch.finfo(following.dtype).tiny)
+        return cls(float(nearest.quantile(_RARE)), float(ratios.quantile(_RARE)))
+
+    def again(self, nearest: float, others: NDArray[np.float64]) -> bool:
+        """Whether a feature is of a picture seen before.
+
+        Args:
+            nearest: Its distance to the nearest of those before.
+            others: ``(N,)``, its distances to those of other pictures; few tell nothing of their ratio.
+        """
+        near = len(others) >= _MANY and nearest <= self.ratio * float(others.min())
+        return near or nearest <= self.distance

@@ -18,7 +18,7 @@ from splitleak.datasets.images import Images
 from splitleak.npz import open_npz
 from splitleak.outputs import FolderKind
 
-SERVED, NEAR = "served", "near"  # of what a network from features to images was trained on, beside its weights
+SERVED, APART = "served", "apart"  # of what a network from features to images was trained on, beside its weights
 WEIGHTS = "weights.safetensors"
 ATTACK = FolderKind(("attack", "invert"), "attack.json", ("reconstructions.npz", WEIGHTS))
 _ALWAYS_KNOWN = frozenset({"captured", "image_shape", "kind", "parts"})
@@ -170,7 +170,7 @@ def write_result(
         made: What it rebuilt.
         known: What it was let to know.
         about: What `described` gave.
-        trained_on: Gives `SERVED` and `NEAR`, where they are known: kept beside the weights, if there are any.
+        trained_on: Gives `SERVED` and `APART`, where they are known: kept beside the weights, if there are any.
 
     Returns:
         The gist of it: ``folder``, ``rebuilt`` (images), ``queries`` (images sent), and ``findings`` but for lists.

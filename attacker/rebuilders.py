@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from splitleak.artifacts import assign_weights, check_finite, load_tensors
 from splitleak.attacker.arrays import read_pairs
 from splitleak.attacker.base import Shapes, build
-from splitleak.attacker.likeness import nearest_apart
-from splitleak.attacker.outputs import ATTACK, NEAR, SERVED, WEIGHTS
+from splitleak.attacker.likeness import Apart
+from splitleak.attacker.outputs import APART, ATTACK, SERVED, WEIGHTS
 from splitleak.attacker.queries import recorded_query, requests
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.attacker.training.fitting import predict
@@ -33,8 +33,8 @@ class Rebuilder:
     """Features ``(N, *feature_shape)`` to images ``(N, C, H, W)`` in [0, 1], by a method of that name.
 
     ``served`` is the name of the model whose traffic it was trained on, and ``edge`` the digest of that model's edge
-    half, each where the attack knew it. ``near`` is `nearest_apart` of the features of public
-    pictures, where they are at hand.
+    half, each where the attack knew it. ``apart`` is that of the features of public pictures,
+    where they are at hand.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Rebuilder:
     rebuild: Callable[[Tensor], Tensor]
     served: str | None = None
     edge: str | None = None
-    near: float | None = None
+    apart: Apart | None = None
 
     def doubt(self, model: str, shape: tuple[int, ...]) -> str:
         """Why features ``shape`` for ``model`` have no picture, or a poor one; empty if nothing is known."""
@@ -96,7 +96,7 @@ def saved_decoder(folder: Path) -> Rebuilder:
     attack = build(ATTACKS, about["attack"], "cpu", about["config"])
     if not fitted:
         raise ValueError(f"{folder}: expected weights with the shapes they are for; `attack --force` writes them anew")
-    served, near = fitted.pop(SERVED, None), fitted.pop(NEAR, None)
+    served, apart = fitted.pop(SERVED, None), fitted.pop(APART, None)
     shapes = Shapes(**{name: _tuples(json.loads(text)) for name, text in fitted.items()})
     network = attack.untrained(shapes)
     if network is None:
@@ -108,7 +108,7 @@ def saved_decoder(folder: Path) -> Rebuilder:
         lambda features: predict(network, features, _CPU),
         served=served,
         edge=about.get("models", {}).get("edge"),
-        near=None if near is None else float(near),
+        apart=None if apart is None else Apart(**json.loads(apart)),
     )
 
 
@@ -136,7 +136,7 @@ def linear_gauge(public: Images, *, encoder: Path | None = None, pairs: Path | N
         features = torch.cat([torch.from_numpy(half.encode(batch.numpy())) for batch in images.split(_BATCH)])
     gauge: nn.Module = RidgeGauge.of(features, images)
     shape = tuple(features.shape[1:])
-    return Rebuilder("linear gauge", shape, lambda seen: predict(gauge, seen, _CPU), near=nearest_apart(features))
+    return Rebuilder("linear gauge", shape, lambda seen: predict(gauge, seen, _CPU), apart=Apart.of(features))
 
 
 def _tuples(value: Any) -> Any:  # noqa: ANN401  # of JSON

@@ -1,5 +1,6 @@
 """Runs one attack: gathers what the threat model lets it know, rebuilds images, and writes the result for the judge."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -15,8 +16,8 @@ from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.attacker.diffusion import load_prior
-from splitleak.attacker.likeness import nearest_apart
-from splitleak.attacker.outputs import ATTACK, NEAR, SERVED, Reconstructions, described, write_result
+from splitleak.attacker.likeness import Apart
+from splitleak.attacker.outputs import APART, ATTACK, SERVED, Reconstructions, described, write_result
 from splitleak.attacker.prior import Prior
 from splitleak.attacker.queries import (
     EdgeProbe,
@@ -200,8 +201,8 @@ class Access:
         told = {} if self.capture is None else {SERVED: served_model(self.capture)}
         recorded = None if self.capture is None or self.pairs is None else read_pairs(self.pairs)
         if recorded is not None and recorded.averaging == 1:
-            near = nearest_apart(recorded.features[0])
-            told |= {} if near is None else {NEAR: repr(near)}
+            apart = Apart.of(recorded.features[0])
+            told |= {} if apart is None else {APART: json.dumps(asdict(apart))}
         return told
 
     def images(self) -> Images | None:

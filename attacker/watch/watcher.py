@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class Watcher:
         truth: Picture | None = None,
         kept: int = KEPT,
     ) -> None:
-        self._known = _Gallery(kept, rebuilder)
+        self._known = Gallery(kept, rebuilder)
         self.board = Board(
             kept,
             capture=capture.name,
@@ -233,24 +233,33 @@ class Watcher:
         return told
 
 
-class _Gallery:
+class _Seen(NamedTuple):
+    """A feature that was seen, by the number of its request and of the first that had the same picture."""
+
+    number: int
+    first: int
+    picture: str
+    values: NDArray[np.float64]
+
+
+class Gallery:
     """The features that were seen last, by which one is found again that comes a second time, noise or not.
 
-    Where the rebuilder knows features of public pictures, one is found again that is as near to an earlier one as no
-    two of these are, but one in 200; else one that is much nearer than two are on an average.
+    Where the rebuilder knows features of public pictures, one is found again that is as near to an earlier one as
+    one in 200 of these is, by distance or in proportion to the next; else one that is much nearer than two usually are.
     """
 
     def __init__(self, kept: int, rebuilder: Rebuilder | None) -> None:
-        self._near = None if rebuilder is None else rebuilder.near
-        self._near_shape = None if rebuilder is None else rebuilder.feature_shape
+        self._apart = None if rebuilder is None else rebuilder.apart
+        self._apart_shape = None if rebuilder is None else rebuilder.feature_shape
         than = (
             f"{_NEAR:g} of the usual distance"
-            if self._near is None
-            else "those of 199 in 200 public pictures are to any other's"
+            if self._apart is None
+            else "those of 199 in 200 public pictures are to another's, by distance or in proportion to the next"
         )
         self.rule = f"nearer to those of an earlier request than {than}"
         self._shape: tuple[int, ...] = ()
-        self._seen: deque[tuple[int, str, NDArray[np.float64]]] = deque(maxlen=kept)  # number, picture, values
+        self._seen: deque[_Seen] = deque(maxlen=kept)
 
     def find(self, number: int, feature: NDArray[np.float32], picture: str) -> dict[str, Any] | None:
         """The nearest of the features before, if it is nearer than those of different pictures are; takes it in."""
@@ -258,16 +267,19 @@ class _Gallery:
             self._shape = feature.shape
             self._seen.clear()
         row = compared(feature[None])[0]
-        found, earlier = None, [each for each in self._seen if each[0] < number]
+        found, first, earlier = None, number, [each for each in self._seen if each.number < number]
         if earlier:
-            apart = np.linalg.norm(np.stack([values for _, _, values in earlier]) - row, axis=1)
-            nearest, usual = int(apart.argmin()), float(np.median(apart))
-            limit = _NEAR * usual if len(earlier) >= _FEW else 0.0
-            if self._near is not None and feature.shape == self._near_shape:
-                limit = self._near
-            if apart[nearest] <= limit:
-                found = {"number": earlier[nearest][0], "picture": earlier[nearest][1]}
-        self._seen.append((number, picture, row))
+            apart = np.linalg.norm(np.stack([each.values for each in earlier]) - row, axis=1)
+            place = int(apart.argmin())
+            nearest, like = float(apart[place]), earlier[place]
+            if self._apart is not None and feature.shape == self._apart_shape:
+                others = apart[[each.first != like.first for each in earlier]]
+                again = self._apart.again(nearest, others)
+            else:
+                again = nearest <= (_NEAR * float(np.median(apart)) if len(earlier) >= _FEW else 0.0)
+            if again:
+                found, first = {"number": like.number, "picture": like.picture}, like.first
+        self._seen.append(_Seen(number, first, picture, row))
         return found
 
 

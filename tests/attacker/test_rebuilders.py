@@ -8,6 +8,7 @@ import torch
 
 from splitleak.artifacts import load_tensors, save_weights
 from splitleak.attacker.base import Knowledge, Query, Run, build
+from splitleak.attacker.likeness import Apart
 from splitleak.attacker.outputs import Reconstructions, described, write_result
 from splitleak.attacker.queries import Pairs
 from splitleak.attacker.rebuilders import linear_gauge, saved_decoder
@@ -22,6 +23,7 @@ TINY = {
     "inverse-network": {"epochs": 1, "channels": 8},
     "linear": {},
 }
+TRAINED_ON = {"served": "toy", "apart": '{"distance": 2.5, "ratio": 0.5}'}
 
 
 def shrunk(images):
@@ -39,7 +41,14 @@ def attacked(tmp_path, small_splits):
         known = Knowledge(captured, (1, 16, 16), public=images, query=Query(shrunk))
         made = Reconstructions(tuple("abcde"), attack(known, Run()))
         about = described(attack, known, public, seed=0, views=1)
-        write_result(tmp_path / name, attack, made, known, about, trained_on=lambda: {"served": "toy", "near": "2.5"})
+        write_result(
+            tmp_path / name,
+            attack,
+            made,
+            known,
+            about,
+            trained_on=lambda: {"served": "toy", "apart": '{"distance": 2.5, "ratio": 0.5}'},
+        )
         return tmp_path / name, captured, made.images
 
     return run
@@ -55,7 +64,7 @@ def test_a_saved_decoder_rebuilds_what_the_attack_rebuilt(attacked, name):
 
 def test_the_capture_and_the_target_of_others_are_refused(attacked, tmp_path):
     found = saved_decoder(attacked("inverse-network")[0])
-    assert (found.served, found.near) == ("toy", 2.5)
+    assert (found.served, found.apart) == ("toy", Apart(2.5, 0.5))
     capture = tmp_path / "tap.capture"
     with CaptureWriter(capture) as writer:
         found.check_capture(capture)  # nothing is known so far

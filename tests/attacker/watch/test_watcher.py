@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from splitleak.attacker.likeness import Apart
 from splitleak.attacker.rebuilders import Rebuilder
 from splitleak.attacker.watch.board import Cursor
 from splitleak.attacker.watch.watcher import Watcher
@@ -60,7 +61,10 @@ def test_a_picture_that_comes_again_is_found_and_one_that_is_new_is_not(wire, wa
 
 
 def test_where_public_pictures_tell_how_near_different_ones_come_that_decides(wire, watched, shown):
-    known = {near: watched(rebuilder=Rebuilder("toy", (4, 8, 8), torch.sigmoid, near=near)) for near in (0.5, 1.5)}
+    known = {
+        near: watched(rebuilder=Rebuilder("toy", (4, 8, 8), torch.sigmoid, apart=Apart(near, 0.1)))
+        for near in (0.5, 1.5)
+    }
     feature = wire.ask("first")
     wire.ask("again", feature + 1 / 16)  # 256 values: at a distance of 1
     for near, watcher in known.items():
