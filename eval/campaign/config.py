@@ -14,6 +14,7 @@ from splitleak.attacker.run import AttackConfig
 from splitleak.config import IMPORTED, OWN, Config, Preset, digest, merged
 from splitleak.datasets import DATASETS
 from splitleak.datasets.splits import PoolConfig, SplitConfig
+from splitleak.datasets.torchvision import NAMES
 from splitleak.defenses.artifact import artifact_digest
 from splitleak.defenses.importing import cut_in_two, read_networks
 from splitleak.defenses.stack import DefenseConfig, Stack
@@ -433,8 +434,6 @@ def fingerprint(data: str) -> str:
         if plugin is not None:
             plugin.check_allowed()
         return data if plugin is None else f"{data} of {plugin.package} {plugin.version}"
-    from splitleak.datasets.torchvision import NAMES  # takes a second to import
-
     path = Path(data)
     if data in NAMES:
         return data

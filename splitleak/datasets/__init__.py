@@ -49,7 +49,7 @@ def load(
         ValueError: It is none of these, or its contents are not images with labels.
         FileNotFoundError: There is nothing at the path, or the named set is not under ``data_root``.
     """
-    from splitleak.datasets import torchvision  # torchvision takes a second to import: only for who asks for it
+    from splitleak.datasets import torchvision
     from splitleak.datasets.files import load_file
     from splitleak.datasets.images import Dataset
 

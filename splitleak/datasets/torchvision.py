@@ -1,26 +1,28 @@
 """torchvision's data sets by name, from ``--data-root``; they are downloaded only when asked to."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torchvision import datasets
 
 from splitleak.datasets.images import Dataset, Images
 from splitleak.errors import said
+from splitleak.tables import Imported, Table
 
-_SETS: dict[str, Callable[..., Any]] = {
-    "cifar10": datasets.CIFAR10,
-    "cifar100": datasets.CIFAR100,
-    "fashion-mnist": datasets.FashionMNIST,
-    "kmnist": datasets.KMNIST,
-    "mnist": datasets.MNIST,
-    "stl10": datasets.STL10,
-    "svhn": datasets.SVHN,
-}
+_SETS: Table[Any] = Table(
+    "torchvision set",  # torchvision takes a second and 160 MB to import: only for who asks for one of its sets
+    {
+        "cifar10": Imported("torchvision.datasets:CIFAR10"),
+        "cifar100": Imported("torchvision.datasets:CIFAR100"),
+        "fashion-mnist": Imported("torchvision.datasets:FashionMNIST"),
+        "kmnist": Imported("torchvision.datasets:KMNIST"),
+        "mnist": Imported("torchvision.datasets:MNIST"),
+        "stl10": Imported("torchvision.datasets:STL10"),
+        "svhn": Imported("torchvision.datasets:SVHN"),
+    },
+)
 _BY_SPLIT_NAME = frozenset({"stl10", "svhn"})  # these take split="train", the others train=True
 _IDX_OF_BYTES = bytes((0, 0, 8))
 _OF_IDX_FILES = frozenset({"fashion-mnist", "kmnist", "mnist"})

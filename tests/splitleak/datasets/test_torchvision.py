@@ -1,9 +1,11 @@
 import pickle
 import struct
+import sys
 
 import numpy as np
 import pytest
 
+from splitleak import datasets
 from splitleak.datasets import load
 from splitleak.datasets.torchvision import load_torchvision
 
@@ -19,10 +21,22 @@ def test_a_named_set_needs_a_root():
         load("mnist")
 
 
-def test_cifar10_loads_from_the_files_torchvision_keeps(tmp_path, monkeypatch):
-    from torchvision import datasets
+def test_torchvision_is_not_imported_for_other_sets(tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.arange(2))
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "splitleak.datasets.torchvision")
+    monkeypatch.delattr(datasets, "torchvision")
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # an import of it fails
+    assert len(load(str(tmp_path / "mine.npz")).train) == 2
+    with pytest.raises(FileNotFoundError, match="did you mean 'mnist'"):
+        load("mnits")
 
-    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda _: True)
+
+def test_cifar10_loads_from_the_files_torchvision_keeps(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda _: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
