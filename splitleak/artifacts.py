@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -281,16 +282,22 @@ def hardware() -> str:
 @cache
 def _commit() -> str:
     """The commit of the package's checkout, marked ``+changes`` if files differ from it; else ``unknown``."""
-    checkout = Path(__file__).resolve().parents[1]
+    module = Path(__file__).resolve()
+    checkout = module.parents[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of a hook's git
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", *arguments], cwd=checkout, check=True, capture_output=True, text=True, timeout=10
+            ["git", *arguments], cwd=checkout, env=environment, check=True, capture_output=True, text=True, timeout=10
         ).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != checkout:  # installed below somebody else's repository
             return "unknown"
+        git("ls-files", "--error-unmatch", str(module))  # or at its top, where it is none of its files
+        project = tomllib.loads((checkout / "pyproject.toml").read_text("utf-8")).get("project", {})
+        if project.get("name") != "splitleak":  # or is one of them
+            return "unknown"
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return "unknown"

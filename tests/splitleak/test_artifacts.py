@@ -219,13 +219,20 @@ def commit_of(monkeypatch):
     return told
 
 
-def test_the_commit_is_that_of_the_packages_own_checkout_marked_if_files_differ(tmp_path, commit_of):
-    module = tmp_path / "splitleak" / "artifacts.py"
-    module.parent.mkdir()
+def committed(folder, project):
+    """The module of a repository that holds the package at its top."""
+    module = folder / "splitleak" / "artifacts.py"
+    module.parent.mkdir(parents=True)
     module.write_text("one")
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-qm", "first")
+    (folder / "pyproject.toml").write_text(project)
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "first")
+    return module
+
+
+def test_the_commit_is_that_of_the_packages_own_checkout_marked_if_files_differ(tmp_path, commit_of):
+    module = committed(tmp_path, '[project]\nname = "splitleak"\n')
     assert commit_of(module) == git(tmp_path, "rev-parse", "--short=12", "HEAD")
     module.write_text("two")
     assert commit_of(module).endswith("+changes")
@@ -239,6 +246,27 @@ def test_below_somebody_elses_repository_the_commit_is_unknown(tmp_path, commit_
     git(tmp_path, "init", "-q")
     git(tmp_path, "commit", "-qm", "theirs", "--allow-empty")
     assert commit_of(module) == "unknown"
+
+
+@pytest.mark.parametrize("project", ['[project]\nname = "thesis"\n', "", "broken = "])
+def test_a_package_among_the_files_of_somebody_elses_repository_has_no_commit(tmp_path, commit_of, project):
+    assert commit_of(committed(tmp_path, project)) == "unknown"
+
+
+def test_a_package_beside_the_files_of_a_repository_has_no_commit(tmp_path, commit_of):
+    module = committed(tmp_path, '[project]\nname = "splitleak"\n')
+    git(tmp_path, "rm", "-q", "--cached", "splitleak/artifacts.py")
+    assert commit_of(module) == "unknown"
+
+
+def test_in_a_hook_of_somebody_elses_repository_the_commit_is_the_packages(tmp_path, commit_of, monkeypatch):
+    module = committed(tmp_path / "ours", '[project]\nname = "splitleak"\n')
+    committed(tmp_path / "theirs", "")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "theirs" / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "ours"))
+    told = commit_of(module)
+    monkeypatch.undo()
+    assert told == git(tmp_path / "ours", "rev-parse", "--short=12", "HEAD")
 
 
 # Who made a result: the command, and the files of settings that it names.
