@@ -22,6 +22,7 @@ from splitleak.attacker.training.ridge import RidgeGauge
 from splitleak.config import read_table
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import EdgeHalf, load_edge
+from splitleak.errors import explained
 
 _CPU = torch.device("cpu")
 _BATCH = 64
@@ -91,14 +92,17 @@ def saved_decoder(folder: Path) -> Rebuilder:
     about = read_table(folder / ATTACK.mark)
     weights, fitted = load_tensors(folder / WEIGHTS)
     check_finite(folder / WEIGHTS, weights)
-    if about["attack"] not in ATTACKS:
-        raise ValueError(f"{folder}: expected an attack on features, got {about['attack']!r}")
-    attack = build(ATTACKS, about["attack"], "cpu", about["config"])
+    name, config = about["attack"], about["config"]
+    if not isinstance(name, str) or name not in ATTACKS:
+        raise ValueError(f"{folder}: expected an attack on features, got {name!r}")
+    with explained(folder / ATTACK.mark, f"the settings of {name!r}"):
+        attack = build(ATTACKS, name, "cpu", config)
     if not fitted:
         raise ValueError(f"{folder}: expected weights with the shapes they are for; `attack --force` writes them anew")
     served, apart = fitted.pop(SERVED, None), fitted.pop(APART, None)
-    shapes = Shapes(**{name: _tuples(json.loads(text)) for name, text in fitted.items()})
-    network = attack.untrained(shapes)
+    with explained(folder / WEIGHTS, f"weights of {name!r} with the shapes they are for"):
+        shapes = Shapes(**{name: _tuples(json.loads(text)) for name, text in fitted.items()})
+        network = attack.untrained(shapes)
     if network is None:
         raise ValueError(f"{folder}: expected an attack that trains a decoder, got {attack.name!r}")
     assign_weights(network, weights, f"{folder / WEIGHTS}: expected weights of {attack.name!r}")

@@ -22,6 +22,8 @@ from pathlib import Path
 BEAT_S = 5.0
 DEAD_S = 30.0
 
+_LONGEST_NAME = 255  # bytes, on any file system
+
 
 class Leases:
     """The leases of one holder in a folder, and what it knows of others."""
@@ -83,10 +85,10 @@ class Leases:
         for generation in itertools.count(1):
             lease = self._leases / f"{job}.{generation}"
             try:
-                holder = lease.read_text(encoding="utf-8")
+                holder = _name(_text(lease))
             except FileNotFoundError:
                 break
-            # Without a name it is being made, or was when its holder died.
+            # Without a name it is being made, or was when its holder died, or somebody broke it.
             free = holder != self.holder and (self._is_dead(holder) if holder else self._is_old(lease.name, holder))
         if not free:
             return False
@@ -129,7 +131,7 @@ class Leases:
 
     def _sign(self, holder: str) -> str | None:
         try:
-            return (self._alive / holder).read_text(encoding="utf-8")
+            return _text(self._alive / holder)
         except FileNotFoundError:
             return None
 
@@ -144,3 +146,14 @@ class Leases:
         if self._signs.get(name, (None, now))[0] != sign:
             self._signs[name] = (sign, now)
         return now - self._signs[name][1] >= self._dead_s
+
+
+def _text(path: Path) -> str:
+    """What a file holds, whatever that is."""
+    return path.read_bytes().decode("utf-8", "replace")
+
+
+def _name(text: str) -> str:
+    """A holder's name; empty where ``text`` is none."""
+    fits = text.isprintable() and not {*text} & {*"/\\"} and len(text.encode()) <= _LONGEST_NAME
+    return text if fits and text.strip(".") else ""

@@ -4,19 +4,83 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from splitleak.artifacts import are_tensors, provenance, write_json
-from splitleak.config import read_table
+from splitleak.config import Document, read_table
 from splitleak.eval.campaign.forecast import TIMES, Took
 from splitleak.eval.campaign.leases import Leases
-from splitleak.eval.campaign.plan import KINDS, Job, Plan
+from splitleak.eval.campaign.plan import KINDS, Job, Kind, Plan
 from splitleak.eval.record.metrics import headline
 from splitleak.eval.record.schema import load_record
 from splitleak.locks import lock_file
 from splitleak.outputs import locked
 
 PLAN = "campaign.json"
+
+
+def _single(name: str) -> str:
+    if not name.strip(".") or Path(name).name != name or not name.isprintable():
+        raise ValueError(f"expected a name that a file can have, got {name!r}")
+    return name
+
+
+def _below(output: str) -> str:
+    if ".." in Path(output).parts or not output.isprintable():
+        raise ValueError(f"expected a place below the campaign's folder, got {output!r}")
+    return output
+
+
+_Name = Annotated[str, AfterValidator(_single)]
+_Output = Annotated[str, AfterValidator(_below)]  # an absolute one is a target of another folder's
+
+
+class _Part(BaseModel):
+    """What is asked of a part of a file in the folder; it may tell more."""
+
+
+class _Job(_Part):
+    id: _Name
+    kind: Kind
+    label: str
+    output: _Output
+
+
+class _Cell(_Part):
+    id: _Name
+
+
+class _Measure(_Part):
+    measure: str
+    target: str
+    seed: int
+    output: _Output
+
+
+class _Plan(Document):
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    title: str | None = None
+    config: dict[str, Any]
+    cells: tuple[_Cell, ...]
+    jobs: tuple[_Job, ...] = ()
+    besides: tuple[_Measure, ...] = ()
+    threads: int | None = Field(default=None, ge=1)
+    failures: tuple[dict[str, Any], ...] = ()
+    doubts: tuple[tuple[str, str], ...] | None = None
+
+
+class _Failure(Document):
+    model_config = ConfigDict(extra="ignore")
+
+    job: str
+    label: str
+    command: str
+    error: str
+
 
 _WEIGHTS = {
     "train": ("edge/weights.safetensors", "cloud/weights.safetensors"),
@@ -74,11 +138,14 @@ class Store:
 
         Raises:
             FileNotFoundError: The folder has no plan.
+            ValueError: It is not what `write_plan` wrote, or names a place that is not below the folder.
         """
         path = self.folder / PLAN
         if not path.is_file():
             raise FileNotFoundError(f"expected a folder that `splitleak campaign run` wrote, got {self.folder}")
-        return read_table(path)
+        document = read_table(path)
+        _Plan.parse(document, source=str(path))
+        return document
 
     def status(self) -> dict[str, Any]:
         """Progress of the current plan: jobs done, failed and to do by kind, the latest scores, and the failures.
@@ -95,7 +162,7 @@ class Store:
             state = "done" if is_whole(job["kind"], output) else "failed" if failure else "to do"
             kinds[job["kind"]][state] += 1
             if state == "failed" and failure:
-                failures.append({**failure, "error": failure["error"].strip().splitlines()[-1]})
+                failures.append({**failure, "error": (failure["error"].strip().splitlines() or [""])[-1]})
             if state == "done" and job["kind"] == "cell":
                 records.append((output.stat().st_mtime, job["label"], output))
         scores = []
@@ -124,7 +191,7 @@ class Store:
     def failure(self, job_id: str) -> dict[str, Any] | None:
         """The failure of the last attempt at the job, or None."""
         path = self._failure(job_id)
-        return read_table(path) if path.exists() else None
+        return read_failure(path) if path.exists() else None
 
     def _failure(self, job_id: str) -> Path:
         return self.folder / "failures" / f"{job_id}.json"
@@ -170,6 +237,13 @@ class Store:
                     raise FileExistsError(f"{expected}, got one with {strangers[0]}; it was not touched")
             self.folder.mkdir(parents=True, exist_ok=True)
             yield
+
+
+def read_failure(path: Path) -> dict[str, Any]:
+    """Reads what `Store.record_failure` wrote."""
+    document = read_table(path)
+    _Failure.parse(document, source=str(path))
+    return document
 
 
 def is_whole(kind: str, output: Path) -> bool:

@@ -6,6 +6,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from splitleak.config import Document, read_table
 from splitleak.defenses import DEFENSES
 from splitleak.eval.latency.table import engine_text
 from splitleak.eval.record.schema import Record
@@ -115,6 +118,54 @@ def read_results(folders: Sequence[Path], dataset: str | None = None) -> list[Me
     return selected
 
 
+class _Median(BaseModel):
+    p50: float
+
+
+class _Parts(BaseModel):
+    total_ms: _Median
+
+
+class _TimedCell(BaseModel):
+    """What is asked of a cell of a latency sweep; it tells more."""
+
+    way: str
+    window: int
+    link: str
+    batch: int
+    target: str
+    codec: str
+    bytes_per_image: float
+    edge_engine: str = "-"
+    cloud_engine: str = "-"
+    parts: _Parts
+
+
+class _Device(BaseModel):
+    name: str
+
+
+class _Timed(Document):
+    model_config = ConfigDict(extra="ignore")
+
+    cells: tuple[_TimedCell, ...]
+    emulated_device: _Device | None
+
+
+def read_latency(path: Path) -> Latency:
+    """What `splitleak latency --out` wrote.
+
+    Raises:
+        ValueError: It is something else, or of an old form.
+    """
+    document = read_table(path)
+    if "cells" not in document:
+        expected = f"{path}: expected a latency record with cells"
+        raise ValueError(f"{expected}, got one of an old form; run `splitleak latency` again")
+    _Timed.parse(document, source=str(path))
+    return document
+
+
 def deployments(measured: Sequence[Measured], latency: Latency | None, link: str | None) -> list[Deployment]:
     """The deployments of ``measured`` with their latency, then the assumed ones for codecs with latency only.
 
@@ -127,7 +178,7 @@ def deployments(measured: Sequence[Measured], latency: Latency | None, link: str
         link: Name of the link, needed if the sweep has several.
 
     Raises:
-        ValueError: The latency record has several links and none is named, or not that one, or is of an old form.
+        ValueError: The latency record has several links and none is named, or not that one.
     """
     options = _of_targets(measured)
     undefended = [option for option in options if not option.defenses and option.codec == PLAIN]
@@ -205,8 +256,6 @@ def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float:
 
 def _timed(latency: Latency, link: str | None) -> list[Latency]:
     """The split cells of one link, the smallest batch and one request in flight, fastest first."""
-    if "cells" not in latency:
-        raise ValueError("expected a latency record with cells, got one of an old form; run `splitleak latency` again")
     splits = [cell for cell in latency["cells"] if cell["way"] == "split" and cell["window"] == 1]
     links = list(dict.fromkeys(cell["link"] for cell in splits))
     if link is None and len(links) > 1:

@@ -13,6 +13,7 @@ from splitleak.eval.record.schema import AttackRun, Target, ThreatModel
 from splitleak.plugins import Plugin, check_recorded, recorded
 
 _OF_THREAT = ("knowledge", "queries", "draws", "views", "access", "adaptive", "ignores_output_policy", "capture")
+_ALWAYS = ("config", "seed", "queries", "knowledge")
 _OF_RUN = ("config", "seed", "rebuilt", "findings", "prior", "provenance")
 
 
@@ -56,6 +57,8 @@ class Attacked:
         path = folder / "attack.json"
         document = read_table(path)
         check_recorded(recorded(document.get("plugins", ())), f"{path}: made with")
+        if lacking := [key for key in _ALWAYS if key not in document]:  # a default would be another threat model
+            raise ValueError(f"{path}: expected keys {', '.join(lacking)} too, got {', '.join(document)}")
         about = {key: document[key] for key in _OF_RUN if key in document}
         run = AttackRun.parse({**about, "name": document["attack"]}, source=str(path))
         public = document["public_hashes"]

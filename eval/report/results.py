@@ -15,7 +15,7 @@ from typing import Any
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.config import read_lines, read_table
 from splitleak.eval.campaign.classes.config import BASELINES, STRONGEST
-from splitleak.eval.campaign.store import PLAN, Store
+from splitleak.eval.campaign.store import PLAN, Store, read_failure
 from splitleak.eval.record.metrics import GAINS, Kind, Reading, is_baseline, kind_of, metric_named
 from splitleak.eval.record.schema import (
     FILE,
@@ -463,7 +463,7 @@ def _documents(folder: Path, places: Sequence[Mapping[str, Any]]) -> dict[str, M
 def _failures(folder: Path, plan: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     """The failures of the last attempts at jobs of ``plan``."""
     jobs = {job["id"] for job in plan.get("jobs", ())}
-    failures = [read_table(path) for path in sorted((folder / "failures").glob("*.json"))]
+    failures = [read_failure(path) for path in sorted((folder / "failures").glob("*.json"))]
     return tuple(failure for failure in failures if failure["job"] in jobs)
 
 

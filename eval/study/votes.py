@@ -72,8 +72,8 @@ def score_votes(files: Sequence[Path], key_file: Path) -> dict[str, Any]:
         votes = Votes.read(file)
         answered = [vote.pair for vote in votes.votes]
         if votes.study != key.study or not set(answered) <= pairs.keys() or len(set(answered)) != len(answered):
-            expected = f"votes of study {key.study}, one a pair"
-            raise ValueError(f"{file}: expected {expected}, got study {votes.study} and pairs {answered}")
+            expected = f"votes of study {key.study!r}, one a pair"
+            raise ValueError(f"{file}: expected {expected}, got study {votes.study!r} and pairs {answered}")
         for vote in votes.votes:
             if vote.choice is None:
                 unanswered += 1
@@ -82,7 +82,7 @@ def score_votes(files: Sequence[Path], key_file: Path) -> dict[str, Any]:
             name = f"{number + 1} {votes.voter}".strip()
             chosen.append((name, pair.label, (vote.choice == "left") == (pair.left == "a")))
     if not chosen:
-        raise ValueError(f"expected at least one choice, got {len(files)} files with none")
+        raise ValueError(f"{', '.join(map(str, files))}: expected at least one choice, got none")
     hits = sum(first for _, _, first in chosen)
     return {
         "study": key.study,

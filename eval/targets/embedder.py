@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from splitleak.datasets.images import Images, fitted_pixels
+from splitleak.errors import explained
 from splitleak.eval.record.scoring import load_pictures
 from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.network import Network
@@ -26,9 +27,10 @@ def load_embedder(path: Path, config: NetworkConfig, image_shape: tuple[int, int
         ValueError: It is no network of pictures, or has operations that are not read.
     """
     model = read_graph(path)
-    told = [shape for shape in input_shapes(model, config.preprocessing.layout).values() if len(shape) == 3]
-    free = any(None in shape for shape in told)
-    return network_of(model, config, image_shape if free and not config.inputs else None)
+    with explained(path, "a network of pictures that can be computed"):
+        told = [shape for shape in input_shapes(model, config.preprocessing.layout).values() if len(shape) == 3]
+        free = any(None in shape for shape in told)
+        return network_of(model, config, image_shape if free and not config.inputs else None)
 
 
 def rebuilt_verified(network: Network, score: Path, victims: Images) -> dict[str, Any]:

@@ -87,14 +87,13 @@ def recommend(
 
     Says what rules the others out, which budget binds, and what was not measured. Exits with 1 where nothing fits.
     """
-    from splitleak.config import read_document
-    from splitleak.eval.deploy.deployments import deployments, read_results
+    from splitleak.eval.deploy.deployments import deployments, read_latency, read_results
     from splitleak.eval.deploy.recommend import Budgets
     from splitleak.eval.deploy.recommend import recommend as choose
 
     limits = {"max_accuracy_drop": max_accuracy_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
     budgets = Budgets.parse(limits, source="recommend")
-    timed = read_document(latency) if latency else None
+    timed = read_latency(latency) if latency else None
     recommendation = choose(deployments(read_results(results, dataset), timed, link), budgets, timed)
     if as_json:
         print_json(recommendation)

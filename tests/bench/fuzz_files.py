@@ -17,13 +17,13 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from splitleak import eval as evaluation
 from splitleak.artifacts import write_json
 from splitleak.attacker.arrays import read_features, read_pairs
 from splitleak.attacker.blind_tap import sightings
@@ -46,15 +46,12 @@ from splitleak.wire.files import captures
 from splitleak.wire.files.captures import CaptureWriter
 from splitleak.wire.files.repair import check
 from splitleak.wire.files.shared import SharedScores
+from tests.bench.fuzz_folders import EVAL, FOLDERS, Prepared
 
 FORMATS = ("png", "jpg", "gif", "tif", "bmp", "webp", "ppm")
 IMAGES = ("npz", "stored npz", "zip", "mnist", "splits", *FORMATS)
-EVAL = Path(evaluation.__file__).parent
 MOST_GROWTH = 400 * 2**20  # bytes, of the process, over all files of a reader
 MOST_S = 10.0  # a file
-
-
-Prepared = tuple[Path, Callable[[], object]]  # the file that may be damaged, and how all of it is read
 
 
 def prepared(reader: str, folder: Path) -> Prepared:
@@ -242,12 +239,18 @@ OTHERS: dict[str, Callable[[Path], Prepared]] = {
         capture,
         sizes,
     )
-}
+} | FOLDERS
 READERS = (*IMAGES, *OTHERS)
+ODD = (None, True, 0, -1, 2**63, 1e308, 0.5, "", "x", "../../x", "/x", "a\n\x1b[31m", [], [[]], {}, {"a": 1})  # as JSON
 
 
 def damaged(data: bytes, draw: random.Random) -> bytes:
-    """``data`` with up to three places cut, doubled, overwritten or filled in."""
+    """``data`` with up to three places cut, doubled, overwritten or filled in; of JSON, half the time its values."""
+    if data[:1] == b"{" and draw.random() < 0.5:
+        try:
+            return json.dumps(altered(json.loads(data), draw)).encode()
+        except ValueError:  # lines of JSON
+            pass
     out = bytearray(data)
     for _ in range(draw.randint(1, 3)):
         at, long = draw.randrange(len(out) + 1), draw.choice((1, 1, 2, 4, 4, 64))
@@ -267,6 +270,20 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
         else:
             out[at : at + 4] = struct.pack(draw.choice(("<I", ">I")), draw.choice((0, 1, 2**16, 2**31 - 1, 2**32 - 1)))
     return bytes(out)
+
+
+def altered(document: Any, draw: random.Random) -> Any:
+    """``document`` with one of its values replaced, renamed or left out, at any depth."""
+    if not isinstance(document, (dict, list)) or not document or draw.random() < 0.2:
+        return draw.choice(ODD)
+    if isinstance(document, list):
+        place = draw.randrange(len(document))
+        changed = [altered(document[place], draw)] * draw.randrange(3)
+        return [*document[:place], *changed, *document[place + 1 :]]
+    key = draw.choice(list(document))
+    kind = draw.randrange(6)
+    others = {name: value for name, value in document.items() if name != key}
+    return others if kind == 0 else {**others, "other" if kind == 1 else key: altered(document[key], draw)}
 
 
 def faults(reader: str, count: int, seed: int, folder: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ And a campaign on disk whose records are made up: the report is a function of re
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,13 @@ STACKS = {
     "Noise_ARL": [BOTTLENECK, {"name": "gaussian-noise", "config": {"sigma": 0.2}}],
 }
 MADE = {"command": "splitleak", "commit": "abc123", "hardware": "abacus", "torch": "2"}
+
+
+def planned(cell):
+    """A cell's job in a plan."""
+    return {"id": f"cell-{cell['id']}", "kind": "cell", "label": cell["id"], "output": f"cells/{cell['id']}/score"}
+
+
 ERRORS = {"Bottleneck": 0.01, "DistCorr": 0.015, "PATROL": 0.04, "Noise_Nopeek": 0.02, "Noise_ARL": 0.05}
 
 PREDICTION_ROW = {
@@ -176,7 +184,7 @@ def fake_campaign(tmp_path, fake_record):
             if linkage:
                 output = f"linkage/{cell['target']}-{cell.get('codec', 'fp32')}.json"
                 write_json(folder / output, linkage(cell))
-                jobs.append({"id": output, "kind": "linkage", "output": output})
+                jobs.append({"id": Path(output).stem, "kind": "linkage", "label": output, "output": output})
         plan = {
             "name": "fake",
             "title": "A <fake> campaign",
@@ -189,7 +197,7 @@ def fake_campaign(tmp_path, fake_record):
                 **config,
             },
             "cells": cells,
-            "jobs": [{"id": f"cell-{cell['id']}", "kind": "cell"} for cell in cells] + jobs,
+            "jobs": [planned(cell) for cell in cells] + jobs,
             "provenance": {**MADE, "command": "splitleak campaign run"},
         }
         write_json(folder / "campaign.json", plan)
@@ -281,7 +289,7 @@ def fake_predictions(tmp_path):
                 **dict(config),
             },
             "cells": cells,
-            "jobs": [{"id": f"cell-{place['id']}", "kind": "cell"} for place in cells],
+            "jobs": [planned(place) for place in cells],
             "provenance": {**MADE, "command": "splitleak campaign run"},
         }
         write_json(folder / "campaign.json", plan)

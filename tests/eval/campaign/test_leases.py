@@ -100,10 +100,11 @@ def test_the_lease_of_who_gives_no_sign_of_life_is_taken_over_once(tmp_path, clo
         assert three.take("job")
 
 
-def test_a_lease_without_a_name_is_being_made_or_was_when_its_holder_died(tmp_path, clock):
+@pytest.mark.parametrize("said", [b"", b"\xff\0", b"../../elsewhere", b"..", b"x" * 5000])
+def test_a_lease_without_a_name_is_being_made_or_was_when_its_holder_died(tmp_path, clock, said):
     one = of(tmp_path, "1-of-2", clock, beat_s=60)
     with one.living():
-        (tmp_path / "leases" / "job.1").write_text("")
+        (tmp_path / "leases" / "job.1").write_bytes(said)
         assert not one.take("job")
         clock.seconds += 0.3
         assert one.take("job")

@@ -109,6 +109,16 @@ def test_records_of_one_id_that_differ_are_refused_and_nothing_is_copied(made, t
     assert not (tmp_path / "all" / "cells").exists()
 
 
+def test_a_plan_that_leads_out_of_its_folder_replaces_nothing_there(made, tmp_path):
+    plan = {**PLAN, "jobs": [{**JOBS[1], "output": "../precious/score"}]}
+    shard = made("shard", plan=plan)
+    for folder in (tmp_path / "precious", shard / ".." / "precious" / "score"):
+        folder.mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match="expected a place below the campaign's folder"):
+        merge(tmp_path / "runs" / "all", [shard])
+    assert not (tmp_path / "runs" / "precious").exists()
+
+
 def test_a_folder_in_which_a_shard_runs_is_left_alone(made, tmp_path):
     one = made("one", "cell-a")
     with (

@@ -122,6 +122,26 @@ def test_the_plan_in_the_folder_can_be_run_again(store):
     assert {"command", "commit", "hardware"} <= written["provenance"].keys()
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"output": "../../precious"}, "expected a place below the campaign's folder, got '../../precious'"),
+        ({"id": "../precious"}, "expected a name that a file can have"),
+        ({"id": ".."}, "expected a name that a file can have"),
+        ({"kind": "erase"}, "jobs.0.kind"),
+        ({"output": 3}, "jobs.0.output"),
+    ],
+)
+def test_a_plan_of_another_kind_or_that_leads_out_of_its_folder_is_refused(store, change, said):
+    plan = {"name": "x", "config": {}, "cells": [], "jobs": [{**JOB.document(), **change}]}
+    write_json(store.folder / "campaign.json", plan)
+    with pytest.raises(ValueError, match=rf"campaign\.json: .*{said}"):
+        store.read_plan()
+    write_json(store.folder / "campaign.json", {**plan, "jobs": 3})
+    with pytest.raises(ValueError, match=r"campaign\.json: .*jobs"):
+        store.status()
+
+
 def test_status_counts_jobs_and_shows_scores_and_failures(store, fake_record):
     plan = make_plan(CampaignConfig.load(DOCUMENT, source="test"))
     store.write_plan(plan)

@@ -7,7 +7,7 @@ import pytest
 
 from splitleak.artifacts import write_json
 from splitleak.config import read_document
-from splitleak.eval.deploy.deployments import deployments, read_results
+from splitleak.eval.deploy.deployments import deployments, read_latency, read_results
 from splitleak.eval.report.report import write_report
 
 
@@ -98,8 +98,27 @@ def test_one_link_is_chosen_and_only_the_smallest_batch_counts(measured):
     with pytest.raises(ValueError, match="got 'geo'"):
         deployments(made, several, "geo")
     assert by_design(deployments(made, several, "lte"))["PATROL", "fp32"].latency_ms == 70.0
-    with pytest.raises(ValueError, match="old form"):
-        deployments(made, {"targets": {}}, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cells": None}, "cells: Input should be a valid (tuple|array|list)"),
+        ({"cells": [{"way": "split"}]}, "cells.0.window: Field required"),
+        ({"emulated_device": 3}, "emulated_device"),
+    ],
+)
+def test_what_is_no_latency_record_is_refused_in_one_line_that_names_it(tmp_path, change, said):
+    path = tmp_path / "latency.json"
+    write_json(path, latency(("PATROL0", "fp32", 2.0)))
+    assert read_latency(path)["cells"]
+    write_json(path, {**latency(), **change})
+    with pytest.raises(ValueError, match=rf"latency\.json: .*{said}") as caught:
+        read_latency(path)
+    assert "\n" not in str(caught.value)
+    write_json(path, {"targets": {}})
+    with pytest.raises(ValueError, match=r"latency\.json: .*old form"):
+        read_latency(path)
 
 
 def test_results_on_several_data_sets_are_not_mixed(measured, fake_campaign, tmp_path):

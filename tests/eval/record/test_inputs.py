@@ -53,6 +53,12 @@ def test_a_target_of_poisoned_images_is_told_with_the_poison(small_splits, tmp_p
     assert target.dataset.poison["fraction"] == 0.1
 
 
+@pytest.mark.parametrize("key", ["config", "seed", "queries", "knowledge"])
+def test_what_every_attack_tells_is_not_made_up_where_it_lacks(attacked, key):
+    with pytest.raises(ValueError, match=rf"attack\.json: expected keys {key} too, got attack"):
+        attacked(key)
+
+
 def test_what_an_attack_left_is_the_run_the_threat_model_and_whose_images_it_had(attacked):
     found = attacked()
     assert (found.run.name, found.run.config, found.run.seed, found.run.rebuilt) == ("decoder", {"epochs": 2}, 3, 40)

@@ -229,7 +229,8 @@ def test_a_metric_of_classes_plugged_in_is_in_record_table_csv_report_and_status
     save(tmp_path / "judge", "judge", train(config, small_splits, device=torch.device("cpu")))
     pictures = torch.rand(10, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     Reconstructions.of_classes(pictures).save(tmp_path / "attack" / "reconstructions.npz")
-    attack = {"attack": "mi-face", "public_hashes": small_splits.public.hashes(), "provenance": {}}
+    about = {"config": {}, "seed": 0, "queries": 0, "knowledge": ["model"], "provenance": {}}
+    attack = {"attack": "mi-face", "public_hashes": small_splits.public.hashes(), **about}
     write_json(tmp_path / "attack" / "attack.json", attack)
     small_splits.train.save(tmp_path / "train.npz")
     folder, about = tmp_path / "run", {"dataset": "builtin", "attack": "mi-face", "seed": 0, "target": "toy"}

@@ -36,7 +36,7 @@ def test_an_attack_on_features_is_scored_by_the_numbers_of_its_rows(truth, tmp_p
     order = [2, 0, 3, 1]
     Reconstructions(tuple(map(str, order)), torch.from_numpy(NOISY[order])).save(folder / "reconstructions.npz")
     about = {"attack": "decoder", "config": {}, "seed": 0, "rebuilt": 4, "findings": {}, "public_hashes": []}
-    (folder / "attack.json").write_text(json.dumps({**about, "provenance": {}, "knowledge": []}))
+    (folder / "attack.json").write_text(json.dumps({**about, "provenance": {}, "knowledge": [], "queries": 0}))
     for given in (folder, folder / "reconstructions.npz"):
         scored = score_unproven(given, truth, tmp_path / "out", force=True)
         assert scored["scores"]["mse"]["mean"] < 0.01

@@ -130,11 +130,12 @@ def test_an_attack_that_runs_the_model_ignores_a_policy(fake_predictions, given,
 def test_records_and_failures_of_another_plan_are_not_looked_at(fake_predictions):
     folder = fake_predictions(change=lambda record: record["cell"]["row"] == "m = 1")
     write_json(folder / "cells" / "stray" / "score" / "record.json", {"strange": True})
+    said = {"label": "l", "command": "c", "error": "e"}
     for job in ("cell-m = 3-0", "cell-old"):
-        write_json(folder / "failures" / f"{job}.json", {"job": job})
+        write_json(folder / "failures" / f"{job}.json", {"job": job, **said})
     results = Results.load(folder)
     assert [cell.id for cell, _ in results.measured] == ["m = 1-0", "m = 1-1"]
-    assert results.failures == ({"job": "cell-m = 3-0"},)
+    assert results.failures == ({"job": "cell-m = 3-0", **said},)
 
 
 def test_the_strongest_attack_is_chosen_for_each_target_and_seed_among_those_on_the_first_setting(attacked):

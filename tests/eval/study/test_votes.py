@@ -52,7 +52,7 @@ def test_always_choosing_one_side_is_no_preference(key, voted):
     ("choices", "study"), [([(0, "left"), (0, "left")], "s"), ([(4, "left")], "s"), ([(0, "left")], "another")]
 )
 def test_votes_that_are_not_of_this_study_or_count_twice_are_refused(key, voted, choices, study):
-    with pytest.raises(ValueError, match="expected votes of study s, one a pair"):
+    with pytest.raises(ValueError, match="expected votes of study 's', one a pair"):
         score_votes([voted("odd", choices, study)], key)
 
 

@@ -39,6 +39,11 @@ def test_attributes_are_told_by_the_file_of_the_picture(small_splits, tmp_path):
         ("set,index,hat\ntrain,0,yes\n", "line 2: expected a set of public, victims and an index of it, got 'train'"),
         ("set,index,hat\npublic,-1,yes\n", "got 'public' and '-1'"),
         ("set,index,hat\npublic,9999999,yes\n", "got 'public' and '9999999'"),
+        ("set,index,hat\npublic,1\n", "expected 3 values in line 2, got 2"),
+        ("set,index,hat\npublic,1,yes,no\n", "expected 3 values in line 2, got 4"),
+        ('set,index,hat\npublic,1,"yes\n', "a.csv: expected a CSV file of attributes, but unexpected end of data"),
+        ("set,index,hat,hat\npublic,1,yes,no\n", "expected columns of different names"),
+        ("set,index,hat\npublic,1,yes\npublic,1,no\n", "line 3: expected one row a picture"),
         ("set,index,hat\n", "expected pictures of the split, got none among 0 rows"),
     ],
 )
@@ -52,5 +57,19 @@ def test_what_is_not_there_is_named(small_splits, tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a CSV file of attributes"):
         read_attributes(tmp_path / "a.csv", small_splits)
     (tmp_path / "a.csv").write_text("file,hat\nnone.png,yes\n")
-    with pytest.raises(FileNotFoundError, match=r"expected a picture at .*none.png"):
+    with pytest.raises(FileNotFoundError, match=r"a\.csv: expected the name of a picture, got 'none\.png'"):
+        read_attributes(tmp_path / "a.csv", small_splits)
+    (tmp_path / "a.csv").write_text('file,hat\n"no\nne\0.png",yes\n')
+    with pytest.raises((FileNotFoundError, ValueError), match=r"a\.csv") as caught:
+        read_attributes(tmp_path / "a.csv", small_splits)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_text_and_no_picture_is_named(small_splits, tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"set,index,hat\npublic,1,\xff\n")
+    with pytest.raises(ValueError, match=r"a\.csv: expected a CSV file of attributes, but 'utf-8' codec"):
+        read_attributes(tmp_path / "a.csv", small_splits)
+    (tmp_path / "a.csv").write_text("file,hat\na.png,yes\n")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"a\.png: expected a picture, but"):
         read_attributes(tmp_path / "a.csv", small_splits)
