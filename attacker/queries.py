@@ -358,7 +358,9 @@ def victims(capture: Path, *, averaging: int = 1, crossings: int | None = None) 
         if not is_own(name):
             rows.append(features)
             ids += [name] if len(features) == 1 else [f"{name}#{row}" for row in range(len(features))]
-    if not ids or len(ids) % each:
+    if not ids:
+        raise ValueError(f"{capture}: expected images that were captured, beside the attacker's own queries, got none")
+    if len(ids) % each:
         raise ValueError(f"{capture}: expected captured images in groups of {each}, got {len(ids)} images")
     if averaging > each:
         raise ValueError(f"{capture}: expected at most {each} views of an image that crossed so often, got {averaging}")

@@ -157,6 +157,11 @@ def test_the_victims_are_what_is_no_attackers_query(tmp_path):
     assert features.flatten().tolist() == [0, 3, 4, 6]
 
 
+def test_a_capture_of_the_attackers_own_queries_alone_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected images that were captured, beside the attacker's own queries"):
+        victims(capture_of(tmp_path / "c", [("probe-0123456789ab-0", 2)]))
+
+
 def test_views_of_one_victim_are_averaged_under_its_first_id(tmp_path):
     rows = [("a-0", 1), ("a-1", 1), ("probe-0123456789ab-0", 2), ("b-0", 1), ("b-1", 1)]
     capture = capture_of(tmp_path / "c", rows)
