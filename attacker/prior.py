@@ -35,6 +35,7 @@ from splitleak.attacker.training.critic import Critic, Norm, gradient_penalty, h
 from splitleak.config import Config, digest, read_document
 from splitleak.datasets.images import Images
 from splitleak.datasets.plain import unlabelled
+from splitleak.errors import explained
 from splitleak.models.generator import Generator, GeneratorConfig
 from splitleak.models.imported import ImportedGenerator
 from splitleak.outputs import FolderKind, claimed
@@ -293,7 +294,10 @@ class _PriorGame(Game):
 
 def restored(build: Callable[[], M], path: Path) -> M:
     """The network that ``build`` makes, with the weights in the file ``path``."""
-    with torch.device("meta"):  # no memory for what prior.json says before the weights are known to be so
+    with (
+        explained(path.parent / PRIOR.mark, "the sizes of a network"),
+        torch.device("meta"),  # no memory for what it says before the weights are known to be so
+    ):
         network = build()
     expected = f"{path}: expected the weights of a {type(network).__name__}"
     assign_weights(network, load_weights(path), expected, assign=True)

@@ -13,6 +13,7 @@ from torch.optim import Adam
 
 from splitleak.artifacts import assign_weights, load_weights, save_weights, write_json, written_folder
 from splitleak.config import Config, digest
+from splitleak.errors import explained
 from splitleak.logs import Report, silent
 from splitleak.measures.scores import check_scores
 from splitleak.models.inverter import PredictionInverter
@@ -215,7 +216,10 @@ def load_purifier(folder: Path) -> Purifier:
         raise FileNotFoundError(f"expected a purifier (a folder that `splitleak purify` wrote) at {folder}")
     saved = _Saved.read(folder / "purifier.json")
     weights = load_weights(folder / "weights.safetensors")
-    with torch.device("meta"):  # skips the initialisation of weights that are loaded anyway
+    with (
+        explained(folder / "purifier.json", "the sizes of a purifier"),
+        torch.device("meta"),  # skips the initialisation of weights that are loaded anyway
+    ):
         purifier = Purifier(saved.classes, saved.purifier)
     assign_weights(purifier, weights, f"{folder}: expected weights that fit its purifier.json", assign=True)
     return purifier.eval()

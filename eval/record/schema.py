@@ -643,7 +643,9 @@ def parse_record(document: object, *, source: str) -> Record:
     while isinstance(version, int) and version in MIGRATIONS:
         try:
             document = MIGRATIONS[version](document)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if str(error).startswith(source):
+                raise
             what = f"a record of version {version}"
             raise ValueError(f"{source}: expected {what}, but {type(error).__name__}: {error}") from None
         version = document["version"]

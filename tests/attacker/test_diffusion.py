@@ -30,6 +30,11 @@ def test_what_was_saved_is_loaded_frozen_by_the_kind_it_says(small_splits, tiny_
     assert isinstance(load_prior(tmp_path / "gan", CPU), Prior)
     with pytest.raises(FileNotFoundError, match="expected a prior"):
         load_prior(tmp_path / "none", CPU)
+    about = json.loads((tmp_path / "prior" / "prior.json").read_text())
+    about["denoiser"]["channels"] = 2**63
+    (tmp_path / "prior" / "prior.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"prior\.json: expected the sizes of a network"):
+        load_prior(tmp_path / "prior", CPU)
 
 
 def test_one_that_is_there_is_reused_and_other_settings_are_refused(small_splits, tmp_path):

@@ -157,11 +157,6 @@ def test_the_victims_are_what_is_no_attackers_query(tmp_path):
     assert features.flatten().tolist() == [0, 3, 4, 6]
 
 
-def test_a_capture_of_the_attackers_own_queries_alone_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="expected images that were captured, beside the attacker's own queries"):
-        victims(capture_of(tmp_path / "c", [("probe-0123456789ab-0", 2)]))
-
-
 def test_views_of_one_victim_are_averaged_under_its_first_id(tmp_path):
     rows = [("a-0", 1), ("a-1", 1), ("probe-0123456789ab-0", 2), ("b-0", 1), ("b-1", 1)]
     capture = capture_of(tmp_path / "c", rows)
@@ -212,7 +207,7 @@ def test_what_an_edge_sent_again_is_one_victim_and_other_bytes_under_one_id_are_
 
 
 def test_a_capture_of_queries_alone_has_no_victim(tmp_path):
-    with pytest.raises(ValueError, match="got 0 images"):
+    with pytest.raises(ValueError, match=r"expected images that were captured, .*got none"):
         victims(capture_of(tmp_path / "c", [("probe-0123456789ab-0", 2)]))
 
 
@@ -241,7 +236,7 @@ def test_a_service_answers_the_attacker_as_everybody(deployed, small_splits, tmp
     assert found.shape == (2, 70, 10)
     assert (found.count_nonzero(2) <= 2).all()
     assert torch.equal((found * 10).round() / 10, found)
-    with pytest.raises(ValueError, match="got 0 images"):
+    with pytest.raises(ValueError, match=r"expected images that were captured, .*got none"):
         victims(tmp_path / "curious.capture")
 
 

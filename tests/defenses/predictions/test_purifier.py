@@ -132,6 +132,9 @@ def test_a_folder_that_does_not_fit_together_is_refused(purifier, tmp_path):
     path.write_text(json.dumps({**saved, "classes": 7}))
     with pytest.raises(ValueError, match="weights that fit"):
         load_purifier(tmp_path / "p")
+    path.write_text(json.dumps({**saved, "classes": 2**63}))
+    with pytest.raises(ValueError, match=r"purifier\.json: expected the sizes of a purifier"):
+        load_purifier(tmp_path / "p")
     path.write_text(json.dumps({**saved, "extra": 1}))
     with pytest.raises(ValueError, match="extra"):
         load_purifier(tmp_path / "p")

@@ -331,6 +331,7 @@ CURRENT = parse_record(OLD_FEATURES, source="old").document()
         (without(OLD_FEATURES, "score"), "expected a key 'score'"),
         (without(OLD_FEATURES, "score", "n"), "expected a record of version 1, but KeyError: 'n'"),
         ({**OLD_FEATURES, "target": 7}, "expected a record of version 1, but TypeError"),
+        ({**OLD_FEATURES, "target": "seven"}, "expected a record of version 1, but ValueError"),
     ],
 )
 def test_what_is_no_record_is_one_clear_error_that_names_the_file(tmp_path, document, said):
