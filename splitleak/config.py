@@ -163,7 +163,7 @@ def read_document(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
         raise ValueError(f"{path}: expected a file, got a folder")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return _named(tomllib.loads(text) if path.suffix == ".toml" else json.loads(text), path)
+        return _named(tomllib.loads(text) if path.suffix == ".toml" else _json(text), path)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected valid {path.suffix[1:].upper()}, but {error}") from None
 
@@ -190,12 +190,25 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         source = f"{path}, line {number}"
         try:
-            document = _named(json.loads(line), source)
+            document = _named(_json(line), source)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{source}: expected valid JSON, but {error}") from None
         if not isinstance(document, dict):
             raise ValueError(f"{source}: expected a table of keys and values, got {document!r:.40}")
         yield source, document
+
+
+def _json(text: str | bytes) -> Any:  # noqa: ANN401  # as `read_document`
+    """What ``text`` says; a key that is there twice is an error, as it is in TOML."""
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            twice = next(key for key in made if sum(key == other for other, _ in pairs) > 1)
+            raise ValueError(f"the key {twice!r} is there twice")
+        return made
+
+    return json.loads(text, object_pairs_hook=table)
 
 
 def _named(value: Any, source: Path | str) -> Any:  # noqa: ANN401  # as `read_document`

@@ -61,7 +61,7 @@ class FolderKind:
         try:
             said = (folder / self.mark).read_text(encoding="utf-8")
             found = json.loads(said) if self.text is None else {} if self.text in said else None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -115,7 +115,7 @@ def check_file(
         if regular and size == 0:
             return
         found: object = False
-        with contextlib.suppress(OSError, ValueError, LookupError):
+        with contextlib.suppress(OSError, ValueError, LookupError, RecursionError):
             found = regular and ours(path)
         if found is False:
             raise FileExistsError(f"expected {what} or none at {path}, got something else; it was not touched")

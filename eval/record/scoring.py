@@ -32,13 +32,12 @@ def truth_of(ids: Sequence[str], ledger: Ledger, truth: Images) -> Images:
             more than one.
     """
     places, expected = ledger.places, "expected as truth the images that the ledger is of"
-    if ledger.images is None:
-        labels = truth.labels.tolist()
-        others = sum(e.place >= len(labels) or e.label not in (None, labels[e.place]) for e in ledger.entries)
-        if others:
-            raise ValueError(f"{expected}, got {len(labels)} others: {others} entries differ in place or label")
-    elif ledger.images != images_digest(truth):
+    if ledger.images not in (None, images_digest(truth)):
         raise ValueError(f"{expected}, {ledger.images}, got {len(truth)} others, {images_digest(truth)}")
+    labels = truth.labels.tolist()
+    others = sum(e.place >= len(labels) or e.label not in (None, labels[e.place]) for e in ledger.entries)
+    if others:
+        raise ValueError(f"{expected}, got {len(labels)} others: {others} entries differ in place or label")
     unknown = [name for name in ids if name not in places]
     guessed = Counter(places[name] for name in ids if name in places)
     missing = sorted(set(places.values()) - set(guessed))

@@ -152,6 +152,8 @@ def make_token(client: str, tokens: Path, out: Path) -> None:
         Tokens.read(tokens)
         known = read_document(tokens)
     word = secrets.token_urlsafe(32)
+    if os.path.lexists(out):
+        raise FileExistsError(f"expected a new file for the token of {client}, got {out}, which exists")
     with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
         file.write(word + "\n")
     known[client] = hashlib.sha256(word.encode()).hexdigest()

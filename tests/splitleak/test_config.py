@@ -129,6 +129,15 @@ def test_a_digest_is_twelve_hexadecimal_digits(document):
     int(digest(document), 16)
 
 
+@pytest.mark.parametrize("text", ['{"seed": 1, "seed": 2}', '{"training": [{"epochs": 1, "epochs": 1}]}'])
+def test_a_key_that_is_there_twice_is_refused_in_json_too(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json: expected valid JSON, but the key '(seed|epochs)' is there twice"):
+        read_document(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"a\.json, line 1: .* is there twice"):
+        list(read_lines(tmp_path / "a.json"))
+
+
 @pytest.mark.parametrize(("name", "text"), [("a.json", '{"rate": 0.25}'), ("a.toml", "rate = 0.25\n")])
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8-sig")

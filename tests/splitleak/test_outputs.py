@@ -479,3 +479,11 @@ def test_many_writers_of_one_file_take_turns(tmp_path):
         thread.join()
     assert len(set(json.loads(path.read_text())["who"])) == 1
     assert names(tmp_path) == ["file.json"]
+
+
+def test_a_mark_that_is_nested_without_end_is_none_of_ours(tmp_path):
+    kind = FolderKind("x", "mark.json")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mark.json").write_text("[" * 100_000)
+    with pytest.raises(FileExistsError, match=r"without a valid mark\.json; it was not touched"):
+        kind.check(tmp_path / "out")

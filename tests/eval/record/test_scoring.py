@@ -75,6 +75,16 @@ def test_images_that_an_older_ledger_cannot_be_of_are_refused_by_place_or_label(
         truth_of(["a", "b", "c"], ledger(places), truth.select(torch.tensor([0, 2, 1])))
 
 
+def test_a_ledger_whose_entries_are_not_of_its_images_is_refused():
+    truth = images(3)
+    for odd in ({"a": (9, 0)}, {"a": (1, 0)}, {"a": (0, 1)}):
+        sent = ledger({"a": (0, 0), "b": (1, 1), "c": (2, 2), **odd}).model_copy(
+            update={"images": images_digest(truth)}
+        )
+        with pytest.raises(ValueError, match="got 3 others: 1 entries differ in place or label"):
+            truth_of(["a", "b", "c"], sent, truth)
+
+
 def test_an_attacker_who_owned_a_victims_image_is_refused():
     victims, public = images(4, seed=1), images(4, seed=2)
     check_disjoint(public.hashes(), victims)
