@@ -92,7 +92,9 @@ def saved_decoder(folder: Path) -> Rebuilder:
     about = read_table(folder / ATTACK.mark)
     weights, fitted = load_tensors(folder / WEIGHTS)
     check_finite(folder / WEIGHTS, weights)
-    name, config = about["attack"], about["config"]
+    name, config, models = about["attack"], about["config"], about.get("models", {})
+    if not isinstance(models, dict):
+        raise ValueError(f"{folder / ATTACK.mark}: expected digests by name as models, got {models!r:.40}")
     if not isinstance(name, str) or name not in ATTACKS:
         raise ValueError(f"{folder}: expected an attack on features, got {name!r}")
     with explained(folder / ATTACK.mark, f"the settings of {name!r}"):
@@ -103,6 +105,7 @@ def saved_decoder(folder: Path) -> Rebuilder:
     with explained(folder / WEIGHTS, f"weights of {name!r} with the shapes they are for"):
         shapes = Shapes(**{name: _tuples(json.loads(text)) for name, text in fitted.items()})
         network = attack.untrained(shapes)
+        kept_apart = None if apart is None else Apart(**json.loads(apart))
     if network is None:
         raise ValueError(f"{folder}: expected an attack that trains a decoder, got {attack.name!r}")
     assign_weights(network, weights, f"{folder / WEIGHTS}: expected weights of {attack.name!r}")
@@ -111,8 +114,8 @@ def saved_decoder(folder: Path) -> Rebuilder:
         shapes.feature_shape,
         lambda features: predict(network, features, _CPU),
         served=served,
-        edge=about.get("models", {}).get("edge"),
-        apart=None if apart is None else Apart(**json.loads(apart)),
+        edge=models.get("edge"),
+        apart=kept_apart,
     )
 
 
