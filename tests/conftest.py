@@ -99,6 +99,26 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def start_command():
+    """``with start_command("list", ..., errors=file) as process:`` starts one likewise, and waits for it at the end."""
+
+    @contextlib.contextmanager
+    def start(*arguments, errors):
+        process = Starter("splitleak", PRELOADED, os.environ).start(list(map(str, arguments)), errors)
+        with process.stdin, process.stdout:
+            yield process
+            process.wait()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def kills():
+    """How often the runs are killed that are to end as those left alone do; few, for each takes seconds to go on."""
+    return int(os.environ.get("SPLITLEAK_KILLS", "2"))
+
+
+@pytest.fixture(scope="session")
 def small_splits() -> Splits:
     """Built-in images at 16 × 16, few enough to train on in a second."""
     return material.small_splits()

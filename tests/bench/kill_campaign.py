@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,33 @@ def kill(pid, with_children):
             continue
 
 
+def killed_run(begin, *, kills, most_s, draw):
+    """Begins a run, and kills it within ``most_s`` seconds, until it was killed ``kills`` times or is done before.
+
+    Args:
+        begin: Starts the run, or takes it up; gives a process as a context manager, as `subprocess.Popen` is one.
+        kills: How often to kill it.
+        most_s: The latest moment.
+        draw: A `random.Random`, for the moments.
+
+    Returns:
+        How often it was killed, and its exit status where it came to its end.
+    """
+    for made in range(kills):
+        with begin() as running:
+            try:
+                return made, [running.wait(draw.uniform(0, most_s))]
+            except subprocess.TimeoutExpired:
+                kill(running.pid, with_children=made % 2 == 1)
+    return kills, []
+
+
 def results(folder):
-    """Path below ``folder`` to what is there: records, pictures, leakage."""
+    """Path below ``folder`` to what is there: records, pictures, leakage, what tells no picture."""
     found = {}
-    for path in sorted((*folder.glob("cells/*/score/record.json"), *folder.glob("leakage/*.json"))):
-        found[str(path.relative_to(folder))] = stable(json.loads(path.read_text()))
+    for pattern in ("cells/*/score/record.json", "leakage/*.json", "linkage/*.json"):
+        for path in sorted(folder.glob(pattern)):
+            found[str(path.relative_to(folder))] = stable(json.loads(path.read_text()))
     for path in sorted(folder.glob("cells/*/score/pictures.npz")):
         with np.load(path) as arrays:
             found[str(path.relative_to(folder))] = {name: arrays[name].tolist() for name in arrays.files}
@@ -76,19 +99,11 @@ def main():
     with (given.out / "alone.log").open("ab") as log:
         alone = campaign(arguments, given.out / "alone", log).wait()
     took = time.monotonic() - began
-    made, codes = 0, []
+    most_s = given.start + 1.6 * took / given.kills
     with (given.out / "killed.log").open("ab") as log:
-        while made < given.kills:
-            running = campaign(arguments, given.out / "killed", log)
-            try:
-                codes.append(running.wait(draw.uniform(0, given.start + 1.6 * took / given.kills)))
-            except subprocess.TimeoutExpired:
-                kill(running.pid, with_children=made % 2 == 1)
-                running.wait()
-                made += 1
-            else:
-                break  # it is done: nothing is left to kill
-        last = campaign(arguments, given.out / "killed", log).wait()
+        begin = partial(campaign, arguments, given.out / "killed", log)
+        made, codes = killed_run(begin, kills=given.kills, most_s=most_s, draw=draw)
+        last = begin().wait()
     left, right = results(given.out / "alone"), results(given.out / "killed")
     differ = sorted(path for path in {*left, *right} if left.get(path) != right.get(path))
     found = {"kills": made, "seconds_alone": round(took, 1), "exits": [alone, *codes, last], "compared": len(left)}

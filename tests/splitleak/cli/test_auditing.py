@@ -1,25 +1,76 @@
 import json
+import random
+import time
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from typer.testing import CliRunner
+
+from splitleak.cli import app
+from tests.bench.kill_campaign import killed_run, results
+
+
+class Audit(NamedTuple):
+    given: tuple[str, ...]
+    out: Path
+    said: str
+    took: float
+
+
+@pytest.fixture(scope="module")
+def audit(trained, images, tmp_path_factory, kills):
+    """An audit that was left alone: what was asked for, its folder, what it said, and the seconds it took."""
+    out, began = tmp_path_factory.mktemp("audit") / "alone", time.monotonic()
+    minutes = 0.3 * kills  # the more often a run is killed, the more it has to do
+    given = ("audit", str(trained), "--images", str(images), "--minutes", str(minutes))
+    made = CliRunner().invoke(app, [*given, "--out", str(out)])
+    assert made.exit_code == 0, made.output
+    return Audit(given, out, made.stdout, time.monotonic() - began)
+
+
+@pytest.fixture
+def document(call, audit):
+    """``document(folder)``: what the audit there says as JSON, once what is left of it is done."""
+
+    def read(folder):
+        code, out, err = call(*audit.given, "--out", folder, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return read
 
 
 @pytest.mark.slow
-def test_an_audit_attacks_a_target_through_the_chain_and_says_what_it_leaks(call, trained, images, tmp_path):
-    given = ("audit", trained, "--images", images, "--minutes", 0.6, "--out", tmp_path / "audit")
-    code, out, err = call(*given)
-    assert code == 0, err
-    assert "toy: the strongest of 3 attacks gives back" in out
-    assert "flag: one seed" in out
-    assert (tmp_path / "audit" / "report" / "report.html").is_file()
-    code, out, err = call(*given, "--json")  # all of it is done
-    document = json.loads(out)
-    assert code == 0, err
-    assert len(document["verdict"]) == 1
-    [(title, rows)] = document["tables"].items()
+def test_an_audit_attacks_a_target_through_the_chain_and_says_what_it_leaks(audit, document):
+    assert "toy: the strongest of" in audit.said
+    assert "flag: one seed" in audit.said
+    assert (audit.out / "report" / "report.html").is_file()
+    found = document(audit.out)
+    assert len(found["verdict"]) == 1
+    [(title, rows)] = found["tables"].items()
     assert title == "Audit (audit 1, black-box)"
     assert rows[0][0] == "toy"
-    table = (tmp_path / "audit" / "report" / "table.csv").read_text()
+    table = (audit.out / "report" / "table.csv").read_text()
     assert all(name in table for name in ("nearest", "linear", "decoder"))
+
+
+@pytest.mark.slow
+def test_an_audit_killed_at_random_moments_ends_with_the_records_of_one_left_alone(
+    audit, document, start_command, kills, tmp_path
+):
+    out, most_s = tmp_path / "audit", 3 + 1.6 * audit.took / kills  # a start takes some three seconds
+    with (tmp_path / "log").open("ab") as log:
+        begin = partial(start_command, *audit.given, "--out", out, errors=log)
+        made, codes = killed_run(begin, kills=kills, most_s=most_s, draw=random.Random(98))
+    assert 1 <= made <= kills  # fewer where a faster moment of the machine finished it before the last
+    assert codes in ([], [0]), (tmp_path / "log").read_text()
+    again, alone = document(out), document(audit.out)
+    assert again | {"report": None} == alone | {"report": None}
+    left = results(audit.out)
+    assert len(left) >= 3 * 2 + 2  # record and pictures of each attack; what tells no picture, and its settings
+    assert results(out) == left
 
 
 @pytest.mark.slow
