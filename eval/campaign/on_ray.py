@@ -5,10 +5,8 @@ node. What it reads comes to a node once, and stays there for other jobs. What i
 campaign, whole or not at all, so that a run may be killed and goes on as any other.
 """
 
-import io
 import shutil
 import subprocess
-import tarfile
 import tempfile
 import threading
 import uuid
@@ -23,7 +21,8 @@ import torch
 
 from splitleak.eval.campaign.bench import Bench, Figures
 from splitleak.eval.campaign.jobs import do
-from splitleak.eval.campaign.merging import bring, files_of
+from splitleak.eval.campaign.merging import files_of
+from splitleak.eval.campaign.packing import pack, unpack, unpack_into
 from splitleak.eval.campaign.plan import Job, Kind
 from splitleak.eval.campaign.processes import Children
 from splitleak.eval.campaign.store import Store
@@ -117,11 +116,7 @@ class RayNodes:
                 file.write(came.log)
             raise subprocess.CalledProcessError(1, came.command, stderr=came.error)
         archive, figures = came
-        folder = unpack(archive, bench.store.folder)
-        try:
-            bring(job.document(), folder, bench.store.folder)
-        finally:
-            shutil.rmtree(folder)
+        unpack_into(archive, job, bench.store.folder)
         return figures
 
     def stop(self) -> None:
@@ -151,23 +146,6 @@ class RayNodes:
             if job.id not in self._packed:
                 self._packed[job.id] = ray.put(pack(self._bench.store.folder, job))
             return self._packed[job.id]
-
-
-def pack(folder: Path, job: Job) -> bytes:
-    """The output of a job, the settings beside it and its log, as an uncompressed tar file."""
-    held = io.BytesIO()
-    with tarfile.open(fileobj=held, mode="w") as archive:
-        for path in files_of(job.document(), folder):
-            archive.add(path, str(path.relative_to(folder)))
-    return held.getvalue()
-
-
-def unpack(packed: bytes, parent: Path) -> Path:
-    """A new folder in ``parent`` with what `pack` packed."""
-    folder = Path(tempfile.mkdtemp(prefix=".ray-", dir=parent))
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
 
 
 def perform(

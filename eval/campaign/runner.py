@@ -21,6 +21,7 @@ from splitleak.eval.campaign.jobs import do
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import Job, Plan
 from splitleak.eval.campaign.processes import Children
+from splitleak.eval.campaign.remote import FETCHED, RemoteStore
 from splitleak.eval.campaign.schedule import Schedule
 from splitleak.eval.campaign.shards import Shard, ShardOf
 from splitleak.eval.campaign.store import PLAN, Store
@@ -54,6 +55,7 @@ def run_campaign(
     device: str = "auto",
     shard: ShardOf | None = None,
     cluster: str | None = None,
+    remote: str | None = None,
     say: Say,
 ) -> Outcome:
     """Runs the jobs of ``plan`` that are not done yet.
@@ -69,6 +71,7 @@ def run_campaign(
         shard: Which share of the jobs comes first, in a run beside others in the folder; default: all, and alone.
         cluster: Ray's, whose nodes do the jobs: the address of its head, or nothing for the one at hand; default: this
             machine does them.
+        remote: URL that fsspec knows, where what is done is put, and fetched from where another run has done it.
         say: Takes the progress.
 
     Raises:
@@ -104,6 +107,10 @@ def run_campaign(
 
             nodes = stack.enter_context(RayNodes.connected(cluster or None, bench, plan.jobs))
             work, stop, at_a_time, machine = nodes, nodes.stop, nodes.workers, "nodes of a cluster of Ray"
+        if remote is not None:
+            outputs = RemoteStore(remote, store, threads)
+            outputs.put_missing(jobs)
+            work = outputs.around(work)
         workers = workers or at_a_time
         return run_jobs(jobs, store, work, stop, workers=workers, say=say, shard=beside, machine=machine)
 
@@ -189,9 +196,11 @@ def run_jobs(
                     job = running.pop(future)
                     error = future.exception()
                     if error is None:
-                        took = progress.ends(job)
+                        fetched = future.result() is FETCHED
+                        took = progress.ends(job, fetched=fetched)
                         store.forget_failure(job)
-                        store.record_time(took)
+                        if not fetched:
+                            store.record_time(took)
                         outcome.done.append(job)
                         schedule.ended(job)
                         say(progress.line(job, _shown(future.result()), took))
@@ -263,13 +272,13 @@ class _Progress:
         self._waiting.drop(job)
         self._done += done and job.kind == "cell"
 
-    def ends(self, job: Job, *, failed: bool = False) -> Took:
-        """Counts a job that has just ended; returns its time, which tells nothing of others if it failed."""
+    def ends(self, job: Job, *, failed: bool = False, fetched: bool = False) -> Took:
+        """Counts a job that has just ended; returns its time, which tells nothing if it failed or was fetched."""
         seconds = time.monotonic() - self._running.pop(job.id)[1]
         took = Took(job=job.id, group=job.group, cost=job.cost, seconds=seconds, hardware=self._hardware)
-        if not failed:
+        if not failed and not fetched:
             self._pace.add(took)
-            self._done += job.kind == "cell"
+        self._done += job.kind == "cell" and not failed
         return took
 
     def line(self, job: Job, shown: str, took: Took) -> str:

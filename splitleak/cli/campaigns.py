@@ -104,6 +104,10 @@ def run(
     on: Annotated[
         str | None, typer.Option(metavar="ray[:ADDRESS]", help="Let the nodes of a cluster of Ray do the jobs.")
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Put outputs there too, and fetch those that are there: s3://bucket/folder."),
+    ] = None,
     measure: Measures = None,
     as_json: Json = False,
 ) -> None:
@@ -114,6 +118,9 @@ def run(
 
     With --shard, runs on several machines share the jobs. In one folder, each takes over what another that died was at,
     and ends when all is done. In folders of their own, each does its part, and `splitleak campaign merge` joins them.
+
+    With --store, what is done is put behind a URL, too, each output whole or not at all, and another run, on any
+    machine, fetches what it finds there.
     """
     from splitleak.eval.campaign.shards import ShardOf
 
@@ -124,7 +131,15 @@ def run(
     if share is not None and cluster is not None:
         raise ValueError("expected --shard or --on, got both")
     report, outcome = run_and_report(
-        planned, folder, seeds=seed, workers=workers, threads=threads, device=device, shard=share, cluster=cluster
+        planned,
+        folder,
+        seeds=seed,
+        workers=workers,
+        threads=threads,
+        device=device,
+        shard=share,
+        cluster=cluster,
+        remote=store,
     )
     written = None if report is None else str(report)
     ended = {
@@ -151,6 +166,7 @@ def run_and_report(
     device: str = "auto",
     shard: "ShardOf | None" = None,
     cluster: str | None = None,
+    remote: str | None = None,
 ) -> "tuple[Path | None, Outcome]":
     """Runs what is not done of a plan, says on standard error how it goes, and writes the report (a shard: None)."""
     from splitleak.eval.campaign.runner import run_campaign
@@ -169,6 +185,7 @@ def run_and_report(
             device=device,
             shard=shard,
             cluster=cluster,
+            remote=remote,
             say=say,
         )
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@ import subprocess
 import pytest
 
 from splitleak.eval.campaign.bench import Bench
+from splitleak.eval.campaign.packing import unpack
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.processes import Children
 from splitleak.eval.campaign.store import Store
@@ -23,15 +24,6 @@ def written(folder, each, text="said"):
         path.write_text(text)
 
 
-def test_what_a_job_wrote_is_the_same_unpacked(tmp_path):
-    (tmp_path / "there").mkdir()
-    written(tmp_path / "here", job("a"))
-    written(tmp_path / "here", job("b"))
-    folder = on_ray.unpack(on_ray.pack(tmp_path / "here", job("a")), tmp_path / "there")
-    files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
-    assert files == {"cells/a/score/record.json": "said", "logs/a.log": "said"}
-
-
 def test_a_job_finds_what_it_reads_and_gives_what_it_wrote(tmp_path, monkeypatch):
     def do(bench, each):
         written(bench.store.folder, each, bench.below("targets/t").joinpath("weights").read_text())
@@ -43,7 +35,7 @@ def test_a_job_finds_what_it_reads_and_gives_what_it_wrote(tmp_path, monkeypatch
     (tmp_path / "work").mkdir()
     packed, figures = on_ray.perform(job("a"), {"targets/t": tmp_path / "kept"}, tmp_path / "work", "cpu", 1)
     assert figures == {"threads": "1"}
-    assert (on_ray.unpack(packed, tmp_path) / "cells" / "a" / "score" / "record.json").read_text() == "of t"
+    assert (unpack(packed, tmp_path) / "cells" / "a" / "score" / "record.json").read_text() == "of t"
 
 
 def test_a_job_that_fails_says_why_and_is_no_error_of_its_node(tmp_path, monkeypatch):

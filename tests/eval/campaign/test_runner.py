@@ -287,3 +287,25 @@ def test_a_shard_of_other_settings_is_refused_while_one_lives_in_the_folder_and_
     assert read_document(plan_file)["config"] == before
     runner.run_campaign(other, **second)
     assert read_document(plan_file)["config"] != before
+
+
+def test_a_run_with_a_store_does_what_no_other_run_has_put_there(tmp_path, monkeypatch):
+    did = []
+
+    def do(bench, each):
+        did.append(each.id)
+        (bench.store.path(each) / "mark").parent.mkdir(parents=True)
+        (bench.store.path(each) / "mark").write_text(each.id)
+        return {}
+
+    monkeypatch.setattr(runner, "do", do)
+    plan = make_plan(CampaignConfig.load(DOCUMENT, source="test"))
+    for name in ("one", "two"):
+        outcome = runner.run_campaign(plan, tmp_path / name, remote=f"file://{tmp_path}/store", say=print)
+        assert sorted(done.id for done in outcome.done) == sorted(each.id for each in plan.jobs)
+    assert sorted(did) == sorted(each.id for each in plan.jobs)
+    assert all((Store(tmp_path / "two").path(each) / "mark").read_text() == each.id for each in plan.jobs)
+    assert [len(Times.load(tmp_path / name).jobs) for name in ("one", "two")] == [
+        len(plan.jobs),
+        0,
+    ]  # each where it ran
