@@ -1,4 +1,4 @@
-# The words of this project: make demo, test, test-fast, lint, bench, bench-serving, fuzz, docs.
+# The words of this project: make demo, test, test-fast, test-cluster, lint, bench, bench-serving, bench-cluster, fuzz, docs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # costly to set up, so they go to one worker; files with slow cases go first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast lint bench bench-serving fuzz docs stubs
+.PHONY: demo test test-fast test-cluster lint bench bench-serving bench-cluster fuzz docs stubs
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
@@ -24,6 +24,19 @@ test: $(STAMP)  ## all tests, and the examples in docstrings
 
 test-fast: $(STAMP)  ## without the cases marked slow; lists what took over a second all the same
 	$(PYTEST) -m "not slow" --durations=0 --durations-min=1
+
+# An environment of its own, which has what .venv has, and Ray: a suite that finds that takes minutes more.
+CLUSTER := $(VENV)/cluster
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+
+$(CLUSTER)/.installed: $(STAMP)
+	$(BIN)/python -m venv $(CLUSTER)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(PURELIB)')')" > "$$($(CLUSTER)/bin/python -c '$(PURELIB)')/parent.pth"
+	$(CLUSTER)/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off 'splitleak[ray,s3]' 'moto[server]>=5'
+	@touch $@
+
+test-cluster: $(CLUSTER)/.installed  ## nodes of Ray that are killed, and a store in S3; the first time it installs these, 400 MB
+	$(CLUSTER)/bin/python -m pytest tests/eval/campaign/test_on_ray.py tests/eval/campaign/test_remote.py tests/integration/test_machines.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -41,6 +54,9 @@ bench: $(STAMP)  ## timings, apart from the tests: interleaved, medians and rati
 
 bench-serving: $(STAMP)  ## our service beside a socket, KServe, MLServer and Triton; the first time it installs these, 1.4 GB
 	$(BIN)/python -m tests.bench.serving
+
+bench-cluster: $(CLUSTER)/.installed  ## what Ray adds to the jobs of a campaign
+	$(CLUSTER)/bin/python -m tests.bench.ray_overhead
 
 fuzz: $(STAMP)  ## 100,000 malformed messages against a running server, 10,000 damaged files for each reader
 	$(BIN)/python -m tests.bench.fuzz

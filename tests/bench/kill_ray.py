@@ -26,6 +26,7 @@ class Nodes:
     def __init__(self, count=2):
         from ray.cluster_utils import Cluster
 
+        os.environ.setdefault("RAY_worker_niceness", "0")  # or its workers give way to all else on this machine
         self._size = {"object_store_memory": 100 * 2**20}
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **self._size})
         self._nodes = [self._added() for _ in range(count)]

@@ -2,12 +2,14 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.bench.kill_campaign import results
 from tests.bench.kill_ray import killed_run
 
+CAMPAIGNS = Path(__file__).parents[2] / "eval" / "campaigns"
 CAMPAIGN = """
 name = "tiny"
 seeds = [0]
@@ -36,12 +38,42 @@ defenses = [{ name = "bottleneck" }]
 name = "nearest"
 attack = "nearest"
 """
+SMALLEST = f"""
+extends = "{CAMPAIGNS / "cem_small.toml"}"
+name = "smallest"
+seeds = [0]
+training = {{ epochs = 1 }}
+[split]
+train = 128
+test = 64
+public = 40
+victims = 8
+[[datasets]]
+name = "builtin"
+[[models]]
+name = "vgg11"
+width = 0.125
+[[attacks]]
+name = "decoder"
+settings = {{ epochs = 1, blocks = 0, channels = 8 }}
+[[attacks]]
+name = "gan"
+settings = {{ epochs = 1, blocks = 0, channels = 8 }}
+"""
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("campaign") / "tiny.toml"
     path.write_text(CAMPAIGN)
+    return path
+
+
+@pytest.fixture(scope="module")
+def smallest(tmp_path_factory):
+    """The file of ``cem_small`` with all its methods and attacks, one seed, and the least of all else."""
+    path = tmp_path_factory.mktemp("smallest") / "smallest.toml"
+    path.write_text(SMALLEST)
     return path
 
 
@@ -81,9 +113,13 @@ def test_three_shards_and_a_merge_give_the_records_of_one_run(file, campaign, al
 
 
 @pytest.mark.slow
-def test_two_nodes_of_ray_give_the_records_of_one_run_though_a_worker_and_a_node_are_killed(file, alone, tmp_path):
+@pytest.mark.timeout(3000)
+def test_two_nodes_of_ray_give_the_records_of_one_run_though_workers_and_nodes_are_killed(smallest, campaign, tmp_path):
     pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    campaign("run", smallest, "--out", tmp_path / "alone")
     with (tmp_path / "log").open("ab") as log:
-        code, workers, nodes = killed_run([str(file)], tmp_path / "ray", log, kills=1, nodes=1, between=(0.5, 1.0))
-    assert (code, workers, nodes) == (0, 1, 1), (tmp_path / "log").read_text()
+        killed = killed_run([str(smallest)], tmp_path / "ray", log, kills=20, nodes=2, between=(1.0, 8.0))
+    assert killed == (0, 20, 2), (tmp_path / "log").read_text()
+    alone = results(tmp_path / "alone")
+    assert len(alone) == 14 * (2 * 2 + 1)  # of each target two records, two galleries and its leakage
     assert results(tmp_path / "ray") == alone
