@@ -26,13 +26,14 @@ test-fast: $(STAMP)  ## without the cases marked slow; lists what took over a se
 	$(PYTEST) -m "not slow" --durations=0 --durations-min=1
 
 # An environment of its own, which has what .venv has, and Ray: a suite that finds that takes minutes more.
+# s3fs is named, too, so that pip chooses it before moto: both need botocore, and s3fs takes few versions of it.
 CLUSTER := $(VENV)/cluster
 PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
 
 $(CLUSTER)/.installed: $(STAMP)
 	$(BIN)/python -m venv $(CLUSTER)
-	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(PURELIB)')')" > "$$($(CLUSTER)/bin/python -c '$(PURELIB)')/parent.pth"
-	$(CLUSTER)/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off 'splitleak[ray,s3]' 'moto[server]>=5'
+	$(BIN)/python -c '$(PURELIB)' > "$$($(CLUSTER)/bin/python -c '$(PURELIB)')/parent.pth"
+	$(CLUSTER)/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off -e '.[ray,s3]' s3fs 'moto[server]>=5'
 	@touch $@
 
 test-cluster: $(CLUSTER)/.installed  ## nodes of Ray that are killed, and a store in S3; the first time it installs these, 400 MB
