@@ -1,5 +1,6 @@
 """Runs a campaign's jobs in parallel workers, each job in child processes; a run is resumable, however it ends."""
 
+import shlex
 import subprocess
 import threading
 import time
@@ -230,7 +231,9 @@ def _logged(do: Callable[[Job], Figures], job: Job, store: Store, stopping: thre
     except Exception as error:
         if stopping.is_set():  # its processes were stopped with the run: no failure
             raise
-        command = error.cmd if isinstance(error, subprocess.CalledProcessError) else _name(job)
+        command = _name(job)
+        if isinstance(error, subprocess.CalledProcessError):
+            command = error.cmd if isinstance(error.cmd, str) else shlex.join(map(str, error.cmd))
         store.record_failure(job, command, _error_text(error, log, before))
         raise
 
