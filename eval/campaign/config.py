@@ -20,6 +20,7 @@ from splitleak.defenses.importing import cut_in_two, read_networks
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble
 from splitleak.eval.campaign.audit.config import AUDIT, AuditConfig
+from splitleak.eval.record.embedder import load_embedder
 from splitleak.eval.report import published
 from splitleak.eval.targets.linkage import LinkageConfig
 from splitleak.graphs.importing import NetworkConfig, read_network
@@ -165,6 +166,34 @@ class AttackEntry(Config):
     max_queries: int | None = Field(default=None, ge=1, description="of the queries on record that it uses")
     mirrored: bool = Field(default=False, description="it also sends the mirror image of each of its own")
     randomised_only: bool = Field(default=False, description="only on targets that draw anew at each crossing")
+
+
+class EmbedderEntry(Config):
+    """A network of the user's own from pictures to vectors, by which rebuilt pictures are judged too."""
+
+    onnx: Path = Field(description="relative to the folder of the campaign's file")
+    network: NetworkConfig = Field(default=NetworkConfig(), description="what its file does not tell")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _file_alone(cls, values: object) -> object:
+        return {"onnx": values} if isinstance(values, str) else values
+
+    def found_from(self, folder: Path, image_shape: tuple[int, int, int]) -> Self:
+        """This entry with an absolute path; it was relative to ``folder``.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no network of images ``(C, H, W)``.
+        """
+        found = self.model_copy(update={"onnx": (folder / self.onnx).resolve()})
+        load_embedder(found.onnx, found.network, image_shape)
+        return found
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes with the file's content or a setting, not with where it lies."""
+        return digest([hashlib.sha256(self.onnx.read_bytes()).hexdigest(), self.network.document()])
 
 
 class ReportEntry(Config):

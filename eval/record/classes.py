@@ -14,6 +14,7 @@ from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import load_whole
 from splitleak.eval.record.class_figures import class_figures, prior_figures
+from splitleak.eval.record.embedder import embedded, load_embedder
 from splitleak.eval.record.evaluator import Evaluator
 from splitleak.eval.record.inputs import Attacked, target_of
 from splitleak.eval.record.metrics import JudgedClasses, measure_plugins, measured_classes
@@ -21,6 +22,7 @@ from splitleak.eval.record.open_set import open_set
 from splitleak.eval.record.schema import ClassesRecord, Place, PriorFigures, Provenance
 from splitleak.eval.record.scoring import check_disjoint, check_target, constant_mse, pixels, write_judged
 from splitleak.eval.record.trained_on import trained_images
+from splitleak.graphs.importing import NetworkConfig
 from splitleak.seeding import generator
 
 _IDENTIFYING = ("attack", "config", "seed", "queries", "draws", "knowledge", "prior", "adaptive")
@@ -37,6 +39,7 @@ def make_class_record(
     others: Path | None = None,
     prior: Path | None = None,
     open_judge: tuple[Path, Path] | None = None,
+    embedder: tuple[Path, NetworkConfig] | None = None,
     cache: MutableMapping[str, tuple[Tensor, Tensor]] | None = None,
     *,
     force: bool = False,
@@ -56,7 +59,8 @@ def make_class_record(
     - ``target_confidence``: the target's probability of the class, without an output policy.
 
     ``figures`` are the metrics of the literature, see `class_figures`, and with a ``prior`` the evaluator's answers on
-    500 of its samples, see `prior_figures`. With an ``open_judge`` they have its answers too, see `open_set`.
+    500 of its samples, see `prior_figures`. With an ``open_judge`` they have its answers too, see `open_set`, and with
+    an ``embedder`` what that takes to be of one class, see `embedded`.
 
     Args:
         artifact: The attacked target, with both halves.
@@ -68,7 +72,8 @@ def make_class_record(
         others: Images of other classes, distractors for re-identification.
         prior: The generator that was searched.
         open_judge: The artifact of an evaluator that knows the prior's classes as well, and its splits.
-        cache: Cache of the evaluator's features of private images, see `class_figures`.
+        embedder: An ONNX network from pictures to vectors, and what its file does not tell.
+        cache: Cache of the evaluator's features of private images, see `class_figures`, and the embedder's vectors.
         force: Replace a record of another attack or target.
 
     Raises:
@@ -94,6 +99,10 @@ def make_class_record(
         figures = figures.model_copy(update={"prior": _of_prior(judge, prior, attacked.public)})
     if open_judge is not None:
         figures = figures.model_copy(update={"open_set": open_set(*open_judge, by_class)})
+    if embedder is not None:
+        network = load_embedder(*embedder, private.shape)
+        told = embedded(network, by_class, private, distractors, cache)
+        figures = figures.model_copy(update={"embedded": told})
     record = ClassesRecord(
         id=digest([document["target"], document["dataset"], list(attacked.public), *given, judge.identity]),
         cell=cell,

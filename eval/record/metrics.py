@@ -102,6 +102,7 @@ class Metric:
         shown: Whether tables have it; CSV files do in any case.
         always: Whether tables have its column even if it is not measured.
         when: The condition for its column: a codec, or an output policy, is in use.
+        optional: Whether CSV files too leave its column out where nothing measured it.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Metric:
     shown: bool = field(default=True, kw_only=True)
     always: bool = field(default=False, kw_only=True)
     when: Literal["codec", "policy"] | None = field(default=None, kw_only=True)
+    optional: bool = field(default=False, kw_only=True)
 
     @property
     def about(self) -> str:
@@ -274,6 +276,19 @@ def _open_gain(reading: Reading) -> float | None:
     return _over_baseline(reading, open_hits)
 
 
+def _embedded(rate: str, *path: str) -> Callable[[Reading], float | None]:
+    """Reads what a user's embedder takes for the class, at a false match rate, in percent."""
+
+    def read(reading: Reading) -> float | None:
+        figures = reading.record.figures if isinstance(reading.record, ClassesRecord) else None
+        value: Any = None if figures is None or figures.embedded is None else figures.embedded.at.get(rate)
+        for name in path:
+            value = getattr(value, name, None)
+        return None if value is None else 100 * float(value)
+
+    return read
+
+
 def _over_baseline(reading: Reading, hits_of: Callable[[ClassesRecord], HitMatrix | None]) -> float | None:
     best, own = best_baseline(reading, hits_of), _hits(reading, hits_of)
     return None if best is None or own is None else 100 * float(own.mean() - best[1].mean())
@@ -366,12 +381,14 @@ _WIRE, _POLICY, _FREE, _TIME = "on the wire", "behind its policy", "without any 
 _FOUND = "found again by the feature"
 _REBUILT, _RIGHT, _OWN = "rebuilt victims", "right class by the evaluator %", "attacker's own held-out images"
 _PICTURES, _FEATURES, _EVALUATOR = "pictures of classes", "evaluator's features", "evaluator %"
-_OPEN, _PRIVATE = "open set", "on its private images"
+_OPEN, _EMBEDDER, _PRIVATE = "open set", "by the embedder", "on its private images"
 
 _percent = partial(_of_record, scale=100)
 _victims, _classes = partial(Metric, of=("victims",)), partial(Metric, of=("classes",))
 _beside_victims, _beside_classes = partial(_victims, level="reference"), partial(_classes, level="reference")
 _target, _target_of_victims = partial(Metric, level="target"), partial(_victims, level="target")
+_of_embedder = partial(_classes, heading=_EMBEDDER, digits=1, better="lower", optional=True)
+_by_embedder = partial(_beside_classes, heading=_EMBEDDER, digits=1, optional=True)
 _target_of_classes, _of_fit = partial(_classes, level="target"), partial(_of_record, "figures", "private_fit")
 
 _OPEN_RIGHT, _OPEN_OTHERS = (_percent("figures", "open_set", *path) for path in (("right", "mean"), ("others",)))
@@ -416,6 +433,16 @@ METRICS: list[Metric] = [
     _beside_classes("open_gain_error", "its error", _OPEN, 1, read=_open_gain_error),
     _beside_classes("open_others", "prior's own %", _OPEN, 1, read=_OPEN_OTHERS, always=True),
     _classes("verified", "verified %", _OPEN, 1, "lower", read=_VERIFIED),
+    *(
+        metric
+        for rate, name, shown in (("0.01", "embedded", "1 %"), ("0.001", "embedded_strict", "0.1 %"))
+        for metric in (
+            _of_embedder(name, f"verified % at {shown}", read=_embedded(rate, "rebuilt", "rate")),
+            _by_embedder(f"{name}_error", "standard error", read=_embedded(rate, "rebuilt", "error")),
+            _by_embedder(f"{name}_true", "true photographs %", read=_embedded(rate, "true", "rate")),
+            _by_embedder(f"{name}_others", "others' photographs %", read=_embedded(rate, "others", "rate")),
+        )
+    ),
     _classes("top5", "top-5 %", _PICTURES, 1, "lower", read=_percent("figures", "top5", "mean")),
     _classes("rank1", "re-identified %", _PICTURES, 1, "lower", read=_percent("figures", "identification", "rank1")),
     _classes("rank5", "rank 5 %", "", 1, "lower", read=_percent("figures", "identification", "rank5"), shown=False),

@@ -299,6 +299,31 @@ class OpenSet(_Part):
     accuracy_own: float
 
 
+class Verified(_Part):
+    """The share of pairs that are told to be of one class, its standard error over classes, and how many pairs."""
+
+    rate: float
+    error: float | None = None
+    pairs: int
+
+
+class EmbeddedAt(_Part):
+    """At one false match rate: pairs of a class's photographs with its rebuilt pictures, themselves, and others."""
+
+    rebuilt: Verified
+    true: Verified | None = Field(default=None, description="where a class has two photographs")
+    others: Verified
+
+
+class Embedded(_Part):
+    """Whether pictures are told to be of their class by a user's embedder, see `embedded`; ``at`` false match rates."""
+
+    embedder: str = Field(description="digest of the network")
+    people: int
+    photographs: int
+    at: dict[str, EmbeddedAt]
+
+
 class PrivateFit(_Part):
     """How far a target has converged: mean cross-entropy and confidence in the right class, on its private images."""
 
@@ -383,6 +408,7 @@ class ClassFigures(_Part):
     identification: Identification | None = None
     prior: PriorFigures | None = None
     open_set: OpenSet | None = Field(default=None, description="where the prior's classes are others")
+    embedded: Embedded | None = Field(default=None, description="where the judge was given an embedder")
     private_fit: PrivateFit | None = Field(default=None, description="not told by records of the older rule")
 
 

@@ -11,7 +11,7 @@ from splitleak.eval.record.metrics import Kind, Metric, metrics_of
 from splitleak.eval.record.schema import FeaturesPlace, Network
 from splitleak.eval.report.page import NOTHING, Sheet, Text, decimals, seeds_note, spread_text
 from splitleak.eval.report.published import PublishedTable, load
-from splitleak.eval.report.results import Cell, Results, Row
+from splitleak.eval.report.results import Cell, Results, Row, measured
 from splitleak.eval.targets.leakage import ASSUMPTIONS
 from splitleak.models import ARCHITECTURES
 
@@ -37,6 +37,9 @@ _NOTE_OF = {
     "its own images of it (of all, where it has none of the class). Class mean: of the target's training images.",
     "held_out_mse": "Held-out images: what the attack says of itself, on auxiliary images that it did not train on, "
     "beside the mean of those it did.",
+    "embedded": "By the embedder: a picture is verified with a private photograph of its class where their vectors are "
+    "more alike than those of all but 1 % (0.1 %) of the pairs of different people's photographs; beside it, private "
+    "photographs of the same person, and photographs of others. Means over people.",
     "distortion": "Distortion: mean L1 distance of what the policy lets out from what the model says, from 0 to 2.",
     "mse_gaussian_estimate": "MSE, Gaussian estimate: of the least MSE of an attack that sees an image once, under a "
     "Gaussian model and from a sample; 0 without noise. Attacks may fall below it. It assumes: "
@@ -221,7 +224,9 @@ def _share(results: Results, table: str, target: Row) -> str:
 def csv_rows(results: Results) -> Iterator[dict[str, Any]]:
     """One row per planned cell and place: its labels and all metrics, unrounded; empty if not measured."""
     kinds = dict.fromkeys(cell.kind for cell in results.cells)
-    names = dict.fromkeys(metric.name for kind in kinds for metric in metrics_of(kind))
+    found = [metric for kind in kinds for metric in metrics_of(kind)]
+    unmeasured = {metric.name for metric in found if metric.optional and not measured(results.cells, metric.name)}
+    names = [name for name in dict.fromkeys(metric.name for metric in found) if name not in unmeasured]
     for cell in results.cells:
         labels: dict[str, Any] = {"id": cell.id, "table": cell.table, "row": cell.row.name, "plus": cell.row.plus}
         labels |= {"attack": cell.place.attack, "seed": cell.seed, "kind": cell.kind}

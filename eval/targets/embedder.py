@@ -9,28 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splitleak.datasets.images import Images, fitted_pixels
-from splitleak.errors import explained
+from splitleak.datasets.images import Images
+from splitleak.eval.record.embedder import vectors
 from splitleak.eval.record.scoring import load_pictures
-from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.network import Network
-from splitleak.graphs.prepared import OUTPUT, input_shapes
-from splitleak.graphs.reading import read_graph
 from splitleak.measures.linkage.verification import FALSE_MATCH_RATES, pair_match_rate, pair_scores
-
-
-def load_embedder(path: Path, config: NetworkConfig, image_shape: tuple[int, int, int]) -> Network:
-    """An ONNX network from pictures in [0, 1] to vectors; ``image_shape`` where its file tells none.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no network of pictures, or has operations that are not read.
-    """
-    model = read_graph(path)
-    with explained(path, "a network of pictures that can be computed"):
-        told = [shape for shape in input_shapes(model, config.preprocessing.layout).values() if len(shape) == 3]
-        free = any(None in shape for shape in told)
-        return network_of(model, config, image_shape if free and not config.inputs else None)
 
 
 def rebuilt_verified(network: Network, score: Path, victims: Images) -> dict[str, Any]:
@@ -41,7 +24,7 @@ def rebuilt_verified(network: Network, score: Path, victims: Images) -> dict[str
     false match rate, see `pair_match_rate`.
 
     Args:
-        network: From `load_embedder`.
+        network: From pictures to vectors, see `load_embedder`.
         score: Folder that ``splitleak score`` wrote.
         victims: The images of the split that was attacked, with their labels.
 
@@ -78,11 +61,3 @@ def rebuilt_verified(network: Network, score: Path, victims: Images) -> dict[str
         }
         for name, (found, compared) in probes.items()
     }
-
-
-def vectors(network: Network, pixels: Tensor) -> Tensor:
-    """The network's answers ``(N, d)`` to uint8 pictures ``(N, C, H, W)``, which are resized to what it takes."""
-    channels, height, width = network.image_shape
-    images = fitted_pixels(pixels, (height, width), channels).float() / 255
-    made = [answers[OUTPUT] for answers in network.forward(images.numpy(), [OUTPUT], torch.get_num_threads())]
-    return torch.from_numpy(np.concatenate(made)).flatten(1)

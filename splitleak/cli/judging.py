@@ -10,6 +10,7 @@ from splitleak.cli.documents import read_config
 from splitleak.cli.options import (
     ConfigFile,
     Device,
+    EmbedderConfig,
     Json,
     Measures,
     Replace,
@@ -121,6 +122,11 @@ def score_classes(
     prior: Annotated[
         Path | None, typer.Option(help="The generator that was searched; the evaluator judges its images too.")
     ] = None,
+    embedder: Annotated[
+        Path | None,
+        typer.Option(help="ONNX network from pictures to vectors: are rebuilt and true pictures verified as the same?"),
+    ] = None,
+    embedder_config: EmbedderConfig = None,
     out: Annotated[Path, typer.Option(help="Folder for the record.")] = Path("runs/cell"),
     cell: Cell = None,
     measure: Measures = None,
@@ -130,10 +136,12 @@ def score_classes(
     """Judge one picture a class: is it taken for the class by an independent classifier, and by its pixels."""
     from splitleak.eval.record.classes import make_class_record
     from splitleak.eval.record.schema import CELL
+    from splitleak.graphs.importing import NetworkConfig
 
     CELL.check(out)
     inputs = (artifact, attack, train_images, evaluator, out, _place(cell), others, prior)
-    record = make_class_record(*inputs, force=force)
+    told = None if embedder is None else (embedder, read_config(NetworkConfig, embedder_config, None, "embedder"))
+    record = make_class_record(*inputs, embedder=told, force=force)
     assert record.evaluator is not None
     judge = {"evaluator_accuracy": record.evaluator.accuracy, "evaluator_on_truth": record.evaluator.on_truth}
     means = {"n": record.n, "chance": record.chance, **{name: score.mean for name, score in record.scores.items()}}
@@ -143,6 +151,11 @@ def score_classes(
         f"{means['chance']:.1%}); MSE to that {means['mse']:.4f}, confidence of the target "
         f"{means['target_confidence']:.3f}"
     )
+    if record.figures is not None and record.figures.embedded is not None:
+        for rate, at in record.figures.embedded.at.items():
+            means[f"embedded_{rate}"] = at.rebuilt.rate
+            true = "" if at.true is None else f", of true photographs {at.true.rate:.1%}"
+            text += f"; {at.rebuilt.rate:.1%} verified at {float(rate):.1%} false matches{true}"
     result(as_json, {"record": str(out / "record.json"), **means, **judge}, text)
 
 

@@ -11,6 +11,7 @@ from splitleak.cli.options import (
     ConfigFile,
     Defenses,
     Device,
+    EmbedderConfig,
     Json,
     ReplaceResult,
     ResultFile,
@@ -62,9 +63,7 @@ def linkage(
     embedder: Annotated[
         Path | None, typer.Option(help="ONNX network from pictures to vectors, for what was rebuilt (--score).")
     ] = None,
-    embedder_config: Annotated[
-        Path | None, typer.Option(help="TOML or JSON of its inputs and preprocessing, as for `splitleak import`.")
-    ] = None,
+    embedder_config: EmbedderConfig = None,
     score: Annotated[Path | None, typer.Option(help="Folder from `splitleak score`, of an attack on --images.")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -97,7 +96,8 @@ def linkage(
 
 def _embedded(embedder: Path, config: Path | None, score: Path, images: Path) -> dict[str, Any]:
     from splitleak.datasets.splits import Splits
-    from splitleak.eval.targets.embedder import load_embedder, rebuilt_verified
+    from splitleak.eval.record.embedder import load_embedder
+    from splitleak.eval.targets.embedder import rebuilt_verified
     from splitleak.graphs.importing import NetworkConfig
 
     victims = Splits.load(images).victims

@@ -64,6 +64,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. training.epochs=4; repeatable."),
 ]
+EmbedderConfig = Annotated[
+    Path | None,
+    typer.Option(help="TOML or JSON of the embedder's inputs and preprocessing, as for `splitleak import`."),
+]
 Preset = Annotated[str, choice("presets", "cpu: minutes on two cores; paper: the published recipe. One of")]
 
 

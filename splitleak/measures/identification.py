@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from splitleak.measures.linkage.verification import match_threshold
+
 
 def match_scores(probes: Tensor, gallery: Tensor, people: Tensor) -> Tensor:
     """Match scores of probes against P people: the highest cosine similarity with an image of the person.
@@ -78,8 +80,5 @@ def true_match_rate(scores: Tensor, own: Tensor, false_match_rate: float) -> flo
     (1.0, None)
     """
     is_own = torch.zeros_like(scores, dtype=torch.bool).scatter(1, own[:, None], value=True)
-    others = scores[~is_own].sort(descending=True).values
-    passing = int(false_match_rate * len(others))
-    if not passing:
-        return None
-    return float((scores[is_own] > others[passing]).double().mean())
+    threshold = match_threshold(scores[~is_own], false_match_rate)
+    return None if threshold is None else float((scores[is_own] > threshold).double().mean())

@@ -7,13 +7,16 @@ import math
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from splitleak.artifacts import write_json
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.cli import app
+from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import save
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.ledger import Entry, Ledger, images_digest
@@ -21,6 +24,7 @@ from splitleak.eval.record.schema import FILE, VERSION, parse_record
 from splitleak.eval.record.scoring import constant_mse
 from splitleak.eval.record.victims import make_record
 from splitleak.eval.report.results import Results
+from splitleak.graphs.user_module import export_module
 from splitleak.seeding import resolve_device
 
 BOTTLENECK = {"name": "bottleneck", "config": {}}
@@ -408,3 +412,27 @@ def campaign_run(tmp_path_factory):
         return where / "run"
 
     return run
+
+
+@pytest.fixture(scope="session")
+def embedder(tmp_path_factory):
+    """The ONNX file of a network that gives the mean of each channel and each half: enough to tell `people`."""
+    network = nn.Sequential(nn.AvgPool2d((4, 8)), nn.Flatten())
+    path = tmp_path_factory.mktemp("onnx") / "face.onnx"
+    onnx.save(export_module(network.eval(), {"image": (3, 8, 8)}), path)
+    return path
+
+
+@pytest.fixture
+def people():
+    """``people(count, each)``: pictures of so many people, each of a colour of its own with a little noise."""
+
+    def make(count=12, each=4):
+        draw = torch.Generator().manual_seed(0)
+        colours = torch.rand(count, 3, 2, 1, generator=draw)
+        labels = torch.arange(count).repeat(each)
+        pixels = colours.repeat_interleave(4, 2).expand(-1, -1, -1, 8)[labels]
+        noisy = (pixels + 0.02 * torch.randn(pixels.shape, generator=draw)).clamp(0, 1)
+        return Images((255 * noisy).round().byte(), labels, tuple(map(str, range(count))))
+
+    return make

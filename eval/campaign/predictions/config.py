@@ -1,8 +1,9 @@
 """A campaign against predictions: figures of rows, each a target, an output policy, and an attack."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,7 @@ from splitleak.defenses.stack import DefenseConfig
 from splitleak.eval.campaign.config import (
     CampaignHead,
     DatasetEntry,
+    EmbedderEntry,
     ModelEntry,
     Name,
     SplitCounts,
@@ -84,6 +86,8 @@ class FigureEntry(Config):
 class FigureCampaign(CampaignHead):
     """Figures × seeds on one data set, with one evaluator for each set of classes."""
 
+    later: ClassVar[Mapping[str, object]] = {"embedder": None}
+
     split: PredictionSplit = PredictionSplit()
     datasets: tuple[DatasetEntry] = Field(description="exactly one; --data puts another in its place")
     distinct: DistinctEntry = DistinctEntry()
@@ -92,6 +96,9 @@ class FigureCampaign(CampaignHead):
         default=None, description="the judge's own classifier, trained on the target's images; for all that has figures"
     )
     evaluator_training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's")
+    embedder: EmbedderEntry | None = Field(
+        default=None, description="the judge's, of pictures of classes: an ONNX file from pictures to vectors"
+    )
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of attacks, by their names")
     prior: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `PriorConfig`")
     pretraining: PretrainingEntry | None = None
@@ -118,9 +125,14 @@ class FigureCampaign(CampaignHead):
         """Parses a campaign and validates it as far as possible before a run: it builds every target and attack.
 
         Raises:
+            FileNotFoundError: There is no such embedder.
             ValueError: A row is invalid; the message names ``source``, the row and what was expected.
         """
         config = cls.parse(values, source=source)
+        if config.embedder is not None:
+            shape = (config.dataset.channels, *config.dataset.sides)
+            found = config.embedder.found_from(Path(source).parent, shape)
+            config = config.model_copy(update={"embedder": found})
         config.prior_settings()
         if config.evaluator is not None:
             check_target(partial(config.evaluator_target, 0), config.dataset.data, f"{source}: evaluator")

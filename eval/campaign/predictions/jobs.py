@@ -1,5 +1,6 @@
 """The jobs of a campaign of figures: purifier, prior, a prediction service with its clients, and attacks."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -8,8 +9,10 @@ from typing import Any
 
 from splitleak.artifacts import write_json, written_folder
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.outputs import ATTACK
 from splitleak.datasets.splits import Splits
 from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
+from splitleak.eval.campaign.config import EmbedderEntry
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.record.classes import make_class_record
 from splitleak.eval.record.open_set import open_splits
@@ -71,6 +74,8 @@ def _service(bench: Bench, job: Job, artifact: Path, policy: Mapping[str, Any]) 
 
 def do_figure_cell(bench: Bench, job: Job) -> Figures:
     """Attacks shared predictions, or the classes of a model; then judges what was rebuilt."""
+    if "attacked" in job.settings:
+        _take(bench, job)
     if not bench.attacked(job).exists():
         _attack(bench, job)
     place = parse_place({**job.settings["cell"], "id": job.key}, source=job.id)
@@ -108,6 +113,14 @@ def _has_policy(settings: Mapping[str, Any]) -> bool:
     return bool(settings["cell"]["policy"] or settings["cell"]["purify"])
 
 
+def _take(bench: Bench, job: Job) -> None:
+    """Takes what a cell without an embedder has rebuilt, which is the same, if it is there."""
+    [before], attacked = bench.inputs(job, "attacked"), bench.attacked(job)
+    if before.is_dir() and not attacked.exists():
+        with written_folder(attacked, ATTACK) as partial:
+            shutil.copytree(before, partial, dirs_exist_ok=True)
+
+
 def _judged_classes(bench: Bench, job: Job, place: Place) -> Record:
     artifact, images, evaluator = bench.inputs(job, "artifact", "images", "evaluator")
     others = images / "generic.npz"
@@ -115,6 +128,7 @@ def _judged_classes(bench: Bench, job: Job, place: Place) -> Record:
     if "open_judge" in job.settings:
         judge, seen = bench.inputs(job, "open_judge", "open_images")
         judges = judge, seen
+    embedder = EmbedderEntry.parse(job.settings["embedder"], source=job.id) if "embedder" in job.settings else None
     return make_class_record(
         artifact,
         bench.attacked(job),
@@ -125,6 +139,7 @@ def _judged_classes(bench: Bench, job: Job, place: Place) -> Record:
         others=others if others.is_file() else None,
         prior=bench.below(job.settings["prior"]) if "prior" in job.settings else None,
         open_judge=judges,
+        embedder=None if embedder is None else (embedder.onnx, embedder.network),
         cache=bench.cache,
     )
 

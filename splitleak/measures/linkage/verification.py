@@ -27,6 +27,15 @@ def pair_scores(probes: Tensor, gallery: Tensor) -> Tensor:
     return functional.normalize(probes.double(), dim=1) @ functional.normalize(gallery.double(), dim=1).T
 
 
+def match_threshold(others: Tensor, false_match_rate: float) -> float | None:
+    """The lowest score above which at most a share ``false_match_rate`` of those ``(P,)`` of different people lie.
+
+    None with too few of them for a single one to lie above.
+    """
+    passing = int(false_match_rate * len(others))
+    return float(others.sort(descending=True).values[passing]) if passing else None
+
+
 def pair_match_rate(
     scores: Tensor, same: Tensor, false_match_rate: float, *, compared: Tensor | None = None
 ) -> PairRate:
@@ -48,11 +57,11 @@ def pair_match_rate(
     """
     compared = torch.ones_like(same) if compared is None else compared
     genuine, impostor = same & compared, ~same & compared
-    others = scores[impostor].sort(descending=True).values
-    passing, pairs = int(false_match_rate * len(others)), int(genuine.sum())
-    if not passing or not pairs:
+    others, pairs = scores[impostor], int(genuine.sum())
+    threshold = match_threshold(others, false_match_rate)
+    if threshold is None or not pairs:
         return PairRate(None, None, pairs, len(others))
-    accepted = (scores > others[passing]) & genuine
+    accepted = (scores > threshold) & genuine
     probes = genuine.any(1)
     shares = accepted[probes].sum(1).double() / genuine[probes].sum(1)
     error = float(shares.std() / len(shares) ** 0.5) if len(shares) > 1 else None

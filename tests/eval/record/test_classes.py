@@ -15,7 +15,9 @@ from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import artifact_digest, load_whole, read_record, save
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.eval.record.classes import class_means, make_class_record
+from splitleak.eval.record.metrics import Reading, headline, metric_named
 from splitleak.eval.record.schema import FigurePlace, load_record
+from splitleak.eval.report.report import write_report
 
 PLACE = FigurePlace(kind="classes", figure="10", row="none", dataset="builtin", attack="mi-face", seed=0, target="toy")
 
@@ -238,3 +240,41 @@ def test_the_command_passes_on_what_it_is_given(artifact, evaluator, given):
     found = json.loads(told.stdout)
     assert found["recognised"] == record.mean("recognised")
     assert (found["evaluator_accuracy"], found["chance"]) == (record.evaluator.accuracy, 0.1)
+
+
+def test_an_embedder_of_ones_own_judges_too_and_is_in_tables_where_it_does(
+    artifact, evaluator, given, embedder, small_splits
+):
+    folder = given(small_splits.train.floats()[[int((small_splits.train.labels == c).nonzero()[0]) for c in range(10)]])
+    asked = ("--artifact", artifact, "--attack", folder / "attack", "--train-images", folder / "train.npz")
+    asked += ("--evaluator", evaluator, "--embedder", embedder, "--out", folder / "with" / "score", "--json")
+    told = CliRunner().invoke(app, ["score-classes", *map(str, asked)], catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    with_one = load_record(folder / "with" / "score")
+    at = with_one.figures.embedded.at["0.01"]
+    assert json.loads(told.stdout)["embedded_0.01"] == at.rebuilt.rate
+    assert at.others.rate <= 0.01 < at.true.rate
+    without = make_class_record(
+        artifact, folder / "attack", folder / "train.npz", evaluator, folder / "without" / "score"
+    )
+    assert with_one.id == without.id
+    names = {
+        "embedded": at.rebuilt.rate,
+        "embedded_true": at.true.rate,
+        "embedded_others": at.others.rate,
+        "embedded_error": at.rebuilt.error,
+    }
+    for name, value in names.items():
+        assert metric_named(name, "classes").value(Reading(with_one)) == pytest.approx(100 * value)
+        assert metric_named(name, "classes").value(Reading(without)) is None
+    assert "embedded" in {metric.name for metric, _ in headline(with_one)}
+    columns = {}
+    for name in ("with", "without"):
+        write_report(folder / name, folder / "report" / name)
+        table = (folder / "report" / name / "table.csv").read_text()
+        columns[name] = table.splitlines()[0].split(",")
+    assert [name for name in columns["with"] if name not in columns["without"]] == [
+        *("embedded", "embedded_error", "embedded_true", "embedded_others"),
+        *("embedded_strict", "embedded_strict_error", "embedded_strict_true", "embedded_strict_others"),
+    ]
+    assert load_record(folder / "with" / "score").brief().figures.embedded == with_one.figures.embedded

@@ -147,3 +147,28 @@ def test_an_adaptive_attack_is_another_cell():
     )
     assert len(plain) == len(adaptive) == 2
     assert not set(plain) & set(adaptive)
+
+
+def test_an_embedder_makes_other_cells_of_the_same_attacks_and_of_nothing_else(embedder):
+    document = {"datasets": [{"name": "images", "channels": 3}]}
+    plain = make_prediction_plan(load(**document))
+    [file, table] = ({"embedder": each} for each in (str(embedder), {"onnx": str(embedder)}))
+    judged = make_prediction_plan(load(**document, **file))
+    assert judged.jobs == make_prediction_plan(load(**document, **table)).jobs
+    assert {job.id for job in judged.jobs} - {job.id for job in plain.jobs} == {cell.id for cell in judged.cells}
+    assert [cell.settings["attacked"] for cell in judged.cells] == [f"cells/{cell.key}/attack" for cell in plain.cells]
+    assert judged.cells_in_order[0]["id"] == judged.cells[0].key
+    assert {cell.settings["embedder"]["onnx"] for cell in judged.cells} == {str(embedder)}
+    scaled = {"onnx": str(embedder), "network": {"preprocessing": {"range": 255}}}
+    other = make_prediction_plan(load(**document, embedder=scaled))
+    assert not {cell.id for cell in judged.cells} & {cell.id for cell in other.cells}
+
+
+def test_an_embedder_is_found_from_the_file_and_held_to_be_one(embedder, tmp_path):
+    document = {**copy.deepcopy(DOCUMENT), "datasets": [{"name": "images", "channels": 3}], "embedder": embedder.name}
+    config = ClassCampaign.load(document, source=str(embedder.parent / "campaign.toml"))
+    assert config.embedder.onnx == embedder
+    assert ClassCampaign.load(config.document(), source="again") == config
+    with pytest.raises(FileNotFoundError, match=r"face\.onnx"):
+        ClassCampaign.load(document, source=str(tmp_path / "campaign.toml"))
+    assert "embedder" not in load().document()

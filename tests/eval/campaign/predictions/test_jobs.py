@@ -1,12 +1,18 @@
 """A tiny campaign against a prediction service. Every process of it is real."""
 
 import json
+import tomllib
 
 import numpy as np
 import pytest
 
 from splitleak.attacker.queries import Pairs
 from splitleak.datasets.files import load_file
+from splitleak.eval.campaign.bench import Bench
+from splitleak.eval.campaign.kinds import plan_campaign
+from splitleak.eval.campaign.predictions import jobs
+from splitleak.eval.campaign.processes import Children
+from splitleak.eval.campaign.store import Store
 from splitleak.eval.record.schema import Service, load_record
 from splitleak.wire.files.shared import SharedScores
 
@@ -103,3 +109,18 @@ def test_what_the_policy_costs_is_on_record_and_a_white_box_has_none(predictions
 def test_the_report_is_written_at_the_end(folder):
     assert "two highest" in (folder / "report" / "report.md").read_text()
     assert (folder / "report" / "report.html").is_file()
+
+
+def test_an_embedder_judges_pictures_of_classes_again_and_attacks_nothing(folder, records, embedder, monkeypatch):
+    monkeypatch.setattr(jobs, "_attack", lambda *_: pytest.fail("attacked again"))
+    document = {**tomllib.loads(CAMPAIGN), "embedder": str(embedder)}
+    cells = plan_campaign(document, "test").cells
+    [cell] = [cell for cell in cells if cell.settings["attack"] == "mi-face"]
+    bench = Bench(Store(folder), Children())
+    told = jobs.do_figure_cell(bench, cell)
+    record = load_record(bench.store.path(cell))
+    assert record.scores == records["mi-face"].scores
+    assert record.id == records["mi-face"].id
+    assert record.cell.id == cell.key != records["mi-face"].cell.id
+    assert told["verified % at 1 %"] == f"{100 * record.figures.embedded.at['0.01'].rebuilt.rate:.1f}"
+    assert all("embedder" not in each.settings for each in cells if each.settings["cell"]["kind"] == "victims")
