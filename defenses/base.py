@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,10 @@ from torch.optim import Optimizer
 
 from splitleak.config import Config
 from splitleak.models.split import SplitModel
+
+AdaptiveAttack = Literal["gradients", "features"]
+"""How a white-box attacker gets past a defense's last layer: ``gradients`` that nothing masks (`Head.unmask`), or
+``features`` before it, which are matched."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,11 @@ class Defense(nn.Module):
     def pinned(cls, config: Config) -> Config:
         """The config with a content hash for each file it refers to, so that its digest changes when a file does."""
         return config
+
+    @property
+    def adaptive_attacks(self) -> frozenset[AdaptiveAttack]:
+        """The attacks on classes that get past its last layer; campaigns against classes run them beside the plain."""
+        return frozenset()
 
     @property
     def noise_variance(self) -> float:
@@ -141,3 +150,10 @@ class Defense(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401  # nn.Module's own, with its result typed
         result: Tensor = super().__call__(*args, **kwargs)
         return result
+
+
+class Head(nn.Module):
+    """A last layer that a defense puts in place of a linear one: features ``(N, d)`` to logits ``(N, K)``."""
+
+    def unmask(self) -> None:
+        """Lets gradients past what masks them; the logits stay as they are, but for noise, which is left out."""

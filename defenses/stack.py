@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from splitleak.config import Config
 from splitleak.defenses import DEFENSES
-from splitleak.defenses.base import Defense, EpochEnd, Step, TrainingStart
+from splitleak.defenses.base import AdaptiveAttack, Defense, EpochEnd, Step, TrainingStart
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
 
@@ -38,6 +38,11 @@ class DefenseConfig(Config):
         """The defense itself, not yet prepared."""
         kind = DEFENSES[self.name]
         return kind(kind.config_type.model_validate(self.config))
+
+    @property
+    def adaptive_attacks(self) -> frozenset[AdaptiveAttack]:
+        """See `Defense.adaptive_attacks`."""
+        return self.build().adaptive_attacks
 
     def pinned(self) -> "DefenseConfig":
         """This element with content hashes of the files it refers to (see `Defense.pinned`)."""

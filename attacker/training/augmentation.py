@@ -1,6 +1,8 @@
 """Differentiable augmentation: random resized crops, which an image must survive to be more than adversarial noise."""
 
-from typing import Self
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -13,11 +15,20 @@ from splitleak.config import Config
 class CropsConfig(Config):
     """Random resized crops, mirrored or not. Mirrors are off by default: digits and shoes are not their own mirrors."""
 
+    later: ClassVar[Mapping[str, object]] = {"rotation": 0.0, "jitter": 0.0}
+
     count: int = Field(default=1, ge=1, description="views of an image, whose losses or scores are averaged")
     least: float = Field(default=0.9, gt=0, le=1, description="least share of the area that is left")
     most: float = Field(default=1.0, gt=0, le=1, description="greatest share of it")
     ratio: float = Field(default=1.0, ge=1, description="greatest ratio of the sides, and one over the least")
     mirror: bool = Field(default=False, description="mirror every other view, by chance")
+    rotation: float = Field(default=0.0, ge=0, le=180, description="greatest angle, either way, in degrees")
+    jitter: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="greatest change of brightness and contrast of every other view, by chance",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -30,8 +41,8 @@ def random_crops(images: Tensor, config: CropsConfig, draw: torch.Generator) -> 
     """A random resized crop of each image ``(N, C, H, W)``, of the same size.
 
     Args:
-        images: In any range.
-        config: Area, aspect ratio and mirroring of the crops; bilinear.
+        images: In any range; with a jitter, in [0, 1].
+        config: Area, aspect ratio, mirroring and rotation of the crops, which are bilinear; and changes of brightness.
         draw: The source of randomness, on the CPU.
     """
 
@@ -46,8 +57,21 @@ def random_crops(images: Tensor, config: CropsConfig, draw: torch.Generator) -> 
         wide = wide * (1 - 2 * (torch.rand(len(images), generator=draw) < 0.5).float())
     nothing = torch.zeros_like(wide)
     rows = torch.stack([torch.stack([wide, nothing, right], 1), torch.stack([nothing, high, down], 1)], 1)
+    if config.rotation:
+        angles = uniform(-1, 1) * math.radians(config.rotation)
+        turns = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], 1).view(-1, 2, 2)
+        rows = torch.cat([rows[:, :, :2] @ turns, rows[:, :, 2:]], 2)
     places = functional.affine_grid(rows.to(images), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, places, padding_mode="border", align_corners=False)
+    views = functional.grid_sample(images, places, padding_mode="border", align_corners=False)
+    if not config.jitter:
+        return views
+    changed = (torch.rand(len(images), generator=draw) < 0.5).float()
+    bright, contrast = (
+        (1 + changed * uniform(-config.jitter, config.jitter)).view(-1, 1, 1, 1).to(images) for _ in range(2)
+    )
+    views = (bright * views).clamp(0, 1)
+    mean = views.mean((1, 2, 3), keepdim=True)
+    return ((views - mean) * contrast + mean).clamp(0, 1)
 
 
 class DifferentiableConfig(Config):

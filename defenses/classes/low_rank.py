@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.config import Config
-from splitleak.defenses.base import Defense, EpochEnd, TrainingStart
+from splitleak.defenses.base import AdaptiveAttack, Defense, EpochEnd, Head, TrainingStart
 from splitleak.defenses.features.layers import last_linear
 from splitleak.defenses.features.pruning import LayerSlot
 from splitleak.models.split import SplitModel
@@ -33,7 +33,7 @@ class LowRankConfig(Config):
     )
 
 
-class LowRankHead(nn.Module):
+class LowRankHead(Head):
     """Features ``(N, d)`` to logits ``(N, K)`` through an inner layer of ``rank`` values and an activation."""
 
     def __init__(self, features: int, rank: int, classes: int, activation: str) -> None:
@@ -45,6 +45,22 @@ class LowRankHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.up(self.activation(self.down(features)))
         return logits
+
+    def unmask(self) -> None:
+        """The backward pass replaces the saturating activation by the identity."""
+        self.activation = _StraightThrough(self.activation)
+
+
+class _StraightThrough(nn.Module):
+    """Straight-through estimator: the activation in the forward pass, the identity in the backward pass."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, values: Tensor) -> Tensor:
+        own: Tensor = self.activation(values.detach())
+        return own + (values - values.detach())
 
 
 class _ScheduledHead(HostState):
@@ -88,6 +104,11 @@ class LowRank(Defense):
         super().__init__(config)
         self.config = config
         self._slot: tuple[LayerSlot, ...] = ()  # in a tuple: not a submodule
+
+    @property
+    def adaptive_attacks(self) -> frozenset[AdaptiveAttack]:
+        """By the features before the head, and past an activation that saturates."""
+        return frozenset({"features"} if self.config.activation == "identity" else {"gradients", "features"})
 
     def prepare(self, model: SplitModel, classes: int) -> None:
         slot, last = last_linear(model.head, self.name)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splitleak.config import Config
-from splitleak.defenses.base import Defense, Step
+from splitleak.defenses.base import AdaptiveAttack, Defense, Head, Step
 from splitleak.defenses.features.layers import last_linear
 from splitleak.measures.divergence import kl_to_standard_normal
 from splitleak.models.split import SplitModel
@@ -23,7 +23,7 @@ class MIDConfig(Config):
     )
 
 
-class VariationalHead(nn.Module):
+class VariationalHead(Head):
     r"""Variational information bottleneck: features h ``(N, d)`` to logits ``(N, K)`` through a Gaussian code t.
 
     .. math:: (\mu, s) = A h + a, \qquad \sigma = \mathrm{softplus}(s - 5), \qquad t = \mu + \sigma \varepsilon,
@@ -52,6 +52,10 @@ class VariationalHead(nn.Module):
         logits: Tensor = self.classifier(code)
         return logits
 
+    def unmask(self) -> None:
+        """The code is its mean."""
+        self.noise_at_test = False
+
 
 class MID(Defense):
     r"""Replaces the last layer by a `VariationalHead`, and penalises the KL divergence of its code from N(0, 1).
@@ -75,6 +79,11 @@ class MID(Defense):
     def __init__(self, config: MIDConfig) -> None:
         super().__init__(config)
         self.config = config
+
+    @property
+    def adaptive_attacks(self) -> frozenset[AdaptiveAttack]:
+        """By the features before the bottleneck, and by the mean of a code that is drawn at inference."""
+        return frozenset({"gradients", "features"} if self.config.noise_at_test else {"features"})
 
     def prepare(self, model: SplitModel, classes: int) -> None:
         slot, last = last_linear(model.head, self.name)

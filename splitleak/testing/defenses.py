@@ -14,7 +14,7 @@ from torch.optim import SGD
 
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.artifact import load_cloud, load_edge, save
-from splitleak.defenses.base import Defense, EpochEnd, TrainingStart
+from splitleak.defenses.base import Defense, EpochEnd, Head, TrainingStart
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.defenses.training import Target, TargetConfig, TrainingConfig, assemble, train, training_step
 from splitleak.models.split import ModelConfig, SplitModel
@@ -117,6 +117,20 @@ def it_states_noise_exactly_when_it_draws_noise_alone(subject: DefenseSubject) -
     assert (defense.noise_variance > 0) == noisy, f"noise_variance is {defense.noise_variance}, noise on zeros: {noisy}"
 
 
+def it_has_adaptive_attacks_exactly_where_it_puts_a_head(subject: DefenseSubject) -> None:
+    """``adaptive_attacks`` are said where the last layer is a `Head`, whose logits `Head.unmask` leaves as they are."""
+    model, stack, defense = subject.assembled()
+    stack.finish(model)
+    heads = [layer for layer in model.head.eval().modules() if isinstance(layer, Head)]
+    said = sorted(defense.adaptive_attacks)
+    assert bool(said) == bool(heads), f"adaptive_attacks are {said}, heads in place of the last layer: {len(heads)}"
+    features = _features_of(model)
+    before = model.head(features)
+    for head in heads:
+        head.unmask()
+    assert not heads or torch.equal(model.head(features), before), "its head gives other logits without its mask"
+
+
 def its_config_is_closed_and_complete_without_values(subject: DefenseSubject) -> None:
     """It can be made from its defaults, and an unknown setting is an error."""
     kind = subject.kind
@@ -177,6 +191,7 @@ DEFENSE_CHECKS: tuple[Callable[[DefenseSubject], None], ...] = (
     its_state_survives_a_round_trip,
     the_same_seed_gives_the_same_output,
     it_states_noise_exactly_when_it_draws_noise_alone,
+    it_has_adaptive_attacks_exactly_where_it_puts_a_head,
     the_halves_of_a_trained_target_load_and_predict_as_it_does,
     an_interrupted_training_ends_with_the_same_bits,
 )

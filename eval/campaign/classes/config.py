@@ -1,6 +1,6 @@
 """A campaign of model inversion against classes: targets × attacks, expanded into figures of rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
@@ -8,7 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from splitleak.attacker.auxiliary import Auxiliary
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.search import SearchConfig
 from splitleak.config import Config
+from splitleak.defenses.base import AdaptiveAttack
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.eval.campaign.classes.target_measures import TargetMeasuresEntry
 from splitleak.eval.campaign.config import Name, check_known, check_target, check_unique
@@ -54,6 +56,24 @@ class ClassAttackEntry(Config):
     adaptive: bool = Field(default=False, description="bypass layers that mask gradients; white box only")
     targets: tuple[str, ...] | None = Field(default=None, description="names; default: all")
 
+    def of_who_knows(self) -> Iterator[tuple[AdaptiveAttack, Self]]:
+        """The attack by who knows that a target has a defense, which it would be run on."""
+        kind = CLASS_ATTACKS.get(self.attack)
+        if kind is None or kind.access != "white" or self.adaptive or isinstance(self.settings.get("identity"), dict):
+            return
+        yield "gradients", self.model_copy(update={"name": f"{self.name} adaptive", "adaptive": True})
+        if issubclass(kind.config_type, SearchConfig):
+            settings = {**self.settings, "identity": {"loss": "features"}}
+            yield "features", self.model_copy(update={"name": f"{self.name} features", "settings": settings})
+
+    def is_like(self, other: Self) -> bool:
+        """Whether it has the name of another, or attacks as that does."""
+        return self.name == other.name or self._way == other._way
+
+    @property
+    def _way(self) -> tuple[object, ...]:
+        return self.attack, self.settings, self.adaptive
+
 
 class SettingEntry(Config):
     """Private and auxiliary data; without an entry, both are of the same classes and share no image."""
@@ -73,6 +93,9 @@ class _Grid(Config):
     targets: tuple[ClassTargetEntry, ...] = Field(min_length=1)
     attacks: tuple[ClassAttackEntry, ...] = Field(default=(), description="may be none where there is [besides]")
     private: tuple[SettingEntry, ...] = Field(default=(SettingEntry(name="same classes"),), min_length=1)
+    adaptive: bool = Field(
+        default=True, description="run attacks that know the defense too, on every target that has one to get past"
+    )
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
@@ -85,6 +108,38 @@ class _Grid(Config):
             check_known(setting.targets, targets)
             check_known(setting.attacks, attacks)
         return self
+
+    def with_adaptive(self) -> Self:
+        """The grid with the adaptive attacks that its targets' defenses have (`Defense.adaptive_attacks`).
+
+        Each white-box attack on such targets is followed by one with gradients past what masks them, and one on the
+        features before the head. Where the file has that attack, those of these targets that it lacks are added to it.
+        """
+        if not self.adaptive:
+            return self
+        known = {each.name: {way for step in each.defenses for way in step.adaptive_attacks} for each in self.targets}
+        entries, followed = {attack.name: attack for attack in self.attacks}, dict[str, list[str]]()
+        for attack in self.attacks:
+            allowed = attack.targets or tuple(known)
+            for way, variant in attack.of_who_knows():
+                targets = [name for name in allowed if way in known[name]]
+                entry = next((each for each in entries.values() if each.is_like(variant)), None)
+                if entry is None:
+                    entry = variant.model_copy(update={"targets": ()})
+                if not targets:
+                    continue
+                if entry.targets is not None:
+                    chosen = tuple(name for name in known if name in {*entry.targets, *targets})
+                    entry = entry.model_copy(update={"targets": chosen})
+                entries[entry.name] = entry
+                followed.setdefault(attack.name, []).append(entry.name)
+        private = [
+            setting.model_copy(
+                update={"attacks": None if setting.attacks is None else _followed(setting.attacks, followed)}
+            )
+            for setting in self.private
+        ]
+        return self.model_copy(update={"attacks": tuple(entries.values()), "private": tuple(private)})
 
     def expanded(self) -> list[dict[str, Any]]:
         """The figures, one for each setting and attack, in this order; a setting's baselines before its attacks."""
@@ -118,6 +173,11 @@ class _Grid(Config):
         }
 
 
+def _followed(attacks: Sequence[str], followed: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Names of attacks, each with those that follow it."""
+    return tuple(dict.fromkeys(name for attack in attacks for name in (attack, *followed.get(attack, ()))))
+
+
 def _baselines(setting: SettingEntry, attacks: Sequence[ClassAttackEntry]) -> Iterator[ClassAttackEntry]:
     """What the attacker has before any of ``attacks``: all baselines that need no more than one of these is given."""
     kinds = [kind for attack in attacks if (kind := CLASS_ATTACKS.get(attack.attack)) is not None]
@@ -145,11 +205,13 @@ class ClassCampaign(FigureCampaign, _Grid):
     @model_validator(mode="before")
     @classmethod
     def _with_figures(cls, values: object) -> object:
-        """Expands the figures, and replaces those of an earlier expansion."""
+        """Adds the adaptive attacks and expands the figures, and replaces those of an earlier expansion."""
         if not isinstance(values, dict):
             return values
-        grid = {name: values[name] for name in _Grid.model_fields if name in values}
-        return {**values, "figures": _Grid.parse(grid, source="the campaign").expanded()}
+        given = {name: values[name] for name in _Grid.model_fields if name in values}
+        grid = _Grid.parse(given, source="the campaign").with_adaptive()
+        entries = {name: grid.document()[name] for name in ("attacks", "private") if name in values}
+        return {**values, **entries, "figures": grid.expanded()}
 
     @model_validator(mode="after")
     def _strongest_of_attacks(self) -> Self:

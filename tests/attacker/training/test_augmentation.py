@@ -42,6 +42,39 @@ def test_a_quarter_of_the_area_is_half_of_each_side():
     assert views[:, 0, 0, 0].std() > 1
 
 
+def test_a_rotated_view_is_the_image_turned_by_no_more_than_the_angle():
+    shades = torch.zeros(64, 1, 33, 33)
+    shades[:, :, 16, 17:] = 1.0  # a ray to the right
+    views = random_crops(shades, CropsConfig(least=1, rotation=30), draw())
+    high, wide = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
+    weights = views[:, 0] / views[:, 0].sum((1, 2), keepdim=True)
+    angles = torch.atan2((weights * high).sum((1, 2)), (weights * wide).sum((1, 2))).rad2deg()
+    assert angles.abs().max() < 31
+    assert angles.std() == pytest.approx(30 / 3**0.5, rel=0.2)
+    assert torch.allclose(random_crops(shades, CropsConfig(least=1), draw()), shades, atol=1e-6)
+
+
+def test_jitter_changes_brightness_and_contrast_of_every_other_view():
+    images = 0.3 + 0.2 * torch.rand(400, 3, 4, 4)
+    views = random_crops(images, CropsConfig(least=1, jitter=0.2), draw())
+    changed = ~torch.isclose(views, images, atol=1e-5).flatten(1).all(1)
+    assert changed.float().mean() == pytest.approx(0.5, abs=0.1)
+    brighter, wider = (of(views) / of(images) for of in (lambda x: x.mean((1, 2, 3)), lambda x: x.std((1, 2, 3))))
+    assert 0.79 < brighter.min() < 0.83
+    assert 1.17 < brighter.max() < 1.21
+    contrast = wider / brighter
+    assert 0.79 < contrast.min() < 0.83
+    assert 1.17 < contrast.max() < 1.21
+    extreme = random_crops(torch.rand(8, 1, 4, 4).round(), CropsConfig(jitter=0.9), draw())
+    assert extreme.min() >= 0
+    assert extreme.max() <= 1
+
+
+def test_settings_that_came_later_are_in_no_document_that_does_not_use_them():
+    assert set(CropsConfig().document()) == {"count", "least", "most", "ratio", "mirror"}
+    assert CropsConfig(rotation=5).document()["rotation"] == 5
+
+
 def test_gradients_reach_the_pixels():
     images = torch.rand(2, 1, 8, 8, requires_grad=True)
     random_crops(images, CropsConfig(), draw()).sum().backward()

@@ -38,6 +38,10 @@ class SilentNoise(_Base):
     noise_variance = 0.0
 
 
+class Headless(_Base):
+    adaptive_attacks = frozenset({"gradients"})
+
+
 class Forgetful(Defense):
     name = "worse"
     config_type = GaussianNoiseConfig
@@ -51,6 +55,7 @@ class Forgetful(Defense):
         (Fewer, checks.the_shape_of_what_is_sent_is_that_of_the_features, "what is sent is"),
         (NotFinite, checks.the_gradient_is_finite_through_the_encoder, "not finite"),
         (SilentNoise, checks.it_states_noise_exactly_when_it_draws_noise_alone, "noise_variance is"),
+        (Headless, checks.it_has_adaptive_attacks_exactly_where_it_puts_a_head, "in place of the last layer: 0"),
         (Forgetful, checks.its_config_is_closed_and_complete_without_values, "does not keep its config"),
         (Forgetful, checks.it_is_documented, "no docstring"),
     ],

@@ -172,3 +172,74 @@ def test_an_embedder_is_found_from_the_file_and_held_to_be_one(embedder, tmp_pat
     with pytest.raises(FileNotFoundError, match=r"face\.onnx"):
         ClassCampaign.load(document, source=str(tmp_path / "campaign.toml"))
     assert "embedder" not in load().document()
+
+
+HEADS = [
+    {"name": "none"},
+    {"name": "LoR", "defenses": [{"name": "low-rank", "rank": 4}]},
+    {"name": "LoR identity", "defenses": [{"name": "low-rank", "rank": 4, "activation": "identity"}]},
+    {"name": "noisy MID", "defenses": [{"name": "mid", "noise_at_test": True}]},
+    {"name": "smoothed", "defenses": [{"name": "label-smoothing"}]},
+]
+
+
+def parsed(**changes):
+    """A campaign, without building what is in it."""
+    return ClassCampaign.parse({**copy.deepcopy(DOCUMENT), **changes}, source="test.toml")
+
+
+def rows_of(config):
+    return {f.name: [row.name for row in f.rows] for f in config.figures if f.name not in BASELINES}
+
+
+def test_attacks_that_know_the_defense_are_added_wherever_there_is_one():
+    attacks = [
+        {"name": "GMI", "attack": "gmi", "settings": {"restarts": 3}},
+        {"name": "MI-Face", "attack": "mi-face"},
+        {"name": "BREP", "attack": "brep-mi"},
+    ]
+    everyone = [target["name"] for target in HEADS]
+    plain = {name: everyone for name in ("GMI", "MI-Face", "BREP")}
+    masked = ["LoR", "noisy MID"]
+    config = parsed(targets=HEADS, attacks=attacks)
+    assert rows_of(config) == {
+        **plain,
+        "GMI adaptive": masked,
+        "GMI features": ["LoR", "LoR identity", "noisy MID"],
+        "MI-Face adaptive": masked,  # it has no identity loss to put features in place of, and who has labels no head
+    }
+    adaptive, features = (
+        next(figure for figure in config.figures if figure.name == f"GMI {way}").rows[0]
+        for way in ("adaptive", "features")
+    )
+    assert (adaptive.adaptive, adaptive.settings) == (True, {"restarts": 3})
+    assert (features.adaptive, features.settings) == (False, {"restarts": 3, "identity": {"loss": "features"}})
+    assert rows_of(parsed(targets=HEADS, attacks=attacks, adaptive=False)) == plain
+    assert ClassCampaign.parse(config.document(), source="again") == config
+    assert parsed(targets=HEADS, attacks=attacks, strongest={"x": ["GMI", "GMI adaptive"]}).claimable()["x"] == everyone
+
+
+def test_adaptive_attacks_that_a_file_has_already_are_not_there_twice():
+    features = {"loss": "features"}
+    attacks = [
+        {"name": "GMI", "attack": "gmi", "targets": ["none", "LoR"]},
+        {"name": "GMI logit", "attack": "gmi", "settings": {"identity": "logit"}, "targets": ["noisy MID"]},
+        {"name": "by features", "attack": "gmi", "settings": {"identity": features}, "targets": ["none"]},
+        {"name": "GMI adaptive", "attack": "gmi", "adaptive": True, "targets": ["smoothed"]},
+    ]
+    assert rows_of(parsed(targets=HEADS, attacks=attacks)) == {
+        "GMI": ["none", "LoR"],
+        "GMI logit": ["noisy MID"],
+        "by features": ["none", "LoR", "noisy MID"],
+        "GMI adaptive": ["LoR", "smoothed"],
+        "GMI logit adaptive": ["noisy MID"],
+    }
+
+
+def test_a_setting_of_some_attacks_has_those_that_follow_them():
+    attacks = [{"name": "GMI", "attack": "gmi"}, {"name": "PPA", "attack": "ppa"}]
+    private = [{"name": "same"}, {"name": "few", "classes": 5, "attacks": ["PPA"]}]
+    config = parsed(targets=HEADS, attacks=attacks, private=private)
+    few = [name.removesuffix(" - few") for name in rows_of(config) if name.endswith(" - few")]
+    assert [name for name in few if name not in BASELINES] == ["PPA", "PPA adaptive", "PPA features"]
+    assert config.private[0].attacks is None
