@@ -11,7 +11,7 @@ from splitleak.attacker.training.critic import Critic
 
 
 class GMIConfig(SearchConfig):
-    """The search. The defaults take Adam, a tenth of the published steps and the published loss."""
+    """The search. The defaults are for the CPU: Adam, a tenth of the published steps, and the published loss."""
 
     identity_weight: float = Field(default=100, ge=0, description="lambda of the paper")
     prior_weight: float = Field(default=1, ge=0, description="weight of minus the critic's score")

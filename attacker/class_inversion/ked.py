@@ -16,7 +16,10 @@ from splitleak.training.precision import mixed_precision
 
 
 class KEDConfig(SearchConfig):
-    """The generator's training, then the recovery. ``restarts`` images are drawn of each class's distribution."""
+    """The generator's training, then the recovery. ``restarts`` images are drawn of each class's distribution.
+
+    The training is for the CPU: an eleventh of the published iterations, with one step of the critic, not five.
+    """
 
     gan: GanTraining = GanTraining(iterations=1000)
     entropy_weight: float = Field(default=1e-4, ge=0, description="of the critic's answers on drawn images")
@@ -36,8 +39,8 @@ class KEDMI(LatentSearch):
     critic has one output a class, learns the model's soft labels of real images, and calls an image real by the sum of
     them; the generator matches its mean features and lowers the entropy of its answers. Images
     ``(K, restarts, C, H, W)``, samples of each class's Gaussian, best first. Deviations: no minibatch discrimination;
-    the critic is spectrally normalised, which bounds how sure of a class it can be; by default it moves once, not five
-    times, to a step of the generator, of whose weights a running mean is kept; `mixed_precision`.
+    the critic is spectrally normalised, which bounds how sure of a class it can be; a running mean of the generator's
+    weights is kept; `mixed_precision`.
     """
 
     name = "ked-mi"

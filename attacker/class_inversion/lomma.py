@@ -27,7 +27,10 @@ _BATCH = 64
 
 
 class LommaConfig(Config):
-    """What LOMMA adds to another attack. Students have a say in logits alone: to match features, none is taught."""
+    """What LOMMA adds to another attack. Students have a say in logits alone: to match features, none is taught.
+
+    Two students, not the published three, and the steps of the attack below, are for the CPU.
+    """
 
     identity: Identity = "logit"
     regulariser: float = Field(default=1, ge=0, description="weight of the distance from the mean public feature")

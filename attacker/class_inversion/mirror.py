@@ -10,9 +10,9 @@ from splitleak.training.fit import Resumable, epochs
 
 
 class MirrorConfig(SearchConfig):
-    """The box, and the descent in it."""
+    """The box, and the descent in it; for the CPU a fifth of the published steps, of a twentieth of the candidates."""
 
-    candidates: int = Field(default=500, ge=0)
+    candidates: int = Field(default=5000, ge=0)
     deviations: float = Field(default=1.0, gt=0, description="half the side of the box, in deviations of the latents")
     learning_rate: float = Field(default=0.25, gt=0)
     steps: int = Field(default=100, ge=0)
@@ -46,7 +46,7 @@ class Mirror(LatentSearch):
 
 
 class MirrorGeneticConfig(SearchConfig):
-    """The evolution. The defaults make some 20,000 queries for ten classes."""
+    """The evolution. The defaults make some 20,000 queries for ten classes; the published populations a million."""
 
     candidates: int = Field(default=500, ge=1)
     restarts: int = Field(default=100, ge=2, description="the population of a class")

@@ -43,6 +43,7 @@ def test_the_published_settings_are_plgs():
     assert (published.steps, published.learning_rate, published.restarts) == (600, 0.1, 5)
     assert (published.each, published.margin_weight, published.identity) == (30, 0.2, "max-margin")
     assert (published.gan.iterations, published.gan.critic_steps, published.gan.beta1) == (30_000, 5, 0)
+    assert published.views == PLGConfig().views.model_copy(update={"mirror": True})
 
 
 def test_half_the_bits_where_a_device_is_built_for_them_leave_the_rest_in_single_precision(searched, monkeypatch):
