@@ -43,7 +43,11 @@ from splitleak.seeding import generator
 from splitleak.training.modules import freeze, to_channels_last
 
 FORMAT: Literal[1] = 1
-PRIOR = FolderKind("prior", "prior.json", ("generator.safetensors", "critic.safetensors", "denoiser.safetensors"))
+PRIOR = FolderKind(
+    ("prior", "import-prior"),
+    "prior.json",
+    ("generator.safetensors", "generator.onnx", "critic.safetensors", "denoiser.safetensors"),
+)
 
 M = TypeVar("M", bound=torch.nn.Module)
 C = TypeVar("C", bound=Config)

@@ -32,7 +32,7 @@ GROUPS = {
     "Targets": (targets.split, targets.train, targets.inspect, targets.export, targets.purify, targets.poison),
     "Services": (services.cloud, services.edge, services.token, services.tap, services.link, live.watch, live.up),
     "Auditing": (auditing.audit,),
-    "Attacks": (attacks.predict, attacks.query, attacks.attack, attacks.prior, attacks.invert),
+    "Attacks": (attacks.predict, attacks.query, attacks.attack, attacks.prior, attacks.import_prior, attacks.invert),
     "Judging": (judging.score, judging.score_classes, judging.extraction, judging.study, judging.study_score),
     "Measuring": (
         measuring.leakage,

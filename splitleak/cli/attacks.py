@@ -278,6 +278,30 @@ def prior(
     result(as_json, document, f"{out}: {shown} on {len(images)} images of {trained.image_shape}")
 
 
+def import_prior(
+    weights: Annotated[
+        Path | None,
+        typer.Argument(help="A DCGAN's: safetensors, or of torch.save; default: those of gan-face-generate, of faces."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/prior"),
+    size: Annotated[int, typer.Option(min=8, help="Height and width of the images, in pixels.")] = 32,
+    channels: Annotated[int, typer.Option(min=1, max=3, help="1: grey, 3: colour.")] = 3,
+    force: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Take a DCGAN's generator from elsewhere as the prior: who has no pictures like the target's searches that.
+
+    The layout is that of PyTorch's tutorial. Its images are resampled to the size and channels of the target's. Nothing
+    but tensors is read of the file.
+    """
+    from splitleak.attacker.dcgan import face_weights, import_dcgan
+
+    source = weights or face_weights()
+    made = import_dcgan(source, size, channels, out, force=force)
+    document = {"prior": str(out), "digest": made.digest, "image_shape": list(made.image_shape)}
+    result(as_json, document, f"{out}: draws images of {made.image_shape}, by the weights in {source}")
+
+
 def invert(
     attack: Annotated[str, choice("class-attacks", "One of")] = "class-inference",
     public: Annotated[Path | None, typer.Option(help="The attacker's own images: .npz, folder or zip.")] = None,

@@ -23,6 +23,7 @@ DATASETS: Table["Callable[[], Dataset]"] = Table(
     "data set",
     {
         "builtin": Imported("splitleak.datasets.builtin:load_builtin"),
+        "lfw": Imported("splitleak.datasets.lfw:load_lfw"),
         "photographs": Imported("splitleak.datasets.photographs:load_photographs"),
     },
     group="splitleak.datasets",

@@ -16,7 +16,7 @@ from splitleak.artifacts import written_file
 Size = int | tuple[int, int]
 """Of images: the side of squares, or height and width."""
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode "L"
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode "L"
 _CHUNK = 256  # images that are floats at once
 
 
@@ -110,7 +110,7 @@ def fitted_pixels(pixels: Tensor, size: tuple[int, int], channels: int) -> Tenso
         chunk = pixels[place : place + _CHUNK]
         if chunk.shape[1] != channels:
             if channels == 1:
-                luma = (chunk.float() * torch.tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+                luma = (chunk.float() * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
                 chunk = luma.round().to(torch.uint8)
             else:
                 chunk = chunk.expand(-1, 3, -1, -1)

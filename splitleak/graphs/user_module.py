@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ from splitleak.onnx_runtime import session_of
 from splitleak.tables import nearest
 from splitleak.user_code import current_folder_first, load_attribute, reason
 
-Shapes = Mapping[str, tuple[int, int, int]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
@@ -51,14 +52,14 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
 
 
 def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1) -> ModelProto:
-    """``module`` in eval mode as ONNX, for images of any batch; batch normalisation stays a layer of its own.
+    """``module`` in eval mode as ONNX, for any batch; batch normalisation stays a layer of its own.
 
     The exporter is torch's older one, which is quick; where it cannot, the newer one; where the network is written for
     one batch alone, that is of one image.
 
     Args:
         module: Takes one tensor an input, in their order.
-        inputs: ``(C, H, W)`` of each, by its name.
+        inputs: The shape of each, by its name, without the batch axis: ``(C, H, W)`` of images.
         outputs: How many tensors it gives, called ``output``, or ``output0`` and so on.
 
     Raises:
@@ -197,18 +198,28 @@ def _given(network: Network, images: np.ndarray[tuple[int, ...], np.dtype[np.flo
     return [torch.from_numpy(made[name]) for name in names]
 
 
-def _load_weights(module: nn.Module, path: Path) -> None:
+def read_state(path: Path) -> Mapping[str, Any]:
+    """A state dict of safetensors or of `torch.save`, or several by name, of which nothing but tensors is read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is none of these, or holds something else than tensors.
+    """
     if path.suffix == ".safetensors":
-        state, _ = load_tensors(path)
-    elif path.is_file():
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a broken file leads to
-            raise ValueError(f"{path}: expected a state dict of tensors alone, but {first_line(error)}") from None
-    else:
+        return load_tensors(path)[0]
+    if not path.is_file():
         raise FileNotFoundError(f"expected weights at {path}, got no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken file leads to
+        raise ValueError(f"{path}: expected a state dict of tensors alone, but {first_line(error)}") from None
     if not isinstance(state, Mapping):
         raise ValueError(f"{path}: expected a state dict, got {type(state).__name__}")
+    return state
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    state = read_state(path)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

@@ -23,6 +23,7 @@ COMMANDS = (
     "export",
     "purify",
     "prior",
+    "import-prior",
     "cloud",
     "edge",
     "tap",
