@@ -20,11 +20,11 @@ from splitleak.seeding import generator
 class PLGConfig(SearchConfig):
     """The generator's training, then the search.
 
-    For the CPU: a thirtieth of the published iterations, one step of the critic, not five, and a sixth of the steps.
+    For the CPU: a sixtieth of the published iterations, with as many steps of the critic, and a sixth of the steps.
     """
 
     identity: Identity = "max-margin"
-    gan: GanTraining = GanTraining(iterations=1000, beta1=0)
+    gan: GanTraining = GanTraining(iterations=500, critic_steps=5, beta1=0)
     each: int = Field(default=30, ge=1, description="public images that stand for a class, n of the paper")
     margin_weight: float = Field(
         default=0.2, ge=0, description="of the model's say in the training, alpha of the paper"

@@ -87,6 +87,7 @@ _WEIGHTS = {
     "purify": ("weights.safetensors",),
     "prior": ("generator.safetensors",),
 }
+_OF_ONES_OWN = "generator.onnx"  # of a prior, in place of weights
 _ORPHANS_S = 30.0
 _POLL_S = 0.05
 _SHORT_S = 0.5
@@ -248,7 +249,8 @@ def read_failure(path: Path) -> dict[str, Any]:
 
 def is_whole(kind: str, output: Path) -> bool:
     """Whether a job's output is there, and its weights, where its kind has any, can be read."""
-    return output.exists() and all(are_tensors(output / name) for name in _WEIGHTS.get(kind, ()))
+    weights = () if (output / _OF_ONES_OWN).is_file() else _WEIGHTS.get(kind, ())
+    return output.exists() and all(are_tensors(output / name) for name in weights)
 
 
 def _locked(descriptor: int, patience_s: float) -> bool:

@@ -1,16 +1,17 @@
 """A campaign against predictions: figures of rows, each a target, an output policy, and an attack."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 
 from splitleak.attacker.auxiliary import Auxiliary
 from splitleak.attacker.base import Attack
 from splitleak.attacker.class_inversion.base import ClassInversion
-from splitleak.attacker.prior import PriorConfig
+from splitleak.attacker.prior import Prior, PriorConfig
 from splitleak.attacker.run import AttackConfig
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.config import Config, merged
@@ -74,6 +75,36 @@ class PretrainingEntry(Config):
     training: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `TrainingConfig`")
 
 
+class OwnPriorEntry(Config):
+    """A generator that is searched in place of one that the campaign trains."""
+
+    folder: Path = Field(
+        description="what `splitleak prior` or `import-prior` wrote; from the folder of the campaign's file"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folder_alone(cls, values: object) -> object:
+        return {"folder": values} if isinstance(values, str) else values
+
+    def found_from(self, folder: Path, image_shape: tuple[int, int, int]) -> Self:
+        """This entry with an absolute path; it was relative to ``folder``.
+
+        Raises:
+            FileNotFoundError: There is no such prior.
+            ValueError: It draws other images than ``(C, H, W)``.
+        """
+        found = self.model_copy(update={"folder": (folder / self.folder).resolve()})
+        if (shape := found.prior.image_shape) != image_shape:
+            raise ValueError(f"{found.folder}: expected a prior of images {image_shape}, got {shape}")
+        return found
+
+    @cached_property
+    def prior(self) -> Prior:
+        """The prior, read once."""
+        return Prior.load(self.folder, torch.device("cpu"))
+
+
 class FigureEntry(Config):
     """Rows that are compared with each other, a table of the report."""
 
@@ -86,7 +117,7 @@ class FigureEntry(Config):
 class FigureCampaign(CampaignHead):
     """Figures × seeds on one data set, with one evaluator for each set of classes."""
 
-    later: ClassVar[Mapping[str, object]] = {"embedder": None}
+    later: ClassVar[Mapping[str, object]] = {"embedder": None, "own_prior": None}
 
     split: PredictionSplit = PredictionSplit()
     datasets: tuple[DatasetEntry] = Field(description="exactly one; --data puts another in its place")
@@ -101,6 +132,7 @@ class FigureCampaign(CampaignHead):
     )
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="of attacks, by their names")
     prior: dict[str, Any] = Field(default_factory=dict, description="on top of the preset's `PriorConfig`")
+    own_prior: OwnPriorEntry | None = Field(default=None, description="in place of one that is trained by `prior`")
     pretraining: PretrainingEntry | None = None
     figures: tuple[FigureEntry, ...]
     claims: tuple[ClaimEntry, ...] = ()
@@ -112,6 +144,8 @@ class FigureCampaign(CampaignHead):
             check_unique([row.name for row in figure.rows], f"row of {figure.name!r}")
         for claim in self.claims:
             claim.check_names(self.claimable())
+        if self.own_prior is not None and self.prior:
+            raise ValueError("expected the settings of a prior, or one of one's own, got both")
         if self.figures and self.evaluator is None:
             raise ValueError("expected an evaluator, which judges what attacks rebuild, got none")
         if self.evaluator is not None and self.evaluator.architecture == self.model.architecture:
@@ -125,14 +159,14 @@ class FigureCampaign(CampaignHead):
         """Parses a campaign and validates it as far as possible before a run: it builds every target and attack.
 
         Raises:
-            FileNotFoundError: There is no such embedder.
+            FileNotFoundError: There is no such embedder or prior.
             ValueError: A row is invalid; the message names ``source``, the row and what was expected.
         """
         config = cls.parse(values, source=source)
-        if config.embedder is not None:
-            shape = (config.dataset.channels, *config.dataset.sides)
-            found = config.embedder.found_from(Path(source).parent, shape)
-            config = config.model_copy(update={"embedder": found})
+        folder, shape = Path(source).parent, (config.dataset.channels, *config.dataset.sides)
+        own = {"embedder": config.embedder, "own_prior": config.own_prior}
+        found = {name: each.found_from(folder, shape) for name, each in own.items() if each is not None}
+        config = config.model_copy(update=found)
         config.prior_settings()
         if config.evaluator is not None:
             check_target(partial(config.evaluator_target, 0), config.dataset.data, f"{source}: evaluator")
@@ -210,11 +244,13 @@ class FigureCampaign(CampaignHead):
         return preset.model_copy(update={"settings": merged(own, row.settings)}).build()
 
     def prior_settings(self) -> dict[str, Any]:
-        """The settings of ``splitleak prior``, defaults included.
+        """The settings of ``splitleak prior``, defaults included; of a prior of one's own where it is, and its digest.
 
         Raises:
             ValueError: One does not fit.
         """
+        if self.own_prior is not None:
+            return {**self.own_prior.document(), "digest": self.own_prior.prior.digest}
         base = PriorConfig.paper() if self.preset == "paper" else PriorConfig()
         return PriorConfig.parse(merged(base.document(), self.prior), source="prior").document()
 

@@ -10,6 +10,7 @@ from typing import Any
 from splitleak.artifacts import write_json, written_folder
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.outputs import ATTACK
+from splitleak.attacker.prior import PRIOR
 from splitleak.datasets.splits import Splits
 from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
 from splitleak.eval.campaign.config import EmbedderEntry
@@ -33,7 +34,10 @@ def do_purify(bench: Bench, job: Job) -> None:
 
 
 def do_prior(bench: Bench, job: Job) -> None:
-    """Trains the attacker's generator on public images."""
+    """Trains the attacker's generator on public images, or takes one of the user's own."""
+    if "folder" in job.settings["prior"]:
+        _copied(Path(job.settings["prior"]["folder"]), bench.store.path(job), PRIOR)
+        return
     [public] = bench.inputs(job, "public")
     bench.make(job, "prior", public, "--seed", job.seed, *bench.computing(), config=job.settings["prior"])
 
@@ -117,8 +121,12 @@ def _take(bench: Bench, job: Job) -> None:
     """Takes what a cell without an embedder has rebuilt, which is the same, if it is there."""
     [before], attacked = bench.inputs(job, "attacked"), bench.attacked(job)
     if before.is_dir() and not attacked.exists():
-        with written_folder(attacked, ATTACK) as partial:
-            shutil.copytree(before, partial, dirs_exist_ok=True)
+        _copied(before, attacked, ATTACK)
+
+
+def _copied(source: Path, folder: Path, kind: FolderKind) -> None:
+    with written_folder(folder, kind) as partial:
+        shutil.copytree(source, partial, dirs_exist_ok=True)
 
 
 def _judged_classes(bench: Bench, job: Job, place: Place) -> Record:

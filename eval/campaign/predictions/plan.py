@@ -189,6 +189,9 @@ class SeedJobs:
 
     def _prior(self, row: RowEntry) -> Job:
         prior = self._config.prior_settings()
+        if "folder" in prior:  # one's own, under any seed and for all images
+            key = prior["digest"]
+            return Job.of("prior", key, "of one's own", self._config.seeds[0], f"priors/{key}", [], {"prior": prior})
         settings = {"public": self._auxiliary(row.auxiliary, row), "prior": prior}
         key = digest([settings, self._seed])
         label, cost = f"{row.auxiliary} images, seed {self._seed}", float(prior["iterations"])

@@ -42,6 +42,14 @@ def test_a_job_is_done_when_its_output_is_there(store):
     assert not store.is_done(JOB)
 
 
+def test_a_prior_of_ones_own_needs_no_weights_of_ours(store):
+    prior = Job("prior-1", "prior", "of one's own", 0, "priors/1", (), 1.0, {})
+    write_json(store.path(prior) / "prior.json", {})
+    assert not store.is_done(prior)
+    (store.path(prior) / "generator.onnx").write_bytes(b"graph")
+    assert store.is_done(prior)
+
+
 def test_a_failure_is_kept_until_it_is_forgotten(store):
     assert store.failure(JOB.id) is None
     store.record_failure(JOB, "splitleak train", "it broke")

@@ -2,8 +2,10 @@ import copy
 
 import pytest
 
+from splitleak.attacker.prior import Prior, PriorDocument
 from splitleak.eval.campaign.classes.config import BASELINES, ClassCampaign
 from splitleak.eval.campaign.predictions.plan import make_prediction_plan
+from splitleak.models.generator import Generator, GeneratorConfig
 
 DOCUMENT = {
     "kind": "classes",
@@ -243,3 +245,30 @@ def test_a_setting_of_some_attacks_has_those_that_follow_them():
     few = [name.removesuffix(" - few") for name in rows_of(config) if name.endswith(" - few")]
     assert [name for name in few if name not in BASELINES] == ["PPA", "PPA adaptive", "PPA features"]
     assert config.private[0].attacks is None
+
+
+def test_a_prior_of_ones_own_is_searched_under_every_seed_and_none_is_trained(tmp_path):
+    config = GeneratorConfig(channels=1, size=32, latent=4, width=2)
+    document = PriorDocument(format=1, generator=config)
+    Prior(document, Generator(config).eval(), None).save(tmp_path / "faces")
+    attacks = [{"name": "PPA", "attack": "ppa"}]
+    named = {**copy.deepcopy(DOCUMENT), "own_prior": "faces", "seeds": [0, 1], "attacks": attacks}
+    campaign = ClassCampaign.load(named, source=str(tmp_path / "campaign.toml"))
+    plan = make_prediction_plan(campaign)
+    [prior] = [job for job in plan.jobs if job.kind == "prior"]
+    assert prior.settings["prior"]["folder"] == str(tmp_path / "faces")
+    searching = [cell for cell in plan.cells if cell.settings["attack"] == "ppa"]
+    assert [cell.settings["prior"] for cell in searching] == [prior.output] * 4
+    assert all(prior.id in cell.needs for cell in searching)
+    trained = make_prediction_plan(load(seeds=[0, 1], attacks=attacks))
+    assert not {cell.id for cell in searching} & {cell.id for cell in trained.cells}
+    assert ClassCampaign.load(campaign.document(), source="again") == campaign
+    for changes, said in (
+        (
+            {"datasets": [{"name": "images", "channels": 3}]},
+            r"expected a prior of images \(3, 32, 32\), got \(1, 32, 32\)",
+        ),
+        ({"prior": {"iterations": 3}}, "got both"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ClassCampaign.load({**named, **changes}, source=str(tmp_path / "campaign.toml"))

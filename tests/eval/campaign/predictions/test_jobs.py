@@ -5,11 +5,14 @@ import tomllib
 
 import numpy as np
 import pytest
+import torch
 
+from splitleak.attacker.prior import Prior
 from splitleak.attacker.queries import Pairs
 from splitleak.datasets.files import load_file
 from splitleak.eval.campaign.bench import Bench
 from splitleak.eval.campaign.kinds import plan_campaign
+from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.predictions import jobs
 from splitleak.eval.campaign.processes import Children
 from splitleak.eval.campaign.store import Store
@@ -124,3 +127,13 @@ def test_an_embedder_judges_pictures_of_classes_again_and_attacks_nothing(folder
     assert record.cell.id == cell.key != records["mi-face"].cell.id
     assert told["verified % at 1 %"] == f"{100 * record.figures.embedded.at['0.01'].rebuilt.rate:.1f}"
     assert all("embedder" not in each.settings for each in cells if each.settings["cell"]["kind"] == "victims")
+
+
+def test_a_prior_of_ones_own_is_copied_into_the_campaign(tmp_path, tiny_prior):
+    tiny_prior.save(tmp_path / "mine")
+    settings = {"prior": {"folder": str(tmp_path / "mine"), "digest": tiny_prior.digest}}
+    job = Job.of("prior", tiny_prior.digest, "of one's own", 0, f"priors/{tiny_prior.digest}", [], settings)
+    bench = Bench(Store(tmp_path / "run"), Children())
+    jobs.do_prior(bench, job)
+    assert bench.store.is_done(job)
+    assert Prior.load(bench.store.path(job), torch.device("cpu")).digest == tiny_prior.digest
