@@ -89,7 +89,7 @@ def test_the_built_in_set_is_balanced_and_small():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(FileNotFoundError, match="builtin, photographs, cifar10"):
+    with pytest.raises(FileNotFoundError, match="builtin, lfw, photographs, cifar10"):
         load("imagenette")
 
 
