@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional
 from splitleak.artifacts import check_finite, provenance, save_weights, write_json, written_folder
 from splitleak.attacker.prior import FORMAT, PRIOR, Prior, PriorDocument
 from splitleak.datasets.images import LUMA
+from splitleak.errors import explained
 from splitleak.graphs.user_module import export_module, read_state
 from splitleak.models.generator import Generator, GeneratorConfig
 
@@ -86,21 +88,25 @@ def read_dcgan(path: Path) -> Generator:
         ValueError: It holds no such generator, or weights that are not finite.
     """
     state = read_state(path)
+    with explained(path, "a DCGAN's generator of grey or colour images"):
+        return _generator(path, state).eval().requires_grad_(False)
+
+
+def _generator(path: Path, state: Mapping[str, Any]) -> Generator:
     found = next(filter(_draws, (state, *state.values())), None)
     if found is None:
-        raise ValueError(f"{path}: expected the weights of a DCGAN's generator of grey or colour images, got none")
+        raise ValueError("there are no weights of one")
+    if not all(value.is_contiguous() for value in found.values()):  # which may claim more memory than the file has
+        raise ValueError("its weights are views")
     kernels = [value for value in found.values() if value.ndim == 4]
     prefix = next(iter(found)).partition("0.")[0]
     layers = nn.Sequential(*_tutorial([(kernel.shape[0], kernel.shape[1]) for kernel in kernels]))
-    try:
-        layers.load_state_dict({name.removeprefix(prefix): value for name, value in found.items()})
-    except RuntimeError as error:
-        raise ValueError(f"{path}: expected a DCGAN's generator, but {' '.join(str(error).split())}") from None
+    layers.load_state_dict({name.removeprefix(prefix): value for name, value in found.items()})
     check_finite(path, layers.state_dict())
     (latent, _), (width, channels) = kernels[0].shape[:2], kernels[-1].shape[:2]
     generator = Generator(GeneratorConfig(channels=channels, size=4 << (len(kernels) - 1), latent=latent, width=width))
     generator.load_state_dict(dict(_converted(layers.state_dict(), len(kernels))))
-    return generator.eval().requires_grad_(False)
+    return generator
 
 
 def _draws(part: object) -> bool:

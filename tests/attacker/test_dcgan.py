@@ -98,10 +98,15 @@ def test_what_is_no_such_generator_is_refused(tutorial, tmp_path):
     broken = {**tutorial.state_dict(), "main.0.weight": torch.full((6, 8, 4, 4), torch.nan)}
     wide = {**tutorial.state_dict(), "main.0.weight": torch.zeros(6, 12, 4, 4)}
     cases = (
-        ({"netD": Critic().state_dict()}, "expected the weights of a DCGAN's generator of grey or colour images"),
-        (biased, r"expected a DCGAN's generator, but .*0\.bias"),
+        ({"netD": Critic().state_dict()}, "of grey or colour images, but there are no weights of one"),
+        (biased, r"expected a DCGAN's generator .*0\.bias"),
+        (
+            {**tutorial.state_dict(), "main.0.weight": torch.zeros(1).expand(10**5, 10**5, 4, 4)},
+            "its weights are views",
+        ),
+        ({**tutorial.state_dict(), "main.0.weight": 3}, "expected a DCGAN's generator"),
         (broken, "expected finite weights"),
-        (wide, "expected a DCGAN's generator"),
+        (wide, "expected a DCGAN's generator .* size mismatch"),
     )
     for place, (state, said) in enumerate(cases):
         torch.save(state, tmp_path / f"{place}.pt")

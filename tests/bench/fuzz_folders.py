@@ -30,11 +30,11 @@ from splitleak.eval.campaign.merging import merge
 from splitleak.eval.campaign.store import Store
 from splitleak.eval.deploy.deployments import deployments, read_latency, read_results
 from splitleak.eval.live.truth import true_picture
+from splitleak.eval.record.embedder import load_embedder
 from splitleak.eval.record.scoring import load_pictures
 from splitleak.eval.report.results import Results
 from splitleak.eval.study.votes import score_votes
 from splitleak.eval.targets.attributes import read_attributes
-from splitleak.eval.targets.embedder import load_embedder
 from splitleak.graphs.importing import NetworkConfig
 from splitleak.models.export import export_onnx
 from splitleak.wire.client.channel import ChannelConfig
