@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# As many workers as cores, at most four, for some tests start processes of their own. The cases of a file share what is
-# costly to set up, so they go to one worker; files with slow cases go first (tests/conftest.py).
+# A worker more than there are cores (tests/conftest.py), at most four, for some tests start processes of their own. The
+# cases of a file share what is costly to set up, so they go to one worker; files with slow cases go first.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-cluster lint bench bench-serving bench-cluster fuzz docs stubs

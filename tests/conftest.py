@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from splitleak.attacker.base import Run
 from splitleak.attacker.prior import GAN, PriorConfig
+from splitleak.cores import usable_cores
 from splitleak.datasets.splits import Splits
 from splitleak.eval.campaign.processes import PRELOADED
 from splitleak.outputs import locked
@@ -41,6 +42,11 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     gc.freeze()
     gc.enable()
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: some tests wait, for processes of their own or for time to pass."""
+    return usable_cores() + 1
 
 
 class Page(HTMLParser):
