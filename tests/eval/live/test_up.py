@@ -56,6 +56,7 @@ def test_one_command_runs_the_chain_with_its_page_and_one_signal_stops_all(ready
         deadline = time.monotonic() + PATIENCE_S
         while (seen := first_event(at["page"]))["counts"]["answers"] < sent and time.monotonic() < deadline:
             time.sleep(0.2)
+        assert seen["about"].pop("again").startswith("nearer to those of an earlier request")
         assert seen["about"] == {"capture": "tap.capture", "rebuilder": "linear gauge", "truth": True}
         assert seen["counts"]["requests"] == len(list(captures.inference_requests(captures.read(capture)))) == sent
         running.process.send_signal(signal.SIGINT)
