@@ -239,7 +239,6 @@ class _Seen(NamedTuple):
     number: int
     first: int
     picture: str
-    values: NDArray[np.float64]
 
 
 class Gallery:
@@ -259,27 +258,36 @@ class Gallery:
         )
         self.rule = f"nearer to those of an earlier request than {than}"
         self._shape: tuple[int, ...] = ()
-        self._seen: deque[_Seen] = deque(maxlen=kept)
+        self._kept, self._taken, self._seen = kept, 0, list[_Seen]()
+        self._rows, self._squares = np.empty((0, 0)), np.empty(kept)
 
     def find(self, number: int, feature: NDArray[np.float32], picture: str) -> dict[str, Any] | None:
         """The nearest of the features before, if it is nearer than those of different pictures are; takes it in."""
-        if feature.shape != self._shape:
-            self._shape = feature.shape
-            self._seen.clear()
         row = compared(feature[None])[0]
-        found, first, earlier = None, number, [each for each in self._seen if each.number < number]
-        if earlier:
-            apart = np.linalg.norm(np.stack([each.values for each in earlier]) - row, axis=1)
+        if feature.shape != self._shape:
+            self._shape, self._taken, self._seen = feature.shape, 0, []
+            self._rows = np.empty((self._kept, len(row)))
+        found, first, square = None, number, float(row @ row)
+        earlier = np.array([each.number < number for each in self._seen], bool)
+        if earlier.any():
+            count = len(self._seen)
+            apart = np.sqrt(np.maximum(self._squares[:count] + square - 2 * (self._rows[:count] @ row), 0))
+            apart[~earlier] = np.inf
             place = int(apart.argmin())
-            nearest, like = float(apart[place]), earlier[place]
+            # The one that counts is computed without the cancellation that the fast way for all has.
+            like, nearest = self._seen[place], float(np.linalg.norm(self._rows[place] - row))
             if self._apart is not None and feature.shape == self._apart_shape:
-                others = apart[[each.first != like.first for each in earlier]]
-                again = self._apart.again(nearest, others)
+                others = earlier & np.array([each.first != like.first for each in self._seen])
+                again = self._apart.again(nearest, apart[others])
             else:
-                again = nearest <= (_NEAR * float(np.median(apart)) if len(earlier) >= _FEW else 0.0)
+                usual = float(np.median(apart[earlier]))
+                again = nearest <= (_NEAR * usual if earlier.sum() >= _FEW else 0.0)
             if again:
                 found, first = {"number": like.number, "picture": like.picture}, like.first
-        self._seen.append(_Seen(number, first, picture, row))
+        place = self._taken % self._kept
+        self._rows[place], self._squares[place] = row, square
+        self._seen[place : place + 1] = [_Seen(number, first, picture)]
+        self._taken += 1
         return found
 
 
