@@ -267,11 +267,12 @@ class Gallery:
         if feature.shape != self._shape:
             self._shape, self._taken, self._seen = feature.shape, 0, []
             self._rows = np.empty((self._kept, len(row)))
-        found, first, square = None, number, float(row @ row)
+        found, first, square = None, number, float(np.einsum("d,d->", row, row))
         earlier = np.array([each.number < number for each in self._seen], bool)
         if earlier.any():
             count = len(self._seen)
-            apart = np.sqrt(np.maximum(self._squares[:count] + square - 2 * (self._rows[:count] @ row), 0))
+            products = np.einsum("nd,d->n", self._rows[:count], row)  # by one thread: BLAS would take all cores
+            apart = np.sqrt(np.maximum(self._squares[:count] + square - 2 * products, 0))
             apart[~earlier] = np.inf
             place = int(apart.argmin())
             # The one that counts is computed without the cancellation that the fast way for all has.
