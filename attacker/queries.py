@@ -21,7 +21,7 @@ from splitleak.attacker.base import Query, affordable
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import WholeModel
 from splitleak.errors import WireError
-from splitleak.logs import Report, silent
+from splitleak.logs import Report, reported, silent
 from splitleak.npz import open_npz
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig, connect
@@ -69,8 +69,7 @@ class EdgeProbe:
         with connect(self._address, self._channel) as channel:
             infer = GRPCInferenceServiceStub(channel).ModelInfer
             turns = list(itertools.product(range(draws * averaging), range(0, len(images), _QUERY_BATCH)))
-            for done, (turn, place) in enumerate(turns):
-                self._report("query", done, len(turns), {})
+            for turn, place in reported(turns, "query", len(turns), self._report):
                 name = f"{self.prefix}{next(self._numbers)}"
                 tensor = codec.encode(images[place : place + _QUERY_BATCH].numpy(), "fp32")
                 request = codec.request(self._model, tensor, request_id=name, input_name="images")

@@ -15,9 +15,8 @@ from splitleak.edge.client import EdgeClient, EdgeConfig, Images
 from splitleak.edge.encoder import Half
 from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.edge.service import EdgeServiceConfig, edge
-from splitleak.logs import Report, progress, silent
+from splitleak.logs import Report, progress, reported, silent
 from splitleak.wire.address import bound_address
-from splitleak.wire.protocol.answer import Prediction
 from splitleak.wire.server.server import ServerConfig, run_until_stopped
 
 
@@ -125,10 +124,7 @@ def stream_images(
             yield name, np.ascontiguousarray(pixels[place : place + 1])
 
     with EdgeClient(half, config) as client:
-        predictions: list[Prediction] = []
-        for prediction in client.stream(batches()):
-            report("stream", len(predictions), len(pixels) * repeat, {})
-            predictions.append(prediction)
+        predictions = list(reported(client.stream(batches()), "stream", len(pixels) * repeat, report))
     labelled = client.agreement.output_shape == (len(images.classes),)
     return Ledger(
         entries=tuple(

@@ -13,7 +13,7 @@ from splitleak.config import Config
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.edge.ledger import Entry, Ledger, images_digest
-from splitleak.logs import Report, silent
+from splitleak.logs import Report, reported, silent
 from splitleak.measures.scores import truncate
 from splitleak.outputs import FolderKind
 from splitleak.wire.address import ServiceTarget
@@ -86,10 +86,8 @@ def share_predictions(
         model, digest = client.model, client.digest
         SHARED.check(out, {"images": images_told, "model": digest}, force=force)
         pixels = _fitted(victims, client.input_shape).floats().numpy()
-        predictions = []
-        for place, name in enumerate(ids):
-            report("predict", place, len(ids), {})
-            predictions.append(client.ask(pixels[place : place + 1], name))
+        asked = reported(ids, "predict", len(ids), report)
+        predictions = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(asked)]
     labelled = predictions[0].output.shape[1] == len(victims.classes)
     labels = victims.labels.tolist() if labelled else [None] * len(ids)
     entries = tuple(

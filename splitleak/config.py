@@ -16,6 +16,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 
 from splitleak.tables import Table, nearest
@@ -72,6 +73,15 @@ class Document(BaseModel):
     def document(self) -> dict[str, Any]:
         """All fields as JSON values, defaults included."""
         return self.model_dump(mode="json")
+
+
+def string_alone(key: str) -> Any:  # noqa: ANN401  # pydantic's own type of a validator
+    """A validator, for the body of a document's class: a string stands for the table with that ``key`` alone."""
+
+    def table(values: object) -> object:
+        return {key: values} if isinstance(values, str) else values
+
+    return model_validator(mode="before")(table)
 
 
 class Config(Document):

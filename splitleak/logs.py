@@ -4,8 +4,11 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
 
 Report = Callable[[str, float, int, Mapping[str, float]], None]
 """Progress callback: name of the task, steps done, total steps, and the latest metrics.
@@ -16,6 +19,13 @@ Within a step, such as an epoch, it is called with the part that is done and wit
 
 def silent(name: str, done: float, total: int, figures: Mapping[str, float]) -> None:
     """A `Report` that does nothing."""
+
+
+def reported(items: Iterable[_Item], name: str, total: int, report: Report) -> Iterator[_Item]:
+    """Yields ``items``, ``total`` of them, and reports before each how many there were."""
+    for done, item in enumerate(items):
+        report(name, done, total, {})
+        yield item
 
 
 _EVERY_S = 5.0

@@ -89,7 +89,7 @@ class BREPMI(LatentSearch):
         )
         checkpoint = search.run.part("search").checkpoint
         for iterations in step_ranges(self.name, config.steps, state, checkpoint, search.run.report, size=10):
-            for _ in state.steps(iterations, len(iterations)):
+            for _ in iterations:
                 self.step(search, walks, labels, draw)
             state.history.append({"radius": float(walks.radius.mean()), "going": float(walks.going.sum())})
         self.findings["history"] = state.history

@@ -70,7 +70,7 @@ class MIFace(ClassInversion):
             generators={},
         )
         for iterations in step_ranges("attack", config.steps, state, run.checkpoint, run.report):
-            for _ in state.steps(iterations, len(iterations)):
+            for _ in iterations:
                 search.step()
             state.history.append({"cost": float(search.best_cost.mean())})
         search.note()

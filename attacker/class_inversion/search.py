@@ -259,7 +259,7 @@ class LatentSearch(ClassInversion):
         checkpoint, started = search.run.part(stage).checkpoint, search.evaluations
         for iterations in step_ranges(self.name, total, state, checkpoint, search.run.report):
             losses, before = torch.zeros(len(values), device=values.device), search.evaluations
-            for _ in state.steps(iterations, len(iterations)):
+            for _ in iterations:
                 values.grad, losses = _slope(search, values.detach(), labels, loss, draw)
                 optimizer.step()
                 with torch.no_grad():

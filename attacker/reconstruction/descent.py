@@ -178,7 +178,7 @@ def descend(
     )
     first, gradient_norm = problem.look(), problem.gradient_norm()
     for iterations in step_ranges(name, config.iterations, state, run.part(name).checkpoint, run.report):
-        for iteration in state.steps(iterations, len(iterations)):
+        for iteration in iterations:
             set_rate(optimizer, config.learning_rate * cosine(iteration / config.iterations))
             problem.moves.grad = problem.gradient()
             optimizer.step()

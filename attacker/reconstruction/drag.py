@@ -180,7 +180,7 @@ class Sampler:
         checkpoint = self.run.part(name).checkpoint
         for steps in step_ranges(name, total, state, checkpoint, self.run.report, size=5):
             distances = []
-            for step in state.steps(steps, len(steps)):
+            for step in steps:
                 now, after = (alpha_bar((total - step - gone) / config.timesteps) for gone in (0, 1))
                 time = (total - step) / config.timesteps
                 for turn in range(config.recurrences):

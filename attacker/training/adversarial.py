@@ -138,7 +138,7 @@ def play(game: Game, count: int, config: GanTraining, run: Run, *, identity: str
 
     for iterations in step_ranges(game.name, config.iterations, state, run.part(game.name).checkpoint, run.report):
         losses = []
-        for _ in state.steps(iterations, len(iterations)):
+        for _ in iterations:
             for _ in range(config.critic_steps):
                 rows, latents, labels = dealt()
                 with torch.no_grad():

@@ -111,7 +111,7 @@ def align(
     )
     for iterations in step_ranges(name, config.iterations, state, run.part("aligned").checkpoint, run.report):
         losses = []
-        for iteration in state.steps(iterations, len(iterations)):
+        for iteration in iterations:
             share = iteration / config.iterations
             set_rate(sides["encoder"], config.learning_rate * cosine(share))
             set_rate(sides["critic"], config.critic_learning_rate * cosine(share))

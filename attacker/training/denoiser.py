@@ -171,7 +171,7 @@ def train_denoiser(
     signed = images.to(run.device) * 2 - 1
     for iterations in step_ranges("denoiser", config.iterations, state, run.part("denoiser").checkpoint, run.report):
         losses = []
-        for iteration in state.steps(iterations, len(iterations)):
+        for iteration in iterations:
             set_rate(optimizer, config.learning_rate * cosine(iteration / config.iterations))
             losses.append(step(optimizer, _loss(network, config, signed, draw)))
             decay = min(config.average, iteration / (iteration + 10))

@@ -86,7 +86,7 @@ def descend_rows(
         return errors + penalty
 
     for steps in step_ranges(stage.name, stage.steps, state, run.part(stage.name).checkpoint, run.report):
-        for step in state.steps(steps, len(steps)):
+        for step in steps:
             share = step / stage.steps
             set_rate(optimizer, stage.learning_rate * cosine(share))
             moved, strength = values.detach(), max(0.0, 1 - share / _NOISY) ** 2

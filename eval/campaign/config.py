@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from splitleak.attacker.base import Attack
 from splitleak.attacker.run import AttackConfig
-from splitleak.config import IMPORTED, OWN, Config, Preset, digest, merged
+from splitleak.config import IMPORTED, OWN, Config, Preset, digest, merged, string_alone
 from splitleak.datasets import DATASETS
 from splitleak.datasets.splits import PoolConfig, SplitConfig
 from splitleak.datasets.torchvision import NAMES
@@ -174,10 +174,7 @@ class EmbedderEntry(Config):
     onnx: Path = Field(description="relative to the folder of the campaign's file")
     network: NetworkConfig = Field(default=NetworkConfig(), description="what its file does not tell")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _file_alone(cls, values: object) -> object:
-        return {"onnx": values} if isinstance(values, str) else values
+    _file_alone = string_alone("onnx")
 
     def found_from(self, folder: Path, image_shape: tuple[int, int, int]) -> Self:
         """This entry with an absolute path; it was relative to ``folder``.

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
-
-from splitleak.config import Document, merged, read_table
+from splitleak.config import Document, merged, read_table, string_alone
 from splitleak.tables import nearest
 
 _KEY = "extends"
@@ -18,10 +16,7 @@ class ExtendsEntry(Document):
     file: str
     without: tuple[str, ...] = ()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _file_alone(cls, values: object) -> object:
-        return {"file": values} if isinstance(values, str) else values
+    _file_alone = string_alone("file")
 
 
 def read_campaign(path: Path) -> dict[str, Any]:

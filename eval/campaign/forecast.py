@@ -175,9 +175,8 @@ class Forecast:
                 missing -= {took.group for took in times.jobs}
                 told_by.append(times)
         pace = Pace(took for times in told_by for took in times.jobs)
-        within = {group for group in missing if group.split()[0] not in _WITH_RECORDS}
-        if not any(times.of_ends for times in told_by):
-            within = set()
+        of_ends = any(times.of_ends for times in told_by)
+        within = {group for group in missing if of_ends and group.split()[0] not in _WITH_RECORDS}
         left = pace.left((jobs for jobs in waiting if jobs.group not in within), workers)
         return cls(left, workers, tuple(told_by), tuple(sorted(within)))
 

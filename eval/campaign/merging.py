@@ -60,8 +60,10 @@ def merge(out: Path, folders: Sequence[Path]) -> Merged:
             for failure in folder.glob("failures/*.json"):
                 if not (out / "failures" / failure.name).exists():
                     _copied(failure, out / "failures" / failure.name)
-            for took in set(Times.recorded(folder).jobs) - set(Times.recorded(out).jobs):
-                store.record_time(took)
+            known = set(Times.recorded(out).jobs)
+            for took in Times.recorded(folder).jobs:
+                if took not in known:
+                    store.record_time(took)
     return Merged(len(plan["jobs"]), len(wanted), len(copied))
 
 

@@ -14,7 +14,7 @@ from splitleak.artifacts import provenance
 from splitleak.config import Config
 from splitleak.defenses.artifact import EdgeHalf, load_edge
 from splitleak.eval.record.trained_on import trained_splits
-from splitleak.logs import Report, silent
+from splitleak.logs import Report, reported, silent
 from splitleak.measures.clusters import cluster_moments, kmeans_per_class
 from splitleak.measures.entropy import entropy_power, mixture_entropy, mixture_information
 from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
@@ -80,10 +80,8 @@ def measure(
     information = _information(half, pixels, train.labels, noise, config)
     dimensions = pixels[0].numel()
     variance = float(pixels.var(0, correction=0).mean())
-    spectra = []
-    for done, image in enumerate(pixels[: config.n_images].to(device)):
-        report("Fisher information", done, config.n_images, {})
-        spectra.append(fisher_spectrum(partial(_clean, half), image))
+    looked_at = reported(pixels[: config.n_images].to(device), "Fisher information", config.n_images, report)
+    spectra = [fisher_spectrum(partial(_clean, half), image) for image in looked_at]
     fisher = [fisher_information(s, dimensions, image_variance=variance, noise_variance=noise) for s in spectra]
     return {
         "target": half.name,

@@ -15,7 +15,7 @@ from splitleak.defenses.classes.adaptive import white_box
 from splitleak.eval.record.evaluator import probabilities
 from splitleak.eval.record.trained_on import labelled_splits
 from splitleak.eval.targets.backdoor import recorded_backdoor
-from splitleak.logs import Report, silent
+from splitleak.logs import Report, reported, silent
 from splitleak.measures.perturbation import bim, fgsm, one_pixel, pgd
 from splitleak.measures.proportion import wilson
 from splitleak.seeding import generator
@@ -73,10 +73,10 @@ def measure_robustness(
         for mode, attack_labels in (("untargeted", labels), ("targeted", target_labels)):
             draw = generator(config.seed, "robustness", name, mode)
             parts = list(zip(pixels.split(_BATCH), attack_labels.split(_BATCH), strict=True))
-            adversarial = []
-            for done, (x, y) in enumerate(parts):
-                report(f"{name} {mode}", done, len(parts), {})
-                adversarial.append(attack(network, x.to(device), y.to(device), mode == "targeted", draw))
+            adversarial = [
+                attack(network, x.to(device), y.to(device), mode == "targeted", draw)
+                for x, y in reported(parts, f"{name} {mode}", len(parts), report)
+            ]
             answers = probabilities(whole, torch.cat(adversarial).cpu()).argmax(1)
             hits = answers != labels if mode == "untargeted" else answers == target_labels
             attacks[name][mode] = wilson(int(hits.sum()), len(hits)).document()

@@ -132,11 +132,12 @@ def epochs(
 
 def step_ranges(
     what: str, total: int, state: Resumable, checkpoint: Path | None, report: Report = silent, *, size: int = 25
-) -> Iterator[range]:
+) -> Iterator[Iterator[int]]:
     """Yields the steps from 0 to ``total`` that are still to do, ``size`` at a time.
 
     For optimisations that are counted in steps: each range is an epoch of `epochs`, so the body appends its figures
-    once a range, after which the state is reported and saved.
+    once a range, after which the state is reported and saved; how far in a range it is, `Resumable.steps` reports.
     """
     for index in epochs(what, -(-total // size), state, checkpoint, report):
-        yield range(index * size, min((index + 1) * size, total))
+        steps = range(index * size, min((index + 1) * size, total))
+        yield state.steps(steps, len(steps))

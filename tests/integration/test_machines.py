@@ -14,11 +14,7 @@ CAMPAIGN = """
 name = "tiny"
 seeds = [0]
 training = { epochs = 1, batch_size = 64 }
-[split]
-train = 128
-test = 64
-public = 40
-victims = 8
+split = { train = 128, test = 64, public = 40, victims = 8 }
 [[datasets]]
 name = "builtin"
 channels = 1
@@ -43,11 +39,7 @@ extends = "{CAMPAIGNS / "cem_small.toml"}"
 name = "smallest"
 seeds = [0]
 training = {{ epochs = 1 }}
-[split]
-train = 128
-test = 64
-public = 40
-victims = 8
+split = {{ train = 128, test = 64, public = 40, victims = 8 }}
 [[datasets]]
 name = "builtin"
 [[models]]

@@ -14,7 +14,7 @@ from splitleak.attacker.class_inversion.base import ClassInversion
 from splitleak.attacker.prior import Prior, PriorConfig
 from splitleak.attacker.run import AttackConfig
 from splitleak.cloud.policy import PolicyConfig
-from splitleak.config import Config, merged
+from splitleak.config import Config, merged, string_alone
 from splitleak.defenses.predictions.purifier import PurifierConfig
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.eval.campaign.config import (
@@ -82,10 +82,7 @@ class OwnPriorEntry(Config):
         description="what `splitleak prior` or `import-prior` wrote; from the folder of the campaign's file"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _folder_alone(cls, values: object) -> object:
-        return {"folder": values} if isinstance(values, str) else values
+    _folder_alone = string_alone("folder")
 
     def found_from(self, folder: Path, image_shape: tuple[int, int, int]) -> Self:
         """This entry with an absolute path; it was relative to ``folder``.

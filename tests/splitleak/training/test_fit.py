@@ -128,7 +128,7 @@ def test_steps_come_in_ranges_each_of_which_is_an_epoch(total, expected):
     run, told = Run(), []
     ranges = []
     for steps in step_ranges("test", total, run.state, None, lambda *about: told.append(about[:3]), size=10):
-        ranges.append(steps)
+        ranges.append(list(steps))
         run.state.history.append({"loss": 0.0})
     assert [len(steps) for steps in ranges] == expected
     assert [step for steps in ranges for step in steps] == list(range(total))
