@@ -2,14 +2,13 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from splitleak.wire.files.captures import Head
 
 KEPT = 500  # requests
-FAST = 64.0  # requests a second: of a faster stream, fewer are looked into and shown at a time, as nobody sees them all
 _SECONDS = 60
 _NANOSECONDS = 10**9
 
@@ -57,15 +56,16 @@ class Board:
             with self._lock:
                 self.viewers -= 1
 
-    def count(self, head: Head) -> None:
-        """Counts a message of inference, a request or an answer."""
+    def count(self, heads: Iterable[Head]) -> None:
+        """Counts messages of inference, requests and answers."""
         with self._lock:
-            self._counts["requests" if head.direction == "request" else "answers"] += 1
-            self._counts["bytes"] += head.size
-            second = self._second(head.time_ns)
-            second.requests += head.direction == "request"
-            second.bytes += head.size
-            self._version += 1
+            for head in heads:
+                self._counts["requests" if head.direction == "request" else "answers"] += 1
+                self._counts["bytes"] += head.size
+                second = self._second(head.time_ns)
+                second.requests += head.direction == "request"
+                second.bytes += head.size
+                self._version += 1
 
     def tell(self, **counts: int) -> None:
         """Sets counters that are kept elsewhere."""

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import math
 import re
 import secrets
 import socket
@@ -20,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from splitleak.attacker.watch.board import FAST, Board, Cursor
+from splitleak.attacker.watch.board import Board, Cursor
 
 HOST = "127.0.0.1"
 _OURS = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")  # else a stranger's name was made to lead here
@@ -35,7 +34,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _EVENT_S = 0.5  # between two events, at least
-_FAST_EVENT_S = 1.0  # of a fast stream: what a browser draws is taken from the cores that the stream may want
+_LOOK_S = 0.1  # whether there is anything new is asked so often, from then on
 _IDLE_S = 1.0  # without anything new: an event all the same, so that a browser that is gone is noticed
 _MOST = 60  # requests in an event
 _BROWSERS = 32
@@ -147,15 +146,11 @@ class _Events(StreamingResponse):
 
     @staticmethod
     async def _documents(board: Board) -> AsyncIterator[str]:
-        cursor, asked, since = Cursor(), 0, -math.inf
+        cursor = Cursor()
         while not board.closed:
             document, cursor = board.since(cursor, _MOST)
             yield f"data: {json.dumps(document)}\n\n"
-            before, asked = asked, document["counts"]["requests"]
-            now = time.monotonic()
-            pause_s = _FAST_EVENT_S if asked - before > FAST * (now - since) else _EVENT_S
-            since = now
-            for _ in range(round(_IDLE_S / pause_s)):
-                await asyncio.sleep(pause_s)
-                if board.changed(cursor) or board.closed:
-                    break
+            sent = time.monotonic()
+            await asyncio.sleep(_EVENT_S)
+            while not (board.changed(cursor) or board.closed) and time.monotonic() < sent + _IDLE_S:
+                await asyncio.sleep(_LOOK_S)

@@ -20,10 +20,10 @@ from torch import Tensor
 from splitleak.attacker.likeness import compared
 from splitleak.attacker.queries import is_own
 from splitleak.attacker.rebuilders import Rebuilder
-from splitleak.attacker.watch.board import FAST, KEPT, Board, Sight
+from splitleak.attacker.watch.board import KEPT, Board, Sight
 from splitleak.attacker.watch.pictures import heat_map, pixels, png
 from splitleak.errors import WireError
-from splitleak.wire.files.captures import Record
+from splitleak.wire.files.captures import Head, Record
 from splitleak.wire.files.follow import Follower, Mark
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import INFERENCE, MODEL_STREAM_INFER
@@ -31,8 +31,9 @@ from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 8  # requests that are looked into at a time: no one sees more, and a browser has to draw them
-_BATCH_OF_FAST = 4
 _POLL_S = 0.25
+_FAST = 64.0  # requests a second: nobody sees all of a faster stream, and what is drawn costs cores that it may want
+_FAST_POLL_S, _FAST_BATCH = 1.5, 4
 _COUNTING_S = 0.5  # at most, until some are looked into: a writer may be faster than this process, of low priority
 _LARGEST_ANSWER = 2**16  # bytes: scores are fewer
 _FEW = 8  # features, with fewer of which only an equal one is found again
@@ -47,7 +48,7 @@ Picture = Callable[[str], Tensor | None]
 class Answer:
     """What the cloud said to a request."""
 
-    time_ns: int
+    mark: Mark
     scores: NDArray[np.float32] | None  # (K,), of the first image
     refusal: str = ""
 
@@ -88,7 +89,7 @@ class Watcher:
         self._waiting: deque[tuple[int, Mark]] = deque(maxlen=kept)
         self._replies: deque[Mark] = deque(maxlen=2 * kept)
         self._answers: OrderedDict[tuple[int, str], Answer] = OrderedDict()
-        self._unanswered: OrderedDict[tuple[int, str], tuple[int, int]] = OrderedDict()  # their numbers and times
+        self._unanswered: OrderedDict[tuple[int, str], tuple[int, Mark]] = OrderedDict()  # the shown ones' numbers
         self._follower = Follower(capture)
         self._stop = threading.Event()
 
@@ -110,31 +111,36 @@ class Watcher:
                 self._stop.set()
                 thread.join()
 
-    def step(self) -> None:
-        """Counts what has come, and looks into a few of the newest requests, if somebody watches."""
+    def step(self) -> float:
+        """Counts what has come, and looks into a few of the newest requests, if somebody watches.
+
+        Returns:
+            The seconds until the next step is worth its cost.
+        """
         before, since, began = self._number, self._stepped, time.monotonic()
-        deadline = began + _COUNTING_S
+        behind, deadline, heads = False, began + _COUNTING_S, list[Head]()
         for mark in self._follower.poll():
             if mark.head.method in INFERENCE:
-                self.board.count(mark.head)
+                heads.append(mark.head)
                 self._take(mark)
-            if time.monotonic() > deadline:
+            if behind := time.monotonic() > deadline:
                 break
+        self.board.count(heads)
+        fast = self._number - before > _FAST * (began - since) and not behind
         self.board.tell(undrawn=self._undrawn, lost=self._follower.lost)
         if self.board.viewers:
-            self._hear()
-            fast = self._number - before > FAST * (began - since)
-            count = min(_BATCH_OF_FAST if fast else _BATCH, len(self._waiting))
+            count = min(_FAST_BATCH if fast else _BATCH, len(self._waiting))
             self._look([self._waiting.pop() for _ in range(count)][::-1])
+            self._hear()
         self._stepped = began
+        return _FAST_POLL_S if fast else _POLL_S
 
     def _run(self) -> None:
         try:
             pause_s = _POLL_S
             while not self._stop.wait(pause_s):
                 began = time.monotonic()
-                self.step()
-                pause_s = max(_POLL_S, time.monotonic() - began)  # at most half of a core
+                pause_s = max(self.step(), time.monotonic() - began)  # at most half of a core
         except Exception:
             _LOGGER.exception("%s: it is no longer watched", self._capture)
         finally:
@@ -150,29 +156,43 @@ class Watcher:
         self._waiting.append((self._number, mark))
 
     def _hear(self) -> None:
-        """Reads the answers that have come, and adds them to the requests that are shown without one."""
-        while self._replies:
-            record = self._follower.read(self._replies.popleft())
-            told = None if record is None else _answer(record)
-            if record is None or told is None:
+        """Adds their answers to the requests that are shown without one.
+
+        A message is read only if it comes after one of these: of a fast stream, few are.
+        """
+        passed, oldest = list[Mark](), self._oldest()
+        while self._replies and oldest is not None:
+            mark = self._replies.popleft()
+            if mark.place < oldest:
+                passed.append(mark)
                 continue
-            key = record.call, told[0]
-            self._answers[key] = told[1]
-            if (asked := self._unanswered.pop(key, None)) is not None:
-                self.board.amend(asked[0], self._answered(asked[1], told[1]))
+            record = self._follower.read(mark)
+            told = None if record is None else _answer(mark, record)
+            if told is not None:
+                key, answer = told
+                self._answers[key] = answer
+                if key in self._unanswered and self._unanswered[key][1].place < mark.place:
+                    number, asked = self._unanswered.pop(key)
+                    self.board.amend(number, self._answered(asked, answer))
+                    oldest = self._oldest()
+        self._replies.extendleft(reversed(passed))
         _shorten(self._answers, 2 * self.board.kept)
+
+    def _oldest(self) -> tuple[int, int] | None:
+        """The place of the first request that is shown without an answer."""
+        return min((asked.place for _, asked in self._unanswered.values()), default=None)
 
     def _look(self, newest: Sequence[tuple[int, Mark]]) -> None:
         """Looks into requests, in order, and shows them."""
-        seen: list[tuple[Sight, NDArray[np.float32] | None]] = []
+        seen: list[tuple[Mark, Sight, NDArray[np.float32] | None]] = []
         for number, mark in newest:
             record = self._follower.read(mark)
             if record is None:
                 self._undrawn += 1
             else:
-                seen.append(self._read(number, record))
-        pictures = self._rebuilt([feature for _, feature in seen])
-        for (sight, feature), picture in zip(seen, pictures, strict=True):
+                seen.append((mark, *self._read(number, record)))
+        pictures = self._rebuilt([feature for *_, feature in seen])
+        for (mark, sight, feature), picture in zip(seen, pictures, strict=True):
             if feature is not None:
                 sight["heat"] = png(heat_map(feature))
                 sight["rebuilt"] = picture
@@ -180,10 +200,11 @@ class Watcher:
             if self._truth is not None and (image := self._truth(sight["id"])) is not None:
                 sight["truth"] = png(pixels(image.numpy()))
             key = sight["call"], sight["id"]
-            if (answer := self._answers.get(key)) is not None:
-                sight |= self._answered(sight["time_ns"], answer)
+            answer = self._answers.get(key)
+            if answer is not None and answer.mark.place > mark.place:
+                sight |= self._answered(mark, answer)
             else:
-                self._unanswered[key] = sight["number"], sight["time_ns"]
+                self._unanswered[key] = sight["number"], mark
             self.board.show(sight)
         _shorten(self._unanswered, self.board.kept)
 
@@ -223,8 +244,9 @@ class Watcher:
                 made[place] = png(pixels(image.numpy()))
         return made
 
-    def _answered(self, asked_ns: int, answer: Answer) -> dict[str, Any]:
-        told: dict[str, Any] = {"ms": (answer.time_ns - asked_ns) / 1e6, "error": answer.refusal}
+    def _answered(self, asked: Mark, answer: Answer) -> dict[str, Any]:
+        took_ns = answer.mark.head.time_ns - asked.head.time_ns
+        told: dict[str, Any] = {"ms": took_ns / 1e6, "error": answer.refusal}
         if answer.scores is not None:
             chosen = int(answer.scores.argmax())
             named = len(self._classes) == len(answer.scores)
@@ -292,8 +314,8 @@ class Gallery:
         return found
 
 
-def _answer(record: Record) -> tuple[str, Answer] | None:
-    """The id of a response, and what it says; None if it is no message of the protocol."""
+def _answer(mark: Mark, record: Record) -> tuple[tuple[int, str], Answer] | None:
+    """The call and the id of a response, and what it says; None if it is no message of the protocol."""
     refusal = ""
     try:
         if record.method == MODEL_STREAM_INFER:
@@ -307,7 +329,7 @@ def _answer(record: Record) -> tuple[str, Answer] | None:
             scores = values.reshape(len(values), -1)[0] if values.ndim and values.size else None
     except (DecodeError, WireError, ValueError):
         return None
-    return response.id, Answer(record.time_ns, scores, refusal)
+    return (record.call, response.id), Answer(mark, scores, refusal)
 
 
 def _probabilities(scores: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ from tests.bench.outages import FEATURE, Noisy, Process
 from tests.bench.serving.contestants import cpu_s
 
 _START_S = 120.0
-_SETTLE_S = 1.0
+_SETTLE_S = 3.0  # until a browser that has just started has drawn what there is
 _WARM_UP = 20
 _READER = "import sys, urllib.request\nfor _ in urllib.request.urlopen(sys.argv[1]): pass"
 BARE, UNSEEN = "not watched", "nobody watches"
@@ -141,7 +141,7 @@ def measure(rounds: int, requests: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--requests", type=int, default=600)
+    parser.add_argument("--requests", type=int, default=2500)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     found = measure(given.rounds, given.requests)

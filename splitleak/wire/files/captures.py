@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -89,8 +89,7 @@ class Record:
         return document if isinstance(document, dict) else {}
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """What a record tells before its message is read."""
 
     time_ns: int
@@ -427,38 +426,33 @@ def scan(file: BinaryIO, start: int = len(HEADER)) -> Iterator[tuple[Record | Da
         start = stop
 
 
-def head_at(file: BinaryIO, start: int) -> tuple[Head | Damage | None, int]:
+def head_at(file: BinaryIO, start: int, size: int) -> tuple[Head | Damage | None, int]:
     """The head of the record at ``start``, whose message is neither read nor checked, or the damage there; its end.
 
-    None: the file ends before the record does, as while it is being written.
+    None: the file, of ``size`` bytes when it was last asked, ends before the record does, as while it is being written.
     """
-    size, head = os.fstat(file.fileno()).st_size, _at(file, start, _HEAD)
+    file.seek(start)
+    head = file.read(_HEAD)
     if len(head) < _FRAME.size:
         return None, start
-    stop = start + _FRAME.size + _FRAME.unpack_from(head)[0]
-    if _frame_fits(head[: _FRAME.size]):
+    length, _, frame_sum = _FRAME.unpack_from(head)
+    if zlib.crc32(head[: _FRAME_SUM.size]) == frame_sum:
+        stop = start + _FRAME.size + length
         if stop > size:
             return None, start
-        if (read := _head(file, start, stop, head[_FRAME.size :])) is not None:
-            return read, stop
+        if len(head) >= _FRAME.size + _BODY.size:
+            time_ns, call, direction, named = _BODY.unpack_from(head, _FRAME.size)
+            method = head[_FRAME.size + _BODY.size : _FRAME.size + _BODY.size + named]
+            if len(method) < named:
+                method = _at(file, start + _FRAME.size + _BODY.size, named)
+            message = length - _BODY.size - named
+            if direction < len(_DIRECTIONS) and message >= 0:
+                return Head(time_ns, call, _DIRECTIONS[direction], method.decode(errors="replace"), message), stop
     for item, _, end in scan(file, start):
         if isinstance(item, Damage) and item.kind != "incomplete":
             return item, end
         break
     return None, start
-
-
-def _head(file: BinaryIO, start: int, stop: int, body: bytes) -> Head | None:
-    if len(body) < _BODY.size:
-        return None
-    time_ns, call, direction, length = _BODY.unpack_from(body)
-    method = body[_BODY.size : _BODY.size + length]
-    if len(method) < length:
-        method = _at(file, start + _FRAME.size + _BODY.size, length)
-    size = stop - start - _FRAME.size - _BODY.size - length
-    if direction >= len(_DIRECTIONS) or size < 0:
-        return None
-    return Head(time_ns, call, _DIRECTIONS[direction], method.decode(errors="replace"), size)
 
 
 def _read_record(file: BinaryIO, start: int) -> tuple[Record | None, int]:

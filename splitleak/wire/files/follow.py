@@ -4,22 +4,25 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from splitleak.wire.files.captures import GAP, Damage, Head, Record, has_header, head_at, lost_by, parts, scan
 
 _OPEN_PARTS = 2  # the one that is written to, and the one before it
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """A message of a capture that is followed, and where it stands."""
 
     head: Head
     part: int  # number of the file, in the order that they were read
     start: int  # byte of its record
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Greater than that of every earlier message."""
+        return self.part, self.start
 
 
 class Follower:
@@ -74,10 +77,11 @@ class Follower:
             if not has_header(file, self.path):
                 return
             self._place = file.tell()
-        self._place = min(self._place, os.fstat(file.fileno()).st_size)  # somebody cut it short
+        size = os.fstat(file.fileno()).st_size
+        self._place = min(self._place, size)  # somebody cut it short
         while True:
             start = self._place
-            item, self._place = head_at(file, start)
+            item, self._place = head_at(file, start, size)
             if item is None:
                 return
             if isinstance(item, Damage):

@@ -47,10 +47,8 @@ def test_what_becomes_known_of_a_request_is_sent_again_and_of_a_forgotten_one_is
 
 def test_messages_are_counted_by_the_second_for_a_minute():
     board = Board()
-    for second in (100, 100, 130, 161):
-        board.count(head(second))
-    board.count(head(161, 20, "response"))
-    board.count(head(90))  # of a clock that was set back
+    board.count([*map(head, (100, 100, 130, 161)), head(161, 20, "response")])
+    board.count([head(90)])  # of a clock that was set back
     document, _ = board.since(Cursor(), 1)
     assert document["seconds"] == [[130, 1, 100, 0], [161, 1, 120, 0]]
     counts = document["counts"]

@@ -101,15 +101,49 @@ def test_a_writer_that_is_faster_than_the_count_does_not_keep_it_from_looking(wi
         assert (document["counts"]["requests"], document["counts"]["drawn"]) == (number + 1, number + 1)
 
 
-def test_of_a_fast_stream_fewer_are_looked_into_at_a_time(wire, watched, shown):
-    watcher, drawn = watched(), []
-    for count in (9, 60, 9):
+def test_a_fast_stream_is_looked_into_less_often_but_not_while_the_count_is_behind(wire, watched, shown, monkeypatch):
+    watcher, pauses, drawn = watched(), [], []
+    for count, since_s, most_s in ((9, 0.25, 1.0), (60, 0.25, 1.0), (9, 0.25, 1.0), (60, 0.0, -1.0)):
+        monkeypatch.setattr("splitleak.attacker.watch.watcher._COUNTING_S", most_s)
         for place in range(count):
             wire.ask(f"r-{count}-{place}")
-        watcher._stepped = time.monotonic() - 0.25
-        watcher.step()
+        watcher._stepped = time.monotonic() - since_s
+        pauses.append(watcher.step())
         drawn.append(shown(watcher.board)["counts"]["drawn"])
-    assert drawn == [8, 12, 20]
+    assert pauses == [0.25, 1.5, 0.25, 0.25]
+    assert drawn == [8, 12, 20, 28]
+
+
+def test_of_a_fast_stream_answers_are_read_from_those_of_the_shown_requests_on(wire, watched, shown, monkeypatch):
+    watcher, read = watched(), []
+    original = watcher._follower.read
+    monkeypatch.setattr(watcher._follower, "read", lambda mark: (read.append(mark.head.direction), original(mark))[1])
+    for number in range(180):
+        wire.ask(f"r-{number}")
+        if number >= 3:  # so many are on their way
+            wire.say(f"r-{number - 3}")
+        if number % 60 == 59:
+            watcher.step()
+    for number in range(177, 180):
+        wire.say(f"r-{number}")
+    watcher.step()
+    drawn = shown(watcher.board)["sights"]
+    assert [sight["id"] for sight in drawn if not sight["label"]] == []
+    assert len(drawn) == read.count("request") == 24
+    assert read.count("response") < 60  # of 180
+
+
+def test_an_earlier_answer_is_not_taken_for_that_of_a_request_of_the_same_id(wire, watched, shown):
+    watcher = watched()
+    for label in (0, 2):
+        wire.ask("same")
+        watcher.step()
+        wire.say("same", np.eye(3)[label])
+        watcher.step()
+        assert shown(watcher.board)["sights"][-1]["label"] == ("cat", "dog", "ship")[label]
+    wire.ask("same")
+    watcher.step()
+    assert shown(watcher.board)["sights"][-1]["label"] is None
 
 
 def test_nothing_is_looked_into_while_nobody_watches(wire):
