@@ -15,6 +15,7 @@ from splitleak.config import IMPORTED, OWN, Config, Preset, digest, merged, stri
 from splitleak.datasets import DATASETS
 from splitleak.datasets.splits import PoolConfig, SplitConfig
 from splitleak.datasets.torchvision import NAMES
+from splitleak.datasets.trees import folder_contents
 from splitleak.defenses.artifact import artifact_digest
 from splitleak.defenses.importing import cut_in_two, read_networks
 from splitleak.defenses.stack import DefenseConfig, Stack
@@ -450,7 +451,7 @@ def built_target(
 
 
 def fingerprint(data: str) -> str:
-    """Identifies a data set for cache keys: content hash of a file, hash of a folder's listing, or a set's name.
+    """Identifies a data set for cache keys: a hash of the contents of a file or of a folder's images, or a set's name.
 
     Raises:
         FileNotFoundError: It is neither the name of a set nor an existing file or folder.
@@ -464,8 +465,7 @@ def fingerprint(data: str) -> str:
     if data in NAMES:
         return data
     if path.is_dir():
-        listing = [(str(file.relative_to(path)), file.stat().st_size) for file in sorted(path.rglob("*"))]
-        return digest([path.stem, listing])
+        return digest([path.stem, folder_contents(path)])
     if path.is_file():
         with path.open("rb") as file:
             return digest([path.stem, hashlib.file_digest(file, "sha256").hexdigest()])

@@ -1,5 +1,6 @@
 """Images from a tree of files: a folder, or a zip of one. Each picture is brought to its size as it is read."""
 
+import hashlib
 import os
 import stat
 import time
@@ -33,6 +34,7 @@ _TEXT = frozenset(
     | {".yaml", ".yml"}
 )
 _LABELS = "val_annotations.txt"  # of tiny-imagenet: which class each validation image is of
+_BLOCK = 2**20  # bytes read at a time
 _QUIET_S = 2.0  # reading that takes no longer reports no progress
 
 
@@ -50,6 +52,16 @@ class _File:
     @property
     def suffix(self) -> str:
         return Path(self.path[-1]).suffix.lower()
+
+    def digest(self) -> str:
+        held = hashlib.sha256()
+        try:
+            with self.opened() as file:
+                while block := file.read(_BLOCK):
+                    held.update(block)
+        except (OSError, ValueError) as error:
+            return said(error)
+        return held.hexdigest()
 
     def contents(self) -> bytes:
         with self.opened() as file:
@@ -102,6 +114,17 @@ def load_folder(
     report: Report = silent,
 ) -> Dataset:
     """The images below ``path``; links to folders are followed. See `load_file`."""
+    return _load(_walked(path, skip_bad), size, channels, report)
+
+
+def folder_contents(path: Path) -> list[tuple[str, str]]:
+    """By name, the SHA-256 of each file below ``path`` that `load_folder` reads, or why it cannot be read."""
+    tree = _walked(path, skip_bad=True)
+    files = [file for file in tree.files if file.suffix in READ or file.path[-1] == _LABELS]
+    return sorted(("/".join(file.path), file.digest()) for file in files)
+
+
+def _walked(path: Path, skip_bad: bool) -> _Tree:
     tree = _Tree(path, skip_bad)
     pending: list[tuple[Path, Folders, tuple[tuple[int, int], ...]]] = [(path, (), ())]
     while pending:
@@ -125,7 +148,7 @@ def load_folder(
             else:
                 tree.folders.add(inner)
                 pending.append((Path(entry.path), inner, (*above, here)))
-    return _load(tree, size, channels, report)
+    return tree
 
 
 def load_zip(

@@ -192,7 +192,26 @@ def test_a_file_is_known_by_its_contents(tmp_path):
     assert images(tmp_path / "b", 1) == first
     assert images(tmp_path / "c", 2) != first
     assert fingerprint("builtin") == "builtin"
-    assert fingerprint(str(tmp_path)) != first
+
+
+def test_a_folder_is_known_by_the_contents_of_its_images(tmp_path):
+    def known(folder="a", **files):
+        for name, value in files.items():
+            path = tmp_path / folder / "set" / name.replace("_", "/", 1).replace("_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(value)
+        return fingerprint(str(tmp_path / folder / "set"))
+
+    first = known(cat_1_png=b"one", dog_1_png=b"two", dog_2_png=b"six")
+    assert known("b", dog_2_png=b"six", dog_1_png=b"two", cat_1_png=b"one") == first  # elsewhere, in another order
+    assert known(cat_notes_txt=b"of no picture", dog__DS_Store=b"of a system") == first
+    assert known(cat_1_png=b"new") != first  # of the same size
+    assert known(cat_1_png=b"one") == first
+    (tmp_path / "a" / "set" / "dog" / "2.png").rename(tmp_path / "a" / "set" / "cat" / "2.png")
+    assert known() != first
+    (tmp_path / "b" / "set" / "dog" / "2.png").unlink()
+    (tmp_path / "b" / "set" / "dog" / "2.png").symlink_to(tmp_path / "gone")
+    assert known("b") != first  # which is refused as it is read
 
 
 def test_data_that_is_not_there_is_named():
