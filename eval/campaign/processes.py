@@ -109,6 +109,12 @@ class Service:
                 self._events.put(json.loads(line))
         self._events.put(None)
 
+    def _why(self) -> str:
+        own = self._log.read_bytes()[self._log_start :].decode(errors="replace").strip()
+        if own:
+            return ":\n" + "\n".join(own.splitlines()[-8:])
+        return f" with exit status {self.process.wait(_STOP_S)}, and wrote nothing"  # negative: a signal
+
     def wait_for(self, event: str, timeout_s: float) -> dict[str, Any]:
         """Waits for the next event of that name.
 
@@ -123,9 +129,7 @@ class Service:
             except Empty:
                 raise TimeoutError(f"expected {self.name} to report {event!r} within {timeout_s:.0f} s") from None
             if received is None:
-                own = self._log.read_bytes()[self._log_start :].decode(errors="replace")
-                tail = "\n".join(own.splitlines()[-8:])
-                raise RuntimeError(f"expected {self.name} to report {event!r}, but it ended:\n{tail}")
+                raise RuntimeError(f"expected {self.name} to report {event!r}, but it ended{self._why()}")
             if received.get("event") == event:
                 return received
 

@@ -72,6 +72,14 @@ def test_a_service_that_fails_quotes_this_runs_lines_alone(tmp_path):
     assert log.read_text().startswith("an earlier run's complaint\n")
 
 
+def test_of_a_service_that_is_killed_and_says_nothing_the_exit_status_is_told(tmp_path):
+    with tap_of(tmp_path) as tap:
+        tap.wait_for("listening", PATIENCE_S)
+        tap.process.kill()
+        with pytest.raises(RuntimeError, match="ended with exit status -9, and wrote nothing"):
+            tap.wait_for("finished", PATIENCE_S)
+
+
 def test_an_event_that_does_not_come_is_waited_for_no_longer_than_asked(tmp_path):
     with tap_of(tmp_path) as tap:
         tap.wait_for("listening", PATIENCE_S)
