@@ -35,7 +35,7 @@ _HEADERS = {
 }
 _EVENT_S = 0.5  # between two events, at least
 _LOOK_S = 0.1  # whether there is anything new is asked so often, from then on
-_IDLE_S = 2.0  # without anything new: an event all the same, so that a browser that is gone is noticed
+_IDLE_S = 3.0  # without anything new: an event all the same, so that a browser that is gone is noticed
 _MOST = 60  # requests in an event
 _BROWSERS = 32
 _START_S, _STOP_S, _POLL_S = 10.0, 2, 0.01

@@ -110,7 +110,7 @@ def test_a_fast_stream_is_looked_into_less_often_but_not_while_the_count_is_behi
         watcher._stepped = time.monotonic() - since_s
         pauses.append(watcher.step())
         drawn.append(shown(watcher.board)["counts"]["drawn"])
-    assert pauses == [0.25, 1.5, 0.25, 0.25]
+    assert pauses == [0.25, 2.5, 0.25, 0.25]
     assert drawn == [8, 12, 20, 28]
 
 
