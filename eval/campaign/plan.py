@@ -149,12 +149,12 @@ def make_plan(config: CampaignConfig) -> Plan:
     Raises:
         FileNotFoundError: The images are missing.
     """
-    hashes = {dataset.name: fingerprint(dataset.data) for dataset in config.datasets}
+    hashes = {data: fingerprint(data) for data in {dataset.data for dataset in config.datasets}}
     jobs: dict[str, Job] = {}
     for seed in config.seeds:
         for dataset in config.datasets:
             counts = config.split.seeded(seed).document()
-            split = split_job(dataset.name, hashes[dataset.name], dataset.document(), counts, seed)
+            split = split_job(dataset.name, hashes[dataset.data], dataset.document(), counts, seed)
             for job in (split, *_of_split(config, dataset, split, seed)):
                 jobs.setdefault(job.id, job)
         if config.latency:

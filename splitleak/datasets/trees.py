@@ -34,7 +34,6 @@ _TEXT = frozenset(
     | {".yaml", ".yml"}
 )
 _LABELS = "val_annotations.txt"  # of tiny-imagenet: which class each validation image is of
-_BLOCK = 2**20  # bytes read at a time
 _QUIET_S = 2.0  # reading that takes no longer reports no progress
 
 
@@ -54,14 +53,10 @@ class _File:
         return Path(self.path[-1]).suffix.lower()
 
     def digest(self) -> str:
-        held = hashlib.sha256()
         try:
-            with self.opened() as file:
-                while block := file.read(_BLOCK):
-                    held.update(block)
+            return hashlib.sha256(self.contents()).hexdigest()
         except (OSError, ValueError) as error:
             return said(error)
-        return held.hexdigest()
 
     def contents(self) -> bytes:
         with self.opened() as file:

@@ -9,7 +9,7 @@ from splitleak.eval.campaign.classes.config import ClassCampaign
 from splitleak.eval.campaign.classes.target_measures import TargetMeasuresEntry, backdoor_name
 from splitleak.eval.campaign.plan import Job, Plan
 from splitleak.eval.campaign.predictions.config import RowEntry
-from splitleak.eval.campaign.predictions.plan import SeedJobs, plan_of_seeds
+from splitleak.eval.campaign.predictions.plan import SeedJobs, jobs_of_seeds, plan_of_seeds
 
 Measure = Literal["target", "robustness", "training time", "extraction", "backdoor"]
 
@@ -23,12 +23,12 @@ def make_class_plan(config: ClassCampaign) -> Plan:
     Raises:
         FileNotFoundError: The images are missing.
     """
-    jobs_of_seeds = [SeedJobs(config, seed) for seed in config.seeds]
-    plan = plan_of_seeds(config, jobs_of_seeds)
+    all_seeds = jobs_of_seeds(config)
+    plan = plan_of_seeds(config, all_seeds)
     if config.besides is None:
         return plan
     jobs, planned = {job.id: job for job in plan.jobs}, []
-    for seed, seeds in zip(config.seeds, jobs_of_seeds, strict=True):
+    for seed, seeds in zip(config.seeds, all_seeds, strict=True):
         for place, job in _of_seed(config, config.besides, seeds, seed):
             jobs.setdefault(job.id, job)
             if place:

@@ -1,6 +1,6 @@
 """The jobs of a campaign against predictions; see `splitleak.eval.campaign.plan` for the folder they share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
@@ -17,7 +17,16 @@ def make_prediction_plan(config: FigureCampaign) -> Plan:
     Raises:
         FileNotFoundError: The images are missing.
     """
-    return plan_of_seeds(config, [SeedJobs(config, seed) for seed in config.seeds])
+    return plan_of_seeds(config, jobs_of_seeds(config))
+
+
+def jobs_of_seeds(config: FigureCampaign) -> "list[SeedJobs]":
+    """The jobs of each seed, in order; all share the data sets, each of which is read once for its `fingerprint`."""
+    used = {config.dataset.data, config.distinct.data}
+    if config.pretraining is not None:
+        used.add(config.pretraining.data)
+    hashes = {data: fingerprint(data) for data in used}
+    return [SeedJobs(config, seed, hashes) for seed in config.seeds]
 
 
 def plan_of_seeds(config: FigureCampaign, seeds: "Sequence[SeedJobs]") -> Plan:
@@ -38,11 +47,9 @@ def plan_of_seeds(config: FigureCampaign, seeds: "Sequence[SeedJobs]") -> Plan:
 class SeedJobs:
     """The jobs of one seed; equal rows share their jobs."""
 
-    def __init__(self, config: FigureCampaign, seed: int) -> None:
-        self._config, self._seed = config, seed
-        self._hash = fingerprint(config.dataset.data)
-        self._distinct_hash = fingerprint(config.distinct.data)
-        self._public_hash = None if config.pretraining is None else fingerprint(config.pretraining.data)
+    def __init__(self, config: FigureCampaign, seed: int, hashes: Mapping[str, str]) -> None:
+        """``hashes`` are the fingerprints of the data sets of ``config``."""
+        self._config, self._seed, self._hashes = config, seed, hashes
         self._shares: dict[str, set[int]] = {}
         self._auxiliaries: dict[str, set[str]] = {}
         for _, row in config.rows():
@@ -141,24 +148,23 @@ class SeedJobs:
         """The split of a row's images."""
         dataset = self._config.dataset
         split = {"seed": self._seed, **self._config.split_of(row)}
-        return split_job(dataset.name, self._hash, dataset.document(), split, self._seed)
+        return split_job(dataset.name, self._hashes[dataset.data], dataset.document(), split, self._seed)
 
     def _distinct(self, row: RowEntry) -> Job:
         config = self._config
         public = config.split_of(row)["public"]
         split = {"seed": self._seed, "public": public, "victims": 1, "train": 1, "test": 1}
         dataset = {**config.dataset.document(), "data": config.distinct.data}
-        return split_job("distinct", self._distinct_hash, dataset, split, self._seed)
+        return split_job("distinct", self._hashes[config.distinct.data], dataset, split, self._seed)
 
     def _public(self) -> Job:
         """The split of the public images for pre-training."""
         config = self._config
         assert config.pretraining is not None
-        assert self._public_hash is not None
         counts = SplitCounts.parse(merged({"public": 1, "victims": 1}, config.pretraining.split), source="pretraining")
         dataset = {**config.dataset.document(), "data": config.pretraining.data}
         split = {"seed": self._seed, **counts.document()}
-        return split_job("pretraining", self._public_hash, dataset, split, self._seed)
+        return split_job("pretraining", self._hashes[config.pretraining.data], dataset, split, self._seed)
 
     def _pretrain(self) -> Job:
         return train_job(self._public(), self._config.pretrained_target(self._seed), "pre-trained")
