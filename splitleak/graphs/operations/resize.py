@@ -28,12 +28,12 @@ class _Rule:
     exclude_outside: bool
     antialias: bool
 
-    def positions(self, size: int, result: int, scale: float) -> Tensor:
+    def positions(self, size: int, result: int, scale: float, device: torch.device) -> Tensor:
         """Where each element of an axis of ``result`` stands in one of ``size``.
 
         In single precision, as ONNX Runtime has it: half-way between two elements, that decides which one is nearest.
         """
-        at = torch.arange(result, dtype=torch.float32, device="cpu")
+        at = torch.arange(result, dtype=torch.float32, device=device)
         if self.coordinates == "align_corners":
             return at * (size - 1) / (result - 1) if result > 1 else torch.zeros_like(at)
         if self.coordinates == "asymmetric":
@@ -45,23 +45,23 @@ class _Rule:
             moved = moved + size / 2 * (1 - result / (scale * size))
         return moved
 
-    def chosen(self, size: int, result: int, scale: float) -> Tensor:
+    def chosen(self, size: int, result: int, scale: float, device: torch.device) -> Tensor:
         """The element that is nearest, for each of ``result``."""
-        return _ROUNDINGS[self.rounding](self.positions(size, result, scale)).clamp(0, size - 1).long()
+        return _ROUNDINGS[self.rounding](self.positions(size, result, scale, device)).clamp(0, size - 1).long()
 
-    def weights(self, size: int, result: int, scale: float) -> Tensor:
+    def weights(self, size: int, result: int, scale: float, device: torch.device) -> Tensor:
         """The share of each element of an axis in each of the result, ``(result, size)``."""
-        at = self.positions(size, result, scale).double()
+        at = self.positions(size, result, scale, device).double()
         shrink = min(scale, 1.0) if self.antialias else 1.0
         reach = math.ceil((2 if self.mode == "cubic" else 1) / shrink)
-        near = at.floor().long()[:, None] + torch.arange(1 - reach, reach + 1, device="cpu")
+        near = at.floor().long()[:, None] + torch.arange(1 - reach, reach + 1, device=device)
         shares = self._kernel((at[:, None] - near).abs() * shrink)
         outside = (near < 0) | (near >= size)
         if self.exclude_outside:
             shares = torch.where(outside, 0.0, shares)
         if self.exclude_outside or self.antialias:
             shares = shares / shares.sum(1, keepdim=True)
-        table = torch.zeros(result, size, dtype=torch.float64, device="cpu")
+        table = torch.zeros(result, size, dtype=torch.float64, device=device)
         return table.scatter_add(1, near.clamp(0, size - 1), shares)
 
     def _kernel(self, far: Tensor) -> Tensor:
@@ -141,11 +141,13 @@ def _by_torch(value: Tensor, rule: _Rule, changed: _Changes) -> Tensor:
 
 
 def _by_axis(value: Tensor, rule: _Rule, changed: _Changes) -> Tensor:
+    # A GPU divides by a number by multiplying with its inverse, which is another one half-way between two elements.
+    device = value.device if value.is_meta else torch.device("cpu")
     for axis, before, after, scale in changed:
         if rule.mode == "nearest":
-            value = value.index_select(axis, rule.chosen(before, after, scale).to(value.device))
+            value = value.index_select(axis, rule.chosen(before, after, scale, device).to(value.device))
         else:
-            weights = rule.weights(before, after, scale).to(value.dtype).to(value.device)
+            weights = rule.weights(before, after, scale, device).to(value.dtype).to(value.device)
             value = torch.tensordot(value, weights, dims=([axis], [1])).movedim(-1, axis)
     return value
 

@@ -288,13 +288,15 @@ def test_what_the_hostile_graphs_are_made_of_is_a_generator(folder):
 
 @pytest.mark.parametrize("how", HOSTILE)
 def test_a_strangers_graph_is_refused_in_one_line_and_bounded_memory(how, folder):
+    onnx.save(own(), folder / "generator.onnx")
+    load(folder)  # what torch imports for a first measurement is half of the limit, and not the file's
     (folder / "generator.onnx").write_bytes(HOSTILE[how]().SerializeToString())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as refused:
         load(folder)
     assert str(refused.value).startswith(f"{folder / 'generator.onnx'}: expected")
     assert "root:" not in str(refused.value)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 2**10  # KiB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 2**10  # KiB
 
 
 @pytest.mark.parametrize(
