@@ -26,10 +26,10 @@ QUICK_OF = {
     "glass": {"training": QUICK_GENERATOR, "steps": 150, "tv_weights": [0.0], "w_weights": [1e-4]},
     "pfo": {"training": QUICK_GENERATOR, "steps": 100, "tv_weights": [0.0], "w_weights": [1e-4], "radii": [0.3]},
     "sdar": {"iterations": 2},
-    "gan": {"epochs": 6, "batch_size": 16, "critic_width": 4},
+    "gan": {"epochs": 4, "batch_size": 16, "critic_width": 4},
     "inverse-network": {"epochs": 15},
-    "prediction-inversion": {"batch_size": 16, "epochs": 12},
-    "maximum-likelihood": {"decoder_epochs": 4, "iterations": 50, "l2_weights": [1e-3, 1e-2]},
+    "prediction-inversion": {"batch_size": 16, "epochs": 8},
+    "maximum-likelihood": {"decoder_epochs": 4, "iterations": 25, "l2_weights": [1e-3, 1e-2]},
     "query-free": {"decoder_epochs": 2, "iterations": 25},
 }
 # The head here is untrained: what it understands says nothing of the encoder. The attack's own tests train both.

@@ -19,15 +19,17 @@ from splitleak.testing.class_attacks import the_model_takes_most_of_its_pictures
 
 GAN = {"width": 8, "batch_size": 16, "iterations": 100, "average": 0.9}
 BRIEF_GAN = {"width": 2, "batch_size": 8, "iterations": 2}
+STUDENT = {"students": 1, "student_epochs": 2, "student_steps": 0}
 QUICK_OF = {
     "brep-mi": {"steps": 10},
     "class-inference": {"epochs": 12, "width": 0.125},
     "if-gmi": {"block_steps": 10, "final_views": {"count": 5}},
-    "ked-mi": {"gan": {**GAN, "iterations": 150}},
-    "lomma-gmi": {"students": 1, "student_epochs": 2, "student_steps": 0},
-    "lomma-ked": {"gan": {**GAN, "iterations": 200}, "students": 1, "student_epochs": 2, "student_steps": 0},
+    "ked-mi": {"gan": {**GAN, "iterations": 150}, "steps": 250},
+    "lomma-gmi": STUDENT,
+    "lomma-ked": {"gan": {**GAN, "iterations": 200}, **STUDENT, "steps": 250},
     "mirror-genetic": {"restarts": 30, "steps": 15},
     "plg-mi": {"gan": GAN},
+    "vmi": {"steps": 300},
 }
 BRIEF = {"epochs": 1, "width": 0.0625, "steps": 2, "gan": BRIEF_GAN, "final_views": {"count": 2}, "candidates": 64}
 BRIEF |= {"block_steps": 1, "students": 1, "student_epochs": 1, "student_steps": 0}

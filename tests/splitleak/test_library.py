@@ -36,7 +36,7 @@ def test_a_module_is_attacked_and_scored_and_not_changed(pictures, encoder, caps
     encoder.train()
     captured = splitleak.capture(encoder, victims)
     assert captured.shape == (8, 8, 6, 8)
-    rebuilt = splitleak.attack(captured, public=public, query=encoder, epochs=60, channels=16, device="cpu")
+    rebuilt = splitleak.attack(captured, public=public, query=encoder, epochs=30, channels=16, device="cpu")
     assert rebuilt.images.shape == victims.shape
     assert rebuilt.queries == 80 + 8  # it looks whether answers differ
     scores = splitleak.score(rebuilt, victims)
