@@ -1,15 +1,16 @@
 """The first picture of a report: victims above, below them what the strongest attack on each target rebuilt of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from splitleak.eval.record.metrics import is_baseline
 from splitleak.eval.record.scoring import load_pictures
 from splitleak.eval.report.figures.gallery import Gallery, Strip, by_pixels, figures_beside, has_pictures, png
-from splitleak.eval.report.results import Cell, Results, TableRows
+from splitleak.eval.report.results import Cell, Results
 
 _COLUMNS = 7
 _ENDS = {0: "worst", _COLUMNS // 2: "median", _COLUMNS - 1: "best"}
@@ -43,12 +44,19 @@ class Comparison:
 
 
 def compare(results: Results) -> Comparison | None:
-    """The comparison of the first table whose rows have pictures of the same truth; None if there is none."""
-    return next(filter(None, (_of_table(results, table) for table in results.tables)), None)
+    """The comparison of the first table whose rows have pictures of the same truth; None if there is none.
+
+    Each attack on classes is a table of its own: the strongest is one of them all.
+    """
+    if results.together:
+        attacked = ([cell for table in results.together for cell in results.of(table, row)] for row in results.targets)
+        return _of_rows(results.title, attacked)
+    of_tables = (_of_rows(table.title, (results.of(table.name, row) for row in table.rows)) for table in results.tables)
+    return next(filter(None, of_tables), None)
 
 
-def _of_table(results: Results, table: TableRows) -> Comparison | None:
-    cells = [cell for row in table.rows if (cell := _strongest(results.of(table.name, row))) is not None]
+def _of_rows(title: str, rows: Iterable[Sequence[Cell]]) -> Comparison | None:
+    cells = [cell for row in rows if (cell := _strongest(row)) is not None]
     if not cells:
         return None
     loaded = [load_pictures(cell.folder) for cell in cells if cell.folder is not None]
@@ -73,12 +81,14 @@ def _of_table(results: Results, table: TableRows) -> Comparison | None:
         strips.append(Strip(cell.row.label, cell.attack or cell.place.attack, figures_beside(cell), rebuilt))
     seed = f"seed {cells[0].seed}"
     said = rule.format(count=len(chosen), victims=len(shared), seed=seed)
-    return Comparison(f"{table.title}, {seed}", said, captions[: len(chosen)], tuple(strips))
+    return Comparison(f"{title}, {seed}", said, captions[: len(chosen)], tuple(strips))
 
 
 def _strongest(cells: Sequence[Cell]) -> Cell | None:
-    """Of the first seed with pictures, the cell with the best ones of an attack that saw each victim once."""
-    measured = [cell for cell in cells if has_pictures(cell)]
+    """Of the first seed with pictures, the cell with the best that were rebuilt, by an attack that saw victims once."""
+    measured = [
+        cell for cell in cells if has_pictures(cell) and cell.record is not None and not is_baseline(cell.record)
+    ]
     measured = [cell for cell in measured if cell.views == 1 and cell.seed == measured[0].seed]
     name = "ssim" if measured and measured[0].kind == "victims" else "recognised"
     return max(measured, key=lambda cell: cell.measure(name) or 0.0, default=None)

@@ -62,3 +62,23 @@ def test_without_pictures_there_is_nothing_to_compare(fake_campaign):
     for path in folder.glob("cells/*/score/pictures.npz"):
         path.unlink()
     assert compare(Results.load(folder)) is None
+
+
+def test_of_classes_each_row_is_the_strongest_of_all_attacks_and_never_what_was_only_picked(fake_predictions):
+    kinds = {"public by scores": "public-by-scores", "GMI": "gmi", "LOMMA": "lomma-gmi"}
+    shares = {"public by scores": 0.9, "GMI": 0.3, "LOMMA": 0.6}
+
+    def change(record):
+        hits = {"mean": shares[record["cell"]["figure"]], "images": [[0, 1], [1, 1]]}
+        record["scores"]["recognised"] = hits
+
+    figures = {
+        name: {row: {"kind": "classes", "attack": attack, "id": f"{name}-{row}"} for row in ("none", "BiDO")}
+        for name, attack in kinds.items()
+    }
+    attacks = [{"name": name, "attack": attack} for name, attack in kinds.items() if name in ("GMI", "LOMMA")]
+    folder = fake_predictions(figures, change, seeds=(0,), config={"kind": "classes", "attacks": attacks})
+    told = [("class means", ""), ("none", "lomma-gmi"), ("BiDO", "lomma-gmi")]
+    assert [(strip.row, strip.attack) for strip in compare(Results.load(folder)).strips] == told
+    alone = fake_predictions({"public by scores": figures["public by scores"]}, change, seeds=(0,))
+    assert compare(Results.load(alone)) is None
