@@ -78,7 +78,7 @@ def test_of_classes_each_row_is_the_strongest_of_all_attacks_and_never_what_was_
     }
     attacks = [{"name": name, "attack": attack} for name, attack in kinds.items() if name in ("GMI", "LOMMA")]
     folder = fake_predictions(figures, change, seeds=(0,), config={"kind": "classes", "attacks": attacks})
-    told = [("class means", ""), ("none", "lomma-gmi"), ("BiDO", "lomma-gmi")]
+    told = [("class means", ""), ("none", "LOMMA"), ("BiDO", "LOMMA")]
     assert [(strip.row, strip.attack) for strip in compare(Results.load(folder)).strips] == told
     alone = fake_predictions({"public by scores": figures["public by scores"]}, change, seeds=(0,))
     assert compare(Results.load(alone)) is None
