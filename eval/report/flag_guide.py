@@ -52,7 +52,7 @@ GUIDE: dict[str, FlagGuide] = {
     "student": FlagGuide(
         "A network that LOMMA taught the target's answers labels public images otherwise than the target does.",
         f"It pulls the search elsewhere. {_WEAK}",
-        "Teach it longer (student_steps), or do without (students = 0).",
+        "Give it no say (agreement), teach it longer (student_steps), or do without (students = 0).",
     ),
     "claim": FlagGuide(
         "A claim cannot be told from so few seeds, by a paired test that is corrected for the number of claims.",

@@ -23,7 +23,7 @@ _CONSTANT = 0.95  # times the error of a constant picture: more is hardly better
 _UNSEEN = 0.01  # share of all that the victims' scores sum to
 _SURE = 0.7  # mean confidence of a target in the right classes of its private images
 _FITTED = 0.5  # its mean cross-entropy there, in nats
-_AGREES = 0.95  # share of the public images that a student labels as its teacher
+_AGREES = 0.85  # share of the public images that a student labels as its teacher
 _NO_GRADIENT = 1e-8  # norm; float32 loses what the pixels add long before
 
 
@@ -130,8 +130,8 @@ def record_flags(record: Record) -> list[str]:
     if findings.student_agreement is not None and min(findings.student_agreement) < _AGREES:
         share = f"{100 * min(findings.student_agreement):.0f} %"
         flags.append(
-            f"student: it labels {share} of the public images as its teacher does; teach it longer, or do without "
-            "(students = 0)"
+            f"student: it labels {share} of the public images as its teacher does; give it no say (agreement), or "
+            "do without (students = 0)"
         )
     if findings.captured_unlike is not None and findings.captured_unlike > _UNLIKE:
         flags.append(

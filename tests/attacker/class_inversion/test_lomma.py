@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from splitleak.attacker.base import Run
+from splitleak.attacker.class_inversion import lomma
 from splitleak.attacker.class_inversion.gmi import GMIConfig
 from splitleak.attacker.class_inversion.ked import KEDMI
 from splitleak.attacker.class_inversion.lomma import LommaConfig, LommaGMI, LommaGMIConfig, LommaKED, teach
 
-QUICK = {"students": 1, "student_epochs": 2, "student_steps": 0, "steps": 2}
+QUICK = {"students": 1, "student_epochs": 2, "student_steps": 0, "steps": 2, "agreement": 0}
 
 
 @pytest.mark.slow
@@ -51,6 +52,26 @@ def test_it_runs_on_top_of_gmi_with_any_number_of_students(searched, students):
     attack = LommaGMI(LommaGMIConfig(**{**QUICK, "students": students}))
     assert attack(searched).shape == (10, 5, *searched.image_shape)
     assert len(attack.students) == students
+
+
+def test_only_students_that_agree_on_images_they_have_not_seen_have_a_say(searched, monkeypatch):
+    seen = []
+
+    def taught(model, public, config, run, turn):
+        seen.append(public)
+        return model if turn else lambda images: -model(images)
+
+    monkeypatch.setattr(lomma, "teach", taught)
+    attack = LommaGMI(LommaGMIConfig(students=2, steps=2))
+    attack.prepare(searched, Run())
+    (heard,) = attack.students
+    assert torch.allclose(heard(searched.public), searched.model(searched.public), atol=1e-4)
+    assert attack.findings["student_agreement"] == [1.0]
+    assert len(attack.findings["students_left_out"]) == 1
+    assert attack.findings["students_left_out"][0] < 0.85
+    assert [len(public) for public in seen] == [len(searched.public) - len(searched.public) // 10] * 2
+    assert "agreement" in LommaGMIConfig().document()
+    assert "agreement" not in LommaGMIConfig(students=0).document()
 
 
 def test_on_top_of_ked_it_needs_no_prior():
