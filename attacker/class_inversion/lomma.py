@@ -82,9 +82,9 @@ class Lomma(LatentSearch):
     draws around it), and the f are the target and students that learnt its answers on public images. The logit loss
     pulls as hard where the model is sure already. A student that disagrees with its teacher pulls elsewhere: where the
     public images are of other people than the classes, two took 24 points of 89, and where they are of the same classes
-    they gave 21 to 76 (one seed each). Those that disagree on public images that they have not seen therefore have no say (findings:
-    ``student_agreement`` of those that have one, ``students_left_out``). Deviations: that; the squared norm is a mean
-    over the features; students are two small networks, not three EfficientNets.
+    they gave 21 to 76 (one seed each). Those that disagree on public images that they have not seen therefore have no
+    say (findings: ``student_agreement`` of those that have one, ``students_left_out``). Deviations: that; the squared
+    norm is a mean over the features; students are two small networks, not three EfficientNets.
     """
 
     needs = frozenset({"model", "public", "prior"})
