@@ -152,7 +152,8 @@ def train_inverter(
         finish: Share of the epochs, the last, that see all pairs, see `fit`.
 
     Returns:
-        The module of the best epoch, or with ``finish`` of the last, which takes scores ``(N, K)`` and rescales them itself, and the findings.
+        The module of the best epoch, or with ``finish`` of the last, which takes scores ``(N, K)`` and rescales them
+        itself, and the findings.
 
     Raises:
         ValueError: The images are fewer than three.
