@@ -1,17 +1,23 @@
 import contextlib
 import gc
 import os
+import random
 import subprocess
 import tempfile
+import time
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import settings
+from typer.testing import CliRunner
 
 from splitleak.attacker.base import Run
 from splitleak.attacker.prior import GAN, PriorConfig
+from splitleak.cli import app
 from splitleak.cores import usable_cores
 from splitleak.datasets.splits import Splits
 from splitleak.eval.campaign.processes import PRELOADED
@@ -19,6 +25,7 @@ from splitleak.outputs import locked
 from splitleak.testing import material
 from splitleak.training.fit import epochs
 from splitleak.warm_start import Starter
+from tests.bench.kill_campaign import killed_run
 
 settings.register_profile("suite", deadline=None)  # how long an example takes is up to what else the machine does
 settings.load_profile("suite")
@@ -122,6 +129,41 @@ def start_command():
 def kills():
     """How often the runs are killed that are to end as those left alone do; few, for each takes seconds to go on."""
     return int(os.environ.get("SPLITLEAK_KILLS", "2"))
+
+
+class Done(NamedTuple):
+    given: tuple[str, ...]
+    out: Path
+    said: str
+    took: float
+
+
+@pytest.fixture(scope="session")
+def left_alone():
+    """``left_alone("audit", ..., out=folder)`` runs a command here: what was given and said, and how long it took."""
+
+    def run(*given, out):
+        began = time.monotonic()
+        made = CliRunner().invoke(app, [*given, "--out", str(out)])
+        assert made.exit_code == 0, made.output
+        return Done(given, out, made.stdout, time.monotonic() - began)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def killed_again(start_command, kills):
+    """``killed_again(done, out, seed)`` runs to ``out`` what was left alone, and kills it at moments of that seed."""
+
+    def run(done, out, seed):
+        log, most_s = out.with_suffix(".log"), 3 + 1.6 * done.took / kills  # a start takes some three seconds
+        with log.open("ab") as errors:
+            begin = partial(start_command, *done.given, "--out", out, errors=errors)
+            made, codes = killed_run(begin, kills=kills, most_s=most_s, draw=random.Random(seed))
+        assert 1 <= made <= kills  # fewer where a faster moment of the machine finished it before the last
+        assert codes in ([], [0]), log.read_text()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """LOMMA: a regularised logit loss over the model and distilled students, on top of GMI and of KED-MI."""
 
 from collections.abc import Mapping
+from itertools import compress
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ from splitleak.models.split import ModelConfig, build
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
 from splitleak.training.modules import freeze
+
+AGREES = 0.85
+"""Share of public images that a student labels as its teacher: with less it pulls a search elsewhere."""
 
 _BATCH = 64
 _PAPER = {"students": 3, "student_epochs": 20, "student_steps": 0, "agreement": 0}
@@ -52,7 +56,7 @@ class LommaConfig(Config):
     )
     student_rate: float = Field(default=3e-3, gt=0, description="of Adam")
     agreement: float = Field(
-        default=0.85,
+        default=AGREES,
         ge=0,
         le=1,
         description="share of a tenth of the public images, not shown to a student, that it has to label as the model "
@@ -99,8 +103,11 @@ class Lomma(LatentSearch):
         assert model is not None
         config = self.config
         assert isinstance(config, LommaConfig)
-        taught = config.students and not isinstance(config.identity, MatchedFeatures)
-        self.students = self._agreeing(model, known.public, config, run) if taught else []
+        self.students = []
+        if isinstance(config.identity, MatchedFeatures):
+            return super().networks(known, run, model)
+        if config.students:
+            self.students = self._agreeing(model, known.public, config, run)
         self.body, self.layer = feature_extractor(model), last_layer(model).layer
         self.mean = answers_to(self.body, known.public, run.device).mean(0)
         return super().networks(known, run, model)
@@ -114,10 +121,12 @@ class Lomma(LatentSearch):
         labels = answers_to(model, unseen, run.device).argmax(1)
         same = [answers_to(each, unseen, run.device).argmax(1) == labels for each in students]
         agreed = [round(float(each.float().mean()), 6) for each in same]
-        for finding, heard in (("student_agreement", True), ("students_left_out", False)):
-            if shares := [share for share in agreed if (share >= config.agreement) == heard]:
-                self.findings[finding] = shares
-        return [student for student, share in zip(students, agreed, strict=True) if share >= config.agreement]
+        heard = [share >= config.agreement for share in agreed]
+        if any(heard):
+            self.findings["student_agreement"] = list(compress(agreed, heard))
+        if not all(heard):
+            self.findings["students_left_out"] = [share for share in agreed if share < config.agreement]
+        return list(compress(students, heard))
 
     def identity(self, search: Search, images: Tensor, labels: Tensor) -> Tensor:
         config = self.config

@@ -1,8 +1,9 @@
 """Inversion of prediction vectors: from the confidence scores that a victim shares back to the image."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
@@ -39,10 +40,10 @@ class InverterConfig(FitConfig):
     hidden: int = Field(default=0, ge=0, description="width of two layers before the inverter; 0: none, as published")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="in these layers")
 
-    @model_serializer(mode="wrap")
-    def _without_unused(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _used(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """As `Config.later` has it, for both at once: without hidden layers, a document says nothing of them."""
-        return {key: value for key, value in plain(self).items() if key not in ("hidden", "dropout") or self.hidden}
+        used = super()._used(document)
+        return {key: value for key, value in used.items() if key not in ("hidden", "dropout") or self.hidden}
 
 
 class PredictionInversionConfig(InverterConfig):

@@ -171,7 +171,6 @@ class Findings(_Part):
     mass_dropped: float | None = None
     parameters: int | None = Field(default=None, description="of what it trained")
     student_agreement: tuple[float, ...] | None = Field(default=None, description="of LOMMA's with their teacher")
-    students_left_out: tuple[float, ...] | None = Field(default=None, description="agreement of those without a say")
     captured_unlike: float | None = Field(default=None, description="see `unlikeness`")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.lomma import AGREES
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.defenses import DEFENSES
@@ -23,7 +24,6 @@ _CONSTANT = 0.95  # times the error of a constant picture: more is hardly better
 _UNSEEN = 0.01  # share of all that the victims' scores sum to
 _SURE = 0.7  # mean confidence of a target in the right classes of its private images
 _FITTED = 0.5  # its mean cross-entropy there, in nats
-_AGREES = 0.85  # share of the public images that a student labels as its teacher
 _NO_GRADIENT = 1e-8  # norm; float32 loses what the pixels add long before
 
 
@@ -127,7 +127,7 @@ def record_flags(record: Record) -> list[str]:
             f"few queries: {record.threat_model.queries:,} pictures for {findings.parameters:,} weights; the attack "
             "would gain from more"
         )
-    if findings.student_agreement is not None and min(findings.student_agreement) < _AGREES:
+    if findings.student_agreement is not None and min(findings.student_agreement) < AGREES:
         share = f"{100 * min(findings.student_agreement):.0f} %"
         flags.append(
             f"student: it labels {share} of the public images as its teacher does; give it no say (agreement), or "

@@ -5,9 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from splitleak.cli import app
 from tests.bench.kill_campaign import results
 from tests.bench.kill_ray import killed_run
 
@@ -84,12 +82,9 @@ def campaign(run_command):
 
 
 @pytest.fixture(scope="module")
-def alone(file):
+def alone(file, left_alone):
     """The results of a run on one machine."""
-    out = file.parent / "alone"
-    made = CliRunner().invoke(app, ["campaign", "run", str(file), "--out", str(out)])
-    assert made.exit_code == 0, made.output
-    return results(out)
+    return results(left_alone("campaign", "run", str(file), out=file.parent / "alone").out)
 
 
 @pytest.mark.slow

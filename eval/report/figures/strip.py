@@ -1,7 +1,7 @@
 """The first picture of a report: victims above, below them what the strongest attack on each target rebuilt of them."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,20 +49,18 @@ def compare(results: Results) -> Comparison | None:
     Each attack on classes is a table of its own: the strongest is one of them all.
     """
     if results.together:
-        attacked = ([cell for table in results.together for cell in results.of(table, row)] for row in results.targets)
-        return _of_rows(results.title, attacked, lambda cell: cell.table)
-    of_tables = (
-        _of_rows(
-            table.title,
-            (results.of(table.name, row) for row in table.rows),
-            lambda cell: cell.attack or cell.place.attack,
+        return _of_rows(
+            results.title,
+            (
+                [replace(cell, attack=table) for table in results.together for cell in results.of(table, row)]
+                for row in results.targets
+            ),
         )
-        for table in results.tables
-    )
+    of_tables = (_of_rows(table.title, (results.of(table.name, row) for row in table.rows)) for table in results.tables)
     return next(filter(None, of_tables), None)
 
 
-def _of_rows(title: str, rows: Iterable[Sequence[Cell]], attack: Callable[[Cell], str]) -> Comparison | None:
+def _of_rows(title: str, rows: Iterable[Sequence[Cell]]) -> Comparison | None:
     cells = [cell for row in rows if (cell := _strongest(row)) is not None]
     if not cells:
         return None
@@ -85,7 +83,7 @@ def _of_rows(title: str, rows: Iterable[Sequence[Cell]], attack: Callable[[Cell]
     strips = [Strip("class means" if of_classes else "victims", "", "", truth)]
     for cell, pictures, places in zip(cells, loaded, at, strict=True):
         rebuilt = pictures["rebuilt"][[places[key] for key in chosen]]
-        strips.append(Strip(cell.row.label, attack(cell), figures_beside(cell), rebuilt))
+        strips.append(Strip(cell.row.label, cell.attack or cell.place.attack, figures_beside(cell), rebuilt))
     seed = f"seed {cells[0].seed}"
     said = rule.format(count=len(chosen), victims=len(shared), seed=seed)
     return Comparison(f"{title}, {seed}", said, captions[: len(chosen)], tuple(strips))

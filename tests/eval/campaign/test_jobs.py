@@ -1,22 +1,16 @@
 """A tiny campaign, run twice: left alone, and killed again and again. Every job of it is real."""
 
 import json
-import random
 import shlex
 import signal
 import subprocess
 import sys
-import time
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from splitleak.attacker.queries import Pairs
-from splitleak.cli import app
 from splitleak.defenses.artifact import artifact_digest, whole_config
 from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.bench import Bench
@@ -29,7 +23,7 @@ from splitleak.eval.campaign.store import Store
 from splitleak.eval.record.schema import load_record, parse_place
 from splitleak.eval.report.report import write_report
 from splitleak.wire.files import captures
-from tests.bench.kill_campaign import killed_run, results
+from tests.bench.kill_campaign import results
 from tests.eval.campaign.conftest import OWN_CUT
 
 pytestmark = pytest.mark.slow
@@ -68,21 +62,12 @@ settings = { epochs = 2, blocks = 1, channels = 8 }
 """
 
 
-class Campaign(NamedTuple):
-    given: tuple[str, ...]
-    out: Path
-    took: float
-
-
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory):
-    """A campaign that was left alone: what was asked for, its folder, and the seconds it took."""
-    folder, began = tmp_path_factory.mktemp("campaign"), time.monotonic()
+def campaign(tmp_path_factory, left_alone):
+    """A campaign that was left alone."""
+    folder = tmp_path_factory.mktemp("campaign")
     (folder / "tiny.toml").write_text(CAMPAIGN)
-    given = ("campaign", "run", str(folder / "tiny.toml"))
-    made = CliRunner().invoke(app, [*given, "--out", str(folder / "alone")])
-    assert made.exit_code == 0, made.output
-    return Campaign(given, folder / "alone", time.monotonic() - began)
+    return left_alone("campaign", "run", str(folder / "tiny.toml"), out=folder / "alone")
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +82,11 @@ def records(alone):
 
 @pytest.mark.timeout(600)
 def test_a_campaign_killed_at_random_moments_ends_with_the_records_of_one_left_alone(
-    campaign, start_command, kills, tmp_path
+    campaign, left_alone, killed_again, tmp_path
 ):
-    out, most_s = tmp_path / "killed", 3 + 1.6 * campaign.took / kills  # a start takes some three seconds
-    with (tmp_path / "log").open("ab") as log:
-        begin = partial(start_command, *campaign.given, "--out", out, errors=log)
-        made, codes = killed_run(begin, kills=kills, most_s=most_s, draw=random.Random(0))
-    assert 1 <= made <= kills  # fewer where a faster moment of the machine finished it before the last
-    assert codes in ([], [0]), (tmp_path / "log").read_text()
-    last = CliRunner().invoke(app, [*campaign.given, "--out", str(out)])
-    assert last.exit_code == 0, last.output
+    out = tmp_path / "killed"
+    killed_again(campaign, out, 0)
+    left_alone(*campaign.given, out=out)
     left = results(campaign.out)
     assert len(left) == 2 * 2 + 1  # record and pictures of each cell, and the target's leakage
     assert results(out) == left

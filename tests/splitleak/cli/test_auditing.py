@@ -1,33 +1,16 @@
 import json
-import random
-import time
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from typer.testing import CliRunner
 
-from splitleak.cli import app
-from tests.bench.kill_campaign import killed_run, results
-
-
-class Audit(NamedTuple):
-    given: tuple[str, ...]
-    out: Path
-    said: str
-    took: float
+from tests.bench.kill_campaign import results
 
 
 @pytest.fixture(scope="module")
-def audit(trained, images, tmp_path_factory, kills):
-    """An audit that was left alone: what was asked for, its folder, what it said, and the seconds it took."""
-    out, began = tmp_path_factory.mktemp("audit") / "alone", time.monotonic()
+def audit(trained, images, tmp_path_factory, left_alone, kills):
+    """An audit that was left alone."""
     minutes = 0.3 * kills  # the more often a run is killed, the more it has to do
     given = ("audit", str(trained), "--images", str(images), "--minutes", str(minutes))
-    made = CliRunner().invoke(app, [*given, "--out", str(out)])
-    assert made.exit_code == 0, made.output
-    return Audit(given, out, made.stdout, time.monotonic() - began)
+    return left_alone(*given, out=tmp_path_factory.mktemp("audit") / "alone")
 
 
 @pytest.fixture
@@ -58,14 +41,10 @@ def test_an_audit_attacks_a_target_through_the_chain_and_says_what_it_leaks(audi
 
 @pytest.mark.slow
 def test_an_audit_killed_at_random_moments_ends_with_the_records_of_one_left_alone(
-    audit, document, start_command, kills, tmp_path
+    audit, document, killed_again, tmp_path
 ):
-    out, most_s = tmp_path / "audit", 3 + 1.6 * audit.took / kills  # a start takes some three seconds
-    with (tmp_path / "log").open("ab") as log:
-        begin = partial(start_command, *audit.given, "--out", out, errors=log)
-        made, codes = killed_run(begin, kills=kills, most_s=most_s, draw=random.Random(98))
-    assert 1 <= made <= kills  # fewer where a faster moment of the machine finished it before the last
-    assert codes in ([], [0]), (tmp_path / "log").read_text()
+    out = tmp_path / "audit"
+    killed_again(audit, out, 98)
     again, alone = document(out), document(audit.out)
     assert again | {"report": None} == alone | {"report": None}
     left = results(audit.out)
