@@ -1,5 +1,6 @@
 """The base class of attacks, and the threat model as a type: the victims' images are not part of it."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -68,6 +69,12 @@ class Query:
             raise PermissionError(f"expected at most {self.budget} queries, got {queries}")
         self.made = queries
         return self._send(images)
+
+    def seen_as(self, change: Callable[[Tensor], Tensor]) -> "Query":
+        """This black box with ``change`` made to all that it answers; what is asked is counted in both."""
+        seen = copy.copy(self)
+        seen._send = lambda images: change(self(images))
+        return seen
 
     def affords(self, images: int) -> bool:
         """Whether answers for so many more images are within the budget."""

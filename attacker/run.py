@@ -148,6 +148,8 @@ class Access:
             public = public if chosen is None else public.select(chosen)
         head, fresh_encoder = _cloud_knowledge(self.head, device)
         half = None if self.encoder is None else load_edge(self.encoder, device)
+        if half is not None:
+            captured, query = half.stack.undone(captured), None if query is None else query.seen_as(half.stack.undone)
         return ids, Knowledge(
             captured=captured,
             image_shape=_image_shape(public, None, None),
@@ -167,7 +169,8 @@ class Access:
     ) -> ClassKnowledge:
         """All that an attack on classes may know; ``report`` hears of queries.
 
-        A white box is the network without the randomness of its defenses, and without the service's output policy.
+        A white box is the network without the service's output policy, and without randomness on the wire, see
+        `white_box`; a head that draws at inference draws by the config's seed.
 
         Raises:
             FileNotFoundError: A file is not there.
@@ -176,7 +179,7 @@ class Access:
         self._refuse(config, _OF_VICTIMS, "an attack on classes")
         if self.adaptive and self.artifact is None:
             raise ValueError("expected the weights of what is attacked adaptively, got no artifact")
-        whole = None if self.artifact is None else load_whole(self.artifact, device)
+        whole = None if self.artifact is None else load_whole(self.artifact, device, seed=config.seed)
         prior = None if self.prior is None else Prior.load(self.prior, device)
         query, public = self._query(config, public, device, self.model, report)
         return ClassKnowledge(

@@ -103,6 +103,14 @@ class Defense(nn.Module):
         """Features as transmitted, of the same shape as ``features``."""
         return features
 
+    def expected(self, features: Tensor) -> Tensor:
+        """The mean of what `forward` may send of ``features``, in eval mode: what a white-box attacker computes."""
+        return features if self.randomised else self(features)
+
+    def undone(self, sent: Tensor) -> Tensor:
+        """What was sent, as far as whoever has the edge's half can undo this defense: what the encoder gave."""
+        return sent
+
     def task_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor | None:
         """A scalar that replaces the cross-entropy of logits ``(N, classes)`` and labels ``(N,)``, or None."""
         return None

@@ -110,6 +110,18 @@ class Stack(nn.Module):
             features = defense(features)
         return features
 
+    def expected(self, features: Tensor) -> Tensor:
+        """`forward` without randomness, see `Defense.expected`."""
+        for defense in self:
+            features = defense.expected(features)
+        return features
+
+    def undone(self, sent: Tensor) -> Tensor:
+        """Transmitted features ``(N, *cut)`` without the defenses that can be undone, see `Defense.undone`."""
+        for defense in reversed(list(self)):
+            sent = defense.undone(sent)
+        return sent
+
     def task_loss(self, logits: Tensor, labels: Tensor, epoch: int, smoothing: float = 0.0) -> Tensor:
         """The task loss of the defense that has one in this epoch, or the cross-entropy with label ``smoothing``."""
         losses = (defense.task_loss(logits, labels, epoch) for defense in self)

@@ -2,16 +2,34 @@
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
 
 from splitleak.defenses.artifact import WholeModel
 from splitleak.defenses.base import Head
 from splitleak.defenses.features.layers import last_layer
+from splitleak.defenses.stack import Stack
 
 
 def white_box(whole: WholeModel) -> nn.Module:
-    """A copy of the model without its defenses on the wire and their randomness: images ``(N, C, H, W)`` to logits."""
-    return nn.Sequential(copy.deepcopy(whole.edge.encoder), copy.deepcopy(whole.cloud.head)).eval()
+    """A copy of the model without randomness on the wire: images ``(N, C, H, W)`` to logits ``(N, K)``.
+
+    A noise or a mask is its mean; what a defense does of no chance, as quantisation, the copy does, too, for the head
+    was trained on that. A head that draws at inference (`MID` with ``noise_at_test``) draws here, see `adaptive_model`.
+    """
+    edge, head = copy.deepcopy(whole.edge.encoder), copy.deepcopy(whole.cloud.head)
+    stack = whole.edge.stack
+    return nn.Sequential(_Edge(edge, copy.deepcopy(stack)) if len(stack.defenses) else edge, head).eval()
+
+
+class _Edge(nn.Module):
+    """An encoder, and what its defenses send on average."""
+
+    def __init__(self, encoder: nn.Module, stack: Stack) -> None:
+        super().__init__()
+        self.encoder, self.stack = encoder, stack
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.stack.expected(self.encoder(images))
 
 
 def adaptive_model(whole: WholeModel) -> nn.Module:

@@ -32,3 +32,6 @@ class Dropout(Defense):
     def forward(self, features: Tensor) -> Tensor:
         uniform = torch.empty_like(features).uniform_(generator=self.generator)
         return features * (uniform >= self.config.rate)
+
+    def expected(self, features: Tensor) -> Tensor:
+        return (1 - self.config.rate) * features

@@ -26,9 +26,10 @@ class Permutation(Defense):
     in the stack is in the order as sent.
 
     What it is good for: an eavesdropper who compares features of *different* sessions value by value. What it is not:
-    the cloud knows the order; within a session all distances stay as they are, so that whoever sends pictures of their
-    own in the session finds, and rebuilds, as before; and the values at each place are the same whatever their order,
-    which finds pictures across sessions, too (``unordered`` in `splitleak linkage`).
+    the cloud knows the order, and who has the edge's half knows the secret and undoes it; within a session all
+    distances stay as they are, so that whoever sends pictures of their own in the session finds, and rebuilds, as
+    before; and the values at each place are the same whatever their order, which finds pictures across sessions, too
+    (``unordered`` in `splitleak linkage`).
 
     Raises:
         ValueError: The features are not ``(C, H, W)`` with room for the number of a session.
@@ -43,25 +44,27 @@ class Permutation(Defense):
         self._drawn_from: torch.Generator | None = None
         self._session = 0
         self.register_buffer("orders", None, persistent=False)
-        self.orders: Tensor | None  # (sessions, channels), in a training
+        self.orders: Tensor | None  # (sessions, channels)
 
     def prepare(self, model: SplitModel, classes: int) -> None:
         shape = model.feature_shape
         if len(shape) != 3 or shape[1] * shape[2] < self.config.bits:
             expected = f"features (C, H, W) of at least {self.config.bits} places"
             raise ValueError(f"permutation: expected {expected}, got {shape}")
-        orders = torch.stack([self.order(session, shape[0]) for session in range(2**self.config.bits)])
-        self.orders = orders
+        self.orders = self._all_orders(shape[0])
         model.encoder = nn.Sequential(model.encoder, _Plane())
-        model.head = nn.Sequential(_Restored(orders.argsort(1), shape[1] * shape[2]), model.head)
+        model.head = nn.Sequential(_Restored(self.orders.argsort(1), shape[1] * shape[2]), model.head)
 
     def order(self, session: int, channels: int) -> Tensor:
         """The order ``(C,)`` in which a session's channels are sent."""
         draw = generator(self.config.secret, "permutation", session)
         return torch.randperm(channels, generator=draw, device="cpu")
 
+    def _all_orders(self, channels: int) -> Tensor:
+        """Of every session ``(sessions, C)``."""
+        return torch.stack([self.order(session, channels) for session in range(2**self.config.bits)])
+
     def forward(self, features: Tensor) -> Tensor:
-        places = torch.arange(features[0, 0].numel(), device=features.device)
         if self.training and self.orders is not None:  # the number is not read from the device
             session = self._draw(features.device)
             order = self.orders.index_select(0, session)[0]
@@ -71,6 +74,21 @@ class Permutation(Defense):
                 self._session = int(self._draw("cpu" if self.generator is None else self.generator.device))
             session = torch.tensor([self._session], device=features.device)
             order = self.order(self._session, features.shape[1] - 1).to(features.device)
+        return self._sent(features, order, session)
+
+    def expected(self, features: Tensor) -> Tensor:
+        """As the first of all sessions sends it: in another the channels are the same, in another order."""
+        order = self.order(0, features.shape[1] - 1).to(features.device)
+        return self._sent(features, order, torch.zeros(1, dtype=torch.int64, device=features.device))
+
+    def undone(self, sent: Tensor) -> Tensor:
+        places = self._all_orders(sent.shape[1] - 1).argsort(1)
+        restored = _Restored(places, sent[0, 0].numel()).to(sent.device)
+        return torch.cat([restored(sent), torch.zeros_like(sent[:, :1])], 1)
+
+    def _sent(self, features: Tensor, order: Tensor, session: Tensor) -> Tensor:
+        """Features ``(N, C + 1, H, W)`` in an order ``(C,)``, with the number of the session ``(1,)``."""
+        places = torch.arange(features[0, 0].numel(), device=features.device)
         number = (session >> places % self.config.bits) & 1
         plane = number.to(features).view(1, 1, *features.shape[2:]).expand(len(features), -1, -1, -1)
         return torch.cat([features[:, :-1][:, order], plane], 1)

@@ -1,5 +1,6 @@
 """What every defense keeps."""
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from splitleak.testing.material import CLASSES, CPU, refused, same, small_splits
 from splitleak.training.fit import epochs
 
 _FEW_CLASSES = 3
+_STANDARD_ERRORS = 6
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,24 @@ def it_states_noise_exactly_when_it_draws_noise_alone(subject: DefenseSubject) -
     assert (defense.noise_variance > 0) == noisy, f"noise_variance is {defense.noise_variance}, noise on zeros: {noisy}"
 
 
+@torch.no_grad()
+def who_has_the_weights_computes_what_is_sent_on_average(subject: DefenseSubject) -> None:
+    """``expected`` is the mean over draws of what is sent, both as far as ``undone`` undoes them.
+
+    A white-box attacker who matched anything else would be too weak, and the defense would look better than it is.
+    """
+    model, _, defense = subject.assembled()
+    features, draws = (
+        model.eval().encoder(torch.rand(4, *model.image_shape, generator=torch.Generator().manual_seed(0))),
+        400,
+    )
+    defense.eval()
+    sent = torch.stack([defense.undone(defense(features)) for _ in range(draws)])
+    error = (sent.std(0) / math.sqrt(draws)).clamp(min=1e-6)
+    apart = (sent.mean(0) - defense.undone(defense.expected(features))).abs() / error
+    assert float(apart.max()) < _STANDARD_ERRORS, "expected is not the mean of what is sent"
+
+
 def it_has_adaptive_attacks_exactly_where_it_puts_a_head(subject: DefenseSubject) -> None:
     """``adaptive_attacks`` are said where the last layer is a `Head`, whose logits `Head.unmask` leaves as they are."""
     model, stack, defense = subject.assembled()
@@ -191,6 +211,7 @@ DEFENSE_CHECKS: tuple[Callable[[DefenseSubject], None], ...] = (
     its_state_survives_a_round_trip,
     the_same_seed_gives_the_same_output,
     it_states_noise_exactly_when_it_draws_noise_alone,
+    who_has_the_weights_computes_what_is_sent_on_average,
     it_has_adaptive_attacks_exactly_where_it_puts_a_head,
     the_halves_of_a_trained_target_load_and_predict_as_it_does,
     an_interrupted_training_ends_with_the_same_bits,

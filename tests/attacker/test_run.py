@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -22,7 +23,7 @@ from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.config import Config, digest, read_document
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.defenses.artifact import load_whole, save
+from splitleak.defenses.artifact import load_edge, load_whole, save
 from splitleak.defenses.importing import import_network
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.sharing import SharingConfig, share_predictions
@@ -211,6 +212,23 @@ def test_a_white_box_is_the_encoder_alone_frozen_and_without_noise(deployed, sma
     assert not known.encoder.training
     assert not any(parameter.requires_grad for parameter in known.encoder.parameters())
     assert (known.query, known.head, known.fresh_encoder) == (None, None, None)
+
+
+def test_who_has_the_edges_half_undoes_the_order_of_each_session(small_splits, tmp_path):
+    model = {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10}
+    document = {"model": model, "training": {"epochs": 1}, "defenses": [{"name": "permutation"}]}
+    save(tmp_path / "toy", "toy", train(TargetConfig.parse(document, source="test"), small_splits, device=CPU))
+    edge, victims, own = tmp_path / "toy" / "edge", small_splits.victims.floats(), small_splits.public.floats()[:20]
+    sent, answers = (load_edge(edge, CPU, seed=seed).encode(shown.numpy()) for seed, shown in ((1, victims), (2, own)))
+    np.save(tmp_path / "sent.npy", sent)
+    np.savez(tmp_path / "pairs.npz", features=answers, images=own.numpy())
+    access = Access(features=tmp_path / "sent.npy", pairs=tmp_path / "pairs.npz", encoder=edge)
+    _, known = access.knowledge(config(draws=1), access.images(), CPU)
+    torch.testing.assert_close(known.captured, known.encoder(victims))
+    torch.testing.assert_close(known.query(known.public), known.encoder(known.public))
+    assert known.query.made == 20
+    _, blind = replace(access, encoder=None).knowledge(config(draws=1), access.images(), CPU)
+    assert torch.equal(blind.captured, torch.from_numpy(sent))
 
 
 def test_a_curious_cloud_has_the_head_and_builds_untrained_encoders_that_are_not_the_targets(deployed, small_splits):

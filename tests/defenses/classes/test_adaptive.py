@@ -101,3 +101,20 @@ def test_gradients_reach_the_image(deployed, images):
 )
 def test_a_defense_says_which_adaptive_attacks_there_are_on_its_head(document, attacks):
     assert DefenseConfig.model_validate(document).adaptive_attacks == attacks
+
+
+@pytest.mark.parametrize("name", ["permutation", {"name": "quantisation", "levels": 2}])
+@torch.no_grad()
+def test_the_white_box_answers_as_deployed_where_chance_plays_no_part(deployed, images, name):
+    """Its head is trained on what is sent: on what the encoder alone gives, it would be another classifier."""
+    whole = deployed(name)
+    answers = torch.from_numpy(whole.predict(images.numpy()))
+    torch.testing.assert_close(white_box(whole)(images), answers)
+    bare = whole.cloud.head(whole.edge.encoder(images))
+    assert not torch.allclose(bare, answers, atol=0.01)
+
+
+@torch.no_grad()
+def test_the_white_box_answers_as_deployed_does_of_the_mean_of_a_mask(deployed, images):
+    whole = deployed({"name": "dropout", "rate": 0.5})
+    assert torch.equal(white_box(whole)(images), whole.cloud.head(whole.edge.encoder(images) / 2))
