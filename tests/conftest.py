@@ -30,6 +30,7 @@ from tests.bench.kill_campaign import killed_run
 settings.register_profile("suite", deadline=None)  # how long an example takes is up to what else the machine does
 settings.load_profile("suite")
 torch.set_num_threads(1)  # of each worker, and for the examples too, which no fixture of this folder reaches
+os.fsync = lambda descriptor: None  # no test cuts the power, and the suite would wait for a minute
 gc.disable()  # until all is collected: modules and cases are no garbage
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # child processes share the cores: threads that wait do not spin
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as campaigns of one thread set it: all children come of one fork server
