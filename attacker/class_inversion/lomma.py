@@ -17,7 +17,7 @@ from splitleak.attacker.class_inversion.gmi import GMI, GMIConfig
 from splitleak.attacker.class_inversion.ked import KEDMI, KEDConfig
 from splitleak.attacker.class_inversion.search import Drawing, Identity, LatentSearch, Search, answers_to
 from splitleak.attacker.training.critic import Critic
-from splitleak.attacker.training.fitting import step
+from splitleak.attacker.training.fitting import set_apart, step
 from splitleak.config import Config, digest
 from splitleak.defenses.classes.adaptive import feature_extractor
 from splitleak.defenses.features.layers import last_layer
@@ -116,7 +116,8 @@ class Lomma(LatentSearch):
         """The students that agree with the model on images of ``public`` that they have not seen."""
         order = torch.randperm(len(public), generator=generator(run.seed, "lomma", "held-out"))
         kept_back = max(1, len(public) // 10) if config.agreement else 0
-        unseen, shown = public[order[:kept_back]] if kept_back else public, public[order[kept_back:].sort().values]
+        apart, others = set_apart(public, order, kept_back)
+        unseen, shown = public[apart] if kept_back else public, public[others.sort().values]
         students = [teach(model, shown, config, run, turn) for turn in range(config.students)]
         labels = answers_to(model, unseen, run.device).argmax(1)
         same = [answers_to(each, unseen, run.device).argmax(1) == labels for each in students]

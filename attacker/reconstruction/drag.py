@@ -13,7 +13,7 @@ from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.diffusion import DIFFUSION, DiffusionConfig, DiffusionPrior
 from splitleak.attacker.reconstruction.descent import decoder_of, public_features
 from splitleak.attacker.training.denoiser import Denoiser, alpha_bar
-from splitleak.attacker.training.fitting import predict, rebuilding_loss
+from splitleak.attacker.training.fitting import predict, rebuilding_loss, set_apart
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
 from splitleak.seeding import generator
@@ -95,7 +95,7 @@ class DragAttack(Attack):
         asked = public_features(self.name, encoder, known, run)
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(config.rehearsal_images, len(order) // 4) if len(config.guidance) > 1 else 0
-        rehearsed, used = order.tensor_split([count])
+        rehearsed, used = set_apart(known.public, order, count)
         features = torch.cat([asked[0, rehearsed].float(), known.captured])
         begun = None
         if config.start == "decoder":

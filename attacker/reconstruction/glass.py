@@ -13,7 +13,7 @@ from torch.nn import functional
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.prior import GAN, Prior, PriorConfig
 from splitleak.attacker.reconstruction.descent import public_features
-from splitleak.attacker.training.fitting import rebuilding_loss
+from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.attacker.training.rows import BATCH, Stage, descend_rows
 from splitleak.config import Config
 from splitleak.measures.pixel import total_variation
@@ -95,7 +95,7 @@ class GlassAttack(Attack):
         encoder = freeze(copy.deepcopy(known.encoder), run.device)
         asked = public_features(self.name, encoder, known, run)
         order = torch.randperm(len(known.public), generator=generator(run.seed, "glass", "rehearsal"))
-        rehearsed, used = order.tensor_split([min(self.config.rehearsal_images, len(order) // 4)])
+        rehearsed, used = set_apart(known.public, order, min(self.config.rehearsal_images, len(order) // 4))
         targets = torch.cat([asked[0, rehearsed].float(), known.captured]).to(run.device)
         scale = float(asked[0].float().var(0).mean().clamp(min=1e-12))
         with self.prior(known, known.public[used], run) as prior:

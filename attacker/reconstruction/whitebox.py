@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, public_features, start_from
-from splitleak.attacker.training.fitting import rebuilding_loss
+from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
 from splitleak.training.modules import freeze
@@ -72,7 +72,7 @@ class MaximumLikelihoodAttack(Attack):
         candidates = list(itertools.product(self.config.tv_weights, self.config.l2_weights))
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(self.config.rehearsal_images, len(order) // 4) if len(candidates) > 1 else 0
-        rehearsed, used = order.tensor_split([count])
+        rehearsed, used = set_apart(known.public, order, count)
         start = start_from(self.config, asked[:, used], known.public[used], known, run)
         chosen, findings = candidates[0], dict[str, object]()
         if count:

@@ -76,6 +76,23 @@ def gather(known: Knowledge, name: str, draws: int = 1) -> Tensor:
     return kept
 
 
+def set_apart(images: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The first ``count`` of an ``order``, to measure on, and the others but for their copies and mirror images.
+
+    A network that is trained on the mirror image of a picture knows the picture: its error there says too little, and
+    chooses too late an epoch.
+
+    Args:
+        images: ``(M, C, H, W)``.
+        order: Indices of all of them ``(M,)``.
+        count: How many are set apart.
+    """
+    apart, others = order.tensor_split([count])
+    known = {image.numpy().tobytes() for each in images[apart].cpu() for image in (each, each.flip(2))}
+    fresh = [image.numpy().tobytes() not in known for image in images[others].cpu()]
+    return apart, others[torch.tensor(fresh, dtype=torch.bool)]
+
+
 def fit(
     name: str,
     network: nn.Module,
@@ -95,7 +112,7 @@ def fit(
 ) -> dict[str, object]:
     """Trains ``network`` on (feature, image) pairs, and leaves it with the weights of the best epoch.
 
-    Best is the least MSE on pairs held out of the training: no victim has a say. With ``finish``, the training goes on
+    Best is the least MSE on pairs held out of the training, see `set_apart`: no victim has a say. With ``finish``, the training goes on
     from there on all pairs, those held out as well, and its last weights count. Resumable: the checkpoint is identified
     by config, seed and training pairs.
 
@@ -137,9 +154,9 @@ def fit(
     total, pixels = warm_up + config.epochs, math.prod(images.shape[2:])
     measured = max(1, total - round(finish * config.epochs))  # epochs, before the finish
     shuffled = torch.randperm(len(images), generator=generator(run.seed, name, "held-out"))
-    out, used = shuffled.tensor_split([max(1, round(config.held_out * len(images)))])
+    out, used = set_apart(images, shuffled, max(1, round(config.held_out * len(images))))
     if len(used) < 2:
-        raise ValueError(f"{name}: expected at least 3 public images, got {len(images)}")
+        raise ValueError(f"{name}: expected at least 3 public images, no two of them alike, got {len(images)}")
     features, images = features.to(run.device), images.to(run.device)
     mean_image_mse = float((images[out] - images[used].mean(0)).square().mean())
     batch_size = max(2, affordable_rows(network.eval(), features[0, :1].float(), pixels, config.batch_size))

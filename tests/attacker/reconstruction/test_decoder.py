@@ -87,7 +87,7 @@ def test_a_checkpoint_of_other_features_is_not_taken_up(known, tmp_path, killed)
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_public_images_are_refused(known, count):
-    with pytest.raises(ValueError, match=f"at least 3 public images, got {count}"):
+    with pytest.raises(ValueError, match=f"at least 3 public images, no two of them alike, got {count}"):
         DecoderAttack(QUICK)(dataclasses.replace(known, public=known.public[:count]))
 
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from splitleak.attacker.base import Knowledge, Query, Run
 from splitleak.attacker.training import fitting
-from splitleak.attacker.training.fitting import FitConfig, fit, gather, predict
+from splitleak.attacker.training.fitting import FitConfig, fit, gather, predict, set_apart
 
 
 class Gain(nn.Module):
@@ -154,7 +154,7 @@ def test_the_share_of_the_training_that_is_over_rises_from_0_to_below_1():
 
 
 def test_too_few_pairs_are_refused_under_the_attacks_name():
-    with pytest.raises(ValueError, match="toy: expected at least 3 public images, got 2"):
+    with pytest.raises(ValueError, match="toy: expected at least 3 public images, no two of them alike, got 2"):
         fitted(lambda *_: torch.tensor(0.0), Gain(), count=2)
 
 
@@ -209,3 +209,29 @@ def test_a_prediction_is_made_in_eval_mode_without_gradient():
     assert torch.equal(first, predict(network, features, torch.device("cpu")))
     assert not first.requires_grad
     assert len(first) == 300
+
+
+def test_nothing_is_trained_on_whose_mirror_image_is_measured_on():
+    features, images = pairs()
+    both = [torch.cat([each, each.flip(-1)], -4) for each in (features, images)]
+    seen = []
+
+    def descend(batch, target, progress):
+        seen.extend(image.numpy().tobytes() for image in target)
+        return torch.tensor(0.0)
+
+    config, network = FitConfig(epochs=1, held_out=0.25), Gain()
+    fit("toy", network, descend, *both, config, Run(), modules={"network": network}, optimizers={})
+    looks = {frozenset(each.numpy().tobytes() for each in (image, image.flip(2))) for image in images}
+    trained, whole = [look for look in looks if look & set(seen)], [look for look in looks if look <= set(seen)]
+    assert trained == whole
+    assert 0 < len(looks) - len(trained) <= 10  # of forty pictures ten are held out, and their twins with them
+
+
+def test_without_copies_the_first_of_an_order_are_set_apart_and_all_others_left():
+    _, images = pairs()
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    apart, others = set_apart(images, order, 5)
+    assert (apart.tolist(), others.tolist()) == (order[:5].tolist(), order[5:].tolist())
+    _, others = set_apart(torch.cat([images, images[order[:2]]]), torch.cat([order, torch.tensor([20, 21])]), 5)
+    assert others.tolist() == order[5:].tolist()
