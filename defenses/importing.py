@@ -25,7 +25,7 @@ LABELS, OWN_ANSWER = "labels", "the whole network's own answer"
 """What a right answer is: the images' labels, or, where these are not the network's outputs, what it gave before."""
 
 _BATCH = 64
-_NO_IMAGES: Mapping[str, Any] = {"dataset": "unknown"}
+NO_IMAGES: Mapping[str, Any] = {"dataset": "unknown"}
 
 
 def import_network(
@@ -77,7 +77,7 @@ def import_network(
     about: dict[str, Any] = {"accuracy": accuracy, "right_answer": right, "difference": difference, "notes": notes}
     about["cut"] = {**vars(cut), "name": cut.name}
     told = {} if preprocessing is None else {"preprocessing": preprocessing.document()}
-    record = {"dataset": dict(_NO_IMAGES) if splits is None else splits.record, **about, **told}
+    record = {"dataset": dict(NO_IMAGES) if splits is None else splits.record, **about, **told}
     config = TargetConfig(model=model, training=None)
     networks = {"edge": edge.SerializeToString(), "cloud": cloud.SerializeToString()}
     with claimed(out, ARTIFACT, {"target": config.document(), "name": name}, force=force):

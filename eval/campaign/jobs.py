@@ -64,6 +64,8 @@ def _import(bench: Bench, job: Job) -> None:
 
 
 def _train(bench: Bench, job: Job) -> Figures:
+    if Path(job.output).is_absolute():
+        raise ValueError(f"expected the target {job.output}, which is none of this campaign's own, to stay whole")
     [images] = bench.inputs(job, "images")
     own = ("--model", *bench.inputs(job, "imported")) if "imported" in job.settings else ()
     target = _target(bench, job.settings)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from splitleak.artifacts import are_tensors, provenance, write_json
 from splitleak.config import Document, read_table
+from splitleak.defenses.artifact import ARTIFACT
 from splitleak.eval.campaign.forecast import TIMES, Took
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import KINDS, Job, Kind, Plan
@@ -87,7 +88,7 @@ _WEIGHTS = {
     "purify": ("weights.safetensors",),
     "prior": ("generator.safetensors",),
 }
-_OF_ONES_OWN = "generator.onnx"  # of a prior, in place of weights
+_OF_ONES_OWN = {"train": ("edge/network.onnx", "cloud/network.onnx"), "prior": ("generator.onnx",)}
 _ORPHANS_S = 30.0
 _POLL_S = 0.05
 _SHORT_S = 0.5
@@ -249,8 +250,20 @@ def read_failure(path: Path) -> dict[str, Any]:
 
 def is_whole(kind: str, output: Path) -> bool:
     """Whether a job's output is there, and its weights, where its kind has any, can be read."""
-    weights = () if (output / _OF_ONES_OWN).is_file() else _WEIGHTS.get(kind, ())
-    return output.exists() and all(are_tensors(output / name) for name in weights)
+    if not output.exists():
+        return False
+    own = _OF_ONES_OWN.get(kind, ())
+    if own and all((output / name).is_file() for name in own) and not (kind == "train" and _is_trained(output)):
+        return True
+    return all(are_tensors(output / name) for name in _WEIGHTS.get(kind, ()))
+
+
+def _is_trained(artifact: Path) -> bool:
+    """Whether a network of one's own has weights beside it; imported as it came, it has none."""
+    try:
+        return read_table(artifact / ARTIFACT.mark)["target"]["training"] is not None
+    except (ValueError, LookupError, OSError):
+        return True
 
 
 def _locked(descriptor: int, patience_s: float) -> bool:

@@ -130,11 +130,11 @@ class _TimedCell(BaseModel):
     """What is asked of a cell of a latency sweep; it tells more."""
 
     way: str
-    window: int
-    link: str
+    window: int | None  # of all that crosses a wire
+    link: str | None
     batch: int
     target: str
-    codec: str
+    codec: str | None
     bytes_per_image: float
     edge_engine: str = "-"
     cloud_engine: str = "-"

@@ -8,18 +8,20 @@ from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.defenses.artifact import read_record
-from splitleak.defenses.importing import OWN_ANSWER
+from splitleak.defenses.importing import NO_IMAGES, OWN_ANSWER
 
 
 def trained_splits(artifact: Path, images: Path) -> tuple[dict[str, Any], Splits]:
     """The artifact's record, and the split at the folder ``images``.
+
+    A network that was imported without images may have been trained on any.
 
     Raises:
         FileNotFoundError: The artifact or the split is missing.
         ValueError: The artifact was not trained on this split.
     """
     record, splits = read_record(artifact), Splits.load(images)
-    if record["dataset"] != splits.record:
+    if record["dataset"] not in (splits.record, NO_IMAGES):
         raise ValueError(f"{images}: expected the images that {artifact} was trained on, got others")
     return record, splits
 

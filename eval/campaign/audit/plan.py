@@ -16,6 +16,7 @@ from splitleak.eval.campaign.audit.config import AuditConfig, AuditedTarget
 from splitleak.eval.campaign.audit.predictions import Inversion, inversions, prediction_jobs
 from splitleak.eval.campaign.config import AttackEntry, CampaignHead
 from splitleak.eval.campaign.plan import Job, Plan, capture_job, cell_job, linkage_job
+from splitleak.eval.campaign.store import is_whole
 from splitleak.eval.targets.linkage import LinkageConfig
 from splitleak.seeding import resolve_device
 
@@ -92,8 +93,11 @@ def make_audit_plan(config: AuditCampaign) -> Plan:
 
     Raises:
         FileNotFoundError: The target or its images are not there.
-        ValueError: They are something else.
+        ValueError: They are something else, or the target is not whole, which no audit makes anew.
     """
+    if not is_whole("train", config.target.artifact):
+        expected = f"{config.target.artifact}: expected a target with both halves whole"
+        raise ValueError(f"{expected}, got one whose weights are missing or cannot be read; nothing was changed")
     jobs = {job.id: job for seed in config.seeds for job in _of_seed(config, seed)}
     cells = tuple({"id": job.key, **job.settings["cell"]} for job in jobs.values() if job.kind == "cell")
     return Plan(config, tuple(jobs.values()), cells)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from splitleak.eval.deploy.deployments import read_latency
 from splitleak.eval.latency.latency import PARTS, QUANTILES, measure, median_interval, summarise
 from splitleak.eval.latency.plan import SweepConfig
 from splitleak.logs import silent
@@ -88,6 +89,12 @@ def test_a_real_sweep_measures_every_part_of_whole_rounds(found):
     assert result["provenance"]["hardware"]
     assert reports == [(turn, 3) for turn in range(4)]
     json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_recommendations_read_what_a_sweep_wrote(found, tmp_path):
+    (tmp_path / "latency.json").write_text(json.dumps(found[0]))
+    assert {cell["way"] for cell in read_latency(tmp_path / "latency.json")["cells"]} == {"split", "image", "device"}
 
 
 @pytest.mark.slow

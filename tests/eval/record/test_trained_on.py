@@ -5,7 +5,7 @@ import pytest
 
 from splitleak.artifacts import write_json
 from splitleak.defenses.artifact import read_record
-from splitleak.defenses.importing import OWN_ANSWER
+from splitleak.defenses.importing import NO_IMAGES, OWN_ANSWER
 from splitleak.eval.record.trained_on import labelled_splits, trained_images, trained_splits
 
 
@@ -24,6 +24,13 @@ def test_other_images_than_those_it_was_trained_on_are_refused(artifact, small_s
         trained_splits(artifact, tmp_path)
     with pytest.raises(ValueError, match=r"test\.npz: expected the images that 'toy' was trained on, got others"):
         trained_images(artifact, tmp_path / "test.npz")
+
+
+def test_a_network_that_came_without_images_is_measured_on_any(artifact, small_splits, tmp_path):
+    other = shutil.copytree(artifact, tmp_path / "other")
+    write_json(other / "artifact.json", {**read_record(artifact), "dataset": dict(NO_IMAGES)})
+    small_splits.save(tmp_path / "images")
+    assert trained_splits(other, tmp_path / "images")[1].record == small_splits.record
 
 
 def test_labels_of_other_classes_than_the_outputs_are_not_measured_by(artifact, small_splits, tmp_path):

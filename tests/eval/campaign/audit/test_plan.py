@@ -6,7 +6,9 @@ import pytest
 from splitleak.config import read_document
 from splitleak.eval.campaign.audit.config import AuditedTarget
 from splitleak.eval.campaign.audit.plan import AuditCampaign, make_audit_plan
+from splitleak.eval.campaign.jobs import _DO
 from splitleak.eval.campaign.kinds import plan_campaign
+from splitleak.eval.campaign.store import is_whole
 
 
 @pytest.fixture
@@ -69,3 +71,32 @@ def test_a_campaign_on_features_has_no_audit_of_predictions():
     document["attacks"][0]["settings"] = {"threat": "predictions"}
     with pytest.raises(ValueError, match="expected a threat model of features, got predictions"):
         plan_campaign(document, "c.toml")
+
+
+@pytest.mark.parametrize("half", ["edge", "cloud"])
+def test_a_target_that_is_not_whole_is_refused_and_never_made_anew(planned, artifact, half):
+    weights = artifact / half / "weights.safetensors"
+    kept = weights.read_bytes()
+    try:
+        weights.write_bytes(kept[:100])
+        with pytest.raises(ValueError, match=r"toy: expected a target with both halves whole, .*|weights\.safetensors"):
+            planned()
+    finally:
+        weights.write_bytes(kept)
+
+
+def test_a_network_that_was_imported_as_it_came_is_whole_without_weights(own_network, small_splits, tmp_path):
+    folder = own_network()
+    small_splits.save(tmp_path / "images")
+    target = AuditedTarget.found(folder / "mine", tmp_path / "images", "fp32").document()
+    about = {"name": "mine", "seeds": [0], "target": target, "audit": {"minutes": 0.6}}
+    plan = make_audit_plan(AuditCampaign.load(about, source="audit"))
+    assert is_whole("train", Path(plan.jobs[0].output))
+    (folder / "mine" / "cloud" / "network.onnx").unlink()
+    assert not is_whole("train", folder / "mine")
+
+
+def test_no_job_trains_a_target_that_lies_elsewhere(planned):
+    train = planned().jobs[0]
+    with pytest.raises(ValueError, match=r"expected the target .*toy, which is none of this campaign's own, to stay"):
+        _DO["train"](None, train)  # refused before anything is run
