@@ -88,7 +88,8 @@ class BREPMI(LatentSearch):
             generators={"steps": draw},
         )
         checkpoint = search.run.part("search").checkpoint
-        for iterations in step_ranges(self.name, config.steps, state, checkpoint, search.run.report, size=10):
+        stretches = step_ranges(self.name, config.steps, state, checkpoint, search.run.report, size=10)
+        for iterations in search.counted(state, stretches):
             for _ in iterations:
                 self.step(search, walks, labels, draw)
             state.history.append({"radius": float(walks.radius.mean()), "going": float(walks.going.sum())})

@@ -89,7 +89,8 @@ class MirrorGenetic(LatentSearch):
         population = {"latents": starts.clone(), "scores": scores}
         told = [config.document(), search.run.seed, float(starts.double().sum()), float(scores.double().sum())]
         state = Resumable(digest(told), {}, {}, {"steps": draw}, kept=population)
-        for _ in epochs(self.name, config.steps, state, search.run.part("search").checkpoint, search.run.report):
+        generations = epochs(self.name, config.steps, state, search.run.part("search").checkpoint, search.run.report)
+        for _ in search.counted(state, generations):
             rows = (state.kept["scores"].amax(1) < config.enough).nonzero().flatten()
             if search.query.affords(len(rows) * (each - 1)):
                 self.breed(search, state.kept, rows, draw)

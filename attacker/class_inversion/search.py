@@ -1,9 +1,9 @@
 """Latent optimisation, shared by attacks with a generator: sample latents, select, optimise, select again."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -25,7 +25,9 @@ from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.modules import freeze
 
 _BATCH = 256
+_MADE = "queries made"  # in a checkpoint
 
+_Stretch = TypeVar("_Stretch")
 Drawing = Generator | ImportedGenerator
 Identity = Literal["cross-entropy", "logit", "max-margin", "poincare"] | MatchedFeatures
 
@@ -61,6 +63,19 @@ class Search:
     evaluations: int = 0  # images that went through the attacker's own copy of the model
     goal: FeatureGoal | None = None  # if features are to be matched
     confidences: list[Tensor] = field(default_factory=list)  # logged and not popped yet
+
+    def counted(self, state: Resumable, stretches: Iterable[_Stretch]) -> Iterator[_Stretch]:
+        """The stretches of a loop that asks the model, whose count of queries is part of its checkpoint.
+
+        A loop that is taken up again so ends with the pictures and the count of one that was not interrupted. What it
+        asked after its last checkpoint, and again for its starts, is counted nowhere.
+        """
+        assert self.query is not None
+        for stretch in stretches:
+            if _MADE in state.kept:
+                self.query.made = int(state.kept[_MADE])
+            yield stretch
+            state.kept[_MADE] = torch.tensor(self.query.made)
 
     def draw(self, use: str) -> torch.Generator:
         """A stream of randomness for one use."""

@@ -112,9 +112,9 @@ def fit(
 ) -> dict[str, object]:
     """Trains ``network`` on (feature, image) pairs, and leaves it with the weights of the best epoch.
 
-    Best is the least MSE on pairs held out of the training, see `set_apart`: no victim has a say. With ``finish``, the training goes on
-    from there on all pairs, those held out as well, and its last weights count. Resumable: the checkpoint is identified
-    by config, seed and training pairs.
+    Best is the least MSE on pairs held out of the training, see `set_apart`: no victim has a say. With ``finish``, the
+    training goes on from there on all pairs, those held out as well, and its last weights count. Resumable: the
+    checkpoint is identified by config, seed and training pairs.
 
     Args:
         name: The attack's, for random streams and errors.

@@ -13,7 +13,7 @@ FALSE_MATCH_RATES = (0.01, 0.001)
 class PairRate:
     """The true match rate at a false match rate, None with too few pairs for it, and what it is of.
 
-    ``error`` is the standard error over probes that have a match; ``genuine`` and ``impostor`` count pairs.
+    ``error`` is the standard error over victims; ``genuine`` and ``impostor`` count pairs.
     """
 
     rate: float | None
@@ -42,10 +42,12 @@ def pair_match_rate(
     """The share of pairs of the same person that are accepted where that share of other pairs is.
 
     The threshold is the lowest at which at most ``false_match_rate`` of the pairs of different people are accepted; a
-    pair is accepted above it.
+    pair is accepted above it. Its standard error is a jackknife that leaves out one victim at a time (Efron and Stein,
+    "The jackknife estimate of variance", 1981): whose picture is a probe is in the gallery, too, so that no two pairs
+    with a victim in common count as independent. At the threshold of all.
 
     Args:
-        scores: ``(N, M)``, higher is more alike.
+        scores: ``(N, M)``, higher is more alike; of the same victims in the same order where N is M.
         same: ``(N, M)`` bool, whether a pair is of one person.
         false_match_rate: In (0, 1).
         compared: ``(N, M)`` bool, the pairs that count; default: all.
@@ -62,7 +64,13 @@ def pair_match_rate(
     if threshold is None or not pairs:
         return PairRate(None, None, pairs, len(others))
     accepted = (scores > threshold) & genuine
-    probes = genuine.any(1)
-    shares = accepted[probes].sum(1).double() / genuine[probes].sum(1)
-    error = float(shares.std() / len(shares) ** 0.5) if len(shares) > 1 else None
+    left = pairs - _of_each(genuine)
+    without = ((accepted.sum() - _of_each(accepted)) / left)[(left > 0) & (left < pairs)]
+    error = float((len(without) - 1) * without.var(correction=0)) ** 0.5 if len(without) > 1 else None
     return PairRate(float(accepted.sum()) / pairs, error, pairs, len(others))
+
+
+def _of_each(chosen: Tensor) -> Tensor:
+    """How many of the chosen pairs ``(N, M)`` each victim is in ``(N,)``, float64."""
+    rows = chosen.sum(1).double()
+    return rows + chosen.sum(0) - chosen.diagonal().double() if chosen.shape[0] == chosen.shape[1] else rows

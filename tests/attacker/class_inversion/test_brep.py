@@ -61,6 +61,18 @@ def labels_only(known, budget=None):
     return dataclasses.replace(known, query=Query(send, budget, answers="labels"), model=None)
 
 
+def test_taken_up_again_it_ends_with_the_pictures_and_the_count_of_one_that_was_not_interrupted(
+    searched, tmp_path, killed
+):
+    whole, again, config = labels_only(searched), labels_only(searched), BREPConfig(**{**QUICK, "steps": 40})
+    pictures = BREPMI(config)(whole)
+    checkpoint = tmp_path / "attack.checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        BREPMI(config)(labels_only(searched), Run(report=killed(3, of="brep-mi"), checkpoint=checkpoint))
+    assert torch.equal(BREPMI(config)(again, Run(checkpoint=checkpoint)), pictures)
+    assert again.query.made == whole.query.made
+
+
 def test_labels_are_enough_and_scores_are_not_looked_at(searched):
     told = labels_only(searched)
     attack = BREPMI(BREPConfig(**QUICK))

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from splitleak.attacker.base import Query
+from splitleak.attacker.base import Query, Run
 from splitleak.attacker.class_inversion.mirror import Mirror, MirrorConfig, MirrorGenetic, MirrorGeneticConfig
 
 QUICK = {"candidates": 40, "restarts": 2, "steps": 3}
@@ -40,6 +40,23 @@ def test_every_query_is_counted_and_no_more_are_made_than_the_budget(served):
     bred(poor, enough=1.0)
     assert poor.query.made == 40 + 120 + 110
     assert attack.findings["evaluations"] == 0
+
+
+@pytest.mark.parametrize("budget", [None, 40 + 120 + 230])
+def test_taken_up_again_it_ends_with_the_pictures_and_the_count_of_one_that_was_not_interrupted(
+    served, budget, tmp_path, killed
+):
+    def asked():
+        return dataclasses.replace(served, query=Query(served.query._send, budget))
+
+    whole, again = asked(), asked()
+    config = MirrorGeneticConfig(**{**BREEDING, "enough": 1.0})
+    pictures = MirrorGenetic(config)(whole)
+    checkpoint = tmp_path / "attack.checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        MirrorGenetic(config)(asked(), Run(report=killed(3), checkpoint=checkpoint))
+    assert torch.equal(MirrorGenetic(config)(again, Run(checkpoint=checkpoint)), pictures)
+    assert again.query.made == whole.query.made
 
 
 def test_a_class_that_is_sure_enough_asks_no_more(served):
