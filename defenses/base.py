@@ -79,6 +79,11 @@ class Defense(nn.Module):
         return frozenset()
 
     @property
+    def answers_anew(self) -> bool:
+        """Whether the whole model may answer one picture otherwise when it is asked again."""
+        return self.randomised
+
+    @property
     def noise_variance(self) -> float:
         """Variance of the additive noise of `forward`, per value; 0 without noise."""
         return 0.0

@@ -16,6 +16,7 @@ from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeat
 from splitleak.attacker.training.critic import Critic
 from splitleak.config import Config, digest
 from splitleak.defenses.classes.adaptive import feature_extractor
+from splitleak.defenses.features.layers import last_layer
 from splitleak.measures.identity import IDENTITY_LOSSES
 from splitleak.models.engine import fused
 from splitleak.models.generator import Generator
@@ -293,8 +294,11 @@ class LatentSearch(ClassInversion):
         """The identity loss ``(B,)``: how far the model is from classifying images as ``labels``."""
         if isinstance(self.config.identity, MatchedFeatures):
             assert search.goal is not None
+            assert search.model is not None
             search.evaluations += len(images)
-            return search.goal.distance(search.goal.body(images), labels)
+            features = search.goal.body(images)
+            search.log_confidence(last_layer(search.model).layer(features.detach()), labels)
+            return search.goal.distance(features, labels)
         logits = search.logits(images)
         search.log_confidence(logits, labels)
         return IDENTITY_LOSSES[self.config.identity](logits, labels)

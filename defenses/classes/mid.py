@@ -66,7 +66,7 @@ class MID(Defense):
     (arXiv:2009.05241): a variational upper bound of the mutual information between image and prediction. The divergence
     is summed over the code and averaged over the batch. Published weights: 0.003 to 0.02 on CelebA, 0.2 on MNIST, 0.15
     on CIFAR-10. Deviation: at inference the code is its mean, so predictions are deterministic; published code samples
-    there too (``noise_at_test``). A white-box attacker takes the mean anyway.
+    there too (``noise_at_test``), and an adaptive attacker takes the mean.
     Shapes: features ``(N, d)`` at the last layer, d at least 2; code ``(N, d // 2)``.
 
     Raises:
@@ -84,6 +84,10 @@ class MID(Defense):
     def adaptive_attacks(self) -> frozenset[AdaptiveAttack]:
         """By the features before the bottleneck, and by the mean of a code that is drawn at inference."""
         return frozenset({"gradients", "features"} if self.config.noise_at_test else {"features"})
+
+    @property
+    def answers_anew(self) -> bool:
+        return self.config.noise_at_test
 
     def prepare(self, model: SplitModel, classes: int) -> None:
         slot, last = last_linear(model.head, self.name)

@@ -32,7 +32,8 @@ def train_target_purifier(
 
     Neither the attacker's images nor the victims' are used. The reference set is training images, on which the target
     is more confident than on others, and the cost is measured on all test images; or it is half of the test images (as
-    in the paper, whose reference set the target was not trained on), and the cost is measured on the other half.
+    in the paper, whose reference set the target was not trained on), and the cost is measured on the other half, both
+    without the attacker's and the victims', where a split takes these from the test images.
 
     Args:
         artifact: Folder of the trained target.
@@ -58,6 +59,8 @@ def train_target_purifier(
     model = load_whole(artifact, device, seed=seed)
     pool, evaluation = splits.train, splits.test
     if config.reference == "test":
+        taken = {*splits.public.hashes(), *splits.victims.hashes()}  # a split from the test pool has them among these
+        evaluation = evaluation.select(torch.tensor([name not in taken for name in evaluation.hashes()]))
         shuffled = torch.randperm(len(evaluation), generator=generator(seed, "purifier", "halves"))
         pool, evaluation = (evaluation.select(half) for half in shuffled.tensor_split(2))
     indices = torch.randperm(len(pool), generator=generator(seed, "purifier", "reference"))[: config.reference_images]

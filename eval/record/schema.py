@@ -173,6 +173,11 @@ class Findings(_Part):
     student_agreement: tuple[float, ...] | None = Field(default=None, description="of LOMMA's with their teacher")
     captured_unlike: float | None = Field(default=None, description="see `unlikeness`")
 
+    @property
+    def stages(self) -> list[list[dict[str, float]]]:
+        """The histories of a search's further stages."""
+        return [figures for name, figures in (self.model_extra or {}).items() if name.startswith("history_")]
+
 
 class AttackRun(_Part):
     """The attack: registered name, settings, seed and findings. ``prior`` is the digest of a generator."""
@@ -241,6 +246,11 @@ class ThreatModel(_Part):
     ignores_output_policy: bool = False
     auxiliary: AuxiliaryImages | None = None
     capture: CaptureGaps | None = Field(default=None, description="if it has gaps; not told by older attacks")
+
+    @property
+    def pictures(self) -> int:
+        """The different pictures that it asked about."""
+        return self.queries // max(1, self.draws * self.views)
 
 
 class Wire(_Part):

@@ -1,7 +1,7 @@
 """Flags: automatic warnings about numbers that may overstate a defense."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
@@ -10,6 +10,7 @@ from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import OWN_ANSWER
+from splitleak.defenses.stack import DefenseConfig
 from splitleak.eval.campaign.audit.config import AUDIT
 from splitleak.eval.record.schema import ClassesRecord, FigurePlace, Record
 from splitleak.eval.report.comparisons import weaker_attacks
@@ -108,9 +109,7 @@ def record_flags(record: Record) -> list[str]:
     tenth = max(1, len(errors) // 10)
     if len(errors) > tenth and min(errors[-tenth:]) < (1 - _STILL_FALLING) * min(errors[:-tenth]):
         flags.append("not converged: the attack was still getting better when it ended; train it longer")
-    surer = [figures["confidence"] for figures in history if "confidence" in figures]
-    quarter = len(surer) // 4
-    if quarter and fmean(surer[-quarter:]) > fmean(surer[-2 * quarter : -quarter]) + _STILL_RISING:
+    if any(map(_still_surer, (history, *findings.stages))):
         flags.append("not converged: the target was still getting surer of the pictures; give the search more steps")
     gradient = findings.gradient_norm_start
     if gradient is not None and not gradient > _NO_GRADIENT:
@@ -122,9 +121,9 @@ def record_flags(record: Record) -> list[str]:
     if chosen is not None and before is not None and chosen <= before:
         flags.append("start: no epoch beat the decoder that the attack started from, so its score is that decoder's")
     pixels = math.prod(record.target.design.model.image_shape)
-    if findings.parameters is not None and record.threat_model.queries * pixels < findings.parameters:
+    if findings.parameters is not None and record.threat_model.pictures * pixels < findings.parameters:
         flags.append(
-            f"few queries: {record.threat_model.queries:,} pictures for {findings.parameters:,} weights; the attack "
+            f"few queries: {record.threat_model.pictures:,} pictures for {findings.parameters:,} weights; the attack "
             "would gain from more"
         )
     if findings.student_agreement is not None and min(findings.student_agreement) < AGREES:
@@ -141,6 +140,12 @@ def record_flags(record: Record) -> list[str]:
     if record.threat_model.capture is not None:
         flags.append("capture: it tells of gaps, so the attack did not see all that crossed the wire; record it again")
     return flags
+
+
+def _still_surer(history: Sequence[Mapping[str, float]]) -> bool:
+    surer = [figures["confidence"] for figures in history if "confidence" in figures]
+    quarter = len(surer) // 4
+    return bool(quarter) and fmean(surer[-quarter:]) > fmean(surer[-2 * quarter : -quarter]) + _STILL_RISING
 
 
 def _of_claims(statements: Sequence[Statement]) -> Iterator[tuple[str, int, str]]:
@@ -201,6 +206,11 @@ def _drawing_anew(record: Record) -> list[str]:
     return [name for name in names if name in DEFENSES and DEFENSES[name].randomised]
 
 
+def _answering_anew(record: Record) -> list[str]:
+    steps = (DefenseConfig.parse(step.document(), source=step.name) for step in record.target.design.defenses)
+    return [step.name for step in steps if step.build().answers_anew]
+
+
 def _randomised(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
     what, models = ", ".join(_drawing_anew(ours[0][1])), [record.threat_model for _, record in ours]
     if not what:
@@ -220,18 +230,20 @@ def _randomised(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
 
 
 def _white_box(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
-    best: dict[bool, tuple[Cell, Record]] = {}
-    for cell, record in sorted(ours, key=lambda item: item[1].mse, reverse=True):
-        kind = ATTACKS.get(record.attack.name)
-        if kind is not None:
-            best["encoder" in kind.needs] = cell, record
-    if len(best) < 2 or best[True][1].mse <= best[False][1].mse:
-        return []
-    white, black = (f"{best[knows][0].attack} {best[knows][1].mse:.4f}" for knows in (True, False))
-    return [
-        f"white box: knowing the weights did worse (MSE of {white}) than not knowing them ({black}); the white-box "
-        "attack is not at its best, so look for its gradient and give it more steps"
-    ]
+    flags = []
+    for views in sorted({record.threat_model.views for _, record in ours}):
+        best: dict[bool, tuple[Cell, Record]] = {}
+        for cell, record in sorted(ours, key=lambda item: item[1].mse, reverse=True):
+            kind = ATTACKS.get(record.attack.name)
+            if kind is not None and record.threat_model.views == views:
+                best["encoder" in kind.needs] = cell, record
+        if len(best) == 2 and best[True][1].mse > best[False][1].mse:
+            white, black = (f"{best[knows][0].attack} {best[knows][1].mse:.4f}" for knows in (True, False))
+            flags.append(
+                f"white box: knowing the weights did worse (MSE of {white}) than not knowing them ({black}); the "
+                "white-box attack is not at its best, so look for its gradient and give it more steps"
+            )
+    return flags
 
 
 def _below_the_estimate(ours: Sequence[tuple[Cell, Record]]) -> Iterator[tuple[Cell, str]]:
@@ -268,7 +280,7 @@ def _ignores_policy(cell: Cell, record: Record) -> Iterator[str]:
 
 def _asked_once(place: FigurePlace, record: Record) -> Iterator[str]:
     policy = PolicyConfig.parse(place.policy, source="policy")
-    fresh = _drawing_anew(record) + (["the policy's noise"] if policy.sigma and policy.noise == "fresh" else [])
+    fresh = _answering_anew(record) + (["the policy's noise"] if policy.sigma and policy.noise == "fresh" else [])
     if fresh and record.threat_model.draws == 1 and not _runs_the_model(record):
         yield (
             f"randomised: {', '.join(fresh)} comes anew with each answer, and the attacker asked once for each image; "

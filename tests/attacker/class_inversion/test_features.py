@@ -101,6 +101,7 @@ def test_the_images_that_the_model_saw_are_counted(searched):
     attack, _ = attacked(searched, steps=3)
     blank, fingerprint, last = 1, 10, 20
     assert attack.findings["evaluations"] == blank + fingerprint + 3 * 20 + last
+    assert 0 < attack.findings["history"][-1]["confidence"] < 1  # by which a report sees whether it ended too early
 
 
 def test_it_draws_images_nearer_to_the_class_before_a_head_that_hides_its_gradients(searched):

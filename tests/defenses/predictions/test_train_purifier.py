@@ -56,13 +56,31 @@ def test_a_purifier_lessens_the_dispersion_of_entropy_and_logs_and_keeps_the_acc
     assert found["confidence_distortion"] < 0.2
 
 
+def test_of_a_split_from_the_test_pool_the_reference_has_no_picture_of_victims_or_attacker(
+    artifact, small_splits, monkeypatch
+):
+    test = small_splits.test
+    shared = replace(small_splits, public=test.select(torch.arange(60)), victims=test.select(torch.arange(60, 100)))
+    seen = []
+
+    def trained(scores, config, seed, *, images, **_):
+        seen.extend(replace(test, pixels=(images * 255).round().byte(), labels=test.labels[: len(images)]).hashes())
+        return train_purifier(scores, config, seed, images=images)
+
+    monkeypatch.setattr("splitleak.defenses.predictions.train_purifier.train_purifier", trained)
+    config = PurifierConfig(epochs=1, reference="test", reference_images=300)
+    _, record = train_target_purifier(artifact, shared, config, 0, device=CPU)
+    assert len(seen) == record["cost"]["images"] == 100
+    assert not set(seen) & {*shared.public.hashes(), *shared.victims.hashes()}
+
+
 @pytest.mark.parametrize(("reference", "judged"), [("train", 300), ("test", 150)])
 def test_neither_the_attackers_nor_the_victims_images_are_used(artifact, small_splits, reference, judged):
     config = PurifierConfig(epochs=1, reference=reference, reference_images=120)
     purifier, record = train_target_purifier(artifact, small_splits, config, 0, device=CPU)
     assert record["reference"] == {"set": reference, "images": 120, "seen_in_training": reference == "train"}
     assert record["cost"]["images"] == judged
-    blank = small_splits.test.select(torch.zeros(5, dtype=torch.int64))
+    blank = replace(small_splits.test, pixels=torch.zeros_like(small_splits.test.pixels))
     without = replace(small_splits, public=blank, victims=blank)
     again, same_record = train_target_purifier(artifact, without, config, 0, device=CPU)
     assert same_record == record

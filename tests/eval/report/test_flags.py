@@ -21,7 +21,7 @@ def record(errors=(), mean_image=None, *, accuracy=0.9, **findings):
 
 
 def document(attack="decoder", mse=0.02, *, findings=None, accuracy=0.9, defenses=(), sees="features", **more):
-    stack = [{"name": name} for name in defenses]
+    stack = [{"name": each} if isinstance(each, str) else each for each in defenses]
     return {
         "version": 2,
         "kind": "victims",
@@ -71,6 +71,14 @@ def test_an_attack_still_getting_better_at_its_end_is_doubted(last, doubted):
 def test_a_search_that_ends_while_the_target_gets_surer_is_doubted(surer, doubted):
     search = record(history=[{"loss": 1.0, "confidence": each} for each in surer])
     assert [flag.split(":")[0] for flag in record_flags(search)] == (["not converged"] if doubted else [])
+
+
+def test_each_stage_of_a_search_counts():
+    """IF-GMI goes on from the latents into the blocks of the generator, each with a history of its own."""
+    done, rising = ([{"confidence": each} for each in surer] for surer in ([0.8] * 4, [0.1, 0.4, 0.7, 0.8]))
+    flagged = record_flags(record(history=done, **{"history_block-1": done, "history_block-2": rising}))
+    assert [flag.split(":")[0] for flag in flagged] == ["not converged"]
+    assert record_flags(record(history=done, **{"history_block-1": done})) == []
 
 
 def test_the_last_quarter_of_a_search_is_what_counts():
@@ -160,6 +168,7 @@ def test_knowing_the_weights_and_doing_worse_is_doubted(monkeypatch, white, doub
     records = [cell(mse=0.02), cell("unheard-of", 0.001), cell("white", white), cell("white", 0.5)]
     assert kinds(records) == ([(None, "white box")] if doubted else [])
     assert kinds(records[2:]) == []
+    assert kinds([*records[1:], cell(mse=0.001, views=8)]) == []  # who sees a picture often may well do better
 
 
 def test_a_score_below_the_estimate_is_doubted_and_one_at_it_is_not():
@@ -206,6 +215,8 @@ def test_fewer_values_asked_for_than_weights_are_doubted(queries, doubted):
     assert [flag.split(":")[0] for flag in record_flags(parse_record(about, source="test"))] == (
         ["few queries"] if doubted else []
     )
+    about["threat_model"] |= {"queries": 64 * queries, "draws": 64}  # the same pictures, asked about again and again
+    assert bool(record_flags(parse_record(about, source="test"))) == doubted
 
 
 @pytest.mark.parametrize(("apart", "doubted"), [(10.1, True), (1.0, False)])
@@ -272,6 +283,8 @@ def test_pictures_no_closer_than_a_constant_are_doubted(mse, doubted):
         ({"policy": {"noise": "fresh"}}, False),
         ({"defenses": ("gaussian-noise",)}, True),
         ({"defenses": ("bottleneck",)}, False),
+        ({"defenses": ("mid",)}, False),
+        ({"defenses": ({"name": "mid", "config": {"noise_at_test": True}},)}, True),
     ],
 )
 def test_a_service_that_draws_anew_asked_once_is_doubted(given, doubted):
