@@ -32,8 +32,8 @@ from splitleak.measures.pixel import batch_psnr, mse, psnr
 from splitleak.measures.ssim import ssim, ssim_zero_padded
 from splitleak.plugins import Plugin, packaged
 
-GAINS = ("gain", "open_gain", "open_set")
-"""Names of metrics of classes that say themselves which attack is the strongest; else it is what is recognised."""
+CHOSEN_BY = {"open_gain": "open_set", "open_set": "open_set"}
+"""By a metric of classes, the one that says which attack is the strongest, if it is not what is recognised."""
 
 HitMatrix = NDArray[np.float64]
 """Which pictures a judge takes for their class, ``[class][picture]``, 1 or 0; or shares of these."""
@@ -69,7 +69,8 @@ class JudgedClasses:
 class Reading:
     """A record with other measures of its target: attack-free leakage, linkage of features, and latency.
 
-    ``baselines`` are the records of the baselines on the same target, by the same attacker's images.
+    ``baselines`` are the records of the baselines on the same target, by the same attacker's images; those count that
+    need no more than ``access``, by default that of the record's attack.
     """
 
     record: Record
@@ -77,6 +78,7 @@ class Reading:
     latency: Mapping[str, Mapping[str, float | None]] | None = None
     linkage: Linkage | None = None
     baselines: tuple[ClassesRecord, ...] = ()
+    access: str | None = None
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,10 @@ def _closer(reading: Reading) -> float | None:
 
 
 def _gain(reading: Reading) -> float | None:
-    """How many points more often it is recognised than the best baseline of the same access; None without one."""
+    """How many points more often it is recognised than the best baseline of the same access; None without one.
+
+    With as many pictures of each class as it gives itself, see `best_baseline`.
+    """
     return _over_baseline(reading, recognised_hits)
 
 
@@ -291,7 +296,7 @@ def _embedded(rate: str, *path: str) -> Callable[[Reading], float | None]:
 
 def _over_baseline(reading: Reading, hits_of: Callable[[ClassesRecord], HitMatrix | None]) -> float | None:
     best, own = best_baseline(reading, hits_of), _hits(reading, hits_of)
-    return None if best is None or own is None else 100 * float(own.mean() - best[1].mean())
+    return None if best is None or own is None else 100 * float(own.mean() - best.mean())
 
 
 def _gain_error(reading: Reading) -> float | None:
@@ -306,7 +311,7 @@ def _open_gain_error(reading: Reading) -> float | None:
 
 def _gain_error_of(reading: Reading, hits_of: Callable[[ClassesRecord], HitMatrix | None]) -> float | None:
     best, own = best_baseline(reading, hits_of), _hits(reading, hits_of)
-    return None if best is None or own is None else clustered_error(own.mean(1) - best[1].mean(1))
+    return None if best is None or own is None else clustered_error(own.mean(1) - best.mean(1))
 
 
 def _recognised_error(reading: Reading) -> float | None:
@@ -358,23 +363,22 @@ def is_baseline(record: Record) -> bool:
     return kind is not None and kind.baseline
 
 
-def best_baseline(
-    reading: Reading, hits_of: Callable[[ClassesRecord], HitMatrix | None]
-) -> tuple[ClassesRecord, HitMatrix] | None:
-    """Of the baselines that need no more access than the attack, the one with the most hits, and these.
+def best_baseline(reading: Reading, hits_of: Callable[[ClassesRecord], HitMatrix | None]) -> HitMatrix | None:
+    """The most hits of a baseline that needs no more access, with as many pictures of a class as the attack gives.
 
-    None for a baseline itself, and where there is none of the access.
+    A baseline's pictures are best first, so that its first few are recognised more often than all of them: an attack
+    that gives its best few is compared with these. None for a baseline itself, and where there is none of the access.
     """
-    access = reading.record.threat_model.access
-    if access not in ACCESSES or is_baseline(reading.record):
+    access, own = reading.access or reading.record.threat_model.access, _hits(reading, hits_of)
+    if access not in ACCESSES or own is None or is_baseline(reading.record):
         return None
     allowed = ACCESSES[: ACCESSES.index(access) + 1]
     judged = [
-        (record, hits)
+        hits[:, : own.shape[1]]
         for record in reading.baselines
         if record.threat_model.access in allowed and (hits := hits_of(record)) is not None
     ]
-    return max(judged, key=lambda pair: float(pair[1].mean()), default=None)
+    return max(judged, key=lambda hits: float(hits.mean()), default=None)
 
 
 _WIRE, _POLICY, _FREE, _TIME = "on the wire", "behind its policy", "without any attack", "latency p50"

@@ -154,7 +154,7 @@ def _curves(results: Results, audited: Audited) -> Iterator[Curve]:
     once = {row: [cell for cell in cells if _once(cell)] for row, cells in decoders.items()}
     of = next((cell.record.attack.name for cells in decoders.values() for cell in cells if cell.record), "decoder")
     title = f"Leak against queries, {of}, one crossing"
-    by_queries = _curve(results, f"queries {name}", (title, "queries"), once, _pairs_asked)
+    by_queries = _curve(results, f"queries {name}", (title, "queries"), once, _queries)
     most = max((_pairs_asked(cell) for cells in decoders.values() for cell in cells), default=0)
     all_asked = {row: [cell for cell in cells if _pairs_asked(cell) == most] for row, cells in decoders.items()}
     for curve in (by_queries, _by_crossings(results, name, all_asked, of)):
@@ -194,12 +194,14 @@ def _is_decoder(cell: Cell) -> bool:
     return named and not (cell.attack or "").endswith(("longer", "mirrored"))
 
 
+def _queries(cell: Cell) -> int:
+    """How many answers an attack had: an image that was asked about 64 times counts 64 times."""
+    return 0 if cell.record is None else cell.record.threat_model.queries
+
+
 def _pairs_asked(cell: Cell) -> int:
     """How many of its own images an attack asked about."""
-    if cell.record is None:
-        return 0
-    model = cell.record.threat_model
-    return model.queries // max(1, model.draws * model.views)
+    return 0 if cell.record is None else cell.record.threat_model.pictures
 
 
 def verdicts(results: Results) -> list[str]:

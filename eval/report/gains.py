@@ -13,20 +13,23 @@ from splitleak.eval.report.seed_tests import SeedTest, corrected
 _JUDGES = {"closed set": "gain", "open set": "open_gain"}
 _READ = {"gain": ("recognised", recognised_hits), "open_gain": ("open_set", open_hits)}
 _GAIN_NOTE = (
-    "In points, the strongest attack of each group: by how much its pictures are recognised more often than those of "
-    "the best baseline of the same access, which were picked and not rebuilt. (±) is the standard error of the paired "
+    "In points, the attack of each group that is recognised most often: by how much more often than as many pictures "
+    "of the best baseline for the access that the whole group has, which were picked and not rebuilt. (±) is the "
+    "standard error of the paired "
     "difference over the classes of one target, on average over seeds. Open set: by a judge that knows the prior's "
     "classes too."
 )
 _WORTH_NOTE = (
     "In points, the gain over the baseline that a defense takes from the strongest attack: that on the undefended "
     "target less its own, by seed; at equal accuracy where undefended targets of several accuracies were measured "
-    "(label_noise), between which it is interpolated. A target that is less accurate is recognised less, and so are "
-    "its baselines: that is worth nothing. Paired t tests over seeds, p corrected for their number (Holm)."
+    "(label_noise), between which it is interpolated; seeds in which it is less accurate than all of these are left "
+    "out. A target that is less accurate is recognised less, and so are its baselines: that is worth nothing. Paired t "
+    "tests over seeds, p corrected for the number of those that differ (Holm)."
 )
 _APART_NOTE = (
     "Targets in the order of the gain over the baseline that the strongest attack keeps: whether each differs from the "
-    "next. Paired t tests over seeds, p corrected for their number (Holm); accuracy: difference of the two, in points."
+    "next. Paired t tests over seeds, p corrected for the number of those that differ (Holm); accuracy: difference of "
+    "the two, in points."
 )
 _WORTH = {"above": "protects", "below": "harms", "cannot be told": "cannot be told"}
 _APART = {"above": "apart", "below": "apart", "cannot be told": "cannot be told"}
@@ -72,7 +75,7 @@ def _gain_row(results: Results, row: Row, group: str) -> Iterator[str]:
 
 def _baseline(cell: Cell, metric: str) -> float | None:
     best = None if cell.reading is None else best_baseline(cell.reading, _READ[metric][1])
-    return None if best is None else 100 * float(best[1].mean())
+    return None if best is None else 100 * float(best.mean())
 
 
 def _worth_sheets(results: Results) -> list[Sheet]:
@@ -94,11 +97,11 @@ def _undefended(results: Results) -> list[Row]:
 
 
 def _worth(results: Results, row: Row, group: str, metric: str, controls: list[Row]) -> dict[int, float]:
-    """By seed, the gain on undefended targets at the row's accuracy, less its own."""
+    """By seed, the gain on undefended targets at the row's accuracy, less its own; none below all of theirs."""
     own, worth = _gains(results, row, group, metric), dict[int, float]()
     for seed, (accuracy, gain) in own.items():
         known = [of_control[seed] for each in controls if seed in (of_control := _gains(results, each, group, metric))]
-        if known:
+        if len(known) == 1 or (known and accuracy >= min(known)[0]):
             accuracies, gains = np.array(sorted(known)).T
             worth[seed] = float(np.interp(accuracy, accuracies, gains)) - gain
     return worth
@@ -143,8 +146,10 @@ def _tested_sheet(
 ) -> list[Sheet]:
     if not tests:
         return []
-    rows = []
-    for key, test in zip(tests, corrected(list(tests.values())), strict=True):
+    rows, distinct = [], list(dict.fromkeys(tests.values()))  # two groups may have one strongest attack
+    of = dict(zip(distinct, corrected(distinct), strict=True))
+    for key, alone in tests.items():
+        test = of[alone]
         more = () if accuracies is None else (accuracies[key],)
         verdict = verdicts[test.sign] if test.p is not None else "cannot be told"
         rows.append(tuple(map(Text, (*key, *more, f"{round(test.mean, 1) + 0.0:+.1f}", verdict, test.told))))

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
+from splitleak.attacker.class_inversion.base import ACCESSES
 from splitleak.config import read_lines, read_table
 from splitleak.eval.campaign.classes.config import BASELINES, STRONGEST
 from splitleak.eval.campaign.store import PLAN, Store, read_failure
-from splitleak.eval.record.metrics import GAINS, Kind, Reading, is_baseline, kind_of, metric_named
+from splitleak.eval.record.metrics import CHOSEN_BY, Kind, Reading, is_baseline, kind_of, metric_named
 from splitleak.eval.record.schema import (
     FILE,
     ClassesRecord,
@@ -94,6 +95,7 @@ class Cell:
     latency: Mapping[str, Mapping[str, float | None]] | None = None
     linkage: Linkage | None = None
     baselines: tuple[ClassesRecord, ...] = ()
+    access: str | None = None  # that its baselines may need, if not its attack's
 
     @property
     def kind(self) -> Kind:
@@ -142,7 +144,7 @@ class Cell:
         """The record with all that metrics are read of; None if it is not measured."""
         if self.record is None:
             return None
-        return Reading(self.record, self.leakage, self.latency, self.linkage, self.baselines)
+        return Reading(self.record, self.leakage, self.latency, self.linkage, self.baselines, self.access)
 
 
 def measured(cells: Iterable[Cell], metric: str) -> list[float]:
@@ -249,9 +251,9 @@ class Results:
         return by_row
 
     def by_seed(self, table: str, row: Row, metric: str, attack: str | None = None) -> dict[int, float]:
-        """A metric of a row by measured seed; ``table`` may be one of `groups`, the strongest by it if of `GAINS`."""
+        """A metric of a row by measured seed; ``table`` may be one of `groups`: see `strongest`."""
         if table in self.groups:
-            cells: Collection[Cell] = self.strongest(row, table, metric if metric in GAINS else "recognised").values()
+            cells: Collection[Cell] = self.strongest(row, table, metric).values()
         else:
             cells = self.of(table, row, attack)
         values = ((cell.seed, cell.measure(metric)) for cell in cells)
@@ -318,20 +320,28 @@ class Results:
     def strongest(self, row: Row, group: str = STRONGEST, metric: str = "recognised") -> dict[int, Cell]:
         """By seed, the cell with the highest attack accuracy, if all attacks of the group on it are measured.
 
-        Or with the highest value of another ``metric``.
+        By the judge whose ``metric`` is asked for. Its gain is over the best baseline of the highest access in the
+        group: who may run all of these attacks has that baseline, whichever of them is the strongest.
         """
         cells = [cell for table in self.groups[group] for cell in self.of(table, row)]
-        strongest: dict[int, Cell] = {}
+        chosen, strongest = CHOSEN_BY.get(metric, "recognised"), dict[int, Cell]()
         for seed in self.seeds:
-            rated = [(cell.measure(metric), cell) for cell in cells if cell.seed == seed]
-            if rated and all(share is not None for share, _ in rated):
-                strongest[seed] = max(rated, key=lambda item: item[0] if item[0] is not None else 0.0)[1]
+            ours = [cell for cell in cells if cell.seed == seed]
+            rated = [(share, cell) for cell in ours if (share := cell.measure(chosen)) is not None]
+            if ours and len(rated) == len(ours):
+                best = max(rated, key=lambda item: item[0])[1]
+                strongest[seed] = replace(best, access=_highest_access(ours))
         return strongest
 
     def strongest_names(self, row: Row, group: str = STRONGEST, metric: str = "recognised") -> str:
         """The strongest attacks with their numbers of seeds, as text; empty if not measured."""
         counts = Counter(cell.table for cell in self.strongest(row, group, metric).values())
         return ", ".join(f"{name} {count}" for name, count in counts.most_common())
+
+
+def _highest_access(cells: Iterable[Cell]) -> str | None:
+    accesses = [cell.record.threat_model.access for cell in cells if cell.record is not None]
+    return max((each for each in accesses if each in ACCESSES), key=ACCESSES.index, default=None)
 
 
 def _tables(config: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[TableRows, ...]:

@@ -1,4 +1,8 @@
-"""Paired tests over seeds: t tests, Holm's correction for their number, intervals, and the seeds that are needed."""
+"""Paired tests over seeds: t tests, Holm's correction for their number, intervals, and the seeds that are needed.
+
+Values that are the same in all seeds, as shares of few images may be, say nothing of how much they vary. They get the
+exact sign test, which counts seeds alone: 0.25 for three, below 0.05 from six on.
+"""
 
 import math
 from bisect import bisect_left
@@ -19,7 +23,7 @@ Sign = Literal["above", "below", "cannot be told"]
 
 @dataclass(frozen=True)
 class SeedTest:
-    """A two-sided t test of whether the mean of ``values``, one a seed, is 0.
+    """A two-sided t test of whether the mean of ``values``, one a seed, is 0; a sign test where all are the same.
 
     ``p`` is None for fewer than two seeds; ``tests`` is the number of tests that it was corrected for.
     """
@@ -40,7 +44,7 @@ class SeedTest:
             return cls(kept, None)
         error = stdev(kept) / math.sqrt(len(kept))
         if not error:
-            return cls(kept, 1.0 if fmean(kept) == 0 else 0.0)
+            return cls(kept, 1.0 if fmean(kept) == 0 else 2.0 ** (1 - len(kept)))
         return cls(kept, 2 * float(stdtr(len(kept) - 1, -abs(fmean(kept)) / error)))
 
     @property
@@ -57,8 +61,8 @@ class SeedTest:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % confidence interval of the mean, not corrected; None for fewer than two seeds."""
-        if self.p is None:
+        """The 95 % confidence interval of the mean, not corrected; None where nothing varies, as for one seed."""
+        if len(set(self.values)) < 2:
             return None
         half = float(stdtrit(len(self.values) - 1, 1 - LEVEL / 2)) * stdev(self.values) / math.sqrt(len(self.values))
         return self.mean - half, self.mean + half
@@ -69,9 +73,12 @@ class SeedTest:
 
         By the strictest of the corrected tests; None where more than 1000 are needed, or nothing is known.
         """
-        if self.p is None or self.mean == 0 or not (deviation := stdev(self.values)):
+        if self.p is None or self.mean == 0:
             return None
-        effect, level = abs(self.mean) / deviation, LEVEL / self.tests
+        level = LEVEL / self.tests
+        if self.interval is None:
+            return math.ceil(1 - math.log2(level))
+        effect = abs(self.mean) / stdev(self.values)
 
         def power(seeds: int) -> float:
             least = stdtrit(seeds - 1, 1 - level / 2)
@@ -84,10 +91,12 @@ class SeedTest:
     @property
     def told(self) -> str:
         """Interval, corrected p, and the seeds needed where it cannot be told, as text."""
-        if self.interval is None:
+        if self.p is None:
             return "one seed" if self.values else ""
-        low, high = self.interval
-        text = f"95 % interval {low:.3g} to {high:.3g}, p {self.p:.2g}"
+        among = "the same in all seeds"
+        if self.interval is not None:
+            among = "95 % interval {:.3g} to {:.3g}".format(*self.interval)
+        text = f"{among}, p {self.p:.2g}"
         if self.sign != "cannot be told":
             return text
         more = f"about {self.needed}" if self.needed else f"more than {_MOST_SEEDS}"

@@ -53,7 +53,7 @@ def measured(fake_predictions):
     By the open-set judge, half as many are right; every second seed moves all shares by 10 points.
     """
 
-    def make(shares, accuracies, *, seeds=(0, 1, 2, 3), fit=0.95):
+    def make(shares, accuracies, *, seeds=(0, 1, 2, 3), fit=0.95, changes=None):
         def change(record):
             place = record["cell"]
             share = shares[place["figure"]][place["row"]] + 10 * (place["seed"] % 2)
@@ -62,6 +62,8 @@ def measured(fake_predictions):
             record["threat_model"]["access"] = ACCESS[place["attack"]]
             record["scores"]["recognised"]["mean"] = share / 100
             record["figures"] = figures(share, share / 2, fit)
+            if changes and place["figure"] in changes:
+                changes[place["figure"]](record)
 
         rows = {
             table: {
@@ -94,6 +96,32 @@ def test_an_attack_is_measured_against_the_best_baseline_of_no_more_access_than_
     assert gains == pytest.approx({"GMI": 20, "BREP": 20})  # labels alone do not give the pictures of most confidence
     assert results.spread("GMI", Row("none"), "open_gain").mean == pytest.approx(10)
     assert results.spread("public by scores", Row("none"), "gain") is None
+
+
+def test_as_many_pictures_are_compared_as_the_attack_gives(measured):
+    """The first of a baseline's pictures are those that the target is surest of."""
+
+    def first(record):
+        for judged in (record["figures"]["top1"], record["figures"]["open_set"]["right"]):
+            judged["hits"] = [of_class[:1] for of_class in judged["hits"]]
+
+    accuracies, few_of_gmi = {"none": 90, "defended": 90}, {"GMI": first}
+    few = measured(BASE, accuracies, seeds=(0,), changes=few_of_gmi)
+    assert few.spread("public by scores", Row("none"), "recognised").mean == pytest.approx(60)
+    [row, _] = sheet(few, "Gain over the best baseline")
+    assert (row[4], few.spread("GMI", Row("none"), "gain").mean) == ("60.0", pytest.approx(20))
+    shares = BASE | {"public by scores": {"none": 64, "defended": 50}}
+    sure = measured(shares, accuracies, seeds=(0,), changes=few_of_gmi)
+    assert sure.spread("GMI", Row("none"), "gain").mean == pytest.approx(10)
+
+
+def test_a_group_is_held_against_the_baseline_of_all_that_it_may_see(measured):
+    """An attack that needs labels alone may be the strongest: who has the weights has the better baseline."""
+    shares = BASE | {"BREP": {"none": 90, "defended": 30}}
+    results = measured(shares, {"none": 90, "defended": 90})
+    assert results.spread("BREP", Row("none"), "gain").mean == pytest.approx(60)
+    assert results.strongest_names(Row("none")) == "BREP 4"
+    assert results.spread("strongest", Row("none"), "gain").mean == pytest.approx(30)
 
 
 def test_errors_are_clustered_by_class(measured):
@@ -151,14 +179,29 @@ def test_a_defense_is_compared_at_equal_accuracy(measured):
     spared = shares | {"GMI": shares["GMI"] | {"defended": 30}}
     rows = {
         row[0]: row[3:5]
-        for row in sheet(measured(spared, accuracies), "What a defense is worth")
+        for row in sheet(measured(spared, accuracies, seeds=range(9)), "What a defense is worth")
         if row[2] == "closed set"
     }
     assert rows["defended"] == ["+20.0", "protects"]
 
 
+def test_below_the_accuracy_of_all_undefended_targets_nothing_is_compared(measured):
+    """What they would gain there was not measured: a defense that ruins its target gets no worth for that."""
+    names = ("none", "noisy", "defended")
+    shares = {table: dict.fromkeys(names, 20) for table in ("public by scores", "public by label", "BREP")}
+    shares |= {"GMI": {"none": 80, "noisy": 60, "defended": 30}}
+    found = [
+        {
+            row[0]
+            for row in sheet(measured(shares, {"none": 90, "noisy": 70, "defended": own}), "What a defense is worth")
+        }
+        for own in (70, 69)
+    ]
+    assert found == [{"noisy", "defended"}, {"noisy"}]
+
+
 def test_neighbours_are_told_apart_or_not(measured):
-    results = measured(BASE, {"none": 90, "defended": 70})
+    results = measured(BASE, {"none": 90, "defended": 70}, seeds=range(8))
     [closed, opened] = sheet(results, "Which can be told apart")
     assert closed[:6] == ["defended < none", "strongest", "closed set", "-20.0", "+10.0", "apart"]
     assert opened[:6] == ["defended < none", "strongest", "open set", "-20.0", "+5.0", "apart"]
