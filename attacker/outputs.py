@@ -1,5 +1,6 @@
 """An attack's output folder, which the judge scores: reconstructions, record and weights."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -144,6 +145,8 @@ def described(
         "views": views,
         "models": dict(models or {}),
     }
+    if isinstance(known, Knowledge):
+        record["captured"] = hashlib.sha256(known.captured.contiguous().numpy().tobytes()).hexdigest()[:12]
     if isinstance(attack, ClassInversion):
         record |= {"ignores_output_policy": attack.ignores_output_policy(), "access": attack.access}
     if adaptive:

@@ -52,7 +52,7 @@ class EdgeProbe:
     ) -> None:
         self._address, self._capture, self._model, self._report = address, capture, model, report
         self._channel = channel or ChannelConfig()
-        self.prefix = f"probe-{secrets.token_hex(6)}-"
+        self.prefix, self.asked = f"probe-{secrets.token_hex(6)}-", f"an edge of {model}"
         self._numbers = itertools.count()
         self.timeout_s = 30.0
 
@@ -110,7 +110,7 @@ class ServiceProbe:
     ) -> None:
         """See `ClassifierClient` for the arguments; ``report`` hears of progress."""
         self._report = report
-        self.prefix = f"probe-{secrets.token_hex(6)}-"
+        self.prefix, self.asked = f"probe-{secrets.token_hex(6)}-", f"a service of {model or 'one model'}"
         self._open: Callable[[], ClassifierClient | FunctionClient] = partial(
             ClassifierClient, address, model, scores=scores, output=output, prefix=self.prefix, channel=channel
         )
@@ -149,14 +149,18 @@ class FunctionProbe(ServiceProbe):
     ) -> None:
         """See `FunctionClient` for the arguments; ``report`` hears of progress."""
         self._report = report
-        self.prefix = ""  # its queries have no ids
+        self.prefix, self.asked = "", f"the function {address}"  # its queries have no ids
         self._open = partial(FunctionClient, address, scores=scores, shape=shape)
 
 
 class Probe(Protocol):
-    """A live target of queries: images to features or scores. `EdgeProbe` and `ServiceProbe` are."""
+    """A live target of queries: images to features or scores. `EdgeProbe` and `ServiceProbe` are.
+
+    ``asked`` says what it asks, for a record that another may replace.
+    """
 
     prefix: str
+    asked: str
 
     def __call__(self, images: Tensor, *, draws: int = 1, averaging: int = 1) -> Tensor: ...
 
@@ -172,6 +176,7 @@ class Pairs:
     hashes: tuple[str, ...]  # of the M public images, see `Images.hashes`
     prefix: str  # of the queries' request ids
     averaging: int
+    asked: str = ""  # of the probe; older records do not tell
 
     @classmethod
     def record(cls, probe: Probe, public: Images, *, draws: int, averaging: int, budget: int | None = None) -> "Pairs":
@@ -180,13 +185,18 @@ class Pairs:
         Raises:
             PermissionError: The budget does not cover one; nothing is sent.
         """
-        chosen = affordable(budget, len(public), draws * averaging, seed=0)
-        public = public if chosen is None else public.select(chosen)
+        public = cls.affordable(public, draws * averaging, budget)
         queries = len(public) * draws * averaging
         if budget is not None and queries > budget:
             raise PermissionError(f"expected at most {budget} queries, got {queries}")
         features = probe(public.floats(), draws=draws, averaging=averaging)
-        return cls(features, tuple(public.hashes()), probe.prefix, averaging)
+        return cls(features, tuple(public.hashes()), probe.prefix, averaging, probe.asked)
+
+    @staticmethod
+    def affordable(public: Images, each: int, budget: int | None) -> Images:
+        """The images that `record` sends, if it sends each so often."""
+        chosen = affordable(budget, len(public), each, seed=0)
+        return public if chosen is None else public.select(chosen)
 
     @property
     def queries(self) -> int:
@@ -248,6 +258,7 @@ class Pairs:
                 draws=np.array(len(self.features)),
                 views=np.array(self.averaging),
                 queries=np.array(self.queries),
+                asked=np.array(self.asked),
             )
 
     @classmethod
@@ -261,6 +272,7 @@ class Pairs:
         with open_npz(path, "what `splitleak query` writes") as file:
             features = torch.from_numpy(file["features"])
             found = cls(features, tuple(map(str, file["hashes"])), str(file["prefix"]), int(file["views"]))
+            found = replace(found, asked=str(file["asked"])) if "asked" in file.names else found
             told = int(file["queries"])
         if features.dtype != torch.float32 or features.ndim < 3 or features.shape[1] != len(found.hashes):
             raise ValueError(f"{path}: expected features (draws, {len(found.hashes)}, *cut), got {features.shape}")

@@ -361,20 +361,22 @@ def record_queries(
 
     Raises:
         FileExistsError: There is something else than such a record at ``out``; or, without ``force``, one of other
-            images, draws or views.
+            images, draws or views, or of another kind of target.
         FileNotFoundError: There are no public images.
         ConnectionError: The edge or the service cannot be reached.
         PermissionError: ``budget`` does not cover the queries of one image.
     """
     images = load_file(public).train
     images = images.with_mirrors() if mirrored else images
-    asked = (draws, views, tuple(images.hashes()))
+    asked = (draws, views, tuple(Pairs.affordable(images, draws * views, budget).hashes()))
 
     def replaceable(path: Path) -> bool:
         there = Pairs.load(path)
-        return force or (len(there.features), there.averaging, there.hashes) == asked
+        same = (len(there.features), there.averaging, there.hashes) == asked
+        return force or (same and there.asked in ("", probe.asked))
 
-    check_file(out, "recorded queries with these images, draws and views (any, with --force)", replaceable)
+    kind = "recorded queries with these images, draws and views"
+    check_file(out, f"{kind} to {probe.asked} (any, with --force)", replaceable)
     made = Pairs.record(probe, images, draws=draws, averaging=views, budget=budget)
     made.save(out)
     return {"pairs": str(out), "images": len(made.hashes), "draws": draws, "views": views, "queries": made.queries}

@@ -57,6 +57,10 @@ def test_another_attack_replaces_a_result_with_force_alone_and_what_is_no_result
     assert (out / "attack.json").read_bytes() == before
     run_attack(config(seed=1), access, out, CPU, silent, force=True)
     assert json.loads((out / "attack.json").read_text())["seed"] == 1
+    np.save(tmp_path / "other.npy", access.knowledge(config(), access.images(), CPU)[1].captured[:20].numpy())
+    other = Access(features=tmp_path / "other.npy", public=deployed.public, encoder=deployed.folder / "toy" / "edge")
+    with pytest.raises(FileExistsError, match=r"--force replaces it"):
+        run_attack(config(seed=1), other, out, CPU, silent)
     (out / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"got one with notes\.txt"):
         run_attack(config(seed=1), access, out, CPU, silent, force=True)
@@ -70,6 +74,21 @@ def test_recorded_queries_are_replaced_by_those_of_the_same_kind(deployed, tmp_p
         record(deployed, tmp_path / "pairs.npz", draws=2)
     record(deployed, tmp_path / "pairs.npz", draws=2, force=True)
     assert len(Pairs.load(tmp_path / "pairs.npz").features) == 2
+
+
+def test_a_record_is_replaced_by_the_same_queries_alone(deployed, tmp_path):
+    whole, part = tmp_path / "whole.npz", tmp_path / "part.npz"
+    record(deployed, whole)
+    with pytest.raises(FileExistsError, match="expected recorded queries with these images"):
+        record(deployed, whole, budget=100)
+    assert len(Pairs.load(whole).hashes) > 100
+    record(deployed, part, budget=100)
+    record(deployed, part, budget=100)
+    replace(Pairs.load(part), asked="a service of toy").save(part)
+    with pytest.raises(FileExistsError, match=r"to an edge of toy \(any, with --force\)"):
+        record(deployed, part, budget=100)
+    replace(Pairs.load(part), asked="").save(part)  # as older ones are
+    record(deployed, part, budget=100)
 
 
 def record(deployed, out, **changes):
