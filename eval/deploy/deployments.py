@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from splitleak.config import Document, read_table
 from splitleak.defenses import DEFENSES
+from splitleak.defenses.importing import LABELS
 from splitleak.eval.latency.table import engine_text
 from splitleak.eval.record.schema import Record
 from splitleak.eval.report.results import Results
@@ -92,8 +93,8 @@ def read_results(folders: Sequence[Path], dataset: str | None = None) -> list[Me
 
     Raises:
         FileNotFoundError: A folder has no record.
-        ValueError: A record of another threat model, one that is in two folders, or records on several data sets while
-            none is named.
+        ValueError: A record of another threat model, one that is in two folders, records on several data sets while
+            none is named, or accuracies of which some are by labels and others by a network's own answers.
     """
     measured: list[Measured] = []
     places: dict[str, Path] = {}
@@ -115,6 +116,10 @@ def read_results(folders: Sequence[Path], dataset: str | None = None) -> list[Me
     selected = [run for run in measured if dataset in (None, run.dataset)]
     if not selected:
         raise ValueError(f"expected results on {dataset or 'a data set'}, got {sets or 'none'}")
+    answers = {run.record.target.right_answer or LABELS: run.design for run in selected}
+    if len(answers) > 1:
+        got = " and ".join(f"{answer} ({design})" for answer, design in answers.items())
+        raise ValueError(f"expected accuracies by one kind of right answer, which alone compare, got {got}")
     return selected
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from splitleak.artifacts import write_json
 from splitleak.config import read_document
+from splitleak.defenses.importing import OWN_ANSWER
 from splitleak.eval.deploy.deployments import deployments, read_latency, read_results
 from splitleak.eval.report.report import write_report
 
@@ -150,6 +151,16 @@ def test_records_of_another_threat_model_are_refused_by_what_was_seen(fake_predi
 
 
 @pytest.mark.slow
+def test_accuracies_by_labels_and_by_a_networks_own_answers_are_not_mixed(measured, tmp_path):
+    measured(methods=("PATROL",), seeds=(0,))
+    path = next(iter(sorted((tmp_path / "campaign").rglob("record.json"))))
+    record = read_document(path)
+    record["target"]["right_answer"] = OWN_ANSWER
+    write_json(path, record)
+    with pytest.raises(ValueError, match=r"by one kind of right answer, which alone compare, got .*labels"):
+        read_results([tmp_path / "campaign"])
+
+
 def test_recorded_results_are_weighed_as_the_run_is(fake_campaign, tmp_path, undrawn):
     folder = fake_campaign(methods=("PATROL",))
     write_report(folder, tmp_path / "report")
