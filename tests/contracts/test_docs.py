@@ -20,6 +20,7 @@ from splitleak.wire.protocol import CODECS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+CLAIMS = ROOT / "docs" / "claims.md"
 WRITTEN = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "eval").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -53,6 +54,20 @@ def test_every_local_link_leads_somewhere(page):
         if "://" not in link and not made and not (target.exists() and (not anchor or anchor in anchors(target))):
             broken.append(link)
     assert broken == []
+
+
+def test_the_claims_are_those_of_the_recorded_reports_each_with_its_verdict():
+    """All that are tested over seeds, once each, as the report that is named has them."""
+    told, recorded = set(), set()
+    for text, folder, *figures in re.findall(r"^\| (.+) \| \[(\w+)\]\(\S+\) (\|.+)$", CLAIMS.read_text(), re.MULTILINE):
+        told.add((folder, f"| {text} {figures[0]}"))
+    for folder in {folder for folder, _ in told}:
+        report = (ROOT / "eval" / "results" / folder / "report.md").read_text(encoding="utf-8")
+        claims = report.partition("## Claims\n")[2].partition("\n## ")[0].partition("\n### ")[0]
+        recorded |= {
+            (folder, line) for line in claims.splitlines() if line.startswith("| ") and "statement" not in line
+        }
+    assert told == recorded
 
 
 PAGES = [page for page in WRITTEN if any(language == "python" for language, _ in blocks(page))]
