@@ -87,7 +87,8 @@ def _of_order(results: Results, table: str) -> Iterator[Statement]:
 
 def _of_noise(results: Results, table: str) -> Iterator[Statement]:
     """Compares rows whose stacks differ only in the variance of the noise on the wire."""
-    stacks = {cell.row: _noise(record.target.design) for cell, record in results.measured if cell.table == table}
+    ours = [(cell, record) for cell, record in results.measured if cell.table == table]
+    stacks = {cell.row: _noise(record.target.design, cell.codec) for cell, record in ours}
     pairs = [
         (low, high)
         for low in stacks
@@ -104,12 +105,12 @@ def _of_noise(results: Results, table: str) -> Iterator[Statement]:
         yield over_cases(f"More noise on the wire, all else equal, raises the MSE against {attack}", cases)
 
 
-def _noise(design: Design) -> tuple[str, float]:
-    """A target's identity without its seed and noise, and the variance of its noise."""
+def _noise(design: Design, codec: str) -> tuple[str, float]:
+    """The identity of a target and its codec without seed and noise, and the variance of the noise."""
     configs = [DefenseConfig.parse(step.document(), source=step.name) for step in design.defenses]
     variances = [config.build().noise_variance for config in configs]
     rest = [config.document() for config, variance in zip(configs, variances, strict=True) if not variance]
-    return digest([design.model.document(), design.training, rest]), sum(variances)
+    return digest([design.model.document(), design.training, rest, codec]), sum(variances)
 
 
 def _psnr_is_that_of_the_mse(results: Results, table: str) -> Statement:

@@ -61,6 +61,17 @@ def test_less_error_under_more_noise_is_named(fake_campaign):
     assert "PATROL" not in found.figures
 
 
+def test_noise_is_not_compared_between_codecs(fake_campaign):
+    claim = "More noise on the wire, all else equal, raises the MSE against decoder"
+
+    def coded(cell, figures):
+        if cell["method"] == "Noise_ARL":
+            cell["codec"] = "uint8"
+
+    named = [verdicts(fake_campaign(change))[claim].figures for change in (lambda cell, figures: None, coded)]
+    assert ["Noise_ARL" in figures for figures in named] == [True, False]
+
+
 def test_an_attack_below_the_estimate_is_named(fake_campaign):
     found = verdicts(fake_campaign(leakage=lambda cell: leaks(0.0118)))
     broken = found[ESTIMATE]
