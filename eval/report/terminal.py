@@ -8,12 +8,18 @@ from splitleak.eval.report.results import Cell, Results
 
 _FOUND = "refound_moved"
 _TIMES = ("edge_ms", "wire_ms", "cloud_ms", "total_ms")
-LEGEND = (
-    "MSE, SSIM, PSNR of what the attacker rebuilt: mean ± standard deviation over victims (high MSE, low SSIM: "
-    "better protected). Found again: victims whose picture, moved by a pixel, is found by its feature among all. "
-    "Latencies: p50 / p95 of one image in flight; edge = encode + serialise, wire = network, "
-    "cloud = queue + compute."
+_LEGEND = (
+    "MSE, SSIM, PSNR of what the attacker rebuilt: mean ± standard deviation over victims (high MSE, low SSIM: better "
+    "protected).",
+    "Found again: victims whose picture, moved by a pixel, is found by its feature among all.",
+    "Latencies: p50 / p95 of one image in flight; edge = encode + serialise, wire = network, cloud = queue + compute.",
 )
+
+
+def legend(results: Results) -> str:
+    """What stands in the columns that there are."""
+    scores, found, times = _LEGEND
+    return " ".join((scores, *((found,) if _linked(results) else ()), times))
 
 
 def columns(results: Results) -> tuple[str, ...]:

@@ -80,8 +80,8 @@ def _watch(plan: "Plan", out: Path, as_json: bool) -> None:
 
 
 def _print_table(results: "Results") -> None:
-    from splitleak.eval.report.terminal import LEGEND, columns, rows
+    from splitleak.eval.report.terminal import columns, legend, rows
 
     shown = console(width=180)
     shown.print(table(columns(results), rows(results), left=("target", "attack"), wrap=False, framed=False))
-    shown.print(LEGEND)
+    shown.print(legend(results))

@@ -2,7 +2,7 @@ import pytest
 
 from splitleak.artifacts import write_json
 from splitleak.eval.report.results import Results
-from splitleak.eval.report.terminal import columns, rows
+from splitleak.eval.report.terminal import columns, legend, rows
 from tests.eval.report.test_sheets import found_again
 
 PARTS = ("edge_ms", "wire_ms", "cloud_ms", "total_ms")
@@ -87,6 +87,13 @@ def test_what_many_crossings_give_and_how_often_pictures_are_found_again_are_col
     assert [row["target"] for row in found] == ["Bottleneck", "Bottleneck + CEM"]
     assert [row["MSE, 16 crossings"] for row in found] == ["0.0100", "-"]
     assert [row["found again %"] for row in found] == ["90.0", "90.0"]
+
+
+def test_the_legend_speaks_of_the_columns_that_there_are(fake_campaign):
+    linked, bare = (
+        Results.load(fake_campaign(**more)) for more in ({"linkage": found_again}, {"methods": ("PATROL",)})
+    )
+    assert ["Found again" in legend(results) for results in (linked, bare)] == [True, False]
 
 
 def test_a_class_record_has_dashes_for_what_it_has_not(fake_predictions):
