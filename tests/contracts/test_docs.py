@@ -13,7 +13,8 @@ import pytest
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.defenses import DEFENSES
-from splitleak.eval.campaign.kinds import KINDS
+from splitleak.eval.campaign.extending import read_campaign
+from splitleak.eval.campaign.kinds import KINDS, plan_campaign
 from splitleak.eval.record import metrics
 from splitleak.models import ARCHITECTURES
 from splitleak.wire.protocol import CODECS
@@ -101,6 +102,18 @@ def test_what_a_page_shows_runs_and_prints_what_it_says(page, tmp_path, monkeypa
         elif language == "text" and printed:
             assert text == printed
             printed = None
+
+
+def test_the_campaign_files_that_a_page_shows_whole_are_planned(tmp_path):
+    shown = [text for language, text in blocks(ROOT / "docs" / "campaigns.md") if language == "toml"]
+    whole = [text for text in shown if re.search(r"^name = ", text, re.MULTILINE) and not text.startswith("[[")]
+    assert len(whole) == 2
+    for file in (ROOT / "eval" / "campaigns").glob("*.toml"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    for text in whole:
+        file = tmp_path / "mine.toml"
+        file.write_text(text, encoding="utf-8")
+        assert plan_campaign(read_campaign(file), str(file)).cells
 
 
 @pytest.mark.slow
