@@ -22,6 +22,7 @@ from splitleak.attacker.training.fitting import (
     unlikeness,
 )
 from splitleak.models.decoder import GridDecoder, ResNormDecoder, decoder_for, of_one_scale
+from splitleak.models.grids import laid_map
 from splitleak.seeding import generator, seeded
 from splitleak.training.modules import to_channels_last
 from splitleak.training.precision import fused_on, mixed_precision
@@ -79,7 +80,8 @@ class RebuilderConfig(FitConfig):
         fitting = shapes.parts is None and of_one_scale(shapes.feature_shape, shapes.image_shape)
         if self.network == "sub-pixel" and fitting:
             blocks, channels = 4, 64
-            channels //= 1 + (math.prod(shapes.feature_shape[1:]) > _MANY_PLACES)
+            places = laid_map(shapes.feature_shape, shapes.image_shape).map_shape[1:]
+            channels //= 1 + (math.prod(places) > _MANY_PLACES)
             channels //= 1 + (shapes.pairs < _FEW_PAIRS)
         return decoder_for(
             shapes.feature_shape,

@@ -16,6 +16,7 @@ from splitleak.attacker.training.denoiser import Denoiser, alpha_bar
 from splitleak.attacker.training.fitting import predict, rebuilding_loss, set_apart
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
+from splitleak.models.grids import channels_last
 from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.modules import freeze
@@ -230,7 +231,8 @@ class Sampler:
         found: Tensor = self.encoder(images)
         if self.config.distance == "error":
             return (found - features).square().flatten(1).mean(1)
-        axis = 1 if found.ndim == 4 else found.ndim - 1  # a map's channels; a token's, or a vector's, values
+        last = found.ndim != 4 or channels_last(tuple(found.shape[1:]), (images.shape[2], images.shape[3]))
+        axis = found.ndim - 1 if last else 1  # a map's channels; a token's, or a vector's, values
         cosine = torch.nn.functional.cosine_similarity(found, features, dim=axis)
         return 1 - cosine.flatten(1).mean(1) if cosine.ndim > 1 else 1 - cosine
 

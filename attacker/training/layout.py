@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from splitleak.models.grids import EXTRA_TOKENS, token_grid
+from splitleak.models.grids import EXTRA_TOKENS, channels_last, token_grid, tokens_last
 from splitleak.seeding import generator
 
 Shape = tuple[int, ...]
@@ -20,11 +20,11 @@ _LARGEST = 1e6  # larger values, and infinite ones, are taken as that
 class Layout:
     """How features lie over a picture: as channels ``(c, h, w)`` on a grid, and as values that have no place.
 
-    ``(c, h, w)`` is such a grid, also with the channels last; further axes before it are channels. Tokens ``(n, d)``
-    are one, after a few that have no place, where a grid is known that has so many, or as `token_grid` says; else they
-    are columns of the picture (rows, of a tall one). A vector is one place; a long one is summed, with random signs,
-    into 8,192 values, which keeps inner products on average (count sketch). Of several tensors, which come as one
-    vector, the finest grid is taken, and the others are enlarged to it.
+    ``(c, h, w)`` is such a grid, also with the channels last, see `channels_last`; further axes before it are channels.
+    Tokens ``(n, d)``, or ``(d, n)``, see `tokens_last`, are one, after a few that have no place, where a grid is known
+    that has so many, or as `token_grid` says; else they are columns of the picture (rows, of a tall one). A vector is
+    one place; a long one is summed, with random signs, into 8,192 values, which keeps inner products on average (count
+    sketch). Of several tensors, which come as one vector, the finest grid is taken, and the others are enlarged to it.
 
     >>> Layout([(197, 768)], (224, 224))
     Layout(channels=768, height=14, width=14, extra=768)
@@ -102,8 +102,7 @@ def _part(shape: Shape, picture: tuple[int, int], grids: Collection[tuple[int, i
         return _Part(shape, math.prod(shape), 1, 1)
     if len(shape) > 2:
         *first, height, width = shape
-        stretched = [abs(math.log(h * picture[1] / (w * picture[0]))) for h, w in (shape[-3:-1], shape[-2:])]
-        if len(shape) == 3 and stretched[0] < stretched[1]:
+        if channels_last(shape, picture):
             return _Part(shape, width, shape[0], height, channels_last=True)
         return _Part(shape, math.prod(first), height, width)
     tokens, width = shape
@@ -111,7 +110,11 @@ def _part(shape: Shape, picture: tuple[int, int], grids: Collection[tuple[int, i
     if width in known and tokens not in known:
         return _Part(shape, tokens, *known[width])
     told = [(extra, known[tokens - extra]) for extra in EXTRA_TOKENS if tokens - extra in known]
-    if found := next(iter(told), None) or token_grid(tokens, (1, *picture)):
+    last = not told and tokens_last(shape, picture)
+    found = next(iter(told), None) or token_grid(width if last else tokens, (1, *picture))
+    if found and last:
+        return _Part(shape, tokens, *found[1])
+    if found:
         return _Part(shape, width, *found[1], found[0], channels_last=True)
     place = (1, tokens) if picture[1] >= picture[0] else (tokens, 1)
     return _Part(shape, width, *place, channels_last=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitleak.models.grids import Crop, Map, ToGrid, check_parts, grid
+from splitleak.models.grids import Crop, Map, ToGrid, check_parts, grid, laid_map
 
 LARGE = 64 * 64
 """Pixels; a larger picture is drawn from a grid of at most so many positions, and its decoder follows memory."""
@@ -53,6 +53,8 @@ class ResidualBlock(nn.Module):
 class ResNormDecoder(nn.Module):
     """The residual decoder ``res_normN<blocks>C<channels>``: features ``(N, c, h, w)`` to images ``(N, C, H, W)``.
 
+    Channels may come last, see `laid_map`.
+
     Li et al., ResSFL, CVPR 2022, and Xia et al., CEM, CVPR 2025 (N8C64 attacks, N4C64 is the surrogate of a defense).
     One residual block to ``channels``, then ``blocks`` more; a transposed convolution of stride 2 with batch
     normalisation for each doubling of the side; a residual block to the image's channels and a sigmoid, so values in
@@ -61,7 +63,7 @@ class ResNormDecoder(nn.Module):
     single channel in the last block, about every fourth seed has dead units, at up to 1.7 times the error.
 
     Args:
-        feature_shape: ``(c, h, w)``.
+        feature_shape: ``(c, h, w)`` or ``(h, w, c)``.
         image_shape: ``(C, H, W)``.
         blocks: Residual blocks after the first.
         channels: Width.
@@ -76,8 +78,9 @@ class ResNormDecoder(nn.Module):
         super().__init__()
         if blocks < 0 or channels < 1:
             raise ValueError(f"expected blocks >= 0 and channels >= 1, got {blocks} and {channels}")
-        ups = doublings(feature_shape, image_shape)
-        layers: list[nn.Module] = [ResidualBlock(feature_shape[0], channels), nn.ReLU(True)]
+        self.to_map = laid_map(feature_shape, image_shape)
+        ups = doublings(self.to_map.map_shape, image_shape)
+        layers: list[nn.Module] = [ResidualBlock(self.to_map.map_shape[0], channels), nn.ReLU(True)]
         for _ in range(blocks + max(0, 2 - ups)):
             layers += [ResidualBlock(channels, channels), nn.ReLU(True)]
         for _ in range(ups):
@@ -87,12 +90,14 @@ class ResNormDecoder(nn.Module):
         self.layers = nn.Sequential(*layers, ResidualBlock(channels, 3 if self.grey else image_shape[0]), nn.Sigmoid())
 
     def forward(self, features: Tensor) -> Tensor:
-        images: Tensor = self.layers(features)
+        images: Tensor = self.layers(self.to_map(features))
         return images.mean(1, keepdim=True) if self.grey else images
 
 
 class SubPixelDecoder(nn.Module):
     """The attacker's default decoder: features ``(N, c, h, w)`` to images ``(N, C, H, W)``, values in (0, 1).
+
+    Channels may come last, see `laid_map`.
 
     Normalised features go through a 3×3 convolution and residual blocks at their own resolution; for each doubling of
     the side, a convolution whose channels become 2×2 pixels (Shi et al., "Real-time single image and video
@@ -101,7 +106,7 @@ class SubPixelDecoder(nn.Module):
     the same pairs, in the same time, it is stronger than `ResNormDecoder`.
 
     Args:
-        feature_shape: ``(c, h, w)``.
+        feature_shape: ``(c, h, w)`` or ``(h, w, c)``.
         image_shape: ``(C, H, W)``.
         blocks: Residual blocks at the features' resolution.
         channels: Width there; halved with each doubling, down to 16.
@@ -112,8 +117,9 @@ class SubPixelDecoder(nn.Module):
 
     def __init__(self, feature_shape: tuple[int, ...], image_shape: Map, *, blocks: int, channels: int) -> None:
         super().__init__()
-        arriving, high, wide = feature_shape
-        ups = doublings(feature_shape, image_shape)
+        self.to_map = laid_map(feature_shape, image_shape)
+        arriving, high, wide = self.to_map.map_shape
+        ups = doublings(self.to_map.map_shape, image_shape)
         widths = [max(channels >> up, min(channels, _NARROWEST)) for up in range(ups + 1)]
         self.normalised = nn.BatchNorm2d(arriving)
         self.local = nn.Conv2d(arriving, channels, 3, padding=1)
@@ -133,7 +139,7 @@ class SubPixelDecoder(nn.Module):
         self.drawn = nn.Sequential(*drawn, nn.BatchNorm2d(widths[-1]), nn.ReLU(True), last, nn.Sigmoid())
 
     def forward(self, features: Tensor) -> Tensor:
-        normalised = self.normalised(features)
+        normalised = self.normalised(self.to_map(features))
         arrived = self.local(normalised)
         if self.whole is not None:
             arrived = arrived + self.whole(normalised)
@@ -155,14 +161,13 @@ class GridDecoder(nn.Module):
     channels here: no residual block is as narrow as the picture.
 
     Args:
-        shapes: Of the tensors of features, ``(c, h, w)``, ``(n, d)`` or ``(d,)``; several come packed, one after
-            another, as vectors ``(N, D)``.
+        shapes: Of the tensors of features, see `to_map`; several come packed, one after another, as vectors ``(N, D)``.
         image_shape: ``(C, H, W)``.
         blocks: Residual blocks after the first.
         channels: Width of the last two grids; each coarser one is twice as wide, up to four times.
 
     Raises:
-        ValueError: Features have another number of axes.
+        ValueError: Features have no axes, or an empty one.
     """
 
     def __init__(self, shapes: tuple[tuple[int, ...], ...], image_shape: Map, *, blocks: int, channels: int) -> None:
@@ -247,8 +252,8 @@ def decoder_for(
 ) -> nn.Module:
     """The decoder for features of a shape: `ResNormDecoder` or `SubPixelDecoder` where they fit, else `GridDecoder`.
 
-    These two fit features ``(c, h, w)`` whose sides are those of the picture divided by one power of two, of pictures
-    of at most `LARGE` pixels.
+    These two fit maps, see `laid_map`, whose sides are those of the picture divided by one power of two, of pictures of
+    at most `LARGE` pixels.
 
     Args:
         feature_shape: Without batch dimension.
@@ -259,7 +264,7 @@ def decoder_for(
         kind: Which of the two that fit.
 
     Raises:
-        ValueError: Parts are not what the features hold, or features have more than three axes.
+        ValueError: Parts are not what the features hold, or features have no axes, or an empty one.
     """
     if parts is not None:
         check_parts(feature_shape, parts)
@@ -271,11 +276,11 @@ def decoder_for(
 
 
 def of_one_scale(feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> bool:
-    """Whether features are a map ``(c, h, w)`` some `doublings` below a picture of at most `LARGE` pixels."""
-    if math.prod(image_shape[1:]) > LARGE or len(feature_shape) != 3:
+    """Whether features are a map, see `laid_map`, some `doublings` below a picture of at most `LARGE` pixels."""
+    if math.prod(image_shape[1:]) > LARGE:
         return False
     try:
-        doublings(feature_shape, image_shape)
+        doublings(laid_map(feature_shape, image_shape).map_shape, image_shape)
     except ValueError:
         return False
     return True

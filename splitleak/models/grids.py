@@ -17,6 +17,8 @@ EXTRA_TOKENS = (0, 1, 2, 5)
 _MOST_WEIGHTS = 4_000_000  # of one linear map
 _LARGEST_SPREAD = 64  # positions of the grid that a vector is spread over
 _ODDEST_ASPECT = 1.5  # of tokens' grid to the picture's; beyond it, positions are learned
+_EXACT = 1e-9  # of an aspect's logarithm
+_TELLING = math.log(1.25)  # how much nearer the picture's aspect is, where axes that lie over no picture tell
 
 
 class ToMap(nn.Module):
@@ -30,15 +32,38 @@ class ToMap(nn.Module):
         return features
 
 
+class FirstChannels(ToMap):
+    """Maps ``(N, h, w, c)`` to ``(N, c, h, w)``."""
+
+    def __init__(self, shape: Map) -> None:
+        high, wide, channels = shape
+        super().__init__((channels, high, wide))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.permute(0, 3, 1, 2)
+
+
+class FoldedMap(ToMap):
+    """Maps with further axes before their height and width, ``(N, a, b, h, w)``, to ``(N, a b, h, w)``."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        *channels, high, wide = shape
+        super().__init__((math.prod(channels), high, wide))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.flatten(1, -3)
+
+
 class TokenMap(ToMap):
-    """Tokens ``(N, n, d)`` to a map ``(N, (1 + k) d, gh, gw)``, by `token_grid`.
+    """Tokens ``(N, n, d)``, or ``(N, d, n)``, to a map ``(N, (1 + k) d, gh, gw)``, by `token_grid`.
 
     The k leading extra tokens stand at every position, as channels of their own, which the next layer adds up. Where
     there is no grid of the picture's aspect, a linear map over the tokens makes one.
     """
 
     def __init__(self, shape: tuple[int, int], image_shape: Map) -> None:
-        tokens, depth = shape
+        self.last = tokens_last(shape, image_shape[1:])
+        tokens, depth = shape[::-1] if self.last else shape
         found = token_grid(tokens, image_shape)
         extra, sides = found or (0, _coarse(image_shape, min(tokens, _LARGEST_SPREAD)))
         super().__init__(((1 + extra) * depth, *sides))
@@ -46,6 +71,8 @@ class TokenMap(ToMap):
         self.positions = None if found else _linear(tokens, math.prod(sides))
 
     def forward(self, features: Tensor) -> Tensor:
+        if self.last:
+            features = features.transpose(1, 2)
         if self.positions is not None:
             learned: Tensor = self.positions(features.transpose(1, 2))
             return learned.reshape(-1, *self.map_shape)
@@ -78,22 +105,66 @@ def to_map(shape: tuple[int, ...], image_shape: Map, width: int) -> ToMap:
     """The `ToMap` of one tensor of features.
 
     Args:
-        shape: ``(c, h, w)``, ``(n, d)`` or ``(d,)``.
+        shape: ``(c, h, w)`` or ``(h, w, c)``, see `channels_last`; with further axes before them, which are channels;
+            ``(n, d)`` or ``(d, n)``, see `tokens_last`; or ``(d,)``.
         image_shape: ``(C, H, W)`` of the picture behind them.
         width: Channels that a vector is spread to.
 
     Raises:
-        ValueError: The features have another number of axes.
+        ValueError: The features have no axes, or an empty one.
     """
     if min(shape, default=0) >= 1:
         match shape:
-            case (channels, high, wide):
-                return ToMap((channels, high, wide))
             case (tokens, depth):
                 return TokenMap((tokens, depth), image_shape)
             case (values,):
                 return VectorMap(values, image_shape, width)
+            case (_, *_):
+                return laid_map(shape, image_shape)
     raise ValueError(f"expected features (c, h, w), (n, d) or (d,), got {shape}")
+
+
+def laid_map(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> ToMap:
+    """The `ToMap` of features of three axes or more, which says where their channels are; it computes nothing.
+
+    Raises:
+        ValueError: The features have fewer axes, or an empty one.
+    """
+    if len(shape) < 3 or len(image_shape) != 3 or min(*shape, *image_shape) < 1:
+        raise ValueError(f"expected features (c, h, w) and images (C, H, W), got {shape} and {image_shape}")
+    *before, high, wide = shape
+    if len(before) > 1:
+        return FoldedMap(shape)
+    (first,), (_, *sides) = before, image_shape
+    last = channels_last(shape, (sides[0], sides[1]))
+    return FirstChannels((first, high, wide)) if last else ToMap((first, high, wide))
+
+
+def channels_last(shape: tuple[int, ...], picture: tuple[int, int]) -> bool:
+    """Whether a map is ``(h, w, c)`` and not ``(c, h, w)``, by the height and width of the picture behind it.
+
+    So it is where the first two axes have the picture's aspect and the last two do not, but for what rounding makes of
+    it. Where neither do, the nearer must be a quarter nearer, else it is ``(c, h, w)``.
+
+    >>> [channels_last(shape, (62, 47)) for shape in ((16, 12, 64), (64, 16, 12), (8, 6, 5))]
+    [True, False, False]
+    """
+    if len(shape) != 3 or _lies(shape[1:], picture):
+        return False
+    nearer = _oddity(shape[1:], picture) - _oddity(shape[:2], picture)
+    return nearer > (0 if _lies(shape[:2], picture) else _TELLING)
+
+
+def tokens_last(shape: tuple[int, ...], picture: tuple[int, int]) -> bool:
+    """Whether tokens are ``(d, n)`` and not ``(n, d)``: a grid of exactly the picture's aspect has n tokens, none d.
+
+    >>> [tokens_last(shape, (224, 224)) for shape in ((768, 196), (196, 768), (256, 196), (10, 7))]
+    [True, False, False, False]
+    """
+    if len(shape) != 2:
+        return False
+    (oddity, extra, _), (other, _, _) = (_nearest_grid(axis, picture) for axis in shape[::-1])
+    return oddity < _EXACT <= other and extra == 0
 
 
 class Resample(ToMap):
@@ -139,7 +210,7 @@ class ToGrid(ToMap):
         at_least: The least level.
 
     Raises:
-        ValueError: Features have another number of axes.
+        ValueError: Features have no axes, or an empty one.
     """
 
     def __init__(self, shapes: tuple[tuple[int, ...], ...], image_shape: Map, *, width: int, at_least: int = 0) -> None:
@@ -214,15 +285,33 @@ def token_grid(tokens: int, image_shape: Map) -> tuple[int, tuple[int, int]] | N
     >>> token_grid(197, (3, 224, 224)), token_grid(13, (3, 20, 28)), token_grid(23, (3, 32, 32))
     ((1, (14, 14)), (1, (3, 4)), None)
     """
-    wanted = math.log(image_shape[1] / image_shape[2])
-    grids = [
+    oddity, extra, sides = _nearest_grid(tokens, image_shape[1:])
+    return (extra, sides) if oddity <= math.log(_ODDEST_ASPECT) + _EXACT else None
+
+
+def _nearest_grid(tokens: int, picture: tuple[int, int]) -> tuple[float, int, tuple[int, int]]:
+    """How far the aspect is from the picture's, see `_oddity`; the extra tokens; and the sides: see `token_grid`."""
+    wanted = math.log(picture[0] / picture[1])
+    return min(
         (abs(math.log(high * high / (tokens - extra)) - wanted), extra, (high, (tokens - extra) // high))
         for extra in EXTRA_TOKENS
         for high in range(1, tokens - extra + 1)
         if (tokens - extra) % high == 0
-    ]
-    oddity, extra, sides = min(grids)
-    return (extra, sides) if oddity <= math.log(_ODDEST_ASPECT) + 1e-9 else None
+    )
+
+
+def _oddity(sides: tuple[int, ...], picture: tuple[int, int]) -> float:
+    """How far the aspect of a grid is from the picture's, as the logarithm of their ratio; 0 where they are equal."""
+    return abs(math.log(sides[0] * picture[1] / (sides[1] * picture[0])))
+
+
+def _lies(sides: tuple[int, ...], picture: tuple[int, int]) -> bool:
+    """Whether a grid may be all of a picture, made smaller: a position more or less is what rounding makes of it.
+
+    That of a square picture is square.
+    """
+    (high, wide), aspect = sides, picture[0] / picture[1]
+    return min(abs(high - wide * aspect), abs(wide - high / aspect)) <= (1 if aspect != 1 else 0)
 
 
 def _coarse(image_shape: Map, positions: int) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from splitleak.attacker.training.layout import Layout
         ([(24, 56, 56)], (224, 224), (), (24, 56, 56, 0)),
         ([(56, 56, 24)], (224, 224), (), (24, 56, 56, 0)),
         ([(64, 6, 80)], (48, 320), (), (64, 6, 80, 0)),
+        ([(8, 6, 5)], (62, 47), (), (8, 6, 5, 0)),
+        ([(768, 196)], (224, 224), (), (768, 14, 14, 0)),
         ([(8, 16, 14, 14)], (224, 224), (), (128, 14, 14, 0)),
         ([(197, 768)], (224, 224), (), (768, 14, 14, 768)),
         ([(3, 120)], (48, 320), (), (120, 1, 3, 0)),
@@ -34,6 +36,12 @@ def test_each_value_of_several_tensors_lands_in_its_place():
     assert grid.shape == (1, 5, 2, 2)
     assert grid[0, :, 0, 1].tolist() == [1, 5, 14, 15, 16]
     assert extra.tolist() == [[8, 9, 10]]
+
+
+def test_tokens_that_come_last_land_where_those_that_come_first_do():
+    tokens = torch.randn(2, 16, 7)
+    first, last = Layout([(16, 7)], (8, 8)), Layout([(7, 16)], (8, 8))
+    assert torch.equal(last(tokens.transpose(1, 2))[0], first(tokens)[0])
 
 
 def test_a_long_vector_is_sketched_so_that_inner_products_are_kept():

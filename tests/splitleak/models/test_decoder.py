@@ -123,6 +123,21 @@ def test_where_the_published_decoder_fits_it_is_that_bit_for_bit(feature, image)
     assert all(torch.equal(value, published.state_dict()[name]) for name, value in made.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["res-norm", "sub-pixel", "grid"])
+def test_channels_that_come_last_are_decoded_as_those_that_come_first(kind):
+    image = (3, 36, 36) if kind == "grid" else (3, 32, 32)
+    settings = {"blocks": 1, "channels": 4, "kind": kind if kind != "grid" else "sub-pixel"}
+    made = []
+    for shape in ((12, 8, 8), (8, 8, 12), (6, 2, 8, 8)):
+        torch.manual_seed(0)
+        made.append(decoder_for(shape, image, **settings).eval())
+    first, last, folded = made
+    assert of_one_scale((8, 8, 12), image) is of_one_scale((12, 8, 8), image) is (kind != "grid")
+    features = torch.randn(2, 12, 8, 8)
+    torch.testing.assert_close(last(features.permute(0, 2, 3, 1)), first(features))
+    torch.testing.assert_close(folded(features.reshape(2, 6, 2, 8, 8)), first(features))
+
+
 @pytest.mark.parametrize("image", [(3, 20, 28), (1, 16, 16), (4, 24, 24), (3, 70, 90), (3, 48, 320)], ids=str)
 @pytest.mark.parametrize(
     ("feature", "parts"),

@@ -10,6 +10,7 @@ from splitleak.models.grids import (
     ToGrid,
     TokenMap,
     VectorMap,
+    channels_last,
     check_parts,
     grid,
     nearest_level,
@@ -68,9 +69,51 @@ def test_a_vector_is_spread_over_a_small_grid_by_few_weights(values, image):
     assert spread(torch.randn(2, values)).shape == (2, *spread.map_shape)
 
 
-@pytest.mark.parametrize("shape", [(), (1, 2, 3, 4), (0,), (3, 0)])
-def test_features_of_other_axes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"expected features \(c, h, w\), \(n, d\) or \(d,\), got"):
+@pytest.mark.parametrize(
+    ("shape", "image", "last"),
+    [
+        ((56, 56, 96), COLOUR, True),
+        ((96, 56, 56), COLOUR, False),
+        ((56, 56, 64), COLOUR, True),
+        ((8, 8, 10), (3, 32, 32), True),
+        ((8, 8, 8), (3, 32, 32), False),
+        ((10, 8, 8), (3, 32, 32), False),
+        ((6, 80, 64), (3, 48, 320), True),
+        ((64, 6, 80), (3, 48, 320), False),
+        ((512, 1, 26), (1, 32, 100), False),
+        ((8, 6, 5), (3, 62, 47), False),
+        ((6, 5, 32), (3, 62, 47), True),
+        ((8, 7, 5), (3, 20, 28), False),
+        ((2, 3, 4), (3, 48, 320), False),
+    ],
+)
+def test_where_a_maps_channels_are_is_told_from_the_picture(shape, image, last):
+    assert channels_last(shape, image[1:]) is last
+    made = to_map(shape, image, 8)
+    features = torch.randn(2, *shape)
+    assert torch.equal(made(features), features.permute(0, 3, 1, 2) if last else features)
+    assert made(features).shape == (2, *made.map_shape)
+
+
+def test_tokens_of_which_the_last_axis_alone_is_a_grid_are_turned():
+    tokens = torch.randn(2, 7, 16)
+    turned, as_they_are = TokenMap((7, 16), (1, 8, 8)), TokenMap((16, 7), (1, 8, 8))
+    assert turned.map_shape == (7, 4, 4)
+    assert torch.equal(turned(tokens), as_they_are(tokens.transpose(1, 2)))
+    assert TokenMap((16, 4), (1, 8, 8)).map_shape == (4, 4, 4)
+    assert TokenMap((23, 6), (3, 32, 32)).map_shape == (6, 4, 4)
+
+
+def test_axes_before_a_map_are_channels():
+    features = torch.randn(2, 3, 2, 4, 5)
+    folded = to_map((3, 2, 4, 5), (1, 8, 10), 8)
+    assert folded.map_shape == (6, 4, 5)
+    assert torch.equal(folded(features), features.reshape(2, 6, 4, 5))
+
+
+@pytest.mark.parametrize("shape", [(), (1, 0, 3, 4), (0,), (3, 0), (3, 0, 2)])
+def test_features_without_axes_or_values_are_refused(shape):
+    with pytest.raises(ValueError, match=r"expected features \(c, h, w\), \(n, d\) or \(d,\), got \("):
         to_map(shape, COLOUR, 8)
 
 
@@ -123,7 +166,7 @@ def test_places_are_those_in_the_picture():
 
 
 def test_several_tensors_come_to_one_grid_side_by_side():
-    parts = ((4, 7, 5), (24,), (13, 6), (3, 10, 14))
+    parts = ((4, 5, 7), (24,), (13, 6), (3, 10, 14))
     to_grid = ToGrid(parts, (3, 20, 28), width=5)
     tensors = [torch.randn(2, *shape) for shape in parts]
     packed = torch.cat([tensor.flatten(1) for tensor in tensors], 1)
