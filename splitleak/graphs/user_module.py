@@ -1,7 +1,9 @@
 """A user's own torch network as an ONNX graph; afterwards nothing needs the user's code."""
 
+import contextlib
 import io
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from splitleak.artifacts import load_tensors
 from splitleak.errors import first_line
@@ -22,6 +26,16 @@ from splitleak.tables import nearest
 from splitleak.user_code import current_folder_first, load_attribute, reason
 
 Shapes = Mapping[str, tuple[int, ...]]
+Answers = list[NDArray[Any]]
+
+_UNLIKE = 0.01  # of what answers vary by, from one picture to another: an exported network is this near
+_ROUNDING = 1e-4  # of the largest answer
+_WRITTEN = "expected a network that torch can write as ONNX, but "
+_INSIDE = ": hand over the network itself, in evaluation mode (`.eval()`), not a function that calls it"
+_BRANCHES = (
+    "for some images its graph answers otherwise than the network itself: Python code in it decides by the values "
+    "(`if`, `.item()`), so that the graph would be another network"
+)
 
 
 def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
@@ -51,26 +65,35 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
     return made.eval()
 
 
-def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1) -> ModelProto:
+def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1, pictures: Tensor | None = None) -> ModelProto:
     """``module`` in eval mode as ONNX, for any batch; batch normalisation stays a layer of its own.
 
     The exporter is torch's older one, which is quick; where it cannot, the newer one; where the network is written for
-    one batch alone, that is of one image.
+    one batch alone, that is of one image. The older one records what is computed for one batch of noise, and so loses
+    what Python decides by the values. What is exported is therefore compared with ``module``, one image at a time: on
+    noise, dark and bright noise, black, white, an image of both, and ``pictures``.
 
     Args:
         module: Takes one tensor an input, in their order.
         inputs: The shape of each, by its name, without the batch axis: ``(C, H, W)`` of images.
         outputs: How many tensors it gives, called ``output``, or ``output0`` and so on.
+        pictures: ``(N, C, H, W)``, some that it will be given, of a network of one input.
 
     Raises:
-        ValueError: Neither exporter can write it.
+        ValueError: Neither exporter can write it, or not as a graph that answers as it does; or it gives the same image
+            another answer the second time.
     """
+    probes = _probes(inputs, pictures)
+    answers = _answered(module, probes)
+    taken, wanted = zip(
+        *((given, each) for given, each in zip(probes, answers, strict=True) if each is not None), strict=True
+    )
     names = ["output"] if outputs == 1 else [f"output{index}" for index in range(outputs)]
     try:
         with torch.no_grad():
             module(*(torch.rand(2, *shape) for shape in inputs.values()))
     except Exception as error:  # of the user's own code; it may take one image alone, which the exporters find out
-        reasons = [f"it does not take two images: {first_line(error)}"]
+        reasons = [f"it does not take two images: {first_line(error)}{float_hint(module)}"]
     else:
         reasons = []
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -80,19 +103,100 @@ def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1) -> ModelP
         for export, rows in ((_older, 2), (_newer, 2), (_older, 1)):
             drawn = tuple(torch.rand(rows, *shape) for shape in inputs.values())
             try:
-                with torch.no_grad(), warnings.catch_warnings():
+                # One prints the code that it gave up at; that Python decides by values shows below, in the answers.
+                unheard = contextlib.redirect_stderr(io.StringIO())
+                with torch.no_grad(), warnings.catch_warnings(), unheard:
                     warnings.simplefilter("ignore")
                     model = export(module, drawn, list(inputs), names)
-                given = {name: each[:1].numpy() for name, each in zip(inputs, drawn, strict=True)}
-                session_of(model.SerializeToString(), 1).run(None, given)
+                session = session_of(model.SerializeToString(), 1)
+                made = [session.run(None, dict(zip(inputs, given, strict=True))) for given in taken]
+                if _unlike(made, wanted):
+                    raise ValueError(_BRANCHES)
             except Exception as error:  # an exporter may fail in any way, and what it wrote may be for its batch alone
-                reasons.append(first_line(error))
+                reasons.append(first_line(error) + (_INSIDE if "requires grad" in str(error) else ""))
             else:
                 return model
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         logging.disable(logging.NOTSET)
-    raise ValueError(f"expected a network that torch can write as ONNX, but {reasons[0]}")
+    raise ValueError(f"{_WRITTEN}{_BRANCHES if _BRANCHES in reasons else reasons[0]}")
+
+
+def float_hint(module: nn.Module) -> str:
+    """What to do where a network may have failed for its weights are no float32; "" where they are."""
+    others = {weight.dtype for weight in module.parameters() if weight.is_floating_point()} - {torch.float32}
+    return f"; its weights are {min(map(str, others))}, and images float32: call .float() on it" if others else ""
+
+
+def _probes(inputs: Shapes, pictures: Tensor | None) -> list[list[NDArray[np.float32]]]:
+    """For each image that is tried, the inputs ``(1, *shape)`` of the network."""
+    draw = np.random.default_rng(3)
+
+    def images(shape: tuple[int, ...]) -> list[NDArray[np.float32]]:
+        noise = draw.random((3, 1, *shape), dtype=np.float32)
+        half = np.zeros((1, *shape), np.float32)
+        half[..., shape[-1] // 2 :] = 1
+        made = [noise[0], noise[1] * 0.25, 0.75 + noise[2] * 0.25, 0 * half, 0 * half + 1, half]
+        return made if pictures is None or len(inputs) > 1 else [*made, *pictures.float().numpy()[:, None]]
+
+    return [list(given) for given in zip(*map(images, inputs.values()), strict=True)]
+
+
+def _answered(module: nn.Module, probes: list[list[NDArray[np.float32]]]) -> list[Answers | None]:
+    """The tensors that ``module`` gives for each of ``probes``; None for an image that it does not take.
+
+    Raises:
+        ValueError: It takes none, or gives the first another answer the second time.
+    """
+    answers: list[Answers | None] = []
+    reason = ""
+    for given in (probes[0], *probes):
+        try:
+            answers.append(_answers(module, given))
+        except Exception as error:  # of the user's own code
+            answers.append(None)
+            reason = reason or first_line(error)
+    if all(each is None for each in answers):
+        raise ValueError(f"{_WRITTEN}it does not take one image: {reason}{float_hint(module)}")
+    first, again = answers[:2]
+    if (first is None) != (again is None) or (first and again and _unlike([again], [first])):
+        raise ValueError(
+            "expected a network that gives an image the same answer twice, got one that draws at random or keeps a "
+            "state: what is exported would be one of its answers; `.eval()` ends dropout"
+        )
+    return answers[1:]
+
+
+@torch.no_grad()
+def _answers(module: nn.Module, given: list[NDArray[np.float32]]) -> Answers:
+    answer = module(*map(torch.from_numpy, given))
+    return [each.float().numpy() for each in _pytree.tree_leaves(answer) if torch.is_tensor(each)]
+
+
+def _unlike(made: Sequence[Answers], wanted: Sequence[Answers]) -> bool:
+    """Whether some tensor made for the images is none of those that are wanted for them."""
+    columns = list(zip(*wanted, strict=False))
+    return not all(any(_near(column, each) for each in columns) for column in zip(*made, strict=False))
+
+
+def _near(made: Sequence[NDArray[Any]], wanted: Sequence[NDArray[Any]]) -> bool:
+    """Whether the answers for all images are near, but for a hundredth of what they vary by from image to image.
+
+    A rounding inside a network makes steps of what differs in the last digit.
+    """
+    if any(left.shape != right.shape for left, right in zip(made, wanted, strict=True)):
+        return False
+    finite = [np.where(np.isfinite(each), each, 0).astype(np.float64) for each in wanted]
+    centre = sum(finite) / len(finite) if len({each.shape for each in finite}) == 1 else None
+    spread = 0.0 if centre is None else math.sqrt(np.mean([np.square(each - centre).mean() for each in finite]))
+    allowed = _UNLIKE * spread + _ROUNDING * max(np.abs(each).max(initial=0) for each in finite)
+    for left, right in zip(made, wanted, strict=True):
+        both = np.isfinite(left) & np.isfinite(right)
+        alone = np.isfinite(left) ^ np.isfinite(right)
+        off = np.subtract(left, right, where=both, out=np.zeros(left.shape, np.float64))
+        if left.size and (math.sqrt(np.square(off).mean()) > allowed or alone.mean() > _UNLIKE):
+            return False
+    return True
 
 
 def _older(module: nn.Module, rows: tuple[Tensor, ...], inputs: list[str], names: list[str]) -> ModelProto:

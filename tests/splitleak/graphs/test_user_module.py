@@ -175,6 +175,95 @@ def test_a_network_that_draws_its_answer_is_refused() -> None:
         network(Drawn(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
 
 
+class Branch(nn.Module):
+    """Dark images go another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bright, self.dark = nn.Linear(12, 2), nn.Linear(12, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = (self.bright if self.is_bright(images) else self.dark)(images.flatten(1))
+        return answer
+
+    def is_bright(self, images: Tensor) -> bool:
+        return bool(images.mean() > 0.4)
+
+
+class Rare(Branch):
+    """So do images of one value."""
+
+    def is_bright(self, images: Tensor) -> bool:
+        return bool(images[0, 0, 0, 0] != 0.125)
+
+
+class Rounds(nn.Module):
+    """Steps between which a last digit decides, so that no two runtimes agree in all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8 * 36 * 36, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = self.head((self.layer(images) * 200).round().flatten(1) / 200)
+        return answer
+
+
+class Scaled(nn.Module):
+    """Reads a scale off the values, in Python."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) / images.max().item()
+
+
+class Counts(nn.Flatten):
+    calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(images) * self.calls
+
+
+@pytest.mark.slow
+def test_a_network_that_decides_by_values_is_no_graph() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"its graph answers otherwise than the network itself: Python code in it"):
+        export_module(Branch().eval(), {"image": (3, 2, 2)})
+
+
+@pytest.mark.slow
+def test_what_a_network_does_to_the_callers_pictures_alone_is_seen_on_them() -> None:
+    torch.manual_seed(0)
+    module, inputs = Rare().eval(), {"image": (3, 2, 2)}
+    export_module(module, inputs)
+    with pytest.raises(ValueError, match="its graph answers otherwise"):
+        export_module(module, inputs, pictures=torch.full((1, 3, 2, 2), 0.125))
+
+
+@pytest.mark.slow
+def test_a_scale_that_python_reads_is_computed_from_each_image(capfd: pytest.CaptureFixture[str]) -> None:
+    found = network(Scaled(), (3, 2, 2))
+    images = 0.1 * torch.rand(4, 3, 2, 2)
+    (made,) = found.forward(images[:1].numpy(), ["logits"])
+    torch.testing.assert_close(torch.from_numpy(made["logits"]), Scaled()(images[:1]))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_rounding_in_a_network_is_no_branch() -> None:
+    torch.manual_seed(0)
+    assert network(Rounds(), (3, 38, 38)).outputs == 5
+
+
+def test_a_network_that_counts_its_calls_is_refused() -> None:
+    with pytest.raises(ValueError, match="the same answer twice, got one that draws at random or keeps a state"):
+        export_module(Counts(), {"image": (3, 2, 2)})
+
+
+def test_weights_in_half_precision_are_to_be_made_floats() -> None:
+    with pytest.raises(ValueError, match=r"its weights are torch.float16.*call \.float\(\) on it"):
+        export_module(nn.Sequential(nn.Conv2d(3, 4, 1)).half(), {"image": (3, 2, 2)})
+
+
 class OneAtATime(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.reshape(1, 3, 4).relu().sum(2)
