@@ -49,7 +49,12 @@ class Query:
             averaging: Answers of which ``send`` gives the mean; an image costs as many queries.
             answers: ``labels`` are one-hot rows.
             recorded: ``send`` replays what was answered, so that asking again brings nothing new.
+
+        Raises:
+            ValueError: An image is not asked about once.
         """
+        if draws < 1 or averaging < 1:
+            raise ValueError(f"expected draws and averaging of at least 1, got {draws} and {averaging}")
         self._send = send
         self.budget = budget
         self.draws = draws

@@ -6,7 +6,7 @@ PermissionError where an attack needs what it was not given.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,18 @@ from splitleak.datasets.images import Images
 from splitleak.datasets.plain import unlabelled
 from splitleak.defenses.base import Defense
 from splitleak.defenses.stack import DefenseConfig, Stack
+from splitleak.errors import first_line
 from splitleak.eval.record.metrics import measured_victims
 from splitleak.eval.record.schema import Score
+from splitleak.graphs.user_module import float_hint
 from splitleak.logs import Report, silent
 from splitleak.seeding import resolve_device
 from splitleak.training.modules import evaluating, freeze
 
 Array = Tensor | NDArray[Any]
 Network = nn.Module | Callable[[Tensor], Tensor]
+
+_COMPARED = 8  # pictures of the attacker's, on which a graph must answer as the network that it was exported of
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,20 @@ def capture(encoder: Network, images: Array, *, batch_size: int = 64) -> Tensor:
 
     Args:
         encoder: The device's half: a torch module (in eval mode; it is not changed) or any function from images
-            ``(N, C, H, W)`` to features ``(N, *shape)``. `defend` adds a defense.
+            ``(N, C, H, W)`` to features ``(N, *shape)``, one tensor or array. A function is called as it is: a module
+            inside it must be in eval mode already, else its batch normalisation learns from the images. `defend` adds a
+            defense.
         images: ``(N, C, H, W)``, floats in [0, 1] or uint8.
         batch_size: Images encoded at once.
 
     Returns:
         float32 features ``(N, *shape)`` on the CPU.
+
+    Raises:
+        ValueError: The encoder gives something else than real numbers, a row an image, or arrays do not fit it.
     """
+    if batch_size < 1:
+        raise ValueError(f"expected batches of at least 1 image, got {batch_size}")
     return torch.cat([_answers(encoder, batch) for batch in _images(images, "images").split(batch_size)])
 
 
@@ -100,6 +111,7 @@ def attack(
     encoder: nn.Module | None = None,
     labels: Array | None = None,
     prior: Path | str | None = None,
+    parts: Sequence[Sequence[int]] | None = None,
     name: str = "decoder",
     preset: Preset = "cpu",
     max_queries: int | None = None,
@@ -121,6 +133,8 @@ def attack(
         labels: ``(M,)``, the classes of the public images.
         prior: Folder that ``splitleak prior`` wrote, for an attack that searches one; None: it trains its own on
             ``public``.
+        parts: The shapes of the tensors that features ``(N, D)`` pack, flattened, one after another; None: they are one
+            tensor.
         name: Which attack, see ``splitleak list attacks`` or `ATTACKS`.
         preset: ``cpu``, or ``paper`` for the published settings.
         max_queries: Images it may send at most; fewer than there are public ones use as many of them.
@@ -151,6 +165,7 @@ def attack(
         labels=classes,
         encoder=None if encoder is None else freeze(copy.deepcopy(encoder), chosen_device),
         prior=None if prior is None else load_prior(Path(prior), chosen_device),
+        parts=None if parts is None else tuple(tuple(map(int, shape)) for shape in parts),
     )
     made = kind(known, Run(seed=seed, device=chosen_device, report=report, checkpoint=checkpoint))
     return Rebuilt(made, 0 if asked is None else asked.made, dict(kind.findings))
@@ -188,7 +203,11 @@ def scan(
     elif callable(network):
         module = network if isinstance(network, nn.Module) else _Function(network)
         with evaluating(module):
-            found = network_of(export_module(module, {"image": own.shape}), NetworkConfig(), own.shape)
+            found = network_of(
+                export_module(module, {"image": own.shape}, pictures=own.floats()[:_COMPARED]),
+                NetworkConfig(),
+                own.shape,
+            )
     else:
         raise ValueError(f"expected a network, or the path of an ONNX file, got {type(network).__name__}")
     document, _ = measure(found, own, attacked, ScanConfig.parse(settings, source="scan"), report)
@@ -268,13 +287,30 @@ def _answers(encoder: Network, images: Tensor) -> Tensor:
     if isinstance(encoder, nn.Module):
         device = next((weight.device for weight in encoder.parameters()), torch.device("cpu"))
         with evaluating(encoder):
-            sent = encoder(images.to(device))
+            try:
+                sent = encoder(images.to(device))
+            except RuntimeError as error:
+                raise ValueError(
+                    f"expected an encoder of such images, but {first_line(error)}{float_hint(encoder)}"
+                ) from error
     else:
         sent = encoder(images)
-    features = torch.as_tensor(np.asarray(sent)) if not torch.is_tensor(sent) else sent
+    if not isinstance(sent, (Tensor, np.ndarray)) or (isinstance(sent, np.ndarray) and sent.dtype.kind not in "biufc"):
+        raise ValueError(f"expected one tensor of features ({len(images)}, ...), a row an image, got {_what(sent)}")
+    features = torch.as_tensor(sent)
+    if features.is_complex():
+        raise ValueError(f"expected real features, got {sent.dtype}: send both parts, as torch.view_as_real gives them")
     if features.ndim < 2 or len(features) != len(images):
         raise ValueError(f"expected features ({len(images)}, ...), a row an image, got {tuple(features.shape)}")
     return features.detach().float().cpu()
+
+
+def _what(sent: object) -> str:
+    """What is not one tensor, in words."""
+    if isinstance(sent, np.ndarray):
+        return f"an array of {sent.dtype}"
+    count = f" of {len(sent)}" if isinstance(sent, Sized) else ""
+    return f"{type(sent).__name__}{count}"
 
 
 def _floats(values: Array, name: str) -> Tensor:

@@ -60,6 +60,50 @@ def test_any_function_and_numpy_arrays_will_do(pictures):
     assert splitleak.score(victims, victims)["mse"].mean == 0
 
 
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda images: (images, images + 1), "got tuple of 2"),
+        (lambda images: [images], "got list of 1"),
+        (lambda images: {"features": images}, "got dict of 1"),
+        (lambda images: None, "got NoneType"),
+        (lambda images: np.array([None] * len(images)), "got an array of object"),
+        (torch.fft.fft2, "expected real features, got torch.complex64"),
+        (lambda images: np.fft.fft2(images.numpy()), "expected real features, got complex64"),
+        (lambda images: images.mean((1, 2, 3)), r"expected features \(2, ...\), a row an image, got \(2,\)"),
+        (nn.Conv2d(3, 4, 3).half(), r"its weights are torch.float16, and images float32: call .float\(\) on it"),
+    ],
+)
+def test_what_is_not_one_tensor_of_numbers_is_refused(pictures, made, said):
+    with pytest.raises(ValueError, match=said):
+        splitleak.capture(made, pictures[1][:2])
+
+
+def test_no_images_at_once_and_no_draws_are_refused(pictures, encoder):
+    with pytest.raises(ValueError, match="expected batches of at least 1 image, got 0"):
+        splitleak.capture(encoder, pictures[1], batch_size=0)
+    captured = splitleak.capture(encoder, pictures[1])
+    with pytest.raises(ValueError, match="expected draws and averaging of at least 1, got 0 and 1"):
+        splitleak.attack(captured, public=pictures[0], query=encoder, name="linear", draws=0)
+
+
+def test_several_tensors_are_attacked_as_one_by_their_shapes(pictures, encoder):
+    public, victims = pictures
+
+    def both(images):
+        features = splitleak.capture(encoder, images)
+        return torch.cat([features.flatten(1), features.mean((2, 3))], 1)
+
+    known = {"public": public, "query": both, "name": "linear", "device": "cpu"}
+    packed, plain = (
+        splitleak.score(splitleak.attack(splitleak.capture(both, victims), **known, parts=parts), victims)["mse"].mean
+        for parts in ([[8, 6, 8], [8]], None)
+    )
+    assert packed < plain
+    with pytest.raises(ValueError, match=r"expected features \(384,\), which pack"):
+        splitleak.attack(splitleak.capture(both, victims), **known, parts=[(8, 6, 8)])
+
+
 def test_a_white_box_needs_the_weights_and_a_black_box_the_query(pictures, encoder):
     public, victims = pictures
     captured = splitleak.capture(encoder, victims)
@@ -198,6 +242,21 @@ def test_a_function_is_scanned_as_a_module_is(pictures, encoder):
 def test_what_is_no_network_is_refused_by_its_type(pictures, network):
     with pytest.raises(ValueError, match=f"expected a network.*got {type(network).__name__}"):
         splitleak.scan(network, public=pictures[0], victims=pictures[1])
+
+
+def test_a_function_of_a_network_in_training_mode_is_not_exported(pictures):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 10 * 14, 3)).train()
+    with pytest.raises(ValueError, match=r"hand over the network itself, in evaluation mode \(`.eval\(\)`\)"):
+        splitleak.scan(lambda images: network(images), public=pictures[0], victims=pictures[1])
+
+
+@pytest.mark.slow
+def test_a_network_that_decides_by_values_is_not_scanned_as_another(pictures):
+    def device(images):
+        return images.flatten(1) * (1 if images.mean() > 0.4 else -1)
+
+    with pytest.raises(ValueError, match="its graph answers otherwise than the network itself"):
+        splitleak.scan(device, public=pictures[0], victims=pictures[1])
 
 
 def test_a_function_that_is_not_of_torch_is_refused(pictures):
