@@ -94,7 +94,10 @@ def session_of(model: Path | bytes, threads: int) -> Any:  # noqa: ANN401  # onn
         # Its fallback, for which there is no other provider, prints errors on standard output.
         return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # its errors have no base of their own
-        raise ValueError(f"expected a network that ONNX Runtime computes, but {first_line(error)}") from None
+        said = first_line(error)
+        if "bfloat16" in said:
+            said = "it computes little in bfloat16: write the network in float32 (`.float()` before its export)"
+        raise ValueError(f"expected a network that ONNX Runtime computes, but {said}") from None
 
 
 @cache

@@ -102,7 +102,8 @@ def fitted_pixels(pixels: Tensor, size: tuple[int, int], channels: int) -> Tenso
     """uint8 pixels (N, C, H, W) at ``size`` (height, width) and ``channels``; see `Images.fitted`."""
     if pixels.shape[1] != channels and {pixels.shape[1], channels} != {1, 3}:
         why = "only grey and colour, 1 and 3, are made of each other"
-        raise ValueError(f"expected images of {channels} channels, as {why}, got {pixels.shape[1]}")
+        swapped = "; of a network that takes channels last, set preprocessing.layout=hwc" if size[1] in (1, 3) else ""
+        raise ValueError(f"expected images of {channels} channels, as {why}, got {pixels.shape[1]}{swapped}")
     if pixels.shape[1:] == (channels, *size):
         return pixels
     fitted = torch.empty(len(pixels), channels, *size, dtype=torch.uint8)

@@ -54,6 +54,9 @@ def network_of(model: ModelProto, config: NetworkConfig, image_shape: tuple[int,
         if len(shape) != 3 or None in shape:
             expected = "(C, H, W) by --input, or a value by fixed.NAME"
             raise ValueError(f"expected input {name!r} as an image {expected}, got {shape}")
+        if _fits(told[name], (*shape[1:], shape[0])) and not _fits(told[name], shape):
+            last = "channels come last there, so set preprocessing.layout=hwc"
+            raise ValueError(f"expected input {name!r} as {told[name]}, got {shape}: {last}")
         shapes[name] = tuple(int(side or 0) for side in shape)
     fixed = {name: _value(name, value, told.get(name, ())) for name, value in config.fixed.items()}
     return Network(prepare(model, config.preprocessing, shapes, fixed, config.output))
@@ -92,6 +95,11 @@ def read_names(path: Path, count: int) -> tuple[str, ...]:
     if len(lines) != count:
         raise ValueError(f"{path}: expected {count} names, one a line, as the network has outputs, got {len(lines)}")
     return tuple(lines)
+
+
+def _fits(told: tuple[int | None, ...], shape: tuple[int | None, ...]) -> bool:
+    """Whether an input that a file tells as ``told``, None where any size will do, may be of a shape."""
+    return len(told) == len(shape) and all(side in (None, own) for side, own in zip(told, shape, strict=True))
 
 
 def _value(name: str, value: float | list[Any], shape: tuple[int | None, ...]) -> NDArray[np.float32]:

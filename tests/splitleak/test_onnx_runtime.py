@@ -10,9 +10,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from onnx import TensorProto, helper
 
 from splitleak import onnx_runtime as module
-from splitleak.onnx_runtime import onnx_runtime
+from splitleak.onnx_runtime import onnx_runtime, session_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,3 +153,14 @@ def test_a_graph_that_cannot_be_computed_is_one_error_and_nothing_is_printed(cap
         with pytest.raises(ValueError, match="expected a network that ONNX Runtime computes"):
             module.session_of(broken, 1)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_in_bfloat16_is_to_be_written_in_float32():
+    to = [helper.make_node("Cast", [name], [f"{name}b"], to=TensorProto.BFLOAT16) for name in ("x", "w")]
+    nodes = [*to, helper.make_node("Conv", ["xb", "wb"], ["y"])]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 3, 3]) for name in ("x", "w")]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, None)]
+    graph = helper.make_graph(nodes, "conv", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    with pytest.raises(ValueError, match=r"ONNX Runtime computes, but it computes little in bfloat16: .*float32"):
+        session_of(model.SerializeToString(), 1)

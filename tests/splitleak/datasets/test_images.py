@@ -58,6 +58,11 @@ def test_images_of_any_number_of_channels_are_kept_resized_and_never_made_grey_o
             other.fitted(6, wanted)
 
 
+def test_channels_that_are_a_pictures_width_name_the_setting():
+    with pytest.raises(ValueError, match=r"expected images of 32 channels.*preprocessing\.layout=hwc"):
+        colour().fitted((32, 3), 32)
+
+
 def test_images_that_fit_are_left_alone():
     images = colour()
     assert torch.equal(images.fitted(20, 3).pixels, images.pixels)

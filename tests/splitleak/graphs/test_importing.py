@@ -21,6 +21,13 @@ def test_a_free_size_is_given_by_the_caller() -> None:
         network_of(two_outputs(["n", 3, "h", "w"]), config)
 
 
+def test_a_shape_whose_channels_come_last_in_the_file_names_the_setting() -> None:
+    for told in ([6, 7, 3], ["h", "w", 3]):
+        with pytest.raises(ValueError, match=r"got \(3, 6, 7\): channels come last there.*preprocessing\.layout=hwc"):
+            network_of(two_outputs(["n", *told]), NetworkConfig(output="twice"), (3, 6, 7))
+    assert network_of(two_outputs(["n", 3, 3, 3]), NetworkConfig(output="twice"), (3, 3, 3)).image_shape == (3, 3, 3)
+
+
 def test_a_single_fixed_number_fills_an_input() -> None:
     network = network_of(inputs(17), NetworkConfig(fixed={"angle": 0.5}))
     (made,) = network.forward(np.zeros((1, 3, 4, 5), np.float32), [OUTPUT])
