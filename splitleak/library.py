@@ -290,9 +290,9 @@ def _answers(encoder: Network, images: Tensor) -> Tensor:
             try:
                 sent = encoder(images.to(device))
             except RuntimeError as error:
-                raise ValueError(
-                    f"expected an encoder of such images, but {first_line(error)}{float_hint(encoder)}"
-                ) from error
+                if not (hint := float_hint(encoder)):
+                    raise  # the encoder's own
+                raise ValueError(f"expected an encoder of float32 images, but {first_line(error)}{hint}") from error
     else:
         sent = encoder(images)
     if not isinstance(sent, (Tensor, np.ndarray)) or (isinstance(sent, np.ndarray) and sent.dtype.kind not in "biufc"):

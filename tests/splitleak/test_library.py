@@ -79,6 +79,11 @@ def test_what_is_not_one_tensor_of_numbers_is_refused(pictures, made, said):
         splitleak.capture(made, pictures[1][:2])
 
 
+def test_an_encoders_own_error_stays_what_it_is(pictures, encoder):
+    with pytest.raises(RuntimeError, match="channels"):
+        splitleak.capture(encoder, pictures[1][:, :2])
+
+
 def test_no_images_at_once_and_no_draws_are_refused(pictures, encoder):
     with pytest.raises(ValueError, match="expected batches of at least 1 image, got 0"):
         splitleak.capture(encoder, pictures[1], batch_size=0)

@@ -57,6 +57,22 @@ def test_without_guidance_it_is_plain_ddim(known, prior):
     assert torch.allclose(images, ((noisy + 1) / 2).clamp(0, 1), atol=1e-4)
 
 
+def test_features_with_channels_last_are_as_near_as_those_with_channels_first(prior):
+    class Last(nn.Conv2d):
+        def forward(self, images):
+            return super().forward(images).permute(0, 2, 3, 1)
+
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(1, 6, 2, stride=2), Last(1, 6, 2, stride=2)
+    last.load_state_dict(first.state_dict())
+    config, images = QUICK.model_copy(update={"distance": "cosine"}), torch.rand(3, 1, 16, 16)
+    near = [
+        Sampler(config, encoder, prior, (1, 16, 16), Run()).distance(images, encoder(images.flip(3)))
+        for encoder in (first, last)
+    ]
+    torch.testing.assert_close(*near)
+
+
 def test_the_gradient_goes_through_the_denoiser(known, prior):
     sampler = Sampler(QUICK, nn.Identity(), prior, (1, 16, 16), Run())
     noisy = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
