@@ -104,6 +104,11 @@ class Network:
         channels, height, width = (dim.dim_value for dim in self.graph.input[0].type.tensor_type.shape.dim[1:])
         return channels, height, width
 
+    @property
+    def rounds(self) -> bool:
+        """Whether it takes whole numbers, which pictures are rounded to."""
+        return any(node.name.startswith(OURS) and node.op_type in ("QuantizeLinear", "Floor") for node in self.nodes)
+
     @cached_property
     def outputs(self) -> int:
         """Numbers that the network gives for one image."""

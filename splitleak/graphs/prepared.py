@@ -17,10 +17,27 @@ OURS = "splitleak:"
 """Begins the names of the nodes written here: what comes before the first of the network's own, and after the last."""
 
 _SPLIT_BY_INPUT = 13  # the version since which a split's sizes are an input
+_QUANTIZES = 10  # the version since which there is an operation that rounds, which gradients pass straight through
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_WHOLE: dict[int, tuple[int, int]] = {
+    TensorProto.UINT8: (0, 2**8 - 1),
+    TensorProto.INT8: (-(2**7), 2**7 - 1),
+    TensorProto.UINT16: (0, 2**16 - 1),
+    TensorProto.INT16: (-(2**15), 2**15 - 1),
+    TensorProto.UINT32: (0, 2**32 - 1),
+    TensorProto.INT32: (-(2**31), 2**31 - 1),
+    TensorProto.UINT64: (0, 2**64 - 1),
+    TensorProto.INT64: (-(2**63), 2**63 - 1),
+}
+"""By type of whole numbers, the least and the largest."""
+_LEAST_LEVELS = 16  # between black and white, of whole numbers: fewer are no picture any more
 
 
 class Preprocessing(Config):
-    """What a network does to an image in [0, 1] before its first layer: ``(image * range - mean) / deviation``."""
+    """What a network does to an image in [0, 1] before its first layer: ``(image * range - mean) / deviation``.
+
+    An input of whole numbers is given this rounded, with a range of 255: one of 1 would leave black and white alone.
+    """
 
     mean: tuple[float, ...] = Field(default=(0.0,), description="per channel, in units of the range; one for all")
     deviation: tuple[float, ...] = Field(default=(1.0,), description="per channel, in units of the range; one for all")
@@ -50,6 +67,23 @@ class Preprocessing(Config):
         mean, deviation = (np.resize(np.array(values, np.float32), channels) for values in (self.mean, self.deviation))
         scale = (np.float32(self.range) / deviation).reshape(-1, 1, 1)
         return scale, (-mean / deviation).reshape(-1, 1, 1)
+
+    def whole_factors(self, channels: int, kind: int, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`factors` of the input ``name`` of whole numbers: of a range of 255, unless the deviation gives the levels.
+
+        Raises:
+            ValueError: The type does not hold them, there are hardly any levels, or see `factors`.
+        """
+        scale, shift = self.factors(channels)
+        if float(scale.min()) < _LEAST_LEVELS - 1:
+            scale, shift = self.model_copy(update={"range": 255.0}).factors(channels)
+        lowest, highest = (int(np.rint(each)) for each in (shift.min(), (shift + scale).max()))
+        least, largest = _WHOLE[kind]
+        if lowest < least or highest > largest or float(scale.min()) < _LEAST_LEVELS - 1:
+            got = f"{lowest} to {highest}, in {float(scale.min()):g} steps from black to white"
+            expected = f"whole numbers in {least} to {largest} and at least {_LEAST_LEVELS} of them for input {name!r}"
+            raise ValueError(f"expected {expected}, got {got}; see preprocessing.mean and .deviation")
+        return scale, shift
 
 
 def input_shapes(model: ModelProto, layout: str = "chw") -> dict[str, tuple[int | None, ...]]:
@@ -111,7 +145,7 @@ def prepare(
             helper.make_node("Split", [IMAGES, _constant(graph, "split.sizes", np.array(sizes))], parts, axis=1)
         )
     for part, name in zip(parts, (name for name in inputs if name in shapes), strict=True):
-        before += _image(graph, preprocessing, shapes[name], part, inputs[name], rename.get(name, name))
+        before += _image(model, preprocessing, shapes[name], part, inputs[name], rename.get(name, name))
     for name, value in fixed.items():
         before += _fixed(graph, inputs[name], rename.get(name, name), value)
     after = _flattened(answer)
@@ -148,7 +182,7 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
 
 
 def _image(
-    graph: GraphProto,
+    model: ModelProto,
     preprocessing: Preprocessing,
     shape: tuple[int, ...],
     part: str,
@@ -156,8 +190,14 @@ def _image(
     name: str,
 ) -> list[NodeProto]:
     """The nodes from images ``part`` to the network's own input ``name``."""
-    channels = shape[0]
-    scale, shift = preprocessing.factors(channels)
+    graph = model.graph
+    channels, kind = shape[0], given.type.tensor_type.elem_type
+    if kind not in (*_FLOATS, *_WHOLE):
+        raise ValueError(f"expected input {given.name!r} to take floats or whole numbers, got {_described(given)}")
+    if kind in _WHOLE:
+        scale, shift = preprocessing.whole_factors(channels, kind, given.name)
+    else:
+        scale, shift = preprocessing.factors(channels)
     steps: list[tuple[str, Sequence[str], dict[str, Any]]] = []
     if preprocessing.order == "bgr":
         if channels != 3:
@@ -171,8 +211,13 @@ def _image(
         steps.append(("Transpose", [], {"perm": [0, 2, 3, 1]}))
     if len(given.type.tensor_type.shape.dim) not in (0, len(shape) + 1):
         raise ValueError(f"expected input {given.name!r} to take images (N, C, H, W), got {_described(given)}")
-    kind = given.type.tensor_type.elem_type
-    if kind != TensorProto.FLOAT or not steps:
+    if kind in (TensorProto.UINT8, TensorProto.INT8) and opset(model) >= _QUANTIZES:
+        zero = _constant(graph, f"{part}.zero", np.array(0, helper.tensor_dtype_to_np_dtype(kind)))
+        steps.append(("QuantizeLinear", [_constant(graph, f"{part}.one", np.array(1, np.float32)), zero], {}))
+    elif kind in _WHOLE:  # a cast alone would cut the fraction off
+        steps.append(("Add", [_constant(graph, f"{part}.half", np.array(0.5, np.float32))], {}))
+        steps += [("Floor", [], {}), ("Cast", [], {"to": kind})]
+    elif kind != TensorProto.FLOAT or not steps:
         steps.append(("Cast", [], {"to": kind}))
     nodes, last = [], part
     for index, (operation, others, attributes) in enumerate(steps):
@@ -185,6 +230,10 @@ def _image(
 def _fixed(graph: GraphProto, given: onnx.ValueInfoProto, name: str, value: NDArray[np.float32]) -> list[NodeProto]:
     """The nodes that repeat a value for each image of a batch."""
     kind = given.type.tensor_type.elem_type
+    if kind in _WHOLE and (value != np.rint(value)).any():
+        raise ValueError(
+            f"expected whole numbers as fixed.{given.name}, as the network takes them, got {value.tolist()}"
+        )
     row = _constant(graph, f"{name}.row", value[None].astype(helper.tensor_dtype_to_np_dtype(kind)))
     ones = _constant(graph, f"{name}.ones", np.ones(value.ndim, np.int64))
     start = _constant(graph, f"{name}.start", np.array([0]))

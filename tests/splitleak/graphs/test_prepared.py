@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from splitleak.graphs.importing import NetworkConfig, network_of
+from splitleak.graphs.module import GraphModule
 from splitleak.graphs.network import Network
 from splitleak.graphs.prepared import OUTPUT, Preprocessing, input_shapes, prepare
 
@@ -47,6 +49,57 @@ def test_the_network_may_take_bgr_and_channels_last(images: Array) -> None:
 def test_a_network_of_another_precision_is_given_its_own(images: Array, kind: int) -> None:
     got = answer(prepare(two_outputs(["n", 3, 4, 5], kind), Preprocessing(), {"x": (3, 4, 5)}, {}, "twice"), images)
     np.testing.assert_allclose(got, 2 * images.reshape(2, -1), rtol=1e-3)
+
+
+def as_given(kind: int, opset: int = 17) -> ModelProto:
+    """Gives the numbers that it is given, as floats."""
+    node = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+    given = helper.make_tensor_value_info("x", kind, ["n", 3, 4, 5])
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 4, 5])
+    graph = helper.make_graph([node], "g", [given], [made])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "opset"),
+    [(TensorProto.UINT8, 17), (TensorProto.UINT8, 9), (TensorProto.INT32, 17), (TensorProto.UINT16, 13)],
+)
+def test_whole_numbers_are_given_every_level_of_a_picture(kind: int, opset: int) -> None:
+    levels = np.arange(60, dtype=np.float32).reshape(1, 3, 4, 5) * 4
+    for given in (Preprocessing(), Preprocessing(range=255), Preprocessing(deviation=(1 / 255,))):
+        got = answer(prepare(as_given(kind, opset), given, {"x": (3, 4, 5)}, {}, None), levels / 255)
+        np.testing.assert_array_equal(got, levels.reshape(1, 60))
+
+
+def test_whole_numbers_below_0_are_given_those_around_it() -> None:
+    model = prepare(as_given(TensorProto.INT8), Preprocessing(mean=(128,)), {"x": (3, 4, 5)}, {}, None)
+    whites = np.ones((1, 3, 4, 5), np.float32)
+    assert answer(model, whites)[0, 0] == 127
+    assert answer(model, 0 * whites)[0, 0] == -128
+
+
+def test_a_gradient_goes_straight_through_the_rounding_of_a_picture() -> None:
+    module = GraphModule(prepare(as_given(TensorProto.UINT8), Preprocessing(), {"x": (3, 4, 5)}, {}, None))
+    pixels = torch.rand(2, 3, 4, 5, requires_grad=True)
+    made = module(pixels)
+    made.sum().backward()
+    assert torch.equal(made, (255 * pixels.detach()).round().flatten(1))
+    assert pixels.grad is not None
+    assert (pixels.grad == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        (TensorProto.INT8, Preprocessing(), r"whole numbers in -128 to 127.*input 'x', got 0 to 255"),
+        (TensorProto.UINT8, Preprocessing(mean=(0.5,), deviation=(0.5,)), "whole numbers in 0 to 255.*got -1 to 509"),
+        (TensorProto.UINT8, Preprocessing(deviation=(255,)), "at least 16 of them.*in 1 steps from black to white"),
+        (TensorProto.BOOL, Preprocessing(), r"expected input 'x' to take floats or whole numbers, got bool"),
+    ],
+)
+def test_whole_numbers_that_would_lose_the_picture_are_refused(kind: int, given: Preprocessing, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        prepare(as_given(kind), given, {"x": (3, 4, 5)}, {}, None)
 
 
 def inputs(opset: int) -> ModelProto:
