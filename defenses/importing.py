@@ -69,8 +69,7 @@ def import_network(
     if names is None:
         names = splits.train.classes if splits is not None and right == LABELS else ()
     notes = [] if network.outputs > 1 else ["of one output every answer counts as right: no accuracy"]
-    notes += [] if network.batched else ["the network takes one image at a time; batches are computed row by row"]
-    notes += ["the network takes whole numbers: pictures are rounded, on a range of 255"] if network.rounds else []
+    notes += network.notes
     for half, graph in (("device", edge), ("cloud", cloud)):
         if missing := missing_operations(graph):
             what = "white-box attacks and training" if half == "device" else "training"

@@ -49,9 +49,8 @@ def cuts(
     network, _ = read_network(onnx, torch, weights, input_, read_config_of(config, settings))
     found = network.cuts(tensors)
     if as_json:
-        print_json(
-            {"image_shape": network.image_shape, "outputs": network.outputs, "cuts": [vars(cut) for cut in found]}
-        )
+        about = {"image_shape": network.image_shape, "outputs": network.outputs, "notes": network.notes}
+        print_json({**about, "cuts": [vars(cut) for cut in found]})
         return
     left = ("cut", "after", "crosses")
     columns = (*left, "KiB", "device parameters", "MACs", "%", "cloud parameters", "MACs")
@@ -72,7 +71,10 @@ def cuts(
     image = "×".join(map(str, network.image_shape))
     batch = "" if network.batched else ", one image at a time"
     heading = f"{len(rows)} cuts; images {image}{batch}, {network.outputs:,} outputs"
-    console(width=200).print(table(columns, rows, title=heading, left=left, wrap=left, framed=False))
+    shown = console(width=200)
+    shown.print(table(columns, rows, title=heading, left=left, wrap=left, framed=False))
+    for note in network.notes:
+        shown.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def import_(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from splitleak.errors import first_line
 from splitleak.graphs.prepared import IMAGES, OURS, OUTPUT
-from splitleak.graphs.reading import every_node, reads
+from splitleak.graphs.reading import every_node, reads, subgraphs
 from splitleak.onnx_runtime import MEMORY, most_memory, session_of
 from splitleak.tables import nearest
 
@@ -31,7 +31,59 @@ _DRAWING = frozenset(
         "RandomUniformLike",
     }
 )
+_SELECTING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Range", "Unique"})
+"""Operations that give as many values as their inputs' values say."""
+_SIZED: dict[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "CenterCropPad": (1,),
+    "ConstantOfShape": (0,),
+    "DFT": (1,),
+    "Expand": (1,),
+    "If": (0,),
+    "Loop": (0, 1),
+    "MaxUnpool": (2,),
+    "OneHot": (1,),
+    "Pad": (1, 3),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "SplitToSequence": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+}
+"""By operation, the inputs that say how many values it gives."""
+_CONVOLUTIONS = {
+    "Conv": 1,
+    "ConvInteger": 1,
+    "ConvTranspose": 1,
+    "DeformConv": 1,
+    "FusedConv": 1,
+    "NhwcConv": 1,
+    "NhwcFusedConv": 1,
+    "QLinearConv": 3,
+}
+"""By operation, which input holds the kernels."""
+_PRODUCTS = frozenset(
+    {
+        "DynamicQuantizeMatMul",
+        "FusedGemm",
+        "FusedMatMul",
+        "Gemm",
+        "MatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "MatMulNBits",
+        "QGemm",
+        "QLinearMatMul",
+    }
+)
+_RECURRENT = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"})
 _ROWS = (1, 2, 3)  # batches that tell how shapes and sizes follow from the batch
+_MIXED = 0.02  # of the largest answer: what a batch changes by less is rounding, as of int8
 _BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4,
     TensorProto.FLOAT16: 2,
@@ -72,6 +124,14 @@ class Cut:
         return self.shapes[0] if len(self.shapes) == 1 else (sum(math.prod(shape) for shape in self.shapes),)
 
 
+class _Probe(NamedTuple):
+    """What one pass tells: shapes of what depends on images, values of what depends on shapes alone, and the answer."""
+
+    shapes: dict[str, tuple[int, ...]]
+    values: dict[str, Array]
+    answer: Array
+
+
 class Network:
     """A network as `splitleak.graphs.prepared.prepare` gives it, computed by ONNX Runtime on the CPU.
 
@@ -80,14 +140,15 @@ class Network:
     """
 
     def __init__(self, model: ModelProto) -> None:
-        """Measures all shapes, by three forward passes of one to three images.
+        """Measures all shapes, by forward passes of one to three images that differ.
 
         Raises:
-            ValueError: The network cannot be computed, gives no numbers, or draws some at random.
+            ValueError: The network cannot be computed, gives no numbers, another number of them for another picture,
+                or draws some at random.
         """
         self.model = model
         self.graph = model.graph
-        kinds = _kinds(self.graph)
+        kinds, self._selected = _kinds(self.graph)
         self._data = {name for name, kind in kinds.items() if kind == "data"}
         self._shaped = {name for name, kind in kinds.items() if kind == "shape"}
         self.nodes = list(self.graph.node)
@@ -96,6 +157,8 @@ class Network:
         self.types = _types(model)
         if OUTPUT not in self._data:
             raise ValueError("expected an output that depends on the images, got one that does not")
+        self.mixes = False
+        """Whether an image's answer depends on the others of its batch; then images are computed one at a time."""
         self.batched, self.shapes, self.values = self._measure()
 
     @property
@@ -108,6 +171,24 @@ class Network:
     def rounds(self) -> bool:
         """Whether it takes whole numbers, which pictures are rounded to."""
         return any(node.name.startswith(OURS) and node.op_type in ("QuantizeLinear", "Floor") for node in self.nodes)
+
+    @property
+    def scales_by_batch(self) -> bool:
+        """Whether it quantises by the largest value of a whole batch, which makes answers depend on it a little."""
+        return any(node.op_type.startswith("DynamicQuantize") for node in every_node(self.graph))
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known of how it is computed, in words."""
+        notes = ["the network takes whole numbers: pictures are rounded, on a range of 255"] if self.rounds else []
+        if self.mixes:
+            notes.append(
+                "an image's answer depends on the rest of its batch: images are computed one at a time, and what leaks "
+                "in batches was not measured and may be more"
+            )
+        elif not self.batched:
+            notes.append("the network takes one image at a time; batches are computed row by row")
+        return notes
 
     @cached_property
     def outputs(self) -> int:
@@ -163,12 +244,23 @@ class Network:
         """The tensors ``names`` for images ``(N, C, H, W)``, by one pass of each batch; their first axis is its rows.
 
         Batches are as large as tensors of ``most_bytes`` allow.
+
+        Raises:
+            ValueError: The network cannot be computed for some of the images, or gives another number of values.
         """
         each = sum(4 * math.prod(self.shapes[1][name]) for name in names) + 1
         rows = max(1, min(64, most_bytes // each)) if self.batched else 1
         session = session_of(_with_outputs(self.model, names), threads)
         for start in range(0, len(images), rows):
-            values = session.run(list(names), {IMAGES: images[start : start + rows]})
+            batch = images[start : start + rows]
+            try:
+                values = session.run(list(names), {IMAGES: batch})
+            except Exception as error:  # ONNX Runtime's errors have no base of their own
+                said = f"{first_line(error)} (images {start} to {start + len(batch) - 1})"
+                raise ValueError(f"expected a network that can be computed for every image, but {said}") from None
+            for name, value in zip(names, values, strict=True):
+                if value.shape != (expected := (len(batch), *self.shapes[1][name][1:])):
+                    raise ValueError(f"expected {expected} of {len(batch)} images at {name!r}, got {value.shape}")
             yield {name: np.asarray(value, np.float32) for name, value in zip(names, values, strict=True)}
 
     @cached_property
@@ -177,6 +269,8 @@ class Network:
 
     def _can_cross(self, name: str) -> bool:
         """Whether a tensor is of numbers that a message can hold, with a row for each image."""
+        if name in self._selected:
+            return False
         shapes = [self.shapes[rows].get(name, ()) for rows in (_ROWS if self.batched else (1,))]
         if self.types.get(name) not in _BYTES or not all(len(shape) > 1 and math.prod(shape) for shape in shapes):
             return False
@@ -187,32 +281,62 @@ class Network:
         data, shaped = sorted(self._data), sorted(self._shaped)
         probes = {name: f"{name}.shape-of" for name in data}
         measured = [helper.make_node("Shape", [name], [made]) for name, made in probes.items()]
-        session = session_of(_with_outputs(self.model, (*probes.values(), *shaped, OUTPUT), measured), threads=1)
-        images = np.random.default_rng(0).random((_ROWS[-1], *self.image_shape), dtype=np.float32)
-        shapes: dict[int, dict[str, tuple[int, ...]]] = {}
-        values: dict[int, dict[str, Array]] = {}
-        answers: dict[int, Array] = {}
-        for rows in _ROWS:
-            try:
-                made = session.run([*probes.values(), *shaped, OUTPUT], {IMAGES: images[:rows]})
-            except Exception as error:  # ONNX Runtime's errors have no base of their own
-                if rows == 1:
-                    said = first_line(error)
-                    raise ValueError(f"expected a network for images {self.image_shape}, but {said}") from None
-                return False, {1: shapes[1]}, {1: values[1]}
-            shapes[rows] = {name: tuple(map(int, shape)) for name, shape in zip(data, made, strict=False)}
-            values[rows] = dict(zip(shaped, made[len(data) :], strict=False))
-            answers[rows] = made[-1]
-            if rows == 1 and not same(session.run([OUTPUT], {IMAGES: images[:1]})[0], answers[1]):
-                drawn = sorted({node.op_type for node in every_node(self.graph)} & _DRAWING)
-                raise ValueError(
-                    "expected a network that gives an image the same answer twice, got one that draws at random "
-                    f"({', '.join(drawn) or 'unknown where'}); export it in evaluation mode (`.eval()`), or with what "
-                    "it draws as an input, which --set fixed.NAME=VALUE gives a value"
-                )
-            if rows > 1 and not same(answers[rows][:1], answers[1]):
-                return False, {1: shapes[1]}, {1: values[1]}
-        return True, shapes, values
+        wanted = [*probes.values(), *shaped, OUTPUT]
+        session = session_of(_with_outputs(self.model, wanted, measured), threads=1)
+
+        def probe(batch: Floats) -> _Probe:
+            made = session.run(wanted, {IMAGES: batch})
+            shapes = {name: tuple(map(int, shape)) for name, shape in zip(data, made, strict=False)}
+            return _Probe(shapes, dict(zip(shaped, made[len(data) :], strict=False)), made[-1])
+
+        images = probing(_ROWS[-1], self.image_shape)
+        try:
+            first = probe(images[:1])
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            raise ValueError(f"expected a network for images {self.image_shape}, but {first_line(error)}") from None
+        self._check_answer(first.answer, session.run([OUTPUT], {IMAGES: images[:1]})[0])
+        found, alone = {1: first}, [first.answer]
+        try:
+            for place in range(1, len(images)):
+                other = probe(images[place : place + 1])
+                self._compare(first, other)
+                alone.append(other.answer)
+            for rows in _ROWS[1:]:
+                found[rows] = probe(images[:rows])
+        except ValueError:
+            raise
+        except Exception:  # it takes no batch, or not every picture
+            found = {1: first}
+        for rows in tuple(found)[1:]:
+            together, apart = found[rows].answer, np.concatenate(alone[:rows])
+            if not same(together, apart):
+                self.mixes = together.shape == apart.shape and difference(together, apart) > _MIXED
+                found = {1: first}
+                break
+        shapes = {rows: each.shapes for rows, each in found.items()}
+        return len(found) > 1, shapes, {rows: each.values for rows, each in found.items()}
+
+    def _check_answer(self, answer: Array, again: Array) -> None:
+        """Refuses an answer that has not one row an image, or is another the second time."""
+        if len(answer) != 1:
+            expected = "an output whose first axis is that of the images (output=NAME chooses one)"
+            raise ValueError(f"expected {expected}, got {len(answer)} rows of one image")
+        if not same(again, answer):
+            drawn = sorted({node.op_type for node in every_node(self.graph)} & _DRAWING)
+            raise ValueError(
+                "expected a network that gives an image the same answer twice, got one that draws at random "
+                f"({', '.join(drawn) or 'unknown where'}); export it in evaluation mode (`.eval()`), or with what "
+                "it draws as an input, which --set fixed.NAME=VALUE gives a value"
+            )
+
+    def _compare(self, first: "_Probe", other: "_Probe") -> None:
+        """Keeps tensors from crossing whose size is another for another picture; refuses such an answer."""
+        if first.answer.shape != other.answer.shape:
+            got = f"{first.answer.shape[1]} of one image and {other.answer.shape[1]} of another"
+            raise ValueError(f"expected an output of as many numbers for every image, got {got}")
+        if wrong := next((name for name, value in first.values.items() if not same(value, other.values[name])), None):
+            raise ValueError(f"expected sizes that are the same for every image, got others at {wrong!r}")
+        self._selected |= {name for name, shape in first.shapes.items() if shape != other.shapes[name]}
 
     def _parameters(self, node: NodeProto, seen: set[str]) -> int:
         """The weights that a node reads, or that what it reads is computed from, each once."""
@@ -235,17 +359,37 @@ class Network:
         return count
 
     def _macs(self, node: NodeProto) -> int:
-        """Multiply-accumulates of a convolution or a matrix product, for one image."""
+        """Multiply-accumulates of a convolution, a matrix product or a recurrent layer, for one image."""
         shapes = self.shapes[1]
-        if node.op_type in ("Conv", "ConvTranspose", "FusedConv"):
-            weight = self._dims(node.input[1])
+        if node.op_type in _CONVOLUTIONS:
+            weight = self._dims(node.input[_CONVOLUTIONS[node.op_type]])
             moved = shapes[node.output[0] if node.op_type != "ConvTranspose" else node.input[0]]
             return math.prod(moved) * math.prod(weight[1:])
-        if node.op_type in ("Gemm", "MatMul", "FusedMatMul", "FusedGemm"):
+        if node.op_type in _PRODUCTS:
             left = self._dims(node.input[0])
             flipped = any(each.name == "transA" and each.i for each in node.attribute)
             return math.prod(shapes[node.output[0]]) * left[0 if flipped else -1]
+        if node.op_type in _RECURRENT:  # for each step, the weights of what comes in and of the state
+            steps = math.prod(self._dims(node.input[0])[:2])
+            return steps * sum(math.prod(self._dims(name)) for name in node.input[1:3])
+        if node.op_type == "Einsum":
+            return self._einsum_macs(node)
         return 0
+
+    def _einsum_macs(self, node: NodeProto) -> int:
+        """Of each further operand, a product for every index there is: those of the answer, and those summed over."""
+        equation = next(each.s.decode() for each in node.attribute if each.name == "equation").replace(" ", "")
+        given, _, told = equation.partition("->")
+        sides: dict[str, int] = {}
+        for labels, name in zip(given.split(","), node.input, strict=True):
+            dims, plain = self._dims(name), labels.replace("...", "")
+            kept = labels.partition("...")[0] if "..." in labels else plain
+            ends = dims[len(dims) - len(plain) + len(kept) :]
+            sides |= dict(zip(plain, (*dims[: len(kept)], *ends), strict=True))
+        letters = {letter for letter in given if letter.isalpha()}
+        summed = letters - {*told} if told else {letter for letter in letters if given.count(letter) > 1}
+        indices = math.prod(self.shapes[1][node.output[0]]) * math.prod(sides[letter] for letter in summed)
+        return indices * (len(node.input) - 1)
 
     def _dims(self, name: str) -> tuple[int, ...]:
         if name in self.weights:
@@ -256,17 +400,43 @@ class Network:
         return tuple(made.attribute[0].t.dims) if made.op_type == "Constant" else self._dims(reads(made)[0])
 
 
-def _kinds(graph: onnx.GraphProto) -> dict[str, str]:
-    """Of each tensor, whether it depends on the images' values (data), on shapes alone (shape), or on neither."""
-    kinds = {IMAGES: "data"}
+def _kinds(graph: onnx.GraphProto) -> tuple[dict[str, str], set[str]]:
+    """Of each tensor, whether it depends on the images' values (data), on shapes alone (shape), or on neither.
+
+    The second are those whose size depends on the images' values too, as that of the places where a feature is not 0:
+    what counts their values is data.
+    """
+    kinds, selected = {IMAGES: "data"}, set[str]()
     for node in graph.node:
         given = {kinds.get(name) for name in reads(node)}
         kind = "data" if "data" in given else "shape" if "shape" in given else None
-        if node.op_type in ("Shape", "Size") and kind == "data":
+        counts = node.op_type in ("Shape", "Size")
+        if counts and kind == "data" and node.input[0] not in selected:
             kind = "shape"
         if kind is not None:
             kinds |= {name: kind for name in node.output if name}
-    return kinds
+        if kind == "data" and not counts and (selected & {*reads(node)} or _selects(node, kinds)):
+            selected |= {name for name in node.output if name}
+    return kinds, selected
+
+
+def _selects(node: NodeProto, kinds: dict[str, str]) -> bool:
+    """Whether the values of images say how many values a node gives."""
+    if any(each.op_type in _SELECTING for graph in subgraphs(node) for each in every_node(graph)):
+        return True
+    told = range(len(node.input)) if node.op_type in _SELECTING else _SIZED.get(node.op_type, ())
+    if any(kinds.get(node.input[place]) == "data" for place in told if place < len(node.input)):
+        return True
+    return node.op_type == "Loop" and not _counts_alone(subgraphs(node)[0])
+
+
+def _counts_alone(body: onnx.GraphProto) -> bool:
+    """Whether a loop goes on as long as its count says: its own condition is handed on, or constant."""
+    makers = {name: made for made in body.node for name in made.output}
+    name = body.output[0].name
+    while name in makers and makers[name].op_type in ("Cast", "Identity"):
+        name = makers[name].input[0]
+    return name not in makers or makers[name].op_type == "Constant"
 
 
 def _types(model: ModelProto) -> dict[str, int]:
@@ -318,6 +488,29 @@ def _check_sizes(graph: onnx.GraphProto) -> None:
         dims = [dim.dim_value for dim in each.type.tensor_type.shape.dim if dim.HasField("dim_value")]
         if math.prod(dims) * 4 > most or any(dim < 0 for dim in dims):
             raise ValueError(f"expected tensors of at most {most:,} bytes ({MEMORY}), got {each.name!r} of {dims}")
+
+
+def probing(count: int, image_shape: tuple[int, int, int]) -> Floats:
+    """Images ``(count, C, H, W)`` in [0, 1] as different as can be: noise, half black, black, noise of half the light.
+
+    What depends on their values, or on the others of a batch, shows on one of them.
+    """
+    images = np.random.default_rng(0).random((count, *image_shape), dtype=np.float32)
+    images[1::4, :, image_shape[1] // 2 :] = 0
+    images[2::4] = 0
+    images[3::4] /= 2
+    return images
+
+
+def difference(values: Array, expected: Array) -> float:
+    """The largest difference where both are finite, relative to the largest expected value.
+
+    >>> difference(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
+    0.5
+    """
+    finite = np.isfinite(values) & np.isfinite(expected)
+    largest = float(np.abs(expected[finite]).max(initial=0.0))
+    return float(np.abs(values[finite] - expected[finite]).max(initial=0.0)) / max(largest, 1e-12)
 
 
 def same(left: Array, right: Array) -> bool:

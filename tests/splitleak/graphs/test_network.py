@@ -1,15 +1,19 @@
 """Where a network can be cut, and what lies on either side."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from splitleak.graphs.halves import CROSSING, check_halves, cloud_half, edge_half
 from splitleak.graphs.network import Network
 from splitleak.graphs.prepared import IMAGES, OUTPUT, Preprocessing, prepare
 from splitleak.graphs.user_module import export_module
 from splitleak.models.counting import count_macs
+from splitleak.onnx_runtime import session_of
 
 
 class Residual(nn.Module):
@@ -164,3 +168,135 @@ def test_a_network_that_draws_at_random_is_refused():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(ValueError, match=r"the same answer twice.*\(Random.*export it in evaluation mode.*fixed.NAME"):
         Network(prepare(model, Preprocessing(), {"x": (1, 2, 2)}, {}, None))
+
+
+def graph_of(nodes: list[NodeProto], shape: list[int | str], made: int = TensorProto.FLOAT, **weights: Any) -> Network:
+    """A network from ``x`` to ``y``, of images of ``shape``."""
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    out = helper.make_tensor_value_info("y", made, None)
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", [given], [out], tensors)
+    versions = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=versions, ir_version=8)
+    return Network(prepare(model, Preprocessing(), {"x": tuple(int(side) for side in shape[1:])}, {}, None))  # type: ignore[arg-type]
+
+
+IMAGE: list[int | str] = ["n", 3, 4, 4]
+SELECTED = {
+    "NonZero": [helper.make_node("NonZero", ["a"], ["chosen"])],
+    "Compress": [
+        helper.make_node("Flatten", ["a"], ["flat"], axis=0),
+        helper.make_node("Cast", ["flat"], ["bits"], to=TensorProto.BOOL),
+        helper.make_node("Squeeze", ["bits", "zero1"], ["bits1"]),
+        helper.make_node("Compress", ["flat", "bits1"], ["chosen"], axis=1),
+    ],
+    "Unique": [helper.make_node("Unique", ["a"], ["chosen"])],
+    "sliced": [
+        helper.make_node("ReduceMax", ["a"], ["most"], keepdims=0),
+        helper.make_node("Ceil", ["most"], ["up"]),
+        helper.make_node("Cast", ["up"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["whole", "minus1"], ["end"]),
+        helper.make_node("Slice", ["a", "zero1", "end", "three1"], ["chosen"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("made", [*SELECTED])
+def test_a_count_of_what_the_picture_selects_is_data_and_no_size(made: str) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        *SELECTED[made],
+        helper.make_node("Size", ["chosen"], ["count"]),
+        helper.make_node("Cast", ["count"], ["counted"], to=TensorProto.FLOAT),
+        helper.make_node("GlobalAveragePool", ["a"], ["pooled"]),
+        helper.make_node("Add", ["pooled", "counted"], ["y"]),
+    ]
+    found = graph_of(nodes, IMAGE, zero1=np.array([0]), minus1=np.array([-1]), three1=np.array([3]))
+    assert "count" not in found.values[1]
+    assert [cut.name for cut in found.cuts()] == ["a"]
+    cut = found.cuts()[0]
+    edge, cloud = edge_half(found, cut), cloud_half(found, cut)
+    assert check_halves(found, edge, cloud) < 1e-5
+    blacks = np.zeros((1, 3, 4, 4), np.float32)
+    [whole] = [each[OUTPUT] for each in found.forward(blacks, [OUTPUT])]
+    features = session_of(edge.SerializeToString(), 1).run(None, {IMAGES: blacks})[0]
+    np.testing.assert_allclose(session_of(cloud.SerializeToString(), 1).run(None, {CROSSING: features})[0], whole)
+
+
+def test_an_output_of_another_size_for_another_picture_is_refused_in_one_line() -> None:
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["places"]),
+        helper.make_node("Unsqueeze", ["places", "zero1"], ["y"]),
+    ]
+    with pytest.raises(ValueError, match="as many numbers for every image, got 192 of one image and 96 of another"):
+        graph_of(nodes, IMAGE, TensorProto.INT64, zero1=np.array([0]))
+    with pytest.raises(ValueError, match=r"expected an output whose first axis is that of the images.*got 4 rows"):
+        graph_of([helper.make_node("NonZero", ["x"], ["y"])], IMAGE, TensorProto.INT64)
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        [helper.make_node("ReduceMean", ["x"], ["m"], axes=[0])],
+        [helper.make_node("Slice", ["x", "zero1", "one1"], ["m"])],
+    ],
+)
+def test_an_answer_that_depends_on_the_rest_of_its_batch_is_told(taken: list[NodeProto]) -> None:
+    nodes = [*taken, helper.make_node("Sub", ["x", "m"], ["d"]), helper.make_node("Abs", ["d"], ["y"])]
+    found = graph_of(nodes, IMAGE, zero1=np.array([0]), one1=np.array([1]))
+    assert found.mixes
+    assert not found.batched
+    assert "what leaks in batches was not measured" in found.notes[0]
+
+
+def test_an_int8_network_has_the_macs_of_the_network_it_is_of() -> None:
+    kernels, weights = np.ones((5, 3, 2, 2), np.int8), np.ones((20, 7), np.int8)
+    one, zero, unsigned = np.float32(1), np.int8(0), np.uint8(0)
+    scales = {"one": one, "zero": zero, "unsigned": unsigned, "kernels": kernels, "weights": weights}
+    static = [
+        helper.make_node("QuantizeLinear", ["x", "one", "unsigned"], ["q"]),
+        helper.make_node(
+            "QLinearConv",
+            ["q", "one", "unsigned", "kernels", "one", "zero", "one", "unsigned"],
+            ["c"],
+            strides=[2, 2],
+        ),
+        helper.make_node("Flatten", ["c"], ["f"]),
+        helper.make_node("QLinearMatMul", ["f", "one", "unsigned", "weights", "one", "zero", "one", "unsigned"], ["m"]),
+        helper.make_node("DequantizeLinear", ["m", "one", "unsigned"], ["y"]),
+    ]
+    cuts = graph_of(static, IMAGE, **scales).cuts()
+    assert cuts[-1].device_macs == 5 * 2 * 2 * 12 + 20 * 7
+    dynamic = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "qs", "qz"]),
+        helper.make_node("ConvInteger", ["q", "kernels", "qz"], ["ci"], strides=[2, 2]),
+        helper.make_node("Cast", ["ci"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["c"], ["f"]),
+        helper.make_node("DynamicQuantizeLinear", ["f"], ["r", "rs", "rz"]),
+        helper.make_node("MatMulInteger", ["r", "weights", "rz"], ["mi"]),
+        helper.make_node("Cast", ["mi"], ["m"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["m", "rs"], ["y"]),
+    ]
+    found = graph_of(dynamic, IMAGE, kernels=kernels, weights=weights)
+    assert found.scales_by_batch
+    assert {cut.device_macs + cut.cloud_macs for cut in found.cuts()} == {5 * 2 * 2 * 12 + 20 * 7}
+
+
+def test_recurrent_layers_and_sums_of_products_are_counted() -> None:
+    lstm = [
+        helper.make_node("Squeeze", ["x", "one1"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["steps"], perm=[1, 0, 2]),
+        helper.make_node("LSTM", ["steps", "w", "r"], ["", "h"], hidden_size=6),
+        helper.make_node("Transpose", ["h"], ["y"], perm=[1, 0, 2]),
+    ]
+    weights = {"w": np.ones((1, 24, 4), np.float32), "r": np.ones((1, 24, 6), np.float32)}
+    found = graph_of(lstm, ["n", 1, 5, 4], one1=np.array([1]), **weights)
+    assert found.cuts()[-1].cloud_macs == 5 * 24 * (4 + 6)
+    product = [
+        helper.make_node("Einsum", ["x", "v"], ["e"], equation="...chw,wk->...chk"),
+        helper.make_node("Einsum", ["e", "e"], ["y"], equation="nchk, nchk -> nc"),
+        helper.make_node("Relu", ["y"], ["z"]),
+    ]
+    product[-1].output[0], product[1].output[0], product[2].input[0] = "y", "s", "s"
+    found = graph_of(product, IMAGE, v=np.ones((4, 7), np.float32))
+    assert found.cuts()[-1].device_macs == 3 * 4 * 4 * 7 + 3 * 4 * 7
