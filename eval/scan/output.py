@@ -1,6 +1,7 @@
 """A scan as a table, a verdict, CSV, a plot and one page."""
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from splitleak.eval.report.figures.drawing import data_uri
 from splitleak.eval.report.figures.gallery import png
 from splitleak.eval.report.page import NOTHING, render, write_csv, write_text
 from splitleak.eval.scan.latency import evenly
-from splitleak.eval.scan.scan import Pictures, judged_row, plain_rows
+from splitleak.eval.scan.scan import FEW_VICTIMS, Pictures, judged_row, plain_rows
 from splitleak.outputs import FolderKind
 
 SCAN = FolderKind("scan", "scan.json", ("scan.csv", "scan.png", "scan.html"))
@@ -28,7 +29,7 @@ LEGEND = (
     "rebuilds more). Leaks: the largest SSIM of this cut and those after it. Retrieved: the nearest public picture by "
     "the feature. Moved, brighter: victims found again by their feature, a pixel aside or a tenth brighter."
 )
-_ABOVE_MEAN = 0.1
+_ABOVE_MEAN = 0.1  # of what there is between the mean image and the picture
 _STRIP = 9  # rows of pictures on the page
 _MILLION, _KIB = 1e6, 1024
 
@@ -43,15 +44,18 @@ def table_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             f"{row['bytes'] / _KIB:,.1f}",
             f"{row['device_macs'] / _MILLION:,.2f} M",
             f"{100 * row['device_share']:.0f}",
-            f"{row['mse']:.4f}",
-            f"{row['psnr']:.1f}",
-            f"{row['ssim']:.3f}",
-            f"{row['leaks']:.3f}",
-            f"{row['retrieved']['ssim']:.3f}",
-            f"{100 * row['refound']['moved']:.0f}",
-            f"{100 * row['refound']['brighter']:.0f}",
-            *(NOTHING if row[half] is None else f"{row[half]:.2f}" for half in ("edge_ms", "cloud_ms")),
+            _shown(row["mse"], ".4f"),
+            _shown(row["psnr"], ".1f"),
+            _shown(row["ssim"], ".3f"),
+            _shown(row["leaks"], ".3f"),
+            _shown(row["retrieved"]["ssim"], ".3f"),
+            *(_shown(row["refound"][kind], ".0f", 100) for kind in ("moved", "brighter")),
+            *(_shown(row[half], ".2f") for half in ("edge_ms", "cloud_ms")),
         )
+
+
+def _shown(figure: float | None, form: str, factor: float = 1) -> str:
+    return NOTHING if figure is None else f"{factor * figure:{form}}"
 
 
 def floors(document: Mapping[str, Any]) -> str:
@@ -66,14 +70,19 @@ def floors(document: Mapping[str, Any]) -> str:
 
 def limit(document: Mapping[str, Any]) -> float:
     """The SSIM from which on pictures count as rebuilt: of smooth pictures even the mean image has a high one."""
-    return float(max(document["config"]["threshold"], document["mean_image"]["ssim"] + _ABOVE_MEAN))
+    mean = document["mean_image"]["ssim"]
+    return float(max(document["config"]["threshold"], mean + _ABOVE_MEAN * (1 - mean)))
 
 
 def verdict(document: Mapping[str, Any]) -> str:
-    """In a sentence, up to where pictures can be rebuilt, and from where on they cannot."""
-    rows, threshold = plain_rows(document), limit(document)
+    """In a sentence, up to where pictures can be rebuilt, and from where on they cannot; of cuts that were measured."""
+    rows, threshold = [row for row in plain_rows(document) if not row["unmeasured"]], limit(document)
+    if not rows:
+        return "No cut could be measured: see the notes."
     above = [place for place, row in enumerate(rows) if row["leaks"] >= threshold]
-    rebuilt = f"a linear map rebuilds pictures with an SSIM of {threshold:.2f} or more"
+    rebuilt = (
+        f"a linear map rebuilds pictures with an SSIM of {threshold:{'.2f' if threshold < 0.9 else '.3f'}} or more"
+    )
     if not above:
         most = max(rows, key=lambda row: row["ssim"])
         return f"At no cut {rebuilt}; the most is {most['ssim']:.2f} at `{most['cut']}`."
@@ -88,11 +97,21 @@ def verdict(document: Mapping[str, Any]) -> str:
 
 
 def judgement(document: Mapping[str, Any], most: float) -> tuple[bool, str]:
-    """Whether the cut that is judged leaks more than ``most``, and that in words."""
-    row = judged_row(document)
-    fails = row["leaks"] > most
+    """Whether the cut that is judged leaks more than ``most``, or was not measured, and that in words.
+
+    Raises:
+        ValueError: There is nothing to choose it by, see `judged_row`, or too few victims to pass anything.
+    """
+    if document["victims"] < FEW_VICTIMS:
+        raise ValueError(f"expected at least {FEW_VICTIMS} victims to judge a cut by, got {document['victims']}")
+    row, mean = judged_row(document), document["mean_image"]["ssim"]
     which = f"`{row['cut']}` ({100 * row['device_share']:.0f} % of the MACs on the device)"
-    return fails, f"{'FAILED' if fails else 'Passed'}: {which} leaks SSIM {row['leaks']:.3f}, at most {most:g} allowed."
+    if row["unmeasured"]:
+        return True, f"FAILED: {which} was not measured: {row['unmeasured']}."
+    fails = row["leaks"] > most
+    beside = f" The mean image alone has {mean:.3f}." if mean > most else ""
+    said = f"{which} leaks SSIM {row['leaks']:.3f}, at most {most:g} allowed.{beside}"
+    return fails, f"{'FAILED' if fails else 'Passed'}: {said}"
 
 
 def write_scan(
@@ -137,7 +156,7 @@ def _flat(row: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _strips(document: Mapping[str, Any], pictures: Pictures) -> Iterator[tuple[str, str]]:
     """Of rows evenly spaced, the name and a strip of the first victims, as rebuilt; the true ones first."""
-    rows = [place for place, row in enumerate(document["rows"]) if row["defense"] == "none"]
+    rows = [place for place, row in enumerate(document["rows"]) if row["defense"] == "none" and str(place) in pictures]
     yield "the victims", _strip(pictures["truth"])
     for place in evenly(len(rows), _STRIP):
         row = document["rows"][rows[place]]
@@ -159,7 +178,14 @@ def _plot(document: Mapping[str, Any]) -> bytes:
             for index, name in enumerate(names):
                 rows = [row for row in document["rows"] if row["defense"] == name]
                 places = [100 * row["device_share"] for row in rows]
-                axes.plot(places, [row[measure] for row in rows], "o-", color=f"C{index}", markersize=3, label=name)
+                axes.plot(
+                    places,
+                    [math.nan if row[measure] is None else row[measure] for row in rows],
+                    "o-",
+                    color=f"C{index}",
+                    markersize=3,
+                    label=name,
+                )
             axes.axhline(document["mean_image"][measure], color="0.5", linestyle=":", label="mean image")
             axes.set(xlabel="% of the MACs on the device", ylabel=f"{label} of what is rebuilt")
             axes.grid(visible=True, alpha=0.3)

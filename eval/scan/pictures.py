@@ -28,7 +28,7 @@ def choose(
 
     Raises:
         FileNotFoundError: There is no such data.
-        ValueError: It has fewer than eight different pictures, or they cannot have the channels.
+        ValueError: It has fewer than eight different pictures, no victims, or they cannot have the channels.
     """
     channels, height, width = image_shape
     if data in DATASETS:
@@ -38,11 +38,13 @@ def choose(
         loaded = load(data, size=(height, width), channels=known, report=report)
     first, second = _split(loaded, victims, seed)
     first, second = first.select(_drawn(len(first), public, seed)), second.select(_drawn(len(second), victims, seed))
-    owned = set(first.hashes())
-    unknown = [place for place, name in enumerate(second.hashes()) if name not in owned]
-    second = second.select(torch.tensor(unknown, dtype=torch.int64))
-    if len(first) + len(second) < _LEAST or not len(second):
-        raise ValueError(f"expected at least {_LEAST} different pictures in {data}, got {len(first) + len(second)}")
+    owned, attacked = set(first.hashes()), second.hashes()
+    if (different := len(owned | {*attacked})) < _LEAST:
+        raise ValueError(f"expected at least {_LEAST} different pictures in {data}, got {different}")
+    places = {name: place for place, name in enumerate(attacked) if name not in owned}  # each once
+    if not places:
+        raise ValueError(f"expected victims in {data} that are none of the public pictures, got none")
+    second = second.select(torch.tensor(sorted(places.values()), dtype=torch.int64))
     return first.fitted((height, width), channels), second.fitted((height, width), channels)
 
 

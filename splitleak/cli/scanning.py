@@ -72,7 +72,7 @@ def scan(
         write_scan,
     )
     from splitleak.eval.scan.pictures import choose, default_set
-    from splitleak.eval.scan.scan import ScanConfig, plain_rows
+    from splitleak.eval.scan.scan import FEW_VICTIMS, ScanConfig, check_share, plain_rows
     from splitleak.eval.scan.scan import scan as measure
     from splitleak.graphs.importing import network_digest
     from splitleak.logs import progress
@@ -86,15 +86,22 @@ def scan(
     }
     about |= {"bottleneck": bottleneck or (), "latency": latency, "share": share, "cut": cut, "seed": seed}
     given = ScanConfig.parse(about, source="scan")
+    if fail_above is not None and not 0 <= fail_above <= 1:
+        raise ValueError(f"expected an SSIM of 0 to 1 as --fail-above, got {fail_above:g}")
     if out is not None:
         SCAN.check(out, force=force)
     use_threads(threads)
     network = _network(model, torch, weights, input_, config, settings)
+    if fail_above is not None and cut is None:
+        check_share(network.macs)
     name = str(torch) if model is None else model.name
     source = images or default_set(network.image_shape[0])
     DATASETS.permit(source)
     with progress("scan") as report:
         owned, attacked = choose(source, network.image_shape, public, victims, seed, report)
+        if fail_above is not None and len(attacked) < FEW_VICTIMS:
+            got = f"{len(attacked)} in {source}"
+            raise ValueError(f"expected at least {FEW_VICTIMS} different victims for --fail-above, got {got}")
         document, pictures = measure(network, owned, attacked, given, report)
     told = {"model": name, "network": network_digest(network), "images": source}
     document = {**told, **document, "verdict": ""}
@@ -108,7 +115,8 @@ def scan(
         shown, left = console(width=200), ("cut", "defense", "sent")
         title = f"{name}: {len(plain_rows(document))} of {document['cuts_there_are']} cuts"
         shown.print(table(COLUMNS, table_rows(document), title=title, left=left, wrap=left, framed=False))
-        for line in filter(None, (floors(document), LEGEND, document["verdict"], judged)):
+        notes = (f"note: {note}" for note in document["notes"])
+        for line in filter(None, (floors(document), LEGEND, *notes, document["verdict"], judged)):
             shown.print(line, highlight=False, soft_wrap=True)
     if as_json and judged:
         typer.echo(judged, err=True)

@@ -83,7 +83,9 @@ _PRODUCTS = frozenset(
 )
 _RECURRENT = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"})
 _ROWS = (1, 2, 3)  # batches that tell how shapes and sizes follow from the batch
-_MIXED = 0.02  # of the largest answer: what a batch changes by less is rounding, as of int8
+MIXED = 0.02
+"""Of the largest value: what the rest of a batch changes by less is rounding, as of int8."""
+
 _BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4,
     TensorProto.FLOAT16: 2,
@@ -181,7 +183,7 @@ class Network:
     def notes(self) -> list[str]:
         """What is to be known of how it is computed, in words."""
         notes = ["the network takes whole numbers: pictures are rounded, on a range of 255"] if self.rounds else []
-        if self.mixes:
+        if self.mixes or (self.scales_by_batch and not self.batched):
             notes.append(
                 "an image's answer depends on the rest of its batch: images are computed one at a time, and what leaks "
                 "in batches was not measured and may be more"
@@ -226,6 +228,11 @@ class Network:
             replace(cut, cloud_parameters=parameters - cut.device_parameters, cloud_macs=macs - cut.device_macs)
             for cut in found
         ]
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of the whole for one image, as far as they are counted."""
+        return sum(self._macs(node) for node in self._data_nodes)
 
     def cut(self, name: str, tensors: int = 8) -> Cut:
         """The cut called ``name``: a tensor, or several joined by ``+``.
@@ -310,7 +317,7 @@ class Network:
         for rows in tuple(found)[1:]:
             together, apart = found[rows].answer, np.concatenate(alone[:rows])
             if not same(together, apart):
-                self.mixes = together.shape == apart.shape and difference(together, apart) > _MIXED
+                self.mixes = together.shape == apart.shape and difference(together, apart) > MIXED
                 found = {1: first}
                 break
         shapes = {rows: each.shapes for rows, each in found.items()}

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from splitleak.eval.scan.output import COLUMNS, judgement, table_rows, verdict, write_scan
+from splitleak.eval.scan.output import COLUMNS, judgement, limit, table_rows, verdict, write_scan
+from splitleak.eval.scan.rows import CONSTANT, NOT_FINITE
 from splitleak.eval.scan.scan import ANSWER, PICTURE, ScanConfig, scan
 
 
@@ -18,10 +19,14 @@ def rows(*ssims):
             "ssim": ssim,
             "leaks": ssim,
             "refound": {"moved": 1},
+            "device_macs": index,
+            "cloud_macs": 10 - index,
+            "unmeasured": None,
         }
         for index, (cut, ssim) in enumerate(zip(cuts, ssims, strict=True))
     ]
-    return {"rows": found, "mean_image": {"ssim": 0.1}, "config": ScanConfig(share=0.2).document()}
+    config = ScanConfig(share=0.2).document()
+    return {"rows": found, "mean_image": {"ssim": 0.1}, "victims": 20, "config": config}
 
 
 def test_the_verdict_names_the_last_cut_that_is_rebuilt_and_the_first_that_is_not():
@@ -43,6 +48,46 @@ def test_the_judged_cut_fails_above_the_limit(most, fails):
     failed, said = judgement(rows(1, 0.9, 0.5, 0.2), most)
     assert failed == fails
     assert "`cut1`" in said
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.5, 0.95, 0.999])
+def test_no_verdict_asks_for_an_ssim_above_that_of_the_picture_itself(mean):
+    document = rows(1, 1, 0.2, 0.1)
+    document["mean_image"]["ssim"] = mean
+    assert mean < limit(document) < 1
+    assert verdict(document).startswith("Up to `cut0`")
+
+
+def test_a_cut_that_was_not_measured_passes_nothing_and_is_no_cut_below():
+    document = rows(1, 0.9, 0.2, 0.1, 0.1)
+    document["rows"][2] |= {"ssim": None, "leaks": 0.1, "unmeasured": NOT_FINITE}
+    failed, said = judgement(document, 0.4)
+    assert failed
+    assert said.startswith(f"FAILED: `cut1` (20 % of the MACs on the device) was not measured: {NOT_FINITE}")
+    assert "the first cut below is `cut2`" in verdict(document)
+    for row in document["rows"]:
+        row["unmeasured"] = CONSTANT
+    assert verdict(document).startswith("No cut could be measured")
+
+
+def test_nothing_passes_by_a_few_victims_or_a_share_of_nothing():
+    document = rows(1, 0.9, 0.2, 0.1)
+    document["victims"] = 1
+    with pytest.raises(ValueError, match="expected at least 8 victims to judge a cut by, got 1"):
+        judgement(document, 0.4)
+    document = rows(1, 0.9, 0.2, 0.1)
+    for row in document["rows"]:
+        row |= {"device_macs": 0, "cloud_macs": 0}
+    with pytest.raises(ValueError, match="got none: name the cut to be judged by --cut"):
+        judgement(document, 0.4)
+    document["config"]["cut"] = "cut1"
+    assert not judgement(document, 0.4)[0]
+
+
+def test_a_limit_that_the_mean_image_fails_too_is_said_to_be_so():
+    document = rows(1, 0.9, 0.5, 0.2)
+    document["mean_image"]["ssim"] = 0.45
+    assert judgement(document, 0.4)[1].endswith("The mean image alone has 0.450.")
 
 
 def test_a_folder_holds_json_csv_a_plot_and_a_page_that_needs_no_other(tiny, owned, attacked, tmp_path, parsed):

@@ -34,3 +34,10 @@ def test_too_few_different_pictures_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match=r"at least 8 different pictures in .*same.npz"):
         choose(str(tmp_path / "same.npz"), (1, 16, 16), 50, 20, seed=0)
+
+
+def test_copies_of_a_picture_count_once(tmp_path):
+    pixels = (torch.arange(20) % 2 * 200).byte()[:, None, None, None].repeat(1, 1, 16, 16)
+    Images(pixels, torch.zeros(20, dtype=torch.int64), ("a",)).save(tmp_path / "two.npz")
+    with pytest.raises(ValueError, match=r"at least 8 different pictures in .*two.npz, got 2"):
+        choose(str(tmp_path / "two.npz"), (1, 16, 16), 50, 20, seed=0)

@@ -1,8 +1,14 @@
 """A scan of a network whose leaks are known."""
 
-import pytest
-from onnx import TensorProto, helper
+from dataclasses import replace
 
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from splitleak.eval.scan.output import judgement, table_rows, write_scan
+from splitleak.eval.scan.rows import CONSTANT, NOT_FINITE
 from splitleak.eval.scan.scan import ANSWER, PICTURE, ScanConfig, judged_row, plain_rows, scan
 from splitleak.graphs.importing import NetworkConfig, network_of
 
@@ -100,20 +106,136 @@ def test_pictures_of_another_size_and_unknown_cuts_are_refused(tiny, owned, atta
         scan(tiny, owned, attacked, ScanConfig(cut="mixd"))
 
 
-def test_a_network_that_overflows_is_no_network_that_leaks_nothing(owned, attacked):
-    nodes = [
-        helper.make_node("MaxPool", ["image"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
-        helper.make_node("Log", ["zero"], ["endless"]),
-        helper.make_node("Mul", ["pooled", "endless"], ["wrong"]),
-        helper.make_node("Flatten", ["wrong"], ["answer"]),
-    ]
-    zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])
+def made_of(nodes, answer, **weights):
+    """A network of grey pictures of 16 pixels."""
     given = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, 16, 16])
-    told = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", 16])
-    graph = helper.make_graph(nodes, "endless", [given], [told], [zero])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    with pytest.raises(ValueError, match="expected finite values to scan"):
-        scan(network_of(model, NetworkConfig()), owned, attacked, ScanConfig(latency=0))
+    told = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", *answer])
+    tensors = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "made", [given], [told], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+ENDLESS = [
+    helper.make_node("MaxPool", ["image"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
+    helper.make_node("Log", ["zero"], ["endless"]),
+    helper.make_node("Mul", ["pooled", "endless"], ["wrong"]),
+    helper.make_node("Relu", ["wrong"], ["zeros"]),
+    helper.make_node("Flatten", ["zeros"], ["answer"]),
+]
+
+
+def test_a_place_that_overflows_is_not_measured_and_the_others_are(owned, attacked, tmp_path):
+    network = network_of(made_of(ENDLESS, [16], zero=[0]), NetworkConfig())
+    document, pictures = scan(network, owned, attacked, ScanConfig(latency=0, noise=(0.5,), cut="wrong"))
+    rows = by_cut(document)
+    assert rows["pooled", "none"]["unmeasured"] is None
+    assert rows["pooled", "none"]["ssim"] > 0.3
+    assert rows["wrong", "none"]["unmeasured"] == NOT_FINITE
+    assert rows["wrong", "none"]["ssim"] is None
+    assert ("wrong", "noise 0.5") not in rows
+    assert "`wrong` was not measured: its features are not all finite" in document["notes"]
+    assert judgement(document, 1.0)[0]
+    write_scan(tmp_path / "scan", {"model": "x", **document}, pictures, settings={})
+    assert len([*table_rows(document)]) == len(document["rows"])
+
+
+def test_a_network_that_overflows_everywhere_is_no_network_that_leaks_nothing(owned, attacked):
+    network = network_of(made_of([*ENDLESS[1:2], *OVERFLOWS], [256], zero=[0]), NetworkConfig())
+    with pytest.raises(ValueError, match="expected finite values to scan, got others at every cut"):
+        scan(network, owned, attacked, ScanConfig(latency=0))
+
+
+OVERFLOWS = [
+    helper.make_node("Div", ["image", "zero"], ["wrong"]),
+    helper.make_node("Flatten", ["wrong"], ["answer"]),
+]
+
+
+def test_features_that_no_picture_changes_are_not_measured(owned, attacked):
+    nodes = [
+        helper.make_node("Floor", ["image"], ["dark"]),  # as of pictures in [0, 1] that are cast to bytes
+        helper.make_node("Clip", ["dark", "", "zero"], ["black"]),
+        helper.make_node("Sub", ["image", "black"], ["less"]),
+        helper.make_node("Mul", ["less", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "black"], ["same"]),
+        helper.make_node("Flatten", ["same"], ["answer"]),
+    ]
+    network = network_of(made_of(nodes, [256], zero=0.0), NetworkConfig())
+    document, _ = scan(network, owned, attacked, ScanConfig(latency=0))
+    rows = by_cut(document)
+    assert [rows[cut, "none"]["unmeasured"] for cut in (PICTURE, "nothing+black", "same") if (cut, "none") in rows] == [
+        None,
+        CONSTANT,
+    ]
+    assert "`same` was not measured: its features are the same for all pictures" in document["notes"]
+
+
+@pytest.mark.parametrize("way", ["Flatten", "Transpose", "both"])
+def test_a_rearranged_map_leaks_what_the_map_leaks(owned, attacked, way):
+    moved = {
+        "Flatten": [helper.make_node("Flatten", ["map"], ["moved"])],
+        "Transpose": [helper.make_node("Transpose", ["map"], ["moved"], perm=[0, 2, 1, 3])],
+        "both": [
+            helper.make_node("Transpose", ["map"], ["turned"], perm=[0, 3, 1, 2]),
+            helper.make_node("Flatten", ["turned"], ["moved"]),
+        ],
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "mix"], ["map"], strides=[2, 2]),
+        *moved[way],
+        helper.make_node("Relu", ["moved"], ["kept"]),
+        helper.make_node("Flatten", ["kept"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "head"], ["answer"]),
+    ]
+    draw = np.random.default_rng(0)
+    weights = {"mix": draw.normal(size=(6, 1, 2, 2)), "head": draw.normal(size=(6 * 64, 2))}
+    network = network_of(made_of(nodes, [2], **weights), NetworkConfig())
+    rows = by_cut(scan(network, owned, attacked, ScanConfig(latency=0, noise=(0.5,)))[0])
+    assert rows["map", "none"]["leaks"] > 0.9
+    assert rows["moved", "none"]["leaks"] == pytest.approx(rows["map", "none"]["leaks"], rel=1e-3)
+    assert rows["moved", "noise 0.5"]["leaks"] == pytest.approx(rows["map", "noise 0.5"]["leaks"], rel=0.05)
+    few = by_cut(scan(network, owned, attacked, ScanConfig(latency=0, cuts=1, cut="moved"))[0])
+    assert few["moved", "none"]["ssim"] == pytest.approx(rows["moved", "none"]["ssim"])
+    assert rows["kept", "none"]["leaks"] > 0.7  # what changes values one by one leaves them where they are
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_network_whose_features_depend_on_the_batch_is_refused(owned, attacked, hidden):
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[0]),
+        helper.make_node("Sub", ["image", "mean"], ["centred"]),
+        helper.make_node("Mul", ["centred", "none"], ["lost"]),
+        helper.make_node("GlobalAveragePool", ["lost"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["answer"]),
+    ]
+    network = network_of(made_of(nodes, [1], none=0.0 if hidden else 1.0), NetworkConfig())
+    assert network.mixes != hidden
+    with pytest.raises(ValueError, match="expected a network that computes each image alone, got one whose"):
+        scan(network, owned, attacked, ScanConfig(latency=0))
+
+
+def test_pictures_smaller_than_ssims_window_are_refused_at_the_start(tiny, owned, attacked):
+    nodes = [helper.make_node("Relu", ["image"], ["kept"]), helper.make_node("Flatten", ["kept"], ["answer"])]
+    model = made_of(nodes, [64])
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 8
+    with pytest.raises(ValueError, match="expected pictures of at least 11 × 11 pixels"):
+        scan(network_of(model, NetworkConfig()), owned.fitted(8, 1), attacked.fitted(8, 1), ScanConfig())
+
+
+def test_few_victims_and_dark_pictures_are_pointed_out(tiny, owned, attacked):
+    document, _ = scan(tiny, owned, attacked, ScanConfig(latency=0, cuts=1))
+    assert document["notes"] == []
+    dark = [replace(each, pixels=each.pixels // 16) for each in (owned, attacked.select(torch.arange(3)))]
+    notes = scan(tiny, *dark, ScanConfig(latency=0, cuts=1))[0]["notes"]
+    assert "3 victims alone" in notes[0]
+    assert notes[1].startswith("all pictures lie in 0 to 15 of 0 to 255, as of 12 bits in files of 16")
+
+
+@pytest.mark.parametrize("wrong", [{"noise": (float("nan"),)}, {"threshold": float("inf")}, {"share": float("nan")}])
+def test_settings_are_finite(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ScanConfig.parse(wrong, source="test")
 
 
 def test_several_tensors_that_cross_at_once_are_one_feature(owned, attacked):

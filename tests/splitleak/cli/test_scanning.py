@@ -74,6 +74,32 @@ def test_the_exit_status_is_3_where_the_judged_cut_leaks_more(call, model, pictu
     assert ("FAILED: `mixed`" in said) == (status == 3)
 
 
+@pytest.mark.parametrize("most", ["nan", "inf", -0.1, 1.5])
+def test_what_nothing_can_be_above_or_below_is_no_limit(refusal, model, most):
+    assert "expected an SSIM of 0 to 1 as --fail-above" in refusal("scan", model, "--fail-above", most, *QUICK)
+
+
+def test_a_verdict_for_ci_needs_victims(refusal, model, pictures, call):
+    few = ("scan", model, "--images", pictures, "--input", "1x16x16", "--latency", 0, "--victims", 3)
+    assert "at least 8 different victims for --fail-above, got 3" in refusal(*few, "--fail-above", 0.9)
+    code, said, _ = call(*few)
+    assert code == 0
+    assert "note: 3 victims alone" in said
+
+
+def test_a_share_of_no_multiply_accumulates_chooses_no_cut(refusal, pictures, tmp_path):
+    nodes = [helper.make_node("Relu", ["image"], ["kept"]), helper.make_node("ReduceMean", ["kept"], ["answer"])]
+    nodes[1].attribute.append(helper.make_attribute("axes", [2, 3]))
+    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, 16, 16])
+    made = helper.make_tensor_value_info("answer", TensorProto.FLOAT, None)
+    model = helper.make_model(
+        helper.make_graph(nodes, "none", [given], [made]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
+    onnx.save(model, tmp_path / "none.onnx")
+    arguments = ("scan", tmp_path / "none.onnx", "--images", pictures, "--latency", 0, "--victims", 20)
+    assert "name the cut to be judged by --cut" in refusal(*arguments, "--fail-above", 0.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,0 +1,87 @@
+"""Where the values of a tensor lay before they were reshaped, transposed or changed one by one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from splitleak.graphs.network import Array, Network
+
+_RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+_IN_PLACE = frozenset(
+    {
+        *("Abs", "Add", "BatchNormalization", "BiasGelu", "Cast", "Ceil", "Celu", "Clip", "DequantizeLinear", "Div"),
+        *("Dropout", "Elu", "Erf", "Exp", "FastGelu", "Floor", "Gelu", "GroupNormalization", "HardSigmoid"),
+        *("HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax"),
+        *("LpNormalization", "Max", "MeanVarianceNormalization", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow"),
+        *("QuantizeLinear", "QuickGelu", "RMSNormalization", "Reciprocal", "Relu", "Round", "Selu", "Shrink"),
+        *("Sigmoid", "Sign", "SimplifiedLayerNormalization", "Softmax", "Softplus", "Softsign", "Sqrt", "Sub", "Sum"),
+        *("Swish", "Tanh", "ThresholdedRelu", "Where"),
+    }
+)
+"""Operations that leave each value where it is."""
+_MOST = 3  # arrangements of a tensor: its own, and those of the first and of the last that it was made of
+
+
+class Arrangement(NamedTuple):
+    """How the values of a tensor may be laid out: as ``shape`` of one image, once they are put in ``order``."""
+
+    shape: tuple[int, ...]
+    order: Array | None  # of the tensor's values, flattened; None: as they are
+
+
+def arrangements(network: Network, names: Sequence[str]) -> list[tuple[tuple[tuple[int, ...], ...], Array | None]]:
+    """Shapes that tensors may be laid out in, and the order of their values, one after the other, for each.
+
+    The first are their own. The others are those of the tensors that they are rearrangements of: who flattens a map
+    does not hide where its values lay.
+
+    Args:
+        network: The network.
+        names: Tensors that cross together.
+    """
+    found = [_of(network, name) for name in names]
+    made = []
+    for index in range(max(map(len, found))):
+        chosen = [each[min(index, len(each) - 1)] for each in found]
+        start, orders = 0, []
+        for arrangement in chosen:
+            size = int(np.prod(arrangement.shape))
+            orders.append(start + (np.arange(size) if arrangement.order is None else arrangement.order))
+            start += size
+        moved = any(arrangement.order is not None for arrangement in chosen)
+        made.append((tuple(each.shape for each in chosen), np.concatenate(orders) if moved else None))
+    return made
+
+
+def _of(network: Network, name: str) -> list[Arrangement]:
+    """The arrangements of one tensor, each once."""
+    shapes = network.shapes[1]
+    found = [Arrangement(shapes[name][1:], None)]
+    # By the tensor's values, the places of those that they were: `order` at first.
+    places = np.arange(int(np.prod(shapes[name]))).reshape(shapes[name])
+    while name in network.producers:
+        node = network.nodes[network.producers[name]]
+        given = next((each for each in node.input if np.prod(shapes.get(each, (0,))) == places.size), None)
+        if given is None:
+            break
+        if node.op_type in _RESHAPES:
+            places = places.reshape(shapes[given])
+        elif node.op_type == "Transpose":
+            turned = next((list(each.ints) for each in node.attribute if each.name == "perm"), None)
+            places = places.transpose(None if turned is None else np.argsort(turned))
+        elif node.op_type not in _IN_PLACE or shapes[given] != shapes[name]:
+            break
+        name, order = given, places.flatten()
+        as_they_are = bool((np.diff(order) == 1).all())
+        arrangement = Arrangement(shapes[name][1:], None if as_they_are else order)
+        if not any(_alike(arrangement, each) for each in found):
+            found.append(arrangement)
+    return found if len(found) <= _MOST else [found[0], found[1], found[-1]]
+
+
+def _alike(left: Arrangement, right: Arrangement) -> bool:
+    shapes = [each.shape[:1] if set(each.shape[1:]) == {1} else each.shape for each in (left, right)]  # of one place
+    if shapes[0] != shapes[1] or (left.order is None) != (right.order is None):
+        return False
+    return left.order is None or right.order is None or bool((left.order == right.order).all())
