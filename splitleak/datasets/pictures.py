@@ -25,6 +25,9 @@ NOT_READ = frozenset(
 MOST_BYTES = 300_000_000
 """What one file, or one member of a zip unpacked, may hold: a little more than the largest picture."""
 
+SIXTEEN_BITS = "16 bits scaled to 8"
+"""What is said to have been done to a picture of 16 bits a channel."""
+
 _FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "DIB", "WEBP", "PPM")  # no other reader of Pillow's is tried
 _MOST_PIXELS = 89_478_485  # Pillow's own: 256 MiB in colour
 _LARGE = 1_000_000  # pixels above which a picture is made smaller while it is decoded
@@ -153,7 +156,7 @@ def _in_eight_bits(picture: Image.Image, treated: list[str]) -> Image.Image:
     target = "RGB" if _has_colour(picture) else "L"
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
         values = np.asarray(picture)
-        treated.append("16 bits scaled to 8")
+        treated.append(SIXTEEN_BITS)
         return Image.fromarray((values // 257 + (values % 257 > 128)).astype(np.uint8))
     if picture.mode == "I":
         raise ValueError("expected 8 or 16 bits a channel or floats, got 32-bit integers, whose range is not known")

@@ -18,7 +18,7 @@ import torch
 
 from splitleak.datasets.images import Dataset, Images, Reading, Size, fitted_pixels, listed, sides, uses_of
 from splitleak.datasets.layout import Folders, Place, places
-from splitleak.datasets.pictures import MOST_BYTES, NOT_READ, READ, Header, decode, read_header
+from splitleak.datasets.pictures import MOST_BYTES, NOT_READ, READ, SIXTEEN_BITS, Header, decode, read_header
 from splitleak.errors import said
 from splitleak.logs import Report, silent
 
@@ -34,6 +34,7 @@ _TEXT = frozenset(
     | {".yaml", ".yml"}
 )
 _LABELS = "val_annotations.txt"  # of tiny-imagenet: which class each validation image is of
+_SMALL_RANGE = 64  # of 256 values: pictures of 16 bits that use no more are pointed out
 _QUIET_S = 2.0  # reading that takes no longer reports no progress
 
 
@@ -347,4 +348,7 @@ def _read(
         pixels[len(labels)] = fitted_pixels(torch.tensor(picture.pixels[None]), size, channels)[0]
         labels.append(label)
     tree.notes += [f"{count} images: {treatment}" for treatment, count in sorted(treated.items())]
-    return torch.from_numpy(pixels[: len(labels)]), labels
+    read = pixels[: len(labels)]
+    if SIXTEEN_BITS in treated and int(read.max(initial=0)) < _SMALL_RANGE:
+        tree.notes.append(f"no pixel is above {int(read.max())} of 255: are these 12 bits, or fewer, in files of 16?")
+    return torch.from_numpy(read), labels

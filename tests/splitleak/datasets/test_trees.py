@@ -162,6 +162,13 @@ def test_a_broken_image_is_named_and_with_skip_bad_left_out_and_listed(tree, dat
     assert [name for name, _ in found.reading.skipped] == ["cat/bad.png"]
 
 
+@pytest.mark.parametrize(("largest", "told"), [(4095, True), (65535, False)])
+def test_pictures_of_twelve_bits_in_files_of_sixteen_are_pointed_out(tree, largest, told):
+    ramp = np.linspace(0, largest, 64).astype(np.uint16).reshape(8, 8)
+    found = load_file(tree({f"cat/{index}.png": encoded(ramp) for index in range(3)}))
+    assert ("no pixel is above 16 of 255: are these 12 bits, or fewer, in files of 16?" in found.reading.notes) == told
+
+
 def test_a_class_of_which_nothing_can_be_read_is_told_and_a_set_of_which_nothing_can_refused(tree):
     found = load_file(tree({**PETS, "bird/0.png": b"", "frog/0.png": PNG[0][:150]}), skip_bad=True)
     assert found.classes == ("cat", "dog")
