@@ -212,3 +212,16 @@ def test_a_foreign_folder_is_refused_in_the_name_of_what_writes_artifacts(call, 
     (tmp_path / "other" / "letter").touch()
     err = call(*IMPORT, "stem", "--out", "other")[2]
     assert "expected a folder that `splitleak train` or `splitleak import` wrote or none at" in err
+
+
+def test_a_network_that_mixes_its_batch_is_imported_with_a_note(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "centring_net.py").write_text(
+        "import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, images):\n"
+        "        return (torch.relu(images) - images.mean(0, keepdim=True)).abs().flatten(1)\n"
+    )
+    told = ("--torch", "centring_net:Net", "--input", INPUT)
+    assert "note: an image's answer depends on the rest of its batch" in done(call, "cuts", *told)
+    first = json.loads(done(call, "cuts", *told, "--json"))["cuts"][0]["tensors"]
+    made = json.loads(done(call, "import", *told, "--cut", "+".join(first), "--out", "mine", "--json"))
+    assert "what leaks in batches was not measured" in "".join(made["notes"])
