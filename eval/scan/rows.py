@@ -10,7 +10,6 @@ from torch import Tensor
 from splitleak.attacker.training.ridge import LinearMap, RidgeGauge
 from splitleak.eval.scan.defended import Defended
 from splitleak.measures.linkage.refinding import found_again, nearest
-from splitleak.measures.ssim import ssim
 
 _CONSTANT = 1e-6  # of a feature's largest value: pictures that change it by less do not change it
 
@@ -86,12 +85,10 @@ class Row:
             for form in self.forms:
                 form.fitted = form.gauge.solve()
 
-    def best(self, truth: Tensor) -> tuple[Form, Tensor]:
-        """The form that rebuilds the most of the victims ``(N, C, H, W)`` in [0, 1], and that, uint8."""
-        made = [torch.cat(form.rebuilt) for form in self.forms]
-        scores = [float(ssim(each.float() / 255, truth).mean()) for each in made] if len(made) > 1 else [0.0]
-        chosen = scores.index(max(scores))
-        return self.forms[chosen], made[chosen]
+    def best(self) -> tuple[Form, Tensor]:
+        """The form that rebuilds the held-out public pictures best, and what it makes of victims ``(N, C, H, W)``."""
+        chosen = min(self.forms, key=lambda form: float(str(form.gauge.findings["held_out_mse"])))
+        return chosen, torch.cat(chosen.rebuilt)
 
     def nearest(self) -> tuple[Tensor, dict[str, Tensor]]:
         """By features: the nearest public image to each victim; and whether each, encoded anew, is found again."""

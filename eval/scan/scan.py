@@ -124,7 +124,7 @@ def scan(
         figures: dict[str, Any] = {**_NO_SCORES, "retrieved": dict(_NO_SCORES), "refound": {}, "gauge": {}}
         figures["refound"] = dict.fromkeys(("again", "moved", "brighter"))
         if row.finite:
-            form, rebuilt = row.best(truth)
+            form, rebuilt = row.best()
             pictures[str(len(documents))] = rebuilt[:_SHOWN]
             retrieved, anew = row.nearest()
             figures = {
