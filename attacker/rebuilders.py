@@ -104,11 +104,16 @@ def saved_decoder(folder: Path) -> Rebuilder:
     served, apart = fitted.pop(SERVED, None), fitted.pop(APART, None)
     with explained(folder / WEIGHTS, f"weights of {name!r} with the shapes they are for"):
         shapes = Shapes(**{name: _tuples(json.loads(text)) for name, text in fitted.items()})
-        network = attack.untrained(shapes)
+        with torch.device("meta"):
+            described = attack.untrained(shapes)
         kept_apart = None if apart is None else Apart(**json.loads(apart))
-    if network is None:
+    if described is None:
         raise ValueError(f"{folder}: expected an attack that trains a decoder, got {attack.name!r}")
-    assign_weights(network, weights, f"{folder / WEIGHTS}: expected weights of {attack.name!r}")
+    expected = f"{folder / WEIGHTS}: expected weights of {attack.name!r}"
+    assign_weights(described, weights, expected, assign=True)  # takes no memory before its size is that of the weights
+    network = attack.untrained(shapes)
+    assert network is not None
+    assign_weights(network, weights, expected)
     return Rebuilder(
         attack.name,
         shapes.feature_shape,

@@ -41,7 +41,10 @@ class RebuilderConfig(FitConfig):
         default="sub-pixel", description="where it fits features and picture, see `decoder_for`"
     )
     blocks: int | None = Field(
-        default=None, ge=0, description="residual blocks at the resolution of the features; default: see `build`"
+        default=None,
+        ge=0,
+        le=1000,
+        description="residual blocks at the resolution of the features; default: see `build`",
     )
     channels: int | None = Field(default=None, ge=1, description="default: see `build`")
     batch_size: int = Field(default=32, ge=2, description="at most; see `least_steps`")

@@ -101,6 +101,17 @@ def test_what_is_no_decoder_is_refused_by_name(attacked, tmp_path):
         saved_decoder(folder)
 
 
+@pytest.mark.parametrize(("setting", "value"), [("channels", 50_000), ("channels", 2**40), ("blocks", 2**31)])
+def test_settings_of_a_network_that_the_weights_are_not_of_take_no_memory(attacked, setting, value):
+    """50,000 channels are weights of 90 GB."""
+    folder = attacked("decoder")
+    about = json.loads((folder / "attack.json").read_text())
+    about["config"][setting] = value
+    (folder / "attack.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"expected (weights of|the settings of) 'decoder'"):
+        saved_decoder(folder)
+
+
 def test_a_gauge_of_recorded_queries_rebuilds_better_than_the_mean_picture(small_splits, tmp_path):
     public, victims = small_splits.public, small_splits.victims.floats()
     Pairs(shrunk(public.floats()).unsqueeze(0), tuple(public.hashes()), "probe-", 1).save(tmp_path / "pairs.npz")
