@@ -104,7 +104,7 @@ def test_what_is_no_decoder_is_refused_by_name(attacked, tmp_path):
 @pytest.mark.parametrize(("setting", "value"), [("channels", 50_000), ("channels", 2**40), ("blocks", 2**31)])
 def test_settings_of_a_network_that_the_weights_are_not_of_take_no_memory(attacked, setting, value):
     """50,000 channels are weights of 90 GB."""
-    folder = attacked("decoder")
+    folder, *_ = attacked("decoder")
     about = json.loads((folder / "attack.json").read_text())
     about["config"][setting] = value
     (folder / "attack.json").write_text(json.dumps(about))
