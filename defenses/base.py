@@ -84,6 +84,11 @@ class Defense(nn.Module):
         return self.randomised
 
     @property
+    def public_channels(self) -> int:
+        """How many of the last channels that it sends tell nothing of the image, and are known to do so."""
+        return 0
+
+    @property
     def noise_variance(self) -> float:
         """Variance of the additive noise of `forward`, per value; 0 without noise."""
         return 0.0

@@ -70,6 +70,11 @@ class Stack(nn.Module):
     def __iter__(self) -> Any:  # noqa: ANN401  # ModuleList is not generic
         return iter(self.defenses)
 
+    @property
+    def public_channels(self) -> int:
+        """How many of the last channels sent tell nothing of the image, see `Defense.public_channels`."""
+        return sum(defense.public_channels for defense in self)
+
     def seed(self, seed: int | None, device: torch.device) -> None:
         """Gives every defense its own generator; ``None`` seeds them from the operating system."""
         for position, defense in enumerate(self):

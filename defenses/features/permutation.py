@@ -28,8 +28,9 @@ class Permutation(Defense):
     What it is good for: an eavesdropper who compares features of *different* sessions value by value. What it is not:
     the cloud knows the order, and who has the edge's half knows the secret and undoes it; within a session all
     distances stay as they are, so that whoever sends pictures of their own in the session finds, and rebuilds, as
-    before; and the values at each place are the same whatever their order, which finds pictures across sessions, too
-    (``unordered`` in `splitleak linkage`).
+    before; and across sessions an order hides little: the values at each place are the same whatever it is
+    (``unordered`` in `splitleak linkage`), and who sees some two hundred features in each of two sessions matches each
+    channel's mean map between them, which gives the order back, noise or not (``aligned``).
 
     Raises:
         ValueError: The features are not ``(C, H, W)`` with room for the number of a session.
@@ -45,6 +46,10 @@ class Permutation(Defense):
         self._session = 0
         self.register_buffer("orders", None, persistent=False)
         self.orders: Tensor | None  # (sessions, channels)
+
+    @property
+    def public_channels(self) -> int:
+        return 1  # the session's number
 
     def prepare(self, model: SplitModel, classes: int) -> None:
         shape = model.feature_shape

@@ -391,6 +391,8 @@ _percent = partial(_of_record, scale=100)
 _victims, _classes = partial(Metric, of=("victims",)), partial(Metric, of=("classes",))
 _beside_victims, _beside_classes = partial(_victims, level="reference"), partial(_classes, level="reference")
 _target, _target_of_victims = partial(Metric, level="target"), partial(_victims, level="target")
+_found_by = partial(_target_of_victims, heading="", digits=1, better="lower", shown=False)
+_FIRST_WAYS = ("plain", "whitened", "unordered", "learned")  # that records of any age have
 _of_embedder = partial(_classes, heading=_EMBEDDER, digits=1, better="lower", optional=True)
 _by_embedder = partial(_beside_classes, heading=_EMBEDDER, digits=1, optional=True)
 _target_of_classes, _of_fit = partial(_classes, level="target"), partial(_of_record, "figures", "private_fit")
@@ -475,8 +477,8 @@ METRICS: list[Metric] = [
     _target_of_victims("refound_brighter", "brighter %", _FOUND, 1, "lower", read=_refound(BRIGHTER)),
     _target_of_victims("refound_mirrored", "mirrored %", "", 1, "lower", read=_refound(MIRRORED), shown=False),
     *(
-        _target_of_victims(f"refound_{way}", f"{way} %", "", 1, "lower", read=_refound_by(way), shown=False)
-        for way in ("plain", "whitened", "unordered", "learned")
+        _found_by(f"refound_{way}", f"{way} %", read=_refound_by(way), optional=way not in _FIRST_WAYS)
+        for way in (*_FIRST_WAYS, "aligned")
     ),
     _target_of_victims("told_alike", "told alike %", "", 1, "lower", read=_told_alike, shown=False),
     _target_of_victims("label_read", "label by a probe %", "", 1, "lower", read=_label_read, shown=False),

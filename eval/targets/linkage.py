@@ -20,7 +20,7 @@ from splitleak.eval.record.trained_on import trained_splits
 from splitleak.eval.targets.attributes import Attribute, known, read_attributes
 from splitleak.logs import Report, silent
 from splitleak.measures.linkage.probe import majority_rate, train_probe
-from splitleak.measures.linkage.refinding import found_again, moved, unordered, views
+from splitleak.measures.linkage.refinding import aligned, found_again, moved, unordered, views
 from splitleak.measures.linkage.verification import FALSE_MATCH_RATES, pair_match_rate, pair_scores
 from splitleak.measures.linkage.whitening import Whitening
 from splitleak.seeding import derive_seed, generator
@@ -28,13 +28,16 @@ from splitleak.wire.protocol import Codec
 from splitleak.wire.protocol.codec import decode, encode
 
 COLUMNS = ("of victims", "%", "±", "beside")
-METHODS = ("plain", "whitened", "unordered", "learned")
+METHODS = ("plain", "whitened", "unordered", "aligned", "learned")
 _SKETCH = 8192  # values of a feature, drawn once, that are compared
 _BATCH = 64
 _FARTHEST = 2  # pixels that a view of a public picture is moved by
 
 Send = Callable[[Tensor], Tensor]
 """Images ``(N, C, H, W)`` in [0, 1] to features as they cross the wire ``(N, *cut)``, noise drawn anew at each call."""
+
+Told = Callable[[Tensor], Tensor]
+"""Features as they crossed ``(N, *cut)`` to what is compared of each ``(N, d)``."""
 
 
 class LinkageConfig(Config):
@@ -83,7 +86,8 @@ def measure(
         half.stack.seed(derive_seed(config.seed, "linkage", "session", next(restarts)), half.device)
 
     several = restart if config.sessions == "several" else None
-    measured = linkage(crossing(half, config.codec), splits.public, splits.victims, config, told, report, several)
+    send, public_channels = crossing(half, config.codec), half.stack.public_channels
+    measured = linkage(send, splits.public, splits.victims, config, told, report, several, public_channels)
     return {"target": half.name, **measured, "config": config.document(), "provenance": provenance()}
 
 
@@ -107,16 +111,19 @@ def linkage(
     attributes: Mapping[str, Attribute] | None = None,
     report: Report = silent,
     restart: Callable[[], None] | None = None,
+    public_channels: int = 0,
 ) -> dict[str, Any]:
     """Leaks of features that are no pictures.
 
     ``refound``: by method and view, the share of victims whose picture, sent once more (the same, moved by a pixel, a
     tenth brighter, mirrored), has its own earlier feature as the nearest among all victims'; ``chance`` is one over
     these. ``plain`` compares by Euclidean distance, ``whitened`` by the angle after `Whitening` of public features,
-    ``unordered`` by the distance of values that are sorted over channels, which no order of these hides, ``learned`` by
-    a `Matcher` of public pictures. ``verified``: by false match rate, the share of pairs of victims of one class that
-    are told to be so, by whitened cosine; ``label`` and ``attributes``: how often a linear probe of public features is
-    right about the victims, beside the ``majority``. Standard errors are over victims.
+    ``unordered`` by the distance of values that are sorted over channels, which no order of these hides, ``aligned``
+    by Euclidean distance once the channels of later features are put into the order of earlier ones by their means
+    (see `aligned`), ``learned`` by a `Matcher` of public pictures. ``verified``: by false match rate, the share of
+    pairs of victims of one class that are told to be so, by whitened cosine; ``label`` and ``attributes``: how often a
+    linear probe of public features is right about the victims, beside the ``majority``. Standard errors are over
+    victims.
 
     Args:
         send: What crosses the wire.
@@ -126,6 +133,8 @@ def linkage(
         attributes: By name, of all pictures of both sets.
         report: Hears of progress.
         restart: Begins another session of the edge; called before each set of pictures is sent.
+        public_channels: How many of the last channels tell nothing of a picture (`Defense.public_channels`): whoever
+            compares leaves them out, and with them any noise on them.
 
     Returns:
         The document, as plain JSON values; null where victims have no two pictures of a class.
@@ -141,7 +150,10 @@ def linkage(
     def crossed(images: Tensor) -> Tensor:
         if restart is not None:
             restart()
-        return torch.cat([send(batch) for batch in images.split(_BATCH)])
+        features = torch.cat([send(batch) for batch in images.split(_BATCH)])
+        if public_channels:
+            features[:, -public_channels:] = 0
+        return features
 
     def sketched(features: Tensor) -> Tensor:
         flat = features.flatten(1)
@@ -154,11 +166,12 @@ def linkage(
     whitening = Whitening.fit(known_features)
     shown = _views(pictures, known_features, lambda images: sketched(crossed(images)), config, report)
     matcher = train_matcher(shown, whitening, config.matcher, config.seed, report)
-    methods: Mapping[str, Callable[[Tensor], Tensor]] = {
-        "plain": sketched,
-        "whitened": lambda features: functional.normalize(whitening(sketched(features)), dim=1),
-        "unordered": lambda features: sketched(unordered(features)),
-        "learned": lambda features: matcher(sketched(features)),
+    methods: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "plain": _compared(sketched),
+        "whitened": _compared(lambda features: functional.normalize(whitening(sketched(features)), dim=1)),
+        "unordered": _compared(lambda features: sketched(unordered(features))),
+        "aligned": lambda probes, gallery: found_again(sketched(aligned(probes, gallery)), sketched(gallery)),
+        "learned": _compared(lambda features: matcher(sketched(features))),
     }
     found: dict[str, dict[str, list[Tensor]]] = {method: {} for method in METHODS}
     first = crossed(truth)
@@ -166,8 +179,8 @@ def linkage(
         gallery = crossed(truth) if number else first
         for name, view in views(truth).items():
             probes = crossed(view)
-            for method, told in methods.items():
-                found[method].setdefault(name, []).append(found_again(told(probes), told(gallery)).double())
+            for method, hits in methods.items():
+                found[method].setdefault(name, []).append(hits(probes, gallery))
         report("find again", number + 1, config.crossings, {})
         if number == 0 and torch.equal(first, crossed(truth)):
             break  # nothing is drawn: all crossings are alike
@@ -187,6 +200,11 @@ def linkage(
             for name, each in (attributes or {}).items()
         },
     }
+
+
+def _compared(told: Told) -> Callable[[Tensor, Tensor], Tensor]:
+    """Finds again by the distance of what is told of probes and of a gallery, see `found_again`."""
+    return lambda probes, gallery: found_again(told(probes), told(gallery))
 
 
 def _views(pictures: Tensor, plain: Tensor, sent: Send, config: LinkageConfig, report: Report) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from torch.nn import functional
 SAME, MOVED, BRIGHTER, MIRRORED = "same", "moved", "brighter", "mirrored"
 VIEWS = (SAME, MOVED, BRIGHTER, MIRRORED)
 """A picture as it was, a pixel to the right, a tenth brighter, and mirrored left to right."""
+_ROUNDING = 1e-13  # of squared lengths: by less do squared distances differ that are equal
 
 
 def views(images: Tensor) -> Mapping[str, Tensor]:
@@ -45,20 +46,27 @@ def nearest(probes: Tensor, gallery: Tensor) -> Tensor:
     >>> nearest(torch.tensor([[0.0], [3.0]]), torch.tensor([[4.0], [1.0], [0.0]]))
     tensor([2, 0])
     """
-    return _apart(probes, gallery).argmin(1)
+    return torch.cdist(*_centred(probes, gallery)).argmin(1)
 
 
 def found_again(probes: Tensor, gallery: Tensor) -> Tensor:
-    """Whether the nearest to each probe is its own entry, which has the same place: ``(N,)`` bool; by chance one in N.
+    """How likely the nearest to each probe is its own entry, which has the same place: ``(N,)`` in [0, 1].
 
-    A feature that tells nothing, as one that is the same for all, finds nobody: all are equally near.
+    Of k entries that are equally near, the searcher guesses one: 1/k where the own one is among them. A feature that
+    tells nothing, as one that is the same for all, gives 1/N.
 
     Args:
         probes: Features of N pictures ``(N, ...)``, sent another time.
         gallery: Features of the same pictures, in their order.
+
+    >>> found_again(torch.tensor([[0.0], [0.0], [3.0]]), torch.tensor([[0.0], [0.0], [3.0]]))
+    tensor([0.5000, 0.5000, 1.0000], dtype=torch.float64)
     """
-    apart = _apart(probes, gallery)
-    return (apart <= apart.diagonal()[:, None]).sum(1) == 1
+    probes, gallery = _centred(probes, gallery)
+    apart = torch.cdist(probes, gallery).square()
+    rounding = _ROUNDING * (probes.square().sum(1)[:, None] + gallery.square().sum(1))
+    tied = (apart - rounding <= apart.min(1, keepdim=True).values + rounding).double()
+    return tied.diagonal() / tied.sum(1)
 
 
 def unordered(features: Tensor) -> Tensor:
@@ -70,12 +78,37 @@ def unordered(features: Tensor) -> Tensor:
     tensor([[1., 3.],
             [0., 2.]])
     """
-    if len(features) > 1:
-        features = features * (features != features[:1]).any(0)
-    return features.sort(1).values
+    return _varying(features).sort(1).values
 
 
-def _apart(probes: Tensor, gallery: Tensor) -> Tensor:
-    """Distances ``(N, M)``, of rows centred first: they are small beside the mean of features after a ReLU."""
+def aligned(probes: Tensor, gallery: Tensor) -> Tensor:
+    """Probes ``(N, C, ...)`` with their channels in the order of the gallery's ``(M, C, ...)``.
+
+    Each channel is given to the one of the gallery whose mean over pictures is like its own, by the assignment that has
+    the least sum of distances: an order that was drawn for a session is recovered from what crossed in it, without a
+    picture that is known to be in both. Where nothing is permuted, channels stay where they are. Values that are alike
+    for all of several pictures count as 0, as in `unordered`.
+
+    >>> aligned(torch.tensor([[[5.0], [1.0]], [[6.0], [0.0]]]), torch.tensor([[[0.0], [6.0]], [[1.0], [5.0]]]))[:, :, 0]
+    tensor([[1., 5.],
+            [0., 6.]])
+    """
+    from scipy.optimize import linear_sum_assignment  # takes longer to import than all of this module
+
+    probes, gallery = _varying(probes), _varying(gallery)
+    ours, theirs = (each.double().mean(0).flatten(1) for each in (gallery.unsqueeze(-1), probes.unsqueeze(-1)))
+    if ours.shape[1] == 1:  # of single values, what assigns them at the least cost is their rank
+        return probes[:, theirs[:, 0].argsort()[ours[:, 0].argsort().argsort()]]
+    _, order = linear_sum_assignment(torch.cdist(ours, theirs).numpy())
+    return probes[:, torch.from_numpy(order)]
+
+
+def _varying(features: Tensor) -> Tensor:
+    """Features ``(N, ...)`` with 0 for values that are alike for all of several pictures, as a number sent along."""
+    return features * (features != features[:1]).any(0) if len(features) > 1 else features
+
+
+def _centred(probes: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows ``(N, d)`` and ``(M, d)`` without the gallery's mean, beside which they are small after a ReLU."""
     centre = gallery.mean(0)
-    return torch.cdist((probes - centre).flatten(1).double(), (gallery - centre).flatten(1).double())
+    return (probes - centre).flatten(1).double(), (gallery - centre).flatten(1).double()

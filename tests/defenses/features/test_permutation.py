@@ -82,3 +82,9 @@ def test_it_stands_in_a_stack_by_its_name():
     stack = Stack.build([DefenseConfig.parse({"name": "permutation", "bits": 4}, source="test")], on_wire_only=True)
     stack.seed(0, torch.device("cpu"))
     assert stack.eval()(torch.rand(2, 5, 2, 2)).shape == (2, 5, 2, 2)
+
+
+def test_the_number_of_the_session_is_the_one_channel_that_tells_nothing():
+    configs = [DefenseConfig.model_validate({"name": name}) for name in ("permutation", "gaussian-noise")]
+    assert Stack.build(configs).public_channels == 1
+    assert Stack.build(configs[1:]).public_channels == 0

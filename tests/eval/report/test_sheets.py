@@ -154,10 +154,21 @@ def test_what_features_tell_without_a_picture_has_columns_where_it_is_measured(f
     [row, *_] = csv_rows(Results.load(campaign))
     names = ("refound", "refound_mirrored", "refound_plain", "refound_whitened", "told_alike", "label_read")
     assert [row[name] for name in names] == pytest.approx([100, 70, 45, 35, 25, 90])
+    assert "refound_aligned" not in row  # of records from before it was measured
     write_report(campaign, tmp_path / "report")  # records alone tell it too
     again = Results.load(tmp_path / "report")
     assert [cell.linkage for cell in again.cells] == [cell.linkage for cell in Results.load(campaign).cells]
     assert not any(heading.startswith("found again") for heading, _ in scores(fake_campaign()).headings)
+
+
+def test_a_way_to_find_pictures_that_older_records_lack_has_a_column_where_it_is_measured(fake_campaign):
+    def by_means(cell):
+        document = found_again(cell)
+        document["refound"]["aligned"] = document["refound"]["plain"]
+        return document
+
+    row, *_ = csv_rows(Results.load(fake_campaign(linkage=by_means, methods=("Bottleneck",))))
+    assert row["refound_aligned"] == pytest.approx(45)
 
 
 def test_differences_are_paired_by_seed(fake_campaign):

@@ -110,6 +110,34 @@ def test_an_order_of_each_session_hides_pictures_from_plain_distance_alone(image
     assert set(same["one"].values()) == {1}
     assert same["several"]["plain"] < 0.5
     assert same["several"]["unordered"] > 0.9  # the values at each place are the same in any order
+    assert same["several"]["aligned"] > 0.9  # the channels' means tell the order
+
+
+def test_noise_on_the_number_of_a_session_hides_no_picture(small_splits):
+    draw = torch.Generator().manual_seed(0)
+    encoder = torch.nn.Conv2d(1, 6, 3, stride=4)
+    with torch.no_grad():
+        encoder.weight.normal_(generator=draw)
+        encoder.bias.normal_(generator=draw)
+    session = {}
+
+    def restart():
+        session["order"] = torch.randperm(6, generator=draw)
+        session["number"] = torch.randint(2, (1, 1, 4, 4), generator=draw).float()
+
+    @torch.no_grad()
+    def send(pictures):
+        features = torch.sigmoid(encoder(pictures))[:, session["order"]]
+        sent = torch.cat([features, session["number"].expand(len(pictures), -1, -1, -1)], 1)
+        return sent + 0.15 * torch.randn(sent.shape, generator=draw)
+
+    same = {}
+    for public_channels in (0, 1):
+        sets = small_splits.public, small_splits.victims
+        found = linkage(send, *sets, QUICK, restart=restart, public_channels=public_channels)["refound"]
+        same[public_channels] = {method: of["same"]["share"] for method, of in found.items()}
+    assert same[1]["unordered"] > same[0]["unordered"] + 0.1
+    assert same[1]["aligned"] > max(same[1]["unordered"], same[1]["plain"])
 
 
 def test_the_command_shows_writes_and_reads_attributes(artifact, images, small_splits, tmp_path):
