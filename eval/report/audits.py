@@ -23,6 +23,10 @@ _NOTE = (
     "One crossing: each victim's picture was seen once. Rebuilt: 1 - MSE / the MSE of the victims' own mean picture, "
     "the share of what tells pictures apart that the strongest attack gives back at any number of crossings."
 )
+_PLAIN_ALONE = (
+    " After several crossings the plain decoder alone was run, which at one crossing is not the strongest: what the "
+    "strongest gives with the mean of several is not measured."
+)
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,11 @@ def _strongest_sheet(results: Results, audited: Audited) -> Sheet:
         (ever, "by"),
     ]
     columns += [("", "rebuilt %")]
-    rows = []
+    rows, note = [], _NOTE
     for row in results.table(audited.table).rows:
         cells = audited.cells(results, row)
+        if _averages_plainly(cells):
+            note = _NOTE + _PLAIN_ALONE
         texts = [
             row.label,
             spread_text(results.spread(audited.table, row, "accuracy"), "{:.2f}".format, len(results.seeds)),
@@ -96,11 +102,22 @@ def _strongest_sheet(results: Results, audited: Audited) -> Sheet:
         most = strongest(cells, "mse")
         texts += [*_shown(results, most, "mse"), _shares(results, most)]
         rows.append(tuple(map(Text, texts)))
-    return Sheet(f"Audit ({audited.title})", tuple(columns), tuple(rows), (f"{seeds_note(results.seeds)} {_NOTE}",))
+    return Sheet(f"Audit ({audited.title})", tuple(columns), tuple(rows), (f"{seeds_note(results.seeds)} {note}",))
 
 
 def _once(cell: Cell) -> bool:
     return cell.views == 1
+
+
+def _averages_plainly(cells: list[Cell]) -> bool:
+    """Whether all that ran after several crossings is the plain decoder, while another is the strongest at one."""
+    often = [cell for cell in _measured(cells) if not _once(cell)]
+    best = strongest(cells, "mse", _once).values()
+    return bool(often) and all(map(_is_decoder, often)) and not all(map(_is_decoder, best))
+
+
+def _measured(cells: list[Cell]) -> list[Cell]:
+    return [cell for cell in cells if cell.measure("mse") is not None]
 
 
 def _metric(name: str) -> Metric:
@@ -225,10 +242,15 @@ def _verdict(cells: list[Cell], row: Row) -> str | None:
 
     constant = fmean(cell.record.constant_mse for cell in once.values() if cell.record and cell.record.constant_mse)
     error, mean_picture = mean(once, "mse"), f"their mean picture {constant:.4f}"
+    done = _measured(cells)
+    one, ran, planned = (len({cell.attack for cell in of}) for of in (filter(_once, done), done, cells))
     said = (
-        f"{row.label}: the strongest of {len({cell.attack for cell in cells})} attacks gives back "
+        f"{row.label}: the {f'strongest of {one} attacks' if one > 1 else 'one attack'} at one crossing gives back "
         f"{fmean(shares):.0f} % of what tells the victims' pictures apart (MSE {error:.4f}, {mean_picture}; "
         f"SSIM {mean(strongest(cells, 'ssim', _once), 'ssim'):.3f})"
     )
-    most = max(cell.views for cell in cells)
-    return said + (f"; after up to {most} crossings MSE {mean(ever, 'mse'):.4f}." if most > 1 else ".")
+    most = max(cell.views for cell in done)
+    if most > 1:
+        alone = ", which the plain decoder alone was given," if _averages_plainly(cells) else ""
+        said += f"; after up to {most} crossings{alone} MSE {mean(ever, 'mse'):.4f}"
+    return said + ("." if ran == planned else f"; {ran} of {planned} attacks measured.")

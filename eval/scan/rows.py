@@ -91,7 +91,7 @@ class Row:
         return chosen, torch.cat(chosen.rebuilt)
 
     def nearest(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """By features: the nearest public image to each victim; and how likely each, encoded anew, is found again (`found_again`)."""
+        """By features: the nearest public image to each victim; and whether a victim, encoded anew, is found again."""
         found = {kind: torch.cat(parts) for kind, parts in self.sketches.items()}
         public, victims = found.pop("public"), found.pop("victims")
         return nearest(victims, public), {

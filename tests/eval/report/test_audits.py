@@ -16,13 +16,18 @@ ERRORS = {
 
 @pytest.fixture
 def audited(fake_campaign):
-    """A campaign with an audit and another attack, of seeds 0 and 1; ``missing`` attacks are not measured."""
+    """A campaign with an audit and another attack, of seeds 0 and 1; ``missing`` attacks are not measured.
 
-    def make(missing=()):
+    ``errors``: by attack, the MSE where it is another than in `ERRORS`.
+    """
+
+    def make(missing=(), **errors):
         def change(cell, figures):
             views = 16 if "16" in cell["attack"] else 1
             cell["views"] = views
-            figures["mse"] = ERRORS[cell["attack"]] + (0.005 if cell["plus"] else 0)
+            figures["mse"] = errors.get(cell["attack"].rpartition(" - ")[2], ERRORS[cell["attack"]]) + (
+                0.005 if cell["plus"] else 0
+            )
             figures |= {"ssim": 1 - 10 * figures["mse"], "constant": 0.1}
             figures["queries"] = (100 if "queries" in cell["attack"] else 2000) * views
             return cell["attack"] not in missing
@@ -60,9 +65,38 @@ def test_the_strongest_attack_is_told_by_each_measure_once_and_at_any_number_of_
 def test_the_verdict_says_how_much_is_given_back_beside_the_mean_picture(audited):
     first, _ = verdicts(audited())
     assert first == (
-        "Bottleneck: the strongest of 4 attacks gives back 80 % of what tells the victims' pictures apart (MSE 0.0200, "
-        "their mean picture 0.1000; SSIM 0.800); after up to 16 crossings MSE 0.0100."
+        "Bottleneck: the strongest of 3 attacks at one crossing gives back 80 % of what tells the victims' pictures "
+        "apart (MSE 0.0200, their mean picture 0.1000; SSIM 0.800); after up to 16 crossings MSE 0.0100."
     )
+
+
+@pytest.mark.parametrize(
+    ("missing", "begins", "ends"),
+    [
+        ("decoder 16 crossings", "strongest of 2 attacks at one crossing gives back 75 %", "SSIM 0.750); 2 of 4"),
+        (
+            "decoder 100 queries",
+            "one attack at one crossing gives back 70 %",
+            "given, MSE 0.0100; 2 of 4",
+        ),
+    ],
+)
+def test_the_verdict_counts_what_was_measured_alone(audited, missing, begins, ends):
+    first, _ = verdicts(audited(missing=("audit - decoder", f"audit - {missing}")))
+    assert first.startswith(f"Bottleneck: the {begins}")
+    assert first.endswith(f"{ends} attacks measured.")
+
+
+@pytest.mark.parametrize(
+    ("linear", "missing", "said"),
+    [(0.015, (), True), (0.03, (), False), (0.015, ("audit - decoder 16 crossings",), False)],
+)
+def test_it_is_said_where_the_strongest_attack_was_not_run_on_several_crossings(audited, linear, missing, said):
+    results = audited(missing, linear=linear)
+    first, _ = verdicts(results)
+    [note] = audit_sheets(results)[0].notes
+    assert ("; after up to 16 crossings, which the plain decoder alone was given, MSE 0.0100." in first) == said
+    assert ("After several crossings the plain decoder alone was run" in note) == said
 
 
 def test_what_is_not_measured_yet_is_left_out(audited):
