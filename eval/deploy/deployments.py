@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from splitleak.config import Document, read_table
+from splitleak.config import Document, digest, read_table
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import LABELS
 from splitleak.eval.latency.table import engine_text
@@ -175,7 +175,8 @@ def deployments(measured: Sequence[Measured], latency: Latency | None, link: str
     """The deployments of ``measured`` with their latency, then the assumed ones for codecs with latency only.
 
     The accuracy drop is relative to the most accurate undefended design, or else to the most accurate of all. The
-    latency is the median of a request of the smallest measured batch, one in flight, with the fastest engine.
+    latency is the median of a request of the smallest measured batch, one in flight, with the fastest engine of each
+    target, on average over targets.
 
     Args:
         measured: Attack records.
@@ -217,10 +218,10 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
     designs = {run.record.target.design.model_copy(update={"seed": 0}).model_dump_json() for run in group}
     if len(designs) > 1:
         raise ValueError(f"expected records of one target design under the name {first.design!r}, got {len(designs)}")
-    by_attack: dict[str, list[Measured]] = {}
+    by_attack: dict[tuple[str, ...], list[Measured]] = {}
     for run in group:
-        by_attack.setdefault(_attack_name(run.record), []).append(run)
-    strongest = min(by_attack, key=lambda name: fmean(run.record.mse for run in by_attack[name]))
+        by_attack.setdefault(_attack(run.record), []).append(run)
+    strongest = min(by_attack.values(), key=lambda runs: fmean(run.record.mse for run in runs))
     defenses = first.record.target.design.names
     return Deployment(
         design=first.design,
@@ -230,10 +231,10 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         targets=tuple(dict.fromkeys(run.target for run in group)),
         accuracy=100 * fmean(run.record.target.accuracy for run in group) + _wire_change(group, twin),
         drop=0.0,
-        mse=fmean(run.record.mse for run in by_attack[strongest]),
-        ssim=fmean(run.record.scores["ssim"].mean for run in by_attack[strongest]),
-        attack=strongest,
-        attacks=tuple(by_attack),
+        mse=fmean(run.record.mse for run in strongest),
+        ssim=fmean(run.record.scores["ssim"].mean for run in strongest),
+        attack=_attack(strongest[0].record)[0],
+        attacks=tuple(dict.fromkeys(name for name, *_ in by_attack)),
         knowledge=tuple(sorted({known for run in group for known in run.record.threat_model.knowledge})),
         seeds=len({run.seed for run in group}),
         victims=min(run.record.n for run in group),
@@ -243,8 +244,16 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
     )
 
 
-def _attack_name(record: Record) -> str:
-    return record.attack.name if record.cell is None else record.cell.attack
+def _attack(record: Record) -> tuple[str, ...]:
+    """What is alike in all runs of one attack, its name first.
+
+    The cells of a campaign have a column for each; of loose records it is what the attack saw, asked and was set to,
+    but for its seed.
+    """
+    if record.cell is not None:
+        return (record.cell.attack,)
+    model, settings = record.threat_model, {**record.attack.config, "seed": None}
+    return (record.attack.name, digest([model.views, model.queries, model.draws, settings]))
 
 
 def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float:
@@ -273,20 +282,30 @@ def _timed(latency: Latency, link: str | None) -> list[Latency]:
 
 
 def _with_latency(deployment: Deployment, timed: Sequence[Latency]) -> Deployment:
-    for cell in timed:
-        if cell["target"] in deployment.targets and cell["codec"] == deployment.codec:
-            return replace(deployment, latency_ms=cell["parts"]["total_ms"]["p50"], engine=engine_text(cell))
-    return deployment
+    cells = [cell for cell in timed if cell["target"] in deployment.targets and cell["codec"] == deployment.codec]
+    return _fastest(deployment, cells)
+
+
+def _fastest(deployment: Deployment, cells: Sequence[Latency]) -> Deployment:
+    """With the mean over targets of the latency of each one's fastest engine; ``cells`` are its own, fastest first."""
+    fastest: dict[str, Latency] = {}
+    for cell in cells:
+        fastest.setdefault(cell["target"], cell)
+    if not fastest:
+        return deployment
+    latency = fmean(cell["parts"]["total_ms"]["p50"] for cell in fastest.values())
+    engines = dict.fromkeys(engine_text(cell) for cell in fastest.values())
+    return replace(deployment, latency_ms=latency, engine=" or ".join(engines))
 
 
 def _assumed(options: Sequence[Deployment], timed: Sequence[Latency]) -> Iterable[Deployment]:
     """Deployments with codecs of which only the latency was measured, with accuracy and leakage of fp32."""
     known = {(target, option.codec) for option in options for target in option.targets}
     for plain in (option for option in options if option.codec == PLAIN):
-        cells: dict[str, Latency] = {}
+        by_codec: dict[str, list[Latency]] = {}
         for cell in timed:
             if cell["target"] in plain.targets and (cell["target"], cell["codec"]) not in known:
-                cells.setdefault(cell["codec"], cell)
-        for codec, cell in cells.items():
-            assumed = replace(plain, codec=codec, bytes_per_image=cell["bytes_per_image"], assumed=True)
-            yield replace(assumed, latency_ms=cell["parts"]["total_ms"]["p50"], engine=engine_text(cell))
+                by_codec.setdefault(cell["codec"], []).append(cell)
+        for codec, cells in by_codec.items():
+            sent = fmean({cell["target"]: cell["bytes_per_image"] for cell in cells}.values())
+            yield _fastest(replace(plain, codec=codec, bytes_per_image=sent, assumed=True), cells)

@@ -74,6 +74,37 @@ def test_accuracy_of_a_codec_is_corrected_by_its_change_on_the_wire(measured):
     assert found["Bottleneck", "fp32"].accuracy == pytest.approx(90)
 
 
+def test_runs_of_one_attack_that_saw_or_were_set_to_something_else_are_not_averaged(measured):
+    def loose(run, name="decoder", views=1, epochs=10, seed=0, mse=0.02):
+        record = run.record
+        score = record.scores["mse"].model_copy(update={"mean": mse})
+        attack = record.attack.model_copy(
+            update={"name": name, "seed": seed, "config": {"epochs": epochs, "seed": seed}}
+        )
+        changed = {
+            "cell": None,
+            "attack": attack,
+            "threat_model": record.threat_model.model_copy(update={"views": views}),
+            "scores": {**record.scores, "mse": score},
+        }
+        return replace(run, record=record.model_copy(update=changed))
+
+    run = measured(methods=("PATROL",), seeds=(0,))[0]
+    often = [loose(run, views=16, seed=seed, mse=mse) for seed, mse in ((0, 0.003), (1, 0.005))]
+    (found,) = deployments([loose(run), *often, loose(run, name="gan", mse=0.03)], None, None)
+    assert (found.mse, found.attack, found.attacks) == (pytest.approx(0.004), "decoder", ("decoder", "gan"))
+    (longer,) = deployments([loose(run), loose(run, epochs=100, mse=0.01)], None, None)
+    assert longer.mse == pytest.approx(0.01)
+
+
+def test_latency_is_the_mean_over_targets_of_the_fastest_engine_of_each(measured):
+    timed = latency(
+        ("PATROL0", "fp32", 4.0), ("PATROL1", "fp32", 2.0), ("PATROL1", "fp32", 3.0, 500.0, "loopback", 1, "torch")
+    )
+    alone = by_design(deployments(measured(methods=("PATROL",)), timed, None))["PATROL", "fp32"]
+    assert (alone.latency_ms, alone.engine) == (3.0, "onnx → onnx")
+
+
 def test_latency_is_that_of_the_fastest_engine_of_a_target_of_any_seed(measured):
     timed = latency(("PATROL1", "fp32", 3.0, 500.0, "loopback", 1, "torch"), ("PATROL1", "fp32", 2.0))
     found = by_design(deployments(measured(methods=("PATROL",)), timed, None))
