@@ -1,7 +1,7 @@
 """CEM, conditional entropy maximisation: keeps the entropy of the image given the transmitted features high."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -59,10 +59,12 @@ class CEM(Defense):
     classes in the batch); an empty cluster has weight 0 and keeps its index (the code shifts the others); one backward
     pass for the whole loss (the code makes two, which costs 12 % of a step).
 
-    There is no penalty in the first epoch, before the first mixture is fitted.
+    There is no penalty in the first epoch, before the first mixture is fitted, and none on a class with no more
+    training pictures than ``clusters``, to which none can be fitted; findings count these classes where there are any.
 
     Raises:
-        ValueError: In ``paper`` mode, the stack adds no noise: the bound is infinite without it.
+        ValueError: In ``paper`` mode, the stack adds no noise: the bound is infinite without it. After the first epoch:
+            no class has more training pictures than ``clusters``.
     """
 
     name = "cem"
@@ -117,6 +119,8 @@ class CEM(Defense):
     def bound(self, features: Tensor, labels: Tensor, noise_variance: float) -> Tensor:
         """Equation S8 for the mixture, a scalar in nats, with its gradient for the batch (see the class).
 
+        Features of a class without a mixture have no gradient.
+
         Args:
             features: ``(B, d)``, noise-free.
             labels: ``(B,)``.
@@ -126,7 +130,9 @@ class CEM(Defense):
         value = mixture_information(weights, self.variances.flatten(0, 1), noise_variance)
         cluster = nearest(features.detach(), labels, self.means, self.counts)
         mean, variance = self.means[labels, cluster], self.variances[labels, cluster]
-        gradient_term = ((features - mean).square() / (variance + noise_variance)).sum() / (2 * len(features))
+        terms = (features - mean).square() / (variance + noise_variance)
+        fitted = self.counts[labels].any(1, keepdim=True)
+        gradient_term = torch.where(fitted, terms, torch.zeros_like(terms)).sum() / (2 * len(features))
         return value + gradient_term - gradient_term.detach()
 
     @torch.no_grad()
@@ -146,6 +152,13 @@ class CEM(Defense):
             squares = torch.zeros_like(means).index_add_(0, assigned, (members - means[assigned]).square())
             self.means[label], self.counts[label] = means, counts
             self.variances[label] = squares / counts.clamp(min=1)[:, None]
+        if self.config.weight > 0 and not bool(self.counts.any()):
+            expected = f"a class of more than {self.config.clusters} training pictures (clusters)"
+            raise ValueError(f"cem: expected {expected}, got at most {int(labels.bincount().max())}")
+
+    def findings(self, model: SplitModel) -> dict[str, Any]:
+        without = int((~self.counts.any(1)).sum())
+        return {"classes_without_mixture": without} if without and self.config.weight > 0 else {}
 
 
 def nearest(features: Tensor, labels: Tensor, means: Tensor, counts: Tensor) -> Tensor:

@@ -229,6 +229,34 @@ def test_a_class_with_no_more_samples_than_clusters_keeps_its_statistics():
     assert defense.counts.any(1).tolist() == [True, False, True]
 
 
+def without_many_of_class_1(defense):
+    """The features and labels of a first epoch in which class 1 has no more pictures than clusters."""
+    features, labels = clumps()
+    few = (labels != 1) | (torch.arange(len(labels)) < 12)
+    defense.on_epoch(EpochEnd(0, 10, lambda: (features[few], labels[few])))
+    return features.flatten(1)[few].requires_grad_(), labels[few]
+
+
+@pytest.mark.parametrize("mode", ["paper", "reference"])
+def test_a_class_without_a_mixture_has_no_gradient_and_is_told_of(mode):
+    defense = prepared(clusters=4, mode=mode)
+    features, labels = without_many_of_class_1(defense)
+    (given,) = torch.autograd.grad(penalty(defense, features, labels), features)
+    assert not given[labels == 1].any()
+    assert bool(given[labels != 1].any())
+    model = SplitModel(nn.Identity(), nn.Identity(), SHAPE)
+    assert defense.findings(model) == {"classes_without_mixture": 1}
+    after_an_epoch(defense)
+    assert defense.findings(model) == {}
+
+
+def test_a_training_in_which_no_class_can_be_fitted_is_refused():
+    features, labels = clumps(samples=12)
+    with pytest.raises(ValueError, match=r"cem: expected a class of more than 4 training pictures .*, got at most 4"):
+        prepared(clusters=4).on_epoch(EpochEnd(0, 10, lambda: (features, labels)))
+    prepared(clusters=4, weight=0).on_epoch(EpochEnd(0, 10, lambda: (features, labels)))  # it asks for no penalty
+
+
 def test_equal_features_have_no_spread_and_do_no_harm():
     defense = prepared(clusters=4)
     features, labels = torch.full((30, *SHAPE), 0.5), torch.arange(30) % CLASSES
