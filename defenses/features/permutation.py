@@ -30,7 +30,8 @@ class Permutation(Defense):
     distances stay as they are, so that whoever sends pictures of their own in the session finds, and rebuilds, as
     before; and across sessions an order hides little: the values at each place are the same whatever it is
     (``unordered`` in `splitleak linkage`), and who sees some two hundred features in each of two sessions matches each
-    channel's mean map between them, which gives the order back, noise or not (``aligned``).
+    channel's mean map between them, which gives the order back, also through noise that sorting does not survive
+    (``aligned``).
 
     Raises:
         ValueError: The features are not ``(C, H, W)`` with room for the number of a session.

@@ -140,6 +140,23 @@ def test_noise_on_the_number_of_a_session_hides_no_picture(small_splits):
     assert same[1]["aligned"] > max(same[1]["unordered"], same[1]["plain"])
 
 
+def test_the_number_of_a_targets_session_is_left_out_of_what_is_compared(images, small_splits, tmp_path):
+    document = {
+        "model": {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10},
+        "defenses": [
+            {"name": "bottleneck", "channels": 2},
+            {"name": "permutation", "bits": 4},
+            {"name": "gaussian-noise", "sigma": 0.03},
+        ],
+        "training": {"epochs": 1},
+    }
+    save(tmp_path / "toy", "toy", train(TargetConfig.parse(document, source="test"), small_splits, device=CPU))
+    send = crossing(load_edge(tmp_path / "toy" / "edge", CPU, seed=0), "fp32")
+    left_out = measure(tmp_path / "toy", images, QUICK, CPU)["refound"]
+    kept = linkage(send, small_splits.public, small_splits.victims, QUICK)["refound"]
+    assert left_out["unordered"]["same"]["share"] > kept["unordered"]["same"]["share"]
+
+
 def test_the_command_shows_writes_and_reads_attributes(artifact, images, small_splits, tmp_path):
     table = "\n".join(f"victims,{place},{place % 2}" for place in range(len(small_splits.victims)))
     own = "\n".join(f"public,{place},{place % 2}" for place in range(len(small_splits.public)))
