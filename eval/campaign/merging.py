@@ -8,12 +8,13 @@ from typing import Any
 
 from splitleak.artifacts import provenance, write_json
 from splitleak.config import read_table
+from splitleak.datasets.splits import SPLITS
 from splitleak.eval.campaign.forecast import Times
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.store import PLAN, Store, is_whole
 from splitleak.outputs import beside
 
-_IN_A_FOLDER = ("split", "poison", "cell")  # kinds whose output stands for the folder that it is in
+_FOR_ITS_FOLDER = (SPLITS.mark, "score")  # names of outputs that stand for the folder that they are in
 _COMPARED = ("split", "cell", "leakage", "linkage")
 _OF_ONE_RUN = ("provenance", "id")  # a record's id holds no more than its parts; a provenance holds the time
 
@@ -107,7 +108,7 @@ def files_of(job: Mapping[str, Any], folder: Path) -> list[Path]:
     output = Path(job["output"])
     if output.is_absolute():
         return []
-    place = folder / (output.parent if job["kind"] in _IN_A_FOLDER else output)
+    place = folder / (output.parent if output.name in _FOR_ITS_FOLDER else output)
     log = folder / "logs" / f"{job['id']}.log"
     settings = place.parent.glob(f"{place.name.removesuffix('.json')}.*.json")
     return [*settings, *([log] if log.exists() else []), place]

@@ -29,6 +29,7 @@ from splitleak.eval.campaign.store import Store
 
 _HERE: tuple[Kind, ...] = ("split", "import", "latency")
 """Kinds that read files of the user's own, or time what is done: done by the machine that runs the campaign."""
+_TIMED = "training time"
 _RETRIES = 50  # of a task whose worker or node died
 _GPU: Mapping[Kind, float] = {"train": 0.5, "prior": 0.5, "cell": 0.25}
 _LITTLE_GPU = 0.1
@@ -95,7 +96,7 @@ class RayNodes:
             ray.exceptions.RayError: Its node died again and again.
         """
         bench = self._bench
-        if job.kind in _HERE:
+        if stays_here(job):
             return do(bench, job)
         log = bench.store.log(job)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +147,17 @@ class RayNodes:
             if job.id not in self._packed:
                 self._packed[job.id] = ray.put(pack(self._bench.store.folder, job))
             return self._packed[job.id]
+
+
+def stays_here(job: Job) -> bool:
+    """Whether the machine that runs the campaign does a job, for it reads files of the user's own or times things."""
+    if job.kind in _HERE or job.settings.get("measure") == _TIMED or "embedder" in job.settings:
+        return True
+    prior = job.settings.get("prior")
+    if isinstance(prior, Mapping) and "folder" in prior:
+        return True
+    started = job.settings["target"]["defenses"] if job.kind == "train" and "target" in job.settings else ()
+    return any(defense["config"].get("pretrained") is not None for defense in started)
 
 
 def perform(

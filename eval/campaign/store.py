@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from splitleak.artifacts import are_tensors, provenance, write_json
 from splitleak.config import Document, read_table
+from splitleak.datasets.splits import PARTS, SPLITS
 from splitleak.defenses.artifact import ARTIFACT
 from splitleak.eval.campaign.forecast import TIMES, Took
 from splitleak.eval.campaign.leases import Leases
@@ -110,7 +111,7 @@ class Store:
         return self.folder / "logs" / f"{job.id}.log"
 
     def is_done(self, job: Job) -> bool:
-        """Whether its output is there, and its weights, where it has any, can be read."""
+        """Whether its output is there, with its images, and its weights, where it has any, can be read."""
         return is_whole(job.kind, self.path(job))
 
     def write_plan(self, plan: Plan, threads: int = 1) -> None:
@@ -249,9 +250,11 @@ def read_failure(path: Path) -> dict[str, Any]:
 
 
 def is_whole(kind: str, output: Path) -> bool:
-    """Whether a job's output is there, and its weights, where its kind has any, can be read."""
+    """Whether a job's output is there, with the images that go with it, and its weights, if any, can be read."""
     if not output.exists():
         return False
+    if output.name == SPLITS.mark:
+        return all((output.parent / f"{part}.npz").is_file() for part in PARTS)
     own = _OF_ONES_OWN.get(kind, ())
     if own and all((output / name).is_file() for name in own) and not (kind == "train" and _is_trained(output)):
         return True

@@ -13,8 +13,8 @@ pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 from splitleak.eval.campaign import on_ray
 
 
-def job(name, *needs, kind="cell", output=None):
-    return Job(name, kind, name, 0, output or f"cells/{name}/score", needs, 1.0, {})
+def job(name, *needs, kind="cell", output=None, **settings):
+    return Job(name, kind, name, 0, output or f"cells/{name}/score", needs, 1.0, settings)
 
 
 def written(folder, each, text="said"):
@@ -71,3 +71,25 @@ def test_the_images_are_split_by_the_machine_that_has_them(tmp_path, monkeypatch
     split = job("split", kind="split")
     assert nodes(tmp_path, split)(split) == {}
     assert done == ["split"]
+
+
+STARTED = {"defenses": [{"name": "transfer", "config": {"pretrained": "/mine"}}]}
+
+
+@pytest.mark.parametrize(
+    ("here", "kind", "settings"),
+    [
+        (True, "split", {}),
+        (True, "prior", {"prior": {"folder": "/mine"}}),
+        (True, "cell", {"embedder": {"onnx": "/mine.onnx"}, "prior": "priors/1"}),
+        (True, "train", {"target": STARTED}),
+        (True, "besides", {"measure": "training time"}),
+        (False, "besides", {"measure": "target"}),
+        (False, "prior", {"prior": {"iterations": 10}}),
+        (False, "cell", {"prior": "priors/1"}),
+        (False, "train", {"target": {"defenses": [{"name": "nopeek", "config": {"weight": 0.1}}]}}),
+        (False, "open", {}),
+    ],
+)
+def test_what_reads_the_users_own_files_or_times_stays_with_the_machine_that_has_them(here, kind, settings):
+    assert on_ray.stays_here(job("a", kind=kind, **settings)) == here

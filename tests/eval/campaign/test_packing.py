@@ -1,6 +1,26 @@
+import pytest
+
 from splitleak.eval.campaign.packing import pack, unpack, unpack_into
-from splitleak.eval.campaign.plan import Job
+from splitleak.eval.campaign.plan import KINDS, Job
 from splitleak.eval.campaign.store import Store
+
+SETS = ("train.npz", "public.npz", "victims.npz", "test.npz", "splits.json")
+WRITTEN = {  # of each kind: where its output is, and what is written, from the folder around it
+    "split": ("images/a-s0-k/splits.json", [f"a-s0-k/{name}" for name in SETS]),
+    "import": ("imports/k", ["k/artifact.json", "k/edge/network.onnx"]),
+    "train": ("targets/k", ["k/artifact.json", "k/edge/weights.safetensors", "k.config.json"]),
+    "purify": ("purifiers/k", ["k/purifier.json", "k/weights.safetensors"]),
+    "prior": ("priors/k", ["k/prior.json", "k/generator.safetensors"]),
+    "capture": ("captures/k", ["k/tap.capture", "k/ledger.json", "k/pairs.npz"]),
+    "predict": ("predictions/k", ["k/shared-all.npz", "k/ledger.json"]),
+    "cell": ("cells/k/score", ["attack/attack.json", "attack.config.json", "score/record.json"]),
+    "leakage": ("leakage/k.json", ["k.json", "k.config.json"]),
+    "linkage": ("linkage/t-k.json", ["t-k.json"]),
+    "latency": ("latency/k.json", ["k.json"]),
+    "poison": ("images/patch-s0-k/splits.json", [f"patch-s0-k/{name}" for name in SETS]),
+    "open": ("images/open-s0-k/splits.json", [f"open-s0-k/{name}" for name in SETS]),
+    "besides": ("besides/training-time-k.json", ["training-time-k.json", "training-time-k.targets.json"]),
+}
 
 
 def job(name):
@@ -24,6 +44,24 @@ def test_what_a_job_wrote_is_the_same_unpacked(tmp_path):
     written(tmp_path / "here", job("b"))
     folder = unpack(pack(tmp_path / "here", job("a")), tmp_path / "there")
     assert files(folder) == {"cells/a/score/record.json": "said", "logs/a.log": "said"}
+
+
+def test_every_kind_of_job_is_here():
+    assert set(WRITTEN) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_that_a_job_of_any_kind_wrote_travels(tmp_path, kind):
+    output, names = WRITTEN[kind]
+    each = Job(f"{kind}-k", kind, "a", 0, output, (), 1.0, {})
+    top = Store(tmp_path / "here").path(each).parent
+    for name in names:
+        path = (top.parent if "/splits.json" in output else top) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("said")
+    (tmp_path / "there").mkdir()
+    unpack_into(pack(tmp_path / "here", each), each, tmp_path / "there")
+    assert files(tmp_path / "there") == files(tmp_path / "here")
 
 
 def test_what_is_put_into_a_folder_replaces_an_unfinished_output_and_leaves_nothing_else(tmp_path):

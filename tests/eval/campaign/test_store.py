@@ -42,6 +42,25 @@ def test_a_job_is_done_when_its_output_is_there(store):
     assert not store.is_done(JOB)
 
 
+def put_images(store, job):
+    """Gives a split its four sets."""
+    write_json(store.path(job), {})
+    paths = [store.path(job).with_name(f"{part}.npz") for part in ("train", "public", "victims", "test")]
+    for path in paths:
+        path.write_bytes(b"")
+    return paths
+
+
+@pytest.mark.parametrize("kind", ["split", "poison", "open"])
+def test_images_are_done_when_all_their_sets_are_there(store, kind):
+    job = Job(f"{kind}-1", kind, "images", 0, "images/a-s0-1/splits.json", (), 1.0, {})
+    assert not store.is_done(job)
+    *_, last = put_images(store, job)
+    assert store.is_done(job)
+    last.unlink()
+    assert not store.is_done(job)
+
+
 def test_a_prior_of_ones_own_needs_no_weights_of_ours(store):
     prior = Job("prior-1", "prior", "of one's own", 0, "priors/1", (), 1.0, {})
     write_json(store.path(prior) / "prior.json", {})
@@ -154,7 +173,7 @@ def test_status_counts_jobs_and_shows_scores_and_failures(store, fake_record):
     plan = make_plan(CampaignConfig.load(DOCUMENT, source="test"))
     store.write_plan(plan)
     split, train, _, cell, leakage = plan.jobs
-    write_json(store.path(split), {})
+    put_images(store, split)
     put_weights(store, train)
     place = {**cell.settings["cell"], "method": "Bottleneck", "id": cell.key}
     fake_record(place, 0.1, ssim=0.5).write(store.path(cell) / "record.json")
