@@ -283,18 +283,18 @@ def _query(encoder: Network, budget: int | None, draws: int) -> Query:
 
 @torch.no_grad()
 def _answers(encoder: Network, images: Tensor) -> Tensor:
-    """float32 features on the CPU, one row an image; a module's mode is as before afterwards."""
+    """float32 features on the CPU, one row an image; a module's mode, and the images, are as before afterwards."""
     if isinstance(encoder, nn.Module):
         device = next((weight.device for weight in encoder.parameters()), torch.device("cpu"))
         with evaluating(encoder):
             try:
-                sent = encoder(images.to(device))
+                sent = encoder(images.to(device, copy=True))
             except RuntimeError as error:
                 if not (hint := float_hint(encoder)):
                     raise  # the encoder's own
                 raise ValueError(f"expected an encoder of float32 images, but {first_line(error)}{hint}") from error
     else:
-        sent = encoder(images)
+        sent = encoder(images.clone())
     if not isinstance(sent, (Tensor, np.ndarray)) or (isinstance(sent, np.ndarray) and sent.dtype.kind not in "biufc"):
         raise ValueError(f"expected one tensor of features ({len(images)}, ...), a row an image, got {_what(sent)}")
     features = torch.as_tensor(sent)

@@ -169,7 +169,7 @@ def _answered(module: nn.Module, probes: list[list[NDArray[np.float32]]]) -> lis
 
 @torch.no_grad()
 def _answers(module: nn.Module, given: list[NDArray[np.float32]]) -> Answers:
-    answer = module(*map(torch.from_numpy, given))
+    answer = module(*(torch.from_numpy(each.copy()) for each in given))  # it may work in place
     return [each.float().numpy() for each in _pytree.tree_leaves(answer) if torch.is_tensor(each)]
 
 
@@ -299,7 +299,7 @@ def _given(network: Network, images: np.ndarray[tuple[int, ...], np.dtype[np.flo
     """What the network itself is given for images, after preprocessing."""
     names = [name if name not in (IMAGES,) else f"{IMAGES}.of-network" for name in inputs]
     (made,) = network.forward(images, names)
-    return [torch.from_numpy(made[name]) for name in names]
+    return [torch.from_numpy(made[name].copy()) for name in names]  # a network may change it in place
 
 
 def read_state(path: Path) -> Mapping[str, Any]:

@@ -48,6 +48,24 @@ def test_a_module_is_attacked_and_scored_and_not_changed(pictures, encoder, caps
     assert capsys.readouterr() == ("", "")
 
 
+class InPlace(nn.Module):
+    def forward(self, images):
+        return images.sub_(0.5).mul_(0.25)[:, :, ::4, ::4]
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [InPlace(), InPlace().forward, splitleak.defend(InPlace(), {"name": "gaussian-noise", "sigma": 0.0}, seed=0)],
+)
+def test_an_encoder_that_works_in_place_leaves_the_images_as_they_were(pictures, encoder):
+    victims = pictures[1].clone()
+    first = splitleak.capture(encoder, victims)
+    assert torch.equal(victims, pictures[1])
+    array = victims.numpy()
+    assert torch.equal(splitleak.capture(encoder, array), first)
+    assert torch.equal(torch.from_numpy(array), pictures[1])
+
+
 def test_any_function_and_numpy_arrays_will_do(pictures):
     victims = pictures[1].numpy()
 

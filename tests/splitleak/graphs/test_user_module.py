@@ -151,6 +151,21 @@ def test_what_a_later_layer_changes_in_place_is_cut_before_it() -> None:
     assert cut_after(network(module), module, "1", inputs).after == "Relu"
 
 
+class ScaledInPlace(nn.Sequential):
+    def forward(self, images: Tensor) -> Tensor:
+        answer: Tensor = super().forward(images.sub_(0.5).mul_(0.25))
+        return answer
+
+
+def test_a_network_that_scales_its_images_in_place_is_exported_and_cut_as_another() -> None:
+    torch.manual_seed(0)
+    inputs, pictures = {"image": (3, 8, 6)}, torch.rand(4, 3, 8, 6)
+    module, given = ScaledInPlace(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(96, 2)).eval(), pictures.clone()
+    export_module(module, inputs, pictures=given)
+    assert torch.equal(given, pictures)
+    assert cut_after(network(module), module, "0", inputs).after == "Conv"
+
+
 class Reshaped(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
         made: Tensor = super().forward(images)
