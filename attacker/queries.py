@@ -110,7 +110,8 @@ class ServiceProbe:
     ) -> None:
         """See `ClassifierClient` for the arguments; ``report`` hears of progress."""
         self._report = report
-        self.prefix, self.asked = f"probe-{secrets.token_hex(6)}-", f"a service of {model or 'one model'}"
+        read = _read(scores=None if scores == "auto" else scores, output=output)
+        self.prefix, self.asked = f"probe-{secrets.token_hex(6)}-", f"a service of {model or 'one model'}{read}"
         self._open: Callable[[], ClassifierClient | FunctionClient] = partial(
             ClassifierClient, address, model, scores=scores, output=output, prefix=self.prefix, channel=channel
         )
@@ -149,8 +150,15 @@ class FunctionProbe(ServiceProbe):
     ) -> None:
         """See `FunctionClient` for the arguments; ``report`` hears of progress."""
         self._report = report
-        self.prefix, self.asked = "", f"the function {address}"  # its queries have no ids
+        read = _read(scores=scores, shape=shape)
+        self.prefix, self.asked = "", f"the function {address}{read}"  # its queries have no ids
         self._open = partial(FunctionClient, address, scores=scores, shape=shape)
+
+
+def _read(**how: object) -> str:
+    """How answers are read, for what a probe asked: what is not as by default."""
+    told = ", ".join(f"{name} {value}" for name, value in how.items() if value is not None)
+    return f" ({told})" if told else ""
 
 
 class Probe(Protocol):

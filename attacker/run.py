@@ -50,7 +50,7 @@ from splitleak.defenses.classes.adaptive import adaptive_model, white_box
 from splitleak.defenses.training import assemble
 from splitleak.logs import Report, silent
 from splitleak.models.imported_half import ImportedModel
-from splitleak.outputs import check_file, claimed
+from splitleak.outputs import check_file, claimed, locked
 from splitleak.plugins import Plugin, is_address
 from splitleak.tables import Table
 from splitleak.training.modules import freeze
@@ -360,6 +360,7 @@ def record_queries(
     Where ``mirrored``, the mirror image of each is sent, too.
 
     Raises:
+        BlockingIOError: Another process records to ``out``.
         FileExistsError: There is something else than such a record at ``out``; or, without ``force``, one of other
             images, draws or views, or of another kind of target.
         FileNotFoundError: There are no public images.
@@ -376,9 +377,10 @@ def record_queries(
         return force or (same and there.asked in ("", probe.asked))
 
     kind = "recorded queries with these images, draws and views"
-    check_file(out, f"{kind} to {probe.asked} (any, with --force)", replaceable)
-    made = Pairs.record(probe, images, draws=draws, averaging=views, budget=budget)
-    made.save(out)
+    with locked(out.resolve()):  # until it is written: what was checked is what is replaced
+        check_file(out, f"{kind} to {probe.asked} (any, with --force)", replaceable)
+        made = Pairs.record(probe, images, draws=draws, averaging=views, budget=budget)
+        made.save(out)
     return {"pairs": str(out), "images": len(made.hashes), "draws": draws, "views": views, "queries": made.queries}
 
 

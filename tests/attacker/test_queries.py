@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from splitleak.attacker.queries import EdgeProbe, Pairs, ServiceProbe, requests, served_model, victims
+from splitleak.attacker.queries import EdgeProbe, FunctionProbe, Pairs, ServiceProbe, requests, served_model, victims
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.datasets.images import Images
@@ -259,3 +259,17 @@ def test_pairs_of_a_service_are_recorded_capped_and_read_back(deployed, small_sp
     assert torch.equal(loaded.features, pairs.features)
     assert loaded.features.shape == (2, 300, 10)
     assert torch.equal(loaded.query()(small_splits.public.floats()), pairs.features[0])
+
+
+def test_records_of_other_outputs_or_other_scores_are_told_apart():
+    probes = [
+        ServiceProbe("here:1"),
+        ServiceProbe("here:1", "toy"),
+        ServiceProbe("here:1", "toy", output="logits"),
+        ServiceProbe("here:1", "toy", output="logits", scores="logits"),
+        FunctionProbe("their:code"),
+        FunctionProbe("their:code", scores="logits"),
+    ]
+    assert len({probe.asked for probe in probes}) == len(probes)
+    assert probes[1].asked == "a service of toy"  # as in older records
+    assert probes[3].asked == "a service of toy (scores logits, output logits)"

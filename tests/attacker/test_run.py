@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +96,29 @@ def record(deployed, out, **changes):
     options = {"draws": 1, "views": 1, "budget": None, **changes}
     probe = EdgeProbe(deployed.edge, deployed.capture, "toy")
     return record_queries(probe, deployed.public, out, **options)
+
+
+class Asked:
+    """A probe that answers with zeros, once it has done ``meanwhile``."""
+
+    prefix = ""
+
+    def __init__(self, asked="a toy", meanwhile=lambda: None):
+        self.asked, self.meanwhile = asked, meanwhile
+
+    def __call__(self, images, *, draws=1, averaging=1):
+        self.meanwhile()
+        return torch.zeros(draws, len(images), 2)
+
+
+def test_no_two_processes_record_queries_to_one_file(deployed, tmp_path):
+    def other():
+        once = {"draws": 1, "views": 1, "budget": None}
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(record_queries, Asked(), deployed.public, tmp_path / "pairs.npz", **once).result()
+
+    with pytest.raises(BlockingIOError, match=r"expected to be alone in writing .*pairs\.npz"):
+        record_queries(Asked(meanwhile=other), deployed.public, tmp_path / "pairs.npz", draws=1, views=1, budget=None)
 
 
 def test_an_attack_leaves_one_image_for_each_captured_victim_and_says_how(deployed, tmp_path, small_splits):
