@@ -1,21 +1,25 @@
 """Joins the folders of one campaign that were made on separate machines, by shards or by seeds."""
 
+import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splitleak.artifacts import provenance, write_json
+import torch
+
+from splitleak.artifacts import load_tensors, provenance, write_json
 from splitleak.config import read_table
 from splitleak.datasets.splits import SPLITS
 from splitleak.eval.campaign.forecast import Times
 from splitleak.eval.campaign.leases import Leases
-from splitleak.eval.campaign.store import PLAN, Store, is_whole
+from splitleak.eval.campaign.store import NETWORKS, PLAN, WEIGHTS, Store, is_whole
 from splitleak.outputs import beside
 
 _FOR_ITS_FOLDER = (SPLITS.mark, "score")  # names of outputs that stand for the folder that they are in
-_COMPARED = ("split", "cell", "leakage", "linkage")
+_COMPARED = ("split", "poison", "open", "cell", "leakage", "linkage", "besides")
+_TIMES = "training-time-"  # begins the name of an output of times, which are no result
 _OF_ONE_RUN = ("provenance", "id")  # a record's id holds no more than its parts; a provenance holds the time
 
 
@@ -43,7 +47,7 @@ def merge(out: Path, folders: Sequence[Path]) -> Merged:
         BlockingIOError: A run is in one of the folders.
         FileExistsError: ``out`` holds something else than a campaign.
         FileNotFoundError: One of ``folders`` is no campaign's.
-        ValueError: They are of different campaigns, or two of them have different records of one id.
+        ValueError: They are of different campaigns, or two of them have different records, or weights, of one id.
     """
     for folder in folders:
         if (living := Leases(folder, "merge").living_holder()) is not None:
@@ -87,9 +91,9 @@ def _having(job: Mapping[str, Any], folders: Sequence[Path]) -> list[Path]:
 
 
 def _check_equal(job: Mapping[str, Any], folders: Sequence[Path]) -> None:
-    if job["kind"] not in _COMPARED:
+    if len(folders) < 2:
         return
-    first, *others = ({path.name: stable(read_table(path)) for path in _documents(folder, job)} for folder in folders)
+    first, *others = (_result(folder, job) for folder in folders)
     for folder, documents in zip(folders[1:], others, strict=True):
         if different := [name for name in {**first, **documents} if first.get(name) != documents.get(name)]:
             expected = (
@@ -98,9 +102,32 @@ def _check_equal(job: Mapping[str, Any], folders: Sequence[Path]) -> None:
             raise ValueError(f"{expected} between {folders[0]} and {folder}")
 
 
-def _documents(folder: Path, job: Mapping[str, Any]) -> Iterator[Path]:
-    output = folder / job["output"]
-    return output.glob("*.json") if output.is_dir() else iter([output])
+def _result(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
+    """What equal jobs have equal, by the name of its file: documents, and digests of weights."""
+    output, kind = folder / job["output"], job["kind"]
+    if kind == "predict":
+        documents: Iterable[Path] = [path for path in [output / "service.json"] if path.is_file()]
+    elif kind not in _COMPARED or output.name.startswith(_TIMES):
+        documents = ()
+    else:
+        documents = output.glob("*.json") if output.is_dir() else (output,)
+    weights = [output / name for name in WEIGHTS.get(kind, ()) if (output / name).is_file()]
+    networks = [output / name for name in NETWORKS.get(kind, ()) if (output / name).is_file()]
+    return {
+        **{path.name: stable(read_table(path)) for path in documents},
+        **{str(path.relative_to(output)): _weights_digest(path) for path in weights},
+        **{str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in networks},
+    }
+
+
+def _weights_digest(path: Path) -> str:
+    """Of the tensors alone: what else is in the file stands in any order."""
+    tensors, _ = load_tensors(path)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def files_of(job: Mapping[str, Any], folder: Path) -> list[Path]:

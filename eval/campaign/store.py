@@ -84,12 +84,14 @@ class _Failure(Document):
     error: str
 
 
-_WEIGHTS = {
+WEIGHTS = {
     "train": ("edge/weights.safetensors", "cloud/weights.safetensors"),
     "purify": ("weights.safetensors",),
     "prior": ("generator.safetensors",),
 }
-_OF_ONES_OWN = {"train": ("edge/network.onnx", "cloud/network.onnx"), "prior": ("generator.onnx",)}
+"""The files of weights of each kind of output that has any."""
+NETWORKS = {"train": ("edge/network.onnx", "cloud/network.onnx"), "prior": ("generator.onnx",)}
+"""Where a network of one's own stands for them."""
 _ORPHANS_S = 30.0
 _POLL_S = 0.05
 _SHORT_S = 0.5
@@ -255,10 +257,10 @@ def is_whole(kind: str, output: Path) -> bool:
         return False
     if output.name == SPLITS.mark:
         return all((output.parent / f"{part}.npz").is_file() for part in PARTS)
-    own = _OF_ONES_OWN.get(kind, ())
+    own = NETWORKS.get(kind, ())
     if own and all((output / name).is_file() for name in own) and not (kind == "train" and _is_trained(output)):
         return True
-    return all(are_tensors(output / name) for name in _WEIGHTS.get(kind, ()))
+    return all(are_tensors(output / name) for name in WEIGHTS.get(kind, ()))
 
 
 def _is_trained(artifact: Path) -> bool:

@@ -1,8 +1,9 @@
 import json
 
 import pytest
+import torch
 
-from splitleak.artifacts import write_json
+from splitleak.artifacts import save_tensors, write_json
 from splitleak.config import read_document
 from splitleak.eval.campaign.forecast import Times, Took
 from splitleak.eval.campaign.leases import Leases
@@ -109,6 +110,47 @@ def test_records_of_one_id_that_differ_are_refused_and_nothing_is_copied(made, t
     with pytest.raises(ValueError, match=said):
         merge(tmp_path / "all", [one, two])
     assert not (tmp_path / "all" / "cells").exists()
+
+
+def put(folder, name, content):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_tensors(path, {"b": torch.ones(2), "a": torch.full((3,), content)}, {"made": folder.name, "by": "us"})
+    else:
+        write_json(path, {"figure": content, "provenance": {"hardware": folder.name}, "took_s": len(folder.name)})
+        for part in ("train", "public", "victims", "test") if path.name == "splits.json" else ():
+            path.with_name(f"{part}.npz").write_bytes(b"")
+
+
+OTHERS = {  # of kinds of jobs: the output, what is in it, and whether it is a result
+    "open": ("images/o/splits.json", ["images/o/splits.json"], True),
+    "poison": ("images/p/splits.json", ["images/p/splits.json"], True),
+    "besides": ("besides/target-b.json", ["besides/target-b.json"], True),
+    "predict": ("predictions/p", ["predictions/p/service.json"], True),
+    "train": ("targets/t", ["targets/t/edge/weights.safetensors", "targets/t/cloud/weights.safetensors"], True),
+    "prior": ("priors/p", ["priors/p/generator.safetensors"], True),
+    "purify": ("purifiers/p", ["purifiers/p/weights.safetensors"], True),
+    "latency": ("latency/l.json", ["latency/l.json"], False),
+    "besides in time": ("besides/training-time-b.json", ["besides/training-time-b.json"], False),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_two_folders_have_made_unlike_is_refused_whatever_it_is_but_times(made, tmp_path, kind):
+    output, names, is_result = OTHERS[kind]
+    job = {"id": "job-1", "kind": kind.split()[0], "label": "a", "seed": 0, "output": output}
+    folders = [made(name, plan={**PLAN, "jobs": [job]}) for name in ("one", "second", "third")]
+    for folder, content in zip(folders, (0.0, 0.0, 1.0), strict=True):
+        for name in names:
+            put(folder, name, content)
+    assert merge(tmp_path / "all", folders[:2]) == Merged(jobs=1, done=1, copied=1)
+    if is_result:
+        with pytest.raises(ValueError, match=rf"expected equal outputs of {kind} a \(job-1\), but .* differs between"):
+            merge(tmp_path / "other", [folders[0], folders[2]])
+        assert [path.name for path in (tmp_path / "other").iterdir() if path.name[0] != "."] == []
+    else:
+        assert merge(tmp_path / "other", [folders[0], folders[2]]) == Merged(jobs=1, done=1, copied=1)
 
 
 def test_a_plan_that_leads_out_of_its_folder_replaces_nothing_there(made, tmp_path):
