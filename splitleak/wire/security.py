@@ -22,12 +22,14 @@ import grpc
 from pydantic import Field, model_validator
 
 from splitleak.config import Config, read_document
+from splitleak.outputs import locked
 
 _LOGGER = logging.getLogger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WORD = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")  # the alphabet of bearer tokens
 _PATHS = frozenset({"certificate", "key", "client_ca", "ca", "tokens_file", "token_file"})
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OTHER_WRITER_S = 10.0
 
 
 class TlsServerConfig(Config):
@@ -134,10 +136,11 @@ def make_token(client: str, tokens: Path, out: Path) -> None:
 
     Args:
         client: Its name: at most 64 letters, digits and ``._-``.
-        tokens: The server's JSON file, which the SHA-256 is added to.
+        tokens: The server's JSON file, which the SHA-256 is added to; of mode 600, too.
         out: The client's file, created with mode 600.
 
     Raises:
+        BlockingIOError: Another process has been writing ``tokens`` for seconds.
         FileExistsError: ``out`` exists.
         ValueError: ``tokens`` is no JSON file or holds something else, or the name is invalid.
     """
@@ -147,17 +150,18 @@ def make_token(client: str, tokens: Path, out: Path) -> None:
         raise ValueError(f"expected a client's name of letters, digits and ._-, got {client!r}")
     if tokens.suffix != ".json":
         raise ValueError(f"expected a .json file for the server's tokens, got {tokens}")
-    known = {}
-    if tokens.exists():
-        Tokens.read(tokens)
-        known = read_document(tokens)
-    word = secrets.token_urlsafe(32)
-    if os.path.lexists(out):
-        raise FileExistsError(f"expected a new file for the token of {client}, got {out}, which exists")
-    with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(word + "\n")
-    known[client] = hashlib.sha256(word.encode()).hexdigest()
-    write_json(tokens, known)
+    with locked(tokens.resolve(), _OTHER_WRITER_S):  # no client that another adds meanwhile is lost
+        known = {}
+        if tokens.exists():
+            Tokens.read(tokens)
+            known = read_document(tokens)
+        word = secrets.token_urlsafe(32)
+        if os.path.lexists(out):
+            raise FileExistsError(f"expected a new file for the token of {client}, got {out}, which exists")
+        with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(word + "\n")
+        known[client] = hashlib.sha256(word.encode()).hexdigest()
+        write_json(tokens, known, private=True)
 
 
 def read_beside(path: Path) -> dict[str, Any]:

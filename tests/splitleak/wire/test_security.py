@@ -3,6 +3,7 @@
 import stat
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -44,7 +45,16 @@ def test_the_server_keeps_no_token_and_only_the_owner_reads_the_clients(tmp_path
     word = read_token(tmp_path / "camera-1.token")
     assert len(word) >= 32
     assert word not in (tmp_path / "tokens.json").read_text()
-    assert stat.S_IMODE((tmp_path / "camera-1.token").stat().st_mode) == 0o600
+    for name in ("camera-1.token", "tokens.json"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_tokens_that_are_made_at_once_are_all_known(tmp_path):
+    clients = [f"camera-{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        list(pool.map(lambda name: make_token(name, tmp_path / "tokens.json", tmp_path / f"{name}.token"), clients))
+    known = Tokens.read(tmp_path / "tokens.json")
+    assert [known.client(read_token(tmp_path / f"{name}.token")) for name in clients] == clients
 
 
 def test_a_token_that_is_there_is_not_overwritten(tmp_path):
