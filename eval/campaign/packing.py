@@ -8,6 +8,7 @@ from pathlib import Path
 
 from splitleak.eval.campaign.merging import bring, files_of
 from splitleak.eval.campaign.plan import Job
+from splitleak.eval.campaign.store import is_whole
 
 
 def pack(folder: Path, job: Job) -> bytes:
@@ -28,9 +29,15 @@ def unpack(packed: bytes, parent: Path) -> Path:
 
 
 def unpack_into(packed: bytes, job: Job, folder: Path) -> None:
-    """Puts what a job wrote into a campaign's folder, its output last, so that the job is done there or is not."""
+    """Puts what a job wrote into a campaign's folder, its output last, so that the job is done there or is not.
+
+    Raises:
+        FileNotFoundError: The job's output is not in ``packed``, or not all of it; nothing is put.
+    """
     there = unpack(packed, folder)
     try:
+        if not is_whole(job.kind, there / job.output):
+            raise FileNotFoundError(f"expected {job.output} in what was packed of {job.id}, got something else")
         bring(job.document(), there, folder)
     finally:
         shutil.rmtree(there)

@@ -148,6 +148,7 @@ def make_plan(config: CampaignConfig) -> Plan:
 
     Raises:
         FileNotFoundError: The images are missing.
+        ValueError: Two data sets are the same images, split alike.
     """
     hashes = {data: fingerprint(data) for data in {dataset.data for dataset in config.datasets}}
     jobs: dict[str, Job] = {}
@@ -155,6 +156,11 @@ def make_plan(config: CampaignConfig) -> Plan:
         for dataset in config.datasets:
             counts = config.split.seeded(seed).document()
             split = split_job(dataset.name, hashes[dataset.data], dataset.document(), counts, seed)
+            other = jobs.get(split.id, split).settings["name"]
+            if other != dataset.name:
+                raise ValueError(
+                    f"expected data sets of different images, got {dataset.name!r} and {other!r} of the same"
+                )
             for job in (split, *_of_split(config, dataset, split, seed)):
                 jobs.setdefault(job.id, job)
         if config.latency:

@@ -81,15 +81,16 @@ class RemoteStore:
         self._files.pipe_file(self._mark(job), json.dumps({"sha256": digest}).encode())
 
     def fetch(self, job: Job) -> bool:
-        """Brings what a job wrote to the folder; false where it is not there whole."""
+        """Brings what a job wrote to the folder; false where it is not there whole, or is of another name."""
         try:
-            digest = json.loads(self._files.cat_file(self._mark(job)))["sha256"]
-            packed = self._files.cat_file(self._packed(job, digest))
-        except (FileNotFoundError, ValueError):  # a mark that is not whole says nothing
+            mark = json.loads(self._files.cat_file(self._mark(job)))
+            digest = mark.get("sha256") if isinstance(mark, dict) else None
+            packed = self._files.cat_file(self._packed(job, str(digest)))
+            if hashlib.sha256(packed).hexdigest() != digest:
+                return False
+            unpack_into(packed, job, self._store.folder)
+        except (FileNotFoundError, ValueError, RecursionError):  # a mark that is not whole says nothing
             return False
-        if hashlib.sha256(packed).hexdigest() != digest:
-            return False
-        unpack_into(packed, job, self._store.folder)
         return True
 
     def _mark(self, job: Job) -> str:

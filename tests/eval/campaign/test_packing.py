@@ -1,5 +1,7 @@
 import pytest
+import torch
 
+from splitleak.artifacts import save_tensors
 from splitleak.eval.campaign.packing import pack, unpack, unpack_into
 from splitleak.eval.campaign.plan import KINDS, Job
 from splitleak.eval.campaign.store import Store
@@ -8,7 +10,10 @@ SETS = ("train.npz", "public.npz", "victims.npz", "test.npz", "splits.json")
 WRITTEN = {  # of each kind: where its output is, and what is written, from the folder around it
     "split": ("images/a-s0-k/splits.json", [f"a-s0-k/{name}" for name in SETS]),
     "import": ("imports/k", ["k/artifact.json", "k/edge/network.onnx"]),
-    "train": ("targets/k", ["k/artifact.json", "k/edge/weights.safetensors", "k.config.json"]),
+    "train": (
+        "targets/k",
+        ["k/artifact.json", "k/edge/weights.safetensors", "k/cloud/weights.safetensors", "k.config.json"],
+    ),
     "purify": ("purifiers/k", ["k/purifier.json", "k/weights.safetensors"]),
     "prior": ("priors/k", ["k/prior.json", "k/generator.safetensors"]),
     "capture": ("captures/k", ["k/tap.capture", "k/ledger.json", "k/pairs.npz"]),
@@ -35,7 +40,7 @@ def written(folder, each):
 
 
 def files(folder):
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_what_a_job_wrote_is_the_same_unpacked(tmp_path):
@@ -43,7 +48,7 @@ def test_what_a_job_wrote_is_the_same_unpacked(tmp_path):
     written(tmp_path / "here", job("a"))
     written(tmp_path / "here", job("b"))
     folder = unpack(pack(tmp_path / "here", job("a")), tmp_path / "there")
-    assert files(folder) == {"cells/a/score/record.json": "said", "logs/a.log": "said"}
+    assert files(folder) == {"cells/a/score/record.json": b"said", "logs/a.log": b"said"}
 
 
 def test_every_kind_of_job_is_here():
@@ -58,7 +63,9 @@ def test_all_that_a_job_of_any_kind_wrote_travels(tmp_path, kind):
     for name in names:
         path = (top.parent if "/splits.json" in output else top) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("said")
+        path.write_bytes(b"said")
+        if path.suffix == ".safetensors":
+            save_tensors(path, {"weight": torch.ones(3)})
     (tmp_path / "there").mkdir()
     unpack_into(pack(tmp_path / "here", each), each, tmp_path / "there")
     assert files(tmp_path / "there") == files(tmp_path / "here")
@@ -71,3 +78,16 @@ def test_what_is_put_into_a_folder_replaces_an_unfinished_output_and_leaves_noth
     unpack_into(pack(tmp_path / "here", job("a")), job("a"), tmp_path / "there")
     assert files(tmp_path / "there") == files(tmp_path / "here")
     assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["cells", "logs"]
+
+
+def test_a_pack_of_another_output_or_of_half_a_one_is_refused_and_nothing_is_put(tmp_path):
+    split, other = (Job("split-k", "split", "a", 0, f"images/{name}/splits.json", (), 1.0, {}) for name in "ab")
+    for folder, names in ((tmp_path / "here", SETS), (tmp_path / "half", SETS[3:])):
+        (folder / "images" / "a").mkdir(parents=True)
+        for name in names:
+            (folder / "images" / "a" / name).write_text("said")
+    (tmp_path / "there").mkdir()
+    for folder, asked in ((tmp_path / "here", other), (tmp_path / "half", split)):
+        with pytest.raises(FileNotFoundError, match=rf"expected {asked.output} in what was packed of split-k"):
+            unpack_into(pack(folder, split), asked, tmp_path / "there")
+        assert not list((tmp_path / "there").iterdir())

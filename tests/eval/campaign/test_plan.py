@@ -251,3 +251,15 @@ def test_a_change_of_the_cut_or_the_preprocessing_changes_all_but_the_split(own_
     for change in ({"cut": "/Add_output_0"}, {"network": {"preprocessing": {"mean": [0.1]}}}):
         kept = {*ids(planned_from(folder, models=[{**file, **change}]))} & {*before}
         assert {job.partition("-")[0] for job in kept} == {"split"}
+
+
+def test_two_data_sets_of_the_same_images_split_alike_are_refused_by_their_names():
+    def twice(document, **changes):
+        document["datasets"] = [{**document["datasets"][0], "name": "a"}, {**document["datasets"][0], "name": "b"}]
+        document["datasets"][1].update(changes)
+
+    with pytest.raises(ValueError, match="expected data sets of different images, got 'b' and 'a' of the same"):
+        plan(twice)
+    made = plan(lambda document: twice(document, size=20))
+    outputs = {job.settings["folder"] for job in made.jobs if job.kind == "split"}
+    assert {job.settings["images"] for job in made.jobs if job.kind == "train"} == outputs

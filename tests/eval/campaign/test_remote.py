@@ -127,6 +127,21 @@ def test_what_was_put_by_halves_is_not_there_and_is_done_again(put):
     assert two.remote.fetch(job("a"))
 
 
+@pytest.mark.parametrize("mark", [b"{}", b"[]", b"3", b'{"sha256": 3}', b"[" * 100_000])
+def test_a_mark_that_is_none_of_ours_says_nothing(put, mark):
+    two = put(mark=mark)
+    assert not two.remote.fetch(job("a"))
+    assert two.work(job("a")) == {"MSE": "0.5"}
+    assert two.remote.fetch(job("a"))
+
+
+def test_a_job_that_another_campaign_calls_otherwise_is_done_again(put):
+    two = put()
+    assert not two.remote.fetch(job("a", output="cells/b/score"))
+    assert two.work(job("a", output="cells/b/score")) == {"MSE": "0.5"}
+    assert two.did == ["a"]
+
+
 def test_a_mark_names_what_it_marks_by_its_digest(put):
     said = json.loads(put.mark)
     assert list(said) == ["sha256"]

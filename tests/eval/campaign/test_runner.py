@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from splitleak.artifacts import hardware
+from splitleak.artifacts import hardware, save_tensors
 from splitleak.config import read_document
 from splitleak.eval.campaign import runner
 from splitleak.eval.campaign.config import CampaignConfig
@@ -296,6 +296,10 @@ def test_a_run_with_a_store_does_what_no_other_run_has_put_there(tmp_path, monke
         did.append(each.id)
         (bench.store.path(each) / "mark").parent.mkdir(parents=True)
         (bench.store.path(each) / "mark").write_text(each.id)
+        for part in ("train", "public", "victims", "test") if each.kind == "split" else ():
+            bench.store.path(each).with_name(f"{part}.npz").write_bytes(b"")
+        for half in ("edge", "cloud") if each.kind == "train" else ():
+            save_tensors(bench.store.path(each) / half / "weights.safetensors", {"weight": torch.ones(1)})
         return {}
 
     monkeypatch.setattr(runner, "do", do)
