@@ -11,6 +11,7 @@ from pydantic import Field
 from splitleak.attacker.rebuilders import saved_decoder
 from splitleak.config import Config
 from splitleak.defenses.artifact import load_edge
+from splitleak.edge.run import images_for
 from splitleak.eval.campaign.processes import Children, Service, service
 from splitleak.wire.address import parse_address
 
@@ -72,18 +73,17 @@ def up(config: UpConfig, say: Callable[[dict[str, Any]], None]) -> Iterator[int]
 
     Raises:
         FileExistsError: The folder has the capture of another run, whose requests no ledger but its own explains.
-        FileNotFoundError: The page is given no decoder, or there is no artifact beside it.
+        FileNotFoundError: The page is given no decoder, or there is no artifact beside it; or there are no images.
         RuntimeError: One of them could not start; the message has the end of its log.
-        ValueError: The page is given the decoder of another target.
+        ValueError: The page is given the decoder of another target, or the file is not one of images.
     """
     if config.page is not None and config.page.attack is not None:
         saved_decoder(config.page.attack).check_target(load_edge(config.artifact / "edge", torch.device("cpu")))
     config.out.mkdir(parents=True, exist_ok=True)
     log, capture = config.out / "up.log", config.out / "tap.capture"
-    for kept in config.out.glob(f"{capture.name}*"):
-        if not config.force:
-            raise FileExistsError(f"expected no capture of another run, got {kept}; name another --out, or --force")
-        kept.unlink()
+    before = [capture, *(part for part in config.out.glob(f"{capture.name}.*") if part.suffix[1:].isdecimal())]
+    for kept in [] if config.force else filter(Path.exists, before):
+        raise FileExistsError(f"expected no capture of another run, got {kept}; name another --out, or --force")
     with contextlib.ExitStack() as stack:
 
         def start(name: str, *arguments: object) -> Service:
@@ -96,6 +96,9 @@ def up(config: UpConfig, say: Callable[[dict[str, Any]], None]) -> Iterator[int]
             return found
 
         cloud = address(start("cloud", config.artifact / "cloud"))
+        images_for(load_edge(config.artifact / "edge", torch.device("cpu")), config.images)  # before anything is lost
+        for kept in before:
+            kept.unlink(missing_ok=True)
         tap = address(start("tap", "--upstream", cloud, "--capture", capture))
         if config.page is not None:
             say({"event": "page", "address": stack.enter_context(page(config.page, log))})

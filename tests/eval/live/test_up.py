@@ -92,6 +92,17 @@ def test_the_capture_of_another_run_is_replaced_with_force_alone(tmp_path):
     with pytest.raises(FileExistsError, match="expected no capture of another run"), up(config, print):
         pass
     assert (tmp_path / "tap.capture").read_bytes() == b"theirs"
-    with pytest.raises(RuntimeError, match="cloud"), up(config.model_copy(update={"force": True}), print):
-        pass
-    assert not (tmp_path / "tap.capture").exists()
+
+
+@pytest.mark.slow
+def test_what_cannot_start_replaces_no_capture_and_what_can_replaces_nothing_else(ready, tmp_path):
+    for name in ("tap.capture", "tap.capture.1", "tap.capture.notes.md"):
+        (tmp_path / name).write_bytes(b"theirs")
+    config = UpConfig(artifact=ready / "target", images=ready / "victims.npz", out=tmp_path, force=True)
+    for change, error in (("artifact", RuntimeError), ("images", FileNotFoundError)):
+        with pytest.raises(error), up(config.model_copy(update={change: tmp_path / "nothing"}), print):
+            pass
+        assert {path.read_bytes() for path in tmp_path.glob("tap.capture*")} == {b"theirs"}
+    with up(config, print):
+        assert len(list(captures.inference_requests(captures.read(tmp_path / "tap.capture")))) > 0
+    assert sorted(path.name for path in tmp_path.glob("tap.capture*")) == ["tap.capture", "tap.capture.notes.md"]
