@@ -81,24 +81,38 @@ class Leases:
 
     def take(self, job: str) -> bool:
         """Takes the lease on ``job``, unless another living holder has it."""
-        free = True
-        for generation in itertools.count(1):
-            lease = self._leases / f"{job}.{generation}"
-            try:
-                holder = _name(_text(lease))
-            except FileNotFoundError:
-                break
-            # Without a name it is being made, or was when its holder died, or somebody broke it.
-            free = holder != self.holder and (self._is_dead(holder) if holder else self._is_old(lease.name, holder))
-        if not free:
+        before = self._holders(job)
+        highest = max(before, default=0)
+        if before and not self._is_free(f"{job}.{highest}", before[highest]):
             return False
+        lease = self._leases / f"{job}.{highest + 1}"
         try:
             with lease.open("x", encoding="utf-8") as file:
                 file.write(self.holder)
         except FileExistsError:
             return False
+        now = self._holders(job)
+        if now.items() - before.items() - {(highest + 1, self.holder)}:  # another came, as who was taken over left
+            lease.unlink(missing_ok=True)
+            return False
         self._held[job] = lease
         return True
+
+    def _holders(self, job: str) -> dict[int, str]:
+        """What the leases on ``job`` hold, by generation; of who has left, however late, there is none any more."""
+        found: dict[int, str] = {}
+        for path in self._leases.iterdir() if self._leases.is_dir() else ():
+            name, _, number = path.name.rpartition(".")
+            if name == job and number.isdecimal():
+                with contextlib.suppress(FileNotFoundError):
+                    found[int(number)] = _text(path)
+        return found
+
+    def _is_free(self, lease: str, said: str) -> bool:
+        """Whether the holder of a lease, which has that name and holds ``said``, is dead."""
+        holder = _name(said)
+        # Without a name it is being made, or was when its holder died, or somebody broke it.
+        return holder != self.holder and (self._is_dead(holder) if holder else self._is_old(lease, holder))
 
     def give_back(self, job: str) -> None:
         """Gives the lease on ``job`` back, if it is held."""

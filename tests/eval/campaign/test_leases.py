@@ -100,6 +100,41 @@ def test_the_lease_of_who_gives_no_sign_of_life_is_taken_over_once(tmp_path, clo
         assert three.take("job")
 
 
+def test_who_was_taken_over_and_wakes_frees_nothing_that_another_holds(tmp_path, clock):
+    stopped, two, three = (of(tmp_path, f"{number}-of-3", clock, beat_s=60) for number in (1, 2, 3))
+    with two.living(), three.living():
+        with stopped.living():
+            assert stopped.take("job")
+            assert not two.take("job")
+            clock.seconds += 1
+            assert two.take("job")
+            stopped.give_back("job")
+        assert not three.take("job")
+        two.give_back("job")
+        assert three.take("job")
+
+
+def test_of_two_who_take_a_lease_as_its_dead_holder_leaves_one_has_it(tmp_path, clock, monkeypatch):
+    stopped, two, three = (of(tmp_path, f"{number}-of-3", clock, beat_s=60) for number in (1, 2, 3))
+    with stopped.living(), two.living(), three.living():
+        assert stopped.take("job")
+        assert not two.take("job")
+        clock.seconds += 1
+        is_free = two._is_free
+
+        def slowly(*lease):
+            free = is_free(*lease)
+            stopped.give_back("job")
+            assert three.take("job")
+            return free
+
+        monkeypatch.setattr(two, "_is_free", slowly)
+        assert not two.take("job")
+        monkeypatch.undo()
+        three.give_back("job")
+        assert two.take("job")
+
+
 @pytest.mark.parametrize("said", [b"", b"\xff\0", b"../../elsewhere", b"..", b"x" * 5000])
 def test_a_lease_without_a_name_is_being_made_or_was_when_its_holder_died(tmp_path, clock, said):
     one = of(tmp_path, "1-of-2", clock, beat_s=60)
