@@ -59,13 +59,15 @@ def written_file(path: Path) -> Iterator[Path]:
 
     Raises:
         BlockingIOError: Another process has been writing it for seconds.
-        FileExistsError: There is a folder, a device or a pipe at ``path``.
+        FileExistsError: There is a folder, a device or a pipe at ``path``, or a link where it is written at first.
     """
     place = path.resolve()
     if place.exists() and not place.is_file():
         raise FileExistsError(f"expected a file or none at {path}, got something else; it was not touched")
     with locked(place, patience_s=_OTHER_WRITER_S):
         partial = beside(place, "partial")
+        if partial.is_symlink():
+            raise FileExistsError(f"expected a file of ours or none at {partial}, got a link; it was not touched")
         try:
             yield partial
             sync(partial)

@@ -26,6 +26,7 @@ from splitleak.locks import lock_file
 _POLL_S = 0.05
 _SHOWN = 3
 _TRANSIENT = (".*.partial", ".*.lock")
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # whose target is none of ours; Windows has none
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ def locked(path: Path, patience_s: float = 0.5) -> Iterator[None]:
 
     Raises:
         BlockingIOError: After ``patience_s`` another still holds it; the message has its process id and command.
+        FileExistsError: There is a link where the lock is to be.
     """
     held: set[Path] = _HELD.__dict__.setdefault("paths", set())
     if path in held:
@@ -183,7 +185,14 @@ _HELD = threading.local()
 def _acquired(lock: Path, path: Path, patience_s: float) -> int:
     deadline = time.monotonic() + patience_s
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
+        except OSError as error:
+            if not lock.is_symlink():
+                raise
+            raise FileExistsError(
+                f"expected a lock of ours or none at {lock}, got a link; it was not touched"
+            ) from error
         try:
             lock_file(descriptor)
             with contextlib.suppress(FileNotFoundError):

@@ -67,7 +67,7 @@ class Plugin:
     @property
     def allowed(self) -> bool:
         """Whether its code may run."""
-        keys = set(map(_normalised, os.environ.get(ALLOW_PLUGIN, "").split(",")))
+        keys = set(map(_normalised, os.environ.get(ALLOW_PLUGIN, "").split(","))) - {""}
         return _normalised(self.key) in keys or (not self.registered and os.environ.get(ALLOW_CODE) == "1")
 
     def load(self) -> object:

@@ -431,6 +431,17 @@ def test_a_file_is_written_where_a_link_leads(tmp_path):
     assert (tmp_path / "file").read_text() == "{}\n"
 
 
+@pytest.mark.parametrize("what", ["lock", "partial"])
+def test_a_link_that_stands_where_we_lock_or_write_is_not_followed(tmp_path, what):
+    precious, link = tmp_path / "precious", tmp_path / f".place.{what}"
+    precious.write_text("theirs")
+    link.symlink_to(precious)
+    with pytest.raises(FileExistsError, match=rf"\.place\.{what}, got a link; it was not touched"):
+        write_json(tmp_path / "place", {})
+    assert precious.read_text() == "theirs"
+    assert names(tmp_path) == sorted([link.name, "precious"])
+
+
 def test_the_second_writer_is_told_which_process_is_the_first(tmp_path):
     place = tmp_path / "place"
     script = (

@@ -146,6 +146,14 @@ def test_what_a_file_names_is_checked_without_an_import(install, caplog, capsys)
     assert "RUN" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("variable", ["", ",", "theirs,"])
+def test_an_entry_of_a_package_without_a_name_is_not_allowed(monkeypatch, variable):
+    monkeypatch.setenv(plugins.ALLOW_PLUGIN, variable)
+    assert not Plugin(GROUP, "good", "plugged_code:Good", "", "1").allowed
+    monkeypatch.delenv(plugins.ALLOW_PLUGIN)
+    assert not Plugin(GROUP, "good", "plugged_code:Good", "", "1").allowed
+
+
 def test_a_file_cannot_say_that_code_belongs_to_an_allowed_package(install):
     install("theirs", {"good": "plugged_code:Good"})
     allow("theirs")
