@@ -1,8 +1,10 @@
 """Joins the folders of one campaign that were made on separate machines, by shards or by seeds."""
 
+import errno
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from splitleak.datasets.splits import SPLITS
 from splitleak.eval.campaign.forecast import Times
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.store import NETWORKS, PLAN, WEIGHTS, Store, is_whole
-from splitleak.outputs import beside
+from splitleak.outputs import beside, locked
 
 _FOR_ITS_FOLDER = (SPLITS.mark, "score")  # names of outputs that stand for the folder that they are in
 _COMPARED = ("split", "poison", "open", "cell", "leakage", "linkage", "besides")
@@ -53,7 +55,7 @@ def merge(out: Path, folders: Sequence[Path]) -> Merged:
         if (living := Leases(folder, "merge").living_holder()) is not None:
             raise BlockingIOError(f"expected no run in {folder}, but the shard {living} runs in it")
     store = Store(out)
-    with store.claimed():
+    with store.claimed(), _all_held(folders):
         sources = [out, *folders] if (out / PLAN).is_file() else list(folders)
         plan = _one_plan(sources)
         wanted = [(job, having) for job in plan["jobs"] if (having := _having(job, sources))]
@@ -70,6 +72,20 @@ def merge(out: Path, folders: Sequence[Path]) -> Merged:
                 if took not in known:
                     store.record_time(took)
     return Merged(len(plan["jobs"]), len(wanted), len(copied))
+
+
+@contextmanager
+def _all_held(folders: Sequence[Path]) -> Iterator[None]:
+    """No run begins or goes on in ``folders`` while the block runs."""
+    with ExitStack() as stack:
+        for folder in folders:
+            Store(folder).read_plan()
+            try:
+                stack.enter_context(locked(folder.resolve()))
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES):  # nobody runs where nobody may write
+                    raise
+        yield
 
 
 def _one_plan(folders: Sequence[Path]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -170,6 +171,20 @@ def test_a_folder_in_which_a_shard_runs_is_left_alone(made, tmp_path):
         pytest.raises(BlockingIOError, match=r"expected no run in .*one, but the shard 1-of-2"),
     ):
         merge(tmp_path / "all", [one])
+
+
+def test_a_folder_in_which_a_run_without_shards_is_left_alone(made, tmp_path):
+    one = made("one", "cell-a")
+
+    def other():
+        merge(tmp_path / "all", [one])
+
+    said = r"expected to be alone in writing .*one, but process"
+    with Store(one).claimed(), ThreadPoolExecutor(1) as pool, pytest.raises(BlockingIOError, match=said):
+        pool.submit(other).result()
+    assert not (tmp_path / "all" / "campaign.json").exists()
+    other()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "one"]
 
 
 def test_what_is_no_campaign_is_refused(tmp_path):
