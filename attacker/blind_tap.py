@@ -97,7 +97,7 @@ def sightings(path: Path) -> Iterator[Sighting]:
                     yield Sighting(**found)
                 elif found != _FORMAT:
                     raise ValueError
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 raise WireError(
                     f"{path}: expected what a blind tap writes in line {number}, got {line!r:.80}"
                 ) from None

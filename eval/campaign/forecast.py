@@ -29,8 +29,8 @@ class Took(Document):
 
     job: str = Field(description="its id")
     group: str
-    cost: float
-    seconds: float
+    cost: float = Field(gt=0, allow_inf_nan=False)
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     hardware: str
 
 

@@ -30,7 +30,7 @@ def _single(name: str) -> str:
 
 
 def _below(output: str) -> str:
-    if ".." in Path(output).parts or not output.isprintable():
+    if not (parts := Path(output).parts) or ".." in parts or not output.isprintable():
         raise ValueError(f"expected a place below the campaign's folder, got {output!r}")
     return output
 
@@ -267,7 +267,7 @@ def _is_trained(artifact: Path) -> bool:
     """Whether a network of one's own has weights beside it; imported as it came, it has none."""
     try:
         return read_table(artifact / ARTIFACT.mark)["target"]["training"] is not None
-    except (ValueError, LookupError, OSError):
+    except (ValueError, LookupError, TypeError, OSError):
         return True
 
 

@@ -56,10 +56,12 @@ def _join(files: list[Path], out: Path, as_json: bool, *, salvaging: bool) -> No
 
 
 def _described(found: "Checked") -> str:
+    from splitleak.wire.files.captures import lost_by
+
     text = f"{found.path}: {found.messages} messages of {found.calls} calls in {found.size} bytes"
     if found.continues is not None:
         text += f"; continues {found.continues}"
     for gap in found.gaps:
         contents = gap.note or {}
-        text += f"\n  gap: {contents.get('lost') or 'unknown number of'} messages missing: {contents.get('reason', '')}"
+        text += f"\n  gap: {lost_by(gap) or 'unknown number of'} messages missing: {contents.get('reason', '')}"
     return text + "".join(f"\n  {damage}" for damage in found.damages)

@@ -159,6 +159,7 @@ def full_disk(path):
 
 HEAD = b'{"format": "splitleak-sizes", "version": 1}\n'
 LINE = b'{"time_ns": 1, "connection": 0, "direction": "request", "size": 3}\n'
+NESTED = pytest.param(b"[" * 100_000 + b"\n", id="nested")
 
 
 def test_an_incomplete_last_line_is_passed_over(tmp_path):
@@ -201,14 +202,14 @@ def test_a_malformed_line_is_refused_by_file_and_number(tmp_path, change):
         next(read)
 
 
-@pytest.mark.parametrize("line", [b"[1, 0]\n", b"3\n", b"{}\n", b'{"time_ns": 1, "connection": 0}\n'])
+@pytest.mark.parametrize("line", [b"[1, 0]\n", b"3\n", b"{}\n", b'{"time_ns": 1, "connection": 0}\n', NESTED])
 def test_a_line_that_is_no_sighting_is_refused(tmp_path, line):
     (tmp_path / "sizes.jsonl").write_bytes(HEAD + line)
     with pytest.raises(WireError, match="expected what a blind tap writes in line 2"):
         list(sightings(tmp_path / "sizes.jsonl"))
 
 
-@pytest.mark.parametrize("content", [b"x\n", LINE, b'{"format": "splitleak-sizes", "version": 2}\n', b"[]\n"])
+@pytest.mark.parametrize("content", [b"x\n", LINE, b'{"format": "splitleak-sizes", "version": 2}\n', b"[]\n", NESTED])
 def test_what_is_no_record_of_this_version_is_refused(tmp_path, content):
     (tmp_path / "sizes.jsonl").write_bytes(content)
     with pytest.raises(WireError, match="expected what a blind tap writes in line 1"):

@@ -56,6 +56,7 @@ _ZEROS = 16  # at least so many at the end of a file are the trace of a power cu
 _SECTOR = 512  # as many, where they are as many bytes as a record was to have
 _MEGABYTE = 10**6
 _HEAD = 256  # bytes of a record that hold its frame, the numbers of its body and, almost always, its method
+_LONGEST_NAME = 255  # bytes, on any file system
 _NOTES_ROOM = 1000  # bytes below a capture's limit that are left to the notes of what is lost
 
 _LOGGER = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Record:
             return None
         try:
             document = json.loads(self.message)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return document if isinstance(document, dict) else {}
 
@@ -384,7 +385,7 @@ def missing(path: Path) -> dict[str, int]:
 def lost_by(gap: Record) -> int:
     """The number of messages that a note tells as lost; 0 if it is unknown."""
     lost = (gap.note or {}).get("lost")
-    return lost if isinstance(lost, int) else 0
+    return max(lost, 0) if isinstance(lost, int) else 0
 
 
 def inference_requests(records: Iterable[Record]) -> Iterator[tuple[str, WireTensor]]:
@@ -594,7 +595,12 @@ def _continued(path: Path) -> str | None:
     if first is None or first.note is None or first.method != CONTINUES:
         return None
     part = first.note.get("part")
-    return part if isinstance(part, str) and part == Path(part).name else None
+    return part if isinstance(part, str) and _may_be_a_file(part) else None
+
+
+def _may_be_a_file(name: str) -> bool:
+    """Whether ``name``, which a note says, may be that of a file beside it."""
+    return bool(name) and name.isprintable() and name == Path(name).name and len(name.encode()) <= _LONGEST_NAME
 
 
 def _damaged(path: Path, damage: Damage, records: int | None = None) -> WireError:

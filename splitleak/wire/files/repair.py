@@ -44,7 +44,7 @@ class Checked:
 
     def document(self) -> dict[str, Any]:
         damages = [{"kind": each.kind, "start": each.start, "size": each.size} for each in self.damages]
-        gaps = [{"time_ns": gap.time_ns, **(gap.note or {})} for gap in self.gaps]
+        gaps = [{"time_ns": gap.time_ns, **(gap.note or {}), "lost": lost_by(gap)} for gap in self.gaps]
         kept = {"size": self.size, "messages": self.messages, "calls": self.calls}
         times = {"first_ns": self.first_ns, "last_ns": self.last_ns}
         return {"file": str(self.path), **kept, **times, "continues": self.continues, "gaps": gaps, "damages": damages}

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,15 @@ def test_a_line_that_was_cut_off_tells_no_time(tmp_path):
     for seconds in (1, 2):
         Store(folder).record_time(took("split", seconds))
     assert [(each.group, each.seconds) for each in Times.load(folder).jobs] == [("train", 8), ("split", 2)]
+
+
+def test_a_time_or_a_cost_that_none_can_be_tells_no_time(tmp_path):
+    folder = recorded(tmp_path / "own", took("train", 8))
+    whole = (folder / "times.jsonl").read_text()
+    with (folder / "times.jsonl").open("a") as file:
+        for change in ({"cost": 0}, {"cost": -1}, {"seconds": -1}, {"seconds": float("nan")}, {"cost": float("inf")}):
+            file.write(json.dumps({**json.loads(whole), **change}) + "\n")
+    assert [(each.group, each.seconds) for each in Times.load(folder).jobs] == [("train", 8)]
 
 
 def test_of_results_recorded_before_times_the_moments_when_jobs_ended_tell_them():

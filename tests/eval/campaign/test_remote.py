@@ -127,7 +127,7 @@ def test_what_was_put_by_halves_is_not_there_and_is_done_again(put):
     assert two.remote.fetch(job("a"))
 
 
-@pytest.mark.parametrize("mark", [b"{}", b"[]", b"3", b'{"sha256": 3}', b"[" * 100_000])
+@pytest.mark.parametrize("mark", [b"{}", b"[]", b"3", b'{"sha256": 3}', pytest.param(b"[" * 100_000, id="nested")])
 def test_a_mark_that_is_none_of_ours_says_nothing(put, mark):
     two = put(mark=mark)
     assert not two.remote.fetch(job("a"))

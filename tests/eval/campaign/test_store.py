@@ -42,6 +42,17 @@ def test_a_job_is_done_when_its_output_is_there(store):
     assert not store.is_done(JOB)
 
 
+@pytest.mark.parametrize("said", [{"target": None}, {"target": []}, {}, {"target": {"training": {}}}])
+def test_a_network_of_ones_own_is_whole_without_weights_only_where_its_artifact_says_that_none_was_trained(store, said):
+    for half in ("edge", "cloud"):
+        (store.path(JOB) / half).mkdir(parents=True)
+        (store.path(JOB) / half / "network.onnx").write_bytes(b"graph")
+    write_json(store.path(JOB) / "artifact.json", {"target": {"training": None}})
+    assert store.is_done(JOB)
+    write_json(store.path(JOB) / "artifact.json", said)
+    assert not store.is_done(JOB)
+
+
 def put_images(store, job):
     """Gives a split its four sets."""
     write_json(store.path(job), {})
@@ -153,6 +164,8 @@ def test_the_plan_in_the_folder_can_be_run_again(store):
     ("change", "said"),
     [
         ({"output": "../../precious"}, "expected a place below the campaign's folder, got '../../precious'"),
+        ({"output": ""}, "expected a place below the campaign's folder, got ''"),
+        ({"output": "."}, "expected a place below the campaign's folder, got '.'"),
         ({"id": "../precious"}, "expected a name that a file can have"),
         ({"id": ".."}, "expected a name that a file can have"),
         ({"kind": "erase"}, "jobs.0.kind"),

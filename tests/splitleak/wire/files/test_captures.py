@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from splitleak.errors import WireError
 from splitleak.wire.files.captures import (
+    CONTINUES,
     GAP,
     HEADER,
     CaptureWriter,
@@ -25,10 +27,12 @@ from splitleak.wire.files.captures import (
     inference_requests,
     lost_by,
     missing,
+    note,
     parts,
     read,
     scan,
 )
+from splitleak.wire.files.repair import check
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER, method_path
 
@@ -470,6 +474,25 @@ def test_a_missing_earlier_part_is_told(tmp_path, caplog):
     (tmp_path / "a.cap.1").unlink()
     assert messages(path) == [b"two", b"three"]
     assert "its earlier part a.cap.1 is missing" in caplog.text
+
+
+@pytest.mark.parametrize("said", [{}, *({"part": name} for name in ("", ".", "../a", "x" * 300, "\ud800", "a\n", 3))])
+def test_a_note_that_names_no_file_names_no_earlier_part(tmp_path, said):
+    path = tmp_path / "a.cap"
+    path.write_bytes(HEADER + note(CONTINUES, said).packed() + Record(1, 0, "request", MODEL_INFER, b"one").packed())
+    assert parts(path) == [path]
+    assert messages(path) == [b"one"]
+    assert missing(path) == {"gaps": 0, "lost": 0}
+
+
+def test_a_note_that_is_nested_without_end_or_counts_below_nothing_tells_of_a_gap_alone(tmp_path):
+    path, empty = tmp_path / "a.cap", note(GAP, {})
+    nested, negative = replace(empty, message=b"[" * 100_000), note(GAP, {"lost": -3, "reason": "none"})
+    path.write_bytes(HEADER + nested.packed() + negative.packed() + note(GAP, {"lost": 2}).packed())
+    assert missing(path) == {"gaps": 3, "lost": 2}
+    checked = check(path)
+    assert checked.lost == 2
+    assert [gap["lost"] for gap in checked.document()["gaps"]] == [0, 0, 2]
 
 
 def test_inference_requests_are_picked_out_of_the_traffic(tmp_path):
