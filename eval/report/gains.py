@@ -22,16 +22,17 @@ _GAIN_NOTE = (
 _WORTH_NOTE = (
     "In points, the gain over the baseline that a defense takes from the strongest attack: that on the undefended "
     "target less its own, by seed; at equal accuracy where undefended targets of several accuracies were measured "
-    "(label_noise), between which it is interpolated; seeds in which it is less accurate than all of these are left "
-    "out. A target that is less accurate is recognised less, and so are its baselines: that is worth nothing. Paired t "
-    "tests over seeds, p corrected for the number of those that differ (Holm)."
+    "(label_noise), between which it is interpolated, so that these are worth nothing themselves; seeds in which it is "
+    "less accurate than all of these are left out. A target that is less accurate is recognised less, and so are its "
+    "baselines: that is worth nothing. Paired t tests over seeds, p corrected for the number of those that differ "
+    "(Holm)."
 )
 _APART_NOTE = (
     "Targets in the order of the gain over the baseline that the strongest attack keeps: whether each differs from the "
     "next. Paired t tests over seeds, p corrected for the number of those that differ (Holm); accuracy: difference of "
     "the two, in points."
 )
-_WORTH = {"above": "protects", "below": "harms", "cannot be told": "cannot be told"}
+_WORTH = {"above": "protects", "below": "harms", "cannot be told": "cannot be told", "nothing": "worth nothing"}
 _APART = {"above": "apart", "below": "apart", "cannot be told": "cannot be told"}
 
 
@@ -84,8 +85,7 @@ def _worth_sheets(results: Results) -> list[Sheet]:
     for row in results.targets:
         for group in results.groups:
             for judge, metric in _JUDGES.items():
-                controls = [control for control in undefended if control != row]
-                if row not in undefended[:1] and controls and (worth := _worth(results, row, group, metric, controls)):
+                if row not in undefended[:1] and (worth := _worth(results, row, group, metric, undefended)):
                     tests[row.label, group, judge] = SeedTest.of(worth.values())
     return _tested_sheet("What a defense is worth", ("target", "attacks", "judge"), tests, _WORTH, _WORTH_NOTE, results)
 
@@ -152,6 +152,7 @@ def _tested_sheet(
         test = of[alone]
         more = () if accuracies is None else (accuracies[key],)
         verdict = verdicts[test.sign] if test.p is not None else "cannot be told"
+        verdict = verdict if any(test.values) else verdicts.get("nothing", verdict)
         rows.append(tuple(map(Text, (*key, *more, f"{round(test.mean, 1) + 0.0:+.1f}", verdict, test.told))))
     named = (*columns, *(() if accuracies is None else ("accuracy",)), "points", "verdict", "figures")
     return [Sheet(title, tuple(("", name) for name in named), tuple(rows), (f"{seeds_note(results.seeds)} {note}",))]

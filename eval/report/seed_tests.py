@@ -97,7 +97,7 @@ class SeedTest:
         if self.interval is not None:
             among = "95 % interval {:.3g} to {:.3g}".format(*self.interval)
         text = f"{among}, p {self.p:.2g}"
-        if self.sign != "cannot be told":
+        if self.sign != "cannot be told" or not any(self.values):
             return text
         more = f"about {self.needed}" if self.needed else f"more than {_MOST_SEEDS}"
         return f"{text}; {more} seeds would tell"

@@ -157,7 +157,7 @@ def test_a_defense_that_only_lowers_the_accuracy_is_worth_nothing(measured):
     results = measured(lowered, {"none": 90, "noisy": 60})
     assert results.spread("GMI", Row("noisy"), "recognised").mean == pytest.approx(65)  # 20 points less
     rows = {row[2]: row[3:5] for row in sheet(results, "What a defense is worth") if row[0] == "noisy"}
-    assert rows == {"closed set": ["+0.0", "cannot be told"], "open set": ["+0.0", "cannot be told"]}
+    assert rows == {"closed set": ["+0.0", "worth nothing"], "open set": ["+0.0", "worth nothing"]}
 
 
 def test_a_defense_is_compared_at_equal_accuracy(measured):
@@ -174,8 +174,8 @@ def test_a_defense_is_compared_at_equal_accuracy(measured):
         for row in sheet(measured(shares, accuracies), "What a defense is worth")
         if row[2] == "closed set"
     }
-    assert rows["defended"] == ["+0.0", "cannot be told"]
-    assert rows["noisy"][0] == "+0.0"
+    assert rows["defended"] == ["+0.0", "worth nothing"]
+    assert rows["noisy"] == ["+0.0", "worth nothing"]
     spared = shares | {"GMI": shares["GMI"] | {"defended": 30}}
     rows = {
         row[0]: row[3:5]
