@@ -131,7 +131,7 @@ def who_has_the_weights_computes_what_is_sent_on_average(subject: DefenseSubject
         400,
     )
     defense.eval()
-    sent = torch.stack([defense.undone(defense(features)) for _ in range(draws)])
+    sent = defense.undone(torch.cat([defense(features) for _ in range(draws)])).unflatten(0, (draws, -1))
     error = (sent.std(0) / math.sqrt(draws)).clamp(min=1e-6)
     apart = (sent.mean(0) - defense.undone(defense.expected(features))).abs() / error
     assert float(apart.max()) < _STANDARD_ERRORS, "expected is not the mean of what is sent"
