@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from splitleak.config import Document, digest, read_table
 from splitleak.defenses import DEFENSES
@@ -144,6 +144,12 @@ class _TimedCell(BaseModel):
     edge_engine: str = "-"
     cloud_engine: str = "-"
     parts: _Parts
+
+    @model_validator(mode="after")
+    def _crosses(self) -> Self:
+        if self.way == "split" and None in (self.window, self.link, self.codec):
+            raise ValueError("expected the window, the link and the codec of what is split, got null")
+        return self
 
 
 class _Device(BaseModel):

@@ -171,7 +171,8 @@ def _check_operations(model: ModelProto) -> None:
         elif node.domain != "com.microsoft" and not onnx.defs.has(node.op_type, max_inclusive_version=version):
             unknown.add(node.op_type or "an operation without a name")
     if unknown:
-        raise ValueError(f"expected ONNX's own operations of version {version}, got {', '.join(sorted(unknown))}")
+        names = ", ".join(name if name.isprintable() else repr(name) for name in sorted(unknown))
+        raise ValueError(f"expected ONNX's own operations of version {version}, got {names}")
 
 
 def _load_weights(graph: GraphProto, folder: Path) -> None:

@@ -153,6 +153,16 @@ def test_what_is_no_latency_record_is_refused_in_one_line_that_names_it(tmp_path
         read_latency(path)
 
 
+def test_what_is_split_has_a_link_and_what_is_all_on_the_device_has_none(tmp_path):
+    path = tmp_path / "latency.json"
+    alone = {**cell("a", None, 3.0, link=None), "way": "device", "window": None}
+    write_json(path, {"emulated_device": None, "cells": [cell("a", "fp32", 2.0), alone]})
+    assert len(read_latency(path)["cells"]) == 2
+    write_json(path, {"emulated_device": None, "cells": [cell("a", "fp32", 2.0, link=None)]})
+    with pytest.raises(ValueError, match=r"latency\.json: .*expected the window, the link and the codec"):
+        read_latency(path)
+
+
 def test_results_on_several_data_sets_are_not_mixed(measured, fake_campaign, tmp_path):
     measured(methods=("PATROL",), seeds=(0,))
     folder = tmp_path / "campaign"
