@@ -46,7 +46,7 @@ class Permutation(Defense):
         self._drawn_from: torch.Generator | None = None
         self._session = 0
         self.register_buffer("orders", None, persistent=False)
-        self.orders: Tensor | None  # (sessions, channels)
+        self.orders: Tensor | None  # (sessions, channels), in a training, and once an order was undone
 
     @property
     def public_channels(self) -> int:
@@ -88,8 +88,9 @@ class Permutation(Defense):
         return self._sent(features, order, torch.zeros(1, dtype=torch.int64, device=features.device))
 
     def undone(self, sent: Tensor) -> Tensor:
-        places = self._all_orders(sent.shape[1] - 1).argsort(1)
-        restored = _Restored(places, sent[0, 0].numel()).to(sent.device)
+        if self.orders is None:  # an edge's half, which is not prepared
+            self.orders = self._all_orders(sent.shape[1] - 1)
+        restored = _Restored(self.orders.argsort(1), sent[0, 0].numel()).to(sent.device)
         return torch.cat([restored(sent), torch.zeros_like(sent[:, :1])], 1)
 
     def _sent(self, features: Tensor, order: Tensor, session: Tensor) -> Tensor:

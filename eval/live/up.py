@@ -82,7 +82,7 @@ def up(config: UpConfig, say: Callable[[dict[str, Any]], None]) -> Iterator[int]
     config.out.mkdir(parents=True, exist_ok=True)
     log, capture = config.out / "up.log", config.out / "tap.capture"
     before = [capture, *(part for part in config.out.glob(f"{capture.name}.*") if part.suffix[1:].isdecimal())]
-    for kept in [] if config.force else filter(Path.exists, before):
+    if not config.force and (kept := next(filter(Path.exists, before), None)) is not None:
         raise FileExistsError(f"expected no capture of another run, got {kept}; name another --out, or --force")
     with contextlib.ExitStack() as stack:
 

@@ -9,6 +9,7 @@ from splitleak.attacker.class_inversion.lomma import AGREES
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.cloud.policy import PolicyConfig
 from splitleak.defenses import DEFENSES
+from splitleak.defenses.base import Defense
 from splitleak.defenses.importing import OWN_ANSWER
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.eval.campaign.audit.config import AUDIT
@@ -201,18 +202,15 @@ def _no_gain(cell: Cell) -> Iterator[str]:
             yield f"no gain: not two standard errors over the best baseline{judge}, which rebuilds nothing"
 
 
-def _drawing_anew(record: Record) -> list[str]:
-    names = record.target.design.names
-    return [name for name in names if name in DEFENSES and DEFENSES[name].randomised]
-
-
-def _answering_anew(record: Record) -> list[str]:
-    steps = (DefenseConfig.parse(step.document(), source=step.name) for step in record.target.design.defenses)
-    return [step.name for step in steps if step.build().answers_anew]
+def _defenses(record: Record) -> list[tuple[str, Defense]]:
+    """A target's defenses with their names, of those that are at hand."""
+    steps = [step for step in record.target.design.defenses if step.name in DEFENSES]
+    return [(step.name, DefenseConfig.parse(step.document(), source=step.name).build()) for step in steps]
 
 
 def _randomised(ours: Sequence[tuple[Cell, Record]]) -> list[str]:
-    what, models = ", ".join(_drawing_anew(ours[0][1])), [record.threat_model for _, record in ours]
+    drawing = (name for name, defense in _defenses(ours[0][1]) if defense.randomised)
+    what, models = ", ".join(drawing), [record.threat_model for _, record in ours]
     if not what:
         return []
     asked = [model for model in models if "query" in model.knowledge]
@@ -280,7 +278,8 @@ def _ignores_policy(cell: Cell, record: Record) -> Iterator[str]:
 
 def _asked_once(place: FigurePlace, record: Record) -> Iterator[str]:
     policy = PolicyConfig.parse(place.policy, source="policy")
-    fresh = _answering_anew(record) + (["the policy's noise"] if policy.sigma and policy.noise == "fresh" else [])
+    fresh = [name for name, defense in _defenses(record) if defense.answers_anew]
+    fresh += ["the policy's noise"] if policy.sigma and policy.noise == "fresh" else []
     if fresh and record.threat_model.draws == 1 and not _runs_the_model(record):
         yield (
             f"randomised: {', '.join(fresh)} comes anew with each answer, and the attacker asked once for each image; "

@@ -99,9 +99,10 @@ def _undefended(results: Results) -> list[Row]:
 def _worth(results: Results, row: Row, group: str, metric: str, controls: list[Row]) -> dict[int, float]:
     """By seed, the gain on undefended targets at the row's accuracy, less its own; none below all of theirs."""
     own, worth = _gains(results, row, group, metric), dict[int, float]()
+    of_controls = [_gains(results, each, group, metric) for each in controls]
     for seed, (accuracy, gain) in own.items():
-        known = [of_control[seed] for each in controls if seed in (of_control := _gains(results, each, group, metric))]
-        if len(known) == 1 or (known and accuracy >= min(known)[0]):
+        known = [gains[seed] for gains in of_controls if seed in gains]
+        if known and (len(known) == 1 or accuracy >= min(known)[0]):
             accuracies, gains = np.array(sorted(known)).T
             worth[seed] = float(np.interp(accuracy, accuracies, gains)) - gain
     return worth
