@@ -1,6 +1,7 @@
 """Reading an ``.npz`` file of plain arrays: nothing is unpickled, and whatever a broken one leads to is one line."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -10,6 +11,11 @@ import numpy as np
 from splitleak.errors import explained, said
 
 Array = np.ndarray[Any, Any]
+
+# Numpy parses an array's header by `ast`, which in CPython 3.11 takes a parse in another thread for a fault of this one
+# (python/cpython#106905): of the jobs of a campaign, one was told that its sound file is none.
+one_header = threading.RLock()
+"""Held while numpy reads an array, here and wherever else this package has it read one."""
 
 _BOMB = (2**30, 100)  # an array of more bytes than this, and this many times what it takes in the file, is not unpacked
 
@@ -30,7 +36,8 @@ class Arrays:
                 got = f"{info.file_size:,} from {info.compress_size:,}"
                 raise ValueError(f"{name} is to unpack to at most {ratio} times its bytes, not {got}")
         try:
-            return np.asarray(self._file[name])
+            with one_header:
+                return np.asarray(self._file[name])
         except Exception as error:  # numpy raises whatever a broken file leads it to
             raise ValueError(f"{name}: {said(error)}") from None
 

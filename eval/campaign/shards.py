@@ -104,16 +104,20 @@ class Shard:
         """
         if not self.concerns(job):
             return "later"
-        if self._store.is_done(job):
-            return "done"
-        if self._store.failure(job.id) not in (None, self._failed_before.get(job.id)):
-            return "failed"
+        if (ended := self._ended(job)) is not None:
+            return ended
         if not self._leases.take(job.id):
             return "later"
-        if self._store.is_done(job):  # meanwhile
+        if (ended := self._ended(job)) is not None:  # meanwhile
             self.ended(job)
-            return "done"
+            return ended
         return "ours"
+
+    def _ended(self, job: Job) -> Literal["done", "failed"] | None:
+        """How a job ended in this run of all shards, if it has."""
+        if self._store.is_done(job):
+            return "done"
+        return "failed" if self._store.failure(job.id) not in (None, self._failed_before.get(job.id)) else None
 
     def ended(self, job: Job) -> None:
         """Gives the lease on a job back, after its output or its failure is there."""

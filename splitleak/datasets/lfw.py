@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from splitleak.datasets.images import Dataset, Images
-from splitleak.npz import Array
+from splitleak.npz import Array, one_header
 
 _FACES = 100  # the rest are crops of backgrounds
 _TRAIN = 90
@@ -24,7 +24,8 @@ def load_lfw() -> Dataset:
     with as_file(files("skimage") / "data" / "lfw_subset.npy") as path:
         if not path.is_file():
             raise FileNotFoundError(f"expected scikit-image's faces at {path}, but there is no such file")
-        faces: Array = np.load(path, allow_pickle=False)[:_FACES]
+        with one_header:
+            faces: Array = np.load(path, allow_pickle=False)[:_FACES]
     pixels = torch.from_numpy((255 * faces).round().astype(np.uint8))[:, None]
     train, test = (
         Images(part.contiguous(), torch.zeros(len(part), dtype=torch.int64), ("face",))

@@ -9,7 +9,7 @@ from torch import Tensor
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.errors import explained
-from splitleak.npz import Array, open_npz
+from splitleak.npz import Array, one_header, open_npz
 
 _EXPECTED = "an .npy or .npz file of plain arrays"
 _NPY = b"\x93NUMPY"
@@ -40,7 +40,7 @@ def read_array(path: Path, *names: str) -> Array:
         ValueError: It is no such file, or has several arrays of other names.
     """
     if _is_npy(path):
-        with explained(path, _EXPECTED):
+        with explained(path, _EXPECTED), one_header:
             return np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # a map is no longer than its file
     with open_npz(path, _EXPECTED) as file:
         named = [name for name in (*names, *file.names) if name in file.names]

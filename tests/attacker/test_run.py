@@ -49,6 +49,7 @@ def attack(deployed, out, asked=None, **given):
     return run_attack(asked or config(), access, out, CPU, silent)
 
 
+@pytest.mark.slow
 def test_another_attack_replaces_a_result_with_force_alone_and_what_is_no_result_never(deployed, tmp_path):
     out, access = tmp_path / "out", Access(capture=deployed.capture, public=deployed.public, edge=deployed.edge)
     attack(deployed, out)
@@ -154,6 +155,7 @@ def test_an_attack_tells_of_its_captures_gaps_and_binds_what_it_rebuilt_to_all_i
     assert read_document(tmp_path / "gaps" / "attack.json")["capture"] == {"gaps": 2, "lost": 3}
 
 
+@pytest.mark.slow
 def test_an_attack_on_recorded_queries_repeats_to_the_bit_and_says_what_they_cost(deployed, tmp_path, small_splits):
     told = record(deployed, tmp_path / "pairs.npz", draws=2)
     queries = 2 * len(small_splits.public)
@@ -170,6 +172,7 @@ def test_an_attack_on_recorded_queries_repeats_to_the_bit_and_says_what_they_cos
     assert deployed.capture.stat().st_size == size
 
 
+@pytest.mark.slow
 def test_an_attacker_may_ask_about_mirror_images_too_and_pays_for_them(deployed, tmp_path, small_splits):
     record(deployed, tmp_path / "plain.npz")
     told = record(deployed, tmp_path / "pairs.npz", mirrored=True)

@@ -179,6 +179,7 @@ def test_a_client_that_cancels_reaches_the_cloud(tapped):
     assert tapped.unary("/toy/Echo")[0] == b"hello"
 
 
+@pytest.mark.slow
 def test_with_the_cloud_down_calls_are_unavailable_until_it_is_up_again(tmp_path):
     upstream = Upstream()
     with serving(upstream) as address:

@@ -93,6 +93,7 @@ def test_every_file_of_a_folder_is_named(name):
         assert any(plain.fullmatch(word) or word.startswith(f"{pattern}/") for word in named), pattern
 
 
+@pytest.mark.slow
 def test_every_kind_of_folder_is_looked_at():
     known = {*FOLDERS.values(), prediction_jobs.PREDICTIONS, report.REPORT}
     modules = (splits, artifact, sharing, outputs, prior, purifier, schema, jobs, prediction_jobs, report, triton)

@@ -193,6 +193,7 @@ def test_an_outage_stops_the_clock_of_a_request_unless_its_caller_set_it(encoder
         assert patient.result(patience_s).request_id == "patient"
 
 
+@pytest.mark.slow
 def test_a_request_is_not_late_while_others_are_answered_unless_its_caller_said_when(encoder, start_cloud, batches):
     cloud = start_cloud(hold=lambda request: threading.Event().wait(0.15))
     with EdgeClient(encoder, config(cloud, channel=ChannelConfig(timeout_s=0.6))) as client:

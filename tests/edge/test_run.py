@@ -62,6 +62,7 @@ def test_the_ledger_says_of_which_images_and_which_half_it_is(tmp_path, encoder,
     assert (ledger.images, ledger.model) == (images_digest(load_file(images).train), "0123456789ab")
 
 
+@pytest.mark.slow
 def test_a_ledger_of_other_images_or_another_half_is_replaced_with_force_alone(tmp_path, encoder, start_cloud, images):
     cloud = start_cloud()
     config = EdgeConfig(cloud=cloud.address, model="toy")

@@ -85,6 +85,7 @@ def test_a_client_that_stops_reading_holds_up_itself_alone():
         assert [told(each.infer_response) for each in stalled] == list(range(count))
 
 
+@pytest.mark.slow
 def test_200_clients_that_connect_and_say_nothing_leave_room_for_one_that_asks():
     never = threading.Event()
     with (

@@ -136,6 +136,7 @@ def test_a_white_box_needs_the_weights_and_a_black_box_the_query(pictures, encod
         splitleak.attack(captured, public=public, query=encoder, name="maximum-likelihood")
 
 
+@pytest.mark.slow
 def test_the_weights_that_a_white_box_is_given_stay_as_they_are(pictures, encoder):
     encoder.train()
     captured = splitleak.capture(encoder, pictures[1][:1])
@@ -251,6 +252,7 @@ def test_linkage_finds_pictures_again_and_reads_their_class_where_it_is_told():
         splitleak.linkage(torch.nn.Flatten(), public=public, victims=victims, labels=classes[1])
 
 
+@pytest.mark.slow
 def test_a_function_is_scanned_as_a_module_is(pictures, encoder):
     network = nn.Sequential(encoder, nn.Flatten(), nn.LazyLinear(3))
     network(torch.zeros(1, *pictures[0].shape[1:]))

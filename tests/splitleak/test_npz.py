@@ -1,3 +1,6 @@
+import gc
+import threading
+import time
 import zipfile
 
 import numpy as np
@@ -8,6 +11,7 @@ from splitleak import npz
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.attacker.queries import Pairs
 from splitleak.datasets.arrays import load_npz
+from splitleak.datasets.plain import read_array
 from splitleak.eval.record.scoring import PICTURES, load_pictures
 from splitleak.npz import open_npz
 from splitleak.wire.files.shared import SharedScores
@@ -129,3 +133,47 @@ def test_what_the_block_says_of_the_file_itself_is_kept(tmp_path):
     write_pictures(tmp_path / "a.npz")
     with pytest.raises(ValueError, match=rf"\A{tmp_path / 'a.npz'}: too dark\Z"), open_npz(tmp_path / "a.npz"):
         raise ValueError(f"{tmp_path / 'a.npz'}: too dark")
+
+
+class Litter:
+    """Garbage in a cycle, which lets another thread run while it is collected, and leaves as much again."""
+
+    dropped = threading.Event()
+
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        time.sleep(0)
+        if not self.dropped.is_set():
+            Litter()
+
+
+def test_threads_that_read_at_once_all_read_what_is_there(tmp_path):
+    write_images(tmp_path / "a.npz")
+    np.save(tmp_path / "a.npy", PIXELS)
+    failed = []
+
+    def read(deep):
+        if deep:
+            return read(deep - 1)
+        for _ in range(50):
+            try:
+                load_npz(tmp_path / "a.npz")
+                read_array(tmp_path / "a.npy")
+            except ValueError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=read, args=(deep,)) for deep in range(4)]
+    threshold = gc.get_threshold()
+    Litter()
+    gc.set_threshold(3)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*threshold)
+        Litter.dropped.set()
+    assert not failed

@@ -2,6 +2,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from splitleak.parent_watch import child_environment
 
 CHILD = """
@@ -69,6 +71,7 @@ threading.Event().wait(60)
 """
 
 
+@pytest.mark.slow
 def test_a_child_that_does_not_end_when_asked_is_ended():
     with subprocess.Popen([sys.executable, "-c", STUBBORN], stdin=subprocess.PIPE, env=child_environment()) as child:
         child.stdin.close()

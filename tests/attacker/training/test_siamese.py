@@ -34,6 +34,7 @@ def test_it_learns_what_stays_of_a_picture_where_plain_distance_sees_what_change
     torch.testing.assert_close(matcher(once).norm(dim=1), torch.ones(300))
 
 
+@pytest.mark.slow
 def test_one_seed_gives_the_same_matcher_and_another_another():
     send, victims, draw = channel(1)
     features = send(victims, draw)

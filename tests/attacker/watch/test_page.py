@@ -103,6 +103,7 @@ def test_an_id_with_markup_and_escapes_stays_text_in_one_line():
     assert json.loads(line[6:])["sights"] == [SIGHT]
 
 
+@pytest.mark.slow
 def test_a_browser_that_goes_away_leaves_nothing_behind_and_a_second_one_sees_the_same():
     made = board()
     app = application(made, TOKEN)

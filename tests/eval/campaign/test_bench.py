@@ -34,6 +34,7 @@ def test_a_service_listens_while_the_block_runs_and_not_after_it(bench, job, art
         GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=1)
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_start_says_why(bench, job, tmp_path):
     (tmp_path / "theirs").write_text("somebody's thesis")
     with (

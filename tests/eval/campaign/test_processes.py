@@ -43,6 +43,7 @@ def gone(pid):
         return True
 
 
+@pytest.mark.slow
 def test_a_service_tells_its_events_and_stops_with_the_block(tmp_path):
     with tap_of(tmp_path) as tap:
         address = tap.wait_for("listening", PATIENCE_S)["address"]
@@ -93,6 +94,7 @@ def test_a_service_stops_when_the_block_fails(tmp_path):
     assert gone(tap.process.pid)
 
 
+@pytest.mark.slow
 def test_children_are_gone_when_their_parent_is_killed(tmp_path):
     arguments = [sys.executable, "-c", PARENT, str(tmp_path / "tap.capture"), str(tmp_path / "tap.log")]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:

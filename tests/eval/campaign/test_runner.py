@@ -270,7 +270,7 @@ def test_the_threads_of_a_job_do_not_depend_on_workers_and_a_folder_keeps_its_ow
 
 
 def test_a_shard_of_other_settings_is_refused_while_one_lives_in_the_folder_and_not_after(tmp_path, monkeypatch):
-    quick = partial(Leases, beat_s=0.01, dead_s=0.2)
+    quick = partial(Leases, beat_s=0.01)
     monkeypatch.setattr(runner, "run_jobs", lambda *_, **__: runner.Outcome())
     monkeypatch.setattr(runner, "Leases", quick)
     one, other = (

@@ -76,6 +76,12 @@ class Plain(Store):
         return self.path(each).exists()
 
 
+def write(store, each):
+    path = store.path(each)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(each.id)
+
+
 class Work:
     """Does jobs by writing their outputs; counts how often each is done."""
 
@@ -87,19 +93,18 @@ class Work:
             self.done[each.id] += 1
         if each.id.startswith("bad"):
             raise ValueError("not today")
-        path = self.store.path(each)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(each.id)
+        write(self.store, each)
         return {}
 
 
-def leases_of(folder, of):
-    return Leases(folder, of.role, beat_s=0.01, dead_s=0.2)
+def leases_of(folder, of, *, dead_s=60):
+    """By default those of a holder that takes nobody for dead, however late a thread of this busy machine is."""
+    return Leases(folder, of.role, beat_s=0.01, dead_s=dead_s)
 
 
-def run(folder, jobs, of, work, *, meet=None):
+def run(folder, jobs, of, work, *, meet=None, **patience):
     """A run of a shard, and what came of it."""
-    store, leases = Plain(folder), leases_of(folder, of)
+    store, leases = Plain(folder), leases_of(folder, of, **patience)
     with leases.living():
         if meet is not None:
             meet()
@@ -155,12 +160,27 @@ def test_what_failed_in_one_shard_is_tried_by_no_other(tmp_path):
     assert all(outcome.skipped == {"cell cell": "train bad"} for outcome in outcomes.values())
 
 
+@pytest.mark.parametrize("turn", ["done", "failed"])
+def test_what_ends_while_its_lease_is_asked_for_is_not_done_again(tmp_path, turn):
+    each, store, of = job("a", kind="train"), Plain(tmp_path), ShardOf(1, 1)
+
+    class Late(Leases):
+        def take(self, name):
+            write(store, each) if turn == "done" else store.record_failure(each, "command", "error")
+            return super().take(name)
+
+    leases = Late(tmp_path, of.role)
+    with leases.living():
+        assert Shard(of, [each], store, leases).turn(each) == turn
+        assert list((tmp_path / "leases").glob("*.*")) == []
+
+
 def test_the_jobs_of_a_dead_shard_are_taken_over(tmp_path):
     jobs, work, dead = campaign(4), Work(Plain(tmp_path)), leases_of(tmp_path, ShardOf(1, 2))
     (tmp_path / "leases" / "alive").mkdir(parents=True)
     (tmp_path / "leases" / "alive" / dead.holder).write_text("3")
     (tmp_path / "leases" / "train 0.1").write_text(dead.holder)
-    outcome = run(tmp_path, jobs, ShardOf(2, 2), work)
+    outcome = run(tmp_path, jobs, ShardOf(2, 2), work, dead_s=0.2)
     assert {each.id for each in outcome.done} == {each.id for each in jobs}
 
 

@@ -30,6 +30,7 @@ def overlap(a, b):
     return bool((np.maximum(a[:2], b[:2]) < np.minimum(a[2:], b[2:])).all())
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(POINT, min_size=1, max_size=10), st.booleans())
 def test_no_label_overlaps_another_or_a_point_or_leaves_the_axes(points, invert):

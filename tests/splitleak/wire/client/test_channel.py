@@ -57,6 +57,7 @@ def test_a_single_attempt_is_not_repeated():
     assert handler.refusals == 0
 
 
+@pytest.mark.slow
 def test_a_server_behind_a_link_of_a_satellites_delay_is_reached():
     with (
         serve(lambda server: server.add_generic_rpc_handlers((Echo(),)), ServerConfig()) as port,

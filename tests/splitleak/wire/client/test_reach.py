@@ -56,6 +56,7 @@ def test_a_host_that_nobody_knows():
     assert "got no host of the name 'nowhere.invalid'" in refusal("nowhere.invalid:8001")
 
 
+@pytest.mark.slow
 def test_a_web_server():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     server.RequestHandlerClass.log_message = lambda *_: None
@@ -81,6 +82,7 @@ def test_a_server_without_tls_where_it_is_expected(certificates):
     assert "TLS" in said
 
 
+@pytest.mark.slow
 def test_a_strangers_certificate_and_another_name(certificates):
     with tls_server(certificates) as port:
         said = refusal(f"localhost:{port}", tls=TlsClientConfig(ca=certificates / "other-ca.pem"))
@@ -103,6 +105,7 @@ def test_an_expired_certificate(certificates, tmp_path):
     assert "certificate has expired" in said
 
 
+@pytest.mark.slow
 def test_a_port_that_refuses_is_told_at_once_and_waited_for(caplog):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -111,6 +114,7 @@ def test_a_port_that_refuses_is_told_at_once_and_waited_for(caplog):
     assert "a refusal: nothing listens on this port; waiting for up to 1 s" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_server_that_begins_late_is_waited_for_with_patience():
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -125,6 +129,7 @@ def test_a_server_that_begins_late_is_waited_for_with_patience():
             timer.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grpc_proxy", "https_proxy", "http_proxy", "all_proxy"])
 def test_a_proxy_is_named_and_never_for_this_machine(monkeypatch, name):
     with talker() as dead, serve(lambda server: None, ServerConfig()) as port:
