@@ -20,7 +20,7 @@ from splitleak.defenses.artifact import artifact_digest
 from splitleak.defenses.importing import cut_in_two, read_networks
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble
-from splitleak.eval.campaign.audit.config import AUDIT, AuditConfig
+from splitleak.eval.campaign.audit.config import AUDIT, VERSION, AuditConfig
 from splitleak.eval.record.embedder import load_embedder
 from splitleak.eval.report import published
 from splitleak.eval.targets.linkage import LinkageConfig
@@ -167,6 +167,12 @@ class AttackEntry(Config):
     max_queries: int | None = Field(default=None, ge=1, description="of the queries on record that it uses")
     mirrored: bool = Field(default=False, description="it also sends the mirror image of each of its own")
     randomised_only: bool = Field(default=False, description="only on targets that draw anew at each crossing")
+
+    @model_validator(mode="after")
+    def _names_its_list(self) -> Self:
+        if self.attack == AUDIT:  # for whoever reads its records when there is another
+            self.settings.setdefault("version", VERSION)
+        return self
 
 
 class EmbedderEntry(Config):

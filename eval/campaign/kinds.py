@@ -25,7 +25,7 @@ def _classes(values: object, source: str) -> Plan:
 
 
 def _audit(values: object, source: str) -> Plan:
-    return make_audit_plan(AuditCampaign.load(values, source=source))
+    return make_audit_plan(AuditCampaign.parse(values, source=source))
 
 
 KINDS: Mapping[str, Callable[[object, str], Plan]] = {

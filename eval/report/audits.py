@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from splitleak.eval.campaign.audit.attacks import VERSION
-from splitleak.eval.campaign.audit.config import AUDIT, column_of, names_in
+from splitleak.eval.campaign.audit.config import AUDIT, UNVERSIONED, column_of, kind_of, names_in
 from splitleak.eval.record.metrics import Metric, metric_named
 from splitleak.eval.report.figures.curves import Curve
 from splitleak.eval.report.page import NOTHING, Sheet, Text, seeds_note, spread_text
@@ -23,9 +22,9 @@ _NOTE = (
     "One crossing: each victim's picture was seen once. Rebuilt: 1 - MSE / the MSE of the victims' own mean picture, "
     "the share of what tells pictures apart that the strongest attack gives back at any number of crossings."
 )
-_PLAIN_ALONE = (
-    " After several crossings the plain decoder alone was run, which at one crossing is not the strongest: what the "
-    "strongest gives with the mean of several is not measured."
+_NOT_THE_STRONGEST = (
+    " After several crossings an attack was not run that is the strongest at one: what it gives with the mean of "
+    "several is not measured."
 )
 
 
@@ -45,18 +44,18 @@ class Audited:
 def audits(results: Results) -> list[Audited]:
     """The audits among the results."""
     if results.kind == AUDIT:
-        title = f"{results.config['version']}, {_threat(results.config['audit'])}"
-        return [Audited(table.name, "", title) for table in results.tables]
+        settings = {"version": results.config.get("version", UNVERSIONED), **results.config["audit"]}
+        return [Audited(table.name, "", _list_of(settings)) for table in results.tables]
     entries = [entry for entry in results.config.get("attacks", ()) if entry.get("attack") == AUDIT]
     return [
-        Audited(table.name, column_of(entry["name"], ""), f"{table.name}: {VERSION}, {_threat(entry['settings'])}")
+        Audited(table.name, column_of(entry["name"], ""), f"{table.name}: {_list_of(entry['settings'])}")
         for table in results.tables
         for entry in entries
     ]
 
 
-def _threat(settings: Mapping[str, object]) -> str:
-    return str(settings.get("threat", "black-box"))
+def _list_of(settings: Mapping[str, object]) -> str:
+    return f"{settings.get('version', UNVERSIONED)}, {settings.get('threat', 'black-box')}"
 
 
 def strongest(cells: list[Cell], measure: str, of: Callable[[Cell], bool] = lambda cell: True) -> dict[int, Cell]:
@@ -91,8 +90,8 @@ def _strongest_sheet(results: Results, audited: Audited) -> Sheet:
     rows, note = [], _NOTE
     for row in results.table(audited.table).rows:
         cells = audited.cells(results, row)
-        if _averages_plainly(cells):
-            note = _NOTE + _PLAIN_ALONE
+        if _strongest_never_averaged(cells):
+            note = _NOTE + _NOT_THE_STRONGEST
         texts = [
             row.label,
             spread_text(results.spread(audited.table, row, "accuracy"), "{:.2f}".format, len(results.seeds)),
@@ -109,11 +108,15 @@ def _once(cell: Cell) -> bool:
     return cell.views == 1
 
 
-def _averages_plainly(cells: list[Cell]) -> bool:
-    """Whether all that ran after several crossings is the plain decoder, while another is the strongest at one."""
-    often = [cell for cell in _measured(cells) if not _once(cell)]
-    best = strongest(cells, "mse", _once).values()
-    return bool(often) and all(map(_is_decoder, often)) and not all(map(_is_decoder, best))
+def _strongest_never_averaged(cells: list[Cell]) -> str:
+    """What is the strongest at one crossing and was not run on the mean of several, while others were."""
+    averaged = {_kind(cell) for cell in _measured(cells) if not _once(cell)}
+    best = {_kind(cell) for cell in strongest(cells, "mse", _once).values()}
+    return ", ".join(sorted(best - averaged)) if averaged else ""
+
+
+def _kind(cell: Cell) -> str:
+    return kind_of(names_in(cell.attack)[1])
 
 
 def _measured(cells: list[Cell]) -> list[Cell]:
@@ -208,7 +211,7 @@ def _curve(
 
 def _is_decoder(cell: Cell) -> bool:
     named = cell.record is not None and cell.record.attack.name in _TRAINED
-    return named and not (cell.attack or "").endswith(("longer", "mirrored"))
+    return named and not _kind(cell).endswith(("longer", "mirrored"))
 
 
 def _queries(cell: Cell) -> int:
@@ -251,6 +254,7 @@ def _verdict(cells: list[Cell], row: Row) -> str | None:
     )
     most = max(cell.views for cell in done)
     if most > 1:
-        alone = ", which the plain decoder alone was given," if _averages_plainly(cells) else ""
-        said += f"; after up to {most} crossings{alone} MSE {mean(ever, 'mse'):.4f}"
+        never = _strongest_never_averaged(cells)
+        without = f", which {never} was not given," if never else ""
+        said += f"; after up to {most} crossings{without} MSE {mean(ever, 'mse'):.4f}"
     return said + ("." if ran == planned else f"; {ran} of {planned} attacks measured.")

@@ -41,7 +41,7 @@ def audit(
     found = AuditedTarget.found(artifact, images, codec=codec)
     about = {"name": artifact.resolve().name, "title": f"Audit of {artifact.resolve().name}", "seeds": [seed]}
     given = {"target": found.document(), "audit": {"threat": threat, "minutes": minutes}}
-    plan = make_audit_plan(AuditCampaign.load({**about, **given}, source="audit"))
+    plan = make_audit_plan(AuditCampaign.parse({**about, **given}, source="audit"))
     report, outcome = run_and_report(plan, out, workers=workers, threads=threads, device=device)
     results = Results.load(out)
     said, flags = verdicts(results), doubts(results, ())

@@ -7,8 +7,8 @@ interrupted, or runs elsewhere, has the same jobs.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,12 +16,9 @@ import torch
 
 from splitleak.attacker.base import Shapes
 from splitleak.attacker.reconstruction.decoder import DecoderConfig
-from splitleak.eval.campaign.audit.config import AuditConfig
+from splitleak.eval.campaign.audit.config import AuditConfig, after
 from splitleak.eval.campaign.config import AttackEntry
 from splitleak.models.counting import count_macs
-
-VERSION = "audit 1"
-"""The list's name and version. Its figures are compared with those of the same version only."""
 
 FEWER_QUERIES = (1000, 300, 100)
 """How many queries the curve against queries has beside all."""
@@ -32,7 +29,7 @@ _FIXED_MINUTES = 0.15  # of any attack: processes, reading, scoring
 _STEPS_OF_FEW = 4  # times the epochs that fewer pairs get at most, so that they are not trained too short
 _LONGEST, _WORTH_IT = 4, 1.5  # times the default's epochs
 _LARGEST_CAPTURE = 2**29  # bytes of answers on record
-_OFTEN = 16  # crossings, which an audit has before any other number
+_OFTEN = 16  # crossings, which an audit has before any other number, and after which the strongest attacks run too
 _CURVES_MINUTES = 10  # of a budget that has room for others
 _ANSWERS_OF_LINEAR = 4  # draws that a closed form learns noise from
 _ANSWERS_OF_MIRRORED = 8  # draws for each image and for its mirror image
@@ -56,9 +53,13 @@ class Sizes:
         """
         if not self.randomised:
             return (1,)
-        each = 4 * math.prod(self.feature_shape) * (self.pairs + self.victims)
-        often = (1, 4, 16, 64) if minutes >= _CURVES_MINUTES else (1, 16)
-        return tuple(views for views in often if views == 1 or views * each <= _LARGEST_CAPTURE)
+        often = (1, 4, _OFTEN, 64) if minutes >= _CURVES_MINUTES else (1, _OFTEN)
+        return tuple(views for views in often if self.fits(views))
+
+    def fits(self, views: int, *, pairs: int | None = None) -> bool:
+        """Whether a capture may be as large as so many crossings make it; one may. ``pairs``: if others are asked."""
+        asked = self.pairs if pairs is None else pairs
+        return views == 1 or views * 4 * math.prod(self.feature_shape) * (asked + self.victims) <= _LARGEST_CAPTURE
 
     def decoder_minutes(self, config: DecoderConfig) -> float:
         """Nominal minutes of a decoder attack."""
@@ -93,17 +94,18 @@ class _Candidate:
 def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
     """The attacks of an audit, in the order in which they run; those that the budget does not cover are left out.
 
-    The first is always there. A longer training takes what the others leave of the budget, up to four times its epochs.
+    The first is always there. Longer trainings take what the others leave of the budget, up to four times their epochs.
     """
     left, most = config.minutes, sizes.crossings(config.minutes)[-1]
+    mirrored = next((views for views in (_OFTEN, _ANSWERS_OF_MIRRORED) if _mirrored_fits(sizes, most, views)), 1)
     chosen: list[_Candidate] = []
     for candidate in _candidates(config, sizes):
         if chosen and candidate.minutes > left:
             continue
         chosen.append(candidate)
         left -= candidate.minutes
-    if config.threat != "no-queries" and (longer := _longer(sizes, left)) is not None:
-        chosen.append(longer)
+    if config.threat != "no-queries":
+        chosen += _longer(config, sizes, left)
     return [
         AttackEntry(
             name=candidate.name,
@@ -113,38 +115,57 @@ def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
             max_queries=candidate.max_queries,
             answers=candidate.answers,
             mirrored=candidate.mirrored,
-            crossings=1 if candidate.mirrored else most,  # a capture of its own, so no more than it uses
-            draws=min(_ANSWERS_OF_MIRRORED, most) if candidate.mirrored else most,
+            crossings=mirrored if candidate.mirrored else most,  # of a capture that all of its kind share
+            draws=mirrored if candidate.mirrored else most,
         )
         for candidate in chosen
     ]
 
 
+def _mirrored_fits(sizes: Sizes, most: int, views: int) -> bool:
+    return views <= most and sizes.fits(views, pairs=2 * sizes.pairs)
+
+
 def _candidates(config: AuditConfig, sizes: Sizes) -> Iterator[_Candidate]:
     """By what each is worth for its time, the cheapest first."""
-    if config.threat == "no-queries":
-        yield from (_Candidate(name, name, 2) for name in ("query-free", "sdar", "fora"))
-        return
     decoder = sizes.decoder_minutes(DecoderConfig())
-    yield _Candidate("nearest", "nearest", _FIXED_MINUTES)
     _, *views = crossings = sizes.crossings(config.minutes)
+    often = _OFTEN if _OFTEN in views else crossings[-1]
+    if config.threat == "no-queries":
+        known = [_Candidate(name, name, 2) for name in ("query-free", "sdar", "fora")]
+        yield from (*known, *_averaging(known, often))
+        return
+    yield _Candidate("nearest", "nearest", _FIXED_MINUTES)
     yield _Candidate("linear", "linear", _FIXED_MINUTES, answers=min(_ANSWERS_OF_LINEAR, crossings[-1]))
-    yield _Candidate("decoder", "decoder", decoder)
-    if views:
-        often = _OFTEN if _OFTEN in views else views[-1]
-        yield _Candidate(f"decoder {often} crossings", "decoder", decoder, views=often)
+    yield from _and_averaging(_Candidate("decoder", "decoder", decoder), often)
+    searches = [
+        _Candidate(name, name, 2.0 * -(-sizes.victims // _SLICE))
+        for name in (("drag", "glass", "pfo") if config.threat == "white-box" else ())
+    ]
     if config.threat == "white-box":
-        yield from _white(sizes, decoder)
-    yield _Candidate("decoder mirrored", "decoder", 2 * decoder, mirrored=True)
+        yield from _and_averaging(_Candidate("maximum-likelihood", "maximum-likelihood", 2 * decoder), often)
+        yield from searches
+    mirrored = _Candidate("decoder mirrored", "decoder", 2 * decoder, mirrored=True)
+    yield from _and_averaging(mirrored, often if _mirrored_fits(sizes, crossings[-1], often) else 1)
     for queries in FEWER_QUERIES:
         if queries < sizes.pairs:
             epochs = epochs_of_fewer(queries, sizes.pairs, DecoderConfig().epochs)
             share = queries * epochs / (sizes.pairs * DecoderConfig().epochs)
             name, settings = f"decoder {queries} queries", (("epochs", epochs),)
             yield _Candidate(name, "decoder", share * decoder + _FIXED_MINUTES, settings, 1, queries, answers=1)
-    for often in views:
-        if often != _OFTEN:
-            yield _Candidate(f"decoder {often} crossings", "decoder", decoder, views=often)
+    for other in views:
+        if other != often:
+            yield from _averaging([_Candidate("decoder", "decoder", decoder)], other)
+    yield from _averaging(searches, often)
+
+
+def _averaging(candidates: Iterable[_Candidate], often: int) -> list[_Candidate]:
+    """The same attacks on the mean of several crossings, where there are several."""
+    return [replace(each, name=after(each.name, often), views=often) for each in candidates if often > 1]
+
+
+def _and_averaging(candidate: _Candidate, often: int) -> list[_Candidate]:
+    return [candidate, *_averaging([candidate], often)]
 
 
 def epochs_of_fewer(queries: int, pairs: int, epochs: int) -> int:
@@ -152,17 +173,23 @@ def epochs_of_fewer(queries: int, pairs: int, epochs: int) -> int:
     return round(epochs * min(_STEPS_OF_FEW, pairs / queries))
 
 
-def _white(sizes: Sizes, decoder: float) -> Iterator[_Candidate]:
-    searches = -(-sizes.victims // _SLICE)
-    yield _Candidate("maximum-likelihood", "maximum-likelihood", 2 * decoder)
-    yield from (_Candidate(name, name, 2.0 * searches) for name in ("drag", "glass", "pfo"))
+def _longer(config: AuditConfig, sizes: Sizes, left: float) -> list[_Candidate]:
+    """Decoders that train longer, as far as there is time; mirror images keep them from overfitting.
 
-
-def _longer(sizes: Sizes, left: float) -> _Candidate | None:
-    """A decoder that trains longer, as far as there is time; mirror images keep it from overfitting."""
+    One sees each picture once; where there is time for two, the other sees the mean of several crossings.
+    """
+    crossings = sizes.crossings(config.minutes)
+    often = _OFTEN if _mirrored_fits(sizes, crossings[-1], _OFTEN) else 1
     once = 2 * sizes.decoder_minutes(DecoderConfig())
-    times = min(_LONGEST, (left - _FIXED_MINUTES) / (once - _FIXED_MINUTES))
-    if times < _WORTH_IT:
-        return None
-    epochs = int(times * DecoderConfig().epochs)
-    return _Candidate("decoder mirrored longer", "decoder", left, (("epochs", epochs),), mirrored=True)
+
+    def times(minutes: float) -> float:
+        return min(_LONGEST, (minutes - _FIXED_MINUTES) / (once - _FIXED_MINUTES))
+
+    for share in (2, 1) if often > 1 else (1,):
+        if times(left / share) >= _WORTH_IT:
+            epochs = int(times(left / share) * DecoderConfig().epochs)
+            longer = _Candidate(
+                "decoder mirrored longer", "decoder", left / share, (("epochs", epochs),), mirrored=True
+            )
+            return _and_averaging(longer, often if share > 1 else 1)
+    return []

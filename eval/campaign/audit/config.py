@@ -1,5 +1,6 @@
 """An audit's settings, and the file of a campaign that audits one target that is there."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -11,6 +12,12 @@ from splitleak.wire.protocol import Codec
 
 AUDIT = "audit"
 """The name under which a campaign's attack is the whole list."""
+
+VERSION = "audit 2"
+"""The list's name and version. Its figures are compared with those of the same version only."""
+
+UNVERSIONED = "audit 1"
+"""The list of the campaigns on record whose settings do not name one."""
 
 _APART = " - "
 
@@ -30,12 +37,40 @@ def names_in(column: str | None) -> tuple[str, str]:
     return audit, attack
 
 
+def after(attack: str, crossings: int) -> str:
+    """The name of an attack on the mean of several crossings.
+
+    >>> after("decoder", 16)
+    'decoder 16 crossings'
+    """
+    return f"{attack} {crossings} crossings"
+
+
+def kind_of(attack: str) -> str:
+    """The name without the crossings.
+
+    >>> kind_of("decoder mirrored 16 crossings"), kind_of("decoder")
+    ('decoder mirrored', 'decoder')
+    """
+    return re.sub(r" \d+ crossings$", "", attack)
+
+
 Threat = Annotated[str, AfterValidator(THREATS.known)]
 """What the attacker has beside the wire, of `THREATS`."""
 
 
+def _the_list_there_is(version: str) -> str:
+    if version != VERSION:
+        raise ValueError(f"expected {VERSION}, which this splitleak has, got {version}")
+    return version
+
+
 class AuditConfig(Config):
     """The threat model, and a budget of time."""
+
+    version: Annotated[str, AfterValidator(_the_list_there_is)] = Field(
+        default=VERSION, description="of the list; only the one that there is"
+    )
 
     threat: Threat = Field(default="black-box", description="what the attacker has beside the wire")
     minutes: float = Field(default=15, gt=0, description="nominal, of one core, for all attacks on a target")

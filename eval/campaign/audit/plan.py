@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import EdgeHalf, artifact_digest, load_edge
 from splitleak.edge.ledger import images_digest
-from splitleak.eval.campaign.audit.attacks import VERSION, Sizes, audit_entries
+from splitleak.eval.campaign.audit.attacks import Sizes, audit_entries
 from splitleak.eval.campaign.audit.config import AuditConfig, AuditedTarget
 from splitleak.eval.campaign.audit.predictions import Inversion, inversions, prediction_jobs
 from splitleak.eval.campaign.config import AttackEntry, CampaignHead
@@ -25,22 +25,9 @@ class AuditCampaign(CampaignHead):
     """One target, and the audit of it."""
 
     kind: Literal["audit"] = "audit"
-    version: str = VERSION
     target: AuditedTarget
     audit: AuditConfig = AuditConfig()
     linkage: LinkageConfig = Field(default=LinkageConfig(), description="of the leaks that are no pictures")
-
-    @classmethod
-    def load(cls, values: object, *, source: str) -> Self:
-        """Parses the file of an audit.
-
-        Raises:
-            ValueError: It is of another version of the list, or an entry is invalid.
-        """
-        config = cls.parse(values, source=source)
-        if config.version != VERSION:
-            raise ValueError(f"{source}: expected {VERSION}, which this splitleak has, got {config.version}")
-        return config
 
     def overview(self) -> list[tuple[str, ...]]:
         """The attacks, with what each is given."""

@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from splitleak.eval.campaign.audit.config import VERSION
+from splitleak.eval.campaign.config import AttackEntry
 from splitleak.eval.report.audits import audit_sheets, audits, curves, rebuilt_share, verdicts
 from splitleak.eval.report.results import Results
 
@@ -37,6 +39,16 @@ def audited(fake_campaign):
         return replace(results, config={**results.config, "attacks": entries})
 
     return make
+
+
+def test_the_list_is_named_by_the_version_on_record(audited):
+    results = audited()
+    [entry] = results.config["attacks"]
+    named = {**entry, "settings": {**entry["settings"], "version": "audit 7"}}
+    [audit] = audits(replace(results, config={**results.config, "attacks": [named]}))
+    assert audit.title == "builtin, vgg: audit 7, white-box"
+    [written] = AttackEntry(**entry).document()["settings"].items() - entry["settings"].items()
+    assert written == ("version", VERSION)
 
 
 def texts(sheet):
@@ -95,8 +107,8 @@ def test_it_is_said_where_the_strongest_attack_was_not_run_on_several_crossings(
     results = audited(missing, linear=linear)
     first, _ = verdicts(results)
     [note] = audit_sheets(results)[0].notes
-    assert ("; after up to 16 crossings, which the plain decoder alone was given, MSE 0.0100." in first) == said
-    assert ("After several crossings the plain decoder alone was run" in note) == said
+    assert ("; after up to 16 crossings, which linear was not given, MSE 0.0100." in first) == said
+    assert ("After several crossings an attack was not run that is the strongest at one" in note) == said
 
 
 def test_what_is_not_measured_yet_is_left_out(audited):

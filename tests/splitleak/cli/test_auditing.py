@@ -33,7 +33,7 @@ def test_an_audit_attacks_a_target_through_the_chain_and_says_what_it_leaks(audi
     found = document(audit.out)
     assert len(found["verdict"]) == 1
     [(title, rows)] = found["tables"].items()
-    assert title == "Audit (audit 1, black-box)"
+    assert title == "Audit (audit 2, black-box)"
     assert rows[0][0] == "toy"
     table = (audit.out / "report" / "table.csv").read_text()
     assert all(name in table for name in ("nearest", "linear", "decoder"))
@@ -70,7 +70,7 @@ def test_an_audit_of_predictions_inverts_what_victims_share(call, trained, image
     assert code == 0, err
     document = json.loads(out)
     [(title, rows)] = document["tables"].items()
-    assert title == "Audit (audit 1, predictions)"
+    assert title == "Audit (audit 2, predictions)"
     assert [row[0] for row in rows] == ["all scores", "3 highest", "the highest"]
     assert len(document["verdict"]) == 3
     lines = (tmp_path / "audit" / "report" / "records.jsonl").read_text().splitlines()

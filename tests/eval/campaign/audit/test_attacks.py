@@ -5,7 +5,7 @@ import pytest
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.attacker.run import AttackConfig
 from splitleak.eval.campaign.audit.attacks import Sizes, audit_entries
-from splitleak.eval.campaign.audit.config import AuditConfig
+from splitleak.eval.campaign.audit.config import AuditConfig, kind_of
 
 NOISY = Sizes(pairs=2000, victims=200, feature_shape=(8, 8, 8), image_shape=(1, 32, 32), randomised=True)
 
@@ -54,10 +54,33 @@ def test_all_attacks_of_a_target_share_one_capture_and_a_curve_has_one_answer_an
     shared = {(entry.crossings, entry.draws) for entry in entries if not entry.mirrored}
     assert shared == {(64, 64)}
     mirrored = [(entry.name, entry.crossings, entry.draws) for entry in entries if entry.mirrored]
-    assert mirrored == [("decoder mirrored", 1, 8), ("decoder mirrored longer", 1, 8)]
+    assert {each[1:] for each in mirrored} == {(16, 16)}
+    assert [each[0] for each in mirrored] == [
+        "decoder mirrored",
+        "decoder mirrored 16 crossings",
+        "decoder mirrored longer",
+        "decoder mirrored longer 16 crossings",
+    ]
     assert all(
         (entry.answers == 1) == (entry.max_queries is not None) for entry in entries if entry.attack == "decoder"
     )
+
+
+def test_mirror_images_are_asked_about_as_often_as_a_capture_has_room_for():
+    wide = replace(NOISY, feature_shape=(14, 16, 16))  # 16 crossings of 2,200 pictures fit, of 4,200 do not
+    entries = {entry.name: entry for entry in audit_entries(AuditConfig(minutes=600), wide)}
+    assert entries["decoder 16 crossings"].draws == 16
+    assert entries["decoder mirrored"].draws == 8
+    assert "decoder mirrored 16 crossings" not in entries
+
+
+@pytest.mark.parametrize("threat", ["black-box", "white-box", "no-queries"])
+def test_what_is_strongest_at_one_crossing_runs_on_the_mean_of_several_where_the_budget_allows(threat):
+    everything = names(threat, minutes=600)
+    trained = {kind_of(name) for name in everything if not name.endswith("queries")} - {"nearest", "linear"}
+    assert {f"{name} 16 crossings" for name in trained} < set(everything)
+    alone = names(threat, minutes=600, sizes=replace(NOISY, randomised=False))
+    assert not any("crossings" in name for name in alone)
 
 
 @pytest.mark.parametrize("threat", ["black-box", "white-box", "no-queries"])
