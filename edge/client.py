@@ -75,6 +75,11 @@ class _Request(Parcel):
             payload = memoryview(self.message)[len(self.message) - self.payload_bytes :]
             self.payload_sha256 = hashlib.sha256(payload).hexdigest()
 
+    def timed_out(self, reason: str) -> Exception:
+        """What its caller gets who has waited for too long; ``reason`` is that of an outage, or empty."""
+        what = f"request {self.request_id!r}: expected an answer within {self.timeout_s:g} s, got none"
+        return TimeoutError(f"{what}; {reason}") if reason else self.refusal or TimeoutError(what)
+
     def settle(self, outcome: Prediction | Exception) -> None:
         """Resolves the future; a later outcome, as a response after a timeout or a cancellation, is dropped."""
         with contextlib.suppress(InvalidStateError):
@@ -299,8 +304,7 @@ class EdgeClient:
             if out_of_patience:
                 self._broken(pending, f"no answer for {self.config.patience_s:g} s, since {reason}")
             for request in late:
-                what = f"request {request.request_id!r}: expected an answer within {request.timeout_s:g} s, got none"
-                request.settle(TimeoutError(f"{what}; {reason}") if reason else request.refusal or TimeoutError(what))
+                request.settle(request.timed_out(reason))
             in_flight = self._uplink.unanswered()
             blocked = len(in_flight) >= self.config.window and all(request.future.done() for request in in_flight)
             if out_of_patience or blocked:
@@ -345,7 +349,11 @@ class EdgeClient:
             self._settle(request, error)
 
     def _failed(self, request: _Request, error: Exception) -> None:
-        if not isinstance(error, ConnectionError):
+        if isinstance(error, TimeoutError) and request.deadline <= time.monotonic():
+            # By gRPC's clock, before ours was looked at: no answer came, and an outage goes on.
+            outage = self._outage
+            error = request.timed_out(outage[1] if outage else "")
+        elif not isinstance(error, ConnectionError):
             self._restored()
         self._settle(request, error)
 

@@ -250,7 +250,7 @@ def _verdict(cells: list[Cell], row: Row) -> str | None:
     said = (
         f"{row.label}: the {f'strongest of {one} attacks' if one > 1 else 'one attack'} at one crossing gives back "
         f"{fmean(shares):.0f} % of what tells the victims' pictures apart (MSE {error:.4f}, {mean_picture}; "
-        f"SSIM {mean(strongest(cells, 'ssim', _once), 'ssim'):.3f})"
+        f"zero-padded SSIM {mean(strongest(cells, 'ssim', _once), 'ssim'):.3f})"
     )
     most = max(cell.views for cell in done)
     if most > 1:

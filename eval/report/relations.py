@@ -39,7 +39,7 @@ def _of_pairs(results: Results, table: str) -> Iterator[Statement]:
     for plus in dict.fromkeys(row.plus for _, row in pairs):
         of_plus = [pair for pair in pairs if pair[1].plus == plus]
         for attack in results.attacks(table):
-            for name, label in (("mse", "MSE"), ("ssim", "SSIM"), ("ssim_valid", "standard SSIM")):
+            for name, label in (("mse", "MSE"), ("ssim", "zero-padded SSIM"), ("ssim_valid", "standard SSIM")):
                 metric = metric_named(name, "victims")
                 sign = 1 if metric and metric.better == "higher" else -1
                 effect = f"{'raises the MSE' if name == 'mse' else f'lowers the {label}'} of every method"

@@ -194,6 +194,29 @@ def test_an_outage_stops_the_clock_of_a_request_unless_its_caller_set_it(encoder
 
 
 @pytest.mark.slow
+def test_a_deadline_that_grpc_notices_first_is_told_alike_and_ends_no_outage(
+    encoder, start_cloud, patience_s, monkeypatch
+):
+    expires = EdgeClient._expires
+    monkeypatch.setattr(EdgeClient, "_expires", lambda self, request: expires(self, request) + 0.5)  # a busy machine
+    first, channel = start_cloud(hold=lambda request: stuck.wait(patience_s)), ChannelConfig(timeout_s=0.1)
+    stuck = threading.Event()
+    with EdgeClient(encoder, config(first, channel=channel, streams=False)) as client:
+        patient = client.submit(IMAGE, "patient")
+        assert first.came[1].wait(patience_s)
+        stopped = first.server.stop(0)
+        hasty = client.submit(IMAGE, "hasty", timeout_s=0.5)
+        with pytest.raises(TimeoutError, match=r"'hasty'.*within 0.5 s, got none"):
+            hasty.result(patience_s)
+        stuck.set()
+        assert stopped.wait(patience_s)
+        time.sleep(0.8)
+        assert not patient.done()
+        start_cloud(address=first.address)
+        assert patient.result(patience_s).request_id == "patient"
+
+
+@pytest.mark.slow
 def test_a_request_is_not_late_while_others_are_answered_unless_its_caller_said_when(encoder, start_cloud, batches):
     cloud = start_cloud(hold=lambda request: threading.Event().wait(0.15))
     with EdgeClient(encoder, config(cloud, channel=ChannelConfig(timeout_s=0.6))) as client:

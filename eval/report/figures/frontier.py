@@ -17,7 +17,7 @@ from splitleak.eval.report.results import Results, Row, Spread, TableRows
 
 _PANELS = {
     "mse": ("MSE of the strongest attack (higher: better protected)", 1.0),
-    "ssim": ("SSIM of the strongest attack (lower: better protected)", -1.0),
+    "ssim": ("Zero-padded SSIM of the strongest attack (lower: better protected)", -1.0),
 }
 _MARGIN = 0.12  # of each axis, that labels have room
 _LETTERS = 7.0
@@ -58,8 +58,8 @@ def draw_frontier(results: Results, out: Path) -> Plot:
     standard errors. An arrow leads from each method to its twin; the line joins the Pareto-optimal targets.
     """
     alt = (
-        "Two scatter plots of all targets: accuracy against the MSE and against the SSIM of the strongest attack. "
-        "The table below has the same figures."
+        "Two scatter plots of all targets: accuracy against the MSE and against the zero-padded SSIM of the strongest "
+        "attack. The table below has the same figures."
     )
     return draw_plot("frontier", alt, partial(frontier_figure, results), out)
 

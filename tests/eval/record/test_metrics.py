@@ -135,7 +135,12 @@ def test_the_line_about_a_record_has_the_targets_accuracy_and_the_figures_of_its
         ("psnr", pytest.approx(16.99, abs=0.01)),
         ("mse", 0.02),
     ]
-    assert shown_figures(record) == {"accuracy %": "87.50", "SSIM": "0.500", "PSNR dB": "16.99", "MSE": "0.0200"}
+    assert shown_figures(record) == {
+        "accuracy %": "87.50",
+        "zero-padded SSIM": "0.500",
+        "batch PSNR dB": "16.99",
+        "MSE": "0.0200",
+    }
 
 
 # A metric is one entry of the table: what is plugged in below shows everywhere without a line of the product changing.

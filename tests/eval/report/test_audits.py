@@ -78,14 +78,18 @@ def test_the_verdict_says_how_much_is_given_back_beside_the_mean_picture(audited
     first, _ = verdicts(audited())
     assert first == (
         "Bottleneck: the strongest of 3 attacks at one crossing gives back 80 % of what tells the victims' pictures "
-        "apart (MSE 0.0200, their mean picture 0.1000; SSIM 0.800); after up to 16 crossings MSE 0.0100."
+        "apart (MSE 0.0200, their mean picture 0.1000; zero-padded SSIM 0.800); after up to 16 crossings MSE 0.0100."
     )
 
 
 @pytest.mark.parametrize(
     ("missing", "begins", "ends"),
     [
-        ("decoder 16 crossings", "strongest of 2 attacks at one crossing gives back 75 %", "SSIM 0.750); 2 of 4"),
+        (
+            "decoder 16 crossings",
+            "strongest of 2 attacks at one crossing gives back 75 %",
+            "zero-padded SSIM 0.750); 2 of 4",
+        ),
         (
             "decoder 100 queries",
             "one attack at one crossing gives back 70 %",

@@ -31,7 +31,11 @@ def test_records_that_obey_the_paper_break_nothing(fake_campaign):
     ("change", "statement", "said"),
     [
         (("CEM", {"mse": 0.001}), "+ CEM raises the MSE of every method against gan", "not in PATROL -0.0391"),
-        (("CEM", {"ssim": 0.99}), "+ CEM lowers the SSIM of every method against gan", "4 of 5; not in PATROL"),
+        (
+            ("CEM", {"ssim": 0.99}),
+            "+ CEM lowers the zero-padded SSIM of every method against gan",
+            "4 of 5; not in PATROL",
+        ),
         (("CEM", {"accuracy": 0.8}), "+ CEM moves the accuracy by at most 0.7 points", "not in PATROL -10.00"),
         ((None, {"mse": 0.001}), "Bottleneck is the weakest method against gan", "PATROL 0.0010 < Bottleneck"),
         ((None, {"mse": 0.001}), "PATROL and Noise_ARL are the two strongest methods against gan", "< Noise_ARL 0.05"),

@@ -51,8 +51,8 @@ def test_the_published_figure_stands_beside_ours_and_a_misprint_is_marked(fake_c
     rows = shown(sheet)
     assert rows["Bottleneck"]["classifier accuracy %"] == "90.00 ± 0.00 (68.43)"
     assert rows["Bottleneck"]["decoder MSE"] == "0.0100 ± 0.0001"
-    assert rows["Noise_ARL + CEM"]["decoder PSNR dB"] == "12.84 ± 0.01 (16.27†)"
-    assert rows["Average with CEM"]["gan PSNR dB"].endswith("(21.70†)")
+    assert rows["Noise_ARL + CEM"]["decoder batch PSNR dB"] == "12.84 ± 0.01 (16.27†)"
+    assert rows["Average with CEM"]["gan batch PSNR dB"].endswith("(21.70†)")
     notes = "\n".join(sheet.notes)
     assert "† Noise_ARL + CEM, decoder psnr: printed 16.27, must be 14.20: S5 gives" in notes
     assert "Not the same images or model" in notes
@@ -88,8 +88,8 @@ def test_an_attack_that_saw_many_views_is_not_set_beside_the_papers(fake_campaig
     plan["config"]["attacks"][0]["views"] = 4
     write_json(folder / "campaign.json", plan)
     rows = shown(scores(folder))
-    assert rows["Bottleneck"]["decoder SSIM"].endswith("(0.975)")
-    assert "(" not in rows["Bottleneck"]["decoder x4 SSIM"]
+    assert rows["Bottleneck"]["decoder zero-padded SSIM"].endswith("(0.975)")
+    assert "(" not in rows["Bottleneck"]["decoder x4 zero-padded SSIM"]
 
 
 def test_one_seed_has_no_deviation_and_missing_ones_are_counted(fake_campaign):
@@ -105,7 +105,7 @@ def test_missing_cells_are_dashes_and_partial_ones_say_of_how_many_seeds(fake_ca
     rows = shown(scores(fake_campaign(missing)))
     assert rows["PATROL"]["decoder MSE"] == "0.0400 [1]"
     assert rows["PATROL"]["gan MSE"] == "-"
-    assert rows["PATROL"]["gan SSIM"] == "- (0.634)"
+    assert rows["PATROL"]["gan zero-padded SSIM"] == "- (0.634)"
 
 
 def test_what_needs_no_attack_stands_at_the_end(fake_campaign):
@@ -231,8 +231,8 @@ def test_a_row_of_victims_has_its_scores_and_what_to_read_them_beside(fake_predi
         "row": "m = 3",
         "classifier accuracy %": "90.00 ± 0.00",
         "rebuilt victims MSE": "0.0205 ± 0.0007",
-        "rebuilt victims SSIM": "0.500 ± 0.000",
-        "rebuilt victims PSNR dB": "17.00 ± 0.00",
+        "rebuilt victims zero-padded SSIM": "0.500 ± 0.000",
+        "rebuilt victims batch PSNR dB": "17.00 ± 0.00",
         "right class by the evaluator % rebuilt": "70.0 ± 0.0",
         "right class by the evaluator % victims": "93.0 ± 0.0",
         "right class by the evaluator % test images": "95.0 ± 0.0",
@@ -249,7 +249,14 @@ def test_figures_that_no_record_has_take_no_column(fake_predictions):
 
     [table] = tables(fake_predictions(change=bare, seeds=(0,)))
     # The constant picture's error is that of the pictures beside a record that does not tell it.
-    assert [name for _, name in table.columns] == ["row", "accuracy %", "SSIM", "PSNR dB", "MSE", "constant"]
+    assert [name for _, name in table.columns] == [
+        "row",
+        "accuracy %",
+        "zero-padded SSIM",
+        "batch PSNR dB",
+        "MSE",
+        "constant",
+    ]
     assert "One seed (0)" in table.notes[0]
 
 

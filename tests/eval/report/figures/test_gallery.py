@@ -34,7 +34,7 @@ def test_each_strip_shows_the_same_victims_in_the_same_order(fake_campaign):
             at = [int(np.flatnonzero(file["places"] == place)[0]) for place in range(3)]
             expected = np.concatenate([file[which][index][0] for index in at], axis=1)
         assert np.array_equal(pixels(gallery.strips[strip]), expected)
-    assert gallery.strips[1].figures == "SSIM 0.760, MSE 0.0100"
+    assert gallery.strips[1].figures == "zero-padded SSIM 0.760, MSE 0.0100"
 
 
 def test_colour_pictures_stay_in_colour(fake_campaign):
@@ -91,7 +91,10 @@ def test_the_truth_is_on_top_and_every_row_shows_the_same_victims(fake_predictio
     by_place = arrays["truth"][np.argsort(arrays["places"])][:3, 0]
     assert np.array_equal(pixels(gallery.strips[0]), np.concatenate(list(by_place), axis=1))
     assert np.array_equal(pixels(gallery.strips[2]), pixels(gallery.strips[0]) // 2)
-    assert (gallery.title, gallery.strips[1].figures) == ("Figure truncation, seed 0", "SSIM 0.500, MSE 0.0300")
+    assert (gallery.title, gallery.strips[1].figures) == (
+        "Figure truncation, seed 0",
+        "zero-padded SSIM 0.500, MSE 0.0300",
+    )
 
 
 def test_rows_of_other_victims_have_a_truth_of_their_own(fake_predictions):
