@@ -135,7 +135,7 @@ class Shapes:
     feature_shape: tuple[int, ...]  # without batch dimension
     image_shape: tuple[int, int, int]  # (C, H, W)
     pairs: int  # that it is trained on
-    parts: tuple[tuple[int, ...], ...] | None = None  # shapes of the tensors that flat features pack
+    parts: tuple[tuple[int, ...], ...] | None = None  # shapes of the tensors that flat features pack, or were
 
     @classmethod
     def of(cls, known: Knowledge) -> "Shapes":

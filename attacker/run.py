@@ -37,7 +37,6 @@ from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import (
-    EdgeHalf,
     HalfConfig,
     WholeModel,
     artifact_digest,
@@ -161,7 +160,7 @@ class Access:
             fresh_encoder=fresh_encoder,
             prior=None if self.prior is None else load_prior(self.prior, device),
             kind="features" if self.shared is None else "scores",
-            parts=self.parts or _parts(half),
+            parts=self.parts or (None if half is None else half.config.parts),
         )
 
     def class_knowledge(
@@ -392,14 +391,6 @@ def _image_shape(public: Images | None, prior: Prior | None, whole: WholeModel |
     if whole is None:
         raise ValueError("expected images of the attacker's own or a model, to know the shape of what to rebuild")
     return whole.input_shape
-
-
-def _parts(half: EdgeHalf | None) -> tuple[tuple[int, ...], ...] | None:
-    """The tensors that an imported network's features pack, as the weights tell."""
-    if half is None or not isinstance(half.config.target.model, ImportedModel):
-        return None
-    network = half.config.target.model
-    return network.parts if network.parts and half.feature_shape == network.features else None
 
 
 def _cloud_knowledge(

@@ -54,6 +54,14 @@ class HalfConfig(Config):
     feature_shape: tuple[int, ...]
     plugins: tuple[Plugin, ...] = Field(default=(), description="code that is not splitleak's, which it needs")
 
+    @property
+    def parts(self) -> tuple[tuple[int, ...], ...] | None:
+        """The tensors that an imported network's flat features pack, or were; None: neither, or not after defenses."""
+        network = self.target.model
+        if not isinstance(network, ImportedModel) or self.feature_shape != network.features:
+            return None
+        return network.arranged or network.parts or None
+
     @model_validator(mode="before")
     @classmethod
     def _may_run(cls, values: object) -> object:
@@ -390,6 +398,15 @@ def whole_config(folder: Path) -> TargetConfig:
     edge, cloud = _read_half(folder / "edge", "edge"), _read_half(folder / "cloud", "cloud")
     _check_same(folder, edge, cloud)
     return edge.target
+
+
+def packed_parts(folder: Path) -> tuple[tuple[int, ...], ...] | None:
+    """The tensors that the features of the artifact ``folder`` pack, or were before they were flattened; None: neither.
+
+    Raises:
+        FileNotFoundError: There is no artifact.
+    """
+    return _read_half(folder / "edge", "edge").parts
 
 
 def _check_same(folder: Path, edge: HalfConfig, cloud: HalfConfig) -> None:

@@ -13,6 +13,7 @@ from splitleak.datasets.images import Images
 from splitleak.datasets.splits import Splits
 from splitleak.defenses.artifact import ARTIFACT, load_whole, save_imported, whole_config
 from splitleak.defenses.training import TargetConfig
+from splitleak.graphs.arrangement import arrangements
 from splitleak.graphs.halves import check_halves, cloud_half, edge_half
 from splitleak.graphs.importing import network_digest
 from splitleak.graphs.module import missing_operations
@@ -94,10 +95,27 @@ def cut_in_two(network: Network, cut: Cut, *, source: str) -> tuple[ImportedMode
         image_shape=network.image_shape,
         features=cut.feature_shape,
         parts=cut.shapes if len(cut.shapes) > 1 else (),
+        arranged=_arranged(network, cut),
         classes=network.outputs,
         batched=network.batched,
     )
     return model, (edge_half(network, cut), cloud_half(network, cut))
+
+
+def _arranged(network: Network, cut: Cut) -> tuple[tuple[int, ...], ...]:
+    """The maps that flat features were, as far as their values still follow one another; none: these were always flat.
+
+    Whoever reads the wire finds them by trying.
+    """
+    if len(cut.feature_shape) > 1:
+        return ()
+    (own, _), *others = arrangements(network, cut.tensors)
+
+    def maps(shapes: tuple[tuple[int, ...], ...]) -> int:
+        return sum(len(shape) == len(network.image_shape) for shape in shapes)
+
+    most = max((own, *(shapes for shapes, order in others if order is None)), key=maps)
+    return () if most == own else most
 
 
 def read_networks(artifact: Path) -> tuple[ImportedModel, dict[str, bytes]]:

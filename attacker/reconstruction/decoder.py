@@ -80,10 +80,10 @@ class RebuilderConfig(FitConfig):
         decoder has 2 and 32.
         """
         blocks, channels = 2, 32
-        fitting = shapes.parts is None and of_one_scale(shapes.feature_shape, shapes.image_shape)
-        if self.network == "sub-pixel" and fitting:
+        tensors = shapes.parts or (shapes.feature_shape,)
+        if self.network == "sub-pixel" and len(tensors) == 1 and of_one_scale(tensors[0], shapes.image_shape):
             blocks, channels = 4, 64
-            places = laid_map(shapes.feature_shape, shapes.image_shape).map_shape[1:]
+            places = laid_map(tensors[0], shapes.image_shape).map_shape[1:]
             channels //= 1 + (math.prod(places) > _MANY_PLACES)
             channels //= 1 + (shapes.pairs < _FEW_PAIRS)
         return decoder_for(

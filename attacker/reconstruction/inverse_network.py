@@ -53,12 +53,14 @@ def inverse_network_for(
     Raises:
         ValueError: Features have more than three axes.
     """
-    if parts is None and len(feature_shape) == 3:
+    tensors = parts or (feature_shape,)
+    if len(tensors) == 1 and len(tensors[0]) == 3:
         try:
-            return InverseNetwork(feature_shape, image_shape, channels)
+            fitting = InverseNetwork(tensors[0], image_shape, channels)
+            return fitting if parts is None else nn.Sequential(nn.Unflatten(1, tensors[0]), fitting)
         except ValueError:
             pass
-    to_grid = ToGrid(parts or (feature_shape,), image_shape, width=2 * channels)
+    to_grid = ToGrid(tensors, image_shape, width=2 * channels)
     _, high, wide = to_grid.map_shape
     reached = (image_shape[0], high << to_grid.level, wide << to_grid.level)
     return nn.Sequential(to_grid, InverseNetwork(to_grid.map_shape, reached, channels), Crop(image_shape))

@@ -9,7 +9,7 @@ from typing import Any
 
 from splitleak.artifacts import written_folder
 from splitleak.config import merged
-from splitleak.defenses.artifact import ARTIFACT
+from splitleak.defenses.artifact import ARTIFACT, packed_parts
 from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
 from splitleak.eval.campaign.classes.target_measures_jobs import do_poison, do_target_measure
 from splitleak.eval.campaign.config import ImportedEntry
@@ -123,7 +123,9 @@ def _cell(bench: Bench, job: Job) -> Figures:
         given |= {option: settings[name] for name, option in _LIMITS.items() if name in settings}
         seen = ("--capture", capture / "tap.capture", "--views", settings["views"], "--public", images / "public.npz")
         mirrored = ("--mirrored",) if settings.get("mirrored") else ()
-        bench.attack(job, "attack", *seen, *mirrored, *chain.from_iterable(given.items()))
+        parts = packed_parts(artifact)
+        packed = () if parts is None else ("--parts", "+".join("x".join(map(str, shape)) for shape in parts))
+        bench.attack(job, "attack", *seen, *mirrored, *packed, *chain.from_iterable(given.items()))
     ledger, truth = capture / "ledger.json", images / "victims.npz"
     place = FeaturesPlace.parse({**settings["cell"], "id": job.key}, source=job.id)
     return shown_figures(make_record(artifact, attacked, truth, ledger, bench.store.path(job), cell=place))

@@ -113,6 +113,7 @@ class ImportedNetwork(_Part):
     image_shape: tuple[int, int, int]
     features: tuple[int, ...]
     parts: tuple[tuple[int, ...], ...] = ()
+    arranged: tuple[tuple[int, ...], ...] = ()
     classes: int
     batched: bool = True
 

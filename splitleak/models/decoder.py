@@ -260,7 +260,8 @@ def decoder_for(
         image_shape: ``(C, H, W)``.
         blocks: Residual blocks after the first.
         channels: Width.
-        parts: Shapes of the tensors that flat features pack, one after another; None: they are one tensor.
+        parts: Shapes of the tensors that flat features pack, one after another, or the one that they were; None: they
+            are one tensor.
         kind: Which of the two that fit.
 
     Raises:
@@ -268,7 +269,10 @@ def decoder_for(
     """
     if parts is not None:
         check_parts(feature_shape, parts)
-        return GridDecoder(parts, image_shape, blocks=blocks, channels=channels)
+        if len(parts) > 1 or not of_one_scale(parts[0], image_shape):
+            return GridDecoder(parts, image_shape, blocks=blocks, channels=channels)
+        whole = decoder_for(parts[0], image_shape, blocks=blocks, channels=channels, kind=kind)
+        return nn.Sequential(nn.Unflatten(1, parts[0]), whole)
     if of_one_scale(feature_shape, image_shape):
         fitting = SubPixelDecoder if kind == "sub-pixel" else ResNormDecoder
         return fitting(feature_shape, image_shape, blocks=blocks, channels=channels)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import onnx
 import torch
@@ -22,6 +22,8 @@ NETWORK = "network.onnx"
 class ImportedModel(Config):
     """A network of the user's own, as `splitleak import` cut it; its halves are ONNX files in the artifact."""
 
+    later: ClassVar[Mapping[str, object]] = {"arranged": []}
+
     architecture: Literal["imported"] = "imported"
     source: str  # the file's name, or module:callable
     network: str  # digest of the whole network, preprocessing included
@@ -29,6 +31,7 @@ class ImportedModel(Config):
     image_shape: tuple[int, int, int]  # (C, H, W)
     features: tuple[int, ...]  # what crosses of one image, before defenses
     parts: tuple[tuple[int, ...], ...] = ()  # the tensors that ``features`` packs, where there are several
+    arranged: tuple[tuple[int, ...], ...] = ()  # what these, or the one, were before the network flattened them
     classes: int  # numbers that the network gives for one image
     batched: bool = True  # or it takes one image at a time
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
-from splitleak.defenses.artifact import artifact_digest, load_cloud, load_edge, read_record
+from splitleak.defenses.artifact import artifact_digest, load_cloud, load_edge, packed_parts, read_record
 from splitleak.defenses.importing import LABELS, OWN_ANSWER, import_network, read_networks, taught
 from tests.splitleak.graphs.test_network import network
 
@@ -43,6 +43,32 @@ def test_each_half_is_loaded_alone(artifact, tmp_path):
     )
     assert (edge.input_shape, edge.feature_shape, cloud.classes) == ((1, 8, 8), (3, 8, 8), 7)
     assert cloud.properties["architecture"] == "imported"
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.last = nn.Linear(192, 7)
+
+    def forward(self, images):
+        first = self.first(images).relu()
+        return self.last((first + self.second(first).relu()).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("after", "features", "parts"),
+    [("Add", (3, 8, 8), None), ("Flatten", (192,), ((3, 8, 8),)), ("Conv", (384,), ((3, 8, 8), (3, 8, 8)))],
+)
+def test_what_flat_features_were_is_kept_for_whoever_inverts_them(tmp_path, after, features, parts):
+    torch.manual_seed(0)
+    whole = network(Residual(), (1, 8, 8))
+    cut = [cut for cut in whole.cuts(2) if cut.after == after][-1]
+    import_network(whole, cut, tmp_path / "mine", source="net", name="mine", names=None, images=None)
+    assert load_edge(tmp_path / "mine" / "edge", torch.device("cpu")).feature_shape == features
+    assert packed_parts(tmp_path / "mine") == parts
+    model, _ = read_networks(tmp_path / "mine")
+    assert ("arranged" in model.document()) == (after == "Flatten")
 
 
 def test_the_record_says_what_a_right_answer_is_and_the_digest_is_of_the_files(artifact):

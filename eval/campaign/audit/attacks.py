@@ -45,6 +45,7 @@ class Sizes:
     feature_shape: tuple[int, ...]
     image_shape: tuple[int, int, int]
     randomised: bool  # whether the target draws anew at each crossing
+    parts: tuple[tuple[int, ...], ...] | None = None  # of flat features, see `Knowledge`
 
     def crossings(self, minutes: float) -> tuple[int, ...]:
         """How often pictures cross the wire, the last number in all: once, unless the target draws anew.
@@ -63,7 +64,7 @@ class Sizes:
 
     def decoder_minutes(self, config: DecoderConfig) -> float:
         """Nominal minutes of a decoder attack."""
-        macs = _decoder_macs(config, Shapes(self.feature_shape, self.image_shape, self.pairs))
+        macs = _decoder_macs(config, Shapes(self.feature_shape, self.image_shape, self.pairs, self.parts))
         return nominal_minutes(macs, self.pairs, config.epochs)
 
 

@@ -46,6 +46,7 @@ class AuditCampaign(CampaignHead):
             feature_shape=self.half.feature_shape,
             image_shape=self.half.input_shape,
             randomised=any(defense.randomised for defense in self.half.stack),
+            parts=self.half.config.parts,
         )
         return audit_entries(self.audit, sizes)
 

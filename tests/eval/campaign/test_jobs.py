@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from splitleak.attacker.queries import Pairs
 from splitleak.defenses.artifact import artifact_digest, whole_config
+from splitleak.defenses.importing import import_network
 from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.bench import Bench
 from splitleak.eval.campaign.config import CampaignConfig
 from splitleak.eval.campaign.jobs import do
-from splitleak.eval.campaign.plan import make_plan
+from splitleak.eval.campaign.plan import Job, make_plan
 from splitleak.eval.campaign.processes import Children
 from splitleak.eval.campaign.runner import run_campaign
 from splitleak.eval.campaign.store import Store
@@ -25,6 +27,7 @@ from splitleak.eval.report.report import write_report
 from splitleak.wire.files import captures
 from tests.bench.kill_campaign import results
 from tests.eval.campaign.conftest import OWN_CUT
+from tests.splitleak.graphs.test_network import network
 
 pytestmark = pytest.mark.slow
 
@@ -213,3 +216,22 @@ def test_an_artifact_that_changed_since_the_campaign_was_planned_is_refused(own_
     with pytest.raises(ValueError, match="planned with, got another"):
         do(Bench(again, Children()), job)
     assert not again.path(job).exists()
+
+
+def test_an_attacker_is_told_what_flat_features_were(tmp_path, monkeypatch):
+    whole = network(nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Flatten(), nn.Linear(192, 7)), (1, 8, 8))
+    for name, cut in zip(("map", "flat"), whole.cuts(), strict=False):
+        import_network(whole, cut, tmp_path / name, source="net", name=name, names=None, images=None)
+    told = []
+
+    def attack(self, job, command, *given):
+        told.append(given[given.index("--parts") + 1] if "--parts" in given else None)
+        raise NotADirectoryError
+
+    monkeypatch.setattr(Bench, "attack", attack)
+    for name in ("map", "flat"):
+        settings = {"artifact": name, "images": "images", "capture": "capture", "needs": ["query"], "views": 1}
+        job = Job("cell-1", "cell", name, 0, f"cells/{name}", (), 1.0, settings)
+        with pytest.raises(NotADirectoryError):
+            do(Bench(Store(tmp_path), Children(), device="cpu", threads=1), job)
+    assert told == [None, "3x8x8"]

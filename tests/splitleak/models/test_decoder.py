@@ -168,6 +168,18 @@ def test_features_of_any_shape_become_pictures_of_any_shape(feature, parts, imag
     assert 0 <= decoder.eval()(features).min() <= decoder(features).max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["res-norm", "sub-pixel"])
+def test_a_map_that_was_flattened_is_inverted_as_the_map_is(kind):
+    features = torch.rand(2, 4, 8, 8)
+    made = []
+    for shape, parts in (((4, 8, 8), None), ((256,), ((4, 8, 8),))):
+        torch.manual_seed(0)
+        decoder = decoder_for(shape, (1, 32, 32), blocks=1, channels=4, parts=parts, kind=kind).eval()
+        made.append(decoder(features.reshape(2, *shape)))
+    assert torch.equal(*made)
+    assert isinstance(decoder_for((75,), (1, 32, 32), parts=((3, 5, 5),)), GridDecoder)
+
+
 def test_features_that_are_not_their_parts_are_refused():
     with pytest.raises(ValueError, match=r"expected features \(8,\), which pack .*, got \(9,\)"):
         decoder_for((9,), (1, 8, 8), parts=((2, 2, 2),))
