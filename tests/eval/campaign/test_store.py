@@ -205,7 +205,7 @@ def test_status_counts_jobs_and_shows_scores_and_failures(store, fake_record):
         {
             "cell": "Plain, decoder, seed 0",
             "figures": {"accuracy": 90, "ssim": 0.5, "psnr": pytest.approx(10), "mse": 0.1},
-            "text": "accuracy % 90.00, SSIM 0.500, PSNR dB 10.00, MSE 0.1000",
+            "text": "accuracy % 90.00, zero-padded SSIM 0.500, batch PSNR dB 10.00, MSE 0.1000",
         }
     ]
     assert [(failure["job"], failure["error"]) for failure in found["failures"]] == [(leakage.id, "ValueError: no")]
