@@ -33,6 +33,7 @@ from splitleak.attacker.queries import (
     victims,
 )
 from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.attacker.training.flattened import likeliest_map
 from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
@@ -147,6 +148,11 @@ class Access:
             public = public if chosen is None else public.select(chosen)
         head, fresh_encoder = _cloud_knowledge(self.head, device)
         half = None if self.encoder is None else load_edge(self.encoder, device)
+        parts = self.parts or (None if half is None else half.config.parts)
+        if parts is None and captured.ndim == 2 and self.pairs is not None:
+            answers = read_pairs(self.pairs).query()(public.floats())  # on record, so that nothing is asked again
+            found = likeliest_map(answers, public.floats(), seed=config.seed)
+            parts = None if found is None else (found,)
         if half is not None:
             captured, query = half.stack.undone(captured), None if query is None else query.seen_as(half.stack.undone)
         return ids, Knowledge(
@@ -160,7 +166,7 @@ class Access:
             fresh_encoder=fresh_encoder,
             prior=None if self.prior is None else load_prior(self.prior, device),
             kind="features" if self.shared is None else "scores",
-            parts=self.parts or (None if half is None else half.config.parts),
+            parts=parts,
         )
 
     def class_knowledge(

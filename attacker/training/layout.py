@@ -58,13 +58,14 @@ class Layout:
         return f"Layout({sizes})"
 
     def __call__(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``(B, *shape)``, or ``(B, d)`` of several tensors, as ``(B, c, h, w)`` and ``(B, extra)``.
+        """Features ``(B, *shape)``, or ``(B, d)``, as several tensors are, as ``(B, c, h, w)`` and ``(B, extra)``.
 
         Raises:
             ValueError: They have another shape.
         """
-        shape = self.shapes[0] if len(self.shapes) == 1 else (sum(map(math.prod, self.shapes)),)
-        if tuple(features.shape[1:]) != shape:
+        flat = (sum(map(math.prod, self.shapes)),)
+        shape = self.shapes[0] if len(self.shapes) == 1 else flat
+        if tuple(features.shape[1:]) not in (shape, flat):
             raise ValueError(f"expected features {shape}, got {tuple(features.shape[1:])}")
         sizes = [math.prod(part.shape) for part in self._parts]
         pieces = features.float().flatten(1).nan_to_num(0, _LARGEST, -_LARGEST).split(sizes, dim=1)

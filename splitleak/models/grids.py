@@ -204,7 +204,7 @@ class ToGrid(ToMap):
     Positions are ``2**level`` pixels apart, by the level that is nearest to the finest map, or ``at_least`` that one.
 
     Args:
-        shapes: Of the tensors, see `to_map`; several come packed, one after another, as vectors ``(N, D)``.
+        shapes: Of the tensors, see `to_map`; several come packed, one after another, as vectors ``(N, D)``; one may.
         image_shape: ``(C, H, W)``.
         width: Channels that a vector is spread to.
         at_least: The least level.
@@ -224,7 +224,7 @@ class ToGrid(ToMap):
 
     def forward(self, features: Tensor) -> Tensor:
         if len(self.shapes) == 1:
-            only: Tensor = self.maps[0](features)
+            only: Tensor = self.maps[0](features.reshape(-1, *self.shapes[0]))
             return only
         tensors = unpacked(features, self.shapes)
         return torch.cat([to_grid(tensor) for to_grid, tensor in zip(self.maps, tensors, strict=True)], 1)
