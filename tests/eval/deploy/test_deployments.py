@@ -97,6 +97,15 @@ def test_runs_of_one_attack_that_saw_or_were_set_to_something_else_are_not_avera
     assert longer.mse == pytest.approx(0.01)
 
 
+def test_loose_records_below_a_folder_are_told_apart_by_what_their_attacks_saw(fake_record, tmp_path):
+    about = {"dataset": "builtin", "model": "vgg", "method": "Bottleneck", "plus": None, "seed": 0, "target": "t"}
+    for views, mse in ((1, 0.02), (16, 0.004)):
+        record = fake_record({**about, "id": f"r{views}", "attack": "decoder", "views": views}, mse)
+        record.model_copy(update={"cell": None}).write(tmp_path / "run" / f"{views}" / "record.json")
+    (found,) = deployments(read_results([tmp_path / "run"]), None, None)
+    assert found.mse == pytest.approx(0.004)
+
+
 def test_latency_is_the_mean_over_targets_of_the_fastest_engine_of_each(measured):
     timed = latency(
         ("PATROL0", "fp32", 4.0), ("PATROL1", "fp32", 2.0), ("PATROL1", "fp32", 3.0, 500.0, "loopback", 1, "torch")
