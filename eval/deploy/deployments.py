@@ -53,7 +53,8 @@ class Deployment:
     """A design with a codec; values are means over seeds, in percent, milliseconds and bytes per image.
 
     ``accuracy`` is that on the test images, for codecs other than fp32 corrected by the codec's change of the accuracy
-    on the victims' images. MSE and SSIM are those of the strongest recorded attack, by its MSE.
+    on the victims' images. MSE and SSIM are those of the strongest recorded attack, by its MSE; ``seeds`` counts those
+    that it was run on.
     ``assumed`` ones have accuracy and leakage of the same design with fp32: only latency and bytes were measured.
     """
 
@@ -230,6 +231,7 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
     for run in group:
         by_attack.setdefault(_attack(run.record), []).append(run)
     strongest = min(by_attack.values(), key=lambda runs: fmean(run.record.mse for run in runs))
+    of_targets = {(run.target, run.seed): run.record for run in group}  # each once, however often it was attacked
     defenses = first.record.target.design.names
     return Deployment(
         design=first.design,
@@ -237,18 +239,18 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         defenses=defenses,
         codec=first.codec,
         targets=tuple(dict.fromkeys(run.target for run in group)),
-        accuracy=100 * fmean(run.record.target.accuracy for run in group) + _wire_change(group, twin),
+        accuracy=100 * fmean(record.target.accuracy for record in of_targets.values()) + _wire_change(group, twin),
         drop=0.0,
         mse=fmean(run.record.mse for run in strongest),
         ssim=fmean(run.record.scores["ssim"].mean for run in strongest),
         attack=_attack(strongest[0].record)[0],
         attacks=tuple(dict.fromkeys(name for name, *_ in by_attack)),
         knowledge=tuple(sorted({known for run in group for known in run.record.threat_model.knowledge})),
-        seeds=len({run.seed for run in group}),
+        seeds=len({run.seed for run in strongest}),
         victims=min(run.record.n for run in group),
         randomised=any(DEFENSES[name].randomised for name in defenses),
         adaptive=any(max(run.record.threat_model.views, run.record.threat_model.draws) > 1 for run in group),
-        bytes_per_image=fmean(run.record.wire.bytes_per_image for run in group if run.record.wire is not None),
+        bytes_per_image=fmean(each.wire.bytes_per_image for each in of_targets.values() if each.wire is not None),
     )
 
 

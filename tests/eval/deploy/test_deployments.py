@@ -57,6 +57,20 @@ def test_the_strongest_attack_is_the_one_with_the_lowest_mean_error(measured):
     assert not alone.adaptive
 
 
+def test_a_seed_counts_once_for_the_accuracy_however_many_attacks_it_had(measured):
+    def gan_on_one_seed(cell, figures):
+        figures["accuracy"] = 0.9 if cell["seed"] else 0.8
+        if cell["attack"] == "gan":
+            figures["mse"] /= 2
+            return cell["seed"] == 0
+        return None
+
+    found = by_design(deployments(measured(gan_on_one_seed, methods=("PATROL",)), None, None))
+    alone = found["PATROL", "fp32"]
+    assert alone.accuracy == pytest.approx(85)
+    assert (alone.attack, alone.seeds, len(alone.targets)) == ("gan", 1, 2)
+
+
 def test_the_accuracy_drop_is_from_the_most_accurate_if_none_is_undefended(measured):
     found = by_design(deployments(measured(methods=("PATROL",)), None, None))
     assert found["PATROL", "fp32"].drop == 0
