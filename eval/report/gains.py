@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise, product
+from statistics import fmean
 
 import numpy as np
 
@@ -103,8 +104,10 @@ def _worth(results: Results, row: Row, group: str, metric: str, controls: list[R
     for seed, (accuracy, gain) in own.items():
         known = [gains[seed] for gains in of_controls if seed in gains]
         if known and (len(known) == 1 or accuracy >= min(known)[0]):
-            accuracies, gains = np.array(sorted(known)).T
-            worth[seed] = float(np.interp(accuracy, accuracies, gains)) - gain
+            # Of equal accuracies, which `np.interp` takes none of, the mean gain counts; an undefended one is as it is.
+            equal = {level: fmean(of for at, of in known if at == level) for level, _ in sorted(known)}
+            there = gain if row in controls else float(np.interp(accuracy, list(equal), list(equal.values())))
+            worth[seed] = there - gain
     return worth
 
 

@@ -185,6 +185,17 @@ def test_a_defense_is_compared_at_equal_accuracy(measured):
     assert rows["defended"] == ["+20.0", "protects"]
 
 
+def test_of_undefended_targets_of_one_accuracy_the_mean_gain_counts(measured):
+    """Accuracies of few images are often equal: the luckiest of them is no measure of a defense."""
+    names = ("none", "noisy", "noisier", "defended")
+    shares = {table: dict.fromkeys(names, 20) for table in ("public by scores", "public by label", "BREP")}
+    shares |= {"GMI": {"none": 60, "noisy": 80, "noisier": 70, "defended": 70}}
+    accuracies = {"none": 90, "noisy": 90, "noisier": 90, "defended": 90}
+    rows = sheet(measured(shares, accuracies, seeds=range(9)), "What a defense is worth")
+    found = {row[0]: row[3:5] for row in rows if row[2] == "closed set"}
+    assert found == {name: ["+0.0", "worth nothing"] for name in names[1:]}
+
+
 def test_below_the_accuracy_of_all_undefended_targets_nothing_is_compared(measured):
     """What they would gain there was not measured: a defense that ruins its target gets no worth for that."""
     names = ("none", "noisy", "defended")
