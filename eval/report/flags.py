@@ -18,7 +18,7 @@ from splitleak.eval.report.comparisons import weaker_attacks
 from splitleak.eval.report.results import Cell, Doubt, Results
 from splitleak.eval.report.statements import Statement
 
-_CHANCE = 2  # times the accuracy of chance, and less
+_CHANCE = 2  # times the accuracy of chance, and less; of two classes, half of the way from chance to all
 _STILL_FALLING = 0.02  # relative fall of the held-out error over the last tenth of the epochs
 _STILL_RISING = 0.03  # of the target's mean confidence over the last quarter of a search
 _UNLIKE = 10.0  # of `unlikeness`, which is about 1 for images of one distribution
@@ -96,7 +96,8 @@ def record_flags(record: Record) -> list[str]:
     ``capture``: messages are missing in the capture that it read.
     """
     findings, flags = record.attack.findings, []
-    if record.target.accuracy < _CHANCE / record.target.design.model.classes:
+    chance = 1 / record.target.design.model.classes
+    if record.target.accuracy < min(_CHANCE * chance, (1 + chance) / 2):
         flags.append("target: hardly better than chance; what is rebuilt of its answers speaks for no classifier")
     flags += _not_fitted(record)
     if record.target.right_answer == OWN_ANSWER:

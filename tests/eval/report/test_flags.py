@@ -319,6 +319,14 @@ def test_a_target_hardly_better_than_chance_is_doubted(accuracy, doubted):
     assert [flag.partition(":")[0] for flag in found] == (["target"] if doubted else [])
 
 
+@pytest.mark.parametrize(("accuracy", "doubted"), [(0.74, True), (0.98, False)])
+def test_a_good_classifier_of_two_classes_is_not_doubted_for_their_chance(accuracy, doubted):
+    of_two = document(accuracy=accuracy)
+    of_two["target"]["design"]["model"] = {**MODEL, "classes": 2}
+    found = record_flags(parse_record(of_two, source="test"))
+    assert [flag.partition(":")[0] for flag in found] == (["target"] if doubted else [])
+
+
 def test_a_doubt_is_told_once_with_all_its_places_and_seeds(fake_campaign):
     def constant(cell, figures):
         if cell["method"] == "PATROL" and cell["attack"] == "gan" and (cell["plus"] or cell["seed"]):
