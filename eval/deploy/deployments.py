@@ -8,12 +8,12 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from splitleak.config import Document, digest, read_table
+from splitleak.config import Document, read_table
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import LABELS
 from splitleak.eval.latency.table import engine_text
 from splitleak.eval.record.schema import Record
-from splitleak.eval.report.results import Results
+from splitleak.eval.report.results import Results, variant
 from splitleak.inputs import check_different
 
 Latency = Mapping[str, Any]
@@ -111,7 +111,7 @@ def read_results(folders: Sequence[Path], dataset: str | None = None) -> list[Me
                 raise ValueError(f"{folder}: expected records of attackers who saw features alone, got {got}")
             name = cell.row.label + (f" ({cell.table})" if len(results.tables) > 1 else "")
             if results.kind == "loose":  # its place is made up, and tells runs of one attack apart by no setting
-                record = record.model_copy(update={"cell": None})
+                name, record = record.target.name, record.model_copy(update={"cell": None})
             measured.append(Measured(name, cell.codec, record))
     sets = sorted({run.dataset for run in measured})
     if dataset is None and len(sets) > 1:
@@ -260,10 +260,7 @@ def _attack(record: Record) -> tuple[str, ...]:
     The cells of a campaign have a column for each; of loose records it is what the attack saw, asked and was set to,
     but for its seed.
     """
-    if record.cell is not None:
-        return (record.cell.attack,)
-    model, settings = record.threat_model, {**record.attack.config, "seed": None}
-    return (record.attack.name, digest([model.views, model.queries, model.draws, settings]))
+    return (record.attack.name, variant(record)) if record.cell is None else (record.cell.attack,)
 
 
 def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float:

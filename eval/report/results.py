@@ -14,7 +14,7 @@ from typing import Any
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ACCESSES
-from splitleak.config import read_lines, read_table
+from splitleak.config import digest, read_lines, read_table
 from splitleak.eval.campaign.classes.config import BASELINES, STRONGEST
 from splitleak.eval.campaign.store import PLAN, Store, read_failure
 from splitleak.eval.record.metrics import CHOSEN_BY, Kind, Reading, is_baseline, kind_of, metric_named
@@ -33,6 +33,7 @@ from splitleak.eval.record.schema import (
 )
 from splitleak.eval.record.scoring import PICTURES, constant_mse, load_pictures
 
+_UNITS = {"views": "crossing", "draws": "draw", "queries": "answer"}  # of a threat model's numbers
 LINES, MEASURES, LATENCY = "records.jsonl", "besides.jsonl", "latency.json"
 
 Doubt = tuple[str, str]
@@ -487,7 +488,12 @@ def _of_loose_records(folder: Path) -> Results:
         expected = "a campaign's folder, recorded results, or records (record.json, from `splitleak score`)"
         raise FileNotFoundError(f"expected {expected} at {folder}, found none")
     latencies = _latencies(folder)
-    cells = _beside_baselines(_loose(path, record, latencies.get(record.target.name)) for path, record in records)
+    rows = _rows_told_apart([record for _, record in records])
+    columns = _columns_told_apart([record for _, record in records], rows)
+    cells = _beside_baselines(
+        _loose(path, record, row, column, latencies.get(record.target.name))
+        for (path, record), row, column in zip(records, rows, columns, strict=True)
+    )
     return Results(
         name=folder.name,
         title=folder.name,
@@ -500,7 +506,58 @@ def _of_loose_records(folder: Path) -> Results:
     )
 
 
-def _loose(folder: Path, record: Record, latency: Mapping[str, Mapping[str, float | None]] | None) -> Cell:
+def variant(record: Record) -> str:
+    """What is alike in all runs of one attack, a digest: what it saw, asked and was set to, but for its seed."""
+    model, settings = record.threat_model, {**record.attack.config, "seed": None}
+    return digest([model.views, model.queries, model.draws, settings])
+
+
+def _rows_told_apart(records: Sequence[Record]) -> list[str]:
+    """The row of each loose record: its target's name, numbered where several of one name had the same run."""
+    targets = [(record.target.name, record.target.digest, record.target.design.seed) for record in records]
+    runs: dict[tuple[str, ...], set[tuple[object, ...]]] = {}
+    for record, target in zip(records, targets, strict=True):
+        run = (record.target.name, record.attack.name, variant(record), str(record.attack.seed))
+        runs.setdefault(run, set()).add(target)
+    colliding = {name for (name, *_), of_run in runs.items() if len(of_run) > 1}
+    known = {name: list(dict.fromkeys(each for each in targets if each[0] == name)) for name in colliding}
+    return [f"{name} ({known[name].index(target) + 1})" if (name := target[0]) in known else name for target in targets]
+
+
+def _columns_told_apart(records: Sequence[Record], rows: Sequence[str]) -> list[str]:
+    """The column of each loose record: its attack, and what that saw, asked or was set to where a row has several."""
+    of_rows: dict[tuple[str, str], set[str]] = {}
+    for record, row in zip(records, rows, strict=True):
+        of_rows.setdefault((row, record.attack.name), set()).add(variant(record))
+    several = {attack for (_, attack), variants in of_rows.items() if len(variants) > 1}
+    varying = {
+        (attack, name)
+        for attack in several
+        for name in _UNITS
+        if len({getattr(each.threat_model, name) for each in records if each.attack.name == attack}) > 1
+    }
+    told: dict[str, list[str]] = {}
+    columns, places = [], Counter[tuple[object, ...]]()
+    for record, row in zip(records, rows, strict=True):
+        column = attack = record.attack.name
+        for name, unit in _UNITS.items():
+            if (attack, name) in varying:
+                number = getattr(record.threat_model, name)
+                column += f", {number:,} {unit}{'s' * (number != 1)}"
+        if attack in several:
+            known = told.setdefault(column, [])
+            known += [variant(record)] if variant(record) not in known else []
+            place = known.index(variant(record))
+            column += f", settings {place + 1}" if place else ""
+        places[row, column, record.attack.seed] += 1
+        again = places[row, column, record.attack.seed]
+        columns.append(f"{column} ({again})" if again > 1 else column)
+    return columns
+
+
+def _loose(
+    folder: Path, record: Record, row: str, column: str, latency: Mapping[str, Mapping[str, float | None]] | None
+) -> Cell:
     """The cell of a record without a campaign: its target is the row, its attack the column."""
     target, attack = record.target, record.attack.name
     about: dict[str, object] = {
@@ -519,8 +576,8 @@ def _loose(folder: Path, record: Record, latency: Mapping[str, Mapping[str, floa
     return Cell(
         id=f"{folder}/{record.id}",
         table=f"{place.dataset}, {model}",
-        row=Row(target.name),
-        attack=attack,
+        row=Row(row),
+        attack=column,
         seed=record.attack.seed,
         place=place,
         folder=folder,

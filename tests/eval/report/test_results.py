@@ -188,6 +188,29 @@ def test_the_place_of_a_loose_record_is_its_target_and_attack(loose):
     )
 
 
+def test_no_loose_record_hides_another_of_the_same_attack_and_seed(fake_record, tmp_path):
+    """A weaker run that came later stood for all in the table."""
+    about = {"dataset": "builtin", "model": "vgg", "method": "Bottleneck", "plus": None, "seed": 0, "target": "t"}
+    runs = ((1, 30, "a", 0.02), (16, 30, "a", 0.003), (1, 5, "a", 0.03), (1, 30, "b", 0.025))
+    for order, (views, epochs, digest, mse) in enumerate(runs):
+        record = fake_record({**about, "id": f"r{order}", "attack": "decoder", "views": views}, mse)
+        target = record.target.model_copy(update={"digest": digest})
+        attack = record.attack.model_copy(update={"config": {"epochs": epochs}})
+        changed = {"cell": None, "order": order, "target": target, "attack": attack}
+        record.model_copy(update=changed).write(tmp_path / "run" / f"{order}" / "record.json")
+    results = Results.load(tmp_path / "run")
+    shown = [(cell.row.label, cell.attack, cell.measure("mse")) for cell in results.cells]
+    assert shown == [
+        ("t (1)", "decoder, 1 crossing", 0.02),
+        ("t (1)", "decoder, 16 crossings", 0.003),
+        ("t (1)", "decoder, 1 crossing, settings 2", 0.03),
+        ("t (2)", "decoder, 1 crossing", 0.025),
+    ]
+    [table] = results.tables
+    told = [results.by_seed(table.name, Row(row), "mse", attack) for row, attack, _ in shown]
+    assert told == [{0: mse} for *_, mse in shown]
+
+
 def test_a_loose_record_of_classes_is_one_of_classes(fake_predictions, tmp_path):
     folder = fake_predictions({"f": {"r": CLASSES}}, seeds=(0,))
     shutil.copytree(folder / "cells", tmp_path / "loose")
