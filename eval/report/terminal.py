@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from splitleak.eval.latency.table import quantile_text
 from splitleak.eval.record.schema import Record, Score
-from splitleak.eval.report.results import Cell, Results
+from splitleak.eval.report.results import Cell, Results, Row
 
 _FOUND = "refound_moved"
 _TIMES = ("edge_ms", "wire_ms", "cloud_ms", "total_ms")
@@ -33,23 +33,31 @@ def columns(results: Results) -> tuple[str, ...]:
 def rows(results: Results) -> list[tuple[str, ...]]:
     """One row per record of victims who were seen once; ``-`` is what is not measured for the target.
 
-    The errors of attacks that saw each victim several times stand beside them.
+    The errors of attacks that saw each victim several times stand beside them; a target that has these alone has a row
+    with nothing but them.
     """
+    often = _often(results)
+    once = {_target(cell) for cell, record in results.records if record.threat_model.views == 1 or not often}
+    alone = {_target(cell): cell.id for cell, _ in reversed(results.records) if _target(cell) not in once}
     return [
         (
             cell.row.label,
             *(record.attack.name for _ in _attack(results)),
             f"{100 * record.target.accuracy:.1f}",
-            *_scores(record),
-            *(_after(results, cell, views) for views in _often(results)),
+            *(["-"] * 3 if cell.id in alone.values() else _scores(record)),
+            *(_after(results, cell, views) for views in often),
             *(_text(cell.measure(_FOUND), 1) for _ in range(_linked(results))),
             *_quantiles(cell.latency),
             "-" if record.wire is None else f"{record.wire.bytes_per_image:.0f}",
             str(record.threat_model.queries),
         )
         for cell, record in results.records
-        if record.threat_model.views == 1 or not _often(results)
+        if record.threat_model.views == 1 or not often or cell.id in alone.values()
     ]
+
+
+def _target(cell: Cell) -> tuple[str, Row, int]:
+    return cell.table, cell.row, cell.seed
 
 
 def _often(results: Results) -> list[int]:
@@ -63,7 +71,7 @@ def _after(results: Results, cell: Cell, views: int) -> str:
     others = [
         record.mse
         for other, record in results.records
-        if (other.row, other.seed, record.threat_model.views) == (cell.row, cell.seed, views)
+        if (_target(other), record.threat_model.views) == (_target(cell), views)
     ]
     return _text(min(others, default=None), 4)
 

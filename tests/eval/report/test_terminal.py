@@ -89,6 +89,21 @@ def test_what_many_crossings_give_and_how_often_pictures_are_found_again_are_col
     assert [row["found again %"] for row in found] == ["90.0", "90.0"]
 
 
+def test_a_target_that_was_attacked_after_many_crossings_alone_has_a_row(fake_campaign):
+    def change(cell, figures):
+        cell["views"] = 16 if "16" in cell["attack"] else 1
+        figures["mse"] = 0.01 if cell["views"] == 16 else 0.02
+        return cell["views"] == 16 or not cell["plus"]
+
+    attacks = ("decoder", "decoder 16 crossings", "gan 16 crossings")
+    results = Results.load(fake_campaign(change, methods=("Bottleneck",), attacks=attacks, seeds=(0,)))
+    names = columns(results)
+    found = [dict(zip(names, row, strict=True)) for row in rows(results)]
+    assert [row["target"] for row in found] == ["Bottleneck", "Bottleneck + CEM"]
+    assert [row["MSE"][:6] for row in found] == ["0.0200", "-"]
+    assert [row["MSE, 16 crossings"] for row in found] == ["0.0100", "0.0100"]
+
+
 def test_the_legend_speaks_of_the_columns_that_there_are(fake_campaign):
     linked, bare = (
         Results.load(fake_campaign(**more)) for more in ({"linkage": found_again}, {"methods": ("PATROL",)})
