@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from splitleak.config import digest
 from splitleak.eval.campaign.audit.config import AUDIT
-from splitleak.eval.record.schema import Network, Record
+from splitleak.eval.record.schema import FigurePlace, Network, Record
 from splitleak.eval.report.audits import rebuilt_shares, strongest, verdicts
 from splitleak.eval.report.results import Cell, Doubt, Results, Row, TableRows, measured
 
@@ -23,6 +24,8 @@ _KNOWS = {
     "prior": "has a generative model of public images",
     "labels": "has labels of its own images",
 }
+_LET_OUT = {"kind", "dataset", "classes", "share", "policy", "purify", "seed", "target"}  # of a `FigurePlace`
+_Place = tuple[TableRows, Row]
 
 
 def verdict(results: Results, doubts: Sequence[Doubt]) -> list[str]:
@@ -84,12 +87,13 @@ def _of_victims(results: Results) -> Iterator[str]:
     """The target that gives most away and the one that gives least, each by the strongest attack on it."""
     views = min((cell.views for cell, _ in results.measured), default=1)
     places = [(table, row) for table in results.tables for row in table.rows]
-    told = {place: _Told.of(results.of(place[0].name, place[1]), views) for place in places}
-    known = {place: leak for place, leak in told.items() if leak is not None}
+    known = _strongest_of_each(results, places, views)
     if not known:
         return
-    worst = min(known, key=lambda place: known[place].error)
-    best = max(known, key=lambda place: known[place].error)
+    rated = {place: leak.error if leak.share is None else -leak.share for place, leak in known.items()}
+    if len({leak.share is None for leak in known.values()}) > 1:  # errors of different pictures do not compare
+        rated = {place: leak.error for place, leak in known.items()}
+    worst, best = min(rated, key=lambda place: rated[place]), max(rated, key=lambda place: rated[place])
     if worst == best:
         yield f"{_named(results, worst)}: the strongest attack {known[worst].text}."
     else:
@@ -97,6 +101,31 @@ def _of_victims(results: Results) -> Iterator[str]:
         yield f"Least by {_named(results, best)}: {known[best].brief}."
     yield from _after_more(results, views, best)
     yield from _found_again(results, places)
+
+
+def _strongest_of_each(results: Results, places: Sequence[_Place], views: int) -> "dict[_Place, _Told]":
+    """What the strongest attack has of all that victims let out in one way, under the row in which it does best.
+
+    Rows that differ in their attacker alone are one: a weak attacker protects nobody.
+    """
+    alike: dict[object, list[_Place]] = {}
+    for table, row in places:
+        alike.setdefault(_let_out(table, row, results.of(table.name, row)), []).append((table, row))
+    known = {}
+    for of_one in alike.values():
+        cells = {place: results.of(place[0].name, place[1]) for place in of_one}
+        alone = {place: told for place, own in cells.items() if (told := _Told.of(own, views)) is not None}
+        together = _Told.of([cell for own in cells.values() for cell in own], views)
+        if together is not None:
+            known[min(alone, key=lambda place: alone[place].error)] = together
+    return known
+
+
+def _let_out(table: TableRows, row: Row, cells: Sequence[Cell]) -> object:
+    """What is alike where victims let out the same: of predictions, target, policy and shared scores; else the row."""
+    places = [cell.place for cell in cells]
+    told = [place.model_dump(include=_LET_OUT) for place in places if isinstance(place, FigurePlace)]
+    return digest(told) if told else (table.name, row)
 
 
 @dataclass(frozen=True)
@@ -123,9 +152,6 @@ class _Told:
         if self.share is None:
             return f"{self.error:.4f}"
         return f"{self.share:.0f} %" if self.share > 0 else "nothing"
-
-
-_Place = tuple[TableRows, Row]
 
 
 def _named(results: Results, place: _Place) -> str:

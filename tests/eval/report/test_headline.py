@@ -15,6 +15,32 @@ def test_the_verdict_names_who_gives_most_and_who_gives_least(fake_campaign):
     assert "Least by PATROL + CEM (accuracy 89.7 %): 58 %." in text
 
 
+def test_a_weak_attacker_of_the_same_scores_protects_nobody(fake_predictions):
+    """Rows that differ in the attacker alone are one: what the strongest has of it is told."""
+
+    def change(record):
+        record["constant_mse"] = 0.1
+        error = {"one score": 0.06, "one score, weaker": 0.1, "all scores": 0.02}[record["cell"]["row"]]
+        record["scores"]["mse"]["mean"] = error
+
+    rows = {"one score": {"share": 1}, "one score, weaker": {"share": 1}, "all scores": {"share": 0}}
+    text = said(fake_predictions({"f": {"one score, weaker": rows["one score, weaker"]}, "g": rows}, change))
+    assert "Most is given away by all scores (accuracy 90.0 %, Figure g): the strongest attack gives back 80 %" in text
+    assert "Least by one score (accuracy 90.0 %, Figure g): 40 %." in text
+
+
+def test_targets_of_several_data_sets_are_ordered_by_what_is_told_of_them(fake_campaign):
+    """An error counts beside that of the mean picture: of dark pictures all errors are small."""
+
+    def change(cell, figures):
+        cell["dataset"] = "dark" if cell["method"] == "Bottleneck" else "bright"
+        figures["constant"] = 0.02 if cell["method"] == "Bottleneck" else 0.4
+
+    text = said(fake_campaign(change, methods=("Bottleneck", "PATROL"), seeds=(0,)))
+    assert "Most is given away by PATROL (accuracy 90.0 %, bright, vgg): the strongest attack gives back 90" in text
+    assert "Least by Bottleneck + CEM (accuracy 89.7 %, dark, vgg): 40 %." in text
+
+
 def test_without_the_error_of_a_constant_picture_it_tells_the_mse(fake_campaign):
     folder = fake_campaign(methods=("Bottleneck",), seeds=(0,))
     for path in folder.glob("cells/*/score/pictures.npz"):
