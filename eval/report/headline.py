@@ -99,7 +99,7 @@ def _of_victims(results: Results) -> Iterator[str]:
     else:
         yield f"Most is given away by {_named(results, worst)}: the strongest attack {known[worst].text}."
         yield f"Least by {_named(results, best)}: {known[best].brief}."
-    yield from _after_more(results, views, best)
+    yield from _after_more(results, views, best, "it" if worst == best else "the latter")
     yield from _found_again(results, places)
 
 
@@ -113,9 +113,11 @@ def _strongest_of_each(results: Results, places: Sequence[_Place], views: int) -
         alike.setdefault(_let_out(table, row, results.of(table.name, row)), []).append((table, row))
     known = {}
     for of_one in alike.values():
-        cells = {place: results.of(place[0].name, place[1]) for place in of_one}
-        alone = {place: told for place, own in cells.items() if (told := _Told.of(own, views)) is not None}
-        together = _Told.of([cell for own in cells.values() for cell in own], views)
+        cells = {
+            (table, row): [cell for cell in results.of(table.name, row) if cell.views == views] for table, row in of_one
+        }
+        alone = {place: told for place, own in cells.items() if (told := _Told.of(own)) is not None}
+        together = _Told.of([cell for own in cells.values() for cell in own])
         if together is not None:
             known[min(alone, key=lambda place: alone[place].error)] = together
     return known
@@ -136,8 +138,8 @@ class _Told:
     share: float | None
 
     @classmethod
-    def of(cls, cells: Sequence[Cell], views: int) -> "_Told | None":
-        best = strongest([cell for cell in cells if cell.kind == "victims" and cell.views == views], "mse").values()
+    def of(cls, cells: Sequence[Cell]) -> "_Told | None":
+        best = strongest([cell for cell in cells if cell.kind == "victims"], "mse").values()
         errors, shares = measured(best, "mse"), rebuilt_shares(best)
         return cls(fmean(errors), fmean(shares) if shares else None) if errors else None
 
@@ -162,12 +164,13 @@ def _named(results: Results, place: _Place) -> str:
     return f"{row.label} ({', '.join(about)})"
 
 
-def _after_more(results: Results, views: int, place: _Place) -> Iterator[str]:
+def _after_more(results: Results, views: int, place: _Place, what: str) -> Iterator[str]:
+    """What the strongest attack has that saw a picture so often, or less: who sees more can do what it did before."""
     table, row = place
-    cells = results.of(table.name, row)
+    cells = [cell for cell in results.of(table.name, row) if cell.record is not None]
     most = max((cell.views for cell in cells), default=views)
-    if most > views and (told := _Told.of(cells, most)) is not None:
-        yield f"After {most} crossings of the same picture the latter is {told.brief}."
+    if most > views and (told := _Told.of(cells)) is not None:
+        yield f"After up to {most} crossings of the same picture {what} is {told.brief}."
 
 
 def _found_again(results: Results, places: Sequence[_Place]) -> Iterator[str]:

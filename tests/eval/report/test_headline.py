@@ -29,6 +29,21 @@ def test_a_weak_attacker_of_the_same_scores_protects_nobody(fake_predictions):
     assert "Least by one score (accuracy 90.0 %, Figure g): 40 %." in text
 
 
+def test_more_crossings_of_a_picture_never_give_less(fake_campaign):
+    """The strongest was not run on several, and the last was not measured: what is known by then is told."""
+
+    def change(cell, figures):
+        cell["views"] = {"decoder 8": 8, "decoder 16": 16}.get(cell["attack"], 1)
+        figures["constant"] = 0.1
+        figures["mse"] = {"decoder": 0.03, "gan": 0.01, "decoder 8": 0.02}.get(cell["attack"], 0)
+        return cell["attack"] != "decoder 16" and not cell["plus"]
+
+    attacks = ("decoder", "gan", "decoder 8", "decoder 16")
+    text = said(fake_campaign(change, methods=("Bottleneck",), attacks=attacks, seeds=(0,)))
+    assert "the strongest attack gives back 90 %" in text
+    assert "After up to 8 crossings of the same picture it is 90 %." in text
+
+
 def test_targets_of_several_data_sets_are_ordered_by_what_is_told_of_them(fake_campaign):
     """An error counts beside that of the mean picture: of dark pictures all errors are small."""
 
