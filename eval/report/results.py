@@ -389,7 +389,7 @@ def _cells(folder: Path, plan: Mapping[str, Any]) -> Iterator[Cell]:
             folder=None if record is None or recorded is not None else score,
             record=record,
             leakage=leakage,
-            latency=latencies.get(place.target),
+            latency=latencies.get(place.target) if getattr(place, "codec", "fp32") == "fp32" else None,  # as timed
             linkage=linkages.get(
                 (place.target, getattr(place, "codec", "")), None if record is None else record.linkage
             ),
@@ -447,11 +447,14 @@ def _linkages(folder: Path, plan: Mapping[str, Any]) -> dict[tuple[str, str], Li
 
 
 def _latencies(folder: Path) -> dict[str, Mapping[str, Mapping[str, float | None]]]:
-    """Quantiles of the parts of a request's latency, by target."""
+    """Quantiles of the parts of a request's latency, by target; of one image in flight, which tables say they are."""
     latencies: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
     for path in (folder / LATENCY, *sorted((folder / "latency").glob("*.json"))):
         if path.is_file():
-            latencies |= read_table(path)["targets"]
+            document = read_table(path)
+            swept = [cell for cell in document.get("cells", ()) if cell["way"] == "split" and not cell["fresh_weights"]]
+            alone = [cell for cell in swept if (cell["batch"], cell["window"]) == (1, 1)]
+            latencies |= {cell["target"]: cell["parts"] for cell in reversed(alone)} if swept else document["targets"]
     return latencies
 
 

@@ -226,6 +226,28 @@ def test_the_latency_beside_loose_records_is_that_of_their_targets(loose):
     assert (first.measure("edge_ms"), second.measure("edge_ms")) == (None, 1.5)
 
 
+def test_a_latency_is_of_one_image_in_flight_however_a_sweep_began(loose):
+    def cell(target, batch, window, p50):
+        parts = {part: {"p50": p50, "p95": None} for part in ("edge_ms", "wire_ms", "cloud_ms", "total_ms")}
+        about = {"way": "split", "fresh_weights": False, "target": target, "batch": batch, "window": window}
+        return {**about, "parts": parts}
+
+    cells = [cell("target a", 32, 1, 40.0), cell("target a", 1, 8, 9.0), cell("target a", 1, 1, 2.0)]
+    cells += [cell("target a", 1, 1, 3.0), cell("target b", 32, 1, 50.0)]
+    firsts = {each["target"]: each["parts"] for each in reversed(cells)}
+    write_json(loose / "latency.json", {"targets": firsts, "cells": cells})
+    of_b, of_a = Results.load(loose).cells
+    assert (of_a.measure("total_ms"), of_b.measure("total_ms")) == (2.0, None)
+
+
+def test_a_latency_with_plain_features_is_not_told_of_another_codec(fake_campaign):
+    folder = fake_campaign(methods=("Bottleneck", "DistCorr"), seeds=(0,), codecs={"DistCorr": "uint8"})
+    parts = {part: {"p50": 1.5, "p95": 4.5} for part in ("edge_ms", "wire_ms", "cloud_ms", "total_ms")}
+    write_json(folder / "latency" / "s.json", {"targets": dict.fromkeys(("Bottleneck0", "DistCorr0"), parts)})
+    found = {cell.row.label: cell.measure("total_ms") for cell in Results.load(folder).cells}
+    assert (found["Bottleneck"], found["DistCorr"]) == (1.5, None)
+
+
 def test_a_folder_with_neither_a_campaign_nor_a_record_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a campaign's folder, recorded results, or records .* none"):
         Results.load(tmp_path)
