@@ -136,23 +136,31 @@ def _is_measured(results: Results, table: str, rows: Sequence[Row], column: _Col
 
 
 def _averages(results: Results, table: str, shown: Sequence[_Column], published: "Published") -> list[tuple[Text, ...]]:
-    """Means over the rows and over their twins, for pairs with both figures."""
+    """Means over the rows and over their twins, for pairs with both figures.
+
+    The published ones stand beside them where they are of the same methods.
+    """
     pairs = results.pairs(table)
     tops = ", ".join(dict.fromkeys(str(row.plus) for _, row in pairs))
     if not pairs:
         return []
-    means = []
+    means, alike = [], []
     for column in shown:
         spreads = [[results.spread(table, row, column.metric.name, column.attack) for row in pair] for pair in pairs]
-        both = [(without.mean, with_plus.mean) for without, with_plus in spreads if without and with_plus]
-        means.append([fmean(side) for side in zip(*both, strict=True)] if both else [None, None])
+        both = {
+            pair[0].name: (without.mean, with_plus.mean)
+            for pair, (without, with_plus) in zip(pairs, spreads, strict=True)
+            if without and with_plus
+        }
+        means.append([fmean(side) for side in zip(*both.values(), strict=True)] if both else [None, None])
+        alike.append(both.keys() == published.methods)
     lines = []
     for side, plus in enumerate((None, tops)):
         texts = [Text(f"Average {'with' if plus else 'without'} {tops}")]
-        for column, mean in zip(shown, means, strict=True):
+        for column, mean, same in zip(shown, means, alike, strict=True):
             value = mean[side]
             ours = NOTHING if value is None else column.metric.text(value)
-            texts.append(Text(ours, published.figure("average", plus, column)))
+            texts.append(Text(ours, published.figure("average", plus, column) if same else ""))
         lines.append(tuple(texts))
     return lines
 
@@ -249,6 +257,11 @@ class Published:
         # The paper's attackers see each image once: an entry with several views is another experiment.
         entries = [entry for entry in results.config.get("attacks", ()) if entry.get("views", 1) == 1]
         self._kinds = {entry["attack"]: entry["name"] for entry in reversed(entries)}
+
+    @property
+    def methods(self) -> set[str]:
+        """The table's, over which its averages are."""
+        return set() if self.table is None else {row.method for row in self.table.rows}
 
     def figure(self, name: str, plus: str | None, column: _Column) -> str:
         """The printed figure, with a dagger if it is a misprint; empty if the table has none."""
