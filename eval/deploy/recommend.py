@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from splitleak.config import Config
-from splitleak.eval.deploy.deployments import Deployment
+from splitleak.eval.deploy.deployments import PLAIN, Deployment
 from splitleak.eval.report.figures.frontier import dominated
 
 _INFINITE = float("inf")
@@ -164,6 +164,8 @@ def _named(some: Sequence[Deployment], every: Sequence[Deployment]) -> str:
 def _notes(
     deployments: Sequence[Deployment], budgets: Budgets, chosen: Deployment | None, latency: Mapping[str, Any] | None
 ) -> Iterator[str]:
+    if not any(not option.defenses and option.codec == PLAIN for option in deployments):
+        yield "no undefended design was measured: a drop is from the most accurate of these, whatever that lost"
     yield f"each leak is that on {min(option.victims for option in deployments)} victims' images or more"
     if chosen:
         rival = min((option for option in deployments if not budgets.overshoot(option)), key=lambda option: option.ssim)

@@ -41,6 +41,12 @@ def test_without_a_budget_the_least_leak_is_recommended():
     assert (found["recommended"], found["nearest"], found["binding"]) == ("cem, cut 4, fp32", None, [])
 
 
+def test_where_no_undefended_design_was_measured_it_is_said_what_a_drop_is_from():
+    defended = [replace(option, defenses=("gaussian-noise",)) for option in (NOISE, CEM)]
+    notes = [" ".join(recommend(options, Budgets(), None)["notes"]) for options in (defended, [PLAIN, *defended])]
+    assert ["no undefended design was measured" in said for said in notes] == [True, False]
+
+
 def test_the_binding_budget_is_named_with_the_candidate_it_excludes():
     found = recommend(THREE, Budgets(max_accuracy_drop=2.5, max_latency_ms=9), None)
     assert found["recommended"] == "noise, cut 4, fp32"
