@@ -38,7 +38,7 @@ _COUNTING_S = 0.5  # at most, until some are looked into: a writer may be faster
 _LARGEST_ANSWER = 2**16  # bytes: scores are fewer
 _FEW = 8  # features, with fewer of which only an equal one is found again
 _NEAR = 0.22  # of the usual distance between two features; of 200 pictures that all differ, two were as near or none
-_SURE = 1e-3
+_ROUNDED = 0.25  # by how much the sum of rounded probabilities is above 1, at most
 
 Picture = Callable[[str], Tensor | None]
 """The true image ``(C, H, W)`` in [0, 1] behind a request's id, where it is known: to the judge alone."""
@@ -333,9 +333,9 @@ def _answer(mark: Mark, record: Record) -> tuple[tuple[int, str], Answer] | None
 
 
 def _probabilities(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Scores ``(K,)`` as they are if they are probabilities, else their softmax."""
+    """Scores ``(K,)`` as they are if they are probabilities, be it rounded ones or the highest alone; else softmax."""
     values = np.nan_to_num(scores).astype(np.float64)
-    if values.min() >= 0 and abs(values.sum() - 1) < _SURE:
+    if values.min() >= 0 and values.max() <= 1 and values.sum() <= 1 + _ROUNDED:
         return values
     powers = np.exp(values - values.max())
     shares: NDArray[np.float64] = powers / powers.sum()

@@ -45,6 +45,17 @@ def test_probabilities_are_shown_as_they_are_and_outputs_without_names_by_number
     assert (second["label"], second["error"]) == (None, "expected tea")
 
 
+@pytest.mark.parametrize("scores", [(0.9, 0.0, 0.0), (0.9, 0.1, 0.1)])
+def test_what_a_policy_leaves_of_probabilities_is_shown_as_it_is(wire, watched, shown, scores):
+    """The highest alone, or rounded ones, do not sum to 1: their softmax said 53 % where the answer said 90."""
+    watcher = watched()
+    wire.ask("a")
+    wire.say("a", scores)
+    watcher.step()
+    [sight] = shown(watcher.board)["sights"]
+    assert sight["confidence"] == pytest.approx(0.9)
+
+
 def test_a_picture_that_comes_again_is_found_and_one_that_is_new_is_not(wire, watched, shown):
     watcher = watched()
     first = wire.ask("first")
