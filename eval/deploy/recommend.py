@@ -173,6 +173,9 @@ def _notes(
             yield f"by SSIM {rival.label} leaks less: {rival.ssim:.3f} against {chosen.ssim:.3f}"
     if latency is None:
         return
+    alone = [cell for cell in latency["cells"] if cell["way"] == "split" and cell["window"] == 1]
+    if (batch := min((cell["batch"] for cell in alone), default=1)) > 1:
+        yield f"each latency is that of a request of {batch} images: none of fewer was timed"
     if latency["emulated_device"]:
         yield f"the device is emulated: {latency['emulated_device']['name']}"
     targets = chosen.targets if chosen else {target for option in deployments for target in option.targets}

@@ -33,6 +33,7 @@ PLAIN = Deployment(
 NOISE = replace(PLAIN, design="noise", targets=("b",), accuracy=88.0, drop=2.0, mse=0.006, ssim=0.8, randomised=True)
 CEM = replace(NOISE, design="cem", targets=("c",), accuracy=87.0, drop=3.0, mse=0.008, latency_ms=4.0)
 THREE = (PLAIN, NOISE, CEM)
+SINGLE = {"way": "split", "window": 1, "batch": 1}
 FIGURES = st.tuples(*(st.integers(0, 3) for _ in range(4)))
 
 
@@ -143,6 +144,14 @@ def test_one_attack_without_the_weights_is_doubted():
     found = recommend([replace(each, attacks=("decoder",), knowledge=("public",)) for each in THREE], Budgets(), None)
     assert "an attack that knows the encoder's weights" in found["not_measured"]
     assert any("any other attack than 'decoder'" in line for line in found["not_measured"])
+
+
+def test_a_latency_of_many_images_a_request_is_said_to_be_one():
+    cells = [{"way": "split", "window": window, "batch": batch} for window, batch in ((1, 32), (1, 8), (4, 1))]
+    said = [
+        recommend(THREE, Budgets(), {"emulated_device": None, "cells": of})["notes"] for of in (cells, [*cells, SINGLE])
+    ]
+    assert ["a request of 8 images" in " ".join(notes) for notes in said] == [True, False]
 
 
 def test_notes_name_on_device_inference_emulation_and_another_order_by_ssim():
