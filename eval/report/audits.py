@@ -247,9 +247,11 @@ def _verdict(cells: list[Cell], row: Row) -> str | None:
     error, mean_picture = mean(once, "mse"), f"their mean picture {constant:.4f}"
     done = _measured(cells)
     one, ran, planned = (len({cell.attack for cell in of}) for of in (filter(_once, done), done, cells))
+    share = fmean(shares)
+    given = f"{share:.0f} %" if share > 0 else "nothing"  # worse than their mean picture
     said = (
         f"{row.label}: the {f'strongest of {one} attacks' if one > 1 else 'one attack'} at one crossing gives back "
-        f"{fmean(shares):.0f} % of what tells the victims' pictures apart (MSE {error:.4f}, {mean_picture}; "
+        f"{given} of what tells the victims' pictures apart (MSE {error:.4f}, {mean_picture}; "
         f"zero-padded SSIM {mean(strongest(cells, 'ssim', _once), 'ssim'):.3f})"
     )
     most = max(cell.views for cell in done)

@@ -121,6 +121,11 @@ def test_what_is_not_measured_yet_is_left_out(audited):
     assert texts(table)[0][2:4] == ["0.0300 ± 0.0000", "linear"]
 
 
+def test_attacks_that_do_worse_than_the_mean_picture_give_nothing_back(audited):
+    first, _ = verdicts(audited(linear=0.2, decoder=0.15, **{"decoder 100 queries": 0.3, "decoder 16 crossings": 0.2}))
+    assert "at one crossing gives back nothing of what tells the victims' pictures apart (MSE 0.15" in first
+
+
 def test_an_audit_that_has_only_begun_has_no_verdict(audited):
     nothing = audited(missing=tuple(ERRORS))
     assert verdicts(nothing) == []
