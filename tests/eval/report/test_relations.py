@@ -83,6 +83,14 @@ def test_an_attack_below_the_estimate_is_named(fake_campaign):
     assert "36 of 40; not in Bottleneck, decoder, seed 0 (0.0100, estimate 0.0118)" in broken.figures
 
 
+def test_where_nothing_is_noisy_there_is_no_estimate_to_hold(fake_campaign):
+    """It is 0 then, and any error is above it."""
+    found = verdicts(fake_campaign(leakage=lambda cell: leaks(0.0 if cell["plus"] else 0.001)))
+    assert (found[ESTIMATE].verdict, found[ESTIMATE].figures) == ("holds", "20 of 20 cells")
+    found = verdicts(fake_campaign(leakage=lambda cell: leaks(0.0)))
+    assert found[ESTIMATE].verdict == "not measured"
+
+
 def test_what_is_not_there_is_not_measured(fake_campaign):
     found = verdicts(fake_campaign(lambda cell, _: False))
     assert {each.verdict for each in found.values()} == {"not measured"}
