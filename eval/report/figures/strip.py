@@ -15,9 +15,9 @@ from splitleak.eval.report.results import Cell, Results
 _COLUMNS = 7
 _ENDS = {0: "worst", _COLUMNS // 2: "median", _COLUMNS - 1: "best"}
 _RULE = (
-    "The same {count} of {victims} victims in each row, under the strongest attack on each target that saw them once "
-    "({seed}): in the order of {measure} over all rows, from the worst rebuilt over the median to the best, in equal "
-    "steps. They were not picked by looking."
+    "The same {count} of {victims} victims in each row, under the attack on each target that is the strongest by "
+    "zero-padded SSIM of those that saw them once ({seed}): in the order of {measure} over all rows, from the worst "
+    "rebuilt over the median to the best, in equal steps. They were not picked by looking."
 )
 _RULE_OF_CLASSES = (
     "The first {count} classes, in their order, under the strongest attack on each target ({seed}); above, the mean "
