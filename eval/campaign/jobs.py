@@ -119,7 +119,8 @@ def _cell(bench: Bench, job: Job) -> Figures:
             "head": head,
             "fresh_encoder": head,  # the architecture is recorded in the cloud half
         }
-        given = dict(known[need] for need in settings["needs"] if need in known)
+        needs = {*settings["needs"], *(("query",) if "encoder" in settings["needs"] else ())}  # a white box asks, too
+        given = dict(known[need] for need in sorted(needs) if need in known)
         given |= {option: settings[name] for name, option in _LIMITS.items() if name in settings}
         seen = ("--capture", capture / "tap.capture", "--views", settings["views"], "--public", images / "public.npz")
         mirrored = ("--mirrored",) if settings.get("mirrored") else ()

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,24 @@ def test_the_attackers_process_is_given_the_attackers_files_alone(alone, records
         files = {Path(word).relative_to(alone).parts[0::2] for word in words if word.startswith(str(alone))}
         assert not any("victims" in word or "ledger" in word or "targets" in word for word in words)
         assert {parts[0] for parts in files} == {"captures", "images", "cells"}
+
+
+@pytest.mark.parametrize("kind", ["linear", "maximum-likelihood", "query-free"])
+def test_who_has_the_edges_weights_learns_from_what_crossed_the_wire_too(kind, tmp_path):
+    """Without, it learns from features that no noise was added to, and overfits those that there was."""
+    document = {**tomllib.loads(CAMPAIGN), "attacks": [{"name": kind, "attack": kind}]}
+    (job,) = make_plan(CampaignConfig.load(document, source="test")).cells
+    given = []
+
+    class Told(Bench):
+        def attack(self, job, command, *options):
+            given.extend(map(str, options))
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        do(Told(Store(tmp_path), Children()), job)
+    assert ("--pairs" in given) == (kind != "query-free")
+    assert ("--encoder" in given) == (kind == "maximum-likelihood")
 
 
 def test_each_job_had_its_share_of_threads(records):
