@@ -154,7 +154,9 @@ class Access:
             found = likeliest_map(answers, public.floats(), seed=config.seed)
             parts = None if found is None else (found,)
         if half is not None:
-            captured, query = half.stack.undone(captured), None if query is None else query.seen_as(half.stack.undone)
+            undone = half.stack.undone
+            captured = undone(captured, config.views)
+            query = None if query is None else query.seen_as(partial(undone, crossings=query.averaging))
         return ids, Knowledge(
             captured=captured,
             image_shape=_image_shape(public, None, None),

@@ -117,8 +117,13 @@ class Defense(nn.Module):
         """The mean of what `forward` may send of ``features``, in eval mode: what a white-box attacker computes."""
         return features if self.randomised else self(features)
 
-    def undone(self, sent: Tensor) -> Tensor:
-        """What was sent, as far as whoever has the edge's half can undo this defense: what the encoder gave."""
+    def undone(self, sent: Tensor, crossings: int = 1) -> Tensor:
+        """What was sent, as far as whoever has the edge's half can undo this defense: what the encoder gave.
+
+        Args:
+            sent: Features ``(N, *cut)`` as transmitted, the mean of so many ``crossings`` of the same images.
+            crossings: 1: nothing was averaged.
+        """
         return sent
 
     def task_loss(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor | None:

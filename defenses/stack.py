@@ -121,10 +121,10 @@ class Stack(nn.Module):
             features = defense.expected(features)
         return features
 
-    def undone(self, sent: Tensor) -> Tensor:
+    def undone(self, sent: Tensor, crossings: int = 1) -> Tensor:
         """Transmitted features ``(N, *cut)`` without the defenses that can be undone, see `Defense.undone`."""
         for defense in reversed(list(self)):
-            sent = defense.undone(sent)
+            sent = defense.undone(sent, crossings)
         return sent
 
     def task_loss(self, logits: Tensor, labels: Tensor, epoch: int, smoothing: float = 0.0) -> Tensor:

@@ -87,7 +87,7 @@ class Permutation(Defense):
         order = self.order(0, features.shape[1] - 1).to(features.device)
         return self._sent(features, order, torch.zeros(1, dtype=torch.int64, device=features.device))
 
-    def undone(self, sent: Tensor) -> Tensor:
+    def undone(self, sent: Tensor, crossings: int = 1) -> Tensor:
         if self.orders is None:  # an edge's half, which is not prepared
             self.orders = self._all_orders(sent.shape[1] - 1)
         restored = _Restored(self.orders.argsort(1), sent[0, 0].numel()).to(sent.device)

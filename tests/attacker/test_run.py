@@ -26,6 +26,7 @@ from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import load_edge, load_whole, save
 from splitleak.defenses.importing import import_network
+from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.sharing import SharingConfig, share_predictions
 from splitleak.eval.record.schema import FeaturesPlace, load_record
@@ -275,6 +276,17 @@ def test_who_has_the_edges_half_undoes_the_order_of_each_session(small_splits, t
     assert known.query.made == 20
     _, blind = replace(access, encoder=None).knowledge(config(draws=1), access.images(), CPU)
     assert torch.equal(blind.captured, torch.from_numpy(sent))
+
+
+def test_who_has_the_edges_half_undoes_means_of_as_many_crossings_as_they_are_of(deploy, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(Stack, "undone", lambda _, sent, crossings=1: told.append(crossings) or sent)
+    with deploy(tmp_path, repeat=2) as chain:
+        half = chain.folder / "toy" / "edge"
+        access = Access(capture=chain.capture, public=chain.public, encoder=half, edge=chain.edge)
+        _, known = access.knowledge(config(views=2), access.images(), CPU)
+        known.query(known.public[:2])
+    assert told == [2, 2]
 
 
 def test_a_curious_cloud_has_the_head_and_builds_untrained_encoders_that_are_not_the_targets(deployed, small_splits):

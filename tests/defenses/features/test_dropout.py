@@ -27,6 +27,15 @@ def test_the_mask_is_fresh_at_every_call_and_repeats_under_one_seed():
     assert not torch.equal(dropout(torch.ones(1000)), dropout(torch.ones(1000)))
 
 
+@pytest.mark.parametrize("crossings", [1, 2, 16])
+def test_the_mean_of_several_crossings_is_scaled_to_what_the_encoder_gave_where_it_was_ever_sent(crossings):
+    mean = torch.stack([masked(0.5, seed=seed) for seed in range(crossings)]).mean(0)
+    undone = Dropout(DropoutConfig(rate=0.5)).undone(mean, crossings)
+    assert float(undone[mean != 0].mean()) == pytest.approx(0.7, abs=0.01)
+    assert torch.equal(undone == 0, mean == 0)
+    assert crossings > 1 or torch.equal(undone, mean)
+
+
 def test_no_gradient_reaches_what_is_zeroed():
     features = torch.rand(1000).requires_grad_()
     sent = masked(0.5, features=features)
