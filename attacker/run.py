@@ -47,6 +47,7 @@ from splitleak.defenses.artifact import (
     load_whole,
 )
 from splitleak.defenses.classes.adaptive import adaptive_model, white_box
+from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import assemble
 from splitleak.logs import Report, silent
 from splitleak.models.imported_half import ImportedModel
@@ -146,17 +147,18 @@ class Access:
         if query is not None:
             chosen = query.affordable(len(public), config.seed)
             public = public if chosen is None else public.select(chosen)
-        head, fresh_encoder = _cloud_knowledge(self.head, device)
+        head, fresh_encoder, stack = _cloud_knowledge(self.head, device)
         half = None if self.encoder is None else load_edge(self.encoder, device)
+        stack = stack if half is None else half.stack
+        if stack is not None:
+            undone = stack.undone
+            captured = undone(captured, config.views)
+            query = None if query is None else query.seen_as(partial(undone, crossings=query.averaging))
         parts = self.parts or (None if half is None else half.config.parts)
         if parts is None and captured.ndim == 2 and self.pairs is not None:
             answers = read_pairs(self.pairs).query()(public.floats())  # on record, so that nothing is asked again
-            found = likeliest_map(answers, public.floats(), seed=config.seed)
+            found = likeliest_map(answers if stack is None else stack.undone(answers), public.floats(), seed=config.seed)
             parts = None if found is None else (found,)
-        if half is not None:
-            undone = half.stack.undone
-            captured = undone(captured, config.views)
-            query = None if query is None else query.seen_as(partial(undone, crossings=query.averaging))
         return ids, Knowledge(
             captured=captured,
             image_shape=_image_shape(public, None, None),
@@ -403,14 +405,33 @@ def _image_shape(public: Images | None, prior: Prior | None, whole: WholeModel |
 
 def _cloud_knowledge(
     folder: Path | None, device: torch.device
-) -> tuple[nn.Module | None, Callable[[], nn.Module] | None]:
-    """The cloud's head, and what its half tells of the edge: how an encoder for it is built."""
+) -> tuple[nn.Module | None, Callable[[], nn.Module] | None, Stack | None]:
+    """The cloud's head, of what an encoder gives; how an encoder for it is built; and the defenses that its half tells.
+
+    Of defenses that have weights of their own only the edge's half has these: there are none then, and the head is of
+    what is sent.
+    """
     if folder is None:
-        return None, None
+        return None, None, None
     half = load_cloud(folder, device)
+    told = Stack.build(half.config.target.defenses, on_wire_only=True).to(device)
+    stack = None if told.state_dict() or not len(told.defenses) else told
+    head = freeze(half.head if stack is None else _Behind(stack, half.head), device)
     if isinstance(half.config.target.model, ImportedModel):  # only its edge half has the layers before the cut
-        return freeze(half.head, device), None
-    return freeze(half.head, device), lambda: _fresh_encoder(half.config, device)
+        return head, None, stack
+    return head, lambda: _fresh_encoder(half.config, device), stack
+
+
+class _Behind(nn.Module):
+    """A head behind what defenses send on average of the features that an encoder gives."""
+
+    def __init__(self, stack: Stack, head: nn.Module) -> None:
+        super().__init__()
+        self.stack, self.head = stack, head
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.stack.expected(features))
+        return logits
 
 
 def _fresh_encoder(half: HalfConfig, device: torch.device) -> nn.Module:

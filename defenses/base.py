@@ -118,7 +118,7 @@ class Defense(nn.Module):
         return features if self.randomised else self(features)
 
     def undone(self, sent: Tensor, crossings: int = 1) -> Tensor:
-        """What was sent, as far as whoever has the edge's half can undo this defense: what the encoder gave.
+        """What was sent, as far as whoever has a half can undo this defense: what the encoder gave.
 
         Args:
             sent: Features ``(N, *cut)`` as transmitted, the mean of so many ``crossings`` of the same images.

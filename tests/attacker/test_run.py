@@ -24,7 +24,7 @@ from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.config import Config, digest, read_document
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.defenses.artifact import load_edge, load_whole, save
+from splitleak.defenses.artifact import load_cloud, load_edge, load_whole, save
 from splitleak.defenses.importing import import_network
 from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import TargetConfig, train
@@ -261,7 +261,7 @@ def test_a_white_box_is_the_encoder_alone_frozen_and_without_noise(deployed, sma
     assert (known.query, known.head, known.fresh_encoder) == (None, None, None)
 
 
-def test_who_has_the_edges_half_undoes_the_order_of_each_session(small_splits, tmp_path):
+def test_who_has_either_half_undoes_the_order_of_each_session(small_splits, tmp_path):
     model = {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10}
     document = {"model": model, "training": {"epochs": 1}, "defenses": [{"name": "permutation"}]}
     save(tmp_path / "toy", "toy", train(TargetConfig.parse(document, source="test"), small_splits, device=CPU))
@@ -276,6 +276,11 @@ def test_who_has_the_edges_half_undoes_the_order_of_each_session(small_splits, t
     assert known.query.made == 20
     _, blind = replace(access, encoder=None).knowledge(config(draws=1), access.images(), CPU)
     assert torch.equal(blind.captured, torch.from_numpy(sent))
+    cloud = replace(access, encoder=None, head=tmp_path / "toy" / "cloud")  # knows the order as well
+    _, curious = cloud.knowledge(config(draws=1), access.images(), CPU)
+    torch.testing.assert_close(curious.captured, known.captured)
+    served = torch.from_numpy(load_cloud(tmp_path / "toy" / "cloud", CPU).predict(sent))
+    torch.testing.assert_close(curious.head(curious.captured), served)
 
 
 def test_who_has_the_edges_half_undoes_means_of_as_many_crossings_as_they_are_of(deploy, tmp_path, monkeypatch):
