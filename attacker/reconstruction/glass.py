@@ -261,7 +261,8 @@ class Search:
     def compared(self, latents: Tensor, targets: Tensor) -> Tensor:
         """The feature errors ``(N, candidates)`` of candidates for targets ``(N, *cut)``."""
         drawn = torch.cat([self.encoder(self.drawing.images(part, 0)) for part in latents.split(BATCH)]).flatten(1)
-        return torch.cdist(targets.flatten(1), drawn).square() / (drawn.shape[1] * self.scale)
+        centre = drawn.mean(0)  # distances about the mean lose no digits
+        return torch.cdist(targets.flatten(1) - centre, drawn - centre).square() / (drawn.shape[1] * self.scale)
 
     def errors(self, images: Tensor, targets: Tensor) -> Tensor:
         """The feature error ``(B,)`` of images, in units of the features' variance."""

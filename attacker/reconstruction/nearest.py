@@ -31,9 +31,10 @@ class NearestAttack(Attack):
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         own = gather(known, self.name).float().mean(0).flatten(1).to(run.device)
-        found = []
+        centre, found = own.mean(0), []
+        own -= centre  # distances about the mean lose no digits
         for done, batch in enumerate(known.captured.split(_BATCH), 1):
-            found.append(torch.cdist(batch.flatten(1).to(run.device), own).argmin(1).cpu())
+            found.append(torch.cdist(batch.flatten(1).to(run.device) - centre, own).argmin(1).cpu())
             run.report("attack", done, -(-len(known.captured) // _BATCH), {})
         self.findings = {"rows": len(own)}
         return known.public[torch.cat(found)]

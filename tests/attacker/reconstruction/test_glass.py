@@ -7,7 +7,7 @@ from torch import nn
 from splitleak.attacker.base import Knowledge, Run
 from splitleak.attacker.diffusion import DiffusionConfig, train_diffusion
 from splitleak.attacker.prior import PriorConfig, train_prior
-from splitleak.attacker.reconstruction.glass import GlassAttack, GlassConfig, squared
+from splitleak.attacker.reconstruction.glass import GlassAttack, GlassConfig, Search, drawing_of, squared
 from splitleak.measures.pixel import mse
 
 QUICK = GlassConfig(
@@ -37,6 +37,20 @@ def known(tiny_prior, small_splits):
 def test_an_image_of_the_generator_is_found_again_through_an_identity_encoder(known):
     config = QUICK.model_copy(update={"latent_steps": 100, "steps": 500})
     assert mse(GlassAttack(config)(known), known.captured).max() < 1e-3
+
+
+def test_candidates_are_compared_as_well_by_features_far_from_zero(tiny_prior):
+    drawing = drawing_of(tiny_prior, (1, 16, 16), "glass")
+    latents = torch.randn(64, drawing.latent, generator=torch.Generator().manual_seed(1))
+
+    class Far(nn.Module):
+        def forward(self, images):
+            return images.repeat(1, 16, 1, 1) + 1e4
+
+    with torch.no_grad():
+        targets = Far()(drawing.images(latents[10:40], 0))
+    found = Search(Far(), drawing, 1.0, Run(), None).compared(latents, targets)
+    assert found.argmin(1).tolist() == list(range(10, 40))
 
 
 @pytest.mark.slow

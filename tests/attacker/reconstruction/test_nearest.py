@@ -20,3 +20,9 @@ def test_it_shows_the_attackers_image_whose_mean_answer_is_the_nearest(small_spl
         known = Knowledge(functional.avg_pool2d(public[5:8], 2), (1, 16, 16), public=public, query=query)
         assert torch.equal(NearestAttack(NearestConfig())(known), public[5:8])
         assert query.made == draws * len(public)
+
+
+def test_features_far_from_zero_are_told_apart_as_well():
+    public = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    known = Knowledge(public[40:80] + 1e4, (1, 8, 8), public=public, query=Query(lambda images: images + 1e4))
+    assert torch.equal(NearestAttack(NearestConfig())(known), public[40:80])
