@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field
@@ -21,7 +20,7 @@ from splitleak.attacker.training.fitting import (
     step,
     unlikeness,
 )
-from splitleak.models.decoder import GridDecoder, ResNormDecoder, decoder_for, of_one_scale
+from splitleak.models.decoder import GridDecoder, ResNormDecoder, ScaledDecoder, decoder_for, of_one_scale
 from splitleak.models.grids import laid_map
 from splitleak.seeding import generator, seeded
 from splitleak.training.modules import to_channels_last
@@ -162,7 +161,7 @@ class DecoderAttack(TrainsRebuilder, Attack):
             run,
             modules={"decoder": training.decoder},
             optimizers={"adam": training.optimizer},
-            begin=linear_start(training.decoder, run),
+            begin=first_steps(training.decoder, run),
             average=config.average,
             finish=config.finish,
         )
@@ -171,11 +170,20 @@ class DecoderAttack(TrainsRebuilder, Attack):
         return predict(training.decoder, known.captured, run.device)
 
 
-def linear_start(decoder: nn.Module, run: Run) -> Callable[[Tensor, Tensor], None] | None:
-    """How a decoder begins on the pairs that it is trained on: see `GridDecoder.start_linearly`; None: as it is."""
-    if not isinstance(decoder, GridDecoder):
+def first_steps(decoder: nn.Module, run: Run) -> Callable[[Tensor, Tensor], None] | None:
+    """How a decoder begins on the pairs that it is trained on; None: as it is.
+
+    See `ScaledDecoder.adapt`, and `GridDecoder.start_linearly`.
+    """
+    if not isinstance(decoder, ScaledDecoder):
         return None
-    return partial(decoder.start_linearly, draw=generator(run.seed, "decoder", "linear"))
+
+    def begin(features: Tensor, images: Tensor) -> None:
+        decoder.adapt(features)
+        if isinstance(decoder, GridDecoder):
+            decoder.start_linearly(features, images, draw=generator(run.seed, "decoder", "linear"))
+
+    return begin
 
 
 class DecoderTraining:

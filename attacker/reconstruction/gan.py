@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run, Shapes
-from splitleak.attacker.reconstruction.decoder import RebuilderConfig, TrainsRebuilder, linear_start
+from splitleak.attacker.reconstruction.decoder import RebuilderConfig, TrainsRebuilder, first_steps
 from splitleak.attacker.training.critic import PatchCritic, gradient_penalty
 from splitleak.attacker.training.fitting import cosine, fit, gather, predict, rebuilding_loss, set_rate, step
 from splitleak.seeding import generator, seeded
@@ -101,7 +101,7 @@ class GanAttack(TrainsRebuilder, Attack):
             optimizers={"decoder": game.alone, "generator": game.playing, "critic": game.critical},
             generators={"between": game.draw},
             warm_up=game.warm_up,
-            begin=linear_start(network, run),
+            begin=first_steps(network, run),
             average=config.average,
             finish=config.finish,
         )

@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ _POSITIONS_A_VALUE = 64  # of the pairs, that its least squares are over
 _RIDGE = 1e-4  # in units of the values' mean variance
 _CORRECTION = 0.05  # scale of what corrects the linear decoder: a first step of training must not drown it
 _CHUNK = 8  # pairs whose neighbourhoods are in memory at once
+_SLIGHT = 1e-3  # variance of features below which the epsilon of batch normalisation, 1e-5, would drown some of it
 
 
 class ResidualBlock(nn.Module):
@@ -94,7 +95,30 @@ class ResNormDecoder(nn.Module):
         return images.mean(1, keepdim=True) if self.grey else images
 
 
-class SubPixelDecoder(nn.Module):
+class ScaledDecoder(nn.Module):
+    """A decoder that brings slight features to a deviation of 1, where an epsilon or a step would be large beside them.
+
+    Weights that were kept before there was such a scale have 1.
+    """
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def adapt(self, features: Tensor) -> None:
+        """Takes the scale for features ``(M, *cut)``: 1, unless their variance from one to the next is below 0.001."""
+        variance = features.double().var(0).mean()
+        self.scale.fill_(float(variance.rsqrt()) if 0 < float(variance) < _SLIGHT else 1.0)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401  # torch's
+        state_dict.setdefault(f"{prefix}scale", torch.ones_like(self.scale, device="cpu"))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+class SubPixelDecoder(ScaledDecoder):
     """The attacker's default decoder: features ``(N, c, h, w)`` to images ``(N, C, H, W)``, values in (0, 1).
 
     Channels may come last, see `laid_map`.
@@ -139,7 +163,7 @@ class SubPixelDecoder(nn.Module):
         self.drawn = nn.Sequential(*drawn, nn.BatchNorm2d(widths[-1]), nn.ReLU(True), last, nn.Sigmoid())
 
     def forward(self, features: Tensor) -> Tensor:
-        normalised = self.normalised(self.to_map(features))
+        normalised = self.normalised(self.to_map(features * self.scale))
         arrived = self.local(normalised)
         if self.whole is not None:
             arrived = arrived + self.whole(normalised)
@@ -147,7 +171,7 @@ class SubPixelDecoder(nn.Module):
         return images
 
 
-class GridDecoder(nn.Module):
+class GridDecoder(ScaledDecoder):
     """The residual decoder for features of any shape, and pictures of any size.
 
     Features are brought to one grid of at most `LARGE` positions, see `ToGrid`, normalised by channel, and taken to the
@@ -193,7 +217,7 @@ class GridDecoder(nn.Module):
         self.drawn = nn.PixelShuffle(2**level)
 
     def forward(self, features: Tensor) -> Tensor:
-        arrived = self.to_grid(features)
+        arrived = self.to_grid(features * self.scale)
         images: Tensor = self.layers(self.normalised(arrived))
         if self.direct is not None:
             images = _CORRECTION * images + self.drawn(self.direct(arrived))
@@ -224,7 +248,7 @@ class GridDecoder(nn.Module):
         padding = (0, wide * factor - images.shape[3], 0, high * factor - images.shape[2])
         for rows, pictures in zip(features.split(_CHUNK), images.split(_CHUNK), strict=True):
             at = torch.randperm(high * wide, generator=draw)[:each].to(features.device)
-            around = functional.unfold(self.to_grid(rows.float()), kernel, padding=kernel // 2)[:, :, at]
+            around = functional.unfold(self.to_grid(rows.float() * self.scale), kernel, padding=kernel // 2)[:, :, at]
             x = torch.cat([around, torch.ones_like(around[:, :1])], 1).transpose(1, 2).flatten(0, 1)
             cells = functional.pixel_unshuffle(functional.pad(pictures, padding, mode="replicate"), factor)
             y = cells.flatten(2)[:, :, at].transpose(1, 2).flatten(0, 1)

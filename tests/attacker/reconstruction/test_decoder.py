@@ -201,3 +201,19 @@ def test_precision_is_asked_for_or_that_of_the_decoder_and_changes_no_id_where_i
     assert halved == {None: (False, True), "single": (False, False), "bfloat16": (True, True)}
     assert "precision" not in own.document()
     assert DecoderConfig(precision="single").document()["precision"] == "single"
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_features_of_any_scale_are_rebuilt_as_well(flat, small_splits):
+    public, errors = small_splits.public.floats(), []
+    for scale in (1.0, 1e-4, 1e4):
+
+        def send(images, scale=scale):
+            small = scale * functional.avg_pool2d(images, 2)
+            return small.flatten(1) if flat else small
+
+        known = Knowledge(send(public[:8]), (1, 16, 16), public=public, query=Query(send))
+        attack = DecoderAttack(DecoderConfig(epochs=2, channels=8, blocks=1))
+        attack(known)
+        errors.append(attack.findings["held_out_mse"])
+    assert max(errors) < 1.2 * min(errors)

@@ -218,3 +218,20 @@ def test_a_grey_image_is_the_mean_of_three_channels():
         colours = decoder.layers(features)
         assert colours.shape == (2, 3, 16, 16)
         torch.testing.assert_close(decoder(features), colours.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 7, 5)])
+def test_slight_features_are_brought_to_a_deviation_of_1_and_weights_of_before_have_no_scale(shape):
+    decoder = decoder_for(shape, (1, 16, 16), blocks=0, channels=8, kind="sub-pixel").eval()
+    features = torch.randn(50, *shape, generator=torch.Generator().manual_seed(0))
+    decoder.adapt(features)
+    assert float(decoder.scale) == 1
+    before = {name: value for name, value in decoder.state_dict().items() if name != "scale"}
+    decoder.adapt(1e-4 * features)
+    assert float(decoder.scale) == pytest.approx(1e4, rel=0.05)
+    scaled = decoder(1e-4 * features * float(1e4 / decoder.scale))
+    decoder.load_state_dict(before)
+    assert float(decoder.scale) == 1
+    torch.testing.assert_close(decoder(features), scaled, atol=1e-4, rtol=0)
+    decoder.adapt(torch.zeros(3, *shape))
+    assert float(decoder.scale) == 1
