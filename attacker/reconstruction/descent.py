@@ -21,6 +21,8 @@ from splitleak.training.memory import affordable_rows
 _DIRECTIONS = 2000  # errors on public images that directions are taken from, at most
 _SLIGHTEST = 1e-5  # share of the largest variance below which a direction is left out
 _ENCODE_BATCH = 256
+_PLAIN = (1e-3, 10.0)  # variances of features whose errors are weighed as they are
+_USUAL = 0.1  # variance that others are weighed as of, for which the weights of the priors are meant
 
 
 class DescentConfig(Config):
@@ -44,6 +46,7 @@ class Start:
     centre: Callable[[Tensor], Tensor]  # features (N, *cut) to images (N, C, H, W)
     directions: Tensor  # (r, C*H*W); or (C*H*W,) where every pixel moves alone, by that much
     deviation: Tensor  # (C, 1, 1), standard deviation of the public images a channel: the unit of the smoothness
+    weight: float = 1.0  # of the feature's error, beside which priors are weighed, see `error_weight`
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Descended:
 
     images: Tensor
     feature_losses: list[float]  # mean squared error of the features, before the first iteration and every 25 after
-    gradient_norm: float  # at the start, of the feature loss of one image in its pixels; mean over images
+    gradient_norm: float  # at the start, of the weighed feature loss of one image in its pixels; mean over images
 
     def findings(self) -> dict[str, object]:
         """The findings of an attack."""
@@ -93,6 +96,15 @@ def public_features(name: str, encoder: nn.Module, known: Knowledge, run: Run) -
     return gather(known, name) if known.query else encode_public(name, encoder, known, run.device)
 
 
+def error_weight(features: Tensor) -> float:
+    """The weight of the error of features like ``(M, *cut)``: 1, unless their variance is far from the usual.
+
+    Beside the error of slight features the priors would drown it, and so would the epsilon of Adam.
+    """
+    variance, (least, most) = float(features.double().var(0).mean()), _PLAIN
+    return 1.0 if least <= variance <= most or not 0 < variance < math.inf else _USUAL / variance
+
+
 def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Knowledge, run: Run) -> Start:
     """The initialisation that ``config`` names, learnt from public images and their features.
 
@@ -110,11 +122,13 @@ def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Kn
         ValueError: A decoder cannot be built for the feature's shape, or there are too few images for one.
     """
     spread = images.std((0, 2, 3), correction=0).clamp(min=1e-3)[:, None, None]
+    weight = error_weight(answers[0])
     if config.start == "mean":
         return Start(
             lambda features: images.mean(0).expand(len(features), *images.shape[1:]),
             spread.expand(images.shape[1:]).flatten(),
             spread,
+            weight,
         )
     decoder = decoder_of(config.decoder_epochs, answers, images, known, run)
     errors = (predict(decoder, answers[0, :_DIRECTIONS], run.device) - images[:_DIRECTIONS]).flatten(1)
@@ -122,7 +136,7 @@ def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Kn
     variances, weights = torch.linalg.eigh((errors @ errors.T).double())
     kept = variances > _SLIGHTEST * variances[-1]
     directions = weights[:, kept].T.float() @ errors
-    return Start(lambda features: predict(decoder, features, run.device), directions, spread)
+    return Start(lambda features: predict(decoder, features, run.device), directions, spread, weight)
 
 
 def decoder_of(epochs: int, answers: Tensor, images: Tensor, known: Knowledge, run: Run) -> nn.Module:
@@ -152,11 +166,11 @@ def descend(
 ) -> Descended:
     r"""Minimises, for each image x that moved by u along the directions from its start,
 
-    .. math:: \frac1{d_z} \| f(x) - z \|^2 + \lambda_{TV}\,TV(x) + \frac{\lambda_2}{d_x} \| u \|^2
+    .. math:: \frac w{d_z} \| f(x) - z \|^2 + \lambda_{TV}\,TV(x) + \frac{\lambda_2}{d_x} \| u \|^2
 
-    with Adam (AMSGrad). No image's descent depends on another's. TV is in units of the public images' deviation. A
-    feature value that is exactly 0 is left out of the error where none of the encoder's own is at the start: it was
-    dropped on the way.
+    with Adam (AMSGrad), and the weight w of the start. No image's descent depends on another's. TV is in units of the
+    public images' deviation. A feature value that is exactly 0 is left out of the error where none of the encoder's own
+    is at the start: it was dropped on the way.
 
     Args:
         encoder: f, frozen, on the run's device.
@@ -204,6 +218,7 @@ class _Problem:
         self.features, self.centre = features.to(device), start.centre(features).to(device)
         self.directions, self.deviation = start.directions.to(device), start.deviation.to(device)
         self.tv_weights, self.l2_weights = tv_weights.to(device), l2_weights.to(device)
+        self.weight = start.weight
         self.moves = nn.Parameter(torch.zeros(len(features), len(self.directions), device=device))
         whole = bool((encode(encoder, self.centre, device) != 0).all())
         self.seen = (self.features != 0).float() if whole else torch.ones_like(self.features)
@@ -234,18 +249,19 @@ class _Problem:
         for part in self.parts:
             moves = self.moves.detach()[part].requires_grad_()
             shown = self.shown(self.moved(part, moves))
-            loss = self.errors(part, shown) + self.l2_weights[part] * moves.square().sum(1) / shown[0].numel()
+            far = moves.square().sum(1) / shown[0].numel()
+            loss = self.weight * self.errors(part, shown) + self.l2_weights[part] * far
             if bool(self.tv_weights.any()):
                 loss = loss + self.tv_weights[part] * total_variation(shown / self.deviation)
             (found[part],) = torch.autograd.grad(loss.sum(), moves)
         return found
 
     def gradient_norm(self) -> float:
-        """Of one image's feature error in its pixels, where it is now; the mean over images."""
+        """Of one image's feature error, as weighed, in its pixels, where it is now; the mean over images."""
         norms = []
         for part in self.parts:
             shown = self.shown(self.moved(part, self.moves.detach()[part])).requires_grad_()
-            (gradient,) = torch.autograd.grad(self.errors(part, shown).sum(), shown)
+            (gradient,) = torch.autograd.grad(self.weight * self.errors(part, shown).sum(), shown)
             norms.append(gradient.flatten(1).norm(dim=1))
         return float(torch.cat(norms).mean())
 

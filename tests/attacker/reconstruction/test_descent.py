@@ -59,6 +59,22 @@ def test_on_a_linear_encoder_it_ends_at_the_ridge_estimate():
     assert result.gradient_norm == pytest.approx(float(gradient), rel=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e3])
+def test_priors_are_weighed_beside_errors_of_features_of_any_scale(scale):
+    class Scaled(Linear):
+        def forward(self, images):
+            return scale * super().forward(images)
+
+    encoder, public, moved = Scaled(), pictures(50, seed=1), []
+    known = Knowledge(captured=encoder(pictures(5)), image_shape=SHAPE, public=public)
+    for weight in (1e-4, 0.01, 1.0):
+        start = start_from(CONFIG, encoder(public)[None], public, known, Run())
+        images = found(encoder, known.captured, start, l2=weight).images
+        moved.append(float((images - public.mean(0)).square().mean()))
+    assert moved[0] > 1.2 * moved[1] > 1.44 * moved[2] > 0
+    assert moved[0] > 0.01
+
+
 @pytest.mark.slow
 def test_what_becomes_of_an_image_does_not_depend_on_its_batch():
     encoder, features = Linear(), Linear()(pictures(7))
