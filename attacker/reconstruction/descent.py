@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.base import Knowledge, Run
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
-from splitleak.attacker.training.fitting import cosine, gather, predict, set_rate
+from splitleak.attacker.training.fitting import cosine, gather, predict, replayed, set_rate
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
 from splitleak.training.fit import Resumable, step_ranges
@@ -145,8 +145,7 @@ def decoder_of(epochs: int, answers: Tensor, images: Tensor, known: Knowledge, r
     Raises:
         ValueError: A decoder cannot be built for the feature's shape, or there are too few images for one.
     """
-    taken = iter(answers)
-    pairs = replace(known, public=images, query=Query(lambda _: next(taken), draws=len(answers), recorded=True))
+    pairs = replace(known, public=images, query=replayed(answers))
     attack = DecoderAttack(DecoderConfig(epochs=epochs))
     attack(pairs, run.part("decoder"))
     assert attack.network is not None

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from splitleak.attacker.base import Attack, Knowledge, Query, Run
+from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
-from splitleak.attacker.training.fitting import gather
+from splitleak.attacker.training.fitting import gather, replayed
 from splitleak.config import Config
 from splitleak.seeding import derive_seed
 
@@ -46,8 +46,7 @@ class EnsembleAttack(Attack):
         config, answers = self.config, gather(known, self.name, self.config.decoder.draws)
         images, errors = list[Tensor](), list[object]()
         for member in range(config.members):
-            taken = iter(answers)
-            given = replace(known, query=Query(lambda _, taken=taken: next(taken), draws=len(answers), recorded=True))  # type: ignore[misc]
+            given = replace(known, query=replayed(answers))
             changes = {"channels": config.widths[member % len(config.widths)]} if config.widths else {}
             attack = DecoderAttack(config.decoder.model_copy(update=changes))
             part = run.part(f"member-{member}")
