@@ -29,6 +29,7 @@ from splitleak.training.precision import fused_on, mixed_precision
 _MANY_PLACES = 256
 _FEW_PAIRS = 500
 _LEAST_BATCH = 16
+_LEAST_STEPS = 6  # an epoch, however few pairs there are
 
 
 class RebuilderConfig(FitConfig):
@@ -70,6 +71,11 @@ class RebuilderConfig(FitConfig):
         return self.model_copy(
             update={"batch_size": min(self.batch_size, max(_LEAST_BATCH, pairs // self.least_steps))}
         )
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch, at least: the smallest sets are gone through several times."""
+        return min(_LEAST_STEPS, self.least_steps)
 
     def build(self, shapes: Shapes) -> nn.Module:
         """A new decoder, see `decoder_for`, with weights from the global stream.
@@ -164,6 +170,7 @@ class DecoderAttack(TrainsRebuilder, Attack):
             begin=first_steps(training.decoder, run),
             average=config.average,
             finish=config.finish,
+            least_steps=config.steps,
         )
         if len(known.captured) > 1:
             self.findings["captured_unlike"] = unlikeness(features[0], known.captured)

@@ -104,6 +104,7 @@ class GanAttack(TrainsRebuilder, Attack):
             begin=first_steps(network, run),
             average=config.average,
             finish=config.finish,
+            least_steps=config.steps,
         )
         self.findings["decoder_epochs"] = game.warm_up
         return predict(network, known.captured, run.device)

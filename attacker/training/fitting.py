@@ -121,6 +121,7 @@ def fit(
     begin: Callable[[Tensor, Tensor], None] | None = None,
     average: float = 0,
     finish: float = 0,
+    least_steps: int = 1,
 ) -> dict[str, object]:
     """Trains ``network`` on (feature, image) pairs, and leaves it with the weights of the best epoch.
 
@@ -147,6 +148,7 @@ def fit(
             an error is measured (Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992);
             0: none.
         finish: Share of the config's epochs, the last ones, that train on all pairs.
+        least_steps: Of an epoch, which goes through few pairs several times.
 
     Returns:
         The findings: ``history``, ``chosen_epoch`` (from 1), ``held_out_mse`` (before the finish), that of the mean
@@ -180,8 +182,10 @@ def fit(
             judged.load_state_dict(state.kept)
         used = used if epoch < measured else shuffled
         network.train()
-        order = used[torch.randperm(len(used), generator=state.generators["order"])].to(run.device)
-        batches = [batch for batch in order.split(batch_size) if len(batch) > 1]
+        batches = list[Tensor]()
+        while not batches or len(batches) < least_steps:
+            order = used[torch.randperm(len(used), generator=state.generators["order"])].to(run.device)
+            batches += [batch for batch in order.split(batch_size) if len(batch) > 1]
         drawn, losses = features[epoch % len(features)], []
         for index, batch in enumerate(state.steps(batches, len(batches))):
             losses.append(descend(drawn[batch].float(), images[batch], (epoch + index / len(batches)) / total))

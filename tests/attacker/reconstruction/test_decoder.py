@@ -6,9 +6,11 @@ from torch.nn import functional
 
 from splitleak.attacker.base import Knowledge, Query, Run, Shapes
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
+from splitleak.measures.pixel import mse
 from splitleak.models.decoder import GridDecoder, ResNormDecoder, SubPixelDecoder
 from splitleak.models.split import ModelConfig, build
 from splitleak.seeding import generator
+from splitleak.testing.material import undefended
 
 QUICK = DecoderConfig(
     network="res-norm", blocks=1, channels=8, epochs=4, batch_size=16, learning_rate=0.05, average=0, finish=0
@@ -217,3 +219,10 @@ def test_features_of_any_scale_are_rebuilt_as_well(flat, small_splits):
         attack(known)
         errors.append(attack.findings["held_out_mse"])
     assert max(errors) < 1.2 * min(errors)
+
+
+def test_of_ten_pictures_it_rebuilds_better_than_their_mean(small_splits):
+    public, truth, encoder = small_splits.public.floats()[:10], small_splits.victims.floats(), undefended().encoder
+    known = Knowledge(encoder(truth), (1, 16, 16), public=public, query=Query(encoder))
+    rebuilt = DecoderAttack(DecoderConfig())(known)
+    assert mse(rebuilt, truth).mean() < 0.8 * mse(public.mean(0).expand_as(truth), truth).mean()
