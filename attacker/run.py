@@ -157,7 +157,9 @@ class Access:
         parts = self.parts or (None if half is None else half.config.parts)
         if parts is None and captured.ndim == 2 and self.pairs is not None:
             answers = read_pairs(self.pairs).query()(public.floats())  # on record, so that nothing is asked again
-            found = likeliest_map(answers if stack is None else stack.undone(answers), public.floats(), seed=config.seed)
+            found = likeliest_map(
+                answers if stack is None else stack.undone(answers), public.floats(), seed=config.seed
+            )
             parts = None if found is None else (found,)
         return ids, Knowledge(
             captured=captured,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitleak.models.grids import Crop, Map, ToGrid, check_parts, grid, laid_map
+from splitleak.models.grids import Crop, Map, ToGrid, Unflattened, check_parts, grid, laid_map
 
 LARGE = 64 * 64
 """Pixels; a larger picture is drawn from a grid of at most so many positions, and its decoder follows memory."""
@@ -295,11 +295,13 @@ def decoder_for(
         check_parts(feature_shape, parts)
         if len(parts) > 1 or not of_one_scale(parts[0], image_shape):
             return GridDecoder(parts, image_shape, blocks=blocks, channels=channels)
-        whole = decoder_for(parts[0], image_shape, blocks=blocks, channels=channels, kind=kind)
-        return nn.Sequential(nn.Unflatten(1, parts[0]), whole)
-    if of_one_scale(feature_shape, image_shape):
+    shape = feature_shape if parts is None else parts[0]
+    if of_one_scale(shape, image_shape):
         fitting = SubPixelDecoder if kind == "sub-pixel" else ResNormDecoder
-        return fitting(feature_shape, image_shape, blocks=blocks, channels=channels)
+        decoder = fitting(shape, image_shape, blocks=blocks, channels=channels)
+        if shape != feature_shape:
+            decoder.to_map = Unflattened(shape, decoder.to_map)
+        return decoder
     return GridDecoder((feature_shape,), image_shape, blocks=blocks, channels=channels)
 
 

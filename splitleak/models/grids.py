@@ -32,6 +32,18 @@ class ToMap(nn.Module):
         return features
 
 
+class Unflattened(ToMap):
+    """Vectors ``(N, D)`` to the map that those of a shape are brought to ``(N, *map_shape)``."""
+
+    def __init__(self, shape: tuple[int, ...], to_map: ToMap) -> None:
+        super().__init__(to_map.map_shape)
+        self.shape, self.to_map = shape, to_map
+
+    def forward(self, features: Tensor) -> Tensor:
+        placed: Tensor = self.to_map(features.unflatten(1, self.shape))
+        return placed
+
+
 class FirstChannels(ToMap):
     """Maps ``(N, h, w, c)`` to ``(N, c, h, w)``."""
 
