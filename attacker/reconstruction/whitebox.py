@@ -14,6 +14,11 @@ from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
 from splitleak.training.modules import freeze
 
+_HEAVIER, _WIDER = 6.0, 4  # times the heaviest weight of the distance, and how often
+
+_Tried = dict[tuple[float, float], tuple[float, float]]
+"""By weights of smoothness and of the distance from the start, the loss and the MSE of what they gave."""
+
 
 class MaximumLikelihoodConfig(DescentConfig):
     """The descent, and the weights of its priors; several are tried on public images first, and the best is kept."""
@@ -37,8 +42,9 @@ class MaximumLikelihoodAttack(Attack):
     principal directions of that decoder's errors (a Gaussian prior), keeps images in [0, 1] at every step, and chooses
     the weights of its priors in a rehearsal: descents on some public images, which neither the decoder nor the prior
     has seen, whose true pixels it knows; it chooses by MSE and a little SSIM, so that much of the one is not lost for
-    a percent of the other. With ``query``, public images cross the wire like the victims', noise
-    included; without, decoder and rehearsal see clean features, and know nothing of noise.
+    a percent of the other, and tries heavier weights where the heaviest is the best. With ``query``, public images
+    cross the wire like the victims', noise included; without, decoder and rehearsal see clean features, and know
+    nothing of noise.
 
     Deviations of the paper's preset: it starts from the mean of the public images, pixel by pixel, where the paper
     starts from their mean colour; the rate falls; smoothness is in units of the public images' deviation, as is the
@@ -93,7 +99,35 @@ class MaximumLikelihoodAttack(Attack):
         candidates: list[tuple[float, float]],
         run: Run,
     ) -> tuple[tuple[float, float], dict[str, object]]:
-        """Hyperparameter search: the weights with the least loss on the public images ``truth``, and all errors."""
+        """Hyperparameter search: the weights with the least loss on the public images ``truth``, and all errors.
+
+        Where the heaviest weight of the distance from the start is the best, as behind much noise, heavier ones are
+        tried, too.
+        """
+        tried = self._tried(encoder, features, truth, start, candidates, run)
+        for wider in range(1, _WIDER + 1):
+            tv, l2 = _best(tried)
+            if len(self.config.l2_weights) == 1 or l2 < max(weight for _, weight in tried):
+                break
+            candidates = [(tv, _HEAVIER * l2)]
+            tried |= self._tried(encoder, features, truth, start, candidates, run, f" {wider}")
+        rehearsal = [
+            {"tv_weight": tv, "l2_weight": l2, "mse": error, "loss": loss} for (tv, l2), (loss, error) in tried.items()
+        ]
+        best = _best(tried)
+        return best, {"rehearsal": rehearsal, "held_out_mse": tried[best][1]}
+
+    def _tried(
+        self,
+        encoder: nn.Module,
+        features: Tensor,
+        truth: Tensor,
+        start: Start,
+        candidates: list[tuple[float, float]],
+        run: Run,
+        again: str = "",
+    ) -> _Tried:
+        """The loss and the error of each pair of weights; ``again`` tells further descents apart."""
         weights = torch.tensor(candidates).repeat_interleave(len(truth), 0)
         repeated = features.repeat(len(candidates), *[1] * (features.ndim - 1))
         found = descend(
@@ -104,14 +138,14 @@ class MaximumLikelihoodAttack(Attack):
             run,
             tv_weights=weights[:, 0],
             l2_weights=weights[:, 1],
-            name="rehearsal",
+            name=f"rehearsal{again}",
         )
         parts = [part.clamp(0, 1) for part in found.images.split(len(truth))]
         losses = [float(rebuilding_loss(part, truth, self.config.ssim_weight)) for part in parts]
         errors = [float(mse(part, truth).mean()) for part in parts]
-        chosen = losses.index(min(losses))
-        rehearsal = [
-            {"tv_weight": tv, "l2_weight": l2, "mse": error, "loss": loss}
-            for (tv, l2), error, loss in zip(candidates, errors, losses, strict=True)
-        ]
-        return candidates[chosen], {"rehearsal": rehearsal, "held_out_mse": errors[chosen]}
+        return dict(zip(candidates, zip(losses, errors, strict=True), strict=True))
+
+
+def _best(tried: _Tried) -> tuple[float, float]:
+    """The weights with the least loss."""
+    return min(tried, key=lambda weights: tried[weights][0])

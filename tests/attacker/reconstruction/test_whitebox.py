@@ -68,6 +68,19 @@ def test_the_weights_with_the_least_loss_in_the_rehearsal_are_taken(known, ssim_
     assert best["tv_weight"] == 0
 
 
+def test_heavier_weights_are_tried_where_the_heaviest_is_the_best(known):
+    def rehearsed(*l2_weights):
+        attack = MaximumLikelihoodAttack(QUICK.model_copy(update={"tv_weights": (0.0, 1.0), "l2_weights": l2_weights}))
+        attack(known)
+        return attack.findings["l2_weight"], [each["l2_weight"] for each in attack.findings["rehearsal"]]
+
+    chosen, tried = rehearsed(1e-6, 1e-5)
+    assert tried == [1e-6, 1e-5, 1e-6, 1e-5, *(pytest.approx(1e-5 * 6**times) for times in range(1, len(tried) - 3))]
+    assert chosen > 1e-5
+    assert len(tried) > 4
+    assert rehearsed(1e-5)[1] == [1e-5, 1e-5]
+
+
 def test_rehearsed_images_are_not_learnt_from(known):
     """That they cannot be rebuilt changes the rehearsal, and nothing that was learnt."""
     order = torch.randperm(300, generator=generator(0, "maximum-likelihood", "rehearsal"))

@@ -520,8 +520,10 @@ def test_the_curious_server_sees_each_inference_message():
 def test_requests_that_wait_hold_a_limited_number_of_bytes_whatever_their_way():
     with Server(held_bytes=2 * FEATURES.nbytes).run() as server:
         server.work.at_once = False
-        waiting = [server.stub.ModelInfer.future(good(str(number)), timeout=WAIT_S) for number in range(2)]
-        held = [server.work.taken() for _ in waiting]
+        waiting, held = [], []
+        for number in range(2):  # one after the other: of two at once, either may come first
+            waiting.append(server.stub.ModelInfer.future(good(str(number)), timeout=WAIT_S))
+            held.append(server.work.taken())
         with pytest.raises(grpc.RpcError, match=f"expected at most {2 * FEATURES.nbytes} bytes of requests") as caught:
             server.stub.ModelInfer(good(), timeout=WAIT_S)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
