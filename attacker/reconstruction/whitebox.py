@@ -23,6 +23,7 @@ _Tried = dict[tuple[float, float], tuple[float, float]]
 class MaximumLikelihoodConfig(DescentConfig):
     """The descent, and the weights of its priors; several are tried on public images first, and the best is kept."""
 
+    decoder_epochs: int = Field(default=20, ge=1, description="training of that decoder, as of one alone")
     tv_weights: tuple[float, ...] = Field(default=(0.0,), min_length=1, description="of the smoothness")
     l2_weights: tuple[float, ...] = Field(
         default=(1e-4, 1e-3, 5e-3, 3e-2, 0.2), min_length=1, description="of the distance from the start"
