@@ -106,9 +106,9 @@ def run(folder, jobs, of, work, *, meet=None, **patience):
     """A run of a shard, and what came of it."""
     store, leases = Plain(folder), leases_of(folder, of, **patience)
     with leases.living():
+        shard = Shard(of, jobs, store, leases)  # what has failed by now is of an earlier run
         if meet is not None:
             meet()
-        shard = Shard(of, jobs, store, leases)
         return run_jobs(jobs, store, work, lambda: None, workers=2, say=lambda line: None, shard=shard)
 
 
