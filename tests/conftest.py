@@ -55,7 +55,7 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(tryfirst=True)  # before its fixtures
 def pytest_runtest_setup(item):
-    """Global streams begin anew in each case: else what has no seed is another network as workers share out the files."""
+    """Global streams begin anew in each case: else what has no seed is another network as workers share out files."""
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
