@@ -32,7 +32,7 @@ _LARGEST_CAPTURE = 2**29  # bytes of answers on record
 _OFTEN = 16  # crossings, which an audit has before any other number, and after which the strongest attacks run too
 _CURVES_MINUTES = 10  # of a budget that has room for others
 _ANSWERS_OF_LINEAR = 4  # draws that a closed form learns noise from
-_ANSWERS_OF_MIRRORED = 8  # draws for each image and for its mirror image
+_OF_MIRRORED = (_OFTEN, 8, 4)  # draws for each image and for its mirror image, as many as fit
 _SLICE = 32  # victims that a search's minutes are told for
 
 
@@ -98,7 +98,7 @@ def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
     The first is always there. Longer trainings take what the others leave of the budget, up to four times their epochs.
     """
     left, most = config.minutes, sizes.crossings(config.minutes)[-1]
-    mirrored = next((views for views in (_OFTEN, _ANSWERS_OF_MIRRORED) if _mirrored_fits(sizes, most, views)), 1)
+    mirrored = next((views for views in _OF_MIRRORED if _mirrored_fits(sizes, most, views)), 1)
     chosen: list[_Candidate] = []
     for candidate in _candidates(config, sizes):
         if chosen and candidate.minutes > left:

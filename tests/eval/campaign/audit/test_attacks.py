@@ -74,6 +74,14 @@ def test_mirror_images_are_asked_about_as_often_as_a_capture_has_room_for():
     assert "decoder mirrored 16 crossings" not in entries
 
 
+@pytest.mark.parametrize("side", [8, 16, 20, 24, 32, 40])
+def test_a_capture_has_as_many_crossings_as_any_attack_on_it_averages(side):
+    """Of wide features 4 crossings may fit where 16 do not, with mirror images or without."""
+    wide = replace(NOISY, feature_shape=(14, side, side))
+    for entry in audit_entries(AuditConfig(threat="white-box", minutes=6000), wide):
+        assert entry.crossings % entry.views == entry.draws % entry.views == 0
+
+
 @pytest.mark.parametrize("threat", ["black-box", "white-box", "no-queries"])
 def test_what_is_strongest_at_one_crossing_runs_on_the_mean_of_several_where_the_budget_allows(threat):
     everything = names(threat, minutes=600)
