@@ -105,46 +105,36 @@ class MaximumLikelihoodAttack(Attack):
         Where the heaviest weight of the distance from the start is the best, as behind much noise, heavier ones are
         tried, too.
         """
-        tried = self._tried(encoder, features, truth, start, candidates, run)
+
+        def descended(candidates: list[tuple[float, float]], name: str) -> _Tried:
+            weights = torch.tensor(candidates).repeat_interleave(len(truth), 0)
+            repeated = features.repeat(len(candidates), *[1] * (features.ndim - 1))
+            found = descend(
+                encoder,
+                repeated,
+                start,
+                self.config,
+                run,
+                tv_weights=weights[:, 0],
+                l2_weights=weights[:, 1],
+                name=name,
+            )
+            parts = [part.clamp(0, 1) for part in found.images.split(len(truth))]
+            losses = [float(rebuilding_loss(part, truth, self.config.ssim_weight)) for part in parts]
+            errors = [float(mse(part, truth).mean()) for part in parts]
+            return dict(zip(candidates, zip(losses, errors, strict=True), strict=True))
+
+        tried = descended(candidates, "rehearsal")
         for wider in range(1, _WIDER + 1):
             tv, l2 = _best(tried)
             if len(self.config.l2_weights) == 1 or l2 < max(weight for _, weight in tried):
                 break
-            candidates = [(tv, _HEAVIER * l2)]
-            tried |= self._tried(encoder, features, truth, start, candidates, run, f" {wider}")
+            tried |= descended([(tv, _HEAVIER * l2)], f"rehearsal {wider}")
         rehearsal = [
             {"tv_weight": tv, "l2_weight": l2, "mse": error, "loss": loss} for (tv, l2), (loss, error) in tried.items()
         ]
         best = _best(tried)
         return best, {"rehearsal": rehearsal, "held_out_mse": tried[best][1]}
-
-    def _tried(
-        self,
-        encoder: nn.Module,
-        features: Tensor,
-        truth: Tensor,
-        start: Start,
-        candidates: list[tuple[float, float]],
-        run: Run,
-        again: str = "",
-    ) -> _Tried:
-        """The loss and the error of each pair of weights; ``again`` tells further descents apart."""
-        weights = torch.tensor(candidates).repeat_interleave(len(truth), 0)
-        repeated = features.repeat(len(candidates), *[1] * (features.ndim - 1))
-        found = descend(
-            encoder,
-            repeated,
-            start,
-            self.config,
-            run,
-            tv_weights=weights[:, 0],
-            l2_weights=weights[:, 1],
-            name=f"rehearsal{again}",
-        )
-        parts = [part.clamp(0, 1) for part in found.images.split(len(truth))]
-        losses = [float(rebuilding_loss(part, truth, self.config.ssim_weight)) for part in parts]
-        errors = [float(mse(part, truth).mean()) for part in parts]
-        return dict(zip(candidates, zip(losses, errors, strict=True), strict=True))
 
 
 def _best(tried: _Tried) -> tuple[float, float]:

@@ -49,11 +49,7 @@ def likeliest_map(features: Tensor, images: Tensor, *, seed: int = 0) -> Map | N
     shuffled = few[:, torch.randperm(few.shape[1], generator=generator(seed, "flattened"))]
 
     def error(vectors: Tensor, layout: Map) -> float:
-        gauge = RidgeGauge([layout], shape, len(own), seed=seed)
-        for rows, pictures in zip(vectors.split(256), own.split(256), strict=True):
-            gauge.add(rows, pictures)
-        gauge.solve()
-        found = gauge.findings["held_out_mse"]
+        found = RidgeGauge.fitted(vectors, own, shapes=[layout], seed=seed).findings["held_out_mse"]
         assert isinstance(found, float)
         return found if math.isfinite(found) else math.inf
 

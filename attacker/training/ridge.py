@@ -231,12 +231,26 @@ class RidgeGauge:
             seed: Of what is drawn.
             config: The regression's size.
         """
+        return cls.fitted(features, images, shapes=shapes, seed=seed, config=config).map
+
+    @classmethod
+    def fitted(
+        cls,
+        features: Tensor,
+        images: Tensor,
+        *,
+        shapes: Sequence[Shape] | None = None,
+        seed: int = 0,
+        config: RidgeConfig | None = None,
+    ) -> "RidgeGauge":
+        """The solved regression, with its ``map`` and ``findings``; see `of`."""
         channels, height, width = images.shape[1:]
         shapes = shapes or [tuple(features.shape[1:])]
         gauge = cls(shapes, (channels, height, width), len(images), seed=seed, config=config)
         for batch in torch.arange(len(images)).split(_BATCH):
             gauge.add(features[batch], images[batch])
-        return gauge.solve()
+        gauge.solve()
+        return gauge
 
     @property
     def bytes(self) -> int:

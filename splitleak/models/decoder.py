@@ -293,16 +293,15 @@ def decoder_for(
     """
     if parts is not None:
         check_parts(feature_shape, parts)
-        if len(parts) > 1 or not of_one_scale(parts[0], image_shape):
-            return GridDecoder(parts, image_shape, blocks=blocks, channels=channels)
-    shape = feature_shape if parts is None else parts[0]
-    if of_one_scale(shape, image_shape):
-        fitting = SubPixelDecoder if kind == "sub-pixel" else ResNormDecoder
-        decoder = fitting(shape, image_shape, blocks=blocks, channels=channels)
-        if shape != feature_shape:
-            decoder.to_map = Unflattened(shape, decoder.to_map)
-        return decoder
-    return GridDecoder((feature_shape,), image_shape, blocks=blocks, channels=channels)
+    tensors = parts or (feature_shape,)
+    shape = tensors[0]
+    if len(tensors) > 1 or not of_one_scale(shape, image_shape):
+        return GridDecoder(tensors, image_shape, blocks=blocks, channels=channels)
+    fitting = SubPixelDecoder if kind == "sub-pixel" else ResNormDecoder
+    decoder = fitting(shape, image_shape, blocks=blocks, channels=channels)
+    if shape != feature_shape:
+        decoder.to_map = Unflattened(shape, decoder.to_map)
+    return decoder
 
 
 def of_one_scale(feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> bool:
