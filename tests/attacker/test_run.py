@@ -123,6 +123,7 @@ def test_no_two_processes_record_queries_to_one_file(deployed, tmp_path):
         record_queries(Asked(meanwhile=other), deployed.public, tmp_path / "pairs.npz", draws=1, views=1, budget=None)
 
 
+@pytest.mark.slow
 def test_an_attack_leaves_one_image_for_each_captured_victim_and_says_how(deployed, tmp_path, small_splits):
     made = attack(deployed, tmp_path / "out", config(seed=3))
     assert made["folder"] == str(tmp_path / "out")

@@ -269,6 +269,7 @@ def test_what_is_no_network_is_refused_by_its_type(pictures, network):
         splitleak.scan(network, public=pictures[0], victims=pictures[1])
 
 
+@pytest.mark.slow
 def test_a_function_of_a_network_in_training_mode_is_not_exported(pictures):
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 10 * 14, 3)).train()
     with pytest.raises(ValueError, match=r"hand over the network itself, in evaluation mode \(`.eval\(\)`\)"):

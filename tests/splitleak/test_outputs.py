@@ -229,6 +229,7 @@ def test_a_file_system_that_cannot_be_waited_for_is_written_to_all_the_same(tmp_
     assert content(tmp_path / "folder") == "new"
 
 
+@pytest.mark.slow
 def test_a_recovery_that_is_killed_itself_is_recovered_from(tmp_path):
     more, step = True, 0
     while more:

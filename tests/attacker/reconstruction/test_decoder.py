@@ -205,6 +205,7 @@ def test_precision_is_asked_for_or_that_of_the_decoder_and_changes_no_id_where_i
     assert DecoderConfig(precision="single").document()["precision"] == "single"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flat", [False, True])
 def test_features_of_any_scale_are_rebuilt_as_well(flat, small_splits):
     public, errors = small_splits.public.floats(), []
@@ -221,6 +222,7 @@ def test_features_of_any_scale_are_rebuilt_as_well(flat, small_splits):
     assert max(errors) < 1.2 * min(errors)
 
 
+@pytest.mark.slow
 def test_of_ten_pictures_it_rebuilds_better_than_their_mean(small_splits):
     public, truth, encoder = small_splits.public.floats()[:10], small_splits.victims.floats(), undefended().encoder
     known = Knowledge(encoder(truth), (1, 16, 16), public=public, query=Query(encoder))

@@ -53,6 +53,7 @@ def test_a_service_tells_its_events_and_stops_with_the_block(tmp_path):
     assert gone(tap.process.pid)
 
 
+@pytest.mark.slow
 def test_a_service_that_fails_reports_the_end_of_its_log(tmp_path):
     (tmp_path / "tap.capture").write_text("somebody's thesis")
     running = service(tap_options(tmp_path), tmp_path / "logs" / "tap.log")

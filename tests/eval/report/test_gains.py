@@ -160,6 +160,7 @@ def test_a_defense_that_only_lowers_the_accuracy_is_worth_nothing(measured):
     assert rows == {"closed set": ["+0.0", "worth nothing"], "open set": ["+0.0", "worth nothing"]}
 
 
+@pytest.mark.slow
 def test_a_defense_is_compared_at_equal_accuracy(measured):
     """Attacks gain less on a less accurate target: what an undefended one loses is not the defense's."""
     shares = {
