@@ -61,7 +61,7 @@ class TrainingConfig(Config):
         default=0, ge=0, lt=1, description="of the cross-entropy, where no defense has another task loss"
     )
     precision: Literal["single", "bfloat16"] = Field(
-        default="single", description="on a CPU; bfloat16: autocast if it has AMX (CUDA has it either way)"
+        default="single", description="on a CPU; bfloat16: autocast if it multiplies in it (CUDA has it either way)"
     )
     label_noise: float = Field(
         default=0, ge=0, le=1, description="share of the images that get a random label: less accuracy, and no defense"

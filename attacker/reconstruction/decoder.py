@@ -57,7 +57,7 @@ class RebuilderConfig(FitConfig):
     finish: float = Field(default=0.25, ge=0, lt=1, description="share of the epochs, the last, that see all pairs")
     draws: int = Field(default=16, ge=1, description="answers it asks for an image, where each is drawn anew")
     precision: Literal["single", "bfloat16"] | None = Field(
-        default=None, description="on a CPU with AMX; default: bfloat16, and single of the published decoder"
+        default=None, description="on a CPU; default: bfloat16, single of the published decoder"
     )
 
     def halved(self, decoder: nn.Module) -> bool:

@@ -8,14 +8,14 @@ import torch
 
 
 def mixed_precision(device: torch.device, *, on_cpu: bool = False) -> torch.autocast:
-    """A bfloat16 autocast context on CUDA, and if ``on_cpu`` also on a CPU with AMX.
+    """A bfloat16 autocast context on CUDA, and if ``on_cpu`` also on a CPU that multiplies in bfloat16.
 
-    Elsewhere it is disabled: a CPU without AMX is slower in bfloat16. Weights stay in float32; the caller casts outputs
-    back to it.
+    Elsewhere it is disabled: a CPU with neither AMX nor AVX-512 BF16 is slower in bfloat16. Weights stay in float32;
+    the caller casts outputs back to it.
     """
     if device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
-    return torch.autocast("cpu", torch.bfloat16, enabled=on_cpu and _cpu_has_amx())
+    return torch.autocast("cpu", torch.bfloat16, enabled=on_cpu and _cpu_has_bfloat16())
 
 
 def fused_on(device: torch.device) -> bool | None:
@@ -39,6 +39,6 @@ def tuned_convolutions(device: torch.device) -> Iterator[None]:
         cudnn.benchmark = before
 
 
-def _cpu_has_amx() -> bool:
+def _cpu_has_bfloat16() -> bool:
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in the oldest supported torch
-    return bool(known.get("amx_bf16"))
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))

@@ -160,7 +160,7 @@ def test_settings_that_came_later_are_in_a_document_only_where_they_are_used():
     assert TrainingConfig.parse(fast, source="test") == TrainingConfig.fast()
 
 
-def test_labels_are_smoothed_and_a_cpu_with_amx_computes_in_bfloat16_where_that_is_asked(small_target, monkeypatch):
+def test_labels_are_smoothed_and_a_cpu_built_for_it_computes_in_bfloat16_where_that_is_asked(small_target, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     model, stack = assemble(small_target(), "builtin")
     model.eval()

@@ -7,7 +7,13 @@ from splitleak.training.precision import fused_on, mixed_precision, tuned_convol
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "expected"), [({"amx_bf16": True}, torch.bfloat16), ({"amx_bf16": False}, torch.float32)]
+    ("capabilities", "expected"),
+    [
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
 )
 def test_a_cpu_runs_in_bfloat16_if_it_has_units_for_it(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
