@@ -224,7 +224,7 @@ def test_data_that_is_not_there_is_named():
     [
         ("cem_small", 7, ["decoder", "gan"]),
         ("cem_cifar10", 7, ["decoder", "gauge"]),
-        ("cem_cifar10_half", 7, ["decoder", "gauge"]),
+        ("cem_cifar10_half", 7, ["decoder", "gauge", "default decoder"]),
         ("cem_cifar10_5k", 3, ["decoder"]),
         ("cem_small_adaptive", 7, ["decoder 8 views"]),
     ],
