@@ -12,7 +12,7 @@ _FLOORS = {"linear": "linear regression", "nearest": "the nearest of the attacke
 _LENGTH = "epochs"
 
 Ours = Sequence[tuple[Cell, Record]]
-"""The measured cells of one target, in the order of their attacks."""
+"""The measured cells of attacks that are let see the same, see `Cell.let_out`, in their order."""
 
 
 def weaker_attacks(ours: Ours, *, audited: bool = False) -> Iterator[tuple[Cell, str]]:

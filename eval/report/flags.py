@@ -1,7 +1,7 @@
 """Flags: automatic warnings about numbers that may overstate a defense."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
@@ -68,11 +68,11 @@ def cell_flags(results: Results) -> list[tuple[Cell, str, bool]]:
     ``not converged``: the same attack finds more when it is trained longer.
     """
     flags = [(cell, flag, False) for cell, record in results.measured for flag in _of_cell(cell, record)]
-    by_target: dict[str, list[tuple[Cell, Record]]] = {}
+    alike: dict[Hashable, list[tuple[Cell, Record]]] = {}
     for cell, record in results.measured:
-        if cell.attack is not None and cell.kind == "victims":
-            by_target.setdefault(f"{cell.table}, {cell.place.target}", []).append((cell, record))
-    for ours in by_target.values():
+        if cell.attack is not None and cell.kind == "victims":  # of loose records, targets of one name may share a row
+            alike.setdefault((cell.let_out, record.target.digest), []).append((cell, record))
+    for ours in alike.values():
         flags += [(ours[0][0], flag, True) for flag in (*_randomised(ours), *_white_box(ours))]
         of_one = (*weaker_attacks(ours, audited=results.kind == AUDIT), *_below_the_estimate(ours))
         flags += [(cell, flag, False) for cell, flag in of_one]

@@ -1,12 +1,11 @@
 """What a report says first: a verdict, who attacked with what, and what was attacked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from splitleak.config import digest
 from splitleak.eval.campaign.audit.config import AUDIT
-from splitleak.eval.record.schema import FigurePlace, Network, Record
+from splitleak.eval.record.schema import Network, Record
 from splitleak.eval.report.audits import rebuilt_shares, strongest, verdicts
 from splitleak.eval.report.results import Cell, Doubt, Results, Row, TableRows, measured
 
@@ -24,7 +23,6 @@ _KNOWS = {
     "prior": "has a generative model of public images",
     "labels": "has labels of its own images",
 }
-_LET_OUT = {"kind", "dataset", "classes", "share", "policy", "purify", "seed", "target"}  # of a `FigurePlace`
 _Place = tuple[TableRows, Row]
 
 
@@ -108,9 +106,9 @@ def _strongest_of_each(results: Results, places: Sequence[_Place], views: int) -
 
     Rows that differ in their attacker alone are one: a weak attacker protects nobody.
     """
-    alike: dict[object, list[_Place]] = {}
+    alike: dict[Hashable, list[_Place]] = {}
     for table, row in places:
-        alike.setdefault(_let_out(table, row, results.of(table.name, row)), []).append((table, row))
+        alike.setdefault(tuple(cell.let_out for cell in results.of(table.name, row)), []).append((table, row))
     known = {}
     for of_one in alike.values():
         cells = {
@@ -121,13 +119,6 @@ def _strongest_of_each(results: Results, places: Sequence[_Place], views: int) -
         if together is not None:
             known[min(alone, key=lambda place: alone[place].error)] = together
     return known
-
-
-def _let_out(table: TableRows, row: Row, cells: Sequence[Cell]) -> object:
-    """What is alike where victims let out the same: of predictions, target, policy and shared scores; else the row."""
-    places = [cell.place for cell in cells]
-    told = [place.model_dump(include=_LET_OUT) for place in places if isinstance(place, FigurePlace)]
-    return digest(told) if told else (table.name, row)
 
 
 @dataclass(frozen=True)

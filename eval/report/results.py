@@ -6,7 +6,7 @@ The same for every kind of campaign, for loose records in a folder, and for reco
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from splitleak.eval.record.schema import (
 )
 from splitleak.eval.record.scoring import PICTURES, constant_mse, load_pictures
 
+_LET_OUT = {"kind", "dataset", "classes", "share", "policy", "purify", "seed", "target"}  # of a `FigurePlace`
 _UNITS = {"views": "crossing", "draws": "draw", "queries": "answer"}  # of a threat model's numbers
 LINES, MEASURES, LATENCY = "records.jsonl", "besides.jsonl", "latency.json"
 
@@ -119,6 +120,17 @@ class Cell:
     def views(self) -> int:
         """Number of times each victim's image crossed the wire."""
         return self.place.views if isinstance(self.place, FeaturesPlace) else 1
+
+    @property
+    def let_out(self) -> Hashable:
+        """What its attacker is let see; equal for attacks that compare.
+
+        Of features, the row, which has one target a seed and one codec; of a service, target, policy and shared scores,
+        which several rows may have.
+        """
+        if isinstance(self.place, FeaturesPlace):
+            return self.table, self.row, self.place.target
+        return digest(self.place.model_dump(include=_LET_OUT))
 
     @property
     def policy(self) -> list[str]:

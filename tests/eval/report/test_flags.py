@@ -127,14 +127,19 @@ def test_a_gradient_that_is_no_number_is_in_no_record():
         record(gradient_norm_start=float("nan"))
 
 
-def cell(attack="decoder", mse=0.02, *, target="t", views=1, defenses=(), estimate=None, knows=None, **config):
+def cell(
+    attack="decoder", mse=0.02, *, target="t", views=1, defenses=(), estimate=None, knows=None, codec="fp32", **config
+):
     """A cell of a campaign on features; ``attack`` is both the entry's name and the attack's."""
-    place = FeaturesPlace(dataset="d", model="m", method="M", attack=attack, seed=0, views=views, target=target)
+    method = f"M {codec}"
+    place = FeaturesPlace(
+        dataset="d", model="m", method=method, attack=attack, seed=0, views=views, target=target, codec=codec
+    )
     made = document(attack, mse, defenses=defenses, views=views, config=config, findings=config.pop("findings", {}))
     made["threat_model"] |= knows or {}
     found = parse_record({**made, "cell": place.document()}, source="test")
     leakage = None if estimate is None else Leakage(mse_gaussian_estimate=estimate)
-    return Cell("i", "T", Row(f"M of {target}"), attack, 0, place, record=found, leakage=leakage)
+    return Cell("i", "T", Row(f"{method} of {target}"), attack, 0, place, record=found, leakage=leakage)
 
 
 def kinds(cells):
@@ -157,6 +162,28 @@ def test_a_randomised_defense_seen_once_is_doubted_until_one_attack_sees_more():
     assert kinds([cell(**noisy), cell(views=8, target="another", **noisy)]) == [(None, "randomised")]
     assert kinds([cell(defenses=("bottleneck",))]) == []
     assert "gaussian-noise" in cell_flags(results([cell(**noisy)]))[0][1]
+
+
+def test_rows_of_other_codecs_neither_raise_nor_silence_a_flag():
+    """They have one target, but the attacker is let see other features."""
+    noisy = {"defenses": ("bottleneck", "gaussian-noise")}
+    assert kinds([cell(**noisy), cell(views=8, codec="uint8", **noisy)]) == [(None, "randomised")]
+    floor, asked = cell("linear", 0.02, knows={"queries": 100}), {"queries": 100}
+    assert kinds([floor, cell(mse=0.03, knows=asked, codec="int4")]) == []
+    assert kinds([floor, cell(mse=0.03, knows=asked)]) == [("decoder", "linear")]
+    assert kinds([cell(mse=0.02, codec="uint8"), cell("gan", 0.03, start="decoder", codec="int4")]) == []
+
+
+def test_loose_records_of_two_targets_under_one_name_are_not_compared():
+    def of(digest, mse, attack):
+        made = document(attack, mse)
+        made["target"]["digest"] = digest
+        place = FeaturesPlace(dataset="d", model="m", method="t", attack=attack, seed=0, target="t")
+        found = parse_record({**made, "cell": place.document()}, source="test")
+        return Cell("i", "T", Row("t"), attack, 0, place, record=found)
+
+    assert kinds([of("one", 0.02, "linear"), of("other", 0.03, "decoder")]) == []
+    assert kinds([of("one", 0.02, "linear"), of("one", 0.03, "decoder")]) == [("decoder", "linear")]
 
 
 @pytest.mark.parametrize(("white", "doubted"), [(0.03, True), (0.02, False), (0.01, False)])
