@@ -50,6 +50,7 @@ class Answer:
 
     mark: Mark
     scores: NDArray[np.float32] | None  # (K,), of the first image
+    output: str = ""  # which the scores are of
     refusal: str = ""
 
 
@@ -90,6 +91,7 @@ class Watcher:
         self._replies: deque[Mark] = deque(maxlen=2 * kept)
         self._answers: OrderedDict[tuple[int, str], Answer] = OrderedDict()
         self._unanswered: OrderedDict[tuple[int, str], tuple[int, Mark]] = OrderedDict()  # the shown ones' numbers
+        self._logits: OrderedDict[str, None] = OrderedDict()  # outputs of which an answer was none of probabilities
         self._follower = Follower(capture)
         self._stop = threading.Event()
 
@@ -251,8 +253,25 @@ class Watcher:
             chosen = int(answer.scores.argmax())
             named = len(self._classes) == len(answer.scores)
             told["label"] = self._classes[chosen] if named else f"class {chosen}"
-            told["confidence"] = float(_probabilities(answer.scores)[chosen])
+            told["confidence"] = float(self._probabilities(answer.scores, answer.output)[chosen])
         return told
+
+    def _probabilities(self, scores: NDArray[np.float32], output: str) -> NDArray[np.float64]:
+        """Scores ``(K,)`` of an output as probabilities: as they are if it gives these, else their softmax.
+
+        An output called logits gives none. Else its answers tell, be they rounded or the highest score alone: as small
+        logits look like them, it gives none from the first answer on that is none.
+        """
+        values = np.nan_to_num(scores).astype(np.float64)
+        in_range = values.min() >= 0 and values.max() <= 1
+        if not in_range or ("prob" not in output.lower() and values.sum() > 1 + _ROUNDED):
+            self._logits[output] = None
+            _shorten(self._logits, self.board.kept)
+        if "logit" not in output.lower() and output not in self._logits:
+            return values
+        powers = np.exp(values - values.max())
+        shares: NDArray[np.float64] = powers / powers.sum()
+        return shares
 
 
 class _Seen(NamedTuple):
@@ -323,23 +342,14 @@ def _answer(mark: Mark, record: Record) -> tuple[tuple[int, str], Answer] | None
             response, refusal = streamed.infer_response, streamed.error_message
         else:
             response = pb.ModelInferResponse.FromString(record.message)
-        scores = None
+        scores, output = None, ""
         if not refusal and response.outputs:
-            values = codec.response_array(response, response.outputs[0].name)
+            output = response.outputs[0].name
+            values = codec.response_array(response, output)
             scores = values.reshape(len(values), -1)[0] if values.ndim and values.size else None
     except (DecodeError, WireError, ValueError):
         return None
-    return (record.call, response.id), Answer(mark, scores, refusal)
-
-
-def _probabilities(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Scores ``(K,)`` as they are if they are probabilities, be it rounded ones or the highest alone; else softmax."""
-    values = np.nan_to_num(scores).astype(np.float64)
-    if values.min() >= 0 and values.max() <= 1 and values.sum() <= 1 + _ROUNDED:
-        return values
-    powers = np.exp(values - values.max())
-    shares: NDArray[np.float64] = powers / powers.sum()
-    return shares
+    return (record.call, response.id), Answer(mark, scores, output, refusal)
 
 
 def _shorten(table: OrderedDict[Any, Any], most: int) -> None:

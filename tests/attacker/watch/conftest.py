@@ -15,11 +15,11 @@ def request(name, feature):
     return codec.request("toy", codec.encode(feature, "fp32"), request_id=name).SerializeToString()
 
 
-def answer(name, logits, *, refusal=""):
+def answer(name, scores, *, output="logits", refusal=""):
     said = pb.ModelInferResponse(id=name)
     if not refusal:
-        raw = np.asarray(logits, np.float32)
-        said.outputs.add(name="logits", datatype="FP32", shape=[1, len(raw)])
+        raw = np.asarray(scores, np.float32)
+        said.outputs.add(name=output, datatype="FP32", shape=[1, len(raw)])
         said.raw_output_contents.append(raw.tobytes())
     return pb.ModelStreamInferResponse(infer_response=said, error_message=refusal).SerializeToString()
 
@@ -36,8 +36,9 @@ class Wire:
         self.writer.write(MODEL_STREAM_INFER, call, "request", request(name, feature))
         return feature
 
-    def say(self, name, logits=(0, 4, 0), *, call=1, refusal=""):
-        self.writer.write(MODEL_STREAM_INFER, call, "response", answer(name, logits, refusal=refusal))
+    def say(self, name, scores=(0, 4, 0), *, call=1, output="logits", refusal=""):
+        said = answer(name, scores, output=output, refusal=refusal)
+        self.writer.write(MODEL_STREAM_INFER, call, "response", said)
 
     def raw(self, message):
         self.writer.write(MODEL_INFER, 9, "request", message)

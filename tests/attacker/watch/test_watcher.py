@@ -36,7 +36,7 @@ def test_a_request_is_shown_with_its_picture_and_the_answer_that_came_later(wire
 def test_probabilities_are_shown_as_they_are_and_outputs_without_names_by_number(wire, watched, shown):
     watcher = watched(classes=("one", "two"))
     wire.ask("a")
-    wire.say("a", (0.5, 0.2, 0.3))
+    wire.say("a", (0.5, 0.2, 0.3), output="probabilities")
     wire.ask("b", call=2)
     wire.say("b", call=2, refusal="expected tea")
     watcher.step()
@@ -45,15 +45,28 @@ def test_probabilities_are_shown_as_they_are_and_outputs_without_names_by_number
     assert (second["label"], second["error"]) == (None, "expected tea")
 
 
+@pytest.mark.parametrize("output", ["probabilities", "answer"])
 @pytest.mark.parametrize("scores", [(0.9, 0.0, 0.0), (0.9, 0.1, 0.1)])
-def test_what_a_policy_leaves_of_probabilities_is_shown_as_it_is(wire, watched, shown, scores):
+def test_what_a_policy_leaves_of_probabilities_is_shown_as_it_is(wire, watched, shown, scores, output):
     """The highest alone, or rounded ones, do not sum to 1: their softmax said 53 % where the answer said 90."""
     watcher = watched()
     wire.ask("a")
-    wire.say("a", scores)
+    wire.say("a", scores, output=output)
     watcher.step()
     [sight] = shown(watcher.board)["sights"]
     assert sight["confidence"] == pytest.approx(0.9)
+
+
+def test_logits_as_small_as_probabilities_are_not_taken_for_such(wire, watched, shown):
+    """What an output is called tells; of one that is called something else, its other answers do."""
+    watcher = watched()
+    small, softmax = (0.9, 0.0, 0.0), float(torch.tensor([0.9, 0, 0]).softmax(0)[0])
+    for number, (output, scores) in enumerate([("logits", small), ("answer", (-3, 4, 0)), ("answer", small)]):
+        wire.ask(f"a-{number}")
+        wire.say(f"a-{number}", scores, output=output)
+        watcher.step()
+    first, _, last = (sight["confidence"] for sight in shown(watcher.board)["sights"])
+    assert (first, last) == pytest.approx((softmax, softmax))
 
 
 def test_a_picture_that_comes_again_is_found_and_one_that_is_new_is_not(wire, watched, shown):
