@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from splitleak.config import Document, read_table
+from splitleak.config import Document, digest, read_table
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import LABELS
 from splitleak.eval.latency.table import engine_text
@@ -224,10 +224,10 @@ def _twin(group: Sequence[Measured], grouped: Mapping[tuple[str, str], Sequence[
 
 def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployment:
     first = group[0]
-    designs = {run.record.target.design.model_copy(update={"seed": 0}).model_dump_json() for run in group}
-    if len(designs) > 1:
-        raise ValueError(f"expected records of one target design under the name {first.design!r}, got {len(designs)}")
-    by_attack: dict[tuple[str, ...], list[Measured]] = {}
+    if len(designs := set(map(_identity, group))) > 1:
+        expected = f"expected records of one target design, and of one split, under the name {first.design!r}"
+        raise ValueError(f"{expected}, got {len(designs)}")
+    by_attack: dict[tuple[str, str], list[Measured]] = {}
     for run in group:
         by_attack.setdefault(_attack(run.record), []).append(run)
     strongest = min(by_attack.values(), key=lambda runs: fmean(run.record.mse for run in runs))
@@ -244,7 +244,7 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         mse=fmean(run.record.mse for run in strongest),
         ssim=fmean(run.record.scores["ssim"].mean for run in strongest),
         attack=_attack(strongest[0].record)[0],
-        attacks=tuple(dict.fromkeys(name for name, *_ in by_attack)),
+        attacks=tuple(dict.fromkeys(name for name, _ in by_attack)),
         knowledge=tuple(sorted({known for run in group for known in run.record.threat_model.knowledge})),
         seeds=len({run.seed for run in strongest}),
         victims=min(run.record.n for run in group),
@@ -254,13 +254,20 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
     )
 
 
-def _attack(record: Record) -> tuple[str, ...]:
-    """What is alike in all runs of one attack, its name first.
+def _identity(run: Measured) -> str:
+    """What is alike in all records of one design: its target and the sizes of its split, but for their seeds."""
+    target = run.record.target
+    split = {name: value for name, value in target.dataset.config.items() if name != "seed"}
+    return digest([target.design.model_copy(update={"seed": 0}).document(), split])
 
-    The cells of a campaign have a column for each; of loose records it is what the attack saw, asked and was set to,
-    but for its seed.
+
+def _attack(record: Record) -> tuple[str, str]:
+    """What is alike in all runs of one attack, its name first: in a campaign, that of its column.
+
+    The name alone does not tell: two campaigns may call different attacks the same, and loose records have no columns.
+    So it is what the attack saw, asked and was set to, but for its seed, too.
     """
-    return (record.attack.name, variant(record)) if record.cell is None else (record.cell.attack,)
+    return record.attack.name if record.cell is None else record.cell.attack, variant(record)
 
 
 def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float:
