@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +33,7 @@ from splitleak.attacker.queries import (
     victims,
 )
 from splitleak.attacker.reconstruction import ATTACKS
-from splitleak.attacker.training.flattened import likeliest_map
+from splitleak.attacker.training.flattened import PICTURES, likeliest_map
 from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
@@ -155,11 +155,10 @@ class Access:
             captured = undone(captured, config.views)
             query = None if query is None else query.seen_as(partial(undone, crossings=query.averaging))
         parts = self.parts or (None if half is None else half.config.parts)
-        if parts is None and captured.ndim == 2 and self.pairs is not None:
-            answers = read_pairs(self.pairs).query()(public.floats())  # on record, so that nothing is asked again
-            found = likeliest_map(
-                answers if stack is None else stack.undone(answers), public.floats(), seed=config.seed
-            )
+        if parts is None and captured.ndim == 2 and self.pairs is not None and self.shared is None:
+            images = public.floats()[:PICTURES]
+            answers = read_pairs(self.pairs).query()(images)  # on record, so that nothing is asked again
+            found = likeliest_map(answers if stack is None else stack.undone(answers), images, seed=config.seed)
             parts = None if found is None else (found,)
         return ids, Knowledge(
             captured=captured,
@@ -352,7 +351,22 @@ def run_attack(
     if (plugin := config.plugin()) is not None:
         about |= {"attack": plugin.name, "plugins": [asdict(plugin)]}
     with claimed(out, ATTACK, about, force=force):
+        if isinstance(attack, Attack) and isinstance(known, Knowledge):
+            known = _laid_out(known, attack, config.seed)
+            rebuild = partial(attack, known, run)
         return write_result(out, attack, gathered(rebuild()), known, about, trained_on=access.trained_on)
+
+
+def _laid_out(known: Knowledge, attack: Attack, seed: int) -> Knowledge:
+    """With the map that captured vectors were, where answers tell it that the attack asks for anyway."""
+    query, public = known.query, known.public
+    if query is None or query.recorded or "query" not in attack.needs or public is None:
+        return known
+    if known.kind != "features" or known.captured.ndim != 2 or known.parts is not None:
+        return known
+    images = public[:PICTURES]
+    found = likeliest_map(query.ahead(images), images, seed=seed)
+    return known if found is None else replace(known, parts=(found,))
 
 
 def record_queries(

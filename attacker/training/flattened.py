@@ -10,8 +10,10 @@ from splitleak.attacker.training.ridge import RidgeGauge
 from splitleak.models.grids import Map
 from splitleak.seeding import generator
 
+PICTURES = 300
+"""How many pictures, at most, tell what vectors were."""
+
 _LESS = 0.75  # of the error with values shuffled, at most that of a map; maps had .1 to .4, vectors .8 to 1.2
-_PICTURES = 300  # that tell it
 _FEWEST = 30
 _HALVINGS = range(6)  # of a picture's sides, that a map may have
 _NARROWEST = 4  # places; of fewer a regression cannot tell, and a decoder sees all of them at once
@@ -42,7 +44,7 @@ def likeliest_map(features: Tensor, images: Tensor, *, seed: int = 0) -> Map | N
         images: That they are of, ``(N, C, H, W)`` in [0, 1].
         seed: Of the pictures held out.
     """
-    few, own = features[:_PICTURES].float(), images[:_PICTURES]
+    few, own = features[:PICTURES].float(), images[:PICTURES]
     if len(few) < _FEWEST:
         return None
     shape = (own.shape[1], own.shape[2], own.shape[3])

@@ -183,8 +183,8 @@ def attack(
         str | None,
         typer.Option(
             metavar="SHAPE+SHAPE",
-            help="Tensors that a captured vector packs, or was: 64x56x56+128x28x28; default: what --encoder or --pairs "
-            "tell.",
+            help="Tensors that a captured vector packs, or was: 64x56x56+128x28x28; default: what --encoder or the "
+            "answers to queries tell.",
         ),
     ] = None,
     views: Annotated[int, typer.Option(min=1, help="Consecutive requests of one victim that are averaged.")] = 1,

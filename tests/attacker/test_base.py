@@ -65,6 +65,23 @@ def test_nothing_is_sent_over_the_budget():
     assert query.made == 5
 
 
+def test_what_was_asked_ahead_is_given_again_once_and_costs_nothing():
+    asked = []
+
+    def send(images):
+        asked.append(images.flatten().tolist())
+        return images + len(asked)
+
+    query, images = Query(send, budget=6), torch.arange(4.0).reshape(4, 1, 1, 1)
+    assert query.ahead(images[:2]).flatten().tolist() == [1, 2]
+    assert query(images[[2, 1, 1, 0]]).flatten().tolist() == [4, 3, 2, 1]  # its copy is asked about
+    assert (asked, query.made) == ([[0, 1], [2, 1]], 4)
+    assert query(images[:2]).flatten().tolist() == [3, 4]
+    assert query.made == 6
+    with pytest.raises(PermissionError, match="at most 6 queries, got 7"):
+        query(images[:1])
+
+
 def test_knowledge_has_no_place_for_the_victims_images_or_a_path():
     allowed = {
         "captured": torch.Tensor,

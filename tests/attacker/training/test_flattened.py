@@ -1,14 +1,18 @@
+import sys
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from splitleak.attacker.run import Access, AttackConfig
+from splitleak.attacker.outputs import Reconstructions
+from splitleak.attacker.run import Access, AttackConfig, run_attack
 from splitleak.attacker.training.flattened import flattened_maps, likeliest_map
 from splitleak.datasets import load
 from splitleak.library import attack
+from splitleak.logs import silent
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,37 @@ def test_who_has_pairs_of_flattened_maps_lays_them_out_and_asks_nothing_more(ima
     for parts, told in ((None, ((12, 8, 8),)), (((768,),), ((768,),))):
         _, known = replace(access, parts=parts).knowledge(config, access.images(), torch.device("cpu"))
         assert (known.parts, known.query.made) == (told, 0)
+
+
+@pytest.mark.slow
+def test_who_asks_live_lays_them_out_too_by_the_answers_that_the_attack_asks_for(
+    images, features, tmp_path, monkeypatch
+):
+    """With as many queries as without, and to the pictures that it makes where it is told the map."""
+    flat, own, asked = features.flatten(1), images[40:], []
+
+    def answer(pixels):
+        asked.append(len(pixels))
+        return torch.stack([flat[40 + int((own - image).abs().sum((1, 2, 3)).argmin())] for image in pixels])
+
+    device = ModuleType("device_of_theirs")
+    device.answer = lambda pixels: answer(torch.from_numpy(pixels))
+    monkeypatch.setitem(sys.modules, device.__name__, device)
+    np.save(tmp_path / "seen.npy", flat[:4].numpy())
+    np.savez(
+        tmp_path / "own.npz",
+        images=(own * 255).round().byte().permute(0, 2, 3, 1).numpy(),
+        labels=np.zeros(len(own), np.int64),
+    )
+    access = Access(features=tmp_path / "seen.npy", public=tmp_path / "own.npz", function="device_of_theirs:answer")
+    config, rebuilt = AttackConfig(attack="linear"), []
+    for name, parts in (("inferred", None), ("told", ((12, 8, 8),)), ("vector", ((768,),))):
+        done = run_attack(config, replace(access, parts=parts), tmp_path / name, torch.device("cpu"), silent)
+        assert (done["rebuilt"], done["queries"], sum(asked)) == (4, 200, 200)
+        rebuilt.append(Reconstructions.load(tmp_path / name / "reconstructions.npz").images)
+        asked.clear()
+    assert torch.equal(rebuilt[0], rebuilt[1])
+    assert not torch.equal(rebuilt[0], rebuilt[2])
 
 
 @pytest.mark.slow
