@@ -9,18 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from splitleak.artifacts import load_tensors, provenance, write_json
-from splitleak.config import read_table
+from splitleak.config import digest, read_table
 from splitleak.datasets.splits import SPLITS
+from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.forecast import Times
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.store import NETWORKS, PLAN, WEIGHTS, Store, is_whole
+from splitleak.npz import open_npz
 from splitleak.outputs import beside, locked
 
 _FOR_ITS_FOLDER = (SPLITS.mark, "score")  # names of outputs that stand for the folder that they are in
 _COMPARED = ("split", "poison", "open", "cell", "leakage", "linkage", "besides")
+_OBSERVED = ("capture", "predict")  # what victims sent and shared, and the attacker's queries
+_RANDOM = {"ids", "prefix"}  # arrays of requests' ids
 _TIMES = "training-time-"  # begins the name of an output of times, which are no result
 _OF_ONE_RUN = ("provenance", "id")  # a record's id holds no more than its parts; a provenance holds the time
 
@@ -49,7 +54,8 @@ def merge(out: Path, folders: Sequence[Path]) -> Merged:
         BlockingIOError: A run is in one of the folders.
         FileExistsError: ``out`` holds something else than a campaign.
         FileNotFoundError: One of ``folders`` is no campaign's.
-        ValueError: They are of different campaigns, or two of them have different records, or weights, of one id.
+        ValueError: They are of different campaigns, or two of them have different records, weights, or captures
+            of one id.
     """
     for folder in folders:
         if (living := Leases(folder, "merge").living_holder()) is not None:
@@ -121,19 +127,38 @@ def _check_equal(job: Mapping[str, Any], folders: Sequence[Path]) -> None:
 def _result(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     """What equal jobs have equal, by the name of its file: documents, and digests of weights."""
     output, kind = folder / job["output"], job["kind"]
-    if kind == "predict":
+    if kind in _OBSERVED:
         documents: Iterable[Path] = [path for path in [output / "service.json"] if path.is_file()]
+        ledgers, arrays = output.glob("ledger.json"), output.glob("*.npz")
+        observed = {path.name: _sent(path) for path in ledgers} | {path.name: _arrays_digest(path) for path in arrays}
     elif kind not in _COMPARED or output.name.startswith(_TIMES):
-        documents = ()
+        documents, observed = (), {}
     else:
-        documents = output.glob("*.json") if output.is_dir() else (output,)
+        documents, observed = output.glob("*.json") if output.is_dir() else (output,), {}
     weights = [output / name for name in WEIGHTS.get(kind, ()) if (output / name).is_file()]
     networks = [output / name for name in NETWORKS.get(kind, ()) if (output / name).is_file()]
     return {
         **{path.name: stable(read_table(path)) for path in documents},
+        **observed,
         **{str(path.relative_to(output)): _weights_digest(path) for path in weights},
         **{str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in networks},
     }
+
+
+def _sent(ledger: Path) -> str:
+    """Digest of what victims sent, in order: not of the ids, which are random."""
+    return digest([(entry.place, entry.payload_sha256) for entry in Ledger.read(ledger).entries])
+
+
+def _arrays_digest(path: Path) -> str:
+    """Of what was answered to queries, or shared, but for the ids of the requests."""
+    found = hashlib.sha256()
+    with open_npz(path) as file:
+        for name in sorted({*file.names} - _RANDOM):
+            array = np.ascontiguousarray(file[name])
+            found.update(f"{name} {array.dtype} {array.shape}".encode())
+            found.update(array.view(np.uint8).data if array.ndim else array.tobytes())
+    return found.hexdigest()
 
 
 def _weights_digest(path: Path) -> str:

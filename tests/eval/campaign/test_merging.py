@@ -1,15 +1,19 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 from splitleak.artifacts import save_tensors, write_json
+from splitleak.attacker.queries import Pairs
 from splitleak.config import read_document
+from splitleak.edge.ledger import Entry, Ledger
 from splitleak.eval.campaign.forecast import Times, Took
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.merging import Merged, merge, stable
 from splitleak.eval.campaign.store import Store
+from splitleak.wire.files.shared import SharedScores
 
 JOBS = [
     {"id": "split-1", "kind": "split", "label": "images", "seed": 0, "output": "images/i-1/splits.json"},
@@ -152,6 +156,30 @@ def test_what_two_folders_have_made_unlike_is_refused_whatever_it_is_but_times(m
         assert [path.name for path in (tmp_path / "other").iterdir() if path.name[0] != "."] == []
     else:
         assert merge(tmp_path / "other", [folders[0], folders[2]]) == Merged(jobs=1, done=1, copied=1)
+
+
+def observed(folder, name, *, sent="a" * 64, answer=0.5, shared=0.25):
+    """A capture, or a service's predictions, whose requests have ids of their own, as those of any two runs."""
+    output = folder / name
+    output.mkdir(parents=True)
+    times = {f"{part}_us": len(folder.name) for part in ("encode", "serialise", "network", "queue", "compute", "total")}
+    entry = Entry(request_id=folder.name, place=0, predicted=1, sent_bytes=8, payload_sha256=sent, **times)
+    Ledger(entries=(entry,)).write(output / "ledger.json")
+    Pairs(torch.full((1, 2, 3), answer), ("h", "i"), folder.name, 1).save(output / "pairs.npz")
+    SharedScores((folder.name,), np.full((1, 4), shared, np.float32), None, "toy").save(output / "shared-0.npz")
+
+
+@pytest.mark.parametrize("kind", ["capture", "predict"])
+@pytest.mark.parametrize("unlike", [{"sent": "b" * 64}, {"answer": 0.6}, {"shared": 0.2}])
+def test_captures_that_differ_are_refused_for_anything_but_their_ids_and_times(made, tmp_path, kind, unlike):
+    """Else attacks on one target would be compared that saw other features."""
+    job = {"id": "job-1", "kind": kind, "label": "a", "seed": 0, "output": "seen/s"}
+    folders = [made(name, plan={**PLAN, "jobs": [job]}) for name in ("one", "second", "third")]
+    for folder, given in zip(folders, ({}, {}, unlike), strict=True):
+        observed(folder, "seen/s", **given)
+    assert merge(tmp_path / "all", folders[:2]) == Merged(jobs=1, done=1, copied=1)
+    with pytest.raises(ValueError, match=rf"expected equal outputs of {kind} a \(job-1\), but .* differs between"):
+        merge(tmp_path / "other", [folders[0], folders[2]])
 
 
 def test_a_plan_that_leads_out_of_its_folder_replaces_nothing_there(made, tmp_path):
