@@ -26,7 +26,8 @@ class Bottleneck(Defense):
     Eshratifar et al., "BottleNet", 2019; in this form Li et al., ResSFL, CVPR 2022, and Xia et al., CEM, CVPR 2025
     (their ``noRELU_C<channels>S<stride>``). A stride above 1 is a sequence of 3 × 3 convolutions of stride 2, mirrored
     by transposed convolutions. No batch norm, no ReLU; the edge's convolutions are initialised Xavier-uniform, the
-    cloud's by torch's defaults. Features ``(N, C, H, W)`` become ``(N, channels, H / stride, W / stride)``.
+    cloud's by torch's defaults. Features ``(N, C, H, W)``, or ``(N, H, W, C)`` (see `channels_last`), become ``(N,
+    channels, H / stride, W / stride)``.
 
     Raises:
         ValueError: The features are not ``(C, H, W)`` with H and W divisible by the stride.
@@ -40,6 +41,7 @@ class Bottleneck(Defense):
         self.config = config
 
     def prepare(self, model: SplitModel, classes: int) -> None:
+        model.send_channels_first()
         shape = model.feature_shape
         if len(shape) != 3 or shape[1] % self.config.stride or shape[2] % self.config.stride:
             expected = f"features (C, H, W) with H and W divisible by stride {self.config.stride}"

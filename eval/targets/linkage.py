@@ -23,6 +23,7 @@ from splitleak.measures.linkage.probe import majority_rate, train_probe
 from splitleak.measures.linkage.refinding import aligned, found_again, moved, unordered, views
 from splitleak.measures.linkage.verification import FALSE_MATCH_RATES, pair_match_rate, pair_scores
 from splitleak.measures.linkage.whitening import Whitening
+from splitleak.models.grids import channels_last
 from splitleak.seeding import derive_seed, generator
 from splitleak.wire.protocol import Codec
 from splitleak.wire.protocol.codec import decode, encode
@@ -151,7 +152,9 @@ def linkage(
         if restart is not None:
             restart()
         features = torch.cat([send(batch) for batch in images.split(_BATCH)])
-        return features[:, : features.shape[1] - public_channels]
+        features = features[:, : features.shape[1] - public_channels]
+        last = channels_last(tuple(features.shape[1:]), (images.shape[2], images.shape[3]))
+        return features.permute(0, 3, 1, 2) if last else features
 
     def sketched(features: Tensor) -> Tensor:
         flat = features.flatten(1)

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from splitleak.config import Config
 from splitleak.datasets.statistics import Normalisation
 from splitleak.models import ARCHITECTURES, ArchitectureName
+from splitleak.models.grids import channels_last
 from splitleak.models.normalise import Normalise
 
 
@@ -75,6 +76,26 @@ class SplitModel(nn.Module):
     def feature_shape(self) -> tuple[int, ...]:
         """Output shape of the current encoder for one image: ``(C, H, W)`` at a cut between convolutions."""
         return output_shape(self.encoder, self.image_shape)
+
+    def send_channels_first(self) -> None:
+        """Has a map ``(H, W, C)`` cross as ``(C, H, W)``, and the head put it back; other features stay as they are.
+
+        For defenses that act on channels; which axis these are is told from the picture, see `channels_last`.
+        """
+        if channels_last(self.feature_shape, self.image_shape[1:]):
+            self.encoder = nn.Sequential(self.encoder, _Turned(0, 3, 1, 2))
+            self.head = nn.Sequential(_Turned(0, 2, 3, 1), self.head)
+
+
+class _Turned(nn.Module):
+    """The axes of a tensor in another order."""
+
+    def __init__(self, *axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.permute(self.axes).contiguous()
 
 
 def build(config: ModelConfig, normalisation: Normalisation | None = None) -> SplitModel:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from splitleak.defenses.features.bottleneck import Bottleneck, BottleneckConfig
 from splitleak.models.split import ModelConfig, build
@@ -33,6 +34,28 @@ def test_a_sigmoid_bounds_what_is_sent_unless_it_is_switched_off():
     bounded, free = narrowed().encoder.eval(), narrowed(sigmoid=False).encoder.eval()
     free.load_state_dict(bounded.state_dict())
     torch.testing.assert_close(bounded(images), torch.sigmoid(free(images)))
+
+
+class Turned(nn.Module):
+    def __init__(self, *axes):
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, features):
+        return features.permute(self.axes)
+
+
+def test_channels_are_narrowed_where_they_stand_last_too():
+    """As Swin and exports of TensorFlow have them: the height was narrowed, and the channels taken for the width."""
+    model = build(ModelConfig(architecture="cnn", channels=1, size=32, classes=10))
+    model.encoder, model.head = (
+        nn.Sequential(model.encoder, Turned(0, 2, 3, 1)),
+        nn.Sequential(Turned(0, 3, 1, 2), model.head),
+    )
+    assert model.feature_shape == (8, 8, 32)
+    narrowed(model, channels=3, stride=2)
+    assert model.feature_shape == (3, 4, 4)
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 10)
 
 
 def test_odd_features_are_refused():

@@ -33,6 +33,24 @@ def test_the_cloud_puts_back_every_sessions_order(bits, channels, side):
         assert torch.equal(whole.head(sent), images)
 
 
+def test_channels_that_stand_last_are_permuted_and_put_back_last():
+    """Else rows of the picture are, and the session's number is one more of them."""
+
+    class Last(nn.Module):
+        def forward(self, images):
+            return images.permute(0, 2, 3, 1)
+
+    defense, whole = Permutation(PermutationConfig()), SplitModel(Last(), nn.Identity(), (8, 4, 4))
+    defense.prepare(whole, 10)
+    images = torch.rand(3, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    sent = seeded(defense.eval(), 1)(whole.encoder(images))
+    assert sent.shape == (3, 9, 4, 4)
+    assert {tuple(map_.tolist()) for map_ in sent[0, :-1].flatten(1)} == {
+        tuple(map_.tolist()) for map_ in images[0].flatten(1)
+    }
+    assert torch.equal(whole.head(sent), images.permute(0, 2, 3, 1))
+
+
 def test_noise_on_what_is_sent_leaves_the_session_readable():
     defense, whole = permuted(side=8)
     images = torch.rand(50, 8, 8, 8, generator=torch.Generator().manual_seed(0))

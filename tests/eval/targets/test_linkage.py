@@ -57,6 +57,23 @@ def test_the_picture_itself_is_found_again_and_is_read_and_noise_is_not(small_sp
     assert noise["verified"]["0.01"]["rate"] == pytest.approx(0.01, abs=0.02)
 
 
+def test_values_are_sorted_over_channels_where_these_stand_last_too(small_splits):
+    """Channels in an order of each session, as (h, w, c): nothing of it is left once they are sorted."""
+    sessions = torch.Generator().manual_seed(0)
+    orders = []
+
+    def restart():
+        orders.append(torch.randperm(6, generator=sessions))
+
+    def send(pictures):
+        maps = torch.cat([pictures.roll(step, 3) for step in range(6)], 1)[:, orders[-1]]
+        return maps.permute(0, 2, 3, 1)
+
+    found = linkage(send, small_splits.public, small_splits.victims, QUICK, restart=restart)
+    assert found["refound"]["unordered"]["same"]["share"] == 1
+    assert found["refound"]["aligned"]["same"]["share"] == 1
+
+
 def test_an_attribute_that_is_in_the_picture_is_read_where_it_is_known(small_splits):
     def dark(images):
         values = (images.floats().mean((1, 2, 3)) > 0.3).long()
