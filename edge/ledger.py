@@ -60,6 +60,7 @@ class Ledger(Config):
     model: str | None = Field(
         default=None, description="digest of the edge half that encoded them, or of the model that a service announced"
     )
+    codec: str | None = Field(default=None, description="how features travelled; not told by older versions")
 
     @model_validator(mode="after")
     def _ids_differ(self) -> Self:

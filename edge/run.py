@@ -133,4 +133,5 @@ def stream_images(
         ),
         images=images_digest(images),
         model=model,
+        codec=config.codec,
     )

@@ -260,6 +260,7 @@ class Wire(_Part):
     images: int
     bytes_per_image: float
     accuracy: float | None = None
+    codec: str | None = Field(default=None, description="of features; not told by older ledgers")
 
 
 class Score(_Part):

@@ -81,6 +81,7 @@ def make_record(
         document["dataset"],
         list(attacked.public),
         *attacked.identity(*_IDENTIFYING),
+        *([] if streamed.codec in (None, "fp32") else [streamed.codec]),  # as older records have none
     ]
     own, judge, means = None, None, None
     if auxiliary is not None and auxiliary_images is not None:
@@ -113,7 +114,7 @@ def make_record(
         images={"scored": digest(sorted(true.hashes())), "public": digest(sorted(attacked.public))},
         evaluator=judge,
         service=service,
-        wire=Wire.parse(streamed.summary(), source=str(ledger)),
+        wire=Wire.parse({**streamed.summary(), "codec": streamed.codec}, source=str(ledger)),
         provenance=Provenance(**provenance()),
         plugins=attacked.plugins(document.get("plugins", ()), measure_plugins("victims")),
     )

@@ -506,7 +506,7 @@ def _of_loose_records(folder: Path) -> Results:
     rows = _rows_told_apart([record for _, record in records])
     columns = _columns_told_apart([record for _, record in records], rows)
     cells = _beside_baselines(
-        _loose(path, record, row, column, latencies.get(record.target.name))
+        _loose(path, record, row, column, latencies.get(record.target.name) if _codec(record) == "fp32" else None)
         for (path, record), row, column in zip(records, rows, columns, strict=True)
     )
     return Results(
@@ -527,12 +527,22 @@ def variant(record: Record) -> str:
     return digest([model.views, model.queries, model.draws, settings])
 
 
+def _codec(record: Record) -> str:
+    """The codec of the features that a loose record is of; fp32, where its ledger did not tell."""
+    return "fp32" if record.wire is None else record.wire.codec or "fp32"
+
+
 def _rows_told_apart(records: Sequence[Record]) -> list[str]:
-    """The row of each loose record: its target's name, numbered where several of one name had the same run."""
-    targets = [(record.target.name, record.target.digest, record.target.design.seed) for record in records]
+    """The row of each loose record: its target's name, with its codec if that is not fp32.
+
+    Numbered where several targets of one name had the same run.
+    """
+    names = [", ".join([each.target.name, *([] if _codec(each) == "fp32" else [_codec(each)])]) for each in records]
+    about = [(record.target.digest, record.target.design.seed) for record in records]
+    targets = [(name, *told) for name, told in zip(names, about, strict=True)]
     runs: dict[tuple[str, ...], set[tuple[object, ...]]] = {}
     for record, target in zip(records, targets, strict=True):
-        run = (record.target.name, record.attack.name, variant(record), str(record.attack.seed))
+        run = (target[0], record.attack.name, variant(record), str(record.attack.seed))
         runs.setdefault(run, set()).add(target)
     colliding = {name for (name, *_), of_run in runs.items() if len(of_run) > 1}
     known = {name: list(dict.fromkeys(each for each in targets if each[0] == name)) for name in colliding}
@@ -586,7 +596,7 @@ def _loose(
     if kind_of(record) == "classes":
         place = FigurePlace.parse({**about, "kind": "classes", "row": target.name}, source=str(folder))
     else:
-        about |= {"method": target.name, "model": model, "views": record.threat_model.views}
+        about |= {"method": target.name, "model": model, "views": record.threat_model.views, "codec": _codec(record)}
         place = FeaturesPlace.parse(about, source=str(folder))
     return Cell(
         id=f"{folder}/{record.id}",

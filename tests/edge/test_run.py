@@ -102,7 +102,7 @@ def test_each_image_is_sent_as_often_as_asked_in_a_row(encoder, start_cloud, ima
     assert [entry.label for entry in ledger.entries[:6]] == [0, 0, 0, 1, 1, 1]
     assert [each.id for each in cloud.arrived] == [entry.request_id for entry in ledger.entries]
     assert [entry.request_id.split("-")[1:] for entry in ledger.entries[2:4]] == [["0", "2"], ["1", "0"]]
-    assert ledger.summary()["images"] == 7
+    assert (ledger.summary()["images"], ledger.codec) == (7, "fp32")
     with pytest.raises(ValueError, match="at least once, got 0 times"):
         stream_images(EdgeConfig(cloud=cloud.address, model="toy"), encoder, images_for(encoder, images), repeat=0)
 

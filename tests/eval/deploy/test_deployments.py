@@ -10,6 +10,7 @@ from splitleak.config import read_document
 from splitleak.defenses.importing import OWN_ANSWER
 from splitleak.eval.deploy.deployments import deployments, read_latency, read_results
 from splitleak.eval.report.report import write_report
+from splitleak.eval.report.results import Results
 
 
 def latency(*cells):
@@ -146,6 +147,22 @@ def test_loose_records_below_a_folder_are_told_apart_by_what_their_attacks_saw(f
         record.model_copy(update={"cell": None}).write(tmp_path / "run" / f"{views}" / "record.json")
     (found,) = deployments(read_results([tmp_path / "run"]), None, None)
     assert found.mse == pytest.approx(0.004)
+
+
+def test_loose_records_of_another_codec_are_another_candidate(fake_record, tmp_path):
+    """Of one target, by one attack: what was sent as uint8 was averaged with what was sent whole."""
+    about = {"dataset": "builtin", "model": "vgg", "method": "Bottleneck", "plus": None, "seed": 0, "target": "t"}
+    for codec, mse, sent in ((None, 0.02, 2000.0), ("uint8", 0.04, 600.0)):
+        record = fake_record({**about, "id": f"r-{codec}", "attack": "decoder", "views": 1}, mse, sent=sent)
+        wire = record.wire.model_copy(update={"codec": codec})
+        changed = record.model_copy(update={"cell": None, "wire": wire})
+        changed.write(tmp_path / "run" / f"{codec}" / "record.json")
+    found = {each.codec: each for each in deployments(read_results([tmp_path / "run"]), None, None)}
+    assert {codec: (each.mse, each.bytes_per_image) for codec, each in found.items()} == {
+        "fp32": (pytest.approx(0.02), 2000),
+        "uint8": (pytest.approx(0.04), 600),
+    }
+    assert [row.label for row in Results.load(tmp_path / "run").tables[0].rows] == ["t", "t, uint8"]
 
 
 def test_latency_is_the_mean_over_targets_of_the_fastest_engine_of_each(measured):

@@ -97,6 +97,19 @@ def test_the_same_cell_has_the_same_id_and_another_seed_another(artifact, materi
         assert judged(artifact, given, tmp_path / "three", force=True).id != first.id, changed
 
 
+def test_what_travelled_in_another_codec_has_another_id_and_its_record_says_so(artifact, materials, tmp_path):
+    given = materials("sent")
+    untold = judged(artifact, given, tmp_path / "untold")
+    ledger = Ledger.read(given / "ledger.json")
+    found = {}
+    for codec in ("fp32", "uint8"):
+        ledger.model_copy(update={"codec": codec}).write(given / "ledger.json")
+        found[codec] = judged(artifact, given, tmp_path / codec)
+        assert found[codec].wire.codec == codec
+    assert found["fp32"].id == untold.id != found["uint8"].id
+    assert untold.wire.codec is None
+
+
 def test_a_cells_place_in_a_campaign_is_kept_and_changes_no_id(artifact, materials, tmp_path):
     given = materials("placed")
     place = FeaturesPlace(campaign="small", dataset="d", model="m", method="none", attack="decoder", seed=0, target="t")
