@@ -246,7 +246,8 @@ def _verdict(cells: list[Cell], row: Row) -> str | None:
     constant = fmean(cell.record.constant_mse for cell in once.values() if cell.record and cell.record.constant_mse)
     error, mean_picture = mean(once, "mse"), f"their mean picture {constant:.4f}"
     done = _measured(cells)
-    one, ran, planned = (len({cell.attack for cell in of}) for of in (filter(_once, done), done, cells))
+    one, planned = (len({cell.attack for cell in of}) for of in (filter(_once, done), cells))
+    ran = planned - len({cell.attack for cell in cells if cell.measure("mse") is None})  # in every seed
     share = fmean(shares)
     given = f"{share:.0f} %" if share > 0 else "nothing"  # worse than their mean picture
     said = (

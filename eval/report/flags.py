@@ -40,7 +40,7 @@ def doubts(results: Results, statements: Sequence[Statement]) -> list[Doubt]:
         parts += [cell.table] if several and cell.attack else []
         flags.append((", ".join(filter(None, parts)), cell.seed, flag))
     flags += _of_claims(statements)
-    if results.config and len(results.seeds) == 1 and results.measured:
+    if results.config and len({cell.seed for cell, _ in results.measured}) == 1:  # of however many are planned
         flags.append((results.name, None, "one seed: the luck of one training is in every figure; run more"))
     return _gathered(flags)
 

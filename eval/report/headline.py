@@ -33,7 +33,11 @@ def verdict(results: Results, doubts: Sequence[Doubt]) -> list[str]:
     """
     if not results.measured:
         return []
-    said = verdicts(results) if results.kind == AUDIT else [*_of_victims(results), *_of_classes(results)]
+    if results.kind == AUDIT:
+        said = verdicts(results)
+    else:
+        said = [*_of_victims(results), *_of_classes(results)]
+        said += _unfinished(results) if said else []
     flags = f"{len(doubts)} flags were" if len(doubts) > 1 else "One flag was"
     return [*said, f"{flags} raised, see below: they tell how far these figures can be relied on."] if doubts else said
 
@@ -99,6 +103,13 @@ def _of_victims(results: Results) -> Iterator[str]:
         yield f"Least by {_named(results, best)}: {known[best].brief}."
     yield from _after_more(results, views, best, "it" if worst == best else "the latter")
     yield from _found_again(results, places)
+
+
+def _unfinished(results: Results) -> Iterator[str]:
+    """Says of a run that is not at its end that its verdict may change."""
+    measured, planned = len(results.records), len({cell.id for cell in results.cells})
+    if measured < planned:
+        yield f"Only {measured} of {planned} cells are measured: the others may change who gives most and least away."
 
 
 def _strongest_of_each(results: Results, places: Sequence[_Place], views: int) -> "dict[_Place, _Told]":

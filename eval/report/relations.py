@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import fmean
 
 from splitleak.config import digest
 from splitleak.defenses.stack import DefenseConfig
@@ -18,7 +19,8 @@ _PSNR_DB = 0.14
 def relations(results: Results) -> dict[str, list[Statement]]:
     """The relations of the CEM paper's tables S1 to S5, by table, for a campaign on features; else none.
 
-    On means over seeds. A relation of many cells holds if it holds in every one that is measured.
+    On means over the seeds that have all rows of it. A relation of many cells holds if it holds in every one that is
+    measured.
     """
     if results.kind != "features":
         return {}
@@ -67,8 +69,9 @@ def _of_order(results: Results, table: str) -> Iterator[Statement]:
     """The weakest and the strongest of the methods with nothing on top."""
     rows = [row for row in results.table(table).rows if row.plus is None]
     for attack in results.attacks(table):
-        spreads = {row.name: results.spread(table, row, "mse", attack) for row in rows}
-        errors = {name: spread.mean for name, spread in spreads.items() if spread}
+        by_seed = {row.name: values for row in rows if (values := results.by_seed(table, row, "mse", attack))}
+        common = set.intersection(*map(set, by_seed.values())) if by_seed else set()
+        errors = {name: fmean(values[seed] for seed in common) for name, values in by_seed.items() if common}
         order = sorted(errors, key=lambda name: errors[name])
         figures = "MSE " + " < ".join(f"{name} {errors[name]:.4f}" for name in order)
         weakest, strongest = "Bottleneck", {"PATROL", "Noise_ARL"}
@@ -98,10 +101,11 @@ def _of_noise(results: Results, table: str) -> Iterator[Statement]:
     for attack in results.attacks(table):
         cases = []
         for low, high in pairs:
-            errors = [results.spread(table, row, "mse", attack) for row in (low, high)]
-            if errors[0] and errors[1]:
-                text = f"{high.label} {errors[1].mean:.4f}, {low.label} {errors[0].mean:.4f}"
-                cases.append(Case(text, (errors[1].mean - errors[0].mean,)))
+            less, more = (results.by_seed(table, row, "mse", attack) for row in (low, high))
+            if common := [seed for seed in less if seed in more]:
+                means = [fmean(values[seed] for seed in common) for values in (more, less)]
+                text = f"{high.label} {means[0]:.4f}, {low.label} {means[1]:.4f}"
+                cases.append(Case(text, tuple(more[seed] - less[seed] for seed in common)))
         yield over_cases(f"More noise on the wire, all else equal, raises the MSE against {attack}", cases)
 
 

@@ -103,6 +103,13 @@ def test_the_verdict_counts_what_was_measured_alone(audited, missing, begins, en
     assert first.endswith(f"{ends} attacks measured.")
 
 
+def test_an_attack_that_one_seed_lacks_is_not_measured(audited):
+    results, lacking = audited(), "Bottleneck, audit - linear, seed 1"
+    cells = tuple(replace(cell, record=None) if cell.label == lacking else cell for cell in results.cells)
+    first, _ = verdicts(replace(results, cells=cells))
+    assert first.endswith("; 3 of 4 attacks measured.")
+
+
 @pytest.mark.parametrize(
     ("linear", "missing", "said"),
     [(0.015, (), True), (0.03, (), False), (0.015, ("audit - decoder 16 crossings",), False)],

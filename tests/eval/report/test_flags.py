@@ -268,6 +268,12 @@ def test_results_of_one_seed_are_doubted(seeds, doubted):
     assert doubts(results(cells), []) == []
 
 
+def test_seeds_that_are_planned_and_not_measured_do_not_count():
+    cells = [cell(), *(replace(cell(), seed=seed, record=None) for seed in (1, 2))]
+    [(flag, _)] = doubts(replace(results(cells), config={"name": "n"}), [])
+    assert flag.startswith("one seed")
+
+
 def prediction(attack="prediction-inversion", mse=0.02, *, constant=0.05, policy=None, draws=1, defenses=(), **more):
     """A cell of a campaign of predictions."""
     about = {"kind": "victims", "figure": "f", "row": "r", "dataset": "d", "seed": 0, "target": "t"}

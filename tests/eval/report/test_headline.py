@@ -44,6 +44,11 @@ def test_more_crossings_of_a_picture_never_give_less(fake_campaign):
     assert "After up to 8 crossings of the same picture it is 90 %." in text
 
 
+def test_the_verdict_of_a_run_that_is_not_at_its_end_says_so(fake_campaign):
+    folder = fake_campaign(lambda cell, figures: cell["attack"] != "gan", methods=("Bottleneck",), seeds=(0, 1))
+    assert "Only 4 of 8 cells are measured: the others may change who gives most and least away." in said(folder)
+
+
 def test_targets_of_several_data_sets_are_ordered_by_what_is_told_of_them(fake_campaign):
     """An error counts beside that of the mean picture: of dark pictures all errors are small."""
 

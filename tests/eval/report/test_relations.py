@@ -114,5 +114,19 @@ def test_a_relation_has_a_margin_with_its_error_over_seeds(fake_campaign):
     assert raises.margin_text == "0.00205 ± 5e-05"
 
 
+def test_relations_are_of_seeds_that_have_all_rows(fake_campaign):
+    """Else the luck of one seed, in which all errors are large, decides between rows that lack it and that have it."""
+
+    def change(cell, figures):
+        figures["mse"] += 10 * (cell["seed"] == 1)
+        strong = cell["method"] in ("Noise_ARL", "PATROL", "Noise_Nopeek")
+        return not (strong and cell["seed"] == 1)
+
+    table = next(iter(relations(Results.load(fake_campaign(change))).values()))
+    held = {each.text: each.verdict for each in table}
+    assert held["Bottleneck is the weakest method against decoder"] == "holds"
+    assert held["PATROL and Noise_ARL are the two strongest methods against decoder"] == "holds"
+
+
 def test_figures_of_predictions_and_loose_records_have_no_relations(fake_predictions):
     assert relations(Results.load(fake_predictions())) == {}
