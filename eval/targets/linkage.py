@@ -230,9 +230,12 @@ def _altered(images: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def _share(hits: Tensor) -> dict[str, Any]:
-    """The share of hits ``(crossings, N)``, its standard error over victims, and the shares of single crossings."""
+    """The share of hits ``(crossings, N)``, its standard error over victims, and the shares of single crossings.
+
+    Of one victim there is no error.
+    """
     of_victims = hits.mean(0)
-    error = float(of_victims.std() / len(of_victims) ** 0.5)
+    error = float(of_victims.std() / len(of_victims) ** 0.5) if len(of_victims) > 1 else None
     return {"share": float(hits.mean()), "error": error, "crossings": hits.mean(1).tolist()}
 
 

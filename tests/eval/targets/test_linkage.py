@@ -57,6 +57,13 @@ def test_the_picture_itself_is_found_again_and_is_read_and_noise_is_not(small_sp
     assert noise["verified"]["0.01"]["rate"] == pytest.approx(0.01, abs=0.02)
 
 
+def test_one_victim_has_no_error_and_a_document_all_the_same(small_splits):
+    alone = small_splits.victims.select(torch.tensor([0]))
+    found = linkage(lambda pictures: pictures, small_splits.public, alone, QUICK)
+    assert found["refound"]["plain"]["same"] == {"share": 1, "error": None, "crossings": [1]}
+    json.dumps(found, allow_nan=False)
+
+
 def test_values_are_sorted_over_channels_where_these_stand_last_too(small_splits):
     """Channels in an order of each session, as (h, w, c): nothing of it is left once they are sorted."""
     sessions = torch.Generator().manual_seed(0)
