@@ -55,6 +55,7 @@ class Deployment:
     ``accuracy`` is that on the test images, for codecs other than fp32 corrected by the codec's change of the accuracy
     on the victims' images. MSE and SSIM are those of the strongest recorded attack, by its MSE; ``seeds`` counts those
     that it was run on.
+    ``uncorrected``: of such a codec, the change is not known, as no fp32 was measured on its targets.
     ``assumed`` ones have accuracy and leakage of the same design with fp32: only latency and bytes were measured.
     """
 
@@ -78,6 +79,7 @@ class Deployment:
     latency_ms: float | None = None
     engine: str | None = None
     assumed: bool = False
+    uncorrected: bool = False
 
     @property
     def label(self) -> str:
@@ -232,14 +234,14 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         by_attack.setdefault(_attack(run.record), []).append(run)
     strongest = min(by_attack.values(), key=lambda runs: fmean(run.record.mse for run in runs))
     of_targets = {(run.target, run.seed): run.record for run in group}  # each once, however often it was attacked
-    defenses = first.record.target.design.names
+    defenses, change = first.record.target.design.names, _wire_change(group, twin)
     return Deployment(
         design=first.design,
         cut=first.cut,
         defenses=defenses,
         codec=first.codec,
         targets=tuple(dict.fromkeys(run.target for run in group)),
-        accuracy=100 * fmean(record.target.accuracy for record in of_targets.values()) + _wire_change(group, twin),
+        accuracy=100 * fmean(record.target.accuracy for record in of_targets.values()) + (change or 0.0),
         drop=0.0,
         mse=fmean(run.record.mse for run in strongest),
         ssim=fmean(run.record.scores["ssim"].mean for run in strongest),
@@ -251,6 +253,7 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         randomised=any(DEFENSES[name].randomised for name in defenses),
         adaptive=any(max(run.record.threat_model.views, run.record.threat_model.draws) > 1 for run in group),
         bytes_per_image=fmean(each.wire.bytes_per_image for each in of_targets.values() if each.wire is not None),
+        uncorrected=first.codec != PLAIN and change is None,
     )
 
 
@@ -270,8 +273,11 @@ def _attack(record: Record) -> tuple[str, str]:
     return record.attack.name if record.cell is None else record.cell.attack, variant(record)
 
 
-def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float:
-    """Accuracy difference in points between codec and fp32 on the victims' images, over their common targets."""
+def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float | None:
+    """Accuracy difference in points between codec and fp32 on the victims' images, over their common targets.
+
+    None: they have none.
+    """
 
     def on_wire(measured: Sequence[Measured]) -> dict[tuple[str, int], float]:
         wires = {(run.target, run.seed): run.record.wire for run in measured}
@@ -279,7 +285,7 @@ def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float:
 
     ours, plain = on_wire(group), on_wire(twin)
     both = ours.keys() & plain.keys()
-    return fmean(ours[name] - plain[name] for name in both) if both else 0.0
+    return fmean(ours[name] - plain[name] for name in both) if both else None
 
 
 def _timed(latency: Latency, link: str | None) -> list[Latency]:

@@ -151,6 +151,8 @@ def _not_measured(deployments: Sequence[Deployment]) -> Iterator[str]:
         yield "an attack that knows the encoder's weights"
     if len(every) == 1:
         yield f"any other attack than {every[0]!r}: a stronger one may order the candidates otherwise"
+    if uncorrected := [option for option in measured if option.uncorrected]:
+        yield f"the accuracy that the codec costs, which is fp32's here, of {_named(uncorrected, measured)}"
     if assumed := [option for option in deployments if option.assumed]:
         yield f"accuracy and leak, which are fp32's here, of {_named(assumed, deployments)}"
     if lacking := [option for option in deployments if option.latency_ms is None]:

@@ -254,8 +254,11 @@ class Published:
         name = results.config.get("published")
         self.table: PublishedTable | None = load(name) if name and table in _tables_of_attacks(results) else None
         self.shown: dict[str, str] = {}
-        # The paper's attackers see each image once: an entry with several views is another experiment.
-        entries = [entry for entry in results.config.get("attacks", ()) if entry.get("views", 1) == 1]
+        # The paper's attackers see each image once, as it was encoded, and ask as often as they have images: an entry
+        # of several views or a limit of queries is another experiment, and so is a row of another codec.
+        attacks = [entry for entry in results.config.get("attacks", ()) if entry.get("max_queries") is None]
+        entries = [entry for entry in attacks if entry.get("views", 1) == 1]
+        self._coded = {cell.row for cell in results.cells if cell.table == table and cell.codec != "fp32"}
         self._kinds = {entry["attack"]: entry["name"] for entry in reversed(entries)}
 
     @property
@@ -267,7 +270,8 @@ class Published:
         """The printed figure, with a dagger if it is a misprint; empty if the table has none."""
         metric, attack = column.metric, column.attack
         kind = next((kind for kind, entry in self._kinds.items() if entry == attack), None)
-        if self.table is None or (attack is not None and kind is None):
+        another = attack is not None and (kind is None or Row(name, plus) in self._coded)
+        if self.table is None or another:
             return ""
         key = self.table.key(kind, metric.name)
         figure = self.table.figure(name, plus, key) if key else None

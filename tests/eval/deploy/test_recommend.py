@@ -154,6 +154,13 @@ def test_a_latency_of_many_images_a_request_is_said_to_be_one():
     assert ["a request of 8 images" in " ".join(notes) for notes in said] == [True, False]
 
 
+def test_a_codec_whose_cost_in_accuracy_is_not_known_is_named():
+    said = "the accuracy that the codec costs, which is fp32's here, of cem, cut 4, uint8"
+    unknown = replace(CEM, codec="uint8", uncorrected=True)
+    for option, named in ((unknown, True), (replace(unknown, uncorrected=False), False)):
+        assert (said in recommend([NOISE, option], Budgets(), None)["not_measured"]) == named
+
+
 def test_notes_name_on_device_inference_emulation_and_another_order_by_ssim():
     alone = {"way": "device", "target": "c", "batch": 1, "parts": {"total_ms": {"p50": 0.5}}}
     timed = {"emulated_device": {"name": "phone"}, "cells": [alone]}

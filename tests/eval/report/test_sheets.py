@@ -91,6 +91,18 @@ def test_an_attack_that_saw_many_views_is_not_set_beside_the_papers(fake_campaig
     assert "(" not in rows["Bottleneck"]["decoder x4 zero-padded SSIM"]
 
 
+def test_what_travelled_in_another_codec_or_by_fewer_queries_is_not_set_beside_the_papers(fake_campaign):
+    folder = fake_campaign(attacks=("decoder", "gan"), codecs={"DistCorr": "uint8"})
+    plan = read_document(folder / "campaign.json")
+    plan["config"]["attacks"][1]["max_queries"] = 100
+    write_json(folder / "campaign.json", plan)
+    rows = shown(scores(folder))
+    assert "(" in rows["Bottleneck"]["decoder zero-padded SSIM"]
+    assert "(" not in rows["Bottleneck"]["gan zero-padded SSIM"]
+    assert "(" not in rows["DistCorr"]["decoder zero-padded SSIM"]
+    assert "(" in rows["DistCorr"]["classifier accuracy %"]
+
+
 def test_one_seed_has_no_deviation_and_missing_ones_are_counted(fake_campaign):
     one = scores(fake_campaign(seeds=(7,)))
     assert shown(one)["PATROL"]["gan MSE"] == "0.0407"
