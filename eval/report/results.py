@@ -409,11 +409,15 @@ def _cells(folder: Path, plan: Mapping[str, Any]) -> Iterator[Cell]:
 
 
 def _beside_baselines(cells: Iterable[Cell]) -> tuple[Cell, ...]:
-    """The cells, each with the baselines on its target by an attacker with the same auxiliary data."""
+    """The cells, each with the baselines on its target by an attacker with the same auxiliary data.
+
+    Of loose records, several targets may have one name.
+    """
     cells, known = tuple(cells), dict[tuple[Any, ...], dict[str, ClassesRecord]]()
 
     def about(cell: Cell) -> tuple[Any, ...]:
-        return cell.seed, cell.place.target, getattr(cell.place, "auxiliary", None)
+        digest = None if cell.record is None else cell.record.target.digest
+        return cell.seed, cell.place.target, getattr(cell.place, "auxiliary", None), digest
 
     for cell in cells:
         if isinstance(cell.record, ClassesRecord) and is_baseline(cell.record):

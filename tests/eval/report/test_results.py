@@ -219,6 +219,27 @@ def test_a_loose_record_of_classes_is_one_of_classes(fake_predictions, tmp_path)
     assert cell.measure("recognised") == 40
 
 
+def test_a_loose_attack_gains_nothing_over_a_baseline_on_another_target_of_that_name(fake_predictions, tmp_path):
+    rows = {"attack": CLASSES, "baseline": {**CLASSES, "attack": "public-by-scores"}}
+    folder = fake_predictions({"f": rows}, seeds=(0,))
+    for place, path in enumerate(sorted((folder / "cells").rglob("record.json"))):
+        record = read_document(path)
+        record["target"]["digest"] = "alike"
+        record["threat_model"]["access"] = "white box"
+        write_json(tmp_path / "loose" / str(place) / "record.json", record)
+
+    def baselines():
+        found = {cell.attack: cell.baselines for cell in Results.load(tmp_path / "loose").cells}
+        return [each.attack.name for each in found["mi-face"]]
+
+    assert baselines() == ["public-by-scores"]
+    for path in (tmp_path / "loose").rglob("record.json"):
+        record = read_document(path)
+        record["target"]["digest"] = record["attack"]["name"]
+        write_json(path, record)
+    assert baselines() == []
+
+
 def test_the_latency_beside_loose_records_is_that_of_their_targets(loose):
     parts = {part: {"p50": 1.5, "p95": 4.5} for part in ("edge_ms", "wire_ms", "cloud_ms", "total_ms")}
     write_json(loose / "latency.json", {"targets": {"target a": parts}})
