@@ -58,9 +58,7 @@ class HalfConfig(Config):
     def parts(self) -> tuple[tuple[int, ...], ...] | None:
         """The tensors that an imported network's flat features pack, or were; None: neither, or not after defenses."""
         network = self.target.model
-        if not isinstance(network, ImportedModel) or self.feature_shape != network.features:
-            return None
-        return network.arranged or network.parts or None
+        return network.packed(self.feature_shape) if isinstance(network, ImportedModel) else None
 
     @model_validator(mode="before")
     @classmethod

@@ -296,6 +296,7 @@ def _columns(
             feature_shape=network.feature_shape,
             image_shape=network.image_shape,
             randomised=randomised,
+            parts=model.halves[0].packed(network.feature_shape) if isinstance(model, ImportedEntry) else None,
         )
         for each in audit_entries(AuditConfig.parse(entry.settings, source=entry.name), sizes):
             yield each.model_copy(update={"name": column_of(entry.name, each.name)})

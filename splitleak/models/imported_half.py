@@ -40,6 +40,10 @@ class ImportedModel(Config):
         """The cut."""
         return self.cut
 
+    def packed(self, sent: tuple[int, ...]) -> tuple[tuple[int, ...], ...] | None:
+        """The tensors that flat features ``sent`` pack, or were; None: neither, or a defense changed their shape."""
+        return (self.arranged or self.parts or None) if sent == self.features else None
+
 
 class Unreached(nn.Module):
     """In place of a half that torch does not compute: every use is an error that says why."""

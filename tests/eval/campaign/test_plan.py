@@ -4,7 +4,8 @@ from copy import deepcopy
 import numpy as np
 import pytest
 
-from splitleak.eval.campaign.config import CampaignConfig
+from splitleak.eval.campaign import plan as planning
+from splitleak.eval.campaign.config import CampaignConfig, ImportedEntry
 from splitleak.eval.campaign.plan import make_plan
 from tests.eval.campaign.conftest import OWN_CUT
 
@@ -251,6 +252,23 @@ def test_a_change_of_the_cut_or_the_preprocessing_changes_all_but_the_split(own_
     for change in ({"cut": "/Add_output_0"}, {"network": {"preprocessing": {"mean": [0.1]}}}):
         kept = {*ids(planned_from(folder, models=[{**file, **change}]))} & {*before}
         assert {job.partition("-")[0] for job in kept} == {"split"}
+
+
+@pytest.mark.slow
+def test_an_audit_of_flat_features_counts_its_attacks_as_they_lay_before(own_network, monkeypatch):
+    """As `splitleak audit` does of the same target; behind a defense that changes their shape, as they are."""
+    seen = []
+    monkeypatch.setattr(planning, "audit_entries", lambda config, sizes: seen.append(sizes) or [])
+    folder = own_network()
+    entry = {"name": "mine", "artifact": "mine"}
+    network, _ = ImportedEntry(**entry).found_from(folder).halves
+    lay = ((2, 8, 24),)
+    flat = network.model_copy(update={"arranged": lay})
+    assert flat.packed((1, *flat.features)) is None
+    monkeypatch.setattr(ImportedEntry, "halves", (flat, ImportedEntry(**entry).found_from(folder).halves[1]))
+    audit = {"name": "audit", "attack": "audit", "settings": {"minutes": 1}}
+    planned_from(folder, models=[entry], attacks=[audit], seeds=[0])
+    assert {sizes.parts for sizes in seen} == {lay}
 
 
 def test_two_data_sets_of_the_same_images_split_alike_are_refused_by_their_names():
