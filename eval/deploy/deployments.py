@@ -8,12 +8,12 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from splitleak.config import Document, digest, read_table
+from splitleak.config import Document, read_table
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import LABELS
 from splitleak.eval.latency.table import engine_text
 from splitleak.eval.record.schema import Record
-from splitleak.eval.report.results import Results, variant
+from splitleak.eval.report.results import Results, design_of, variant
 from splitleak.inputs import check_different
 
 Latency = Mapping[str, Any]
@@ -226,7 +226,7 @@ def _twin(group: Sequence[Measured], grouped: Mapping[tuple[str, str], Sequence[
 
 def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployment:
     first = group[0]
-    if len(designs := set(map(_identity, group))) > 1:
+    if len(designs := {design_of(run.record) for run in group}) > 1:
         expected = f"expected records of one target design, and of one split, under the name {first.design!r}"
         raise ValueError(f"{expected}, got {len(designs)}")
     by_attack: dict[tuple[str, str], list[Measured]] = {}
@@ -255,13 +255,6 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         bytes_per_image=fmean(each.wire.bytes_per_image for each in of_targets.values() if each.wire is not None),
         uncorrected=first.codec != PLAIN and change is None,
     )
-
-
-def _identity(run: Measured) -> str:
-    """What is alike in all records of one design: its target and the sizes of its split, but for their seeds."""
-    target = run.record.target
-    split = {name: value for name, value in target.dataset.config.items() if name != "seed"}
-    return digest([target.design.model_copy(update={"seed": 0}).document(), split])
 
 
 def _attack(record: Record) -> tuple[str, str]:

@@ -531,6 +531,13 @@ def variant(record: Record) -> str:
     return digest([model.views, model.queries, model.draws, settings])
 
 
+def design_of(record: Record) -> str:
+    """What is alike in all records of one design, a digest: its target and the sizes of its split, but for seeds."""
+    target = record.target
+    split = {name: value for name, value in target.dataset.config.items() if name != "seed"}
+    return digest([target.design.model_copy(update={"seed": 0}).document(), split])
+
+
 def _codec(record: Record) -> str:
     """The codec of the features that a loose record is of; fp32, where its ledger did not tell."""
     return "fp32" if record.wire is None else record.wire.codec or "fp32"
@@ -539,16 +546,19 @@ def _codec(record: Record) -> str:
 def _rows_told_apart(records: Sequence[Record]) -> list[str]:
     """The row of each loose record: its target's name, with its codec if that is not fp32.
 
-    Numbered where several targets of one name had the same run.
+    Numbered where several targets of one name had the same run, or are of several designs.
     """
     names = [", ".join([each.target.name, *([] if _codec(each) == "fp32" else [_codec(each)])]) for each in records]
-    about = [(record.target.digest, record.target.design.seed) for record in records]
+    about = [(each.target.digest, each.target.design.seed, design_of(each)) for each in records]
     targets = [(name, *told) for name, told in zip(names, about, strict=True)]
     runs: dict[tuple[str, ...], set[tuple[object, ...]]] = {}
+    designs: dict[str, set[object]] = {}
     for record, target in zip(records, targets, strict=True):
+        designs.setdefault(target[0], set()).add(target[-1])
         run = (target[0], record.attack.name, variant(record), str(record.attack.seed))
         runs.setdefault(run, set()).add(target)
     colliding = {name for (name, *_), of_run in runs.items() if len(of_run) > 1}
+    colliding |= {name for name, of_name in designs.items() if len(of_name) > 1}
     known = {name: list(dict.fromkeys(each for each in targets if each[0] == name)) for name in colliding}
     return [f"{name} ({known[name].index(target) + 1})" if (name := target[0]) in known else name for target in targets]
 

@@ -211,6 +211,16 @@ def test_no_loose_record_hides_another_of_the_same_attack_and_seed(fake_record, 
     assert told == [{0: mse} for *_, mse in shown]
 
 
+def test_loose_targets_of_two_designs_under_one_name_have_rows_of_their_own(fake_record, tmp_path):
+    """Else one row would have the accuracy of one, and the attack on the other."""
+    about = {"dataset": "builtin", "model": "vgg", "plus": None, "seed": 0, "target": "t", "views": 1}
+    for method, attack in (("Bottleneck", "decoder"), ("PATROL", "gan")):
+        record = fake_record({**about, "id": attack, "method": method, "attack": attack})
+        record.model_copy(update={"cell": None}).write(tmp_path / "run" / attack / "record.json")
+    found = Results.load(tmp_path / "run")
+    assert {(cell.row.label, cell.attack) for cell in found.cells} == {("t (1)", "decoder"), ("t (2)", "gan")}
+
+
 def test_a_loose_record_of_classes_is_one_of_classes(fake_predictions, tmp_path):
     folder = fake_predictions({"f": {"r": CLASSES}}, seeds=(0,))
     shutil.copytree(folder / "cells", tmp_path / "loose")
