@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +33,7 @@ from splitleak.attacker.queries import (
     victims,
 )
 from splitleak.attacker.reconstruction import ATTACKS
-from splitleak.attacker.training.flattened import PICTURES, likeliest_map
+from splitleak.attacker.training.flattened import PICTURES, laid_out, likeliest_map
 from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
@@ -352,21 +352,9 @@ def run_attack(
         about |= {"attack": plugin.name, "plugins": [asdict(plugin)]}
     with claimed(out, ATTACK, about, force=force):
         if isinstance(attack, Attack) and isinstance(known, Knowledge):
-            known = _laid_out(known, attack, config.seed)
+            known = laid_out(known, attack, config.seed)
             rebuild = partial(attack, known, run)
         return write_result(out, attack, gathered(rebuild()), known, about, trained_on=access.trained_on)
-
-
-def _laid_out(known: Knowledge, attack: Attack, seed: int) -> Knowledge:
-    """With the map that captured vectors were, where answers tell it that the attack asks for anyway."""
-    query, public = known.query, known.public
-    if query is None or query.recorded or "query" not in attack.needs or public is None:
-        return known
-    if known.kind != "features" or known.captured.ndim != 2 or known.parts is not None:
-        return known
-    images = public[:PICTURES]
-    found = likeliest_map(query.ahead(images), images, seed=seed)
-    return known if found is None else replace(known, parts=(found,))
 
 
 def record_queries(

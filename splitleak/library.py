@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
 from splitleak.attacker.diffusion import load_prior
 from splitleak.attacker.reconstruction import ATTACKS
+from splitleak.attacker.training.flattened import laid_out
 from splitleak.config import Preset
 from splitleak.datasets.images import Images
 from splitleak.datasets.plain import unlabelled
@@ -133,8 +134,8 @@ def attack(
         labels: ``(M,)``, the classes of the public images.
         prior: Folder that ``splitleak prior`` wrote, for an attack that searches one; None: it trains its own on
             ``public``.
-        parts: The shapes of the tensors that features ``(N, D)`` pack, flattened, one after another; None: they are one
-            tensor.
+        parts: The shapes of the tensors that features ``(N, D)`` pack, flattened, one after another; None: one, which
+            answers to queries tell.
         name: Which attack, see ``splitleak list attacks`` or `ATTACKS`.
         preset: ``cpu``, or ``paper`` for the published settings.
         max_queries: Images it may send at most; fewer than there are public ones use as many of them.
@@ -167,6 +168,7 @@ def attack(
         prior=None if prior is None else load_prior(Path(prior), chosen_device),
         parts=None if parts is None else tuple(tuple(map(int, shape)) for shape in parts),
     )
+    known = laid_out(known, kind, seed)
     made = kind(known, Run(seed=seed, device=chosen_device, report=report, checkpoint=checkpoint))
     return Rebuilt(made, 0 if asked is None else asked.made, dict(kind.findings))
 

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from splitleak.attacker.base import Attack, Knowledge
 from splitleak.attacker.training.ridge import RidgeGauge
 from splitleak.models.grids import Map
 from splitleak.seeding import generator
@@ -58,3 +60,18 @@ def likeliest_map(features: Tensor, images: Tensor, *, seed: int = 0) -> Map | N
     errors = {layout: error(few, layout) for layout in flattened_maps(few.shape[1], shape)}
     best = min(errors, key=lambda layout: errors[layout], default=None)
     return best if best is not None and errors[best] < _LESS * error(shuffled, best) else None
+
+
+def laid_out(known: Knowledge, attack: Attack, seed: int) -> Knowledge:
+    """What the attacker knows, with the map that captured vectors were, where answers tell it that it asks for anyway.
+
+    As recorded answers are not asked for, who has them tells the map by them before.
+    """
+    query, public = known.query, known.public
+    if query is None or query.recorded or "query" not in attack.needs or public is None:
+        return known
+    if known.kind != "features" or known.captured.ndim != 2 or known.parts is not None:
+        return known
+    images = public[:PICTURES]
+    found = likeliest_map(query.ahead(images), images, seed=seed)
+    return known if found is None else replace(known, parts=(found,))

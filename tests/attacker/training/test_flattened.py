@@ -92,6 +92,20 @@ def test_who_asks_live_lays_them_out_too_by_the_answers_that_the_attack_asks_for
     assert not torch.equal(rebuilt[0], rebuilt[2])
 
 
+def test_in_memory_they_are_laid_out_too_at_no_more_queries(images, features):
+    def device(asked):
+        return features[[int((images == each).flatten(1).all(1).nonzero()[0, 0]) for each in asked]].flatten(1)
+
+    told, vector = [(12, 8, 8)], [(768,)]
+    made = [
+        attack(device(images[:4]), public=images[40:], query=device, parts=parts, name="linear")
+        for parts in (None, told, vector)
+    ]
+    assert [each.queries for each in made] == [200] * 3
+    assert torch.equal(made[0].images, made[1].images)
+    assert not torch.equal(made[0].images, made[2].images)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "nearest", "decoder", "inverse-network", "gan"])
 def test_attacks_make_of_a_flattened_map_what_they_make_of_the_map(images, features, name):
