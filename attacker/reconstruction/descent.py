@@ -21,6 +21,7 @@ from splitleak.training.memory import affordable_rows
 _DIRECTIONS = 2000  # errors on public images that directions are taken from, at most
 _SLIGHTEST = 1e-5  # share of the largest variance below which a direction is left out
 _ENCODE_BATCH = 256
+_LARGE, _CHANCE = 0.9, 1e-3  # of the values, those below the large ones; share of zeros that are no dropout yet
 _PLAIN = (1e-3, 10.0)  # variances of features whose errors are weighed as they are
 _USUAL = 0.1  # variance that others are weighed as of, for which the weights of the priors are meant
 
@@ -47,6 +48,7 @@ class Start:
     directions: Tensor  # (r, C*H*W); or (C*H*W,) where every pixel moves alone, by that much
     deviation: Tensor  # (C, 1, 1), standard deviation of the public images a channel: the unit of the smoothness
     weight: float = 1.0  # of the feature's error, beside which priors are weighed, see `error_weight`
+    drops: bool = False  # whether values of 0 were dropped on the way, see `drops`
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,43 @@ def error_weight(features: Tensor) -> float:
     return 1.0 if least <= variance <= most or not 0 < variance < math.inf else _USUAL / variance
 
 
-def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Knowledge, run: Run) -> Start:
+def drops(encoder: nn.Module, images: Tensor, answers: Tensor, captured: Tensor, device: torch.device) -> bool:
+    """Whether values are set to 0 on the way, be they large or small: by dropout, and not by quantisation.
+
+    By what crossed of public images; where that is just what the encoder gives, by what was captured, if the encoder
+    itself gives no 0.
+
+    Args:
+        encoder: On the device.
+        images: Public images ``(M, C, H, W)`` in [0, 1].
+        answers: What crossed of them ``(M, *cut)``.
+        captured: Of others ``(N, *cut)``.
+        device: Where the encoder is.
+    """
+    own = encode(encoder, images[:_ENCODE_BATCH], device)
+    sent = answers[:_ENCODE_BATCH].float()
+    if torch.equal(own, sent) and bool((own != 0).all()):
+        sent = captured[:_ENCODE_BATCH]
+        own = own.mean(0).expand_as(sent)
+    sizes, lost = own[own != 0].abs(), (sent[own != 0] == 0).float()
+    if not lost.any():
+        return False
+    large = sizes >= sizes.kthvalue(max(1, round(_LARGE * len(sizes)))).values
+    return bool(lost.mean() > _CHANCE and lost[large].mean() > lost.mean() / 2)
+
+
+def feature_errors(found: Tensor, sent: Tensor, *, drops: bool) -> Tensor:
+    """The mean squared error ``(B,)`` of features ``(B, *cut)``; where values are dropped, of what is not 0."""
+    squares = (found - sent).square().flatten(1)
+    if not drops:
+        return squares.mean(1)
+    kept = (sent != 0).flatten(1)
+    return (kept * squares).sum(1) / kept.sum(1).clamp(min=1)
+
+
+def start_from(
+    config: DescentConfig, encoder: nn.Module, answers: Tensor, images: Tensor, known: Knowledge, run: Run
+) -> Start:
     """The initialisation that ``config`` names, learnt from public images and their features.
 
     From a decoder, images move along the principal directions of its errors on those images: a Gaussian prior whose
@@ -113,6 +151,7 @@ def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Kn
 
     Args:
         config: The descent's.
+        encoder: What is descended through, frozen, on the run's device.
         answers: Features ``(draws, M, *cut)``.
         images: Public images ``(M, C, H, W)`` in [0, 1].
         known: The threat model; these pairs take the place of its own.
@@ -123,12 +162,14 @@ def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Kn
     """
     spread = images.std((0, 2, 3), correction=0).clamp(min=1e-3)[:, None, None]
     weight = error_weight(answers[0])
+    dropped = drops(encoder, images, answers[0], known.captured, run.device)
     if config.start == "mean":
         return Start(
             lambda features: images.mean(0).expand(len(features), *images.shape[1:]),
             spread.expand(images.shape[1:]).flatten(),
             spread,
             weight,
+            dropped,
         )
     decoder = decoder_of(config.decoder_epochs, answers, images, known, run)
     errors = (predict(decoder, answers[0, :_DIRECTIONS], run.device) - images[:_DIRECTIONS]).flatten(1)
@@ -136,7 +177,7 @@ def start_from(config: DescentConfig, answers: Tensor, images: Tensor, known: Kn
     variances, weights = torch.linalg.eigh((errors @ errors.T).double())
     kept = variances > _SLIGHTEST * variances[-1]
     directions = weights[:, kept].T.float() @ errors
-    return Start(lambda features: predict(decoder, features, run.device), directions, spread, weight)
+    return Start(lambda features: predict(decoder, features, run.device), directions, spread, weight, dropped)
 
 
 def decoder_of(epochs: int, answers: Tensor, images: Tensor, known: Knowledge, run: Run) -> nn.Module:
@@ -168,8 +209,7 @@ def descend(
     .. math:: \frac w{d_z} \| f(x) - z \|^2 + \lambda_{TV}\,TV(x) + \frac{\lambda_2}{d_x} \| u \|^2
 
     with Adam (AMSGrad), and the weight w of the start. No image's descent depends on another's. TV is in units of the
-    public images' deviation. A feature value that is exactly 0 is left out of the error where none of the encoder's own
-    is at the start: it was dropped on the way.
+    public images' deviation. Where values are dropped on the way, those of exactly 0 are left out of the error.
 
     Args:
         encoder: f, frozen, on the run's device.
@@ -217,10 +257,8 @@ class _Problem:
         self.features, self.centre = features.to(device), start.centre(features).to(device)
         self.directions, self.deviation = start.directions.to(device), start.deviation.to(device)
         self.tv_weights, self.l2_weights = tv_weights.to(device), l2_weights.to(device)
-        self.weight = start.weight
+        self.weight, self.drops = start.weight, start.drops
         self.moves = nn.Parameter(torch.zeros(len(features), len(self.directions), device=device))
-        whole = bool((encode(encoder, self.centre, device) != 0).all())
-        self.seen = (self.features != 0).float() if whole else torch.ones_like(self.features)
         rows = affordable_rows(encoder, self.centre[:1], math.prod(self.centre.shape[2:]), config.batch_size)
         self.parts = [slice(at, at + rows) for at in range(0, len(features), rows)]
 
@@ -237,10 +275,7 @@ class _Problem:
         return images.clamp(0, 1) if self.config.box else images
 
     def errors(self, part: slice, shown: Tensor) -> Tensor:
-        seen = self.seen[part].flatten(1)
-        squares = (self.encoder(shown) - self.features[part]).square().flatten(1)
-        errors: Tensor = (seen * squares).sum(1) / seen.sum(1).clamp(min=1)
-        return errors
+        return feature_errors(self.encoder(shown), self.features[part], drops=self.drops)
 
     def gradient(self) -> Tensor:
         """Of each image's loss in its moves ``(N, r)``."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.diffusion import DIFFUSION, DiffusionConfig, DiffusionPrior
-from splitleak.attacker.reconstruction.descent import decoder_of, public_features
+from splitleak.attacker.reconstruction.descent import decoder_of, drops, feature_errors, public_features
 from splitleak.attacker.training.denoiser import Denoiser, alpha_bar
 from splitleak.attacker.training.fitting import predict, rebuilding_loss, set_apart
 from splitleak.config import Config, digest
@@ -63,7 +63,8 @@ class DragAttack(Attack):
     with another attack's picture, here a decoder's, noised; DRAG with noise. Spherical Gaussian guidance is that of
     Yang et al., "Guidance with spherical Gaussian constraint for conditional diffusion", ICML 2024. ``encoder`` and
     public images are needed; with ``query`` decoder and rehearsal see features that crossed the wire as the victims'
-    did. A denoiser is trained on the public images, less those of the rehearsal, where no prior is given.
+    did, and what is dropped on the way is left out of the distance. A denoiser is trained on the public images, less
+    those of the rehearsal, where no prior is given.
 
     Deviations: the denoiser is small, of pixels, and trained on the public images, where the paper has Stable
     Diffusion's or another large one; guidance is chosen in a rehearsal on public images, by MSE and SSIM; the CPU
@@ -94,6 +95,7 @@ class DragAttack(Attack):
         config = self.config
         encoder = freeze(copy.deepcopy(known.encoder), run.device)
         asked = public_features(self.name, encoder, known, run)
+        dropped = drops(encoder, known.public, asked[0], known.captured, run.device)
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(config.rehearsal_images, len(order) // 4) if len(config.guidance) > 1 else 0
         rehearsed, used = set_apart(known.public, order, count)
@@ -104,7 +106,7 @@ class DragAttack(Attack):
             begun = predict(decoder, features, run.device).clamp(0, 1).to(run.device)
         features, truth, chosen = features.to(run.device), known.public[rehearsed].to(run.device), config.guidance[0]
         with self.prior(known, known.public[used], run) as prior:
-            sampler = Sampler(config, encoder, prior, known.image_shape, run)
+            sampler = Sampler(config, encoder, prior, known.image_shape, run, drops=dropped)
             if count:
                 tries = len(config.guidance)
                 weights = torch.tensor(config.guidance, device=run.device).repeat_interleave(count)
@@ -140,7 +142,10 @@ class Sampler:
         prior: DiffusionPrior,
         image_shape: tuple[int, int, int],
         run: Run,
+        *,
+        drops: bool = False,
     ) -> None:
+        self.drops = drops
         self.config, self.encoder, self.image_shape, self.run = config, encoder, image_shape, run
         self.denoiser: Denoiser = prior.denoiser
         self.identity = [config.document(), prior.digest]
@@ -227,10 +232,11 @@ class Sampler:
         return first / (second.sqrt() + 1e-8)
 
     def distance(self, images: Tensor, features: Tensor) -> Tensor:
-        """Of the features of images ``(B, C, H, W)`` in [0, 1] to those captured, ``(B,)``."""
+        """Of the features of images ``(B, C, H, W)`` in [0, 1] to those captured, but for dropped values, ``(B,)``."""
         found: Tensor = self.encoder(images)
         if self.config.distance == "error":
-            return (found - features).square().flatten(1).mean(1)
+            return feature_errors(found, features, drops=self.drops)
+        found = found * (features != 0) if self.drops else found
         last = found.ndim != 4 or channels_last(tuple(found.shape[1:]), (images.shape[2], images.shape[3]))
         axis = found.ndim - 1 if last else 1  # a map's channels; a token's, or a vector's, values
         cosine = torch.nn.functional.cosine_similarity(found, features, dim=axis)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.prior import GAN, Prior, PriorConfig
-from splitleak.attacker.reconstruction.descent import public_features
+from splitleak.attacker.reconstruction.descent import drops, feature_errors, public_features
 from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.attacker.training.rows import BATCH, Stage, descend_rows
 from splitleak.config import Config
@@ -57,8 +57,8 @@ class GlassAttack(Attack):
     Latents are descended from, with their divergence from a standard normal beside the loss (one latent's own mean and
     deviation), the best by its feature is kept, and its w descends further, noisy at first. Every feature is rebuilt on
     its own, but for the drawn candidates, which all share. ``encoder`` and public images are needed; with ``query``
-    the settings are rehearsed on features that crossed the wire as the victims' did. A generator is trained on the
-    public images, less those of the rehearsal, where no prior is given.
+    the settings are rehearsed on features that crossed the wire as the victims' did; what is dropped on the way is left
+    out of the error. A generator is trained on the public images, less those of the rehearsal, where no prior is given.
 
     Deviations: what is returned is the iterate with the least feature error, where the paper returns the last; the
     generator is `splitleak prior`'s, whose w is what its first block makes of the latent (a StyleGAN's has as many as
@@ -97,10 +97,12 @@ class GlassAttack(Attack):
         order = torch.randperm(len(known.public), generator=generator(run.seed, "glass", "rehearsal"))
         rehearsed, used = set_apart(known.public, order, min(self.config.rehearsal_images, len(order) // 4))
         targets = torch.cat([asked[0, rehearsed].float(), known.captured]).to(run.device)
+        dropped = drops(encoder, known.public, asked[0], known.captured, run.device)
         scale = float(asked[0].float().var(0).mean().clamp(min=1e-12))
         with self.prior(known, known.public[used], run) as prior:
             drawing = drawing_of(prior, known.image_shape, self.name)
-            search = Search(encoder, drawing, scale, run, [self.config.document(), prior.digest, scale])
+            identity = [self.config.document(), prior.digest, scale]
+            search = Search(encoder, drawing, scale, run, identity, drops=dropped)
             latents = self.latents(search, targets)
             images = self.refined(search, latents, targets, known.public[rehearsed].to(run.device))
         self.findings |= {"prior": prior.digest, "history": search.history}
@@ -248,7 +250,17 @@ def squared(images: Tensor) -> Tensor:
 class Search:
     """Descents on what enters a block of the generator, each row on its own; the best row by feature error is kept."""
 
-    def __init__(self, encoder: nn.Module, drawing: Drawing, scale: float, run: Run, identity: object) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        drawing: Drawing,
+        scale: float,
+        run: Run,
+        identity: object,
+        *,
+        drops: bool = False,
+    ) -> None:
+        self.drops = drops  # whether captured values of 0 were dropped on the way
         self.encoder, self.drawing, self.scale, self.run, self.identity = encoder, drawing, scale, run, identity
         self.history: dict[str, list[dict[str, float]]] = {}
 
@@ -262,12 +274,16 @@ class Search:
         """The feature errors ``(N, candidates)`` of candidates for targets ``(N, *cut)``."""
         drawn = torch.cat([self.encoder(self.drawing.images(part, 0)) for part in latents.split(BATCH)]).flatten(1)
         centre = drawn.mean(0)  # distances about the mean lose no digits
-        return torch.cdist(targets.flatten(1) - centre, drawn - centre).square() / (drawn.shape[1] * self.scale)
+        wanted, drawn = targets.flatten(1) - centre, drawn - centre
+        kept = (targets.flatten(1) != 0).float() if self.drops else torch.ones_like(wanted)
+        wanted = kept * wanted
+        squares = wanted.square().sum(1, keepdim=True) - 2 * wanted @ drawn.T + kept @ drawn.square().T
+        return squares / (kept.sum(1, keepdim=True).clamp(min=1) * self.scale)
 
     def errors(self, images: Tensor, targets: Tensor) -> Tensor:
         """The feature error ``(B,)`` of images, in units of the features' variance."""
         features: Tensor = self.encoder(images)
-        return (features - targets).square().flatten(1).mean(1) / self.scale
+        return feature_errors(features, targets, drops=self.drops) / self.scale
 
     def descend(
         self,

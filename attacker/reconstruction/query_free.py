@@ -64,7 +64,7 @@ class QueryFreeAttack(Attack):
         assert known.public is not None
         self.network, findings = self._train_shadow(known, run)
         answers = encode_public(self.name, self.network, known, run.device)
-        start = start_from(self.config, answers, known.public, known, run)
+        start = start_from(self.config, self.network, answers, known.public, known, run)
         tv, l2 = (torch.full((len(known.captured),), each) for each in (self.config.tv_weight, self.config.l2_weight))
         found = descend(
             self.network, known.captured, start, self.config, run, tv_weights=tv, l2_weights=l2, name="descent"

@@ -80,7 +80,7 @@ class MaximumLikelihoodAttack(Attack):
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(self.config.rehearsal_images, len(order) // 4) if len(candidates) > 1 else 0
         rehearsed, used = set_apart(known.public, order, count)
-        start = start_from(self.config, asked[:, used], known.public[used], known, run)
+        start = start_from(self.config, encoder, asked[:, used], known.public[used], known, run)
         chosen, findings = candidates[0], dict[str, object]()
         if count:
             truth = known.public[rehearsed]

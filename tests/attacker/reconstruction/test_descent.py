@@ -1,10 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from splitleak.attacker.base import Knowledge, Run
-from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, encode, start_from
+from splitleak.attacker.reconstruction.descent import (
+    DescentConfig,
+    Start,
+    descend,
+    drops,
+    encode,
+    feature_errors,
+    start_from,
+)
 from splitleak.measures.pixel import total_variation
 from splitleak.training.modules import freeze
 
@@ -68,7 +78,7 @@ def test_priors_are_weighed_beside_errors_of_features_of_any_scale(scale):
     encoder, public, moved = Scaled(), pictures(50, seed=1), []
     known = Knowledge(captured=encoder(pictures(5)), image_shape=SHAPE, public=public)
     for weight in (1e-4, 0.01, 1.0):
-        start = start_from(CONFIG, encoder(public)[None], public, known, Run())
+        start = start_from(CONFIG, encoder, encoder(public)[None], public, known, Run())
         images = found(encoder, known.captured, start, l2=weight).images
         moved.append(float((images - public.mean(0)).square().mean()))
     assert moved[0] > 1.2 * moved[1] > 1.44 * moved[2] > 0
@@ -127,15 +137,34 @@ def test_values_that_were_dropped_on_the_way_are_left_out():
     freeze(encoder, CPU)
     sent = encoder(images)
     kept = torch.rand(sent.shape, generator=torch.Generator().manual_seed(0)) >= 0.3
-    result = found(encoder, sent * kept, config=CONFIG.model_copy(update={"learning_rate": 0.3}))
+    start = replace(grey(), drops=True)
+    result = found(encoder, sent * kept, start, config=CONFIG.model_copy(update={"learning_rate": 0.3}))
     torch.testing.assert_close(result.images[kept], images[kept], atol=0.01, rtol=0)
     torch.testing.assert_close(result.images[~kept], torch.full_like(images, 0.5)[~kept])
 
 
-def test_zeros_of_an_encoder_that_gives_zeros_are_believed():
-    encoder = nn.Sequential(nn.Threshold(0.55, 0.0))  # dark pixels become 0: at the start all are
-    result = found(encoder, torch.zeros(2, *SHAPE), grey())
-    assert result.feature_losses[0] == 0
+def test_the_error_of_features_is_of_all_values_or_of_those_that_were_not_dropped():
+    found, sent = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    assert feature_errors(found, sent, drops=False).tolist() == [1.0, 12.5]
+    assert feature_errors(found, sent, drops=True).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("last", [nn.Sigmoid(), nn.ReLU()])
+def test_dropout_is_told_from_an_encoders_own_zeros_and_from_quantisation_to_zero(last):
+    encoder, public, victims = nn.Sequential(Linear(), last), pictures(50, seed=1), pictures(20)
+    own, captured, draw = encoder(public), encoder(victims), torch.Generator().manual_seed(0)
+
+    def dropped(features):
+        return features * (torch.rand(features.shape, generator=draw) >= 0.2)
+
+    def quantised(features):
+        return (features / own.max() * 3).round() / 3
+
+    asked = [(dropped, dropped), (quantised, quantised), (lambda features: features,) * 2]
+    told = [drops(encoder, public, send(own), sent(captured), CPU) for send, sent in asked]
+    assert told == [True, False, False]
+    if isinstance(last, nn.Sigmoid):  # by what was captured alone: an encoder without zeros of its own
+        assert [drops(encoder, public, own, sent(captured), CPU) for _, sent in asked] == [True, False, False]
 
 
 def test_an_encoder_without_a_gradient_is_told_by_its_norm():
@@ -166,8 +195,8 @@ def test_interrupted_and_taken_up_again_it_gives_the_same(tmp_path, killed):
 
 def test_from_the_mean_each_pixel_moves_by_its_channels_deviation():
     images = torch.rand(50, 3, 4, 4) * torch.tensor([0.1, 0.5, 1.0])[:, None, None]
-    known = Knowledge(captured=torch.zeros(2, 1, 2, 2), image_shape=(3, 4, 4))
-    start = start_from(CONFIG, torch.zeros(1, 50, 1, 2, 2), images, known, Run())
+    known = Knowledge(captured=torch.zeros(2, 3, 2, 2), image_shape=(3, 4, 4))
+    start = start_from(CONFIG, nn.AvgPool2d(2), torch.zeros(1, 50, 3, 2, 2), images, known, Run())
     torch.testing.assert_close(start.centre(known.captured), images.mean(0).expand(2, 3, 4, 4))
     expected = images.transpose(0, 1).flatten(1).std(1, correction=0)
     torch.testing.assert_close(start.directions.view(3, 16), expected[:, None].expand(3, 16))
@@ -179,7 +208,7 @@ def test_from_a_decoder_they_move_along_the_directions_of_its_errors(small_split
     features = functional.avg_pool2d(images, 2)
     known = Knowledge(captured=features[:3], image_shape=(1, 16, 16))
     config = DescentConfig(decoder_epochs=2)
-    start = start_from(config, features[None], images, known, Run(seed=1))
+    start = start_from(config, nn.AvgPool2d(2), features[None], images, known, Run(seed=1))
     errors = (start.centre(features) - images).flatten(1)
     covariance = errors.T @ errors / len(errors)
     torch.testing.assert_close(start.directions.T @ start.directions, covariance, atol=1e-4, rtol=0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from splitleak.attacker.base import Knowledge, Run
+from splitleak.attacker.base import Knowledge, Query, Run
 from splitleak.attacker.diffusion import DiffusionConfig, train_diffusion
 from splitleak.attacker.reconstruction.drag import DragAttack, DragConfig, Sampler, deviation, guided
 from splitleak.attacker.training.denoiser import alpha_bar
@@ -98,6 +98,31 @@ def test_features_that_are_alike_are_at_distance_0(prior, distance):
     images = torch.rand(3, 1, 16, 16)
     assert sampler.distance(images, images.flatten(1)).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
     assert (sampler.distance(images, images.flip(0).flatten(1))[0::2] > 1e-3).all()
+
+
+@pytest.mark.parametrize("distance", ["error", "cosine"])
+def test_features_that_differ_in_what_was_dropped_alone_are_at_distance_0(prior, distance):
+    config, images = QUICK.model_copy(update={"distance": distance}), torch.rand(3, 1, 16, 16)
+    sampler = Sampler(config, nn.Flatten(), prior, (1, 16, 16), Run(), drops=True)
+    sent = images.flatten(1) * (torch.rand(3, 256) >= 0.3)
+    assert sampler.distance(images, sent).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
+    assert (sampler.distance(images.flip(0), sent)[0::2] > 1e-3).all()
+
+
+@pytest.mark.slow
+def test_through_dropout_it_rebuilds_much_better_than_the_mean_image(known, small_splits):
+    config = QUICK.model_copy(update={"timesteps": 30})
+    draw, eightfold = torch.Generator().manual_seed(0), nn.Upsample((32, 64))
+
+    def send(images):
+        features = eightfold(images)
+        return features * (torch.rand(features.shape, generator=draw) >= 0.3)
+
+    truth = small_splits.victims.floats()[:4]
+    known = dataclasses.replace(known, captured=eightfold(truth), encoder=eightfold)
+    through = dataclasses.replace(known, captured=send(truth), query=Query(send))
+    grey = mse(known.public.mean(0).expand_as(truth), truth).mean()
+    assert mse(DragAttack(config)(through), truth).mean() < 0.5 * grey
 
 
 def test_a_generator_is_refused(known, tiny_prior):

@@ -53,6 +53,18 @@ def test_candidates_are_compared_as_well_by_features_far_from_zero(tiny_prior):
     assert found.argmin(1).tolist() == list(range(10, 40))
 
 
+def test_candidates_are_compared_by_what_was_not_dropped_on_the_way(tiny_prior):
+    drawing = drawing_of(tiny_prior, (1, 16, 16), "glass")
+    latents = torch.randn(64, drawing.latent, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        images = drawing.images(latents[10:40], 0)
+    targets = images * (torch.rand(images.shape, generator=torch.Generator().manual_seed(2)) >= 0.8)
+    search = Search(nn.Identity(), drawing, 2.0, Run(), None, drops=True)
+    errors = search.compared(latents, targets)
+    assert errors.argmin(1).tolist() == list(range(10, 40))
+    torch.testing.assert_close(errors.diagonal(10), search.errors(images, targets), atol=1e-5, rtol=0)
+
+
 @pytest.mark.slow
 def test_with_more_restarts_the_latents_error_does_not_rise(known):
     errors = []
