@@ -123,7 +123,8 @@ class DecoderAttack(TrainsRebuilder, Attack):
     aware of any defense on the wire, noise included, because its pairs crossed the same wire.
     Features of any shape; see `decoder_for` for the decoder's form.
     Deviations: the epoch is chosen on held-out public pairs (the published code scores the last one, or chooses it
-    on what it is scored on), and weights are those of that epoch. The default is a stronger attack of that kind. Its
+    on what it is scored on), and weights are those of that epoch; features whose variance is not in 0.001 to 10 are
+    scaled to a variance of 1. The default is a stronger attack of that kind. Its
     decoder is a `SubPixelDecoder`, whose weights are averaged over the steps; the last quarter of the epochs trains on
     all pairs; a target that draws noise is asked again for each epoch, up to 16 times an image; and the loss has
     ``1 - SSIM`` beside the MSE, so that neither score flatters a defense.

@@ -7,7 +7,7 @@ from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run, Shapes
 from splitleak.attacker.training.fitting import FitConfig, fit, gather, predict, set_rate, step
-from splitleak.models.decoder import doublings
+from splitleak.models.decoder import ScaledDecoder, doublings
 from splitleak.models.grids import Crop, ToGrid
 from splitleak.seeding import seeded
 from splitleak.training.modules import to_channels_last
@@ -21,7 +21,15 @@ class InverseNetworkConfig(FitConfig):
     halved_every: int = Field(default=5, ge=1, description="epochs after which the learning rate is halved")
 
 
-class InverseNetwork(nn.Sequential):
+class _Scaled(nn.Sequential, ScaledDecoder):
+    """Layers in a row, of features at the decoder's scale."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        images: Tensor = super().forward(features * self.scale)  # type: ignore[no-untyped-call]  # torch's
+        return images
+
+
+class InverseNetwork(_Scaled):
     """Features ``(N, c, h, w)`` to images ``(N, C, H, W)``, without an activation at the end.
 
     A transposed 3×3 convolution of stride 2 with ReLU for each doubling of the side, the last to ``channels`` and those
@@ -47,7 +55,7 @@ def inverse_network_for(
     image_shape: tuple[int, int, int],
     channels: int,
     parts: tuple[tuple[int, ...], ...] | None = None,
-) -> nn.Module:
+) -> ScaledDecoder:
     """An `InverseNetwork`; where it does not fit, behind what brings features of any shape to a grid, see `ToGrid`.
 
     Raises:
@@ -57,13 +65,13 @@ def inverse_network_for(
     if len(tensors) == 1 and len(tensors[0]) == 3:
         try:
             fitting = InverseNetwork(tensors[0], image_shape, channels)
-            return fitting if parts is None else nn.Sequential(nn.Unflatten(1, tensors[0]), fitting)
+            return fitting if parts is None else _Scaled(nn.Unflatten(1, tensors[0]), fitting)
         except ValueError:
             pass
     to_grid = ToGrid(tensors, image_shape, width=2 * channels)
     _, high, wide = to_grid.map_shape
     reached = (image_shape[0], high << to_grid.level, wide << to_grid.level)
-    return nn.Sequential(to_grid, InverseNetwork(to_grid.map_shape, reached, channels), Crop(image_shape))
+    return _Scaled(to_grid, InverseNetwork(to_grid.map_shape, reached, channels), Crop(image_shape))
 
 
 class InverseNetworkAttack(Attack):
@@ -72,9 +80,10 @@ class InverseNetworkAttack(Attack):
     He, Zhang and Lee, "Model inversion attacks against collaborative inference", ACSAC 2019, the black-box attack;
     MSE, Adam. Features ``(N, *cut)``, images ``(N, C, H, W)`` in [0, 1]; what lies outside is clamped at the end.
     Deviations: features whose sides are not the image's divided by a power of two, tokens and vectors are brought to a
-    grid first, see `ToGrid`; images in [0, 1] and not normalised per channel, so channels weigh alike; the epoch is
-    chosen on held-out public pairs; pairs are shuffled; the CPU preset is narrower and shorter, at a higher learning
-    rate.
+    grid first, see `ToGrid`; features whose variance is not in 0.001 to 10 are scaled to a variance of 1, with which
+    the published rate learns as it does from usual ones; images in [0, 1] and not normalised per channel, so channels
+    weigh alike; the epoch is chosen on held-out public pairs; pairs are shuffled; the CPU preset is narrower and
+    shorter, at a higher learning rate.
     """
 
     name = "inverse-network"
@@ -87,7 +96,7 @@ class InverseNetworkAttack(Attack):
         """He et al.'s: 64 channels, 50 epochs of batch 32, Adam at 1e-3 halved every 10."""
         return InverseNetworkConfig(channels=64, epochs=50, learning_rate=1e-3, halved_every=10)
 
-    def untrained(self, shapes: Shapes) -> nn.Module:
+    def untrained(self, shapes: Shapes) -> ScaledDecoder:
         return inverse_network_for(shapes.feature_shape, shapes.image_shape, self.config.channels, shapes.parts)
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
@@ -114,5 +123,6 @@ class InverseNetworkAttack(Attack):
             run,
             modules={"network": network},
             optimizers={"adam": optimizer},
+            begin=lambda features, _: network.adapt(features),
         )
         return predict(network, known.captured, run.device)

@@ -22,7 +22,7 @@ _POSITIONS_A_VALUE = 64  # of the pairs, that its least squares are over
 _RIDGE = 1e-4  # in units of the values' mean variance
 _CORRECTION = 0.05  # scale of what corrects the linear decoder: a first step of training must not drown it
 _CHUNK = 8  # pairs whose neighbourhoods are in memory at once
-_SLIGHT = 1e-3  # variance of features below which the epsilon of batch normalisation, 1e-5, would drown some of it
+_USUAL = (1e-3, 10.0)  # variances of features that are taken as they are; the epsilon of batch normalisation is 1e-5
 
 
 class ResidualBlock(nn.Module):
@@ -51,7 +51,36 @@ class ResidualBlock(nn.Module):
         return total
 
 
-class ResNormDecoder(nn.Module):
+def unit_scale(features: Tensor) -> float:
+    """What brings features ``(M, *cut)`` to a variance of 1 from one to the next; 1 where it is in 0.001 to 10."""
+    variance, (least, most) = float(features.double().var(0).mean()), _USUAL
+    return 1.0 if least <= variance <= most or not 0 < variance < math.inf else variance**-0.5
+
+
+class ScaledDecoder(nn.Module):
+    """A decoder that brings features far from unit scale to a deviation of 1, when it is told what they are like.
+
+    Beside slight ones the epsilon of batch normalisation is large, and so are a first layer's bias and its steps; large
+    ones make the first answers far too large. Weights that were kept before there was such a scale have 1.
+    """
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def adapt(self, features: Tensor) -> None:
+        """Takes the scale for features ``(M, *cut)``, see `unit_scale`."""
+        self.scale.fill_(unit_scale(features))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401  # torch's
+        state_dict.setdefault(f"{prefix}scale", torch.ones_like(self.scale, device="cpu"))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+class ResNormDecoder(ScaledDecoder):
     """The residual decoder ``res_normN<blocks>C<channels>``: features ``(N, c, h, w)`` to images ``(N, C, H, W)``.
 
     Channels may come last, see `laid_map`.
@@ -91,31 +120,8 @@ class ResNormDecoder(nn.Module):
         self.layers = nn.Sequential(*layers, ResidualBlock(channels, 3 if self.grey else image_shape[0]), nn.Sigmoid())
 
     def forward(self, features: Tensor) -> Tensor:
-        images: Tensor = self.layers(self.to_map(features))
+        images: Tensor = self.layers(self.to_map(features * self.scale))
         return images.mean(1, keepdim=True) if self.grey else images
-
-
-class ScaledDecoder(nn.Module):
-    """A decoder that brings slight features to a deviation of 1, where an epsilon or a step would be large beside them.
-
-    Weights that were kept before there was such a scale have 1.
-    """
-
-    scale: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.ones(()))
-
-    @torch.no_grad()
-    def adapt(self, features: Tensor) -> None:
-        """Takes the scale for features ``(M, *cut)``: 1, unless their variance from one to the next is below 0.001."""
-        variance = features.double().var(0).mean()
-        self.scale.fill_(float(variance.rsqrt()) if 0 < float(variance) < _SLIGHT else 1.0)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401  # torch's
-        state_dict.setdefault(f"{prefix}scale", torch.ones_like(self.scale, device="cpu"))
-        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 class SubPixelDecoder(ScaledDecoder):

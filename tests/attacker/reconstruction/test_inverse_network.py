@@ -56,6 +56,23 @@ def test_its_weights_are_of_the_epoch_with_least_held_out_error():
         torch.testing.assert_close(network(known.captured).clamp(0, 1), rebuilt)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flat", [False, True])
+def test_features_of_any_scale_are_rebuilt_as_well(flat, small_splits):
+    images, errors = small_splits.public.floats()[:60], []
+    for scale in (1.0, 1e-3, 1e3):
+
+        def send(given, scale=scale):
+            features = scale * 3 * functional.avg_pool2d(given, 2)
+            return features.flatten(1) if flat else features
+
+        captured = send(small_splits.victims.floats())
+        known = Knowledge(captured, (1, 16, 16), public=images, query=Query(send))
+        made = InverseNetworkAttack(InverseNetworkConfig(channels=8, epochs=15))(known)
+        errors.append(float(functional.mse_loss(made, small_splits.victims.floats())))
+    assert max(errors[1:]) < 1.2 * errors[0]
+
+
 def test_the_paper_preset_is_the_published_training():
     paper = InverseNetworkAttack.paper_config()
     assert (paper.channels, paper.epochs, paper.batch_size) == (64, 50, 32)

@@ -220,13 +220,17 @@ def test_a_grey_image_is_the_mean_of_three_channels():
         torch.testing.assert_close(decoder(features), colours.mean(1, keepdim=True))
 
 
-@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 7, 5)])
-def test_slight_features_are_brought_to_a_deviation_of_1_and_weights_of_before_have_no_scale(shape):
-    decoder = decoder_for(shape, (1, 16, 16), blocks=0, channels=8, kind="sub-pixel").eval()
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((4, 8, 8), "sub-pixel"), ((4, 8, 8), "res-norm"), ((4, 7, 5), "sub-pixel")]
+)
+def test_features_far_from_unit_scale_are_brought_to_it_and_weights_of_before_have_no_scale(shape, kind):
+    decoder = decoder_for(shape, (1, 16, 16), blocks=0, channels=8, kind=kind).eval()
     features = torch.randn(50, *shape, generator=torch.Generator().manual_seed(0))
     decoder.adapt(features)
     assert float(decoder.scale) == 1
     before = {name: value for name, value in decoder.state_dict().items() if name != "scale"}
+    decoder.adapt(1e4 * features)
+    assert float(decoder.scale) == pytest.approx(1e-4, rel=0.05)
     decoder.adapt(1e-4 * features)
     assert float(decoder.scale) == pytest.approx(1e4, rel=0.05)
     scaled = decoder(1e-4 * features * float(1e4 / decoder.scale))
