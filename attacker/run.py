@@ -46,6 +46,7 @@ from splitleak.defenses.artifact import (
     load_edge,
     load_whole,
 )
+from splitleak.defenses.base import Defense
 from splitleak.defenses.classes.adaptive import adaptive_model, white_box
 from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import assemble
@@ -166,7 +167,7 @@ class Access:
             public=public.floats(),
             query=query,
             labels=public.labels,
-            encoder=None if half is None else freeze(half.encoder, device),
+            encoder=None if half is None else freeze(_as_sent(half.encoder, half.stack), device),
             head=head,
             fresh_encoder=fresh_encoder,
             prior=None if self.prior is None else load_prior(self.prior, device),
@@ -424,6 +425,12 @@ def _cloud_knowledge(
     if isinstance(half.config.target.model, ImportedModel):  # only its edge half has the layers before the cut
         return head, None, stack
     return head, lambda: _fresh_encoder(half.config, device), stack
+
+
+def _as_sent(encoder: nn.Module, stack: Stack) -> nn.Module:
+    """An encoder with the defenses behind it that neither draw nor are undone: what it gives is rounded and clamped."""
+    kept = [each for each in stack if not each.randomised and type(each).undone is Defense.undone]
+    return nn.Sequential(encoder, *kept) if kept else encoder
 
 
 class _Behind(nn.Module):

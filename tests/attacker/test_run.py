@@ -284,6 +284,21 @@ def test_who_has_either_half_undoes_the_order_of_each_session(small_splits, tmp_
     torch.testing.assert_close(curious.head(curious.captured), served)
 
 
+def test_a_white_box_rounds_and_clamps_as_the_edge_does_and_lets_gradients_through(small_splits, tmp_path):
+    model = {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10}
+    defenses = [{"name": "quantisation", "high": 0.5}]
+    document = {"model": model, "training": {"epochs": 1}, "defenses": defenses}
+    save(tmp_path / "toy", "toy", train(TargetConfig.parse(document, source="test"), small_splits, device=CPU))
+    edge, victims, own = tmp_path / "toy" / "edge", small_splits.victims.floats(), small_splits.public
+    np.save(tmp_path / "sent.npy", load_edge(edge, CPU).encode(victims.numpy()))
+    _, known = Access(features=tmp_path / "sent.npy", encoder=edge).knowledge(config(), own, CPU)
+    shown = victims.clone().requires_grad_()
+    features = known.encoder(shown)
+    torch.testing.assert_close(features, known.captured)
+    features.sum().backward()
+    assert shown.grad.abs().max() > 0
+
+
 def test_who_has_the_edges_half_undoes_means_of_as_many_crossings_as_they_are_of(deploy, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(Stack, "undone", lambda _, sent, crossings=1: told.append(crossings) or sent)
