@@ -139,9 +139,7 @@ class Knowledge:
     public: Tensor | None = None  # (M, C, H, W) in [0, 1], disjoint from the victims' images
     query: Query | None = None  # the deployed edge, or the prediction service, as a black box
     labels: Tensor | None = None  # (M,) int64, the classes of the public images
-    encoder: nn.Module | None = (
-        None  # the edge's weights and what its defenses round, without their randomness: a white box
-    )
+    encoder: nn.Module | None = None  # a white box: the edge's weights, and its defenses that do not draw
     head: nn.Module | None = None  # the cloud's weights, features to logits
     fresh_encoder: Callable[[], nn.Module] | None = None  # the edge's architecture: untrained encoders, global stream
     prior: "Prior | DiffusionPrior | None" = None  # a generator or a denoiser of images like the attacker's own

@@ -38,6 +38,7 @@ from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import (
+    EdgeHalf,
     HalfConfig,
     WholeModel,
     artifact_digest,
@@ -54,6 +55,7 @@ from splitleak.logs import Report, silent
 from splitleak.models.imported_half import ImportedModel
 from splitleak.outputs import check_file, claimed, locked
 from splitleak.plugins import Plugin, is_address
+from splitleak.seeding import generator
 from splitleak.tables import Table
 from splitleak.training.modules import freeze
 from splitleak.wire.client import Scores
@@ -167,7 +169,7 @@ class Access:
             public=public.floats(),
             query=query,
             labels=public.labels,
-            encoder=None if half is None else freeze(_as_sent(half.encoder, half.stack), device),
+            encoder=None if half is None else _as_sent(half, device),
             head=head,
             fresh_encoder=fresh_encoder,
             prior=None if self.prior is None else load_prior(self.prior, device),
@@ -427,10 +429,18 @@ def _cloud_knowledge(
     return head, lambda: _fresh_encoder(half.config, device), stack
 
 
-def _as_sent(encoder: nn.Module, stack: Stack) -> nn.Module:
-    """An encoder with the defenses behind it that neither draw nor are undone: what it gives is rounded and clamped."""
-    kept = [each for each in stack if not each.randomised and type(each).undone is Defense.undone]
-    return nn.Sequential(encoder, *kept) if kept else encoder
+def _as_sent(half: EdgeHalf, device: torch.device) -> nn.Module:
+    """The frozen encoder with those defenses behind it that neither draw nor are undone, as they round and clamp.
+
+    The encoder alone where these let no gradient through: a plug-in that rounds may not, and no attack would descend.
+    """
+    alone = freeze(half.encoder, device)
+    kept = [each for each in half.stack if not each.randomised and type(each).undone is Defense.undone]
+    through, shape = nn.Sequential(alone, *kept), half.config.target.model.image_shape
+    image = torch.rand(1, *shape, generator=generator(0, "gradient")).to(device).requires_grad_()
+    sent: Tensor = through(image)
+    slope = torch.autograd.grad(sent.square().sum(), image)[0] if kept and sent.requires_grad else torch.zeros(1)
+    return through if bool(slope.any()) else alone
 
 
 class _Behind(nn.Module):

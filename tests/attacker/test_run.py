@@ -25,6 +25,7 @@ from splitleak.config import Config, digest, read_document
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import load_cloud, load_edge, load_whole, save
+from splitleak.defenses.features.quantisation import Quantisation
 from splitleak.defenses.importing import import_network
 from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import TargetConfig, train
@@ -284,7 +285,9 @@ def test_who_has_either_half_undoes_the_order_of_each_session(small_splits, tmp_
     torch.testing.assert_close(curious.head(curious.captured), served)
 
 
-def test_a_white_box_rounds_and_clamps_as_the_edge_does_and_lets_gradients_through(small_splits, tmp_path):
+def test_a_white_box_rounds_and_clamps_as_the_edge_does_where_that_lets_gradients_through(
+    small_splits, tmp_path, monkeypatch
+):
     model = {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10}
     defenses = [{"name": "quantisation", "high": 0.5}]
     document = {"model": model, "training": {"epochs": 1}, "defenses": defenses}
@@ -297,6 +300,9 @@ def test_a_white_box_rounds_and_clamps_as_the_edge_does_and_lets_gradients_throu
     torch.testing.assert_close(features, known.captured)
     features.sum().backward()
     assert shown.grad.abs().max() > 0
+    monkeypatch.setattr(Quantisation, "forward", lambda _, features: features.round())  # as a plug-in's may be
+    _, known = Access(features=tmp_path / "sent.npy", encoder=edge).knowledge(config(), own, CPU)
+    torch.testing.assert_close(known.encoder(victims), load_edge(edge, CPU).encoder(victims))
 
 
 def test_who_has_the_edges_half_undoes_means_of_as_many_crossings_as_they_are_of(deploy, tmp_path, monkeypatch):
