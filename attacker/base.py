@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from splitleak.attacker.diffusion import DiffusionPrior
     from splitleak.attacker.prior import Prior
 
+Simulate = Callable[[Tensor, int, int], Tensor]
+"""An encoder's features ``(M, *cut)``, how often, and a seed, to what would be captured of them ``(draws, M, *cut)``:
+each time with fresh noise, the mean of as many crossings as what was captured, and undone like that; on the CPU."""
+
 Seen = Literal["features", "scores"]
 """What an attack on victims starts from."""
 
@@ -145,6 +149,7 @@ class Knowledge:
     prior: "Prior | DiffusionPrior | None" = None  # a generator or a denoiser of images like the attacker's own
     kind: Seen = "features"  # what ``captured`` holds
     parts: tuple[tuple[int, ...], ...] | None = None  # shapes of the tensors that captured vectors pack, in order
+    simulate: Simulate | None = None  # the wire, as a half tells its defenses; None: no half, or none of them draws
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from splitleak.outputs import FolderKind
 SERVED, APART = "served", "apart"  # of what a network from features to images was trained on, beside its weights
 WEIGHTS = "weights.safetensors"
 ATTACK = FolderKind(("attack", "invert"), "attack.json", ("reconstructions.npz", WEIGHTS))
-_ALWAYS_KNOWN = frozenset({"captured", "image_shape", "kind", "parts"})
+_NOT_NAMED = frozenset({"captured", "image_shape", "kind", "parts", "simulate"})  # known to all, or by a half
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def described(
         "attack": attack.name,
         "config": attack.config.document(),
         "draws": 1 if known.query is None else known.query.draws,
-        "knowledge": sorted(given - _ALWAYS_KNOWN),
+        "knowledge": sorted(given - _NOT_NAMED),
         "public_hashes": hashes,
         "seed": seed,
         "views": views,

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.attacker.arrays import own_images, read_features, read_pairs
-from splitleak.attacker.base import Attack, Knowledge, Query, Run, build
+from splitleak.attacker.base import Attack, Knowledge, Query, Run, Simulate, build
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.attacker.diffusion import load_prior
@@ -64,6 +64,7 @@ from splitleak.wire.files import captures
 from splitleak.wire.files.shared import SharedScores
 
 _SEEDS = 2**62
+_SIMULATED_AT_ONCE = 256
 _OF_VICTIMS = frozenset({"capture", "shared", "features", "edge", "encoder", "head", "views", "parts"})
 _OF_CLASSES = frozenset({"oracle", "model", "artifact", "adaptive", "classes"})
 
@@ -175,6 +176,7 @@ class Access:
             prior=None if self.prior is None else load_prior(self.prior, device),
             kind="features" if self.shared is None else "scores",
             parts=parts,
+            simulate=_simulate(stack, config.views, device),
         )
 
     def class_knowledge(
@@ -441,6 +443,27 @@ def _as_sent(half: EdgeHalf, device: torch.device) -> nn.Module:
     sent: Tensor = through(image)
     slope = torch.autograd.grad(sent.square().sum(), image)[0] if kept and sent.requires_grad else torch.zeros(1)
     return through if bool(slope.any()) else alone
+
+
+def _simulate(stack: Stack | None, crossings: int, device: torch.device) -> Simulate | None:
+    """The defenses of a half on an attacker's own features, so many crossings averaged; None where none draws."""
+    if stack is None or not any(defense.randomised for defense in stack):
+        return None
+
+    @torch.no_grad()
+    def simulate(features: Tensor, draws: int, seed: int) -> Tensor:
+        draw = generator(seed, "simulated", device=device)
+        for defense in stack:
+            defense.generator = draw
+
+        def captured(part: Tensor) -> Tensor:
+            mean = sum((stack(part) for _ in range(crossings)), torch.zeros_like(part)) / crossings
+            return stack.undone(mean, crossings).cpu()
+
+        parts = features.split(_SIMULATED_AT_ONCE)
+        return torch.stack([torch.cat([captured(part.to(device)) for part in parts]) for _ in range(draws)])
+
+    return simulate
 
 
 class _Behind(nn.Module):

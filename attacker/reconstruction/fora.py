@@ -6,7 +6,7 @@ from torch import Tensor
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.reconstruction.descent import decoder_of, encode_public
 from splitleak.attacker.training.alignment import AlignmentConfig, align, discrepancy
-from splitleak.attacker.training.fitting import predict
+from splitleak.attacker.training.fitting import crossed, predict
 
 
 class ForaConfig(AlignmentConfig):
@@ -25,7 +25,8 @@ class ForaAttack(Attack):
     and applied to what was captured. Nothing says that a feature means the same to both, only that all together are
     distributed alike: the more is captured, and the more alike public and private images are, the better.
     Deviations: the attacker has the features that crossed the wire, not a whole training's; the critic has a hinge
-    loss; the inverse network is `decoder`'s.
+    loss; the inverse network is `decoder`'s, and where the cloud's half tells that noise or dropout is drawn on the
+    wire, its pairs are the substitute's features behind that, drawn anew for each epoch. The alignment has them clean.
     """
 
     name = "fora"
@@ -52,7 +53,8 @@ class ForaAttack(Attack):
             return self.config.discrepancy_weight * discrepancy(features, captured)
 
         encoder, history = align(self.name, known, self.config, run, further)
-        answers = encode_public(self.name, encoder, known, run.device)
+        features = encode_public(self.name, encoder, known, run.device)[0]
+        answers = crossed(features, known, self.config.decoder_epochs, run.seed)
         self.network = decoder_of(self.config.decoder_epochs, answers, known.public, known, run)
         self.findings = {"history": history, **{f"{key}_end": value for key, value in history[-1].items()}}
         return predict(self.network, known.captured, run.device)

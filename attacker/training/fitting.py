@@ -76,6 +76,16 @@ def gather(known: Knowledge, name: str, draws: int = 1) -> Tensor:
     return kept
 
 
+def crossed(features: Tensor, known: Knowledge, draws: int, seed: int) -> Tensor:
+    """An encoder's features ``(M, *cut)`` as they would be captured, ``(draws, M, *cut)``, as far as 2^28 values go.
+
+    That is where a half tells that something is drawn on the wire; else they are as they were, ``(1, M, *cut)``.
+    """
+    if known.simulate is None:
+        return features[None]
+    return known.simulate(features, max(1, min(draws, _MOST_FLOATS // features.numel())), seed)
+
+
 def replayed(answers: Tensor) -> Query:
     """A black box that gives answers ``(draws, M, *cut)`` once, in the order in which `gather` asks for them."""
     rows, given = answers.flatten(0, 1), 0

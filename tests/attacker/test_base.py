@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from splitleak.attacker.base import Attack, Knowledge, Query, Run, affordable
+from splitleak.attacker.base import Attack, Knowledge, Query, Run, Simulate, affordable
 from splitleak.config import Config
 
 
@@ -95,6 +95,7 @@ def test_knowledge_has_no_place_for_the_victims_images_or_a_path():
         "kind": Literal["features", "scores"],
         "parts": tuple[tuple[int, ...], ...] | None,
         "prior": "Prior | DiffusionPrior | None",
+        "simulate": Simulate | None,
     }
     assert {field.name: field.type for field in dataclasses.fields(Knowledge)} == allowed
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -283,6 +283,7 @@ def test_who_has_either_half_undoes_the_order_of_each_session(small_splits, tmp_
     torch.testing.assert_close(curious.captured, known.captured)
     served = torch.from_numpy(load_cloud(tmp_path / "toy" / "cloud", CPU).predict(sent))
     torch.testing.assert_close(curious.head(curious.captured), served)
+    assert curious.simulate is None  # a session's order is undone, and nothing else is drawn
 
 
 def test_a_white_box_rounds_and_clamps_as_the_edge_does_where_that_lets_gradients_through(
@@ -314,6 +315,19 @@ def test_who_has_the_edges_half_undoes_means_of_as_many_crossings_as_they_are_of
         _, known = access.knowledge(config(views=2), access.images(), CPU)
         known.query(known.public[:2])
     assert told == [2, 2]
+
+
+def test_who_has_a_half_simulates_the_noise_on_the_wire_as_it_was_captured(deploy, tmp_path, small_splits):
+    with deploy(tmp_path, repeat=2) as chain:
+        access = Access(capture=chain.capture, public=chain.public)
+        half, head = chain.folder / "toy" / "edge", chain.folder / "toy" / "cloud"
+        for views, told in ((1, replace(access, head=head)), (2, replace(access, head=head, encoder=half))):
+            _, known = told.knowledge(config(views=views, crossings=2), small_splits.public, CPU)
+            drawn = known.simulate(torch.ones(300, *known.captured.shape[1:]), 2, 0) - 1
+            assert (drawn.mean(), drawn.std()) == pytest.approx((0, 0.05 / views**0.5), rel=0.05, abs=1e-3)
+            assert drawn.flatten(1).corrcoef()[0, 1].abs() < 0.05  # each time another
+        _, blind = access.knowledge(config(crossings=2), small_splits.public, CPU)
+        assert blind.simulate is None
 
 
 def test_a_curious_cloud_has_the_head_and_builds_untrained_encoders_that_are_not_the_targets(deployed, small_splits):

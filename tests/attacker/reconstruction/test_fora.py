@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,10 @@ from splitleak.attacker.reconstruction.fora import ForaAttack, ForaConfig
 from splitleak.measures.pixel import mse
 
 QUICK = ForaConfig(iterations=150, learning_rate=1e-2, critic_width=8, decoder_epochs=3)
+
+
+def stream(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
@@ -30,6 +36,18 @@ def test_without_query_weights_and_labels_it_rebuilds_better_than_the_mean_image
     truth, attack = small_splits.victims.floats(), ForaAttack(QUICK)
     assert mse(attack(known), truth).mean() < 0.5 * mse(known.public.mean(0).expand_as(truth), truth).mean()
     assert len(attack.findings["history"]) == 6
+
+
+@pytest.mark.slow
+def test_who_knows_that_the_wire_draws_noise_trains_the_inverse_behind_it(known, small_splits):
+    noisy = replace(known, captured=known.captured + 0.6 * torch.randn(known.captured.shape, generator=stream(0)))
+
+    def simulate(features, draws, seed):
+        return features + 0.6 * torch.randn((draws, *features.shape), generator=stream(seed + 1))
+
+    told, blind = (ForaAttack(QUICK)(each) for each in (replace(noisy, simulate=simulate), noisy))
+    truth = small_splits.victims.floats()
+    assert mse(told, truth).mean() < 0.8 * mse(blind, truth).mean()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from torch import nn
 
 from splitleak.attacker.base import Knowledge, Query, Run
 from splitleak.attacker.training import fitting
-from splitleak.attacker.training.fitting import FitConfig, fit, gather, predict, set_apart
+from splitleak.attacker.training.fitting import FitConfig, crossed, fit, gather, predict, set_apart
 
 
 class Gain(nn.Module):
@@ -166,6 +166,13 @@ def test_queries_are_made_as_often_as_there_are_draws():
     assert features.shape == (3, 5, 1, 4, 4)
     assert features[:, 0, 0, 0, 0].tolist() == [0, 1, 2]
     assert query.made == 15
+
+
+@pytest.mark.parametrize(("most", "draws"), [(80, 3), (40, 2), (10, 1)])
+def test_an_encoders_features_cross_as_often_as_asked_for_and_memory_affords(monkeypatch, most, draws):
+    monkeypatch.setattr(fitting, "_MOST_FLOATS", most)
+    known = Knowledge(torch.zeros(1, 4), (1, 2, 2), simulate=lambda features, draws, seed: torch.zeros(draws, 5, 4))
+    assert crossed(torch.zeros(5, 4), known, 3, 0).shape == (draws, 5, 4)
 
 
 @pytest.mark.parametrize("draws", [1, 3])
