@@ -27,6 +27,7 @@ class ForaAttack(Attack):
     Deviations: the attacker has the features that crossed the wire, not a whole training's; the critic has a hinge
     loss; the inverse network is `decoder`'s, and where the cloud's half tells that noise or dropout is drawn on the
     wire, its pairs are the substitute's features behind that, drawn anew for each epoch. The alignment has them clean.
+    Its critic sees features whose variance is not in 0.001 to 10 scaled to a variance of 1.
     """
 
     name = "fora"

@@ -12,7 +12,7 @@ from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.training.alignment import AlignmentConfig, align
 from splitleak.attacker.training.critic import PatchCritic, hinge
 from splitleak.attacker.training.fitting import cosine, predict, rebuilding_loss, set_rate, step
-from splitleak.models.decoder import decoder_for
+from splitleak.models.decoder import decoder_for, unit_scale
 from splitleak.seeding import seeded
 from splitleak.training.modules import freeze
 
@@ -43,7 +43,8 @@ class SdarAttack(Attack):
     the decoder is to prevent. It is then applied to what was captured ``(N, *cut)``. ``head`` is optional: without it
     the simulator has a linear head of its own, and only the critic ties it to the edge.
     Deviations: the model is trained and does not change under attack; critics have hinge losses, and are not told
-    labels, which captured features do not have here.
+    labels, which captured features do not have here; features whose variance is not in 0.001 to 10 are scaled to a
+    variance of 1, but for the cloud's head.
     """
 
     name = "sdar"
@@ -80,6 +81,8 @@ class SdarAttack(Attack):
             ).to(run.device)
             critic = PatchCritic(known.image_shape, config.picture_critic_width).to(run.device)
             own = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), int(labels.max()) + 1)).to(run.device)
+        decoder.adapt(known.captured)
+        unit = unit_scale(known.captured) if known.head is None else 1.0  # the cloud's head takes them as they are
         head = own if known.head is None else freeze(copy.deepcopy(known.head), run.device)
         trained = [*decoder.parameters(), *(own.parameters() if known.head is None else ())]
         rebuilding = Adam(trained, lr=config.decoder_learning_rate)
@@ -95,10 +98,10 @@ class SdarAttack(Attack):
             loss = rebuilding_loss(rebuilt, images[rows], config.ssim_weight)
             loss = loss - config.picture_weight * critic(of_captured).mean()
             if known.head is None:
-                loss = loss + functional.cross_entropy(own(features.detach()), labels[rows])
+                loss = loss + functional.cross_entropy(own(unit * features.detach()), labels[rows])
             step(rebuilding, loss)
             critic.requires_grad_(True)
-            return config.label_weight * functional.cross_entropy(head(features), labels[rows])
+            return config.label_weight * functional.cross_entropy(head(unit * features), labels[rows])
 
         _, history = align(
             self.name,

@@ -13,6 +13,7 @@ from splitleak.attacker.base import Knowledge, Run
 from splitleak.attacker.training.critic import hinge
 from splitleak.attacker.training.fitting import cosine, set_rate, step
 from splitleak.config import Config, digest
+from splitleak.models.decoder import unit_scale
 from splitleak.models.grids import ToGrid
 from splitleak.models.split import output_shape
 from splitleak.seeding import generator, seeded
@@ -36,10 +37,20 @@ class AlignmentConfig(Config):
 
 
 class FeatureCritic(nn.Module):
-    """Features of any shape to realness scores ``(N,)``: brought to a grid, then three spectral-norm convolutions."""
+    """Features of any shape to realness scores ``(N,)``: brought to a grid, then three spectral-norm convolutions.
 
-    def __init__(self, shapes: tuple[tuple[int, ...], ...], image_shape: tuple[int, int, int], width: int) -> None:
+    They are first multiplied by ``scale``: the layers are as steep as any, and slight features all look alike to them.
+    """
+
+    def __init__(
+        self,
+        shapes: tuple[tuple[int, ...], ...],
+        image_shape: tuple[int, int, int],
+        width: int,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
+        self.scale = scale
         self.grid = ToGrid(shapes, image_shape, width=width)
         convolutions = [
             spectral_norm(nn.Conv2d(self.grid.map_shape[0], width, 3, padding=1)),
@@ -49,7 +60,7 @@ class FeatureCritic(nn.Module):
         self.layers = nn.Sequential(*layers, spectral_norm(nn.Conv2d(2 * width, 1, 3, padding=1)))
 
     def forward(self, features: Tensor) -> Tensor:
-        scores: Tensor = self.layers(self.grid(features)).flatten(1).mean(1)
+        scores: Tensor = self.layers(self.grid(self.scale * features)).flatten(1).mean(1)
         return scores
 
 
@@ -68,7 +79,7 @@ def align(
     modules: Mapping[str, nn.Module] | None = None,
     optimizers: Mapping[str, Optimizer] | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Trains a substitute encoder; resumable.
+    """Trains a substitute encoder; resumable. Its critic sees features brought to unit scale, see `unit_scale`.
 
     Args:
         name: The attack's, for random streams, errors and the checkpoint.
@@ -90,7 +101,8 @@ def align(
     with seeded(run.seed, name, "init"):
         encoder = known.fresh_encoder().requires_grad_(True).to(run.device)
         shapes = known.parts or (tuple(known.captured.shape[1:]),)
-        critic = FeatureCritic(shapes, known.image_shape, config.critic_width).to(run.device)
+        scale = unit_scale(known.captured)
+        critic = FeatureCritic(shapes, known.image_shape, config.critic_width, scale).to(run.device)
     if (got := output_shape(encoder, known.image_shape)) != known.captured.shape[1:]:
         raise ValueError(f"{name}: expected an encoder to features {tuple(known.captured.shape[1:])}, got {got}")
     sides = {

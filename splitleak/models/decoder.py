@@ -279,7 +279,7 @@ def decoder_for(
     channels: int = 64,
     parts: tuple[tuple[int, ...], ...] | None = None,
     kind: Literal["res-norm", "sub-pixel"] = "res-norm",
-) -> nn.Module:
+) -> ScaledDecoder:
     """The decoder for features of a shape: `ResNormDecoder` or `SubPixelDecoder` where they fit, else `GridDecoder`.
 
     These two fit maps, see `laid_map`, whose sides are those of the picture divided by one power of two, of pictures of

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,6 +7,17 @@ from splitleak.attacker.base import Knowledge, Run
 from splitleak.attacker.training.alignment import AlignmentConfig, FeatureCritic, align, discrepancy
 
 QUICK = AlignmentConfig(iterations=30, batch_size=16, critic_width=4)
+
+
+class Scaled(torch.nn.Conv2d):
+    """The encoder of `knowledge` with features of another scale."""
+
+    def __init__(self, scale):
+        super().__init__(1, 2, 2, stride=2)
+        self.scale = scale
+
+    def forward(self, images):
+        return self.scale * super().forward(images)
 
 
 def knowledge():
@@ -32,6 +45,16 @@ def test_what_the_substitute_makes_comes_closer_to_what_was_captured():
         before, after = (abs(float(each(known.public).mean()) - 3) for each in (untrained, encoder))
     assert after < before
     assert len(history) == 2
+
+
+def test_features_of_slight_and_of_large_scale_are_aligned_alike():
+    made = []
+    for scale in (2**-7, 2**7):  # powers of two, so that nothing is rounded otherwise
+        known = knowledge()
+        scaled = replace(known, captured=scale * known.captured, fresh_encoder=lambda s=scale: Scaled(s))
+        encoder, _ = align("a", scaled, QUICK, Run(), lambda rows, made, real, share: 0.0)
+        made.append(encoder(known.public) / scale)
+    assert torch.equal(*made)
 
 
 def test_an_encoder_to_other_features_is_refused():
