@@ -57,6 +57,11 @@ class Sizes:
         often = (1, 4, _OFTEN, 64) if minutes >= _CURVES_MINUTES else (1, _OFTEN)
         return tuple(views for views in often if self.fits(views))
 
+    def mirrored_crossings(self, minutes: float) -> int:
+        """How often pictures and their mirror images cross: 16, 8 or 4 times, as often as fits; else once."""
+        most = self.crossings(minutes)[-1]
+        return next((views for views in _OF_MIRRORED if views <= most and self.fits(views, pairs=2 * self.pairs)), 1)
+
     def fits(self, views: int, *, pairs: int | None = None) -> bool:
         """Whether a capture may be as large as so many crossings make it; one may. ``pairs``: if others are asked."""
         asked = self.pairs if pairs is None else pairs
@@ -98,7 +103,7 @@ def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
     The first is always there. Longer trainings take what the others leave of the budget, up to four times their epochs.
     """
     left, most = config.minutes, sizes.crossings(config.minutes)[-1]
-    mirrored = next((views for views in _OF_MIRRORED if _mirrored_fits(sizes, most, views)), 1)
+    mirrored = sizes.mirrored_crossings(config.minutes)
     chosen: list[_Candidate] = []
     for candidate in _candidates(config, sizes):
         if chosen and candidate.minutes > left:
@@ -123,10 +128,6 @@ def audit_entries(config: AuditConfig, sizes: Sizes) -> list[AttackEntry]:
     ]
 
 
-def _mirrored_fits(sizes: Sizes, most: int, views: int) -> bool:
-    return views <= most and sizes.fits(views, pairs=2 * sizes.pairs)
-
-
 def _candidates(config: AuditConfig, sizes: Sizes) -> Iterator[_Candidate]:
     """By what each is worth for its time, the cheapest first."""
     decoder = sizes.decoder_minutes(DecoderConfig())
@@ -147,7 +148,7 @@ def _candidates(config: AuditConfig, sizes: Sizes) -> Iterator[_Candidate]:
         yield from _and_averaging(_Candidate("maximum-likelihood", "maximum-likelihood", 2 * decoder), often)
         yield from searches
     mirrored = _Candidate("decoder mirrored", "decoder", 2 * decoder, mirrored=True)
-    yield from _and_averaging(mirrored, often if _mirrored_fits(sizes, crossings[-1], often) else 1)
+    yield from _and_averaging(mirrored, often if often <= sizes.mirrored_crossings(config.minutes) else 1)
     for queries in FEWER_QUERIES:
         if queries < sizes.pairs:
             epochs = epochs_of_fewer(queries, sizes.pairs, DecoderConfig().epochs)
@@ -179,8 +180,7 @@ def _longer(config: AuditConfig, sizes: Sizes, left: float) -> list[_Candidate]:
 
     One sees each picture once; where there is time for two, the other sees the mean of several crossings.
     """
-    crossings = sizes.crossings(config.minutes)
-    often = _OFTEN if _mirrored_fits(sizes, crossings[-1], _OFTEN) else 1
+    often = _OFTEN if sizes.mirrored_crossings(config.minutes) >= _OFTEN else 1
     once = 2 * sizes.decoder_minutes(DecoderConfig())
 
     def times(minutes: float) -> float:
