@@ -57,7 +57,7 @@ from splitleak.outputs import check_file, claimed, locked
 from splitleak.plugins import Plugin, is_address
 from splitleak.seeding import generator
 from splitleak.tables import Table
-from splitleak.training.modules import freeze
+from splitleak.training.modules import freeze, passes_gradients
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.files import captures
@@ -439,10 +439,8 @@ def _as_sent(half: EdgeHalf, device: torch.device) -> nn.Module:
     alone = freeze(half.encoder, device)
     kept = [each for each in half.stack if not each.randomised and type(each).undone is Defense.undone]
     through, shape = nn.Sequential(alone, *kept), half.config.target.model.image_shape
-    image = torch.rand(1, *shape, generator=generator(0, "gradient")).to(device).requires_grad_()
-    sent: Tensor = through(image)
-    slope = torch.autograd.grad(sent.square().sum(), image)[0] if kept and sent.requires_grad else torch.zeros(1)
-    return through if bool(slope.any()) else alone
+    image = torch.rand(1, *shape, generator=generator(0, "gradient")).to(device)
+    return through if kept and passes_gradients(through, image) else alone
 
 
 def _simulate(stack: Stack | None, crossings: int, device: torch.device) -> Simulate | None:

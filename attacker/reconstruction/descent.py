@@ -1,5 +1,6 @@
 """Feature inversion by gradient descent on the image, shared by the white-box and the query-free attack."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,8 +16,10 @@ from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConf
 from splitleak.attacker.training.fitting import cosine, gather, predict, replayed, set_rate
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
+from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.memory import affordable_rows
+from splitleak.training.modules import freeze, passes_gradients
 
 _DIRECTIONS = 2000  # errors on public images that directions are taken from, at most
 _SLIGHTEST = 1e-5  # share of the largest variance below which a direction is left out
@@ -74,6 +77,21 @@ def encode(encoder: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     """Features ``(N, *cut)`` of images, on the CPU."""
     rows = affordable_rows(encoder, images[:1].to(device), math.prod(images.shape[2:]), _ENCODE_BATCH)
     return torch.cat([encoder(batch.to(device)).float().cpu() for batch in images.split(rows)])
+
+
+def frozen_encoder(name: str, known: Knowledge, run: Run) -> nn.Module:
+    """The edge's encoder, a frozen copy on the run's device, through which images are to be descended on.
+
+    Raises:
+        ValueError: No gradient of its features reaches an image; ``name`` is the attack's.
+    """
+    assert known.encoder is not None
+    encoder = freeze(copy.deepcopy(known.encoder), run.device)
+    random = torch.rand(2, *known.image_shape, generator=generator(run.seed, name, "gradient"))
+    if not passes_gradients(encoder, random.to(run.device)):
+        expected = "an encoder that lets gradients through to the image"
+        raise ValueError(f"{name}: expected {expected}, got one that rounds it, or casts it to whole numbers")
+    return encoder
 
 
 def encode_public(name: str, encoder: nn.Module, known: Knowledge, device: torch.device) -> Tensor:

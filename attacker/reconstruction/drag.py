@@ -1,6 +1,5 @@
 """DRAG: sample a diffusion prior of images like the public ones, guided towards the captured feature."""
 
-import copy
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -11,7 +10,13 @@ from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.diffusion import DIFFUSION, DiffusionConfig, DiffusionPrior
-from splitleak.attacker.reconstruction.descent import decoder_of, drops, feature_errors, public_features
+from splitleak.attacker.reconstruction.descent import (
+    decoder_of,
+    drops,
+    feature_errors,
+    frozen_encoder,
+    public_features,
+)
 from splitleak.attacker.training.denoiser import Denoiser, alpha_bar
 from splitleak.attacker.training.fitting import predict, rebuilding_loss, set_apart
 from splitleak.config import Config, digest
@@ -19,7 +24,6 @@ from splitleak.measures.pixel import total_variation
 from splitleak.models.grids import channels_last
 from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, step_ranges
-from splitleak.training.modules import freeze
 
 _BATCH = 256
 _BETAS = (0.9, 0.999)
@@ -91,9 +95,8 @@ class DragAttack(Attack):
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        assert known.encoder is not None
         config = self.config
-        encoder = freeze(copy.deepcopy(known.encoder), run.device)
+        encoder = frozen_encoder(self.name, known, run)
         asked = public_features(self.name, encoder, known, run)
         dropped = drops(encoder, known.public, asked[0], known.captured, run.device)
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))

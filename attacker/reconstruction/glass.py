@@ -1,6 +1,5 @@
 """GLASS: search a generator of images like the public ones for the image whose feature is the captured one."""
 
-import copy
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,14 +11,13 @@ from torch.nn import functional
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.prior import GAN, Prior, PriorConfig
-from splitleak.attacker.reconstruction.descent import drops, feature_errors, public_features
+from splitleak.attacker.reconstruction.descent import drops, feature_errors, frozen_encoder, public_features
 from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.attacker.training.rows import BATCH, Stage, descend_rows
 from splitleak.config import Config
 from splitleak.measures.pixel import total_variation
 from splitleak.models.generator import Generator
 from splitleak.seeding import generator
-from splitleak.training.modules import freeze
 
 _SAMPLES = 2048  # of w, for its mean and deviation
 _SSIM_WEIGHT = 0.02  # of 1 - SSIM beside the MSE, where settings are rehearsed
@@ -91,8 +89,7 @@ class GlassAttack(Attack):
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        assert known.encoder is not None
-        encoder = freeze(copy.deepcopy(known.encoder), run.device)
+        encoder = frozen_encoder(self.name, known, run)
         asked = public_features(self.name, encoder, known, run)
         order = torch.randperm(len(known.public), generator=generator(run.seed, "glass", "rehearsal"))
         rehearsed, used = set_apart(known.public, order, min(self.config.rehearsal_images, len(order) // 4))

@@ -1,6 +1,5 @@
 """PEEL: invert a residual network block by block, from the captured feature back to the image, with nothing trained."""
 
-import copy
 from itertools import groupby
 
 import torch
@@ -9,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splitleak.attacker.base import Attack, Knowledge, Run
+from splitleak.attacker.reconstruction.descent import frozen_encoder
 from splitleak.attacker.training.rows import Stage, descend_rows
 from splitleak.config import Config
 from splitleak.measures.pixel import total_variation
 from splitleak.models.resnet import BasicBlock
 from splitleak.models.split import output_shape
-from splitleak.training.modules import freeze
 
 _DIGITS = 6  # of a fingerprint's sums
 
@@ -62,8 +61,7 @@ class PeelAttack(Attack):
         return PeelConfig(block_steps=1000, stem_steps=2000, joint_steps=0)
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
-        assert known.encoder is not None
-        encoder = freeze(copy.deepcopy(known.encoder), run.device)
+        encoder = frozen_encoder(self.name, known, run)
         stem, *others = segments(encoder, self.name)
         if output_shape(encoder, known.image_shape) != known.captured.shape[1:]:
             expected, got = tuple(known.captured.shape[1:]), output_shape(encoder, known.image_shape)

@@ -1,6 +1,5 @@
 """Maximum likelihood: white-box inversion by gradient descent on the image, to match the captured feature."""
 
-import copy
 import itertools
 
 import torch
@@ -8,11 +7,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.reconstruction.descent import DescentConfig, Start, descend, public_features, start_from
+from splitleak.attacker.reconstruction.descent import (
+    DescentConfig,
+    Start,
+    descend,
+    frozen_encoder,
+    public_features,
+    start_from,
+)
 from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
-from splitleak.training.modules import freeze
 
 _HEAVIER, _WIDER = 6.0, 4  # times the heaviest weight of the distance, and how often
 
@@ -73,8 +78,7 @@ class MaximumLikelihoodAttack(Attack):
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
-        assert known.encoder is not None
-        encoder = freeze(copy.deepcopy(known.encoder), run.device)
+        encoder = frozen_encoder(self.name, known, run)
         asked = public_features(self.name, encoder, known, run)
         candidates = list(itertools.product(self.config.tv_weights, self.config.l2_weights))
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))

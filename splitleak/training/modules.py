@@ -40,6 +40,14 @@ def freeze(module: M, device: torch.device) -> M:
     return module.requires_grad_(False).eval().to(device)
 
 
+def passes_gradients(network: nn.Module, images: Tensor) -> bool:
+    """Whether gradients of what a network gives reach images ``(N, C, H, W)``, on its device; rounding lets none."""
+    with torch.enable_grad():
+        shown = images.detach().clone().requires_grad_()
+        given: Tensor = network(shown)
+        return given.requires_grad and bool(torch.autograd.grad(given.square().sum(), shown)[0].any())
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """``module`` in eval mode for a while; afterwards each of its submodules is in the mode that it was in."""

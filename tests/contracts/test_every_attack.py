@@ -127,6 +127,20 @@ def test_parts_that_are_not_what_was_captured_are_refused(name):
         tested.made()(dataclasses.replace(tested.known(), parts=PARTS))
 
 
+@pytest.mark.parametrize("cast", [lambda levels: levels.short().float(), torch.floor], ids=["whole numbers", "rounded"])
+@pytest.mark.parametrize("name", sorted(name for name in ATTACKS if "encoder" in ATTACKS[name].needs))
+def test_an_encoder_that_lets_no_gradient_through_is_refused_and_not_descended_on(name, cast):
+    class Casting(torch.nn.Module):
+        def forward(self, images):
+            return cast(images * 255)
+
+    images = torch.rand(24, 1, 8, 8)
+    encoder = Casting()
+    known = Knowledge(captured=encoder(images[:2]), image_shape=(1, 8, 8), public=images[2:], encoder=encoder)
+    with pytest.raises(ValueError, match=f"{name}: expected an encoder that lets gradients through to the image"):
+        subject(name).made(brief=True)(known)
+
+
 @pytest.mark.slow
 @every_attack
 def test_another_seed_gives_other_images_where_it_draws(name):
