@@ -66,27 +66,33 @@ def test_after_the_link_was_cut_answers_come_within_a_second_and_a_half(how):
     assert found["first_answer_s"] < 1.5
 
 
+def flat(features):
+    return features.reshape(len(features), -1)
+
+
 @contextlib.contextmanager
-def distant_pixels(server=None, *, delay_ms=5):
-    """A cloud that answers with the pixels it is sent, behind a link of that delay; yields the link."""
-    with ComputeWorker(lambda features: features.reshape(len(features), -1), BatchingConfig()) as worker:
+def distant_pixels(server=None, *, answer=flat):
+    """A cloud that answers with the pixels it is sent, one image at a time, behind a link; yields the link."""
+    with ComputeWorker(answer, BatchingConfig(max_batch_size=1)) as worker:
         model = ServedModel("pixels", "numpy", "features", (1, 4, 4), "logits", (16,), 64, worker.submit)
         servicer = OpenInferenceServicer([model], server_name="test")
         with (
             serve(servicer.add_to, server or ServerConfig(), drain=servicer.drain) as port,
-            link(LinkConfig(up=LinkDirection(delay_ms=delay_ms)), f"127.0.0.1:{port}") as way,
+            link(LinkConfig(up=LinkDirection(delay_ms=5)), f"127.0.0.1:{port}") as way,
         ):
             yield way
 
 
-def stream_over(way, config, count):
-    """The answers to ``count`` images, after half of which the link is cut for a moment."""
+def stream_over(way, config, count, *, before=lambda: None, after=lambda: None):
+    """The answers to ``count`` images, after half of which the link is cut for a moment; calls `before` and `after`."""
     answers, encoder = [], Pixels()
     with EdgeClient(encoder, config) as client:
         for answer in client.stream(encoder.images(count)):
             answers.append(answer)
             if len(answers) == count // 2:
+                before()
                 way.cut("refused")
+                after()
                 threading.Timer(0.2, way.restore).start()
     assert client.outages >= 1
     assert [each.request_id for each in answers] == [str(index) for index in range(count)]
@@ -104,10 +110,20 @@ def test_over_tls_and_with_a_token_a_cut_link_costs_no_image_either(tmp_path, ce
 
 @pytest.mark.slow
 def test_who_taps_a_broken_stream_sees_some_requests_twice_and_counts_each_victim_once(tmp_path):
-    capture = tmp_path / "wire.capture"
-    # A delay longer than any pause of a busy machine: requests are on their way when the link is cut.
-    with distant_pixels(delay_ms=300) as way, tap(TapConfig(upstream=way.address, capture=capture)) as port:
-        stream_over(way, EdgeConfig(cloud=f"127.0.0.1:{port}", model="pixels"), 60)
+    capture, came, cut = tmp_path / "wire.capture", threading.Event(), threading.Event()
+
+    def held_until_the_cut(features):
+        if features.max() >= 0.5:
+            came.set()
+            assert cut.wait(PATIENCE_S)
+        return flat(features)
+
+    with (
+        distant_pixels(answer=held_until_the_cut) as way,
+        tap(TapConfig(upstream=way.address, capture=capture)) as port,
+    ):
+        config = EdgeConfig(cloud=f"127.0.0.1:{port}", model="pixels")
+        stream_over(way, config, 60, before=lambda: came.wait(PATIENCE_S), after=cut.set)
     ids, features = victims(capture)
     assert ids == tuple(str(index) for index in range(60))
     assert features[:, 0, 0, 0].tolist() == pytest.approx([index / 60 for index in range(60)])
