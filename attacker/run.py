@@ -455,8 +455,8 @@ def _simulate(stack: Stack | None, crossings: int, device: torch.device) -> Simu
             defense.generator = draw
 
         def captured(part: Tensor) -> Tensor:
-            mean = sum((stack(part) for _ in range(crossings)), torch.zeros_like(part)) / crossings
-            return stack.undone(mean, crossings).cpu()
+            sent = torch.stack([stack(part) for _ in range(crossings)])
+            return stack.undone(sent.mean(0), crossings).cpu()
 
         parts = features.split(_SIMULATED_AT_ONCE)
         return torch.stack([torch.cat([captured(part.to(device)) for part in parts]) for _ in range(draws)])
