@@ -146,7 +146,7 @@ def linear_gauge(public: Images, *, encoder: Path | None = None, pairs: Path | N
         half = load_edge(encoder, _CPU)
         images = public.fitted(half.input_shape[1:], half.input_shape[0]).floats()
         features = torch.cat([torch.from_numpy(half.encode(batch.numpy())) for batch in images.split(_BATCH)])
-    gauge: nn.Module = RidgeGauge.of(features, images)
+    gauge: nn.Module = RidgeGauge.fitted(features, images).map
     shape = tuple(features.shape[1:])
     return Rebuilder("linear gauge", shape, lambda seen: predict(gauge, seen, _CPU), apart=Apart.of(features))
 

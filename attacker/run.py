@@ -438,9 +438,8 @@ def _as_sent(half: EdgeHalf, device: torch.device) -> nn.Module:
     """
     alone = freeze(half.encoder, device)
     kept = [each for each in half.stack if not each.randomised and type(each).undone is Defense.undone]
-    through, shape = nn.Sequential(alone, *kept), half.config.target.model.image_shape
-    image = torch.rand(1, *shape, generator=generator(0, "gradient")).to(device)
-    return through if kept and passes_gradients(through, image) else alone
+    through = nn.Sequential(alone, *kept)
+    return through if kept and passes_gradients(through, half.config.target.model.image_shape, device) else alone
 
 
 def _simulate(stack: Stack | None, crossings: int, device: torch.device) -> Simulate | None:

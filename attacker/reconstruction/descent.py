@@ -16,7 +16,7 @@ from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConf
 from splitleak.attacker.training.fitting import cosine, gather, predict, replayed, set_rate
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
-from splitleak.seeding import generator
+from splitleak.models.decoder import unusual_variance
 from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.memory import affordable_rows
 from splitleak.training.modules import freeze, passes_gradients
@@ -25,8 +25,7 @@ _DIRECTIONS = 2000  # errors on public images that directions are taken from, at
 _SLIGHTEST = 1e-5  # share of the largest variance below which a direction is left out
 _ENCODE_BATCH = 256
 _LARGE, _CHANCE = 0.9, 1e-3  # of the values, those below the large ones; share of zeros that are no dropout yet
-_PLAIN = (1e-3, 10.0)  # variances of features whose errors are weighed as they are
-_USUAL = 0.1  # variance that others are weighed as of, for which the weights of the priors are meant
+_USUAL = 0.1  # variance that features of an unusual one are weighed as of: the weights of the priors are meant for it
 
 
 class DescentConfig(Config):
@@ -87,8 +86,7 @@ def frozen_encoder(name: str, known: Knowledge, run: Run) -> nn.Module:
     """
     assert known.encoder is not None
     encoder = freeze(copy.deepcopy(known.encoder), run.device)
-    random = torch.rand(2, *known.image_shape, generator=generator(run.seed, name, "gradient"))
-    if not passes_gradients(encoder, random.to(run.device)):
+    if not passes_gradients(encoder, known.image_shape, run.device):
         expected = "an encoder that lets gradients through to the image"
         raise ValueError(f"{name}: expected {expected}, got one that rounds it, or casts it to whole numbers")
     return encoder
@@ -121,8 +119,8 @@ def error_weight(features: Tensor) -> float:
 
     Beside the error of slight features the priors would drown it, and so would the epsilon of Adam.
     """
-    variance, (least, most) = float(features.double().var(0).mean()), _PLAIN
-    return 1.0 if least <= variance <= most or not 0 < variance < math.inf else _USUAL / variance
+    variance = unusual_variance(features)
+    return 1.0 if variance is None else _USUAL / variance
 
 
 def drops(encoder: nn.Module, images: Tensor, answers: Tensor, captured: Tensor, device: torch.device) -> bool:

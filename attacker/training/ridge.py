@@ -213,27 +213,6 @@ class RidgeGauge:
         self.findings: dict[str, object] = {}
 
     @classmethod
-    def of(
-        cls,
-        features: Tensor,
-        images: Tensor,
-        *,
-        shapes: Sequence[Shape] | None = None,
-        seed: int = 0,
-        config: RidgeConfig | None = None,
-    ) -> LinearMap:
-        """The map fitted to features ``(N, *shape)`` and images ``(N, C, H, W)`` in [0, 1].
-
-        Args:
-            features: Of the images.
-            images: The pictures.
-            shapes: Where several tensors are packed as ``(N, d)``: theirs.
-            seed: Of what is drawn.
-            config: The regression's size.
-        """
-        return cls.fitted(features, images, shapes=shapes, seed=seed, config=config).map
-
-    @classmethod
     def fitted(
         cls,
         features: Tensor,
@@ -243,7 +222,15 @@ class RidgeGauge:
         seed: int = 0,
         config: RidgeConfig | None = None,
     ) -> "RidgeGauge":
-        """The solved regression, with its ``map`` and ``findings``; see `of`."""
+        """The regression solved on features ``(N, *shape)`` and images ``(N, C, H, W)`` in [0, 1]: `map`, `findings`.
+
+        Args:
+            features: Of the images.
+            images: The pictures.
+            shapes: Where several tensors are packed as ``(N, d)``: theirs.
+            seed: Of what is drawn.
+            config: The regression's size.
+        """
         channels, height, width = images.shape[1:]
         shapes = shapes or [tuple(features.shape[1:])]
         gauge = cls(shapes, (channels, height, width), len(images), seed=seed, config=config)

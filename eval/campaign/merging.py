@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from splitleak.artifacts import load_tensors, provenance, write_json
@@ -152,23 +151,27 @@ def _sent(ledger: Path) -> str:
 
 def _arrays_digest(path: Path) -> str:
     """Of what was answered to queries, or shared, but for the ids of the requests."""
-    found = hashlib.sha256()
     with open_npz(path) as file:
-        for name in sorted({*file.names} - _RANDOM):
-            array = np.ascontiguousarray(file[name])
-            found.update(f"{name} {array.dtype} {array.shape}".encode())
-            found.update(array.view(np.uint8).data if array.ndim else array.tobytes())
-    return found.hexdigest()
+        arrays = ((name, file[name]) for name in sorted({*file.names} - _RANDOM))
+        return _digest_of((name, array.dtype, array.shape, array.tobytes()) for name, array in arrays)
 
 
 def _weights_digest(path: Path) -> str:
     """Of the tensors alone: what else is in the file stands in any order."""
     tensors, _ = load_tensors(path)
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return _digest_of(
+        (name, tensor.dtype, tuple(tensor.shape), tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for name, tensor in sorted(tensors.items())
+    )
+
+
+def _digest_of(values: Iterable[tuple[str, object, tuple[int, ...], bytes]]) -> str:
+    """Of values by name: their type, their shape and their bytes."""
+    found = hashlib.sha256()
+    for name, kind, shape, content in values:
+        found.update(f"{name} {kind} {shape}".encode())
+        found.update(content)
+    return found.hexdigest()
 
 
 def files_of(job: Mapping[str, Any], folder: Path) -> list[Path]:

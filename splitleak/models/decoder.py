@@ -51,10 +51,16 @@ class ResidualBlock(nn.Module):
         return total
 
 
-def unit_scale(features: Tensor) -> float:
-    """What brings features ``(M, *cut)`` to a variance of 1 from one to the next; 1 where it is in 0.001 to 10."""
+def unusual_variance(features: Tensor) -> float | None:
+    """The variance of features ``(M, *cut)`` from one to the next; None where it is in 0.001 to 10, 0 or not finite."""
     variance, (least, most) = float(features.double().var(0).mean()), _USUAL
-    return 1.0 if least <= variance <= most or not 0 < variance < math.inf else variance**-0.5
+    return None if least <= variance <= most or not 0 < variance < math.inf else variance
+
+
+def unit_scale(features: Tensor) -> float:
+    """What brings features ``(M, *cut)`` to a variance of 1; 1 where it is usual, see `unusual_variance`."""
+    variance = unusual_variance(features)
+    return 1.0 if variance is None else variance**-0.5
 
 
 class ScaledDecoder(nn.Module):

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from splitleak.seeding import generator
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -40,10 +42,11 @@ def freeze(module: M, device: torch.device) -> M:
     return module.requires_grad_(False).eval().to(device)
 
 
-def passes_gradients(network: nn.Module, images: Tensor) -> bool:
-    """Whether gradients of what a network gives reach images ``(N, C, H, W)``, on its device; rounding lets none."""
+def passes_gradients(network: nn.Module, image_shape: tuple[int, int, int], device: torch.device) -> bool:
+    """Whether gradients of what a network on ``device`` gives reach an image ``(C, H, W)``; rounding lets none."""
     with torch.enable_grad():
-        shown = images.detach().clone().requires_grad_()
+        random = torch.rand(2, *image_shape, generator=generator(0, "gradient"))
+        shown = random.to(device).requires_grad_()
         given: Tensor = network(shown)
         return given.requires_grad and bool(torch.autograd.grad(given.square().sum(), shown)[0].any())
 

@@ -37,18 +37,18 @@ def mixed(images, channels=32, side=4):
 
 def test_features_that_are_the_pixels_are_given_back(pictures):
     public, victims = pictures
-    assert error(RidgeGauge.of(public, public), victims, victims) < 1e-6
+    assert error(RidgeGauge.fitted(public, public).map, victims, victims) < 1e-6
 
 
 def test_a_linear_map_of_the_pixels_is_inverted(pictures):
     public, victims = pictures
-    assert error(RidgeGauge.of(mixed(public), public), mixed(victims), victims) < 1e-4
+    assert error(RidgeGauge.fitted(mixed(public), public).map, mixed(victims), victims) < 1e-4
 
 
 def test_the_mean_and_the_scale_of_a_feature_change_nothing(pictures):
     public, victims = pictures
-    plain = error(RidgeGauge.of(mixed(public), public), mixed(victims), victims)
-    moved = error(RidgeGauge.of(10 + 1e-1 * mixed(public), public), 10 + 1e-1 * mixed(victims), victims)
+    plain = error(RidgeGauge.fitted(mixed(public), public).map, mixed(victims), victims)
+    moved = error(RidgeGauge.fitted(10 + 1e-1 * mixed(public), public).map, 10 + 1e-1 * mixed(victims), victims)
     assert moved == pytest.approx(plain, abs=1e-4)
 
 
@@ -59,7 +59,9 @@ def test_the_more_noise_the_less_is_rebuilt_and_never_less_than_the_mean(picture
     def noisy(images, sigma):
         return mixed(images) + sigma * torch.randn(mixed(images).shape, generator=draw)
 
-    errors = [error(RidgeGauge.of(noisy(public, s), public), noisy(victims, s), victims) for s in (0.0, 0.3, 1.0, 100)]
+    errors = [
+        error(RidgeGauge.fitted(noisy(public, s), public).map, noisy(victims, s), victims) for s in (0.0, 0.3, 1.0, 100)
+    ]
     assert errors == sorted(errors)
     assert errors[-1] == pytest.approx(of_the_mean(pictures), rel=0.1)
 
@@ -96,9 +98,9 @@ def test_it_agrees_with_the_normal_equations_of_another_library(pictures):
 def test_the_dual_form_gives_what_the_primal_gives(pictures, monkeypatch):
     public, victims = pictures
     features, others = public.flatten(1), victims.flatten(1)
-    primal = RidgeGauge.of(features, public).predict(others)
+    primal = RidgeGauge.fitted(features, public).map.predict(others)
     monkeypatch.setattr("splitleak.attacker.training.ridge._PRIMAL", 10)
-    assert torch.allclose(RidgeGauge.of(features, public).predict(others), primal, atol=1e-3)
+    assert torch.allclose(RidgeGauge.fitted(features, public).map.predict(others), primal, atol=1e-3)
 
 
 def test_the_strength_is_chosen_on_held_out_pictures_and_on_nothing_else(pictures):
@@ -119,7 +121,7 @@ def test_tokens_lie_on_their_grid_after_those_without_a_place(extra, pictures):
         return torch.cat([grid.mean(1, keepdim=True).expand(-1, extra, -1), grid], 1)
 
     public, victims = pictures
-    fitted = RidgeGauge.of(tokens(public), public)
+    fitted = RidgeGauge.fitted(tokens(public), public).map
     assert (fitted.layout.height, fitted.layout.width, fitted.layout.extra) == (4, 4, 32 * extra)
     assert error(fitted, tokens(victims), victims) < 1e-4
 
@@ -130,8 +132,8 @@ def test_channels_may_come_last_and_sizes_need_not_divide(pictures):
     def shrunk(images):
         return functional.interpolate(images, (7, 7), mode="bilinear", antialias=True)
 
-    first = RidgeGauge.of(shrunk(public), public)
-    last = RidgeGauge.of(shrunk(public).permute(0, 2, 3, 1), public)
+    first = RidgeGauge.fitted(shrunk(public), public).map
+    last = RidgeGauge.fitted(shrunk(public).permute(0, 2, 3, 1), public).map
     assert first.block == (3, 3)
     assert error(first, shrunk(victims), victims) < of_the_mean(pictures) / 3
     assert torch.equal(first.predict(shrunk(victims)), last.predict(shrunk(victims).permute(0, 2, 3, 1)))
@@ -143,14 +145,14 @@ def test_several_tensors_tell_more_than_each_alone(pictures):
     def both(images):
         return torch.cat([mixed(images, 4).flatten(1), functional.avg_pool2d(images, 8).flatten(1)], 1)
 
-    fitted = RidgeGauge.of(both(public), public, shapes=[(4, 4, 4), (1, 2, 2)])
-    alone = RidgeGauge.of(mixed(public, 4), public)
+    fitted = RidgeGauge.fitted(both(public), public, shapes=[(4, 4, 4), (1, 2, 2)]).map
+    alone = RidgeGauge.fitted(mixed(public, 4), public).map
     assert error(fitted, both(victims), victims) < error(alone, mixed(victims, 4), victims)
 
 
 def test_a_block_too_large_is_rebuilt_small_and_enlarged(pictures):
     public, victims = pictures
-    fitted = RidgeGauge.of(public.flatten(1), public, config=RidgeConfig(outputs=64))
+    fitted = RidgeGauge.fitted(public.flatten(1), public, config=RidgeConfig(outputs=64)).map
     assert fitted.block == (8, 8)
     assert fitted.predict(victims.flatten(1)).shape == victims.shape
     assert error(fitted, victims.flatten(1), victims) < of_the_mean(pictures)
@@ -161,7 +163,7 @@ def test_a_constant_feature_gives_the_mean_image_and_values_that_are_none_do_no_
     features = torch.zeros(len(public), 3, 4, 4)
     features[0, 0] = torch.nan
     features[:, 1] = -torch.inf
-    rebuilt = RidgeGauge.of(features, public).predict(torch.zeros(len(victims), 3, 4, 4))
+    rebuilt = RidgeGauge.fitted(features, public).map.predict(torch.zeros(len(victims), 3, 4, 4))
     assert float(mse(rebuilt, victims).mean()) == pytest.approx(of_the_mean(pictures), rel=0.05)
 
 
@@ -178,7 +180,7 @@ def test_what_does_not_fit_is_refused(pictures):
 
 def test_a_map_keeps_its_weights_in_its_state(pictures):
     public, victims = pictures
-    fitted = RidgeGauge.of(mixed(public), public)
+    fitted = RidgeGauge.fitted(mixed(public), public).map
     again = LinearMap(fitted.layout, (1, 16, 16), RidgeConfig())
     again.bias = torch.zeros_like(fitted.bias)
     again.load_state_dict(fitted.state_dict())
