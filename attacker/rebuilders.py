@@ -18,6 +18,7 @@ from splitleak.attacker.outputs import APART, ATTACK, SERVED, WEIGHTS
 from splitleak.attacker.queries import recorded_query, requests
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.attacker.training.fitting import predict
+from splitleak.attacker.training.flattened import likeliest_map
 from splitleak.attacker.training.ridge import RidgeGauge
 from splitleak.config import read_table
 from splitleak.datasets.images import Images
@@ -127,6 +128,8 @@ def saved_decoder(folder: Path) -> Rebuilder:
 def linear_gauge(public: Images, *, encoder: Path | None = None, pairs: Path | None = None) -> Rebuilder:
     """A linear map learned in a second from the attacker's images and what they become on the wire.
 
+    Where values of a vector lay is told by the encoder, or by the regression itself, see `likeliest_map`.
+
     Args:
         public: The attacker's images.
         encoder: The edge half of the artifact, which they are sent through in this process, defenses included.
@@ -140,13 +143,17 @@ def linear_gauge(public: Images, *, encoder: Path | None = None, pairs: Path | N
     if pairs is not None:
         query, public = recorded_query(read_pairs(pairs), pairs, public, None, None)
         images = public.floats()
-        features = query(images)
+        features, parts = query(images), None
     else:
         assert encoder is not None
         half = load_edge(encoder, _CPU)
         images = public.fitted(half.input_shape[1:], half.input_shape[0]).floats()
         features = torch.cat([torch.from_numpy(half.encode(batch.numpy())) for batch in images.split(_BATCH)])
-    gauge: nn.Module = RidgeGauge.fitted(features, images).map
+        parts = half.config.parts
+    if parts is None and features.ndim == 2:
+        found = likeliest_map(features, images)
+        parts = None if found is None else (found,)
+    gauge: nn.Module = RidgeGauge.fitted(features, images, shapes=parts).map
     shape = tuple(features.shape[1:])
     return Rebuilder("linear gauge", shape, lambda seen: predict(gauge, seen, _CPU), apart=Apart.of(features))
 

@@ -123,3 +123,16 @@ def test_a_gauge_of_recorded_queries_rebuilds_better_than_the_mean_picture(small
         linear_gauge(public)
     with pytest.raises(ValueError, match="expected queries with the images"):
         linear_gauge(replace(public, pixels=255 - public.pixels), pairs=tmp_path / "pairs.npz")
+
+
+def test_a_gauge_of_recorded_queries_tells_how_the_values_of_a_vector_lay(small_splits, tmp_path):
+    public, victims = small_splits.public, shrunk(small_splits.victims.floats())
+    sent = shrunk(public.floats())
+    found = []
+    for name, answers in {"maps": sent, "vectors": sent.flatten(1)}.items():
+        path = tmp_path / f"{name}.npz"
+        Pairs(answers[None], tuple(public.hashes()), "probe-", 1).save(path)
+        found.append(linear_gauge(public, pairs=path))
+    maps, vectors = found
+    assert vectors.feature_shape == (256,)
+    torch.testing.assert_close(vectors.rebuild(victims.flatten(1)), maps.rebuild(victims))
