@@ -13,7 +13,7 @@ from torch.optim import Adam
 
 from splitleak.attacker.base import Knowledge, Run
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
-from splitleak.attacker.training.fitting import cosine, gather, predict, replayed, set_rate
+from splitleak.attacker.training.fitting import cosine, crossed, gather, predict, replayed, set_rate
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
 from splitleak.models.decoder import unusual_variance
@@ -26,6 +26,9 @@ _SLIGHTEST = 1e-5  # share of the largest variance below which a direction is le
 _ENCODE_BATCH = 256
 _LARGE, _CHANCE = 0.9, 1e-3  # of the values, those below the large ones; share of zeros that are no dropout yet
 _USUAL = 0.1  # variance that features of an unusual one are weighed as of: the weights of the priors are meant for it
+
+DRAWS = DecoderConfig().draws
+"""Features of an image that a white box's decoder learns from, where each is drawn anew: as many as one alone."""
 
 
 class DescentConfig(Config):
@@ -106,12 +109,18 @@ def encode_public(name: str, encoder: nn.Module, known: Knowledge, device: torch
     return features[None]
 
 
-def public_features(name: str, encoder: nn.Module, known: Knowledge, run: Run) -> Tensor:
+def public_features(name: str, encoder: nn.Module, known: Knowledge, run: Run, draws: int = 1) -> Tensor:
     """What a white box learns from: the public images' features ``(draws, M, *cut)``.
 
-    By queries, so that they crossed the wire as the victims' did; without, by its own encoder. Raises as these do.
+    By queries, so that they crossed the wire as the victims' did; without, by its own encoder, and what the edge's half
+    tells of the wire. So many of each where something is drawn on it, as far as `gather` and `crossed` go.
+
+    Raises:
+        ValueError: Their shape is not that of the captured ones; ``name`` is the attack's.
     """
-    return gather(known, name) if known.query else encode_public(name, encoder, known, run.device)
+    if known.query is not None:
+        return gather(known, name, draws)
+    return crossed(encode_public(name, encoder, known, run.device)[0], known, draws, run.seed)
 
 
 def error_weight(features: Tensor) -> float:

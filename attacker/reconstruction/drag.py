@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.diffusion import DIFFUSION, DiffusionConfig, DiffusionPrior
 from splitleak.attacker.reconstruction.descent import (
+    DRAWS,
     decoder_of,
     drops,
     feature_errors,
@@ -97,7 +98,7 @@ class DragAttack(Attack):
         assert known.public is not None
         config = self.config
         encoder = frozen_encoder(self.name, known, run)
-        asked = public_features(self.name, encoder, known, run)
+        asked = public_features(self.name, encoder, known, run, DRAWS if config.start == "decoder" else 1)
         dropped = drops(encoder, known.public, asked[0], known.captured, run.device)
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(config.rehearsal_images, len(order) // 4) if len(config.guidance) > 1 else 0

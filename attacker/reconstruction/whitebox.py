@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.reconstruction.descent import (
+    DRAWS,
     DescentConfig,
     Start,
     descend,
@@ -49,8 +50,8 @@ class MaximumLikelihoodAttack(Attack):
     the weights of its priors in a rehearsal: descents on some public images, which neither the decoder nor the prior
     has seen, whose true pixels it knows; it chooses by MSE and a little SSIM, so that much of the one is not lost for
     a percent of the other, and tries heavier weights where the heaviest is the best. With ``query``, public images
-    cross the wire like the victims', noise included; without, decoder and rehearsal see clean features, and know
-    nothing of noise.
+    cross the wire like the victims', noise included; without, decoder and rehearsal learn from what the edge's half
+    tells of the wire, and know nothing of noise that it does not tell of.
 
     Deviations of the paper's preset: it starts from the mean of the public images, pixel by pixel, where the paper
     starts from their mean colour; the rate falls; smoothness is in units of the public images' deviation, as is the
@@ -79,7 +80,7 @@ class MaximumLikelihoodAttack(Attack):
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
         encoder = frozen_encoder(self.name, known, run)
-        asked = public_features(self.name, encoder, known, run)
+        asked = public_features(self.name, encoder, known, run, DRAWS if self.config.start == "decoder" else 1)
         candidates = list(itertools.product(self.config.tv_weights, self.config.l2_weights))
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(self.config.rehearsal_images, len(order) // 4) if len(candidates) > 1 else 0
