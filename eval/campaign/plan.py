@@ -120,7 +120,7 @@ class Plan:
         return tuple(job for job in self.jobs if job.kind == "cell")
 
     def of_seeds(self, seeds: Sequence[int] | None) -> tuple[Job, ...]:
-        """The jobs of some seeds, or of all.
+        """The jobs of some seeds, with all that these need, or of all.
 
         Raises:
             ValueError: One of them is not the campaign's.
@@ -129,7 +129,11 @@ class Plan:
             raise ValueError(
                 f"expected seeds of {list(self.config.seeds)}, got {sorted(strange)} (--set 'seeds=[...]')"
             )
-        return tuple(job for job in self.jobs if not seeds or job.seed in seeds)
+        wanted = {job.id for job in self.jobs if not seeds or job.seed in seeds}
+        for job in reversed(self.jobs):  # a prior of one's own has the first seed, and serves all
+            if job.id in wanted:
+                wanted.update(job.needs)
+        return tuple(job for job in self.jobs if job.id in wanted)
 
     def document(self) -> dict[str, Any]:
         """The contents of ``campaign.json``, but for the provenance."""

@@ -260,6 +260,10 @@ def test_a_prior_of_ones_own_is_searched_under_every_seed_and_none_is_trained(tm
     searching = [cell for cell in plan.cells if cell.settings["attack"] == "ppa"]
     assert [cell.settings["prior"] for cell in searching] == [prior.output] * 4
     assert all(prior.id in cell.needs for cell in searching)
+    for seed in (0, 1):
+        some = plan.of_seeds([seed])
+        assert {need for job in some for need in job.needs} <= {job.id for job in some}
+        assert {job.seed for job in some if job.id != prior.id} == {seed}
     trained = make_prediction_plan(load(seeds=[0, 1], attacks=attacks))
     assert not {cell.id for cell in searching} & {cell.id for cell in trained.cells}
     assert ClassCampaign.load(campaign.document(), source="again") == campaign
