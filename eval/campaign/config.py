@@ -360,6 +360,8 @@ def target_document(
 ) -> dict[str, Any]:
     """The settings of ``splitleak train``: all of `TargetConfig`, defaults included, but our own models' classes.
 
+    Files that defenses start from are told by their contents, too.
+
     Args:
         preset: Of the training and the width, ``cpu``, ``fast`` or ``paper``.
         dataset: Gives channels and image size.
@@ -369,6 +371,7 @@ def target_document(
         seed: Of the training.
 
     Raises:
+        FileNotFoundError: What a defense starts from is not there.
         ValueError: The settings do not fit each other, or the images an imported network.
     """
     if isinstance(model, ImportedEntry):
@@ -388,7 +391,7 @@ def target_document(
     target = TargetConfig.parse(
         {
             "model": network,
-            "defenses": [defense.document() for defense in stack],
+            "defenses": [defense.pinned().document() for defense in stack],
             "training": merged(base.document(), training),
             "seed": seed,
         },

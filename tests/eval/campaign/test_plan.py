@@ -3,7 +3,9 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+import torch
 
+from splitleak.artifacts import save_tensors
 from splitleak.eval.campaign import plan as planning
 from splitleak.eval.campaign.config import CampaignConfig, ImportedEntry
 from splitleak.eval.campaign.plan import make_plan
@@ -144,6 +146,22 @@ def test_the_data_themselves_are_in_the_name_of_what_is_made_of_them(tmp_path):
     first = ids(tmp_path / "a", 1)
     assert ids(tmp_path / "moved", 1) == first
     assert not set(ids(tmp_path / "other", 2)) & set(first)
+
+
+def test_the_weights_that_a_defense_starts_from_are_in_the_name_of_what_is_made_of_them(tmp_path):
+    def ids(value):
+        for half in ("edge", "cloud"):
+            (tmp_path / half).mkdir(exist_ok=True)
+            save_tensors(tmp_path / half / "weights.safetensors", {"weight": torch.full((2,), value)})
+        started = {"name": "transfer", "pretrained": str(tmp_path)}
+        return [job.id for job in plan(lambda d: d["methods"][0].update(defenses=[started])).jobs]
+
+    first = ids(1.0)
+    assert ids(1.0) == first
+    unlike = [job for job in first if job not in ids(2.0)]
+    assert Counter(job.partition("-")[0] for job in unlike) == {"train": 4, "leakage": 4, "capture": 8, "cell": 12}
+    with pytest.raises(FileNotFoundError, match="expected a pre-trained artifact with both halves"):
+        plan(lambda d: d["methods"][0].update(defenses=[{"name": "transfer", "pretrained": str(tmp_path / "none")}]))
 
 
 def test_two_methods_with_one_stack_share_their_target_but_not_their_cells():
