@@ -27,6 +27,16 @@ def shown_figures(record: Record) -> Figures:
     return {metric.label: metric.text(value) for metric, value in headline(record)}
 
 
+def check_unchanged(source: Path, what: str, *, planned: str, found: str) -> None:
+    """Refuses a file or folder of the user's own that is read hours after its digest went into the ids of jobs.
+
+    Raises:
+        ValueError: Its digest is another now.
+    """
+    if found != planned:
+        raise ValueError(f"{source}: expected the {what} that the campaign was planned with, got another")
+
+
 @dataclass(frozen=True)
 class Bench:
     """The resources that jobs run with."""

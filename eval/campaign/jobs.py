@@ -10,7 +10,7 @@ from typing import Any
 from splitleak.artifacts import written_folder
 from splitleak.config import merged
 from splitleak.defenses.artifact import ARTIFACT, packed_parts
-from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
+from splitleak.eval.campaign.bench import Bench, Figures, check_unchanged, shown_figures
 from splitleak.eval.campaign.classes.target_measures_jobs import do_poison, do_target_measure
 from splitleak.eval.campaign.config import ImportedEntry
 from splitleak.eval.campaign.plan import Job, Kind
@@ -53,14 +53,17 @@ def _import(bench: Bench, job: Job) -> None:
     """Cuts an ONNX file, or copies an artifact."""
     settings = job.settings
     if settings["onnx"] is not None:
+        about = {key: settings[key] for key in ("name", "onnx", "cut", "network")}
+        found = ImportedEntry.parse(about, source=job.label).digest
+        check_unchanged(Path(settings["onnx"]), "network", planned=settings["digest"], found=found)
         given = ("--onnx", settings["onnx"], "--cut", settings["cut"])
         bench.make(job, "import", *given, config=settings["network"])
         return
     source = Path(settings["artifact"])
     with written_folder(bench.store.path(job), ARTIFACT) as partial:
         shutil.copytree(source, partial, dirs_exist_ok=True)
-        if ImportedEntry(name=settings["name"], artifact=partial).digest != settings["digest"]:
-            raise ValueError(f"{source}: expected the network that the campaign was planned with, got another")
+        found = ImportedEntry(name=settings["name"], artifact=partial).digest
+        check_unchanged(source, "network", planned=settings["digest"], found=found)
 
 
 def _train(bench: Bench, job: Job) -> Figures:

@@ -7,12 +7,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from splitleak.artifacts import write_json, written_folder
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.outputs import ATTACK
-from splitleak.attacker.prior import PRIOR
+from splitleak.attacker.prior import PRIOR, Prior
 from splitleak.datasets.splits import Splits
-from splitleak.eval.campaign.bench import Bench, Figures, shown_figures
+from splitleak.eval.campaign.bench import Bench, Figures, check_unchanged, shown_figures
 from splitleak.eval.campaign.config import EmbedderEntry
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.record.classes import make_class_record
@@ -36,7 +38,10 @@ def do_purify(bench: Bench, job: Job) -> None:
 def do_prior(bench: Bench, job: Job) -> None:
     """Trains the attacker's generator on public images, or takes one of the user's own."""
     if "folder" in job.settings["prior"]:
-        _copied(Path(job.settings["prior"]["folder"]), bench.store.path(job), PRIOR)
+        source, planned = Path(job.settings["prior"]["folder"]), job.settings["prior"]["digest"]
+        with _copied(source, bench.store.path(job), PRIOR) as partial:
+            found = Prior.load(partial, torch.device("cpu")).digest
+            check_unchanged(source, "prior", planned=planned, found=found)
         return
     [public] = bench.inputs(job, "public")
     bench.make(job, "prior", public, "--seed", job.seed, *bench.computing(), config=job.settings["prior"])
@@ -121,12 +126,16 @@ def _take(bench: Bench, job: Job) -> None:
     """Takes what a cell without an embedder has rebuilt, which is the same, if it is there."""
     [before], attacked = bench.inputs(job, "attacked"), bench.attacked(job)
     if before.is_dir() and not attacked.exists():
-        _copied(before, attacked, ATTACK)
+        with _copied(before, attacked, ATTACK):
+            pass
 
 
-def _copied(source: Path, folder: Path, kind: FolderKind) -> None:
+@contextmanager
+def _copied(source: Path, folder: Path, kind: FolderKind) -> Iterator[Path]:
+    """Copies a folder, whole or not at all; the block looks at the copy, which becomes ``folder`` unless it raises."""
     with written_folder(folder, kind) as partial:
         shutil.copytree(source, partial, dirs_exist_ok=True)
+        yield partial
 
 
 def _judged_classes(bench: Bench, job: Job, place: Place) -> Record:
@@ -137,6 +146,9 @@ def _judged_classes(bench: Bench, job: Job, place: Place) -> Record:
         judge, seen = bench.inputs(job, "open_judge", "open_images")
         judges = judge, seen
     embedder = EmbedderEntry.parse(job.settings["embedder"], source=job.id) if "embedder" in job.settings else None
+    if embedder is not None:
+        planned, found = job.settings["embedder_digest"], embedder.digest
+        check_unchanged(embedder.onnx, "embedder", planned=planned, found=found)
     return make_class_record(
         artifact,
         bench.attacked(job),

@@ -122,7 +122,8 @@ class SeedJobs:
             needs.append(judge)
             settings |= {"open_judge": judge.output, "open_images": judge.settings["images"]}
         if config.embedder is not None and row.attack in CLASS_ATTACKS:  # the attack is that without one
-            settings |= {"embedder": config.embedder.document(), "attacked": f"cells/{key}/attack"}
+            settings |= {"embedder": config.embedder.document(), "embedder_digest": config.embedder.digest}
+            settings["attacked"] = f"cells/{key}/attack"
             key = digest([key, config.embedder.digest])
         if config.asks(row) == "recorded":
             predict = self._predict(row)

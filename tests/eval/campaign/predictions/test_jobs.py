@@ -137,3 +137,26 @@ def test_a_prior_of_ones_own_is_copied_into_the_campaign(tmp_path, tiny_prior):
     jobs.do_prior(bench, job)
     assert bench.store.is_done(job)
     assert Prior.load(bench.store.path(job), torch.device("cpu")).digest == tiny_prior.digest
+
+
+def test_a_prior_of_ones_own_that_changed_since_the_campaign_was_planned_is_refused(tmp_path, tiny_prior):
+    tiny_prior.save(tmp_path / "mine")
+    settings = {"prior": {"folder": str(tmp_path / "mine"), "digest": "of another"}}
+    job = Job.of("prior", "another", "of one's own", 0, "priors/another", [], settings)
+    bench = Bench(Store(tmp_path / "run"), Children())
+    with pytest.raises(ValueError, match="mine: expected the prior that the campaign was planned with, got another"):
+        jobs.do_prior(bench, job)
+    assert not bench.store.path(job).exists()
+
+
+def test_an_embedder_that_changed_since_the_campaign_was_planned_judges_nothing(embedder, tmp_path):
+    own = tmp_path / "embedder.onnx"
+    own.write_bytes(embedder.read_bytes())
+    plan = plan_campaign({**tomllib.loads(CAMPAIGN), "embedder": str(own)}, "test")
+    [cell] = [cell for cell in plan.cells if cell.settings["attack"] == "mi-face"]
+    own.write_bytes(embedder.read_bytes() + b"more")
+    bench = Bench(Store(tmp_path / "run"), Children())
+    bench.attacked(cell).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"embedder\.onnx: expected the embedder that the campaign was planned with"):
+        jobs.do_figure_cell(bench, cell)
+    assert not bench.store.path(cell).exists()
