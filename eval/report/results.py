@@ -16,7 +16,7 @@ from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ACCESSES
 from splitleak.config import digest, read_lines, read_table
 from splitleak.eval.campaign.classes.config import BASELINES, STRONGEST
-from splitleak.eval.campaign.store import PLAN, Store, read_failure
+from splitleak.eval.campaign.store import PLAN, Store, is_whole, read_failure
 from splitleak.eval.record.metrics import CHOSEN_BY, Kind, Reading, is_baseline, kind_of, metric_named
 from splitleak.eval.record.schema import (
     FILE,
@@ -491,10 +491,11 @@ def _documents(folder: Path, places: Sequence[Mapping[str, Any]]) -> dict[str, M
 
 
 def _failures(folder: Path, plan: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """The failures of the last attempts at jobs of ``plan``."""
-    jobs = {job["id"] for job in plan.get("jobs", ())}
+    """The failures of the last attempts at jobs of ``plan``, but for those that another machine has done."""
+    jobs = {job["id"]: job for job in plan.get("jobs", ())}
     failures = [read_failure(path) for path in sorted((folder / "failures").glob("*.json"))]
-    return tuple(failure for failure in failures if failure["job"] in jobs)
+    open_jobs = [(failure, job) for failure in failures if (job := jobs.get(failure["job"])) is not None]
+    return tuple(failure for failure, job in open_jobs if not is_whole(job["kind"], folder / job["output"]))
 
 
 def _of_loose_records(folder: Path) -> Results:

@@ -64,8 +64,9 @@ def test_the_page_holds_all_that_a_reader_needs_and_loads_no_other_file(fake_cam
 
 
 def test_failures_of_this_plan_are_shown_and_escaped(fake_campaign, report, parsed):
-    folder = fake_campaign(methods=("PATROL",))
-    for job, label in (("cell-PATROL0-gan", "<b>x</b>"), ("cell-old", "old job")):
+    folder = fake_campaign(lambda cell, _: cell["id"] != "PATROL0-gan", methods=("PATROL",))
+    jobs = (("cell-PATROL0-gan", "<b>x</b>"), ("cell-old", "old job"), ("cell-PATROL1-gan", "done elsewhere"))
+    for job, label in jobs:
         failure = {"job": job, "label": label, "command": "c", "error": "<script>1</script>", "log": ""}
         write_json(folder / "failures" / f"{job}.json", failure)
     html, out = report(folder)
@@ -73,6 +74,7 @@ def test_failures_of_this_plan_are_shown_and_escaped(fake_campaign, report, pars
     assert "&lt;script&gt;" in html
     assert "&lt;b&gt;x" in html
     assert "old job" not in html
+    assert "done elsewhere" not in html
     assert "cell-PATROL0-gan" in (out / "report.md").read_text()
 
 
@@ -229,7 +231,7 @@ def test_figures_without_any_record_have_a_report_of_dashes(fake_predictions, re
 
 
 def test_failures_of_figures_are_shown_and_escaped(fake_predictions, report, parsed):
-    folder = fake_predictions()
+    folder = fake_predictions(change=lambda record: record["id"] != "m = 1-0")
     failure = {"job": "cell-m = 1-0", "label": "<b>x</b>", "command": "c", "error": "<script>1</script>", "log": ""}
     write_json(folder / "failures" / "cell-m = 1-0.json", failure)
     html, out = report(folder)
@@ -377,7 +379,7 @@ def test_where_nothing_is_measured_the_commit_is_that_of_the_run(fake_prediction
 
 
 def test_what_failed_is_told_with_its_last_lines(fake_predictions, report):
-    folder = fake_predictions()
+    folder = fake_predictions(change=lambda record: record["id"] != "m = 1-0")
     error = "\n".join(map(str, range(20)))
     failure = {"job": "cell-m = 1-0", "label": "l", "command": "c", "error": error, "log": ""}
     write_json(folder / "failures" / "x.json", failure)
