@@ -10,7 +10,7 @@ from splitleak.artifacts import write_json, written_file
 from splitleak.config import read_table
 from splitleak.eval.campaign.audit.config import AUDIT
 from splitleak.eval.campaign.forecast import TIMES, Times
-from splitleak.eval.campaign.store import PLAN
+from splitleak.eval.campaign.store import PLAN, Store
 from splitleak.eval.record.schema import Provenance, Record, brief
 from splitleak.eval.report.audits import audit_sheets, curves, verdicts
 from splitleak.eval.report.beside_published import beside_the_papers
@@ -238,10 +238,19 @@ def _drawn(results: Results, table: TableRows, pictures: int, out: Path) -> str 
 
 
 def _copied(results: Results, name: str, out: Path) -> None:
-    """A picture of recorded results, whose cells are gone."""
-    recorded = results.folder / name
-    if recorded.is_file() and recorded != out / name:
-        shutil.copyfile(recorded, out / name)
+    """A picture of recorded results, whose cells are gone; there is none of cells that an earlier plan had."""
+    recorded, drawn = results.folder / name, out / name
+    if recorded.is_file():
+        if not (drawn.is_file() and drawn.samefile(recorded)):
+            shutil.copyfile(recorded, drawn)
+    elif drawn.is_file() and not _has_cells(out, results):
+        drawn.unlink()
+
+
+def _has_cells(out: Path, results: Results) -> bool:
+    """Whether the report at ``out`` is of the same cells."""
+    before = Store(out).read_plan()["cells"] if (out / PLAN).is_file() else ()
+    return [cell["id"] for cell in before] == [cell.id for cell in results.cells]
 
 
 def _verdicts(results: Results) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from splitleak.artifacts import write_json
 from splitleak.cli import app
+from splitleak.config import read_table
 from splitleak.eval.campaign.forecast import Times, Took
 from splitleak.eval.campaign.store import Store
 from splitleak.eval.report.figures.gallery import galleries
@@ -320,6 +321,17 @@ def test_a_report_of_a_report_is_the_same(fake_campaign, fake_predictions, tmp_p
         assert texts[0] == texts[1] == texts[2], name
     drawn = [{path.name: path.read_bytes() for path in out.glob("gallery-*.png")} for out in (first, second)]
     assert drawn[0] == drawn[1] != {}
+
+
+def test_pictures_of_an_earlier_plan_are_not_shown_for_those_of_the_plan(fake_predictions, tmp_path, undrawn):
+    folder, out = fake_predictions(), tmp_path / "out"
+    write_report(folder, out)
+    shutil.rmtree(folder / "cells")
+    assert write_report(folder, out).read_text().count("data:image/png") == 2  # of the same cells
+    plan = read_table(folder / "campaign.json")
+    write_json(folder / "campaign.json", {**plan, "cells": [{**cell, "id": "other"} for cell in plan["cells"]]})
+    assert "data:image/png" not in write_report(folder, out).read_text()
+    assert not [*out.glob("gallery-*.png"), *out.glob("strip.png")]
 
 
 def test_recorded_results_can_be_reported_in_their_own_folder(fake_predictions, tmp_path, undrawn):
