@@ -63,7 +63,10 @@ class Resumable:
         save_tensors(path, tensors, {"state": state_json})
 
     def restore(self, path: Path) -> bool:
-        """Loads the checkpoint at ``path``; false if there is none, or it is unreadable or of another ``identity``."""
+        """Loads the checkpoint at ``path``; false if there is none, or it is unreadable or of another ``identity``.
+
+        What is kept comes back on the device that it is on now, and on the CPU where there is nothing of its name yet.
+        """
         try:
             tensors, metadata = load_tensors(path)
             state = json.loads(metadata["state"])
@@ -86,8 +89,9 @@ class Resumable:
                 slots.setdefault(int(index), {})[slot] = value
             optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
         self.history[:] = state["history"]
+        devices = {name: tensor.device for name, tensor in self.kept.items()}
         self.kept.clear()
-        self.kept.update(group("kept/"))
+        self.kept.update({name: tensor.to(devices.get(name, tensor.device)) for name, tensor in group("kept/").items()})
         return True
 
 

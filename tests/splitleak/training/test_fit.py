@@ -88,6 +88,16 @@ def test_nothing_is_written_without_a_checkpoint(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_kept_comes_back_to_where_it_is(tmp_path):
+    value = torch.arange(3.0)
+    Resumable("", {}, {}, {}, kept={"here": value, "elsewhere": value, "new": value}).save(tmp_path / "checkpoint")
+    resumed = Resumable("", {}, {}, {}, kept={"here": torch.zeros(3), "elsewhere": torch.zeros(3, device="meta")})
+    assert resumed.restore(tmp_path / "checkpoint")
+    devices = {name: tensor.device.type for name, tensor in resumed.kept.items()}
+    assert devices == {"here": "cpu", "elsewhere": "meta", "new": "cpu"}
+    assert torch.equal(resumed.kept["here"], value)
+
+
 def spoiled(path, how):
     if how == "truncated":
         path.write_bytes(path.read_bytes()[:-4])
