@@ -1,5 +1,6 @@
 """The resources of a campaign's jobs: the store, child processes, device and threads; and the commands they run."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,11 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from splitleak.artifacts import write_json
+from splitleak.attacker.outputs import Reconstructions
+from splitleak.edge.ledger import Ledger
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.processes import Children, service
 from splitleak.eval.campaign.store import Store
 from splitleak.eval.record.metrics import headline
 from splitleak.eval.record.schema import Record
+from splitleak.outputs import beside
 
 _START_S = 180.0
 _ANYWHERE = "127.0.0.1:0"
@@ -75,6 +79,22 @@ class Bench:
     def attacked(self, job: Job) -> Path:
         """Folder of what the attack of a cell rebuilt."""
         return self.store.path(job).with_name("attack")
+
+    def has_attacked(self, job: Job, ledger: Path | None = None) -> bool:
+        """Whether the attack of a cell is there, of a run that was stopped before its score.
+
+        One on another stream than that of the ``ledger`` is removed: what victims sent was captured anew since.
+        """
+        attacked = self.attacked(job)
+        if not attacked.exists():
+            return False
+        if ledger is None:
+            return True
+        rebuilt = Reconstructions.load(attacked / "reconstructions.npz")
+        if Ledger.read(ledger).places.keys() >= set(rebuilt.ids):
+            return True
+        shutil.rmtree(attacked.rename(beside(attacked, "partial")))
+        return False
 
     @contextmanager
     def serving(self, job: Job, *arguments: object, patience_s: float = _START_S) -> Iterator[str]:

@@ -113,8 +113,8 @@ def _cell(bench: Bench, job: Job) -> Figures:
     if "capture" not in job.settings:
         return do_figure_cell(bench, job)
     settings, (artifact, images, capture) = job.settings, bench.inputs(job, "artifact", "images", "capture")
-    attacked = bench.attacked(job)
-    if not attacked.exists():
+    attacked, ledger, truth = bench.attacked(job), capture / "ledger.json", images / "victims.npz"
+    if not bench.has_attacked(job, ledger):
         head = ("--head", artifact / "cloud")
         known: dict[str, tuple[str, object]] = {
             "query": ("--pairs", capture / "pairs.npz"),
@@ -130,7 +130,6 @@ def _cell(bench: Bench, job: Job) -> Figures:
         parts = packed_parts(artifact)
         packed = () if parts is None else ("--parts", "+".join("x".join(map(str, shape)) for shape in parts))
         bench.attack(job, "attack", *seen, *mirrored, *packed, *chain.from_iterable(given.items()))
-    ledger, truth = capture / "ledger.json", images / "victims.npz"
     place = FeaturesPlace.parse({**settings["cell"], "id": job.key}, source=job.id)
     return shown_figures(make_record(artifact, attacked, truth, ledger, bench.store.path(job), cell=place))
 

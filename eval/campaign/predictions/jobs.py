@@ -85,10 +85,10 @@ def do_figure_cell(bench: Bench, job: Job) -> Figures:
     """Attacks shared predictions, or the classes of a model; then judges what was rebuilt."""
     if "attacked" in job.settings:
         _take(bench, job)
-    if not bench.attacked(job).exists():
-        _attack(bench, job)
     place = parse_place({**job.settings["cell"], "id": job.key}, source=job.id)
     of_classes = isinstance(place, FigurePlace) and place.kind == "classes"
+    if not bench.has_attacked(job, None if of_classes else bench.below(job.settings["predictions"]) / "ledger.json"):
+        _attack(bench, job)
     return shown_figures((_judged_classes if of_classes else _judged_victims)(bench, job, place))
 
 

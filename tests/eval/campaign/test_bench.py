@@ -2,8 +2,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+import torch
 
+from splitleak.attacker.outputs import Reconstructions
 from splitleak.config import read_document
+from splitleak.edge.ledger import Entry, Ledger
 from splitleak.eval import campaign
 from splitleak.eval.campaign.bench import Bench
 from splitleak.eval.campaign.plan import Job
@@ -52,6 +55,21 @@ def test_settings_of_a_command_are_written_beside_its_output(bench, tmp_path):
     assert bench.written(tmp_path / "made" / "target", {"seed": 1}) == tmp_path / "made" / "target.config.json"
     assert bench.written(tmp_path / "made" / "cost.json", {"seed": 2}, "policy").name == "cost.policy.json"
     assert read_document(tmp_path / "made" / "target.config.json") == {"seed": 1}
+
+
+def test_an_attack_on_another_stream_than_is_scored_is_made_again(bench, job, tmp_path):
+    """A run was stopped before the score, and the capture was made anew since: its requests have other ids."""
+    times = {f"{part}_us": 1 for part in ("encode", "serialise", "network", "queue", "compute", "total")}
+    for name in ("own", "other"):
+        entry = Entry(request_id=name, place=0, predicted=1, sent_bytes=8, payload_sha256="a" * 64, **times)
+        Ledger(entries=(entry,)).write(tmp_path / f"{name}.json")
+    assert not bench.has_attacked(job, tmp_path / "own.json")
+    bench.attacked(job).mkdir(parents=True)
+    Reconstructions(("own",), torch.zeros(1, 1, 2, 2)).save(bench.attacked(job) / "reconstructions.npz")
+    assert bench.has_attacked(job, tmp_path / "own.json")
+    assert bench.has_attacked(job)
+    assert not bench.has_attacked(job, tmp_path / "other.json")
+    assert [path for path in bench.attacked(job).parent.iterdir() if path.is_dir()] == []
 
 
 def test_settings_reach_the_processes_of_a_campaign_in_files_alone():
