@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import traceback
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ _LITTLE_GPU = 0.1
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a job failed, as its node says it."""
+    """Why a job failed, as its node says it: the command, the node's traceback, and what processes wrote."""
 
     command: str
     error: str
@@ -115,7 +116,9 @@ class RayNodes:
         if isinstance(came, Failed):
             with log.open("ab") as file:
                 file.write(came.log)
-            raise subprocess.CalledProcessError(1, came.command, stderr=came.error)
+            failed = subprocess.CalledProcessError(1, came.command)
+            failed.add_note(came.error.rstrip())
+            raise failed
         archive, figures = came
         unpack_into(archive, job, bench.store.folder)
         return figures
@@ -187,7 +190,8 @@ def perform(
     except Exception as error:
         command = error.cmd if isinstance(error, subprocess.CalledProcessError) else f"{job.kind} {job.label}"
         log = store.log(job)
-        return Failed(str(command), f"{type(error).__name__}: {error}", log.read_bytes() if log.exists() else b"")
+        trace = "".join(traceback.format_exception(error))
+        return Failed(str(command), trace, log.read_bytes() if log.exists() else b"")
     finally:
         children.stop()
 

@@ -239,15 +239,19 @@ def _logged(do: Callable[[Job], Figures], job: Job, store: Store, stopping: thre
 
 
 def _error_text(error: Exception, log: Path, before: int) -> str:
-    """The traceback of this process, then the child's or the end of its stderr, from byte ``before`` of the log."""
-    said = ""
+    """The traceback of this process, and the child's or the end of its stderr, from byte ``before`` of the log.
+
+    The cause comes last: the child's traceback where it failed, else that of this process.
+    """
+    said, own = "", "".join(traceback.format_exception(error))
     if log.exists():
         with log.open("rb") as file:
             file.seek(before)
             said = file.read().decode(errors="replace")
     trace = said.rfind(_TRACEBACK)
-    tail = said[trace:] if trace >= 0 else "\n".join(said.splitlines()[-_TAIL:])
-    return "".join(traceback.format_exception(error)) + tail
+    if trace >= 0 and isinstance(error, subprocess.CalledProcessError):
+        return own + said[trace:]
+    return "".join(f"{line}\n" for line in said[max(0, trace) :].splitlines()[-_TAIL:]) + own
 
 
 class _Progress:

@@ -6,6 +6,7 @@ from splitleak.eval.campaign.bench import Bench
 from splitleak.eval.campaign.packing import unpack
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.processes import Children
+from splitleak.eval.campaign.runner import run_jobs
 from splitleak.eval.campaign.store import Store
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -47,6 +48,30 @@ def test_a_job_that_fails_says_why_and_is_no_error_of_its_node(tmp_path, monkeyp
     failed = on_ray.perform(job("a"), {}, tmp_path, "cpu", 1)
     assert (failed.command, failed.log) == ("splitleak train", b"said the child")
     assert "CalledProcessError" in failed.error
+
+
+def test_why_a_job_failed_on_its_node_comes_last_of_what_is_on_record(tmp_path, monkeypatch):
+    def do(bench, each):
+        written(bench.store.folder, each, "attack 1/1")
+        raise ValueError("expected one reconstruction")
+
+    class Task:
+        def options(self, **asked):
+            return self
+
+        def remote(self, each, *given):
+            return on_ray.perform(each, {}, tmp_path / "node", "cpu", 1)
+
+    monkeypatch.setattr(on_ray, "do", do)
+    monkeypatch.setattr(on_ray, "_task", Task())
+    monkeypatch.setattr(on_ray.ray, "get", lambda result: result)
+    store = Store(tmp_path / "run")
+    work = on_ray.RayNodes(Bench(store, Children(), device="cpu"), [job("a")])
+    outcome = run_jobs([job("a")], store, work, lambda: None, workers=1, say=lambda line: None)
+    assert [each.id for each in outcome.failed] == ["a"]
+    assert store.failure("a")["command"] == "cell a"
+    assert "attack 1/1" in store.failure("a")["error"]
+    assert store.failure("a")["error"].endswith("ValueError: expected one reconstruction\n")
 
 
 def nodes(tmp_path, *jobs):

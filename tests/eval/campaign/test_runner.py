@@ -146,6 +146,29 @@ def test_a_failure_is_recorded_with_its_traceback_and_the_others_go_on(store, wo
     assert "FAILED" in lines[0]
 
 
+def test_why_a_job_failed_comes_last_whatever_its_processes_said_before(store):
+    each = job("one")
+
+    def judged(_):
+        store.log(each).parent.mkdir()
+        store.log(each).write_text("attack 1/1\n")
+        raise ValueError("expected one reconstruction")
+
+    def killed(_):
+        with store.log(each).open("a") as log:
+            log.write("attack 1/9\n")
+        raise subprocess.CalledProcessError(-9, "splitleak attack")
+
+    for broken, said, why in (
+        (judged, "attack 1/1", "ValueError: expected one reconstruction"),
+        (killed, "attack 1/9", "died with <Signals.SIGKILL: 9>."),
+    ):
+        run(store, broken, [each])
+        lines = store.failure(each.id)["error"].splitlines()
+        assert lines[0] == said
+        assert lines[-1].endswith(why)
+
+
 def test_a_failure_tells_of_this_try_alone(store, work):
     log = store.log(job("bad"))
     log.parent.mkdir(parents=True)
