@@ -108,14 +108,18 @@ class Waiting:
     """Jobs that have not begun, by group."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
-        self._counts, self._costs = Counter[str](), defaultdict[str, float](float)
+        self._ids, self._counts, self._costs = set[str](), Counter[str](), defaultdict[str, float](float)
         for job in jobs:
             group = job.group
+            self._ids.add(job.id)
             self._counts[group] += 1
             self._costs[group] += job.cost
 
     def drop(self, job: Job) -> None:
-        """Counts a job no longer."""
+        """Counts a job no longer, if it was counted."""
+        if job.id not in self._ids:
+            return
+        self._ids.remove(job.id)
         group = job.group
         self._counts[group] -= 1
         self._costs[group] -= job.cost

@@ -162,7 +162,8 @@ def run_jobs(
     waiting = sorted((job for job in jobs if not store.is_done(job)), key=lambda job: job.kind != "split")
     waiting = waiting if shard is None else shard.in_order(waiting)
     pace = Pace(Times.load(store.folder).jobs)
-    progress = _Progress(jobs, waiting, workers, pace, machine or hardware())
+    own = waiting if shard is None else shard.own(waiting)  # what others do takes no time of ours
+    progress = _Progress(jobs, waiting, own, workers, pace, machine or hardware())
     schedule = Schedule(waiting)
     running: dict[Future[Figures], Job] = {}
     later: list[Job] = []
@@ -255,15 +256,17 @@ def _error_text(error: Exception, log: Path, before: int) -> str:
 
 
 class _Progress:
-    """Cells done, elapsed time and an estimate of the time left."""
+    """Cells done, elapsed time and an estimate of the time left for what is ``own`` of the jobs that wait."""
 
-    def __init__(self, jobs: Sequence[Job], waiting: Sequence[Job], workers: int, pace: Pace, hardware: str) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], waiting: Sequence[Job], own: Sequence[Job], workers: int, pace: Pace, hardware: str
+    ) -> None:
         self._cells = sum(job.kind == "cell" for job in jobs)
         self._done = self._cells - sum(job.kind == "cell" for job in waiting)
         self._workers, self._pace, self._hardware = workers, pace, hardware
         self._began = time.monotonic()
         self._running: dict[str, tuple[Job, float]] = {}
-        self._waiting = Waiting(waiting)
+        self._waiting = Waiting(own)
 
     def starts(self, job: Job) -> None:
         self._waiting.drop(job)

@@ -93,6 +93,10 @@ class Shard:
         """``jobs`` with those of its own part first."""
         return sorted(jobs, key=lambda job: job.id not in self._mine)
 
+    def own(self, jobs: Iterable[Job]) -> list[Job]:
+        """Those of ``jobs`` that are of its own part."""
+        return [job for job in jobs if job.id in self._mine]
+
     def concerns(self, job: Job) -> bool:
         """Whether a job is of its own part, or may be taken over from another shard that is in the folder too."""
         return job.id in self._mine or self._in_company()

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 
+from splitleak.eval.campaign.forecast import Took
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.runner import run_jobs
@@ -102,14 +103,14 @@ def leases_of(folder, of, *, dead_s=60):
     return Leases(folder, of.role, beat_s=0.01, dead_s=dead_s)
 
 
-def run(folder, jobs, of, work, *, meet=None, **patience):
+def run(folder, jobs, of, work, *, meet=None, say=lambda line: None, **patience):
     """A run of a shard, and what came of it."""
     store, leases = Plain(folder), leases_of(folder, of, **patience)
     with leases.living():
         shard = Shard(of, jobs, store, leases)  # what has failed by now is of an earlier run
         if meet is not None:
             meet()
-        return run_jobs(jobs, store, work, lambda: None, workers=2, say=lambda line: None, shard=shard)
+        return run_jobs(jobs, store, work, lambda: None, workers=2, say=say, shard=shard)
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +150,15 @@ def test_a_shard_in_a_folder_of_its_own_does_its_part_and_leaves(tmp_path):
     dealt = sum((work.done for work in works), Counter())
     assert set(dealt) == {each.id for each in jobs} - {"latency"}
     assert {name for name, often in dealt.items() if often > 1} == {"split"}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_time_left_of_a_shard_is_that_of_its_own_part(tmp_path, number):
+    jobs, lines = campaign(4, latency=False), []
+    store = Plain(tmp_path)
+    store.record_time(Took(job="of another run", group="train", cost=1.0, seconds=1e6, hardware=""))
+    run(tmp_path, jobs, ShardOf(number, 2), Work(store), say=lines.append)
+    assert "left about 0:00" in lines[-1]
 
 
 def test_what_failed_in_one_shard_is_tried_by_no_other(tmp_path):
