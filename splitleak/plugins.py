@@ -5,12 +5,16 @@ Neither is imported before it is chosen, and neither runs because a file names i
 config or a campaign: the user names it on the command line, or allows it (`allow`).
 """
 
+import hashlib
+import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 from splitleak.user_code import load_attribute
 
@@ -79,6 +83,26 @@ class Plugin:
         """
         self.check_allowed()
         return load_attribute(self.address, str(self), here=not self.registered)
+
+    def code_digest(self) -> str:
+        """Twelve hexadecimal digits that change with its version and its code: its module, or all of its package.
+
+        Its code is run. Of what that imports from elsewhere nothing is told.
+
+        Raises:
+            PermissionError: It is not allowed.
+            ValueError: It cannot be imported.
+        """
+        self.load()
+        name = self.address.partition(":")[0]
+        module, whole = sys.modules[name], sys.modules[name.partition(".")[0]]
+        folders = [Path(folder) for folder in getattr(whole, "__path__", ())]
+        files = {path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
+        if not files and module.__file__ is not None:
+            files = {"": Path(module.__file__)}
+        code = {place: hashlib.sha256(path.read_bytes()).hexdigest() for place, path in files.items()}
+        told = [self.package, self.version, sorted(code.items())]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
     def check_allowed(self, begin: str = "") -> None:
         """Refuses, by name, what may not run; the message begins with ``begin``.

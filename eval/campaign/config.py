@@ -1,7 +1,7 @@
 """The schema of a campaign's file: data sets, targets, attacks and seeds; an unknown key is an error."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,7 +28,7 @@ from splitleak.graphs.importing import NetworkConfig, read_network
 from splitleak.models import ArchitectureName
 from splitleak.models.imported_half import ImportedModel, both_halves
 from splitleak.models.split import SplitModel
-from splitleak.plugins import is_address
+from splitleak.plugins import Plugin, is_address
 from splitleak.tables import nearest
 from splitleak.wire.protocol import Codec
 
@@ -402,6 +402,12 @@ def target_document(
     return target
 
 
+def code_of(plugins: Iterable[Plugin | None]) -> dict[str, dict[str, str]]:
+    """Digests of code that is not ours, for the settings of a job that runs it and so for its id; empty without any."""
+    code = {plugin.name: plugin.code_digest() for plugin in plugins if plugin is not None}
+    return {"plugins": code} if code else {}
+
+
 def check_unique(names: Sequence[str], what: str) -> None:
     """Validates that every name is there once.
 
@@ -462,14 +468,15 @@ def built_target(
 def fingerprint(data: str) -> str:
     """Identifies a data set for cache keys: a hash of the contents of a file or of a folder's images, or a set's name.
 
+    Of a plug-in's set its code is told, too.
+
     Raises:
         FileNotFoundError: It is neither the name of a set nor an existing file or folder.
+        PermissionError: It is a plug-in's that is not allowed.
     """
     if data in DATASETS or is_address(data):
         plugin = DATASETS.plugin(data)
-        if plugin is not None:
-            plugin.check_allowed()
-        return data if plugin is None else f"{data} of {plugin.package} {plugin.version}"
+        return data if plugin is None else f"{data} of {plugin.code_digest()}"
     path = Path(data)
     if data in NAMES:
         return data

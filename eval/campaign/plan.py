@@ -24,7 +24,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
+from splitleak.attacker.run import AttackConfig
 from splitleak.config import digest
+from splitleak.defenses import DEFENSES
 from splitleak.eval.campaign.audit.attacks import Sizes, audit_entries
 from splitleak.eval.campaign.audit.config import AUDIT, AuditConfig, column_of
 from splitleak.eval.campaign.config import (
@@ -36,9 +38,11 @@ from splitleak.eval.campaign.config import (
     ModelEntry,
     attack_of,
     built_target,
+    code_of,
     fingerprint,
 )
 from splitleak.eval.targets.linkage import LinkageConfig
+from splitleak.models import ARCHITECTURES
 
 Kind = Literal[
     "split",
@@ -222,6 +226,8 @@ def train_job(
     settings = {"images": split.settings["folder"], "target": target}
     settings |= {} if pretrained is None else {"pretrained": pretrained.output}
     settings |= {} if imported is None else {"imported": imported.output}
+    named = [ARCHITECTURES.plugin(target["model"]["architecture"])]
+    settings |= code_of([*named, *(DEFENSES.plugin(defense["name"]) for defense in target["defenses"])])
     key = digest(settings)
     cost = training_cost(target["training"], [defense["config"] for defense in target["defenses"]])
     needs = [split, *(job for job in (pretrained, imported) if job is not None)]
@@ -405,6 +411,7 @@ def cell_job(
         "views": entry.views,
         **({"mirrored": True} if entry.mirrored else {}),
         **limits,
+        **code_of([AttackConfig(attack=entry.attack).plugin()]),
     }
     key = digest(settings)
     label = f"{title}, {entry.name}, seed {train.seed}"

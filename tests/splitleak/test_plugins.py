@@ -1,6 +1,7 @@
 """Code that is not ours: found by metadata alone, refused by name, run at the user's word."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,27 @@ def test_a_users_own_file_is_found_in_the_current_folder_and_a_packages_is_not(t
         load_attribute("code_of_this_folder:value", "it", here=False)
     assert load_attribute("code_of_this_folder:value", "it") == 3
     assert str(Path.cwd()) not in __import__("sys").path
+
+
+def test_code_is_known_by_its_version_and_its_text_and_that_of_its_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(plugins.ALLOW_CODE, "1")
+    whole = tmp_path / "digested_package"
+    whole.mkdir()
+    for path in (tmp_path / "digested_file.py", whole / "__init__.py", whole / "used.py", whole / "part.py"):
+        path.write_text("value = 1\n")
+    for address, files in (
+        ("digested_file:value", ["digested_file.py"]),
+        ("digested_package.part:value", ["digested_package/part.py", "digested_package/used.py"]),
+    ):
+        plugin = Plugin(GROUP, address, address)
+        known = [plugin.code_digest()]
+        assert plugin.code_digest() == known[0]
+        for file in files:
+            (tmp_path / file).write_text(f"value = {len(known) + 1}\n")
+            known.append(plugin.code_digest())
+        known.append(replace(plugin, package="mine", version="2").code_digest())
+        assert len(set(known)) == len(files) + 2
+    monkeypatch.setenv(plugins.ALLOW_CODE, "")
+    with pytest.raises(PermissionError, match="which was not run"):
+        plugin.code_digest()

@@ -5,8 +5,9 @@ from typing import Any
 
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion
+from splitleak.attacker.run import AttackConfig
 from splitleak.config import digest, merged
-from splitleak.eval.campaign.config import SplitCounts, fingerprint
+from splitleak.eval.campaign.config import SplitCounts, code_of, fingerprint
 from splitleak.eval.campaign.plan import Job, Plan, classes_label, split_job, train_job
 from splitleak.eval.campaign.predictions.config import FigureCampaign, FigureEntry, RowEntry
 
@@ -115,6 +116,7 @@ class SeedJobs:
             given["adaptive"] = True
         if "public" in attack.needs:
             given["auxiliary"] = row.auxiliary
+        given |= code_of([AttackConfig(attack=row.attack).plugin()])
         key = digest([given, self._seed])
         settings = {**given, "auxiliary_images": self._auxiliary(row.auxiliary, row), "predictions": None}
         if row.auxiliary == "generic" and row.attack in CLASS_ATTACKS:  # the judge's, no part of what is attacked

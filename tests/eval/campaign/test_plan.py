@@ -164,6 +164,46 @@ def test_the_weights_that_a_defense_starts_from_are_in_the_name_of_what_is_made_
         plan(lambda d: d["methods"][0].update(defenses=[{"name": "transfer", "pretrained": str(tmp_path / "none")}]))
 
 
+OWN_CODE = """
+from splitleak.attacker.reconstruction.linear import LinearAttack
+from splitleak.datasets import DATASETS
+from splitleak.defenses.features.noise import GaussianNoise
+
+class Mine(GaussianNoise):
+    name = "mine"
+
+class Own(LinearAttack):
+    name = "own"
+
+def images():
+    return DATASETS["builtin"]()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        (lambda document, name: document["methods"][0].update(defenses=[{"name": f"{name}:Mine"}]), {"train", "cell"}),
+        (lambda document, name: document["attacks"][0].update(attack=f"{name}:Own"), {"cell"}),
+        (lambda document, name: document["datasets"][0].update(data=f"{name}:images"), {"split", "train", "cell"}),
+    ],
+)
+def test_code_of_ones_own_is_in_the_name_of_what_is_made_with_it(tmp_path, monkeypatch, change, lost):
+    name = f"planned_code_{len(lost)}{'train' in lost}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPLITLEAK_ALLOW_CODE", "1")
+    kinds = {"split", "train", "cell"}
+
+    def ids(text):
+        (tmp_path / f"{name}.py").write_text(text)
+        made = [job for job in plan(lambda document: change(document, name)).jobs if job.kind in kinds]
+        return {job.id: job.kind for job in made}
+
+    first = ids(OWN_CODE)
+    assert ids(OWN_CODE) == first
+    assert {kind for job, kind in first.items() if job not in ids(f"{OWN_CODE}# another")} == lost
+
+
 def test_two_methods_with_one_stack_share_their_target_but_not_their_cells():
     def twice(document):
         document["methods"].append({"name": "Again", "defenses": [NOISE]})
