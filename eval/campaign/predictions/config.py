@@ -165,6 +165,11 @@ class FigureCampaign(CampaignHead):
         found = {name: each.found_from(folder, shape) for name, each in own.items() if each is not None}
         config = config.model_copy(update=found)
         config.prior_settings()
+        for attack in config.settings:  # those that no row has, too: the name may be misspelt
+            try:
+                config.attack_named(attack)
+            except ValueError as error:
+                raise ValueError(f"{source}: settings of {attack!r}: {error}") from None
         if config.evaluator is not None:
             check_target(partial(config.evaluator_target, 0), config.dataset.data, f"{source}: evaluator")
         for figure, row in config.rows():
@@ -231,14 +236,18 @@ class FigureCampaign(CampaignHead):
         return target_document(self.preset, self.dataset, self.evaluator, training, (), seed + _OTHER_SEED)
 
     def attack(self, row: RowEntry) -> Attack | ClassInversion:
-        """The attack of a row, from the campaign's preset.
+        """The attack of a row, see `attack_named`."""
+        return self.attack_named(row.attack, row.settings)
+
+    def attack_named(self, name: str, settings: Mapping[str, Any] | None = None) -> Attack | ClassInversion:
+        """An attack from the campaign's preset, with the campaign's settings of it, and ``settings`` on top.
 
         Raises:
             ValueError: There is none of that name, or its settings do not fit it.
         """
-        preset = AttackConfig(attack=row.attack, preset=self.preset)
-        own = merged(preset.build().config.document(), self.settings.get(row.attack, {}))
-        return preset.model_copy(update={"settings": merged(own, row.settings)}).build()
+        preset = AttackConfig(attack=name, preset=self.preset)
+        own = merged(preset.build().config.document(), self.settings.get(name, {}))
+        return preset.model_copy(update={"settings": merged(own, settings or {})}).build()
 
     def prior_settings(self) -> dict[str, Any]:
         """The settings of ``splitleak prior``, defaults included; of a prior of one's own where it is, and its digest.

@@ -70,6 +70,18 @@ def test_what_does_not_fit_is_named_with_its_row(row, said):
         with_row(**row)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prediction-invertion": {"epochs": 1}}, "did you mean 'prediction-inversion'"),
+        ({"mirror": {"epoch": 1}}, "settings of 'mirror': .*epoch"),
+    ],
+)
+def test_settings_of_no_attack_are_refused_and_those_that_do_not_fit_one_that_no_row_has(settings, said):
+    with pytest.raises(ValueError, match=said):
+        load(settings=settings)
+
+
 def test_a_claim_about_a_row_that_is_not_there_is_refused():
     claim = {"text": "more is more", "figure": "one", "metric": "mse", "lower": "full", "higher": "four"}
     with pytest.raises(ValueError, match="four"):
