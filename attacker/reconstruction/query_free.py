@@ -84,8 +84,9 @@ class QueryFreeAttack(Attack):
         optimizer = Adam(shadow.parameters(), lr=config.shadow_learning_rate, eps=1e-3, amsgrad=True)
         order = generator(run.seed, self.name, "order")
         images, labels = known.public.to(run.device), known.labels.to(run.device)
+        sums = [float(each.double().sum()) for each in (images, *head.state_dict().values())]
         state = Resumable(
-            identity=digest([config.document(), run.seed, float(images.double().sum()), labels.tolist()]),
+            identity=digest([config.document(), run.seed, sums, labels.tolist()]),
             modules={"shadow": shadow},
             optimizers={"adam": optimizer},
             generators={"order": order},

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -85,6 +86,19 @@ def test_interrupted_in_the_shadows_training_and_taken_up_again_it_gives_the_sam
     again = QueryFreeAttack(config)(known, Run(seed=2, checkpoint=tmp_path / "checkpoint"))
     assert torch.equal(again, whole)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_shadow_that_was_trained_before_another_head_is_not_taken_up(known, tmp_path, killed):
+    config = QUICK.model_copy(update={"epochs": 3, "shadow_batch_size": 64, "decoder_epochs": 1})
+    with pytest.raises(KeyboardInterrupt):
+        QueryFreeAttack(config)(known, Run(seed=2, checkpoint=tmp_path / "checkpoint", report=killed(2, "shadow")))
+    head = copy.deepcopy(known.head)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.mul_(0.5)
+    other = dataclasses.replace(known, head=head)
+    again = QueryFreeAttack(config)(other, Run(seed=2, checkpoint=tmp_path / "checkpoint"))
+    assert torch.equal(again, QueryFreeAttack(config)(other, Run(seed=2)))
 
 
 def test_the_papers_preset_is_the_published_one():
