@@ -6,11 +6,12 @@ Below the folder of a campaign::
     leases/<job>.<generation>   its holder; the highest generation counts, and a new one is made once that is dead
 
 Files are made exclusively, which file systems of networks can do, and read anew each time. No clocks are compared: a
-holder is dead once its file has not changed for a while on the clock of whoever looks.
+holder is dead once its file has not changed for a while on the clock of whoever looks, and looks again and again.
 """
 
 import contextlib
 import itertools
+import math
 import os
 import secrets
 import socket
@@ -49,7 +50,8 @@ class Leases:
         self.role, self.holder = role, f"{role}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
         self._leases, self._alive = folder / "leases", folder / "leases" / "alive"
         self._beat_s, self._dead_s, self._clock = beat_s, dead_s, clock
-        self._signs: dict[str, tuple[str, float]] = {}  # of each holder, the last sign of life, and when it was new
+        # Of each holder: the last sign of life, how long it has been the same, and when it was looked at.
+        self._signs: dict[str, tuple[str, float, float]] = {}
         self._held: dict[str, Path] = {}
 
     @contextlib.contextmanager
@@ -126,9 +128,11 @@ class Leases:
     def living_holder(self) -> str | None:
         """Another holder that gives signs of life; where there may be one, all are watched until they are dead."""
         first = {name: self._sign(name) for name in self._names()}
-        watched_until = self._clock() + self._dead_s
-        while any(sign is not None for sign in first.values()) and self._clock() < watched_until:
-            time.sleep(self._beat_s / 10)
+        pause_s = self._beat_s / 10
+        for _ in range(math.ceil(self._dead_s / pause_s)):  # looks, not seconds: who watches may be stopped meanwhile
+            if all(sign is None for sign in first.values()):
+                break
+            time.sleep(pause_s)
             now = {name: self._sign(name) for name in first}
             if changed := [name for name, sign in now.items() if sign not in (None, first[name])]:
                 return changed[0]
@@ -155,11 +159,16 @@ class Leases:
         return sign is None or self._is_old(holder, sign)
 
     def _is_old(self, name: str, sign: str) -> bool:
-        """Whether a sign has been the same for as long as the living do not let it be."""
+        """Whether a sign has been the same for as long as the living do not let it be.
+
+        Of the time between two looks no more than a half of that counts: whoever was stopped for an hour, with all
+        others perhaps, looks again before it takes one of them for dead.
+        """
         now = self._clock()
-        if self._signs.get(name, (None, now))[0] != sign:
-            self._signs[name] = (sign, now)
-        return now - self._signs[name][1] >= self._dead_s
+        before, silent_s, looked = self._signs.get(name, (None, 0.0, now))
+        silent_s = silent_s + min(now - looked, self._dead_s / 2) if sign == before else 0.0
+        self._signs[name] = (sign, silent_s, now)
+        return silent_s >= self._dead_s
 
 
 def _text(path: Path) -> str:

@@ -106,6 +106,8 @@ def test_who_was_taken_over_and_wakes_frees_nothing_that_another_holds(tmp_path,
         with stopped.living():
             assert stopped.take("job")
             assert not two.take("job")
+            clock.seconds += 0.1
+            assert not two.take("job")
             clock.seconds += 1
             assert two.take("job")
             stopped.give_back("job")
@@ -114,10 +116,28 @@ def test_who_was_taken_over_and_wakes_frees_nothing_that_another_holds(tmp_path,
         assert three.take("job")
 
 
+def test_who_was_stopped_with_all_others_takes_none_of_them_for_dead_as_it_wakes(tmp_path, clock):
+    one, two = (of(tmp_path, f"{number}-of-2", clock, beat_s=60) for number in (1, 2))
+    with one.living(), two.living():
+        assert one.take("job")
+        for beat in range(3):
+            assert not two.take("job")
+            clock.seconds += 3600  # of a suspended machine
+            assert not two.take("job")
+            (tmp_path / "leases" / "alive" / one.holder).write_text(str(beat + 1))
+        assert not two.take("job")
+        clock.seconds += 3600
+        assert not two.take("job")
+        clock.seconds += 0.1
+        assert two.take("job")  # nothing came of it meanwhile
+
+
 def test_of_two_who_take_a_lease_as_its_dead_holder_leaves_one_has_it(tmp_path, clock, monkeypatch):
     stopped, two, three = (of(tmp_path, f"{number}-of-3", clock, beat_s=60) for number in (1, 2, 3))
     with stopped.living(), two.living(), three.living():
         assert stopped.take("job")
+        assert not two.take("job")
+        clock.seconds += 0.1
         assert not two.take("job")
         clock.seconds += 1
         is_free = two._is_free
@@ -141,7 +161,9 @@ def test_a_lease_without_a_name_is_being_made_or_was_when_its_holder_died(tmp_pa
     with one.living():
         (tmp_path / "leases" / "job.1").write_bytes(said)
         assert not one.take("job")
-        clock.seconds += 0.3
+        clock.seconds += 0.1
+        assert not one.take("job")
+        clock.seconds += 0.2
         assert one.take("job")
 
 
