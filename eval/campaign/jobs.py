@@ -33,6 +33,7 @@ def do(bench: Bench, job: Job) -> Figures:
         Exception: The job failed; the stderr of its child processes is in its log.
     """
     bench.store.log(job).parent.mkdir(parents=True, exist_ok=True)
+    bench.store.clear_half(job)
     figures = _DO[job.kind](bench, job) or {}
     if figures:
         with tracking(f"{bench.store.folder.name}/{job.kind} {job.label}") as track:

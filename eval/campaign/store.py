@@ -1,5 +1,6 @@
 """A campaign's folder on disk: outputs, failures, logs, the current plan, and the lock of a run."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,9 @@ from splitleak.eval.campaign.forecast import TIMES, Took
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import KINDS, Job, Kind, Plan
 from splitleak.eval.record.metrics import headline
-from splitleak.eval.record.schema import load_record
+from splitleak.eval.record.schema import FILE, load_record
 from splitleak.locks import lock_file
-from splitleak.outputs import locked
+from splitleak.outputs import beside, locked
 
 PLAN = "campaign.json"
 
@@ -92,6 +93,13 @@ WEIGHTS = {
 """The files of weights of each kind of output that has any."""
 NETWORKS = {"train": ("edge/network.onnx", "cloud/network.onnx"), "prior": ("generator.onnx",)}
 """Where a network of one's own stands for them."""
+_FILES = {
+    "cell": (FILE,),
+    "capture": ("ledger.json", "tap.capture", "pairs.npz"),
+    "predict": ("service.json",),
+    "import": (ARTIFACT.mark,),
+}
+"""Other files that are in a whole output: a copy of a folder that was cut off may have it without them."""
 _ORPHANS_S = 30.0
 _POLL_S = 0.05
 _SHORT_S = 0.5
@@ -99,7 +107,7 @@ _LAST = 5
 
 
 class Store:
-    """The folder of one campaign. A job is done when its output exists; nothing here deletes an output."""
+    """The folder of one campaign. A job is done when its output exists; nothing here deletes a whole output."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -115,6 +123,14 @@ class Store:
     def is_done(self, job: Job) -> bool:
         """Whether its output is there, with its images, and its weights, where it has any, can be read."""
         return is_whole(job.kind, self.path(job))
+
+    def clear_half(self, job: Job) -> None:
+        """Removes a folder in the place of the job's output that lacks some of its files, so that it can be made."""
+        output = self.path(job)
+        if not Path(job.output).is_absolute() and output.is_dir() and not _has_files(job.kind, output):
+            partial = beside(output, "partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(output.rename(partial))
 
     def write_plan(self, plan: Plan, threads: int = 1) -> None:
         """Makes ``plan`` the current one; outputs of an earlier plan stay on disk, but are no longer reported."""
@@ -252,8 +268,8 @@ def read_failure(path: Path) -> dict[str, Any]:
 
 
 def is_whole(kind: str, output: Path) -> bool:
-    """Whether a job's output is there, with the images that go with it, and its weights, if any, can be read."""
-    if not output.exists():
+    """Whether a job's output is there, with the files that go with it, and its weights, if any, can be read."""
+    if not output.exists() or (output.is_dir() and not _has_files(kind, output)):
         return False
     if output.name == SPLITS.mark:
         return all((output.parent / f"{part}.npz").is_file() for part in PARTS)
@@ -261,6 +277,10 @@ def is_whole(kind: str, output: Path) -> bool:
     if own and all((output / name).is_file() for name in own) and not (kind == "train" and _is_trained(output)):
         return True
     return all(are_tensors(output / name) for name in WEIGHTS.get(kind, ()))
+
+
+def _has_files(kind: str, output: Path) -> bool:
+    return all((output / name).is_file() for name in _FILES.get(kind, ()))
 
 
 def _is_trained(artifact: Path) -> bool:

@@ -167,6 +167,8 @@ def observed(folder, name, *, sent="a" * 64, answer=0.5, shared=0.25):
     Ledger(entries=(entry,)).write(output / "ledger.json")
     Pairs(torch.full((1, 2, 3), answer), ("h", "i"), folder.name, 1).save(output / "pairs.npz")
     SharedScores((folder.name,), np.full((1, 4), shared, np.float32), None, "toy").save(output / "shared-0.npz")
+    (output / "tap.capture").write_bytes(folder.name.encode())
+    write_json(output / "service.json", {})
 
 
 @pytest.mark.parametrize("kind", ["capture", "predict"])

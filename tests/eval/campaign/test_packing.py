@@ -17,7 +17,7 @@ WRITTEN = {  # of each kind: where its output is, and what is written, from the 
     "purify": ("purifiers/k", ["k/purifier.json", "k/weights.safetensors"]),
     "prior": ("priors/k", ["k/prior.json", "k/generator.safetensors"]),
     "capture": ("captures/k", ["k/tap.capture", "k/ledger.json", "k/pairs.npz"]),
-    "predict": ("predictions/k", ["k/shared-all.npz", "k/ledger.json"]),
+    "predict": ("predictions/k", ["k/shared-all.npz", "k/ledger.json", "k/service.json"]),
     "cell": ("cells/k/score", ["attack/attack.json", "attack.config.json", "score/record.json"]),
     "leakage": ("leakage/k.json", ["k.json", "k.config.json"]),
     "linkage": ("linkage/t-k.json", ["t-k.json"]),

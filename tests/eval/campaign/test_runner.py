@@ -319,7 +319,9 @@ def test_a_run_with_a_store_does_what_no_other_run_has_put_there(tmp_path, monke
     def do(bench, each):
         did.append(each.id)
         (bench.store.path(each) / "mark").parent.mkdir(parents=True)
-        (bench.store.path(each) / "mark").write_text(each.id)
+        files = {"cell": ["record.json"], "capture": ["ledger.json", "pairs.npz", "tap.capture"]}.get(each.kind, [])
+        for name in ("mark", *files):
+            (bench.store.path(each) / name).write_text(each.id)
         for part in ("train", "public", "victims", "test") if each.kind == "split" else ():
             bench.store.path(each).with_name(f"{part}.npz").write_bytes(b"")
         for half in ("edge", "cloud") if each.kind == "train" else ():

@@ -72,6 +72,30 @@ def test_images_are_done_when_all_their_sets_are_there(store, kind):
     assert not store.is_done(job)
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("cell", ["pictures.npz", "record.json"]),
+        ("capture", ["ledger.json", "pairs.npz", "tap.capture"]),
+        ("predict", ["ledger.json", "pairs-same.npz", "service.json"]),
+        ("import", ["edge", "artifact.json"]),
+    ],
+)
+def test_an_output_of_which_a_copy_was_cut_off_is_not_done(store, kind, names):
+    job = Job(f"{kind}-1", kind, "one", 0, f"outputs/{kind}", (), 1.0, {})
+    for name in names:
+        assert not store.is_done(job)
+        store.path(job).mkdir(parents=True, exist_ok=True)
+        assert not store.is_done(job)
+        (store.path(job) / name).write_bytes(b"")
+    assert store.is_done(job)
+    store.clear_half(job)
+    assert store.is_done(job)
+    (store.path(job) / names[-1]).unlink()
+    store.clear_half(job)
+    assert list(store.path(job).parent.iterdir()) == []
+
+
 def test_a_prior_of_ones_own_needs_no_weights_of_ours(store):
     prior = Job("prior-1", "prior", "of one's own", 0, "priors/1", (), 1.0, {})
     write_json(store.path(prior) / "prior.json", {})
