@@ -145,7 +145,7 @@ def write_report(folder: Path, out: Path, *, force: bool = False) -> Path:
     REPORT.check(out)
     results = Results.load(folder)
     if not force:
-        _check_campaign(results, out)
+        check_campaign(results.name, out)
     out.mkdir(parents=True, exist_ok=True)
     if not (out / REPORT.mark).exists():
         write_text(out / REPORT.mark, f"# {results.title}\n{REPORT.text}nothing so far\n")
@@ -168,13 +168,18 @@ def write_report(folder: Path, out: Path, *, force: bool = False) -> Path:
     return out / "report.html"
 
 
-def _check_campaign(results: Results, out: Path) -> None:
+def check_campaign(name: str, out: Path) -> None:
+    """Refuses to replace the report of another campaign.
+
+    Raises:
+        FileExistsError: There is one at ``out``.
+    """
     if not (out / PLAN).is_file():
         return
-    name = read_table(out / PLAN).get("name")
-    if name != results.name:
-        expected = f"expected a report of the campaign {results.name} or none at {out}"
-        raise FileExistsError(f"{expected}, got one of {name}; --force replaces it")
+    there = read_table(out / PLAN).get("name")
+    if there != name:
+        expected = f"expected a report of the campaign {name} or none at {out}"
+        raise FileExistsError(f"{expected}, got one of {there}; `splitleak campaign report --force` replaces it")
 
 
 def _exports(sheet: Sheet) -> dict[tuple[str, str], str]:

@@ -170,7 +170,9 @@ def run_and_report(
 ) -> "tuple[Path | None, Outcome]":
     """Runs what is not done of a plan, says on standard error how it goes, and writes the report (a shard: None)."""
     from splitleak.eval.campaign.runner import run_campaign
-    from splitleak.eval.report.report import write_report
+    from splitleak.eval.report.report import check_campaign, write_report
+
+    check_campaign(plan.config.name, folder / "report")  # now, and not after hours
 
     def say(line: str) -> None:
         typer.echo(printable(line), err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from splitleak.artifacts import save_tensors
+from splitleak.artifacts import save_tensors, write_json
 from splitleak.eval.campaign.forecast import Took
 from splitleak.eval.campaign.store import Store
 
@@ -49,6 +49,16 @@ def test_a_campaigns_plan_counts_jobs_and_what_is_done(call, tiny, tmp_path):
     assert code == 0
     assert "Noise" in out
     assert "Left: unknown" in out
+
+
+def test_a_run_in_the_folder_of_another_campaign_is_refused_before_it_begins(call, tiny, tmp_path):
+    other = tmp_path / "run" / "report" / "campaign.json"
+    write_json(other, {"name": "other"})
+    code, _, said = call("campaign", "run", tiny, "--out", tmp_path / "run")
+    assert code == 1
+    assert "expected a report of the campaign tiny or none at" in said
+    assert "got one of other" in said
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["report"]
 
 
 def test_a_campaigns_plan_tells_how_long_it_will_take_by_recorded_times(call, tiny, tmp_path):
