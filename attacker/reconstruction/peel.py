@@ -47,7 +47,8 @@ class PeelAttack(Attack):
     keeps, each value where it was taken from and around it; inputs of a block that come from a ReLU are held to be
     positive; the CPU preset descends on the pixels at last, through the whole encoder, for errors add up on the way.
     Where blocks have strides, much of their input is not to be had back, and `maximum-likelihood`, which uses public
-    images, is stronger by far: a good score against this attack alone says little.
+    images, is stronger by far, as it is behind dropout, whose zeros this attack takes for values: a good score against
+    it alone says little.
     """
 
     name = "peel"
