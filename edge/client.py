@@ -19,6 +19,7 @@ from pydantic import Field
 
 from splitleak.config import Config
 from splitleak.edge.agreement import Agreement, agree
+from splitleak.edge.device import EmulatedHalf, stretched
 from splitleak.edge.encoder import Encoder, encode_images
 from splitleak.edge.uplink import Parcel, Uplink
 from splitleak.wire.address import Target
@@ -123,6 +124,7 @@ class EdgeClient:
         self._last_answer = -math.inf  # on the monotonic clock
         self._outage: tuple[float, str] | None = None  # start (monotonic clock) and reason
         self._encoder = encoder
+        self._pack = stretched(self._packed, encoder.factor if isinstance(encoder, EmulatedHalf) else 1.0)
         self._lock = threading.RLock()
         self._submitted = threading.Condition(self._lock)  # wakes the idle worker
         self._settled = threading.Condition(self._lock)  # wakes a worker that waits for the window, and `__exit__`
@@ -274,15 +276,19 @@ class EdgeClient:
         started = time.monotonic_ns()
         features = encode_images(self._encoder, request.images)
         encoded = time.monotonic_ns()
-        tensor = codec.encode(features, self.config.codec)
-        left_s = request.timeout_s if request.patient else request.limit - time.monotonic()
-        left_us = max(int(left_s * 1e6), 1)
-        request.message = self._requests.message(tensor, request_id=request.request_id, timeout_us=left_us)
+        request.message, request.payload_bytes = self._pack(request, features)
         request.encode_ns, request.serialise_ns = encoded - started, time.monotonic_ns() - encoded
-        request.payload_bytes = len(tensor.raw)
         limit = self.config.channel.max_message_bytes
         if len(request.message) > limit:
             raise ValueError(f"expected a message of at most {limit} bytes, got {len(request.message)}")
+
+    def _packed(self, request: _Request, features: npt.NDArray[np.float32]) -> tuple[bytes, int]:
+        """The message with the features, and how many bytes at its end are theirs."""
+        tensor = codec.encode(features, self.config.codec)
+        left_s = request.timeout_s if request.patient else request.limit - time.monotonic()
+        left_us = max(int(left_s * 1e6), 1)
+        message = self._requests.message(tensor, request_id=request.request_id, timeout_us=left_us)
+        return message, len(tensor.raw)
 
     def _wait_until(self, ready: Callable[[], bool], changed: threading.Condition) -> None:
         """Blocks the worker until ``ready()``, checked at each notification; meanwhile it expires requests."""

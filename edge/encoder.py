@@ -32,6 +32,8 @@ class Half(Encoder, Protocol):
 class PassThrough:
     """The encoder of a device that sends the image itself."""
 
+    name = "image"
+
     def __init__(self, input_shape: tuple[int, ...]) -> None:
         self.input_shape = self.feature_shape = input_shape
 

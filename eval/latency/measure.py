@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from splitleak.datasets import load
-from splitleak.defenses.artifact import EdgeHalf, HalfConfig, WholeModel, load_cloud, load_edge, read_record, save
+from splitleak.defenses.artifact import HalfConfig, WholeModel, load_cloud, load_edge, read_record, save
 from splitleak.defenses.training import Target, assemble
 from splitleak.edge.client import EdgeClient, EdgeConfig
 from splitleak.edge.device import EmulatedHalf, stretched
-from splitleak.edge.encoder import Encoder, PassThrough
+from splitleak.edge.encoder import Half, PassThrough
 from splitleak.edge.profiles import DEVICES, DeviceProfile
 from splitleak.eval.campaign.processes import Service, service
 from splitleak.eval.latency.plan import NO_LINK, Setting, SweepConfig
@@ -183,12 +183,10 @@ def _runner(
     }
     images = _images(model.image_shape)
     factor = emulated.factor if emulated else 1.0
-    if setting.way == "image":
-        encoder: Encoder = PassThrough(model.image_shape)
-    else:
-        half: EdgeHalf = load_edge(subject.folder / "edge", device, engine=setting.engine)
+    sender: Half = PassThrough(model.image_shape)
+    if setting.way != "image":
+        sender = half = load_edge(subject.folder / "edge", device, engine=setting.engine)
         facts["edge_engine"] = half.engine.name
-        encoder = EmulatedHalf(half, emulated) if emulated else half
     if setting.way == "device":
         whole = WholeModel(half, load_cloud(subject.folder / "cloud", device, engine=setting.engine))
         facts["edge_engine"] = whole.properties["engine"]
@@ -197,6 +195,7 @@ def _runner(
     facts["cloud_engine"] = _announced(address, subject.half.name).get("engine", "unknown")
     client_settings = {"cloud": address, "model": subject.half.name, "codec": setting.codec, "window": setting.window}
     client_config = EdgeConfig.parse(client_settings, source="latency")
+    encoder = EmulatedHalf(sender, emulated) if emulated else sender
     client = stack.enter_context(EdgeClient(encoder, client_config))
     return Runner(setting, facts, images, lambda batches: _send(client, batches))
 

@@ -10,6 +10,8 @@ import pytest
 
 from splitleak.attacker.tap import TapConfig, tap
 from splitleak.edge.client import EdgeClient, EdgeConfig
+from splitleak.edge.device import EmulatedHalf
+from splitleak.edge.profiles import DeviceProfile
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.files import captures
 from splitleak.wire.protocol import codec
@@ -54,6 +56,21 @@ def test_through_a_tap_answers_come_in_order_and_the_capture_holds_the_bytes_sen
     records = [each for each in captures.read(capture) if each.method.endswith("/ModelStreamInfer")]
     lengths = [len(each.message) for each in records if each.direction == "request"]
     assert lengths == [each.sent_bytes for each in predictions]
+
+
+def test_an_emulated_device_is_slow_to_pack_as_it_is_to_encode(encoder, start_cloud, monkeypatch):
+    plain = codec.encode
+
+    def slow(values, name):
+        time.sleep(0.02)
+        return plain(values, name)
+
+    cloud, device = start_cloud(), DeviceProfile(name="slow", factor=3, threads=1, basis="a test")
+    monkeypatch.setattr(codec, "encode", slow)
+    with EdgeClient(EmulatedHalf(encoder, device), config(cloud)) as client:
+        prediction = client.submit(IMAGE, "one").result(30)
+    assert prediction.serialise_us >= 3 * 20_000
+    np.testing.assert_allclose(prediction.output, cloud.logits(encoder.sent[0]), atol=1e-5)
 
 
 def test_the_callers_request_id_arrives_with_its_time_limit(encoder, start_cloud):

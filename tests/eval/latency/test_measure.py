@@ -1,10 +1,13 @@
 """What the bench runs, and what it refuses before anything starts; `test_latency` measures with all of it."""
 
+import time
+
 import numpy as np
 import pytest
 
 from splitleak.eval.latency.measure import Runner, bench
 from splitleak.eval.latency.plan import Setting, SweepConfig
+from splitleak.wire.protocol import codec
 
 
 def config(artifact, **more):
@@ -50,3 +53,19 @@ def test_over_a_link_the_network_takes_its_round_trip_and_the_rest_is_unchanged(
     for each in samples:
         parts = sum(each[f"{part}_ms"] for part in ("encode", "serialise", "network", "queue", "compute"))
         assert parts == pytest.approx(each["total_ms"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_an_emulated_device_packs_features_and_images_as_slowly_as_it_computes(artifact, monkeypatch):
+    plain = codec.encode
+
+    def slow(values, name):
+        time.sleep(0.01)
+        return plain(values, name)
+
+    asked = config(artifact, engines=("torch",), device_profile="raspberry-pi-4")
+    with bench(asked) as runners:
+        monkeypatch.setattr(codec, "encode", slow)
+        sent = {(each.setting.way, each.setting.codec): each.round(0)[0] for each in runners}
+    assert sent.keys() == {("split", "fp32"), ("image", "uint8"), ("image", "fp32"), ("device", None)}
+    assert all(each["serialise_ms"] >= 50 for key in sent if key[1] for each in sent[key])
