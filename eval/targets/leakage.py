@@ -15,8 +15,8 @@ from splitleak.config import Config
 from splitleak.defenses.artifact import EdgeHalf, load_edge
 from splitleak.eval.record.trained_on import trained_splits
 from splitleak.logs import Report, reported, silent
-from splitleak.measures.clusters import cluster_moments, kmeans_per_class
-from splitleak.measures.entropy import entropy_power, mixture_entropy, mixture_information
+from splitleak.measures.clusters import kmeans_per_class
+from splitleak.measures.entropy import entropy_power, mixture_entropy, sampled_information
 from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
 from splitleak.seeding import generator
 
@@ -114,8 +114,7 @@ def _information(half: EdgeHalf, images: Tensor, labels: Tensor, noise: float, c
         return None
     features = torch.cat([_clean(half, batch.to(half.device)).flatten(1).cpu() for batch in images.split(_BATCH)])
     draw = generator(config.seed, "leakage", "features")
-    shares, _, variances = cluster_moments(features, kmeans_per_class(features, labels, config.clusters, draw))
-    return float(mixture_information(shares, variances, noise))
+    return sampled_information(features, kmeans_per_class(features, labels, config.clusters, draw), noise)
 
 
 def _image_entropy(images: Tensor, labels: Tensor, config: LeakageConfig) -> float:

@@ -46,6 +46,34 @@ def mixture_information(weights: Tensor, variances: Tensor, noise_variance: floa
     return bound
 
 
+def sampled_information(values: Tensor, assigned: Tensor, noise_variance: float) -> float:
+    r"""`mixture_information` of the distribution of ``values``, estimated from few of them, in nats.
+
+    The variance of n values is below that of their distribution, and its logarithm, which counts, is further below: of
+    four values by 0.65 nats on average, of forty by 0.05. For Gaussian components the expected difference is
+    :math:`\log(n/2) - \psi((n-1)/2)`, :math:`\psi` the digamma function; by it variances are raised here in every
+    dimension. Where the noise is the larger part that is too much, so that the estimate is on the side of more
+    information. A component of a single value gets the mean variance within the others.
+
+    Args:
+        values: ``(N, d)``, more of them than components.
+        assigned: ``(N,)``, the component of each, from 0.
+        noise_variance: The noise's variance, above 0.
+
+    Raises:
+        ValueError: There are no more values than components, or no noise.
+    """
+    weights, _, variances = cluster_moments(values, assigned)
+    counts = torch.bincount(assigned).double()
+    freedom = (counts - 1).clamp(min=0)
+    if not freedom.any():
+        raise ValueError(f"expected more values than components, got {len(values)} values")
+    within = (counts[:, None] * variances).sum(0) / freedom.sum()
+    raised = (counts / 2).log() - torch.digamma(freedom.clamp(min=1) / 2)
+    unbiased = torch.where(freedom[:, None] > 0, variances * raised.exp()[:, None], within)
+    return float(mixture_information(weights.double(), unbiased, noise_variance))
+
+
 def mixture_entropy(values: Tensor, assigned: Tensor, *, smallest_variance: float) -> float:
     r"""Estimate of the differential entropy, in nats, of the distribution of ``values`` by a Gaussian mixture.
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.measures.entropy import entropy_power, mixture_entropy, mixture_information
+from splitleak.measures.entropy import entropy_power, mixture_entropy, mixture_information, sampled_information
 
 
 def mixture():
@@ -125,6 +125,28 @@ def test_the_bound_of_samples_is_the_posterior_variance_of_their_channel():
         told = float(mixture_information(torch.ones(1), features.var(0)[None], sigma**2))
         posterior = signal * sigma**2 / (signal + sigma**2)
         assert entropy_power(before - told, 32) == pytest.approx(posterior, rel=0.02)
+
+
+@pytest.mark.parametrize("members", [2, 4, 40])
+def test_of_few_samples_the_information_is_not_told_too_low(members):
+    components, dimensions, noise = 4000 // members, 64, 0.01
+    assigned = torch.arange(components).repeat_interleave(members)
+    draw = torch.Generator().manual_seed(0)
+    values = torch.randn(components, dimensions, generator=draw)[assigned]
+    values = values + torch.randn(values.shape, generator=draw)
+    weights, variances = torch.full((components,), 1 / components), torch.ones(components, dimensions)
+    truth = float(mixture_information(weights, variances, noise)) / dimensions
+    assert truth - 0.01 < sampled_information(values, assigned, noise) / dimensions < truth + 0.1
+
+
+def test_a_component_of_one_value_has_the_variance_within_the_others():
+    assigned = torch.tensor([*[0] * 500, 1])
+    values = torch.randn(501, 16, generator=torch.Generator().manual_seed(0))
+    alone = sampled_information(values[:500], assigned[:500], 0.01)
+    index = math.log(501) / 501 + 500 / 501 * math.log(501 / 500)  # the entropy of which component it is
+    assert sampled_information(values, assigned, 0.01) == pytest.approx(alone + index, rel=1e-3)
+    with pytest.raises(ValueError, match="expected more values than components, got 2 values"):
+        sampled_information(values[:2], torch.tensor([0, 1]), 0.01)
 
 
 @pytest.mark.parametrize(("count", "smallest"), [(1, 1e-6), (5, 0.0)])
