@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
-from splitleak.datasets.images import Images
+from splitleak.datasets.images import Images, in_order
 from splitleak.datasets.splits import Splits
 from splitleak.defenses.artifact import ARTIFACT, load_whole, save_imported, whole_config
 from splitleak.defenses.training import TargetConfig
@@ -23,7 +23,10 @@ from splitleak.models.imported_half import NETWORK, ImportedModel
 from splitleak.outputs import claimed
 
 LABELS, OWN_ANSWER = "labels", "the whole network's own answer"
-"""What a right answer is: the images' labels, or, where these are not the network's outputs, what it gave before."""
+"""What a right answer is: the images' labels, or, where these are not the network's outputs, what it gave before.
+
+They are not where there are more or fewer of them, or where the outputs have their names in another order.
+"""
 
 _BATCH = 64
 NO_IMAGES: Mapping[str, Any] = {"dataset": "unknown"}
@@ -66,10 +69,12 @@ def import_network(
     model, (edge, cloud) = cut_in_two(network, cut, source=source)
     difference = check_halves(network, edge, cloud)
     splits = None if images is None else Splits.load(images)
-    right, accuracy = _accuracy(network, splits)
+    right, accuracy = _accuracy(network, splits, names or ())
+    notes = [] if network.outputs > 1 else ["of one output every answer counts as right: no accuracy"]
+    if splits is not None and not in_order(splits.test.classes, names or ()):
+        notes.append("the outputs are the images' classes in another order: no accuracy by their labels")
     if names is None:
         names = splits.train.classes if splits is not None and right == LABELS else ()
-    notes = [] if network.outputs > 1 else ["of one output every answer counts as right: no accuracy"]
     notes += network.notes
     for half, graph in (("device", edge), ("cloud", cloud)):
         if missing := missing_operations(graph):
@@ -144,9 +149,10 @@ def taught(artifact: Path, splits: Splits) -> tuple[Splits, str]:
         raise ValueError(f"{artifact}: expected at least two outputs to train for, got {whole.classes}")
     if splits.train.shape != whole.input_shape:
         raise ValueError(f"expected images {whole.input_shape}, as {artifact} takes them, got {splits.train.shape}")
-    if len(splits.train.classes) == whole.classes:
+    own = whole.cloud.config.classes
+    if len(splits.train.classes) == whole.classes and in_order(splits.train.classes, own):
         return splits, LABELS
-    names = whole.cloud.config.classes or tuple(map(str, range(whole.classes)))
+    names = own or tuple(map(str, range(whole.classes)))
 
     def answered(images: Images) -> Images:
         batches = images.pixels.split(_BATCH)
@@ -156,13 +162,13 @@ def taught(artifact: Path, splits: Splits) -> tuple[Splits, str]:
     return replace(splits, train=answered(splits.train), test=answered(splits.test)), OWN_ANSWER
 
 
-def _accuracy(network: Network, splits: Splits | None) -> tuple[str, float]:
+def _accuracy(network: Network, splits: Splits | None, names: tuple[str, ...]) -> tuple[str, float]:
     """What a right answer is, and the share of test images that gets one; an import changes no answer."""
     if splits is None:
         return OWN_ANSWER, 1.0
     if splits.test.shape != network.image_shape:
         raise ValueError(f"expected images {network.image_shape}, as the network takes them, got {splits.test.shape}")
-    if len(splits.test.classes) != network.outputs:
+    if len(splits.test.classes) != network.outputs or not in_order(splits.test.classes, names):
         return OWN_ANSWER, 1.0
     answers = np.concatenate([each[OUTPUT] for each in network.forward(splits.test.floats().numpy(), [OUTPUT])])
     return LABELS, float((answers.argmax(1) == splits.test.labels.numpy()).mean())

@@ -3,7 +3,7 @@
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images as LabelledImages
+from splitleak.datasets.images import in_order
 from splitleak.edge.client import EdgeClient, EdgeConfig, Images
 from splitleak.edge.encoder import Half
 from splitleak.edge.ledger import Entry, Ledger, images_digest
@@ -31,6 +32,7 @@ def run_edge(
     repeat: int = 1,
     rate: float | None = None,
     model: str | None = None,
+    classes: Sequence[str] = (),
     force: bool = False,
 ) -> None:
     """Streams images and then serves callers, each if asked for, until SIGINT or SIGTERM.
@@ -46,6 +48,7 @@ def run_edge(
         repeat: How often each image is sent in a row.
         rate: Requests a second, at most; None: no limit.
         model: Digest of the half, for the ledger.
+        classes: Names of the model's outputs; none: not told.
         force: Whether a ledger of other images or another half is replaced.
 
     Raises:
@@ -61,7 +64,7 @@ def run_edge(
         if ledger is not None:
             Ledger.check_replaceable(ledger, {"images": images_digest(shown), "model": model}, force=force)
         with progress("edge") as heard:
-            record = stream_images(config, half, shown, repeat, model, rate, heard)
+            record = stream_images(config, half, shown, repeat, model, rate, heard, classes)
         if ledger is not None:
             record.write(ledger)
         retries = sum(entry.sends - 1 for entry in record.entries)
@@ -92,11 +95,13 @@ def stream_images(
     model: str | None = None,
     rate: float | None = None,
     report: Report = silent,
+    classes: Sequence[str] = (),
 ) -> Ledger:
     """Streams images in order; returns their ledger.
 
     Request ids are ``<stream>-<place>``, or ``<stream>-<place>-<i>`` for the i-th repetition, with a random stream id:
-    they reveal the order and nothing else. Labels are recorded if there are as many classes as the cloud has logits.
+    they reveal the order and nothing else. Labels are recorded if there are as many classes as the cloud has logits,
+    and these are not known to be of the same classes in another order.
 
     Args:
         config: The cloud, and how it is used.
@@ -106,6 +111,7 @@ def stream_images(
         model: Digest of the half, for the ledger.
         rate: Requests a second, at most; None: no limit.
         report: Hears of progress.
+        classes: Names of the model's outputs; none: not told.
 
     Raises:
         ValueError: ``repeat`` is not positive.
@@ -125,7 +131,7 @@ def stream_images(
 
     with EdgeClient(half, config) as client:
         predictions = list(reported(client.stream(batches()), "stream", len(pixels) * repeat, report))
-    labelled = client.agreement.output_shape == (len(images.classes),)
+    labelled = client.agreement.output_shape == (len(images.classes),) and in_order(images.classes, classes)
     return Ledger(
         entries=tuple(
             Entry.of(prediction, place=at // repeat, label=int(images.labels[at // repeat]) if labelled else None)

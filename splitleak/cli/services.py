@@ -183,6 +183,7 @@ def edge(
         repeat=repeat,
         rate=rate,
         model=loaded.digest,
+        classes=loaded.config.classes,
         force=force,
     )
 

@@ -1,7 +1,7 @@
 """Labelled images in memory, and a data set as two pools of them."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -185,6 +185,17 @@ def uses_of(pools: Collection[str]) -> dict[str, str]:
         raise ValueError(f"expected a pool for training, got {' and '.join(sorted(pools))} alone")
     found = {"train": "train", "val": "nothing" if "test" in pools else "test", "test": "test"}
     return {pool: use for pool, use in found.items() if pool in pools}
+
+
+def in_order(classes: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether an index may mean the same of images' ``classes`` and of a network's outputs of these ``names``.
+
+    It cannot where they are the same names in another order. Other names, or none, tell nothing.
+
+    >>> [in_order(("cat", "dog"), names) for names in (("dog", "cat"), ("Hund", "Katze"), ())]
+    [False, True, True]
+    """
+    return tuple(classes) == tuple(names) or sorted(classes) != sorted(names)
 
 
 def listed(names: Iterable[str], most: int = 20) -> str:

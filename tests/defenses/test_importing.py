@@ -95,6 +95,21 @@ def test_images_of_other_classes_are_labelled_by_the_networks_own_answers(artifa
     assert taught(folder, named) == (named, LABELS)
 
 
+def test_outputs_that_are_the_classes_in_another_order_are_not_taken_for_them_by_their_places(tmp_path, splits):
+    splits.save(tmp_path / "images")
+    classes = splits.test.classes
+    whole = network(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, len(classes))), (1, 8, 8))
+    right = {}
+    for name, names in (("told", classes[::-1]), ("same", classes), ("other", tuple("abcdefghij")), ("none", None)):
+        about = import_network(
+            whole, whole.cuts()[1], tmp_path / name, source="net", name=name, names=names, images=tmp_path / "images"
+        )
+        right[name] = about["right_answer"], any("in another order" in note for note in about["notes"])
+        assert taught(tmp_path / name, splits)[1] == about["right_answer"]
+    assert right == {"told": (OWN_ANSWER, True), **dict.fromkeys(("same", "other", "none"), (LABELS, False))}
+    assert taught(tmp_path / "told", splits)[0].train.classes == classes[::-1]
+
+
 def test_images_of_another_shape_are_refused(tmp_path, splits):
     splits.save(tmp_path / "images")
     whole = network(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten()), (1, 9, 9))

@@ -107,6 +107,16 @@ def test_each_image_is_sent_as_often_as_asked_in_a_row(encoder, start_cloud, ima
         stream_images(EdgeConfig(cloud=cloud.address, model="toy"), encoder, images_for(encoder, images), repeat=0)
 
 
+@pytest.mark.parametrize(("classes", "labelled"), [("abc", True), ("xyz", True), ("", True), ("cab", False)])
+def test_labels_are_not_held_against_outputs_that_are_the_classes_in_another_order(
+    tmp_path, encoder, start_cloud, images, classes, labelled
+):
+    given, ledger = EdgeConfig(cloud=start_cloud().address, model="toy"), tmp_path / "ledger.json"
+    run_edge(given, encoder, images=images, ledger=ledger, server=None, report=print, classes=tuple(classes))
+    assert all((entry.label is not None) == labelled for entry in Ledger.read(ledger).entries)
+    assert (Ledger.read(ledger).summary()["accuracy"] is not None) == labelled
+
+
 def test_a_rate_holds_the_stream_back(encoder, start_cloud, images):
     given, shown = EdgeConfig(cloud=start_cloud().address, model="toy"), images_for(encoder, images)
     began = time.monotonic()
