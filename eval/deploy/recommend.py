@@ -11,6 +11,7 @@ from splitleak.eval.deploy.deployments import PLAIN, Deployment
 from splitleak.eval.report.figures.frontier import dominated
 
 _INFINITE = float("inf")
+_ROUNDING = 1e-9  # by which a difference of two accuracies may be off
 
 
 class Budgets(Config):
@@ -29,7 +30,7 @@ class Budgets(Config):
             "max_bytes": deployment.bytes_per_image,
         }
         limits = {name: limit for name in spent if (limit := getattr(self, name)) is not None}
-        return {name: spent[name] - limit for name, limit in limits.items() if spent[name] > limit}
+        return {name: spent[name] - limit for name, limit in limits.items() if spent[name] - limit > _ROUNDING}
 
 
 def recommend(deployments: Sequence[Deployment], budgets: Budgets, latency: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -61,6 +61,15 @@ def test_the_binding_budget_is_named_with_the_candidate_it_excludes():
     ]
 
 
+@pytest.mark.parametrize("right", [700, 702])
+def test_a_drop_as_large_as_the_budget_is_within_it(right):
+    drop = 100 * (right / 1000) - 100 * ((right - 7) / 1000)
+    lossy = replace(CEM, accuracy=100 * ((right - 7) / 1000), drop=drop)
+    assert (drop > 0.7) == (right == 700)  # by rounding, as of most accuracies
+    assert Budgets(max_accuracy_drop=0.7).overshoot(lossy) == {}
+    assert Budgets(max_accuracy_drop=0.69).overshoot(lossy) == {"max_accuracy_drop": pytest.approx(0.01)}
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
