@@ -22,6 +22,7 @@ from splitleak.errors import first_line
 from splitleak.graphs.network import Cut, Network, same
 from splitleak.graphs.prepared import IMAGES
 from splitleak.onnx_runtime import session_of
+from splitleak.seeding import seeded
 from splitleak.tables import nearest
 from splitleak.user_code import current_folder_first, load_attribute, reason
 
@@ -65,6 +66,7 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
     return made.eval()
 
 
+@seeded(0, "export")
 def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1, pictures: Tensor | None = None) -> ModelProto:
     """``module`` in eval mode as ONNX, for any batch; batch normalisation stays a layer of its own.
 
@@ -96,7 +98,7 @@ def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1, pictures:
         reasons = [f"it does not take two images: {first_line(error)}{float_hint(module)}"]
     else:
         reasons = []
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, quiet = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # what the exporters log, their errors say too
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer, which no exporter knows
     try:
@@ -118,7 +120,7 @@ def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1, pictures:
                 return model
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        logging.disable(logging.NOTSET)
+        logging.disable(quiet)
     raise ValueError(f"{_WRITTEN}{_BRANCHES if _BRANCHES in reasons else reasons[0]}")
 
 

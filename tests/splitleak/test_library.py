@@ -210,6 +210,17 @@ def test_images_of_another_shape_are_not_scored():
         splitleak.score(torch.zeros(2, 3, 8, 9), torch.zeros(2, 3, 8, 8))
 
 
+def test_nothing_is_drawn_from_the_callers_stream(pictures, encoder):
+    public, victims = pictures
+    before = torch.random.get_rng_state()
+    captured = splitleak.capture(splitleak.defend(encoder, "gaussian-noise"), victims)
+    rebuilt = splitleak.attack(captured, public=public, query=encoder, name="linear", device="cpu")
+    splitleak.score(rebuilt, victims)
+    splitleak.linkage(encoder, public=public, victims=victims, crossings=1, views=2, matcher={"epochs": 1})
+    splitleak.scan(encoder, public=public, victims=victims, latency=0)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 def test_every_cut_of_a_module_is_scanned(pictures, encoder):
     network = nn.Sequential(encoder, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).train()
     network[0][1].eval()
