@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from splitleak.artifacts import written_folder
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
-from splitleak.datasets.images import Images
+from splitleak.datasets.images import Images, in_order
 from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.logs import Report, reported, silent
 from splitleak.measures.scores import truncate
@@ -60,7 +60,8 @@ def share_predictions(
 
     It writes ``out/shared-<m or all>.npz`` for each number of scores, all truncated from the same responses, and
     ``out/ledger.json``, the victims' private record of the image behind each id. Ids are random and rows are sorted by
-    them, so that neither reveals an image's place. Truncation comes on top of the service's policy.
+    them, so that neither reveals an image's place. Truncation comes on top of the service's policy. The ledger has
+    labels if there are as many classes as scores, and these are not announced as the same classes in another order.
 
     Args:
         config: The service, and how much is published.
@@ -83,12 +84,12 @@ def share_predictions(
     ids = [secrets.token_hex(8) for _ in range(len(victims))]
     images_told = images_digest(victims)
     with config.client() as client:
-        model, digest = client.model, client.digest
+        model, digest, classes = client.model, client.digest, client.classes
         SHARED.check(out, {"images": images_told, "model": digest}, force=force)
         pixels = _fitted(victims, client.input_shape).floats().numpy()
         asked = reported(ids, "predict", len(ids), report)
         predictions = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(asked)]
-    labelled = predictions[0].output.shape[1] == len(victims.classes)
+    labelled = predictions[0].output.shape[1] == len(victims.classes) and in_order(victims.classes, classes)
     labels = victims.labels.tolist() if labelled else [None] * len(ids)
     entries = tuple(
         Entry.of(prediction, place=place, label=labels[place]) for place, prediction in enumerate(predictions)

@@ -113,6 +113,18 @@ def test_the_ledger_says_of_which_images_and_which_model_it_is(images, tmp_path,
     assert (ledger.images, ledger.model) == (images_digest(load_file(images).train), "abc-def")
 
 
+@pytest.mark.parametrize(
+    ("announced", "labelled"),
+    [('["a", "b", "c"]', True), ('["x", "y", "z"]', True), ("[", True), ("7", True), ('["c", "a", "b"]', False)],
+)
+def test_labels_are_not_held_against_scores_of_the_same_classes_in_another_order(
+    images, tmp_path, monkeypatch, announced, labelled
+):
+    monkeypatch.setattr(Whole, "properties", {"classes": announced})
+    assert (share(images, tmp_path / "out")["accuracy"] is not None) == labelled
+    assert all((entry.label is not None) == labelled for entry in Ledger.read(tmp_path / "out" / "ledger.json").entries)
+
+
 def test_scores_of_other_images_are_replaced_with_force_alone(images, tmp_path):
     share(images, tmp_path / "out")
     first = Ledger.read(tmp_path / "out" / "ledger.json")

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import itertools
+import json
 import logging
 import math
 import queue
@@ -77,6 +78,7 @@ class ClassifierClient:
         self.prefix = prefix or f"{secrets.token_hex(6)}-"
         self.input_shape: tuple[int, ...] | None = None  # (C, H, W), -1 for any size; None if not announced
         self.digest: str | None = None  # of the model, if announced
+        self.classes: tuple[str, ...] = ()  # names of the scores, if announced
         self._scores, self._output = scores, output
         self._config = channel or ChannelConfig()
         self._numbers = itertools.count()
@@ -182,6 +184,7 @@ class ClassifierClient:
             if len(shape) == 4 and shape[0] > 0:
                 self._batch, self._batch_announced = shape[0], True
         self.digest = metadata.properties.get("digest") or None
+        self.classes = _names(metadata.properties.get("classes", ""))
         if metadata.properties.get("max_batch_size", "").isdigit():
             self._batch, self._batch_announced = max(int(metadata.properties["max_batch_size"]), 1), True
         if metadata.outputs:
@@ -210,6 +213,15 @@ class ClassifierClient:
     @property
     def _where(self) -> str:
         return f"model {self.model!r} at {self.address}"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """The strings of a list in JSON, as our services announce classes; none, where it is something else."""
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _array(response: pb.ModelInferResponse, name: str) -> Floats:

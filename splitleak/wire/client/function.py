@@ -33,6 +33,7 @@ class FunctionClient:
     """
 
     digest: str | None = None
+    classes: tuple[str, ...] = ()
     input_shape: tuple[int, ...] | None = None
 
     def __init__(self, address: str, *, scores: str | None = None, shape: tuple[int, ...] | None = None) -> None:
