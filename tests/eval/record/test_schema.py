@@ -155,7 +155,7 @@ def test_every_record_of_a_demo_is_read_whole_and_reads_back_the_same(path):
 
 
 def test_there_are_recorded_results():
-    assert len(LINES) == 18
+    assert len(LINES) == 19
     assert len(DEMO) == 9
 
 
