@@ -362,7 +362,8 @@ def test_the_report_of_another_campaign_is_replaced_with_force_alone(fake_campai
     plan = json.loads((folder / "campaign.json").read_text())
     write_json(folder / "campaign.json", {**plan, "name": "other"})
     before = (out / "report.md").read_text()
-    with pytest.raises(FileExistsError, match=r"of the campaign other or none at .*, got one of fake; `splitleak campaign report --force`"):
+    expected = r"of the campaign other or none at .*, got one of fake; `splitleak campaign report --force`"
+    with pytest.raises(FileExistsError, match=expected):
         write_report(folder, out)
     assert (out / "report.md").read_text() == before
     write_report(folder, out, force=True)
