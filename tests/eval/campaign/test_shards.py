@@ -110,7 +110,10 @@ def run(folder, jobs, of, work, *, meet=None, say=lambda line: None, **patience)
         shard = Shard(of, jobs, store, leases)  # what has failed by now is of an earlier run
         if meet is not None:
             meet()
-        return run_jobs(jobs, store, work, lambda: None, workers=2, say=say, shard=shard)
+        outcome = run_jobs(jobs, store, work, lambda: None, workers=2, say=say, shard=shard)
+        if meet is not None:
+            meet()  # whoever is late would find nobody in the folder, and no more than its own part concern it
+        return outcome
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +123,7 @@ def looks_again_soon(monkeypatch):
 
 def together(folder, jobs, count, work):
     """Runs of all shards at once."""
-    meet, outcomes = partial(threading.Barrier(count).wait, 20), {}
+    meet, outcomes = partial(threading.Barrier(count).wait, 60), {}
 
     def one(number):
         outcomes[number] = run(folder, jobs, ShardOf(number, count), work, meet=meet)
