@@ -1,7 +1,7 @@
 """The one training loop: it calls the hooks of the stack and never asks a defense for its name."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -141,8 +141,13 @@ class TargetConfig(Config):
 
     def plugins(self) -> tuple[Plugin, ...]:
         """The plug-ins that it is made with, each once."""
-        named = [ARCHITECTURES.plugin(self.model.architecture), *(DEFENSES.plugin(each.name) for each in self.defenses)]
-        return tuple(dict.fromkeys(plugin for plugin in named if plugin is not None))
+        return plugins_of(self.model.architecture, (defense.name for defense in self.defenses))
+
+
+def plugins_of(architecture: str, defenses: Iterable[str]) -> tuple[Plugin, ...]:
+    """The plug-ins that an architecture and defenses of these names are from, each once."""
+    named = [ARCHITECTURES.plugin(architecture), *map(DEFENSES.plugin, defenses)]
+    return tuple(dict.fromkeys(plugin for plugin in named if plugin is not None))
 
 
 @dataclass(frozen=True)

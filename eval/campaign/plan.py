@@ -26,7 +26,7 @@ from typing import Any, Literal, Self, get_args
 
 from splitleak.attacker.run import AttackConfig
 from splitleak.config import digest
-from splitleak.defenses import DEFENSES
+from splitleak.defenses.training import plugins_of
 from splitleak.eval.campaign.audit.attacks import Sizes, audit_entries
 from splitleak.eval.campaign.audit.config import AUDIT, AuditConfig, column_of
 from splitleak.eval.campaign.config import (
@@ -42,7 +42,6 @@ from splitleak.eval.campaign.config import (
     fingerprint,
 )
 from splitleak.eval.targets.linkage import LinkageConfig
-from splitleak.models import ARCHITECTURES
 
 Kind = Literal[
     "split",
@@ -226,8 +225,7 @@ def train_job(
     settings = {"images": split.settings["folder"], "target": target}
     settings |= {} if pretrained is None else {"pretrained": pretrained.output}
     settings |= {} if imported is None else {"imported": imported.output}
-    named = [ARCHITECTURES.plugin(target["model"]["architecture"])]
-    settings |= code_of([*named, *(DEFENSES.plugin(defense["name"]) for defense in target["defenses"])])
+    settings |= code_of(plugins_of(target["model"]["architecture"], (each["name"] for each in target["defenses"])))
     key = digest(settings)
     cost = training_cost(target["training"], [defense["config"] for defense in target["defenses"]])
     needs = [split, *(job for job in (pretrained, imported) if job is not None)]
