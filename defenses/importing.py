@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
-from splitleak.datasets.images import Images, in_order
+from splitleak.datasets.images import Images, are_outputs, in_order
 from splitleak.datasets.splits import Splits
 from splitleak.defenses.artifact import ARTIFACT, load_whole, save_imported, whole_config
 from splitleak.defenses.training import TargetConfig
@@ -150,7 +150,7 @@ def taught(artifact: Path, splits: Splits) -> tuple[Splits, str]:
     if splits.train.shape != whole.input_shape:
         raise ValueError(f"expected images {whole.input_shape}, as {artifact} takes them, got {splits.train.shape}")
     own = whole.cloud.config.classes
-    if len(splits.train.classes) == whole.classes and in_order(splits.train.classes, own):
+    if are_outputs(splits.train.classes, whole.classes, own):
         return splits, LABELS
     names = own or tuple(map(str, range(whole.classes)))
 
@@ -168,7 +168,7 @@ def _accuracy(network: Network, splits: Splits | None, names: tuple[str, ...]) -
         return OWN_ANSWER, 1.0
     if splits.test.shape != network.image_shape:
         raise ValueError(f"expected images {network.image_shape}, as the network takes them, got {splits.test.shape}")
-    if len(splits.test.classes) != network.outputs or not in_order(splits.test.classes, names):
+    if not are_outputs(splits.test.classes, network.outputs, names):
         return OWN_ANSWER, 1.0
     answers = np.concatenate([each[OUTPUT] for each in network.forward(splits.test.floats().numpy(), [OUTPUT])])
     return LABELS, float((answers.argmax(1) == splits.test.labels.numpy()).mean())

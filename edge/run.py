@@ -11,7 +11,7 @@ import numpy as np
 
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images as LabelledImages
-from splitleak.datasets.images import in_order
+from splitleak.datasets.images import are_outputs
 from splitleak.edge.client import EdgeClient, EdgeConfig, Images
 from splitleak.edge.encoder import Half
 from splitleak.edge.ledger import Entry, Ledger, images_digest
@@ -131,7 +131,8 @@ def stream_images(
 
     with EdgeClient(half, config) as client:
         predictions = list(reported(client.stream(batches()), "stream", len(pixels) * repeat, report))
-    labelled = client.agreement.output_shape == (len(images.classes),) and in_order(images.classes, classes)
+    shape = client.agreement.output_shape
+    labelled = len(shape) == 1 and are_outputs(images.classes, shape[0], classes)
     return Ledger(
         entries=tuple(
             Entry.of(prediction, place=at // repeat, label=int(images.labels[at // repeat]) if labelled else None)

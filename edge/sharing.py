@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from splitleak.artifacts import written_folder
 from splitleak.config import Config
 from splitleak.datasets.files import load_file
-from splitleak.datasets.images import Images, in_order
+from splitleak.datasets.images import Images, are_outputs
 from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.logs import Report, reported, silent
 from splitleak.measures.scores import truncate
@@ -89,7 +89,7 @@ def share_predictions(
         pixels = _fitted(victims, client.input_shape).floats().numpy()
         asked = reported(ids, "predict", len(ids), report)
         predictions = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(asked)]
-    labelled = predictions[0].output.shape[1] == len(victims.classes) and in_order(victims.classes, classes)
+    labelled = are_outputs(victims.classes, predictions[0].output.shape[1], classes)
     labels = victims.labels.tolist() if labelled else [None] * len(ids)
     entries = tuple(
         Entry.of(prediction, place=place, label=labels[place]) for place, prediction in enumerate(predictions)

@@ -198,6 +198,11 @@ def in_order(classes: Sequence[str], names: Sequence[str]) -> bool:
     return tuple(classes) == tuple(names) or sorted(classes) != sorted(names)
 
 
+def are_outputs(classes: Sequence[str], count: int, names: Sequence[str]) -> bool:
+    """Whether labels of ``classes`` index a network's ``count`` outputs of these ``names``: as many, and `in_order`."""
+    return len(classes) == count and in_order(classes, names)
+
+
 def listed(names: Iterable[str], most: int = 20) -> str:
     """Names for a message, in alphabetical order, at most ``most`` of them."""
     found = sorted(names)
