@@ -410,18 +410,21 @@ def scan(file: BinaryIO, start: int = len(HEADER)) -> Iterator[tuple[Record | Da
     """The records from byte ``start`` on, with what lies between them, each with its first byte and its end.
 
     After damage it goes on with the next intact record. Where a frame is damaged, bytes within its message that look
-    like a record are taken for one.
+    like a record are taken for one. What a writer appends meanwhile is read or not, and never taken for damage.
     """
     file.seek(start)
     while True:
+        size = os.fstat(file.fileno()).st_size
         record, stop = _read_record(file, start)
         if record is not None:
             yield record, start, stop
-        elif start < (size := os.fstat(file.fileno()).st_size):
+        elif start < size:
             damage = _damage(file, start, size)
             stop = start + damage.size
             file.seek(stop)
             yield damage, start, stop
+            if damage.kind == "incomplete":
+                return
         else:
             return
         start = stop

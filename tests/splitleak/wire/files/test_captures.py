@@ -1,6 +1,7 @@
 """A capture keeps what was written, survives its writer, and its reader survives any bytes."""
 
 import errno
+import itertools
 import os
 import resource
 import signal
@@ -389,6 +390,33 @@ def test_a_capture_of_limited_files_reads_as_one(tmp_path):
     assert names == [*(f"a.cap.{number}" for number in (1, 3, 4, 5)), "a.cap"]
     assert all(part.stat().st_size <= 2000 for part in parts(path))
     assert (tmp_path / "a.cap.2").read_text() == "somebody else's"
+
+
+@pytest.mark.parametrize("size", [7, 20, None])
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_a_writer_appends_while_it_is_read_is_no_damage(tmp_path, monkeypatch, size, every):
+    path = write(tmp_path / "a.cap", b"before")
+    sent = [bytes([number]) * 60 for number in range(4)]
+    coming = b"".join(Record(1, number, "request", MODEL_INFER, each).packed() for number, each in enumerate(sent))
+    step = size or len(coming) // len(sent)
+    pieces, asked, fstat = iter(range(0, len(coming), step)), itertools.count(1), os.fstat
+
+    def append(at):
+        with path.open("ab", buffering=0) as file:
+            file.write(coming[at : at + step])
+
+    def growing(descriptor):
+        if next(asked) % every == 0 and (at := next(pieces, None)) is not None:
+            append(at)
+        return fstat(descriptor)
+
+    monkeypatch.setattr(os, "fstat", growing)
+    seen = messages(path)
+    monkeypatch.undo()
+    assert seen == [b"before", *sent][: len(seen)]
+    for at in pieces:
+        append(at)
+    assert messages(path) == [b"before", *sent]
 
 
 def test_a_capture_is_on_the_disk_where_it_ends_and_not_at_each_message(tmp_path, monkeypatch):
