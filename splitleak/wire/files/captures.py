@@ -329,37 +329,58 @@ def read(path: Path) -> Iterator[Record]:
         OSError: The file cannot be opened.
         WireError: Not a capture, one of another version, or damaged; the message names file and position.
     """
-    for part in parts(path):
-        with part.open("rb") as file:
-            if not has_header(file, part):
-                continue
-            records, lost, gaps = 0, 0, 0
-            for record, _, _ in scan(file):
-                if isinstance(record, Record):
-                    if record.note is None:
-                        records += 1
-                        yield record
-                    elif record.method == GAP:
-                        gaps += 1
-                        lost += lost_by(record)
-                elif record.kind == "zeros":
-                    _LOGGER.warning("%s: %s; %d messages before them were read", part, record, records)
-                elif record.kind != "incomplete":
-                    raise _damaged(part, record, records)
-            if gaps:
-                _LOGGER.warning("%s: messages are missing in %d places, at least %d of them", part, gaps, lost)
+    for part, file in _opened(path):
+        if not has_header(file, part):
+            continue
+        records, lost, gaps = 0, 0, 0
+        for record, _, _ in scan(file):
+            if isinstance(record, Record):
+                if record.note is None:
+                    records += 1
+                    yield record
+                elif record.method == GAP:
+                    gaps += 1
+                    lost += lost_by(record)
+            elif record.kind == "zeros":
+                _LOGGER.warning("%s: %s; %d messages before them were read", part, record, records)
+            elif record.kind != "incomplete":
+                raise _damaged(part, record, records)
+        if gaps:
+            _LOGGER.warning("%s: messages are missing in %d places, at least %d of them", part, gaps, lost)
 
 
 def parts(path: Path) -> list[Path]:
     """The files of a capture in order, ``path`` last."""
-    found = [path]
-    while (name := _continued(found[0])) is not None:
+    with path.open("rb") as file:
+        return [*_earlier_parts(path, file), path]
+
+
+def _earlier_parts(path: Path, file: BinaryIO) -> list[Path]:
+    """The parts before the capture in ``file``, which is at ``path`` or was when it was opened."""
+    found: list[Path] = []
+    first, name = path, _continued(file)
+    while name is not None:
         earlier = path.with_name(name)
-        if not earlier.is_file() or earlier in found:
-            _LOGGER.warning("%s: its earlier part %s is missing: it is read without", found[0], name)
+        if not earlier.is_file() or earlier in (path, *found):
+            _LOGGER.warning("%s: its earlier part %s is missing: it is read without", first, name)
             break
         found.insert(0, earlier)
+        with earlier.open("rb") as before:
+            first, name = earlier, _continued(before)
     return found
+
+
+def _opened(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """The files of a capture in order, each open at its beginning while it is the turn of it.
+
+    The last one is opened first: its writer may give it a number, and its name to another, before it is read.
+    """
+    with path.open("rb") as last:
+        for part in _earlier_parts(path, last):
+            with part.open("rb") as file:
+                yield part, file
+        last.seek(0)
+        yield path, last
 
 
 def missing(path: Path) -> dict[str, int]:
@@ -370,15 +391,14 @@ def missing(path: Path) -> dict[str, int]:
         WireError: One is no capture.
     """
     found = {"gaps": 0, "lost": 0}
-    files = parts(path)
-    found["gaps"] += _continued(files[0]) is not None  # a part that is not there
-    for part in files:
-        with part.open("rb") as file:
-            for record, _, _ in scan(file) if has_header(file, part) else ():
-                gap = record.note is not None and record.method == GAP if isinstance(record, Record) else None
-                if gap or (isinstance(record, Damage) and record.kind == "zeros"):
-                    found["gaps"] += 1
-                    found["lost"] += lost_by(record) if isinstance(record, Record) else 0
+    for place, (part, file) in enumerate(_opened(path)):
+        found["gaps"] += place == 0 and _continued(file) is not None  # a part that is not there
+        file.seek(0)
+        for record, _, _ in scan(file) if has_header(file, part) else ():
+            gap = record.note is not None and record.method == GAP if isinstance(record, Record) else None
+            if gap or (isinstance(record, Damage) and record.kind == "zeros"):
+                found["gaps"] += 1
+                found["lost"] += lost_by(record) if isinstance(record, Record) else 0
     return found
 
 
@@ -589,12 +609,12 @@ def has_header(file: BinaryIO, path: Path) -> bool:
     raise WireError(f"{path}: expected a capture, got a file that starts with {header[:8]!r}")
 
 
-def _continued(path: Path) -> str | None:
-    """The name of the part that the capture at ``path`` continues."""
-    with path.open("rb") as file:
-        if file.read(len(HEADER)) != HEADER:
-            return None
-        first = _read_record(file, len(HEADER))[0]
+def _continued(file: BinaryIO) -> str | None:
+    """The name of the part that a capture continues."""
+    file.seek(0)
+    if file.read(len(HEADER)) != HEADER:
+        return None
+    first = _read_record(file, len(HEADER))[0]
     if first is None or first.note is None or first.method != CONTINUES:
         return None
     part = first.note.get("part")

@@ -419,6 +419,21 @@ def test_what_a_writer_appends_while_it_is_read_is_no_damage(tmp_path, monkeypat
     assert messages(path) == [b"before", *sent]
 
 
+def test_a_capture_whose_writer_begins_new_files_meanwhile_is_read_whole(tmp_path):
+    path = tmp_path / "a.cap"
+    with CaptureWriter(path, rotate_mb=0.0005) as writer:
+        for number in range(12):
+            writer.write(MODEL_INFER, number, "request", bytes(100))
+        assert len(parts(path)) > 2
+        reading = read(path)
+        seen = [next(reading).call]
+        for number in range(12, 24):
+            writer.write(MODEL_INFER, number, "request", bytes(100))
+        seen += [record.call for record in reading]
+    assert seen == list(range(len(seen)))
+    assert len(seen) >= 12
+
+
 def test_a_capture_is_on_the_disk_where_it_ends_and_not_at_each_message(tmp_path, monkeypatch):
     synced, call = [], os.fsync
 
