@@ -16,6 +16,7 @@ are missing, and ``splitleak/continues`` at the beginning of a file, with the na
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -58,6 +59,7 @@ _MEGABYTE = 10**6
 _HEAD = 256  # bytes of a record that hold its frame, the numbers of its body and, almost always, its method
 _LONGEST_NAME = 255  # bytes, on any file system
 _NOTES_ROOM = 1000  # bytes below a capture's limit that are left to the notes of what is lost
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -248,14 +250,8 @@ class CaptureWriter:
 
     def _open(self, before: BinaryIO | None = None) -> BinaryIO:
         """Opens and claims the file, readable by its owner alone if it is new; then closes the one ``before``."""
-        file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+b", buffering=0)
+        file = self._claimed(self.path)
         try:
-            try:
-                lock_file(file.fileno())
-            except BlockingIOError as error:
-                raise BlockingIOError(
-                    error.errno, "expected to be the only writer, but another one holds the file", str(self.path)
-                ) from None
             self._end = self._resume(file)
         except BaseException:
             file.close()
@@ -263,6 +259,17 @@ class CaptureWriter:
         self._torn, self._empty = False, self._end <= len(HEADER)
         if before is not None:
             before.close()
+        return file
+
+    def _claimed(self, path: Path, flags: int = 0) -> BinaryIO:
+        """Opens a file that no other writer holds, and none will; it is made if it is not there."""
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | flags, 0o600), "a+b", buffering=0)
+        try:
+            lock_file(file.fileno())
+        except BlockingIOError as error:
+            file.close()
+            what = "expected to be the only writer, but another one holds the file"
+            raise BlockingIOError(error.errno, what, str(path)) from None
         return file
 
     def _resume(self, file: BinaryIO) -> int:
@@ -286,29 +293,57 @@ class CaptureWriter:
         return end
 
     def _rotated(self, full: BinaryIO) -> BinaryIO:
-        """Gives the file the next free number, and begins a new one under its name, which says so."""
-        self._sync(full)
+        """Gives the file the next free number, and begins a new one under its name, which says so from its beginning.
+
+        Under that name there is the full file or the new one, whole, whoever looks and whenever this is killed.
+        """
+        part = self._numbered()
+        if part is None:
+            return full
+        fresh, first = self.path.with_name(f".{self.path.name}.next"), note(CONTINUES, {"part": part.name}).packed()
+        try:
+            following = self._claimed(fresh, os.O_TRUNC)
+            try:
+                _write_all(following, HEADER + first)
+                self._sync(full, following)
+                os.replace(fresh, self.path)
+            except OSError:
+                following.close()
+                raise
+        except OSError as error:  # a full disk, or Windows, which keeps the name of an open file
+            for unused in (fresh, part):
+                unused.unlink(missing_ok=True)
+            if error.errno not in _FULL:
+                self._give_up_rotating(error)
+            return full
+        full.close()
+        self._earlier += self._end
+        self._end, self._torn, self._empty = len(HEADER) + len(first), False, True
+        return following
+
+    def _numbered(self) -> Path | None:
+        """The file under the next free number too; None where there is no such thing as two names of one file."""
         for number in itertools.count(1):
             part = self.path.with_name(f"{self.path.name}.{number}")
             try:
                 os.link(self.path, part)  # unlike a renaming, it replaces no file
-                self.path.unlink()
             except FileExistsError:
                 continue
-            except OSError as error:  # a file system without links, or Windows, which keeps the name of an open file
-                part.unlink(missing_ok=True)
-                _LOGGER.error("%s: no further file is begun: %s", self.path, error)
-                self._most_bytes = None
-                return full
-            self._earlier += self._end
-            self._notes.insert(0, (CONTINUES, {"part": part.name}))
-            return self._open(full)
+            except OSError as error:
+                self._give_up_rotating(error)
+                return None
+            return part
         raise AssertionError("unreachable")
 
-    def _sync(self, file: BinaryIO) -> None:
-        """Waits until a file that is done, and its name, are on the disk; a disk that fails is no client's trouble."""
+    def _give_up_rotating(self, error: OSError) -> None:
+        _LOGGER.error("%s: no further file is begun: %s", self.path, error)
+        self._most_bytes = None
+
+    def _sync(self, *files: BinaryIO) -> None:
+        """Waits until files and their names are on the disk; a disk that fails is no client's trouble."""
         try:
-            os.fsync(file.fileno())
+            for file in files:
+                os.fsync(file.fileno())
             sync(self.path.parent)
         except OSError as error:
             _LOGGER.error("%s: the disk may not hold all of it after a power cut: %s", self.path, error)

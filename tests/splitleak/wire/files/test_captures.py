@@ -392,6 +392,21 @@ def test_a_capture_of_limited_files_reads_as_one(tmp_path):
     assert (tmp_path / "a.cap.2").read_text() == "somebody else's"
 
 
+def test_a_capture_whose_writer_begins_new_files_meanwhile_is_read_whole(tmp_path):
+    path = tmp_path / "a.cap"
+    with CaptureWriter(path, rotate_mb=0.0005) as writer:
+        for number in range(12):
+            writer.write(MODEL_INFER, number, "request", bytes(100))
+        assert len(parts(path)) > 2
+        reading = read(path)
+        seen = [next(reading).call]
+        for number in range(12, 24):
+            writer.write(MODEL_INFER, number, "request", bytes(100))
+        seen += [record.call for record in reading]
+    assert seen == list(range(len(seen)))
+    assert len(seen) >= 12
+
+
 @pytest.mark.parametrize("size", [7, 20, None])
 @pytest.mark.parametrize("every", [1, 2])
 def test_what_a_writer_appends_while_it_is_read_is_no_damage(tmp_path, monkeypatch, size, every):
@@ -419,19 +434,38 @@ def test_what_a_writer_appends_while_it_is_read_is_no_damage(tmp_path, monkeypat
     assert messages(path) == [b"before", *sent]
 
 
-def test_a_capture_whose_writer_begins_new_files_meanwhile_is_read_whole(tmp_path):
-    path = tmp_path / "a.cap"
+@pytest.mark.parametrize("room", [0, 50, 130])
+def test_a_disk_that_fills_as_a_new_file_begins_hides_no_earlier_part(tmp_path, monkeypatch, room):
+    path, left, plain = tmp_path / "a.cap", [10_000], os.fdopen
+
+    class Disk:
+        """A file on a disk of so many bytes."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            if len(data) > left[0]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            left[0] -= len(data)
+            return self.file.write(data)
+
+    monkeypatch.setattr(os, "fdopen", lambda *given, **how: Disk(plain(*given, **how)))
     with CaptureWriter(path, rotate_mb=0.0005) as writer:
-        for number in range(12):
+        for number in range(4):
             writer.write(MODEL_INFER, number, "request", bytes(100))
-        assert len(parts(path)) > 2
-        reading = read(path)
-        seen = [next(reading).call]
-        for number in range(12, 24):
-            writer.write(MODEL_INFER, number, "request", bytes(100))
-        seen += [record.call for record in reading]
-    assert seen == list(range(len(seen)))
-    assert len(seen) >= 12
+        left[0] = room
+        writer.write(MODEL_INFER, 4, "request", bytes(100))
+    assert writer.lost == 1
+    assert [record.call for record in read(path)] == [0, 1, 2, 3]
+    left[0] = 10_000
+    with CaptureWriter(path, rotate_mb=0.0005) as writer:
+        writer.write(MODEL_INFER, 5, "request", bytes(100))
+    assert [record.call for record in read(path)] == [0, 1, 2, 3, 5]
+    assert {each.name for each in tmp_path.iterdir()} == {each.name for each in parts(path)}
 
 
 def test_a_capture_is_on_the_disk_where_it_ends_and_not_at_each_message(tmp_path, monkeypatch):
@@ -443,13 +477,14 @@ def test_a_capture_is_on_the_disk_where_it_ends_and_not_at_each_message(tmp_path
 
     monkeypatch.setattr(os, "fsync", recorded)
     path = tmp_path / "a.cap"
+    done = [path, tmp_path / ".a.cap.next", tmp_path]
     with CaptureWriter(path, 0.0002) as writer:
         for number in range(3):
             writer.write(MODEL_INFER, number, "request", bytes(100))
             earlier = len(list(tmp_path.iterdir())) - 1
-            assert synced == [path, tmp_path] * earlier
+            assert synced == done * earlier
     assert earlier == 2
-    assert synced == [path, tmp_path] * 3
+    assert synced == [*done * 2, path, tmp_path]
 
 
 def test_a_disk_that_fails_at_the_end_costs_nobody_anything(tmp_path, monkeypatch, caplog):
