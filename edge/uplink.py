@@ -122,7 +122,7 @@ class Uplink(Generic[P]):
         return len(self._unanswered)
 
     def unanswered(self) -> list[P]:
-        """The parcels in flight, oldest first."""
+        """The parcels in flight, in the order in which they were last sent."""
         with self._lock:
             return list(self._unanswered)
 
@@ -313,6 +313,9 @@ class Uplink(Generic[P]):
         with self._lock:
             parcel.backing_off = False
             wanted = parcel in self._unanswered and not parcel.abandoned()
+            if wanted:  # it is answered after those that were sent meanwhile, be they of the same id
+                self._unanswered.remove(parcel)
+                self._unanswered.append(parcel)
             unary = wanted and self._enqueue(parcel)
         if unary:
             self._send_unary(parcel)

@@ -326,6 +326,28 @@ def test_one_id_used_twice_gets_two_answers(encoder, start_cloud):
             np.testing.assert_allclose(future.result().output, cloud.logits(sent), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["same", ""])
+def test_of_two_requests_of_one_id_each_gets_its_answer_though_the_first_was_refused_for_now(
+    encoder, start_cloud, patience_s, name
+):
+    cloud = start_cloud()
+
+    def busy(request):
+        if len(cloud.arrived) == 1:
+            refused = pb.ModelInferResponse(id=request.id)
+            return pb.ModelStreamInferResponse(error_message="RESOURCE_EXHAUSTED: no room", infer_response=refused)
+        if len(cloud.arrived) == 2:
+            _wait_until(lambda: any(each.sends > 1 for each in client._uplink.unanswered()))
+        return None
+
+    cloud.hold = busy
+    with EdgeClient(encoder, config(cloud)) as client:
+        futures = [client.submit(np.full_like(IMAGE, value), name) for value in (0.25, 0.75)]
+        outputs = [each.result(patience_s).output for each in futures]
+    for output, sent in zip(outputs, encoder.sent, strict=True):
+        np.testing.assert_allclose(output, cloud.logits(sent), atol=1e-5)
+
+
 def test_an_answer_to_nobody_is_dropped(encoder, start_cloud, caplog):
     cloud = start_cloud()
 
