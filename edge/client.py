@@ -127,7 +127,7 @@ class EdgeClient:
         self._pack = stretched(self._packed, encoder.factor if isinstance(encoder, EmulatedHalf) else 1.0)
         self._lock = threading.RLock()
         self._submitted = threading.Condition(self._lock)  # wakes the idle worker
-        self._settled = threading.Condition(self._lock)  # wakes a worker that waits for the window, and `__exit__`
+        self._settled = threading.Condition(self._lock)  # wakes who waits for window or queue, and `__exit__`
         self._waiting: deque[_Request] = deque()  # the first one is being encoded
         self._closed = True
         self._stack = contextlib.ExitStack()
@@ -220,13 +220,13 @@ class EdgeClient:
     def stream(self, batches: Iterable[tuple[str, Images]]) -> Iterator[Prediction]:
         """Sends pairs of request id and images; yields their predictions in that order.
 
-        At most ``window`` + 2 requests are open: those in flight, one being encoded, and one in the queue. The first
-        failure is raised, and requests not sent by then are dropped.
+        At most ``window`` + 2 requests are open, of which ``max_queue`` wait to be encoded. The first failure is
+        raised, and requests not sent by then are dropped.
         """
         pending: deque[Future[Prediction]] = deque()
         try:
             for request_id, images in batches:
-                pending.append(self.submit(images, request_id))
+                pending.append(self._submit_with_room(images, request_id))
                 if len(pending) > self.config.window + 1:
                     yield pending.popleft().result()
             while pending:
@@ -235,9 +235,22 @@ class EdgeClient:
             for future in pending:
                 future.cancel()
 
+    def _submit_with_room(self, images: Images, request_id: str) -> "Future[Prediction]":
+        """As `submit`, once fewer than ``max_queue`` requests wait."""
+        with self._lock:
+            self._settled.wait_for(lambda: self._closed or len(self._waiting) < self.config.max_queue)
+            return self.submit(images, request_id)
+
     def _wake(self) -> None:
         """Wakes the worker whatever it waits for; called with the lock held."""
         self._submitted.notify_all()
+        self._settled.notify_all()
+
+    def _drop(self, requests: Iterable[_Request]) -> None:
+        """Takes those of ``requests`` that wait out of the queue; called with the lock held."""
+        for request in requests:
+            if request in self._waiting:
+                self._waiting.remove(request)
         self._settled.notify_all()
 
     def _pending(self) -> list[_Request]:
@@ -251,7 +264,7 @@ class EdgeClient:
                 if request is None and self._closed:
                     return
                 if request is not None and not request.future.set_running_or_notify_cancel():
-                    self._waiting.remove(request)
+                    self._drop([request])
                     request = None
             if request is not None:
                 self._process(request)
@@ -304,9 +317,7 @@ class EdgeClient:
                     changed.wait(None if soonest is None else soonest - now)
                     continue
                 reason = self._outage[1] if self._outage else ""
-                for request in late:
-                    if request in self._waiting:
-                        self._waiting.remove(request)
+                self._drop(late)
             if out_of_patience:
                 self._broken(pending, f"no answer for {self.config.patience_s:g} s, since {reason}")
             for request in late:

@@ -399,6 +399,14 @@ def test_requests_beyond_the_queue_are_refused_at_once(encoder, start_cloud, pat
         assert [each.result().request_id for each in futures] == ["a", "b"]
 
 
+@pytest.mark.parametrize(("window", "max_queue"), [(8, 1), (30, 4), (1024, 128)])
+def test_a_stream_waits_for_a_slow_encoder_whatever_its_window(encoder, start_cloud, batches, window, max_queue):
+    encoder.hold = lambda run: threading.Event().wait(0.001)
+    with EdgeClient(encoder, config(start_cloud(), window=window, max_queue=max_queue)) as client:
+        names = [each.request_id for each in client.stream(batches(150))]
+    assert names == [f"image-{index}" for index in range(150)]
+
+
 def test_a_cancelled_request_is_never_encoded_or_sent(encoder, start_cloud, patience_s):
     go, cloud = threading.Event(), start_cloud()
     encoder.hold = lambda run: go.wait(patience_s)
