@@ -18,6 +18,7 @@ from splitleak.cli.options import (
     Seed,
     Settings,
     Threads,
+    check_beside,
     compute_on,
     read_shape,
 )
@@ -83,6 +84,7 @@ def predict(
 
     if (service is None) == (function is None):
         raise typer.BadParameter("expected --service or --function")
+    check_beside("--service", service, {"--model": model, "--output": output, "--channel": channel})
     given = {
         "service": service,
         "function": function,
@@ -134,6 +136,9 @@ def query(
     ways = (service is not None, function is not None, capture is not None or edge is not None)
     if sum(ways) != 1 or (capture is None) != (edge is None):
         raise typer.BadParameter("expected --service, --function, or --capture with --edge")
+    check_beside("--service", service, {"--model": model, "--output": output})
+    check_beside("--service or --function", service or function, {"--scores": scores != "auto"})
+    check_beside("--service or --edge", service or edge, {"--channel": channel})
     reached = channel_config(channel)
     with progress(out.name) as report:
         if service is not None:
@@ -218,6 +223,9 @@ def attack(
     """
     from splitleak.attacker.run import Access, AttackConfig
 
+    check_beside("--service", service, {"--output": output})
+    check_beside("--service or --function", service or function, {"--scores": scores != "auto"})
+    check_beside("--service or --edge", service or edge, {"--channel": channel})
     given = read_settings(config, settings)
     name = attack or ("decoder" if shared is None else "prediction-inversion")
     about = {"preset": preset, "seed": seed, "views": views, "crossings": crossings, "draws": draws}
@@ -349,6 +357,8 @@ def invert(
     """
     from splitleak.attacker.run import Access, AttackConfig
 
+    check_beside("--service", service, {"--model": model, "--output": output, "--channel": channel})
+    check_beside("--service or --function", service or function, {"--scores": scores != "auto"})
     given = read_settings(config, settings)
     about = {"preset": preset, "settings": given, "seed": seed, "classes": classes}
     asked = AttackConfig.parse({"attack": attack, **about}, source="invert")

@@ -1,6 +1,7 @@
 """Options that several commands share, and helpers that apply them to this process."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -110,6 +111,22 @@ def read_shape(text: str, axes: int | None = None) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})*", text) or (axes or text.count("x") + 1) != text.count("x") + 1:
         raise ValueError(f"expected a shape such as 3x224x224, got {text!r}")
     return tuple(map(int, text.split("x")))
+
+
+def check_beside(needed: str, given: object, others: Mapping[str, object]) -> None:
+    """Refuses options that have no effect without another.
+
+    Args:
+        needed: The other, in words.
+        given: Its value; None, False or empty if it is missing.
+        others: The options and their values, likewise.
+
+    Raises:
+        typer.BadParameter: Some are given without it.
+    """
+    idle = [name for name, value in others.items() if value]
+    if idle and not given:
+        raise typer.BadParameter(f"expected {needed} beside {', '.join(idle)}, got none")
 
 
 def use_threads(threads: int | None) -> None:

@@ -18,6 +18,7 @@ from splitleak.cli.options import (
     Replace,
     Seed,
     Threads,
+    check_beside,
     compute_on,
     use_device,
 )
@@ -88,6 +89,7 @@ def cloud(
     from splitleak.defenses.artifact import load_cloud, load_whole
     from splitleak.wire.server.malloc import keep_big_buffers
 
+    check_beside("--capture", capture, {"--rotate-mb": rotate_mb, "--max-bytes": max_bytes})
     keep_big_buffers()
     serving = server_config(listen, server, metrics=metrics)
     given = read_config(PolicyConfig, policy, settings, "policy") if policy is not None or settings else None
@@ -153,6 +155,8 @@ def edge(
 
     if images is None and listen is None:
         raise typer.BadParameter("expected --images to stream, --listen to serve, or both")
+    check_beside("--images", images, {"--ledger": ledger, "--repeat": repeat > 1, "--rate": rate})
+    check_beside("--listen", listen, {"--server": server})
     keep_big_buffers()
     profile = use_device(device_profile, threads)
     loaded = load_edge(half_of(half, "edge"), resolve_device(device), seed=noise_seed, engine=engine)

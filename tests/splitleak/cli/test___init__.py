@@ -100,6 +100,31 @@ def test_options_that_cannot_be_are_usage_errors(call):
     assert call("levitate")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "idle", "needed"),
+    [
+        ("edge half --cloud h:1 --listen h:0", "--ledger l.json", "--images"),
+        ("edge half --cloud h:1 --listen h:0", "--repeat 2", "--images"),
+        ("edge half --cloud h:1 --listen h:0", "--rate 5", "--images"),
+        ("edge half --cloud h:1 --images v.npz", "--server server.toml", "--listen"),
+        ("cloud half", "--rotate-mb 5", "--capture"),
+        ("cloud half", "--max-bytes 5", "--capture"),
+        ("predict --images v.npz --function a:b", "--output p", "--service"),
+        ("predict --images v.npz --function a:b", "--channel c.toml", "--service"),
+        ("query --public p.npz --edge h:1 --capture c", "--model m", "--service"),
+        ("query --public p.npz --edge h:1 --capture c", "--scores logits", "--service or --function"),
+        ("query --public p.npz --function a:b", "--channel c.toml", "--service or --edge"),
+        ("attack --capture c --pairs p.npz", "--channel c.toml", "--service or --edge"),
+        ("attack --capture c --edge h:1", "--output p", "--service"),
+        ("invert --artifact a", "--model m", "--service"),
+        ("invert --artifact a", "--scores logits", "--service or --function"),
+    ],
+)
+def test_an_option_without_effect_is_a_usage_error(call, command, idle, needed):
+    code, _, err = call(*command.split(), *idle.split())
+    assert (code, err) == (2, f"splitleak: Invalid value: expected {needed} beside {idle.split()[0]}, got none\n")
+
+
 def test_the_cause_is_shown_when_asked(call, monkeypatch):
     monkeypatch.setenv("SPLITLEAK_DEBUG", "1")
     monkeypatch.setattr(sys, "argv", ["splitleak", "inspect", "nothing"])
