@@ -10,6 +10,7 @@ import http.client
 import json
 import logging
 import math
+import selectors
 import socket
 import ssl
 import time
@@ -231,6 +232,8 @@ class HttpStub:
         deadline = time.monotonic() + timeout
         try:
             self._connection.timeout = min(timeout, self._config.handshake_s)
+            if _is_over(self._connection.sock):
+                self._connection.close()
             if self._connection.sock is None:
                 self._connection.connect()
             self._connection.sock.settimeout(timeout)
@@ -249,6 +252,15 @@ class HttpStub:
             self._connection.close()  # there may be more than was read
             raise _refusal(response, received)
         return _parsed(response, received, f"{self._address}{path}")
+
+
+def _is_over(connection: socket.socket | None) -> bool:
+    """Whether a server has closed a connection that was idle, or says what was not asked for."""
+    if connection is None:
+        return False
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 class _Direct(http.client.HTTPConnection):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import queue
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ class Model:
         self.datatype, self.output, self.binary, self.nested, self.listed = "FP32", "FP32", False, False, ["model:toy"]
         self.metadata = {"name": "toy", "platform": "x"}
         self.answers, self.seen, self.token = {}, [], None
+        self.idle_s, self.closed = None, queue.Queue()  # until it closes a connection, and a mark for each that it has
         for name, value in changes.items():
             setattr(self, name, value)
 
@@ -79,6 +81,7 @@ def told(status, document):
 def serving(model, certificates=None):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = model.idle_s
 
         def handle_one(self):
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -98,7 +101,12 @@ def serving(model, certificates=None):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def shutdown_request(self, request):
+            super().shutdown_request(request)
+            model.closed.put(None)
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     scheme = "http"
     if certificates is not None:
@@ -233,6 +241,14 @@ def test_an_unavailable_server_and_a_connection_that_breaks_are_tried_again():
         with pytest.raises(ConnectionError, match="503 Service Unavailable: loading"):
             client.predict(IMAGES)
         assert not model.answers["POST", "/v2/models/toy/infer"]
+
+
+def test_a_connection_that_the_server_closed_while_it_was_idle_costs_no_attempt():
+    model = Model(idle_s=0.05)
+    with client_of(model, QUICK.model_copy(update={"attempts": 1})) as client:
+        for _ in range(3):
+            model.closed.get(timeout=5)
+            assert len(client.predict(IMAGES)) == 5
 
 
 def test_an_answer_that_is_cut_short_is_tried_again_and_one_that_is_too_long_is_not():
