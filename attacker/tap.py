@@ -55,7 +55,7 @@ def tap(config: TapConfig) -> Iterator[int]:
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(CaptureWriter(config.capture, config.rotate_mb, config.max_bytes))
         channel = stack.enter_context(open_channel(config.upstream, config.channel, [("grpc.enable_retries", 0)]))
-        relay = _Relay(channel, writer.write)
+        relay = _Relay(channel, writer.write, writer.first_call)
         port = stack.enter_context(serve(lambda server: server.add_generic_rpc_handlers((relay,)), config.server))
         _LOGGER.info("tap on port %d in front of %s, capture in %s", port, config.upstream, config.capture)
         yield port
@@ -64,10 +64,12 @@ def tap(config: TapConfig) -> Iterator[int]:
 class _Relay(grpc.GenericRpcHandler):
     """Treats every method as a stream of raw bytes both ways: on the wire, a unary call is a stream of one message."""
 
-    def __init__(self, channel: grpc.Channel, write: Callable[[str, int, Direction, bytes], None]) -> None:
+    def __init__(
+        self, channel: grpc.Channel, write: Callable[[str, int, Direction, bytes], None], first_call: int
+    ) -> None:
         self._channel = channel
         self._write = write
-        self._calls = itertools.count()
+        self._calls = itertools.count(first_call)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
         method = handler_call_details.method

@@ -50,9 +50,10 @@ def cloud(config: CloudConfig, model: Half | Whole) -> Iterator[int]:
     policy_config = config.policy or (PolicyConfig() if isinstance(model, Whole) else None)
     policy = None if policy_config is None else Policy(policy_config, classes=model.classes, seed=config.noise_seed)
     with contextlib.ExitStack() as stack:
-        observe = None
+        observe, first_call = None, 0
         if config.capture is not None:
-            observe = stack.enter_context(CaptureWriter(config.capture, config.rotate_mb, config.max_bytes)).write
+            writer = stack.enter_context(CaptureWriter(config.capture, config.rotate_mb, config.max_bytes))
+            observe, first_call = writer.write, writer.first_call
         worker = stack.enter_context(ComputeWorker(predictor(model, policy), config.batching))
         servicer = OpenInferenceServicer(
             [served_model(model, worker, policy)],
@@ -61,6 +62,7 @@ def cloud(config: CloudConfig, model: Half | Whole) -> Iterator[int]:
             timeout_s=config.timeout_s,
             held_bytes=config.server.limits.held_bytes,
             observe=observe,
+            first_call=first_call,
         )
         serving = serve(
             servicer.add_to,

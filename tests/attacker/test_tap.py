@@ -221,7 +221,10 @@ def test_a_second_tap_appends_to_the_capture_of_the_first(tmp_path):
                 grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
             ):
                 channel.unary_unary("/toy/Echo")(message, timeout=PATIENCE_S)
-    assert [each.message for each in captures.read(capture)] == [b"one", b"one", b"two", b"two"]
+    records = list(captures.read(capture))
+    assert [each.message for each in records] == [b"one", b"one", b"two", b"two"]
+    first, answer, second, last = (each.call for each in records)
+    assert first == answer != second == last
 
 
 def test_traffic_goes_on_where_the_capture_ends(tmp_path):

@@ -204,6 +204,15 @@ def test_the_curious_cloud_keeps_the_features_as_they_were_sent(tmp_path):
     assert responses == answers
 
 
+def test_the_calls_of_a_curious_cloud_that_is_started_again_keep_apart(tmp_path):
+    sent = codec.encode(np.ones((1, *Half.feature_shape), np.float32), "fp32")
+    for _ in range(2):
+        with stub_of(Half(), capture=tmp_path / "seen.cap") as stub:
+            stub.ModelInfer(codec.request("half", sent, request_id=""))
+    first, answer, second, last = (record.call for record in read(tmp_path / "seen.cap"))
+    assert first == answer != second == last
+
+
 def test_a_capture_that_cannot_be_kept_is_an_error_at_the_start(tmp_path):
     path = tmp_path / "seen.cap"
     with CaptureWriter(path), pytest.raises(BlockingIOError, match="only writer"):

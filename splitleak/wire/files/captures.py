@@ -69,7 +69,7 @@ class Record:
     """One message as it crossed the wire."""
 
     time_ns: int  # wall clock, nanoseconds since 1970
-    call: int  # number of the RPC, counted by the writer; all messages of a stream share it
+    call: int  # number of the RPC, which no other in the capture has; all messages of a stream share it
     direction: Direction
     method: str  # its full path, see `splitleak.wire.protocol.paths`
     message: bytes
@@ -147,6 +147,7 @@ class CaptureWriter:
     def __init__(self, path: Path, rotate_mb: float | None = None, max_bytes: int | None = None) -> None:
         self.path = path
         self.lost = 0
+        self.first_call = 0  # from which on, once it is entered, no call of the capture has a number
         self._most_bytes = None if rotate_mb is None else round(rotate_mb * _MEGABYTE)
         self._max_bytes = max_bytes
         self._earlier = 0  # bytes in earlier parts
@@ -161,6 +162,8 @@ class CaptureWriter:
     def __enter__(self) -> Self:
         self._file = self._open()
         self._earlier = sum(part.stat().st_size for part in parts(self.path)[:-1])
+        if self._earlier or not self._empty:  # each call has taken more than a byte
+            self.first_call = max(self.first_call, self._earlier + self._end)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -288,6 +291,8 @@ class CaptureWriter:
                     self._tell(f"{record}: cut off")
                 end = start
                 break
+            if record.note is None:
+                self.first_call = max(self.first_call, record.call + 1)
             end = stop
         os.ftruncate(file.fileno(), end)
         return end

@@ -62,6 +62,7 @@ class OpenInferenceServicer:
         timeout_s: Longest deadline of a request, in seconds, whatever its client allows.
         held_bytes: Most bytes of decoded inputs that wait for their answers, of all clients; one more is refused.
         observe: Called with each serialised inference message: the curious server.
+        first_call: Number of the first call that it is told of.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class OpenInferenceServicer:
         timeout_s: float = 30.0,
         held_bytes: int = 512 * 2**20,
         observe: Observer | None = None,
+        first_call: int = 0,
     ) -> None:
         self._models = {model.name: model for model in models}
         self._unknown_models = Statistics()
@@ -86,7 +88,7 @@ class OpenInferenceServicer:
         self._observer = observe
         self._templates: dict[tuple[str, tuple[int, ...]], pb.ModelInferResponse] = {}
         self._layouts: dict[str, codec.Layout] = {}  # by model, of the last request decoded in full
-        self._calls = itertools.count()
+        self._calls = itertools.count(first_call)
         self._lock = threading.Lock()
         self._streams: set[_Stream] = set()  # all whose call is not over
         self._stream_over = threading.Condition(self._lock)

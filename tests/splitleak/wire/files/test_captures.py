@@ -78,6 +78,21 @@ def test_a_second_session_appends(tmp_path):
     assert messages(write(path, b"two", b"three")) == [b"one", b"two", b"three"]
 
 
+@pytest.mark.parametrize("rotate_mb", [None, 0.0005])
+def test_a_second_session_has_numbers_for_its_calls_that_no_call_has(tmp_path, rotate_mb):
+    path = tmp_path / "a.cap"
+    for session in range(3):
+        with CaptureWriter(path, rotate_mb) as writer:
+            assert (writer.first_call == 0) == (session == 0)
+            for number in range(20):
+                writer.write(MODEL_INFER, writer.first_call + number, "request", b"")
+    assert len({record.call for record in read(path)}) == 60
+    for part in parts(path)[:-1]:
+        part.unlink()
+    with CaptureWriter(path, rotate_mb) as writer:
+        assert writer.first_call > max(record.call for record in read(path))
+
+
 def test_every_cut_of_the_last_record_keeps_all_before_it_for_reader_and_writer(tmp_path):
     whole = write(tmp_path / "a.cap", b"one", b"second").read_bytes()
     kept = len(write(tmp_path / "b.cap", b"one").read_bytes())
