@@ -179,7 +179,8 @@ def read_beside(path: Path) -> dict[str, Any]:
     tables = [document, *(table for table in document.values() if isinstance(table, dict))]
     for table in tables:
         for key in _PATHS & table.keys():
-            table[key] = str(path.parent / str(table[key]))
+            if isinstance(table[key], str):  # else it is none, or no path, which the config says
+                table[key] = str(path.parent / table[key])
     return document
 
 

@@ -160,6 +160,17 @@ def test_the_files_of_a_setting_are_looked_for_beside_it(tmp_path):
     )
 
 
+def test_a_file_that_settings_say_is_none_is_none(tmp_path):
+    path = tmp_path / "server.json"
+    path.write_text('{"tokens_file": null, "tls": {"certificate": "c", "key": "k", "client_ca": null}}')
+    assert ServerConfig.parse(read_beside(path), source=str(path)) == ServerConfig(
+        tls=TlsServerConfig(certificate=tmp_path / "c", key=tmp_path / "k")
+    )
+    path.write_text('{"tokens_file": 5}')
+    with pytest.raises(ValueError, match=r"tokens_file: .*path"):
+        ServerConfig.parse(read_beside(path), source=str(path))
+
+
 @pytest.mark.parametrize("document", [f'{{"token": "{WORD}"}}', f'["{WORD}"]'])
 def test_a_token_in_a_setting_is_refused_and_not_repeated(tmp_path, document):
     path = tmp_path / "channel.json"
