@@ -27,6 +27,7 @@ from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.client.function import FunctionClient
+from splitleak.wire.client.pushback import answered
 from splitleak.wire.files import captures
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import INFERENCE
@@ -74,7 +75,7 @@ class EdgeProbe:
                 tensor = codec.encode(images[place : place + _QUERY_BATCH].numpy(), "fp32")
                 request = codec.request(self._model, tensor, request_id=name, input_name="images")
                 try:
-                    infer(request, timeout=self.timeout_s)
+                    answered(partial(infer, request, timeout=self.timeout_s), self.timeout_s)
                 except grpc.RpcError as error:
                     call = cast("grpc.Call", error)  # every error of a call is one
                     raise error_of(call, f"query to the edge at {self._address}") from None

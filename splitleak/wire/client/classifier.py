@@ -22,6 +22,7 @@ from splitleak.wire.client import SCORES
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import read_metadata, select
 from splitleak.wire.client.probabilities import probabilities
+from splitleak.wire.client.pushback import answered
 from splitleak.wire.client.rest import HttpStub, connect_http
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.answer import Prediction, server_durations
@@ -44,7 +45,8 @@ class ClassifierClient:
 
     The model has one input of floating-point images ``(N, C, H, W)`` and an output of scores ``(N, K)``. Metadata that
     the server does not announce, as MLServer and KServe may not, is taken on trust. Scores may come as raw or typed
-    contents, in FP32, FP16 or FP64, as probabilities or as logits, to which the client applies softmax.
+    contents, in FP32, FP16 or FP64, as probabilities or as logits, to which the client applies softmax. A request that
+    is refused for the client's rate is sent again when the server says, within the channel's ``timeout_s``.
 
     Args:
         address: ``host:port``, or ``http://host:port`` or ``https://host:port`` for the protocol over HTTP.
@@ -139,9 +141,8 @@ class ClassifierClient:
         started = time.monotonic_ns()
         tensor = WireTensor(self._datatype, images.shape, images.astype(_INPUTS[self._datatype]).tobytes())
         request = codec.request(self.model, tensor, request_id=request_id, input_name=self._input_name)
-        sent = time.monotonic_ns()
-        response = self._call("ModelInfer", request)
-        answered = time.monotonic_ns()
+        ready = time.monotonic_ns()
+        response, sent, came = self._timed("ModelInfer", request)
         scores = self._read(response, len(images))
         self.images += len(images)
         self.requests += 1
@@ -149,15 +150,25 @@ class ClassifierClient:
             output=scores,
             **server_durations(response),
             request_id=request_id,
-            serialise_us=(sent - started) // 1000,
-            round_trip_us=(answered - sent) // 1000,
+            serialise_us=(ready - started) // 1000,
+            round_trip_us=(came - sent) // 1000,
             sent_bytes=request.ByteSize(),
             payload_sha256=hashlib.sha256(tensor.raw).hexdigest(),
         )
 
     def _call(self, method: str, request: Any) -> Any:  # noqa: ANN401  # any of the protocol's messages
+        return self._timed(method, request)[0]
+
+    def _timed(self, method: str, request: Any) -> tuple[Any, int, int]:  # noqa: ANN401  # as above
+        """The answer, and when it was asked for last and came, in nanoseconds on the monotonic clock."""
+        timeout_s = self._config.timeout_s
+
+        def call() -> tuple[Any, int, int]:
+            sent = time.monotonic_ns()
+            return getattr(self._stub, method)(request, timeout=timeout_s), sent, time.monotonic_ns()
+
         try:
-            return getattr(self._stub, method)(request, timeout=self._config.timeout_s)
+            return answered(call, timeout_s)
         except grpc.RpcError as error:
             raise error_of(error, f"{method} of {self.model or 'the server'!r} at {self.address}") from None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import grpc
 
+from splitleak.wire.client.pushback import answered
 from splitleak.wire.client.rest import HttpStub
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
@@ -42,7 +43,9 @@ def read_metadata(
     end, told = time.monotonic() + patience_s, False
     while True:
         try:
-            metadata: pb.ModelMetadataResponse = stub.ModelMetadata(request, timeout=timeout_s)
+            metadata: pb.ModelMetadataResponse = answered(
+                lambda: stub.ModelMetadata(request, timeout=timeout_s), timeout_s
+            )
         except grpc.RpcError as error:
             refused = error_of(error, f"metadata of {where}")
             if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() >= end:

@@ -27,6 +27,7 @@ import numpy as np
 from splitleak.errors import WireError
 from splitleak.wire.address import HttpAddress, is_loopback, parse_http
 from splitleak.wire.client.channel import ChannelConfig
+from splitleak.wire.client.pushback import PUSHBACK
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.status import error_of
 from splitleak.wire.security import TlsClientConfig, read_token
@@ -52,17 +53,27 @@ Document = dict[str, Any]
 
 
 class HttpError(grpc.RpcError):
-    """A call that failed, with gRPC's status for it. ``lasting``: to try again does not help."""
+    """A call that failed, with gRPC's status for it.
 
-    def __init__(self, code: grpc.StatusCode, details: str, *, lasting: bool = True) -> None:
+    Args:
+        code: The status.
+        details: Why.
+        lasting: To try again does not help.
+        wait_s: Seconds after which the server asks to be asked again; None: it does not say.
+    """
+
+    def __init__(self, code: grpc.StatusCode, details: str, *, lasting: bool = True, wait_s: int | None = None) -> None:
         super().__init__(details)
-        self._code, self._details, self.lasting = code, details, lasting
+        self._code, self._details, self.lasting, self._wait_s = code, details, lasting, wait_s
 
     def code(self) -> grpc.StatusCode:
         return self._code
 
     def details(self) -> str:
         return self._details
+
+    def trailing_metadata(self) -> Any:  # noqa: ANN401  # pairs of strings, of which grpc's own type is private
+        return () if self._wait_s is None else ((PUSHBACK, str(1000 * self._wait_s)),)
 
 
 @contextlib.contextmanager
@@ -348,7 +359,9 @@ def _refusal(response: http.client.HTTPResponse, body: bytes) -> HttpError:
     invalid, internal = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL
     code = _CODES.get(response.status, invalid if 400 <= response.status < 500 else internal)
     details = f"{response.status} {response.reason}: {' '.join(said.split())[:_SAID]}"
-    return HttpError(code, details, lasting=code != grpc.StatusCode.UNAVAILABLE)
+    told = response.headers.get("Retry-After", "")
+    wait_s = int(told[:9]) if told.isascii() and told.isdigit() else None
+    return HttpError(code, details, lasting=code != grpc.StatusCode.UNAVAILABLE, wait_s=wait_s)
 
 
 def _parsed(response: http.client.HTTPResponse, body: bytes, where: str) -> tuple[Document, bytes]:

@@ -243,6 +243,15 @@ def test_an_unavailable_server_and_a_connection_that_breaks_are_tried_again():
         assert not model.answers["POST", "/v2/models/toy/infer"]
 
 
+def test_a_request_above_the_servers_rate_is_sent_again_when_it_says():
+    model = Model(answers={("POST", "/v2/models/toy/infer"): [(429, {"Retry-After": "0"}, b"too many")] * 3})
+    with client_of(model) as client:
+        assert len(client.predict(IMAGES)) == 5
+        model.answers = {("POST", "/v2/models/toy/infer"): [(429, {"Retry-After": "60"}, b"too many")]}
+        with pytest.raises(queue.Full, match="429 Too Many Requests: too many"):
+            client.ask(IMAGES[:1], "x")
+
+
 def test_a_connection_that_the_server_closed_while_it_was_idle_costs_no_attempt():
     model = Model(idle_s=0.05)
     with client_of(model, QUICK.model_copy(update={"attempts": 1})) as client:
