@@ -4,6 +4,7 @@ A call is accepted or refused by its metadata before any of its messages is read
 """
 
 import contextlib
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -258,7 +259,7 @@ class Guard(grpc.ServerInterceptor):
                     del self._connections[connection]
 
     def _identify(self, context: grpc.ServicerContext) -> str:
-        """The client's identity. An unknown client is refused."""
+        """The client's identity, of a certificate its digest: several are for one name. Unknown clients are refused."""
         if self._tokens is not None:
             shown = next((str(value) for key, value in context.invocation_metadata() if key == "authorization"), None)
             scheme, _, token = (shown or "").partition(" ")
@@ -270,8 +271,9 @@ class Guard(grpc.ServerInterceptor):
                     f"expected a known client's token in the metadata 'authorization: Bearer ...', got {got}",
                 )
             return name
-        identities = (context.peer_identities() or ()) if self._certificates else ()
-        return next((identity.decode("utf-8", "replace") for identity in identities), context.peer().rpartition(":")[0])
+        proven: Any = context.auth_context() if self._certificates else {}  # lists of bytes; grpc's stubs say bytes
+        certificates = proven.get("x509_pem_cert", ())
+        return next((hashlib.sha256(each).hexdigest() for each in certificates), context.peer().rpartition(":")[0])
 
     def _take_permit(self, client: _Client, *, on_credit: bool) -> float:
         """Takes a permit from the client's token bucket; returns the seconds until there is one, or 0.

@@ -418,3 +418,15 @@ def test_a_clients_certificate_says_whose_rate_it_is(certificates):
         assert call(channel, "unary_unary") == b"a"
         with pytest.raises(grpc.RpcError, match="requests a second"):
             call(channel, "unary_unary")
+
+
+def test_clients_whose_certificates_are_for_one_name_have_a_rate_each(certificates):
+    config = ServerConfig(
+        tls=secure(certificates, client_ca="ca.pem"), limits=Limits(requests_per_s=0.01, burst=1, calls=5)
+    )
+    with toy(config, trusting(certificates, shown="camera")) as (served, channel):
+        assert call(channel, "unary_unary") == b"a"
+        with connect(f"127.0.0.1:{served.port}", trusting(certificates, shown="server")) as other:
+            assert call(other, "unary_unary") == b"a"
+            with pytest.raises(grpc.RpcError, match="requests a second"):
+                call(other, "unary_unary")
