@@ -22,6 +22,7 @@ from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.client.function import FunctionClient
 from splitleak.wire.files.shared import SharedScores
+from splitleak.wire.protocol.answer import Prediction
 
 SHARED = FolderKind("predict", "ledger.json", ("shared-*.npz",))
 
@@ -87,8 +88,11 @@ def share_predictions(
         model, digest, classes = client.model, client.digest, client.classes
         SHARED.check(out, {"images": images_told, "model": digest}, force=force)
         pixels = _fitted(victims, client.input_shape).floats().numpy()
-        asked = reported(ids, "predict", len(ids), report)
-        predictions = [client.ask(pixels[place : place + 1], name) for place, name in enumerate(asked)]
+        predictions: list[Prediction] = []
+        for place, name in enumerate(reported(ids, "predict", len(ids), report)):
+            predictions.append(client.ask(pixels[place : place + 1], name))
+            for m in filter(None, config.share if place == 0 else ()):
+                truncate(torch.zeros(1, predictions[0].output.shape[1]), m)  # refused before the others are asked
     labelled = are_outputs(victims.classes, predictions[0].output.shape[1], classes)
     labels = victims.labels.tolist() if labelled else [None] * len(ids)
     entries = tuple(

@@ -42,8 +42,8 @@ def expected(images):
         return torch.from_numpy(Whole().predict(file["images"][:, None].astype(np.float32) / 255)).softmax(1)
 
 
-def share(images, out, *, share=(0,), force=False, **settings):
-    with cloud(CloudConfig(**settings), Whole()) as port:
+def share(images, out, *, share=(0,), force=False, model=None, **settings):
+    with cloud(CloudConfig(**settings), model or Whole()) as port:
         return share_predictions(SharingConfig(service=f"127.0.0.1:{port}", share=share), images, out, force=force)
 
 
@@ -150,9 +150,17 @@ def test_images_are_fitted_to_what_the_service_takes(images, tmp_path):
 
 @pytest.mark.parametrize(("share_", "said"), [((4,), "expected to keep 1 to 3"), ((-1,), "greater than or equal to 0")])
 def test_more_scores_than_there_are_cannot_be_shared_and_nothing_is_written(images, tmp_path, share_, said):
+    asked = []
+
+    class Counting(Whole):
+        def predict(self, images):
+            asked.append(images)
+            return super().predict(images)
+
     with pytest.raises(ValueError, match=said):
-        share(images, tmp_path / "out", share=share_)
+        share(images, tmp_path / "out", share=share_, model=Counting())
     assert not (tmp_path / "out").exists()
+    assert len(asked) < 2
 
 
 def test_the_command_passes_on_what_it_is_given(images, tmp_path):
