@@ -122,10 +122,12 @@ def stream_images(
     stream = secrets.token_hex(4)
 
     def batches() -> Iterator[tuple[str, Images]]:
-        began = time.monotonic()
-        for sent, (place, turn) in enumerate(itertools.product(range(len(pixels)), range(repeat))):
+        due = time.monotonic()
+        for place, turn in itertools.product(range(len(pixels)), range(repeat)):
             if rate is not None:
-                time.sleep(max(0.0, began + sent / rate - time.monotonic()))
+                time.sleep(max(0.0, due - time.monotonic()))
+                late = time.monotonic() - due
+                due += (1 if late < 1 / rate else 1 + rate * late) / rate  # what was held up is not made up for
             name = f"{stream}-{place}" if repeat == 1 else f"{stream}-{place}-{turn}"
             yield name, np.ascontiguousarray(pixels[place : place + 1])
 

@@ -125,6 +125,14 @@ def test_a_rate_holds_the_stream_back(encoder, start_cloud, images):
     assert len(ledger.entries) == len(shown)
 
 
+def test_what_a_slow_cloud_held_up_is_not_sent_above_the_rate_afterwards(encoder, start_cloud, images):
+    cloud, begun = start_cloud(hold=lambda request: time.sleep(0.6 * (len(cloud.arrived) == 1))), []
+    encoder.hold = lambda run: begun.append(time.monotonic())
+    given = EdgeConfig(cloud=cloud.address, model="toy", window=1)
+    stream_images(given, encoder, images_for(encoder, images), rate=10)
+    assert begun[-1] - begun[3] > 0.2  # three more, of which each is a tenth of a second later
+
+
 def test_two_streams_share_no_id(encoder, start_cloud, images):
     cloud = start_cloud()
     for _ in range(2):
