@@ -369,15 +369,18 @@ def victims(capture: Path, *, averaging: int = 1, crossings: int | None = None) 
     of all, are averaged, under the first one's id.
 
     Raises:
-        ValueError: There are none, or their number is not a multiple of ``crossings``, or that is less than
-            ``averaging``.
+        ValueError: There are none, or of several shapes, or their number is not a multiple of ``crossings``, or that is
+            less than ``averaging``.
     """
     each = averaging if crossings is None else crossings
+    found = [(name, features) for name, features in requests(capture) if not is_own(name)]
+    shapes = sorted({features.shape for _, features in found})
+    if len({shape[1:] for shape in shapes}) > 1 or () in shapes:
+        raise ValueError(f"{capture}: expected features (N, ...) of one model, got {', '.join(map(str, shapes))}")
     ids, rows = [], []
-    for name, features in requests(capture):
-        if not is_own(name):
-            rows.append(features)
-            ids += [name] if len(features) == 1 else [f"{name}#{row}" for row in range(len(features))]
+    for name, features in found:
+        rows.append(features)
+        ids += [name] if len(features) == 1 else [f"{name}#{row}" for row in range(len(features))]
     if not ids:
         raise ValueError(f"{capture}: expected images that were captured, beside the attacker's own queries, got none")
     if len(ids) % each:

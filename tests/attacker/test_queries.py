@@ -178,6 +178,17 @@ def test_the_first_crossings_of_a_victim_can_be_all_that_count(tmp_path):
         victims(capture, averaging=4, crossings=3)
 
 
+@pytest.mark.parametrize("shapes", [[(1, 2), (1, 3)], [(1, 2), ()], [()]])
+def test_features_of_several_shapes_are_refused_by_name(tmp_path, shapes):
+    with captures.CaptureWriter(tmp_path / "c") as writer:
+        for call, shape in enumerate(shapes):
+            tensor = codec.encode(np.ones(shape, np.float32), "fp32")
+            message = codec.request("toy", tensor, request_id=str(call)).SerializeToString()
+            writer.write(MODEL_STREAM_INFER, call, "request", message)
+    with pytest.raises(ValueError, match=r"expected features \(N, ...\) of one model, got \("):
+        victims(tmp_path / "c")
+
+
 def test_draws_on_record_can_be_averaged_or_left_out():
     features = torch.arange(8.0).view(4, 2, 1)
     pairs = Pairs(features, ("a", "b"), "probe-", 1)
