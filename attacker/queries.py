@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from splitleak.wire.protocol.status import error_of
 
 _QUERY_BATCH = 32
 _OWN = re.compile(r"probe-[0-9a-f]{12}-\d+")
+_STREAMED = re.compile(r"([0-9a-f]{8})-(\d{1,9})(?:-(\d{1,9}))?")  # see `splitleak.edge.run.stream_images`
 
 
 class EdgeProbe:
@@ -366,17 +367,20 @@ def victims(capture: Path, *, averaging: int = 1, crossings: int | None = None) 
     """The ids and features ``(N, *cut)`` of the captured images that are not an attacker's queries.
 
     Each ``crossings`` consecutive ones show the same image: the features of the first ``averaging`` of them, by default
-    of all, are averaged, under the first one's id.
+    of all, are averaged, under the first one's id. Those of `splitleak edge` are consecutive by the numbers in their
+    ids, as several edges may send at once, and a server without a stream gets several calls at a time.
 
     Raises:
         ValueError: There are none, or of several shapes, or their number is not a multiple of ``crossings``, or that is
-            less than ``averaging``.
+            less than ``averaging``; or ids tell that consecutive ones show several images.
     """
     each = averaging if crossings is None else crossings
     found = [(name, features) for name, features in requests(capture) if not is_own(name)]
     shapes = sorted({features.shape for _, features in found})
     if len({shape[1:] for shape in shapes}) > 1 or () in shapes:
         raise ValueError(f"{capture}: expected features (N, ...) of one model, got {', '.join(map(str, shapes))}")
+    if each > 1:
+        found = _in_order(found)
     ids, rows = [], []
     for name, features in found:
         rows.append(features)
@@ -387,8 +391,29 @@ def victims(capture: Path, *, averaging: int = 1, crossings: int | None = None) 
         raise ValueError(f"{capture}: expected captured images in groups of {each}, got {len(ids)} images")
     if averaging > each:
         raise ValueError(f"{capture}: expected at most {each} views of an image that crossed so often, got {averaging}")
+    for place, name in enumerate(ids):
+        if _shows(name) != _shows(first := ids[place - place % each]):
+            raise ValueError(f"{capture}: expected {each} consecutive requests of each image, got {first} with {name}")
     captured = torch.from_numpy(np.concatenate(rows))
     return tuple(ids[::each]), captured if each == 1 else captured.unflatten(0, (-1, each))[:, :averaging].mean(1)
+
+
+def _in_order(found: Sequence[tuple[str, np.ndarray]]) -> list[tuple[str, np.ndarray]]:
+    """Requests by the stream that their ids tell, and in it by their numbers; those that tell none as they came."""
+    streams: dict[str, int] = {}
+
+    def place(request: tuple[str, np.ndarray]) -> tuple[int, int, int]:
+        told = _STREAMED.fullmatch(request[0])
+        stream, image, turn = told.groups("0") if told else ("", "0", "0")
+        return streams.setdefault(stream, len(streams)), int(image), int(turn)
+
+    return sorted(found, key=place)
+
+
+def _shows(name: str) -> str | None:
+    """What the id of a repeated request of `splitleak edge` tells of the image that it shows; None: nothing."""
+    told = _STREAMED.fullmatch(name)
+    return f"{told[1]}-{told[2]}" if told and told[3] else None
 
 
 def is_own(name: str) -> bool:

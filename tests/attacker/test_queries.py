@@ -178,6 +178,24 @@ def test_the_first_crossings_of_a_victim_can_be_all_that_count(tmp_path):
         victims(capture, averaging=4, crossings=3)
 
 
+@pytest.mark.parametrize("order", [[0, 4, 1, 5, 2, 6, 3, 7], [2, 0, 4, 6, 1, 3, 5, 7]])
+def test_crossings_of_an_image_are_found_however_those_of_others_come_between(tmp_path, order):
+    """Two edges at once, or one that makes several calls at a time."""
+    rows = [(f"{stream * 8}-{place}-{turn}", 1) for stream in "ab" for place in (0, 1) for turn in (0, 1)]
+    capture = capture_of(tmp_path / "c", [rows[number] for number in order])
+    ids, features = victims(capture, averaging=2)
+    assert set(ids) == {"aaaaaaaa-0-0", "aaaaaaaa-1-0", "bbbbbbbb-0-0", "bbbbbbbb-1-0"}
+    came = {rows[number][0]: value for value, number in enumerate(order)}
+    expected = [(came[name] + came[f"{name[:-1]}1"]) / 2 for name in ids]
+    assert features.flatten().tolist() == expected
+
+
+def test_crossings_of_several_images_are_not_averaged_where_their_ids_tell(tmp_path):
+    rows = [(f"aaaaaaaa-{place}-{turn}", 1) for place in (0, 1) for turn in (0, 1)]
+    with pytest.raises(ValueError, match=r"expected 4 consecutive .*, got aaaaaaaa-0-0 with aaaaaaaa-1-0"):
+        victims(capture_of(tmp_path / "c", rows), averaging=4)
+
+
 @pytest.mark.parametrize("shapes", [[(1, 2), (1, 3)], [(1, 2), ()], [()]])
 def test_features_of_several_shapes_are_refused_by_name(tmp_path, shapes):
     with captures.CaptureWriter(tmp_path / "c") as writer:
