@@ -1,10 +1,10 @@
 """Tensor codecs, and tensors in messages of the Open Inference Protocol.
 
-``fp32`` is exact; ``fp16`` takes half the bytes, with a relative error below 2^-11; ``uint8`` takes a quarter of them,
-quantised with scale and zero point over the range of each tensor, with an error of at most half a step (int8 would be
-the same under another name). ``fp16+deflate`` and ``uint8+deflate`` compress these bytes where that makes them fewer;
-message lengths then depend on the contents, which TLS does not hide. Any bytes decode to an array or raise a
-`WireError`.
+``fp32`` is exact; ``fp16`` takes half the bytes, with a relative error below 2^-11, or of values below 2^-14 an error
+of at most 2^-25; ``uint8`` takes a quarter of them, quantised with scale and zero point over the range of each tensor,
+with an error of at most half a step (int8 would be the same under another name). ``fp16+deflate`` and ``uint8+deflate``
+compress these bytes where that makes them fewer; message lengths then depend on the contents, which TLS does not hide.
+Any bytes decode to an array or raise a `WireError`.
 """
 
 import math
@@ -90,7 +90,10 @@ def encode_fp32(values: FloatArray) -> WireTensor:
 
 
 def encode_fp16(values: FloatArray) -> WireTensor:
-    """16-bit floating point: two bytes a value, with a relative error below 2^-11; values up to 65504."""
+    """16-bit floating point: two bytes a value up to 65504, with a relative error below 2^-11.
+
+    Of values below 2^-14 the error is at most 2^-25: what is as slight as 1e-8 arrives as zero.
+    """
     with np.errstate(over="ignore"):
         packed = values.astype(DATATYPES["FP16"])
     if not np.isfinite(packed).all():

@@ -40,6 +40,15 @@ def test_fp16_comes_back_as_numpy_rounds_it(values):
     back = through_the_wire(codec.encode(values, "fp16"))
     assert back.dtype == np.float32
     np.testing.assert_array_equal(back, values.astype(np.float16).astype(np.float32))
+    wide = values.astype(np.float64)
+    assert (np.abs(back - wide) <= np.maximum(np.abs(wide) * 2**-11, 2**-25)).all()
+
+
+def test_fp16_keeps_little_of_slight_values():
+    slight = np.array([1e-6, 1e-8], np.float32)
+    back = codec.decode(codec.encode(slight, "fp16"))
+    assert np.abs(back - slight)[0] > 0.01 * slight[0]
+    assert back[1] == 0
 
 
 @given(floats(1e38))
