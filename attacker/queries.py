@@ -56,7 +56,6 @@ class EdgeProbe:
         self._channel = channel or ChannelConfig()
         self.prefix, self.asked = f"probe-{secrets.token_hex(6)}-", f"an edge of {model}"
         self._numbers = itertools.count()
-        self.timeout_s = 30.0
 
     def __call__(self, images: Tensor, *, draws: int = 1, averaging: int = 1) -> Tensor:
         """Features ``(draws, N, *cut)`` of images ``(N, C, H, W)`` in [0, 1], as they crossed the wire.
@@ -76,7 +75,7 @@ class EdgeProbe:
                 tensor = codec.encode(images[place : place + _QUERY_BATCH].numpy(), "fp32")
                 request = codec.request(self._model, tensor, request_id=name, input_name="images")
                 try:
-                    answered(partial(infer, request, timeout=self.timeout_s), self.timeout_s)
+                    answered(partial(infer, request, timeout=self._channel.timeout_s), self._channel.timeout_s)
                 except grpc.RpcError as error:
                     call = cast("grpc.Call", error)  # every error of a call is one
                     raise error_of(call, f"query to the edge at {self._address}") from None

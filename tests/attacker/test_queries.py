@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -17,8 +20,13 @@ from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.files import captures
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER
+from splitleak.wire.protocol.pb.open_inference_pb2_grpc import (
+    GRPCInferenceServiceServicer,
+    add_GRPCInferenceServiceServicer_to_server,
+)
 
 SIGMA = 0.05
+PATIENCE_S = 20.0
 
 
 def clean(deployed, images):
@@ -77,6 +85,24 @@ def test_an_edge_that_is_not_there_is_a_connection_error(deployed, small_splits,
     probe = EdgeProbe("127.0.0.1:1", deployed.capture, "toy")
     with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
         probe(small_splits.public.floats()[:1])
+
+
+def test_a_query_has_the_time_that_the_channel_says(small_splits, tmp_path):
+    over, server = threading.Event(), grpc.server(ThreadPoolExecutor(2))
+
+    class Silent(GRPCInferenceServiceServicer):
+        def ModelInfer(self, request, context):
+            over.wait(PATIENCE_S)
+            context.abort(grpc.StatusCode.ABORTED, "too late")
+
+    add_GRPCInferenceServiceServicer_to_server(Silent(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    probe = EdgeProbe(address, tmp_path / "c", "toy", channel=ChannelConfig(timeout_s=0.2))
+    with pytest.raises(TimeoutError, match=f"query to the edge at {address}"):
+        probe(small_splits.public.floats()[:1])
+    over.set()
+    server.stop(0).wait()
 
 
 def test_a_record_over_the_budget_of_one_image_sends_nothing(deployed, small_splits):
