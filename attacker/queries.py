@@ -21,7 +21,7 @@ from splitleak.attacker.base import Query, affordable
 from splitleak.datasets.images import Images
 from splitleak.defenses.artifact import WholeModel
 from splitleak.errors import WireError
-from splitleak.logs import Report, reported, silent
+from splitleak.logs import Report, silent
 from splitleak.npz import open_npz
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig, connect
@@ -33,7 +33,7 @@ from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import INFERENCE
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from splitleak.wire.protocol.status import error_of
+from splitleak.wire.protocol.status import error_of, too_large
 
 _QUERY_BATCH = 32
 _OWN = re.compile(r"probe-[0-9a-f]{12}-\d+")
@@ -56,6 +56,7 @@ class EdgeProbe:
         self._channel = channel or ChannelConfig()
         self.prefix, self.asked = f"probe-{secrets.token_hex(6)}-", f"an edge of {model}"
         self._numbers = itertools.count()
+        self._rows = _QUERY_BATCH
 
     def __call__(self, images: Tensor, *, draws: int = 1, averaging: int = 1) -> Tensor:
         """Features ``(draws, N, *cut)`` of images ``(N, C, H, W)`` in [0, 1], as they crossed the wire.
@@ -67,20 +68,35 @@ class EdgeProbe:
             WireError: A query is not in the capture: the tap is not where the edge's traffic passes.
         """
         sent: dict[str, tuple[int, int]] = {}  # name of a request: its draw, and the place of its first image
+        turns, pixels = draws * averaging, images.numpy()
         with connect(self._address, self._channel) as channel:
-            infer = GRPCInferenceServiceStub(channel).ModelInfer
-            turns = list(itertools.product(range(draws * averaging), range(0, len(images), _QUERY_BATCH)))
-            for turn, place in reported(turns, "query", len(turns), self._report):
-                name = f"{self.prefix}{next(self._numbers)}"
-                tensor = codec.encode(images[place : place + _QUERY_BATCH].numpy(), "fp32")
-                request = codec.request(self._model, tensor, request_id=name, input_name="images")
-                try:
-                    answered(partial(infer, request, timeout=self._channel.timeout_s), self._channel.timeout_s)
-                except grpc.RpcError as error:
-                    call = cast("grpc.Call", error)  # every error of a call is one
-                    raise error_of(call, f"query to the edge at {self._address}") from None
-                sent[name] = turn // averaging, place
+            for turn in range(turns):
+                place = 0
+                while place < len(pixels):
+                    self._report("query", turn * len(pixels) + place, turns * len(pixels), {})
+                    part = pixels[place : place + self._rows]
+                    name = self._sent(channel, part)
+                    if name is None:
+                        self._rows = (len(part) + 1) // 2
+                        continue
+                    sent[name] = turn // averaging, place
+                    place += len(part)
         return torch.from_numpy(self._answers(sent, draws, len(images), averaging))
+
+    def _sent(self, channel: grpc.Channel, images: np.ndarray) -> str | None:
+        """Sends images in one request, and returns its name; None if they, or their features, are too many for one."""
+        name = f"{self.prefix}{next(self._numbers)}"
+        request = codec.request(self._model, codec.encode(images, "fp32"), request_id=name, input_name="images")
+        infer, timeout_s = GRPCInferenceServiceStub(channel).ModelInfer, self._channel.timeout_s
+        try:
+            answered(partial(infer, request, timeout=timeout_s), timeout_s)
+        except grpc.RpcError as error:
+            call = cast("grpc.Call", error)  # every error of a call is one
+            refused = error_of(call, f"query to the edge at {self._address}")
+            if len(images) > 1 and too_large(refused):
+                return None
+            raise refused from None
+        return name
 
     def _answers(self, sent: dict[str, tuple[int, int]], draws: int, count: int, averaging: int) -> np.ndarray:
         lost, total = dict(sent), np.zeros((draws, count), np.float32)

@@ -16,14 +16,13 @@ from google.protobuf.message import DecodeError
 from splitleak.errors import WireError
 from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
-from splitleak.wire.protocol.status import error_of, named_error
+from splitleak.wire.protocol.status import error_of, named_error, too_large
 
 _LOGGER = logging.getLogger(__name__)
 _CANCEL_S = 5.0  # a cancelled call ends far sooner
 _BACKOFF_S = 0.05  # before the first retry; doubles with each
 _MAX_RECONNECT_BACKOFF_S, _MAX_RETRY_BACKOFF_S = 0.4, 2.0
 _RETRYABLE = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"})  # of a request
-_TOO_LARGE = "larger than max"  # gRPC's details for a RESOURCE_EXHAUSTED that no retry cures
 _STREAM_RETRYABLE = _RETRYABLE | {"OK"}  # of a stream: a new one carries on
 
 
@@ -204,7 +203,7 @@ class Uplink(Generic[P]):
         code = ended.call.code()
         unimplemented = code is grpc.StatusCode.UNIMPLEMENTED and ended.answers == 0
         reason = ended.cut or f"{code.name}: {ended.call.details() or 'the server ended the stream'}"
-        curable = code.name in _STREAM_RETRYABLE and _TOO_LARGE not in reason
+        curable = code.name in _STREAM_RETRYABLE and not too_large(reason)
         retryable = not ended.malformed and (bool(ended.cut) or curable)
         with self._lock:
             self._stream = None
@@ -296,7 +295,7 @@ class Uplink(Generic[P]):
     def _refused(self, parcel: P, code: str, error: Exception) -> None:
         """Schedules a retry if the status allows one and the parcel is still waited for; else reports the error."""
         with self._lock:
-            retryable = code in _RETRYABLE and _TOO_LARGE not in str(error)
+            retryable = code in _RETRYABLE and not too_large(error)
             again = retryable and not parcel.abandoned() and not self._closed.is_set()
             if again:
                 parcel.backing_off, parcel.call, parcel.refusal = True, None, error

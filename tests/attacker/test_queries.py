@@ -20,6 +20,7 @@ from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.files import captures
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import MODEL_INFER, MODEL_STREAM_INFER
+from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
     add_GRPCInferenceServiceServicer_to_server,
@@ -103,6 +104,30 @@ def test_a_query_has_the_time_that_the_channel_says(small_splits, tmp_path):
         probe(small_splits.public.floats()[:1])
     over.set()
     server.stop(0).wait()
+
+
+def test_queries_whose_message_is_too_large_are_sent_in_smaller_ones(tmp_path):
+    images, server = torch.rand(45, 1, 2, 2), grpc.server(ThreadPoolExecutor(2))
+
+    class Narrow(GRPCInferenceServiceServicer):
+        """An edge whose features of more than ten images are too many."""
+
+        def ModelInfer(self, request, context):
+            pixels = codec.decode(codec.request_tensor(request))
+            if len(pixels) > 10:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "expected a message of at most 99 bytes, got 100")
+            sent = codec.request("toy", codec.encode(2 * pixels, "fp32"), request_id=request.id)
+            writer.write(MODEL_INFER, 0, "request", sent.SerializeToString())
+            return pb.ModelInferResponse()
+
+    add_GRPCInferenceServiceServicer_to_server(Narrow(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with captures.CaptureWriter(tmp_path / "c") as writer:
+        found = EdgeProbe(address, tmp_path / "c", "toy")(images, draws=2)
+    server.stop(0).wait()
+    assert torch.equal(found, torch.stack([2 * images] * 2))
+    assert max(len(rows) for _, rows in requests(tmp_path / "c")) == 8
 
 
 def test_a_record_over_the_budget_of_one_image_sends_nothing(deployed, small_splits):

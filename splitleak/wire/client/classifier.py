@@ -30,7 +30,7 @@ from splitleak.wire.protocol.checks import check_images
 from splitleak.wire.protocol.codec import WireTensor
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 from splitleak.wire.protocol.pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from splitleak.wire.protocol.status import error_of
+from splitleak.wire.protocol.status import error_of, too_large
 
 Floats = NDArray[np.float32]
 
@@ -110,8 +110,8 @@ class ClassifierClient:
     def predict(self, images: Floats, heard: Callable[[int], None] = lambda place: None) -> Floats:
         """Scores ``(N, K)`` of images ``(N, C, H, W)`` in [0, 1], in requests of at most the server's batch size.
 
-        If it announces none, the batch size is halved whenever it refuses a request. Before each request, ``heard`` is
-        told how many images were answered.
+        The batch size is halved whenever a message is too large, and whenever the server refuses a request if it
+        announces none. Before each request, ``heard`` is told how many images were answered.
 
         Raises:
             ConnectionError, TimeoutError: The server cannot be reached, or does not answer in time.
@@ -127,7 +127,8 @@ class ClassifierClient:
             try:
                 rows.append(self.ask(part, f"{self.prefix}{next(self._numbers)}").output)
             except (ValueError, RuntimeError, queue.Full) as error:
-                if isinstance(error, WireError) or self._batch_announced or len(part) == 1:
+                hopeless = isinstance(error, WireError) or (self._batch_announced and not too_large(error))
+                if hopeless or len(part) == 1:
                     raise
                 self._batch = (len(part) + 1) // 2
                 _LOGGER.info("%s refused %d images at once, trying %d: %s", self.address, len(part), self._batch, error)

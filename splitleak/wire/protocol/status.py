@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 _MOST_CHARACTERS = 500  # messages may quote the client, and are sent in headers of at most 8 KiB
+_TOO_LARGE = ("larger than max", "expected a message of at most")  # as gRPC says it, and as we do
 _LOGGER = logging.getLogger(__name__)
 
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
@@ -34,6 +35,11 @@ def error_of(call: Any, what: str) -> Exception:  # noqa: ANN401  # grpc's types
 def named_error(code: str, message: str) -> Exception:
     """The built-in error for the gRPC status named ``code``; RuntimeError where no client can act on it."""
     return _ERRORS.get(code, RuntimeError)(message)
+
+
+def too_large(error: object) -> bool:
+    """Whether a message was refused for its size, by what the error, or its text, says: smaller ones may pass."""
+    return any(words in str(error) for words in _TOO_LARGE)
 
 
 def status(error: BaseException) -> tuple[grpc.StatusCode, str]:

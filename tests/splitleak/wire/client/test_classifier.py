@@ -138,6 +138,14 @@ def test_an_announced_limit_that_is_none_is_not_worked_around():
     assert server.sizes == [5]
 
 
+def test_messages_keep_to_their_largest_size_though_the_announced_batch_is_larger():
+    server, images = Server(inputs=[("picture", "FP32", (-1, 1, 16, 16))], properties={"max_batch_size": "64"}), 40
+    pictures = np.random.default_rng(0).random((images, 1, 16, 16), np.float32)
+    with client_of(server, channel=ChannelConfig(max_message_bytes=12 * 1024)) as client:
+        assert len(client.predict(pictures)) == images
+    assert server.sizes == [10] * 4
+
+
 def test_logits_become_probabilities_by_name_or_by_order():
     def logits(images):
         return np.log(scores_of(images)) + 100
