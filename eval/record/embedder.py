@@ -31,7 +31,7 @@ def load_embedder(path: Path, config: NetworkConfig, image_shape: tuple[int, int
     with explained(path, "a network of pictures that can be computed"):
         told = [shape for shape in input_shapes(model, config.preprocessing.layout).values() if len(shape) == 3]
         free = any(None in shape for shape in told)
-        return network_of(model, config, image_shape if free and not config.inputs else None)
+        return network_of(model, config, image_shape if free and not config.inputs else None, logits=False)
 
 
 def vectors(network: Network, pixels: Tensor) -> Tensor:

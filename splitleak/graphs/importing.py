@@ -31,13 +31,16 @@ class NetworkConfig(Config):
     preprocessing: Preprocessing = Preprocessing()
 
 
-def network_of(model: ModelProto, config: NetworkConfig, image_shape: tuple[int, int, int] | None = None) -> Network:
+def network_of(
+    model: ModelProto, config: NetworkConfig, image_shape: tuple[int, int, int] | None = None, *, logits: bool = True
+) -> Network:
     """The network as one of images in [0, 1], ready to be cut.
 
     Args:
         model: As it was read or exported; it is changed.
         config: Its inputs, output and preprocessing.
         image_shape: ``(C, H, W)`` of its only image, where neither file nor config tell it.
+        logits: Whether its answer is read as logits, see `prepare`.
 
     Raises:
         ValueError: An input has no shape, or the network cannot be computed.
@@ -59,7 +62,7 @@ def network_of(model: ModelProto, config: NetworkConfig, image_shape: tuple[int,
             raise ValueError(f"expected input {name!r} as {told[name]}, got {shape}: {last}")
         shapes[name] = tuple(int(side or 0) for side in shape)
     fixed = {name: _value(name, value, told.get(name, ())) for name, value in config.fixed.items()}
-    return Network(prepare(model, config.preprocessing, shapes, fixed, config.output))
+    return Network(prepare(model, config.preprocessing, shapes, fixed, config.output, logits=logits))
 
 
 def read_network(path: Path, config: NetworkConfig, image_shape: tuple[int, int, int] | None = None) -> Network:

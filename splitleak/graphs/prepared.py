@@ -31,6 +31,8 @@ _WHOLE: dict[int, tuple[int, int]] = {
 }
 """By type of whole numbers, the least and the largest."""
 _LEAST_LEVELS = 16  # between black and white, of whole numbers: fewer are no picture any more
+_HANDS_ON = frozenset({"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+"""Operations that give the values of their first input as they are."""
 
 
 class Preprocessing(Config):
@@ -102,10 +104,14 @@ def prepare(
     shapes: Mapping[str, tuple[int, ...]],
     fixed: Mapping[str, NDArray[np.float32]],
     output: str | None,
+    *,
+    logits: bool = True,
 ) -> ModelProto:
     """The network as one of images in [0, 1], with its preprocessing as its first nodes.
 
     Several inputs that are images are channels of one: the first input's first. Others have a fixed value.
+    Probabilities, as the answer of a softmax, become their logarithms, which are logits: whoever takes the softmax of
+    an answer, as services, trainings and attacks do, then has the probabilities that the network gives.
 
     Args:
         model: As `splitleak.graphs.reading.read_graph` gives it; it is changed.
@@ -113,6 +119,7 @@ def prepare(
         shapes: ``(C, H, W)`` of each of these, by input. All have one height and width.
         fixed: What the other inputs are given with every image, without batch axis.
         output: Name of the output that is the answer; None: the only one.
+        logits: Whether the answer is read as logits. A vector that is compared with others is left as it is.
 
     Raises:
         ValueError: Inputs without shape or value, or outputs, are left; or they do not fit the network.
@@ -132,6 +139,8 @@ def prepare(
     taken = {IMAGES, OUTPUT} & {name for node in every_node(graph) for name in (*node.input, *node.output)}
     rename = {name: f"{name}.of-network" for name in taken}
     answer = _answer(graph, output)
+    if logits:
+        _take_logarithms(graph, answer.name)
     _rename(graph, rename)
     before: list[NodeProto] = []
     sizes = [shapes[name][0] for name in inputs if name in shapes]
@@ -167,6 +176,19 @@ def _answer(graph: GraphProto, output: str | None) -> onnx.ValueInfoProto:
     if output is not None and output not in names:
         raise ValueError(f"expected an output among {', '.join(names)}, got {output!r}")
     return next(each for each in graph.output if output in (None, each.name))
+
+
+def _take_logarithms(graph: GraphProto, answer: str) -> None:
+    """Makes the softmax that an answer ends in, if it does, a logarithmic one.
+
+    Whatever else reads it leads to another output, and is nothing to the answer.
+    """
+    made = {name: node for node in graph.node for name in node.output}
+    node = made.get(answer)
+    while node is not None and node.op_type in _HANDS_ON:
+        node = made.get(node.input[0])
+    if node is not None and node.op_type == "Softmax" and node.domain in ("", "ai.onnx"):
+        node.op_type = "LogSoftmax"
 
 
 def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from splitleak.cloud.policy import Policy, PolicyConfig
 from splitleak.datasets import load
 from splitleak.datasets.splits import SplitConfig, split
-from splitleak.defenses.artifact import artifact_digest, load_cloud, load_edge, packed_parts, read_record
+from splitleak.defenses.artifact import artifact_digest, load_cloud, load_edge, load_whole, packed_parts, read_record
 from splitleak.defenses.importing import LABELS, OWN_ANSWER, import_network, read_networks, taught
 from tests.splitleak.graphs.test_network import network
 
@@ -43,6 +44,17 @@ def test_each_half_is_loaded_alone(artifact, tmp_path):
     )
     assert (edge.input_shape, edge.feature_shape, cloud.classes) == ((1, 8, 8), (3, 8, 8), 7)
     assert cloud.properties["architecture"] == "imported"
+
+
+def test_a_service_of_a_network_that_ends_in_a_softmax_gives_its_probabilities_and_not_their_softmax(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 7), nn.Softmax(1)).eval()
+    whole = network(module, (1, 8, 8))
+    import_network(whole, whole.cuts()[1], tmp_path / "mine", source="net", name="mine", names=None, images=None)
+    images, policy = torch.rand(5, 1, 8, 8), Policy(PolicyConfig(), classes=7)
+    for engine in ("torch", "auto"):
+        logits = load_whole(tmp_path / "mine", torch.device("cpu"), engine=engine).predict(images.numpy())
+        np.testing.assert_allclose(policy(logits), module(images).detach(), rtol=1e-4)
 
 
 class Residual(nn.Module):

@@ -1,5 +1,7 @@
 """Any network as one of images in [0, 1]: preprocessing, inputs and the output that is asked for."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -161,3 +163,37 @@ def test_a_range_is_that_of_fractions_or_of_bytes(value: float) -> None:
 def test_a_network_without_an_image_is_refused_by_the_inputs_that_are_fixed() -> None:
     with pytest.raises(ValueError, match="expected an input that is an image, got a fixed value for x, and no other"):
         network_of(two_outputs([1, 3, 4, 4]), NetworkConfig(fixed={"x": 1.0}, output="twice"))
+
+
+def ending(*nodes: tuple[str, str, str], opset: int) -> ModelProto:
+    """Values, one a channel, through ``nodes`` of (operation, input, output), the last of which gives the answer."""
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 1, 1])
+    made = [
+        helper.make_node(kind, [name], [out], **({"axis": 1} if "max" in kind else {})) for kind, name, out in nodes
+    ]
+    kinds = {"best": TensorProto.INT64, nodes[-1][2]: TensorProto.FLOAT}
+    outputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
+    graph = helper.make_graph([*made, helper.make_node("ArgMax", ["p"], ["best"], axis=1)], "g", [given], outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_the_probabilities_of_a_softmax_become_logits_that_give_them(opset: int) -> None:
+    values = np.random.default_rng(0).random((3, 4, 1, 1), dtype=np.float32) * 30
+    expected = torch.from_numpy(values).flatten(1).log_softmax(1)
+    for nodes in ([("Softmax", "x", "p")], [("Softmax", "x", "p"), ("Flatten", "p", "f"), ("Identity", "f", "y")]):
+        model, last = ending(*nodes, opset=opset), nodes[-1][2]
+        got = answer(prepare(model, Preprocessing(), {"x": (4, 1, 1)}, {}, last), values)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_vector_that_is_no_answer_is_left_as_it_is_and_so_is_what_is_no_softmax() -> None:
+    values = np.random.default_rng(0).random((3, 4, 1, 1), dtype=np.float32)
+    given: Any = Preprocessing(), {"x": (4, 1, 1)}, {}, "p"
+    told = {
+        kind: answer(prepare(ending((kind, "x", "p"), opset=17), *given, logits=logits), values)
+        for kind, logits in (("Softmax", False), ("Sigmoid", True))
+    }
+    expected = {"Softmax": torch.from_numpy(values).softmax(1), "Sigmoid": torch.from_numpy(values).sigmoid()}
+    for kind, got in told.items():
+        np.testing.assert_allclose(got, expected[kind].flatten(1), rtol=1e-5)
