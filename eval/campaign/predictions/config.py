@@ -176,8 +176,7 @@ class FigureCampaign(CampaignHead):
             where = f"{source}: figure {figure.name!r}, row {row.name!r}"
             check_target(partial(config.target, row, 0), config.dataset.data, where)
             try:
-                config.attack(row)
-                config.policy(row)
+                config.check_answers(row)
                 config.split_of(row)
                 PurifierConfig.parse(row.purify or {}, source="purify")
             except ValueError as error:
@@ -275,6 +274,17 @@ class FigureCampaign(CampaignHead):
         attack = self.attack(row)
         live = "prior" in attack.needs or (isinstance(attack, ClassInversion) and attack.baseline)
         return "nothing" if "query" not in attack.needs else "live" if live else "recorded"
+
+    def check_answers(self, row: RowEntry) -> None:
+        """Validates the attack of a row and its service's policy, and that the one tells what the other needs.
+
+        Raises:
+            ValueError: One of them is none, or an attack of scores would ask a service that tells labels alone.
+        """
+        attack, policy = self.attack(row), self.policy(row)
+        of_scores = isinstance(attack, ClassInversion) and attack.access == "score"
+        if of_scores and policy["label_only"]:
+            raise ValueError(f"expected a service that tells scores, which {row.attack} needs, got one of labels alone")
 
     def policy(self, row: RowEntry) -> dict[str, Any]:
         """The output policy of a row's service, defaults included, without the path of a purifier.

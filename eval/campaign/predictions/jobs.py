@@ -56,9 +56,7 @@ def do_open(bench: Bench, job: Job) -> None:
 def do_predict(bench: Bench, job: Job) -> Figures:
     """Runs a prediction service; victims classify their images and publish scores, the attacker sends its queries."""
     settings, (artifact, images) = job.settings, bench.inputs(job, "artifact", "images")
-    purifier = None if settings["purifier"] is None else str(bench.below(settings["purifier"]))
-    policy = {**settings["policy"], "purifier": purifier}
-    out = bench.store.path(job)
+    policy, out = _policy(bench, job), bench.store.path(job)
     with written_folder(out, PREDICTIONS) as partial, _service(bench, job, artifact, policy) as address:
         shares = chain.from_iterable(("--share", share) for share in settings["shares"])
         bench.run(job, "predict", "--service", address, "--images", images / "victims.npz", *shares, "--out", partial)
@@ -69,6 +67,12 @@ def do_predict(bench: Bench, job: Job) -> Figures:
         quality = measure_service(artifact, policy, images / "test.npz", device, seed=noise)
         write_json(partial / "service.json", {**quality, "policy": settings["policy"]})
     return {"accuracy %": f"{100 * quality['accuracy']:.1f}"}
+
+
+def _policy(bench: Bench, job: Job) -> dict[str, Any]:
+    """The output policy of a job's service, with the folder of its purifier."""
+    purifier = job.settings.get("purifier")
+    return {**job.settings["policy"], "purifier": None if purifier is None else str(bench.below(purifier))}
 
 
 @contextmanager
@@ -112,7 +116,9 @@ def _attack(bench: Bench, job: Job) -> None:
         told = ("--labels-only",) if settings["policy"]["label_only"] else ()
         bench.attack(job, "invert", *given, "--oracle", artifact, *told)  # answers as the service does, and sooner
     elif settings["predictions"] is None and "query" in settings["needs"]:
-        with _service(bench, job, artifact, settings["policy"]) as address:
+        if CLASS_ATTACKS[settings["attack"]].access == "label" and not settings["policy"]["label_only"]:
+            given += ["--labels-only"]
+        with _service(bench, job, artifact, _policy(bench, job)) as address:
             bench.attack(job, "invert", *given, "--service", address)
     else:
         bench.attack(job, "invert", *given)

@@ -74,13 +74,14 @@ class SeedJobs:
         if row.auxiliary == "generic" and row.attack in CLASS_ATTACKS:
             yield self._open_images(row)
             yield self._open_judge(row)
-        if "prior" in self._config.attack(row).needs:
+        asks, needs = self._config.asks(row), self._config.attack(row).needs
+        if "prior" in needs:
             yield self._prior(row)
-        if self._config.asks(row) == "recorded":
+        if asks != "nothing" and row.purify is not None:
+            yield self._purify(row)
+        if asks == "recorded":
             if "distinct" in self._auxiliaries[self._service_key(row)]:
                 yield self._distinct(row)
-            if row.purify is not None:
-                yield self._purify(row)
             yield self._predict(row)
         yield self.cell(row)
 
@@ -111,7 +112,10 @@ class SeedJobs:
             needs.append(prior)
             given["prior"] = prior.output
         if config.asks(row) == "live" and isinstance(attack, ClassInversion):
-            given["policy"] = {**config.policy(row), "label_only": attack.access == "label"}
+            policy = config.policy(row)
+            if not policy["top"] and not policy["rounding"]:  # which act on scores; else the client hears no more
+                policy["label_only"] = attack.access == "label"
+            given |= {"policy": policy, "purify": row.purify}
         if row.adaptive:
             given["adaptive"] = True
         if "public" in attack.needs:
@@ -131,6 +135,10 @@ class SeedJobs:
             predict = self._predict(row)
             needs.append(predict)
             settings["predictions"] = predict.output
+        elif given["purify"] is not None:
+            purify = self._purify(row)
+            needs.append(purify)
+            settings["purifier"] = purify.output
         settings["cell"] = {
             "campaign": config.name,
             "kind": "classes" if row.attack in CLASS_ATTACKS else "victims",

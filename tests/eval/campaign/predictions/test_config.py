@@ -59,6 +59,7 @@ def test_a_row_changes_its_own_split_alone():
         ({"policy": {"topp": 3}}, "topp"),
         ({"policy": {"purifier": "somewhere"}}, "expected `purify`"),
         ({"purify": {"weigth": 1}}, "weigth"),
+        ({"attack": "mirror-genetic", "policy": {"label_only": True}}, "expected a service that tells scores"),
         ({"split": {"pubic": 3}}, "pubic"),
         ({"auxiliary": "generic"}, "expected `classes`"),
         ({"auxiliary": "others"}, "auxiliary"),

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -160,3 +161,28 @@ def test_an_embedder_that_changed_since_the_campaign_was_planned_judges_nothing(
     with pytest.raises(ValueError, match=r"embedder\.onnx: expected the embedder that the campaign was planned with"):
         jobs.do_figure_cell(bench, cell)
     assert not bench.store.path(cell).exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"attack": "brep-mi", "policy": {"top": 3}}, {"top": 3, "labels": True}),
+        ({"attack": "brep-mi"}, {"top": None, "labels": False}),
+        ({"attack": "mirror-genetic", "purify": {}}, {"top": None, "labels": False, "purified": True}),
+    ],
+)
+def test_who_asks_the_service_itself_meets_the_rows_policy_and_purifier(row, told, tmp_path, monkeypatch):
+    asked = {}
+
+    @contextmanager
+    def service(bench, job, artifact, policy):
+        asked.update(top=policy["top"], purified=policy["purifier"] is not None)
+        yield "somewhere"
+
+    monkeypatch.setattr(jobs, "_service", service)
+    monkeypatch.setattr(Bench, "attack", lambda bench, job, *given: asked.update(labels="--labels-only" in given))
+    document = tomllib.loads(CAMPAIGN)
+    document["figures"] = [{"name": "live", "title": "Live", "rows": [{"name": "asks", **row}]}]
+    [cell] = plan_campaign(document, "test").cells
+    jobs._attack(Bench(Store(tmp_path), Children()), cell)
+    assert asked == {"purified": False, **told}

@@ -1,5 +1,6 @@
 import copy
 
+from splitleak.cloud.policy import PolicyConfig
 from splitleak.eval.campaign.predictions.config import PredictionCampaign
 from splitleak.eval.campaign.predictions.plan import make_prediction_plan
 
@@ -76,3 +77,21 @@ def test_each_auxiliary_set_is_a_file_of_its_own_that_holds_no_victim():
         folder, _, file = cell.settings["auxiliary_images"].rpartition("/")
         assert file == names[kind]
         assert (folder == cell.settings["images"]) == (kind != "distinct")
+
+
+def test_what_asks_the_service_itself_is_a_cell_of_its_own_for_each_policy_and_purifier():
+    row = {"attack": "mirror-genetic"}
+    made = plan(
+        {"name": "open", **row}, {"name": "three", **row, "policy": {"top": 3}}, {"name": "pure", **row, "purify": {}}
+    )
+    opened, three, pure = made.cells
+    [purify] = of_kind(made, "purify")
+    assert (three.settings["policy"]["top"], pure.settings["purifier"]) == (3, purify.output)
+    assert purify.id in pure.needs
+    assert "purifier" not in opened.settings
+
+
+def test_of_a_service_that_rounds_or_cuts_scores_who_needs_labels_hears_no_more():
+    made = plan({"name": "labels", "attack": "brep-mi", "policy": {"top": 3}}, {"name": "open", "attack": "brep-mi"})
+    told = [PolicyConfig.parse(cell.settings["policy"], source="policy") for cell in made.cells]
+    assert told == [PolicyConfig(top=3), PolicyConfig(label_only=True)]
