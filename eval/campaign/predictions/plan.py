@@ -75,6 +75,8 @@ class SeedJobs:
             yield self._open_images(row)
             yield self._open_judge(row)
         asks, needs = self._config.asks(row), self._config.attack(row).needs
+        if asks != "recorded" and ("public" in needs or ("prior" in needs and self._config.own_prior is None)):
+            yield self._own_images(row)
         if "prior" in needs:
             yield self._prior(row)
         if asks != "nothing" and row.purify is not None:
@@ -120,6 +122,7 @@ class SeedJobs:
             given["adaptive"] = True
         if "public" in attack.needs:
             given["auxiliary"] = row.auxiliary
+            needs += [self._distinct(row)] if row.auxiliary == "distinct" and config.asks(row) != "recorded" else []
         given |= code_of([AttackConfig(attack=row.attack).plugin()])
         key = digest([given, self._seed])
         settings = {**given, "auxiliary_images": self._auxiliary(row.auxiliary, row), "predictions": None}
@@ -212,7 +215,7 @@ class SeedJobs:
         settings = {"public": self._auxiliary(row.auxiliary, row), "prior": prior}
         key = digest([settings, self._seed])
         label, cost = f"{row.auxiliary} images, seed {self._seed}", float(prior["iterations"])
-        return Job.of("prior", key, label, self._seed, f"priors/{key}", [self.split(row)], settings, cost)
+        return Job.of("prior", key, label, self._seed, f"priors/{key}", [self._own_images(row)], settings, cost)
 
     def _purify(self, row: RowEntry) -> Job:
         train = self.train(row)
@@ -247,6 +250,10 @@ class SeedJobs:
         key = digest([settings, self._seed])
         cost = float(1 + len(settings["auxiliaries"]))
         return Job.of("predict", key, train.label, self._seed, f"predictions/{key}", needs, settings, cost)
+
+    def _own_images(self, row: RowEntry) -> Job:
+        """The split that the attacker's images are of."""
+        return self._distinct(row) if row.auxiliary == "distinct" else self.split(row)
 
     def _auxiliary(self, kind: str, row: RowEntry) -> str:
         """Path of the attacker's auxiliary data."""

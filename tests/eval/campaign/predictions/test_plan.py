@@ -95,3 +95,15 @@ def test_of_a_service_that_rounds_or_cuts_scores_who_needs_labels_hears_no_more(
     made = plan({"name": "labels", "attack": "brep-mi", "policy": {"top": 3}}, {"name": "open", "attack": "brep-mi"})
     told = [PolicyConfig.parse(cell.settings["policy"], source="policy") for cell in made.cells]
     assert told == [PolicyConfig(top=3), PolicyConfig(label_only=True)]
+
+
+def test_images_of_another_data_set_are_there_before_whoever_learns_from_them():
+    for attack in ("gmi", "public-by-scores", "brep-mi", "class-inference"):
+        made = plan({"name": "other", "auxiliary": "distinct", "attack": attack})
+        [distinct] = [job for job in of_kind(made, "split") if "distinct" in job.output]
+        jobs = {job.id: job for job in made.jobs}
+        reads = [job for job in made.jobs if distinct.settings["folder"] in str(job.settings.get("public", ""))]
+        reads += [job for job in made.cells if "public" in job.settings["needs"]]
+        assert reads
+        for job in reads:
+            assert distinct.id in {*job.needs, *(name for need in job.needs for name in jobs[need].needs)}
