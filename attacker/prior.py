@@ -130,6 +130,12 @@ class Prior:
         return self.document.generator.image_shape
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes that it draws by; none: it draws by none, or does not tell them."""
+        told = self.document.about.get("classes", ())
+        return tuple(map(str, told)) if self.document.generator.classes and isinstance(told, list | tuple) else ()
+
+    @property
     def digest(self) -> str:
         """A fingerprint of its architecture and weights."""
         sums = [float(value.double().sum()) for value in self.generator.state_dict().values()]

@@ -36,7 +36,7 @@ from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.attacker.training.flattened import PICTURES, laid_out, likeliest_map
 from splitleak.config import Config, Preset
 from splitleak.datasets.files import load_file
-from splitleak.datasets.images import Images
+from splitleak.datasets.images import Images, listed
 from splitleak.defenses.artifact import (
     EdgeHalf,
     HalfConfig,
@@ -196,6 +196,10 @@ class Access:
             raise ValueError("expected the weights of what is attacked adaptively, got no artifact")
         whole = None if self.artifact is None else load_whole(self.artifact, device, seed=config.seed)
         prior = None if self.prior is None else Prior.load(self.prior, device)
+        names = () if whole is None else whole.cloud.config.classes
+        if prior is not None and prior.classes and names and prior.classes != names:
+            expected = f"a prior without classes, or of those of {self.artifact} in their order"
+            raise ValueError(f"{self.prior}: expected {expected}, got one of {listed(prior.classes)}")
         query, public = self._query(config, public, device, self.model, report)
         return ClassKnowledge(
             image_shape=_image_shape(public, prior, whole),

@@ -56,22 +56,29 @@ class BREPMI(LatentSearch):
         return BREPConfig(steps=100_000, patience=1000, candidates=100_000)
 
     @torch.no_grad()
-    def labelled(self, search: Search, latents: Tensor) -> Tensor:
-        """The service's labels ``(B,)`` for images of latents ``(B, d)``."""
-        return torch.cat([search.scores(search.images(part)).argmax(1) for part in latents.split(_BATCH)])
+    def labelled(self, search: Search, latents: Tensor, classes: Tensor) -> Tensor:
+        """The service's labels ``(B,)`` for images of latents ``(B, d)``; a conditional prior's are of ``classes``."""
+        parts = zip(latents.split(_BATCH), classes.split(_BATCH), strict=True)
+        return torch.cat([search.scores(search.images(*part)).argmax(1) for part in parts])
 
     def select(self, search: Search, pool: Tensor) -> Tensor:
-        """The first candidates labelled as each class, with no more queries than it takes."""
+        """The first candidates labelled as each class, with no more queries than it takes.
+
+        A conditional generator draws each of one class, in turn, and is searched where it is labelled as that.
+        """
         assert search.query is not None
-        each = self.config.restarts
+        each, by_class = self.config.restarts, search.generator.config.classes is not None
         pool = pool.clamp(-self.config.bound, self.config.bound)
+        drawn = torch.arange(len(pool), device=pool.device) % search.classes
         found: list[list[int]] = [[] for _ in range(search.classes)]
         for start in range(0, len(pool), 64):
-            part = pool[start : start + 64]
+            part, own = pool[start : start + 64], drawn[start : start + 64]
             if all(len(places) >= each for places in found) or not search.query.affords(len(part)):
                 break
-            for place, label in enumerate(self.labelled(search, part).tolist(), start=start):
-                found[label].append(place)
+            labels = self.labelled(search, part, own)
+            for place, (label, meant) in enumerate(zip(labels.tolist(), own.tolist(), strict=True), start=start):
+                if label == meant or not by_class:
+                    found[label].append(place)
         self.findings["classes_unseen"] = [label for label, places in enumerate(found) if not places]
         chosen = [[(places or [0])[turn % len(places or [0])] for turn in range(each)] for places in found]
         return pool[torch.tensor(chosen)]
@@ -108,7 +115,8 @@ class BREPMI(LatentSearch):
         units = torch.randn(len(rows), config.points, centres.shape[1], generator=draw).to(centres.device)
         units = units / units.norm(dim=2, keepdim=True)
         asked = (centres[:, None] + radius * units).flatten(0, 1)
-        inside = self.labelled(search, asked).view(len(rows), -1) == own[:, None]
+        asked_of = own.repeat_interleave(config.points)
+        inside = self.labelled(search, asked, asked_of).view(len(rows), -1) == own[:, None]
         grows = 2 * inside.sum(1) - config.points > config.surplus * config.points
         walks.best[rows[grows]] = centres[grows]
         walks.radius[rows[grows]] *= config.growth
@@ -116,7 +124,7 @@ class BREPMI(LatentSearch):
         walks.idle[rows] = torch.where(grows, 0, walks.idle[rows] + 1)
         push = -(units * (~inside)[:, :, None]).mean(1)
         moved = (centres + (radius[:, :, 0] / 3).clamp_max(config.longest) * push).clamp(-config.bound, config.bound)
-        stays = (self.labelled(search, moved) == own) & push.any(1)
+        stays = (self.labelled(search, moved, own) == own) & push.any(1)
         walks.centres[rows[stays]] = moved[stays]
         walks.going[rows] = walks.idle[rows] < config.patience
 

@@ -170,7 +170,11 @@ class LatentSearch(ClassInversion):
         }
 
     def prepare(self, known: ClassKnowledge, run: Run) -> Search:
-        """The networks, copied to the run's device, and the number of classes."""
+        """The networks, copied to the run's device, and the number of classes.
+
+        Raises:
+            ValueError: The generator draws by class, and not those of the model.
+        """
         model = None if known.model is None or self.access != "white" else freeze(fused(known.model), run.device)
         drawing, critic = self.networks(known, run, model)
         drawing = freeze(fused(drawing), run.device)
@@ -178,6 +182,10 @@ class LatentSearch(ClassInversion):
         with torch.no_grad():
             blank = torch.zeros(1, *known.image_shape, device=run.device)
             search.classes = known.classes if model is None and known.classes else search.scores(blank).shape[1]
+        own = drawing.config.classes
+        if own not in (None, search.classes):
+            expected = f"a prior without classes, or of the model's {search.classes}"
+            raise ValueError(f"attack {self.name!r}: expected {expected}, got one of {own} classes")
         if isinstance(self.config.identity, MatchedFeatures):
             search.goal = self.goal(search, self.config.identity)
         return search

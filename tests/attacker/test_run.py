@@ -13,9 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from splitleak.artifacts import load_tensors
+from splitleak.attacker.base import Run
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion
 from splitleak.attacker.outputs import Reconstructions
+from splitleak.attacker.prior import PriorConfig, train_prior
 from splitleak.attacker.queries import EdgeProbe, Pairs, ServiceProbe
 from splitleak.attacker.run import Access, AttackConfig, record_queries, run_attack
 from splitleak.cli import app
@@ -608,6 +610,19 @@ def test_a_model_is_asked_without_a_service_and_its_labels_may_be_all_there_is(t
     assert (answers.sum(1) == 1).all()
     with pytest.raises(ValueError, match=r"expected one way to query.*, got service and oracle"):
         invert(tmp_path / "both", replace(access, service="127.0.0.1:1"))
+
+
+def test_a_conditional_prior_of_other_classes_than_the_targets_is_refused(trained, tmp_path, small_splits):
+    names, training = small_splits.public.classes, PriorConfig(width=2, batch_size=8, iterations=1, conditional=True)
+
+    def known(name, classes):
+        train_prior(training, replace(small_splits.public, classes=classes), Run()).save(tmp_path / name)
+        access = Access(artifact=trained / "toy", prior=tmp_path / name)
+        return access.class_knowledge(AttackConfig(attack="gmi"), None, CPU)
+
+    assert known("own", names).prior.classes == names
+    with pytest.raises(ValueError, match=r"others: expected a prior.* got one of other"):
+        known("others", tuple(f"other {each}" for each in names))
 
 
 def test_a_prior_tells_the_shape_and_its_images_are_on_record(trained, tiny_prior, tmp_path, small_splits):

@@ -14,7 +14,7 @@ from splitleak.defenses.base import AdaptiveAttack
 from splitleak.defenses.stack import DefenseConfig
 from splitleak.eval.campaign.classes.target_measures import TargetMeasuresEntry
 from splitleak.eval.campaign.config import Name, check_known, check_target, check_unique
-from splitleak.eval.campaign.predictions.config import FigureCampaign, RowEntry
+from splitleak.eval.campaign.predictions.config import OWN_CLASSES, FigureCampaign, RowEntry
 from splitleak.eval.report.published import defenses as published_defenses
 
 BASELINES = {
@@ -25,7 +25,6 @@ BASELINES = {
     "samples by label": "prior-samples-by-label",
 }
 """By the name of their tables, the baselines that every campaign measures beside its attacks; they are in no file."""
-_OWN_CLASSES = ("same", "training")  # auxiliary data whose labels are the target's classes
 
 STRONGEST = "strongest"
 """Name of a table that is in no file: for each target and seed, the attack with the highest attack accuracy."""
@@ -186,7 +185,7 @@ def _baselines(setting: SettingEntry, attacks: Sequence[ClassAttackEntry]) -> It
         needs, access = CLASS_ATTACKS[baseline].needs, CLASS_ATTACKS[baseline].access
         if "prior" in needs and not any(access == "score" or kind.access == access for kind in searching):
             continue
-        if "labels" not in needs or setting.auxiliary in _OWN_CLASSES:
+        if "labels" not in needs or setting.auxiliary in OWN_CLASSES:
             yield ClassAttackEntry(name=name, attack=baseline)
 
 

@@ -30,6 +30,9 @@ from splitleak.eval.campaign.config import (
 )
 from splitleak.eval.campaign.predictions.claims import ClaimEntry
 
+OWN_CLASSES = ("same", "training")
+"""Kinds of auxiliary images whose labels are the target's classes."""
+
 _OTHER_SEED = 1000
 """Added to a seed for the evaluator's, which shares nothing with the target but the training images."""
 
@@ -181,6 +184,13 @@ class FigureCampaign(CampaignHead):
                 PurifierConfig.parse(row.purify or {}, source="purify")
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
+            if (
+                "prior" in config.attack(row).needs
+                and config.prior.get("conditional")
+                and row.auxiliary not in OWN_CLASSES
+            ):
+                expected = "a prior that is not conditional where the attacker's images are not of the target's classes"
+                raise ValueError(f"{where}: expected {expected}, got {row.auxiliary!r}")
             if row.auxiliary == "generic" and row.classes is None:
                 raise ValueError(f"{where}: expected `classes` for a generic auxiliary set, whose classes are others")
         return config

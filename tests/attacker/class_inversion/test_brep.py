@@ -61,6 +61,30 @@ def labels_only(known, budget=None):
     return dataclasses.replace(known, query=Query(send, budget, answers="labels"), model=None)
 
 
+class ByClass(Ball):
+    """Moves latents by the class that they are drawn of."""
+
+    class config:
+        classes = 2
+        latent = 2
+
+    def __call__(self, latents, labels):
+        return latents + 10 * labels[:, None]
+
+
+def test_a_conditional_generator_is_searched_where_what_it_draws_of_a_class_is_labelled_so():
+    attack = BREPMI(BREPConfig(restarts=3, candidates=20))
+    query = Query(lambda points: torch.nn.functional.one_hot((points[:, 0] > 5).long(), 2).float(), answers="labels")
+    search = Search("brep-mi", ByClass(), None, None, query, type("Known", (), {"classes": 2})(), Run(), classes=2)
+    starts = attack.select(search, attack.sample(search))
+    assert starts.shape == (2, 3, 2)
+    assert attack.findings["classes_unseen"] == []
+    walks, labels = _Walks(starts.flatten(0, 1), attack.config.radius), search.labels(3)
+    attack.step(search, walks, labels, torch.Generator().manual_seed(0))
+    assert bool(walks.grown.all())
+    assert query.made == 20 + 6 * 33
+
+
 def test_taken_up_again_it_ends_with_the_pictures_and_the_count_of_one_that_was_not_interrupted(
     searched, tmp_path, killed
 ):

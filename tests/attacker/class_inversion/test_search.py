@@ -94,6 +94,16 @@ def test_a_conditional_generator_is_told_the_class(searched, small_splits):
     assert torch.allclose(prior.generator(latents, labels), images.flatten(0, 1), atol=1e-5)
 
 
+def test_a_generator_that_draws_by_other_classes_is_refused_before_it_is_searched(searched, small_splits):
+    for classes in (4, 13):
+        public = dataclasses.replace(
+            small_splits.public, labels=small_splits.public.labels % classes, classes=tuple(map(str, range(classes)))
+        )
+        prior = train_prior(PriorConfig(width=2, batch_size=8, iterations=1, conditional=True), public, Run())
+        with pytest.raises(ValueError, match=rf"without classes, or of the model's 10, got one of {classes} classes"):
+            attacked(dataclasses.replace(searched, prior=prior))
+
+
 def test_what_the_attack_was_given_is_left_as_it_was(searched):
     before = searched.prior.digest
     attacked(searched)

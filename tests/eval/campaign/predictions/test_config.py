@@ -83,6 +83,18 @@ def test_settings_of_no_attack_are_refused_and_those_that_do_not_fit_one_that_no
         load(settings=settings)
 
 
+def test_a_conditional_prior_is_refused_where_it_is_of_others_than_the_targets_classes():
+    own = {"name": "a", "attack": "gmi"}
+    others = {**own, "classes": 4, "auxiliary": "generic"}
+    rows = {"own": [own], "others": [others], "unsearched": [{**others, "attack": "class-inference"}]}
+    figures = {name: [{"name": "one", "title": "One", "rows": of}] for name, of in rows.items()}
+    for name in ("own", "unsearched"):
+        load(prior={"conditional": True}, figures=figures[name])
+    with pytest.raises(ValueError, match=r"expected a prior that is not conditional .* got 'generic'"):
+        load(prior={"conditional": True}, figures=figures["others"])
+    load(figures=figures["others"])
+
+
 def test_a_claim_about_a_row_that_is_not_there_is_refused():
     claim = {"text": "more is more", "figure": "one", "metric": "mse", "lower": "full", "higher": "four"}
     with pytest.raises(ValueError, match="four"):
