@@ -4,10 +4,12 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
+import torch
 from torch import Tensor, nn
 
 from splitleak.attacker.base import Method, Query, Run
 from splitleak.attacker.prior import Prior
+from splitleak.training.modules import passes_gradients
 
 Access = Literal["white", "score", "label", "none"]
 """The attack's access to the model: white-box (weights), score-based, label-only, or none at all."""
@@ -78,3 +80,14 @@ def check_width(name: str, known: ClassKnowledge, width: int) -> None:
     """
     if known.classes is not None and known.classes != width:
         raise ValueError(f"attack {name!r}: expected scores of {known.classes} classes, got {width}")
+
+
+def check_gradients(name: str, model: nn.Module, image_shape: tuple[int, int, int], device: torch.device) -> None:
+    """Checks that images ``(C, H, W)`` can be descended on through a frozen model; ``name`` is the attack's.
+
+    Raises:
+        ValueError: No gradient of its logits reaches an image.
+    """
+    if not passes_gradients(model, image_shape, device):
+        expected = "a model that lets gradients through to the image"
+        raise ValueError(f"attack {name!r}: expected {expected}, got one that rounds on the way, or casts")

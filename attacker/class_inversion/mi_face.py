@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam
 
 from splitleak.attacker.base import Run
-from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_width
+from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge, check_gradients, check_width
 from splitleak.config import Config, digest
 from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.modules import freeze
@@ -62,6 +62,7 @@ class MIFace(ClassInversion):
         with torch.no_grad():
             black = model(torch.zeros(1, *known.image_shape, device=run.device))
         check_width(self.name, known, black.shape[1])
+        check_gradients(self.name, model, known.image_shape, run.device)
         search = _Search(model, black.shape[1], known.image_shape, config, run.device)
         state = Resumable(
             identity=digest([config.document(), black.double().cpu().tolist()]),

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from splitleak.attacker.base import Query, Run
-from splitleak.attacker.class_inversion.base import Access, ClassInversion, ClassKnowledge, check_width
+from splitleak.attacker.class_inversion.base import (
+    Access,
+    ClassInversion,
+    ClassKnowledge,
+    check_gradients,
+    check_width,
+)
 from splitleak.attacker.class_inversion.features import FeatureGoal, MatchedFeatures
 from splitleak.attacker.training.critic import Critic
 from splitleak.config import Config, digest
@@ -173,9 +179,11 @@ class LatentSearch(ClassInversion):
         """The networks, copied to the run's device, and the number of classes.
 
         Raises:
-            ValueError: The generator draws by class, and not those of the model.
+            ValueError: The generator draws by class, and not those of the model; or no gradient reaches an image.
         """
         model = None if known.model is None or self.access != "white" else freeze(fused(known.model), run.device)
+        if model is not None:
+            check_gradients(self.name, model, known.image_shape, run.device)
         drawing, critic = self.networks(known, run, model)
         drawing = freeze(fused(drawing), run.device)
         search = Search(self.name, drawing, critic, model, known.query, known, run)

@@ -8,28 +8,38 @@ from splitleak.defenses.artifact import WholeModel
 from splitleak.defenses.base import Head
 from splitleak.defenses.features.layers import last_layer
 from splitleak.defenses.stack import Stack
+from splitleak.training.modules import passes_gradients
 
 
 def white_box(whole: WholeModel) -> nn.Module:
     """A copy of the model without randomness on the wire: images ``(N, C, H, W)`` to logits ``(N, K)``.
 
     A noise or a mask is its mean; what a defense does of no chance, as quantisation, the copy does, too, for the head
-    was trained on that. A head that draws at inference (`MID` with ``noise_at_test``) draws here, see `adaptive_model`.
+    was trained on that. Where it lets no gradient through, as a plug-in that rounds may not, gradients pass it
+    straight. A head that draws at inference (`MID` with ``noise_at_test``) draws here, see `adaptive_model`.
     """
-    edge, head = copy.deepcopy(whole.edge.encoder), copy.deepcopy(whole.cloud.head)
-    stack = whole.edge.stack
-    return nn.Sequential(_Edge(edge, copy.deepcopy(stack)) if len(stack.defenses) else edge, head).eval()
+    encoder, head = copy.deepcopy(whole.edge.encoder), copy.deepcopy(whole.cloud.head)
+    if not len(whole.edge.stack.defenses):
+        return nn.Sequential(encoder, head).eval()
+    edge = _Edge(encoder, copy.deepcopy(whole.edge.stack)).eval()
+    reached = [passes_gradients(each, whole.input_shape, whole.edge.device) for each in (encoder, edge)]
+    edge.straight = reached == [True, False]
+    return nn.Sequential(edge, head).eval()
 
 
 class _Edge(nn.Module):
-    """An encoder, and what its defenses send on average."""
+    """An encoder, and what its defenses send on average; gradients pass these ``straight``, or through them."""
 
     def __init__(self, encoder: nn.Module, stack: Stack) -> None:
         super().__init__()
-        self.encoder, self.stack = encoder, stack
+        self.encoder, self.stack, self.straight = encoder, stack, False
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.stack.expected(self.encoder(images))
+        features: Tensor = self.encoder(images)
+        sent = self.stack.expected(features)
+        if not self.straight or sent.shape != features.shape:
+            return sent
+        return sent.detach() + (features - features.detach())  # zero, with the gradient of the feature
 
 
 def adaptive_model(whole: WholeModel) -> nn.Module:

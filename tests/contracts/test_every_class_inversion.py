@@ -9,7 +9,7 @@ import torch
 
 from splitleak.attacker import class_inversion
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
-from splitleak.attacker.class_inversion.base import ClassInversion
+from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.attacker.class_inversion.search import LatentSearch
 from splitleak.defenses.artifact import load_whole, save
 from splitleak.defenses.classes.adaptive import adaptive_model
@@ -125,3 +125,20 @@ def test_the_table_lists_every_attack_of_the_folder():
             if isinstance(value, type) and issubclass(value, ClassInversion) and value.__module__ == module.name:
                 found.add(value)
     assert {kind for kind in found if hasattr(kind, "name")} == set(CLASS_ATTACKS.values())
+
+
+@pytest.mark.parametrize("name", sorted(name for name, kind in CLASS_ATTACKS.items() if kind.access == "white"))
+def test_a_model_that_lets_no_gradient_through_is_refused_and_not_descended_on(name, tiny_prior):
+    class Rounding(torch.nn.Module):
+        def forward(self, images):
+            return (images * 255).floor()
+
+    layers = Rounding(), torch.nn.Flatten(), torch.nn.Linear(256, 10)
+    known = ClassKnowledge(
+        image_shape=(1, 16, 16),
+        public=torch.rand(20, 1, 16, 16),
+        model=torch.nn.Sequential(*layers).eval(),
+        prior=tiny_prior,
+    )
+    with pytest.raises(ValueError, match=f"attack '{name}': expected a model that lets gradients through to the image"):
+        CLASS_ATTACKS[name](CLASS_ATTACKS[name].config_type(**brief(name)))(known)

@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from splitleak.config import Config
 from splitleak.defenses.artifact import load_whole, save
+from splitleak.defenses.base import Defense
 from splitleak.defenses.classes.adaptive import adaptive_model, feature_extractor, white_box
 from splitleak.defenses.classes.low_rank import LowRankHead
-from splitleak.defenses.stack import DefenseConfig
+from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.defenses.training import train
 
 CPU = torch.device("cpu")
@@ -118,3 +122,20 @@ def test_the_white_box_answers_as_deployed_where_chance_plays_no_part(deployed, 
 def test_the_white_box_answers_as_deployed_does_of_the_mean_of_a_mask(deployed, images):
     whole = deployed({"name": "dropout", "rate": 0.5})
     assert torch.equal(white_box(whole)(images), whole.cloud.head(whole.edge.encoder(images) / 2))
+
+
+class Rounding(Defense):
+    name = "rounding"
+
+    def forward(self, features):
+        return (8 * features).round() / 8
+
+
+def test_a_defense_that_lets_no_gradient_through_is_passed_straight_on_the_way_back(deployed, images):
+    whole = deployed({"name": "gaussian-noise", "sigma": 0.1})
+    rounding = replace(whole, edge=replace(whole.edge, stack=Stack([Rounding(Config())])))
+    model = white_box(rounding)
+    assert torch.equal(model(images), whole.cloud.head(Rounding(Config())(whole.edge.encoder(images))))
+    asked = images.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model(asked)[:, 0].sum(), asked)
+    assert bool(slope.flatten(1).any(1).all())
