@@ -126,10 +126,12 @@ def attack(
     """Rebuilds images from what was captured of them.
 
     Args:
-        captured: Features ``(N, *shape)`` of the victims' images.
+        captured: Features ``(N, *shape)`` of the victims' images; for ``prediction-inversion`` the probabilities
+            ``(N, K)`` that they share, zero where they tell none.
         public: The attacker's own images ``(M, C, H, W)``, floats in [0, 1] or uint8, of the size to be rebuilt; no
             victim's is among them.
-        query: The deployed device as a black box, as for `capture`, defenses included; or a `Query`.
+        query: The deployed device as a black box, as for `capture`, defenses included, or a service that gives all
+            probabilities; or a `Query`.
         encoder: The device's weights, for a white-box attack; they are copied.
         labels: ``(M,)``, the classes of the public images.
         prior: Folder that ``splitleak prior`` wrote, for an attack that searches one; None: it trains its own on
@@ -166,6 +168,7 @@ def attack(
         labels=classes,
         encoder=None if encoder is None else freeze(copy.deepcopy(encoder), chosen_device),
         prior=None if prior is None else load_prior(Path(prior), chosen_device),
+        kind=kind.takes,
         parts=None if parts is None else tuple(tuple(map(int, shape)) for shape in parts),
     )
     known = laid_out(known, kind, seed)

@@ -159,6 +159,20 @@ def test_a_prior_that_was_trained_before_is_searched(pictures, encoder, tmp_path
         splitleak.attack(captured, **known, name="glass")
 
 
+def test_scores_that_victims_share_are_inverted_by_a_service_of_any_function(pictures, encoder):
+    public, victims = pictures
+    torch.manual_seed(0)
+    service = nn.Sequential(encoder, nn.Flatten(), nn.Linear(384, 12), nn.Softmax(1))
+    shared = splitleak.capture(service, victims)
+    rebuilt = splitleak.attack(
+        shared, public=public, query=service, name="prediction-inversion", epochs=2, max_queries=60, device="cpu"
+    )
+    assert (rebuilt.images.shape, rebuilt.queries) == (victims.shape, 60)
+    assert rebuilt.findings["share"] == 12
+    with pytest.raises(ValueError, match="expected finite scores of at least zero"):
+        splitleak.attack(shared - 1, public=public, query=service, name="prediction-inversion")
+
+
 def test_a_budget_of_queries_takes_as_many_images(pictures, encoder):
     public, victims = pictures
     captured = splitleak.capture(encoder, victims)
