@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig, best_first
+from splitleak.attacker.class_inversion.search import OF_GRADIENTS, LatentSearch, Search, SearchConfig, best_first
 from splitleak.training.fit import Resumable, step_ranges
 
 _BATCH = 512
@@ -46,6 +46,7 @@ class BREPMI(LatentSearch):
     name = "brep-mi"
     config_type = BREPConfig
     access = "label"
+    unused = OF_GRADIENTS
     needs = frozenset({"prior", "query"})
     config: BREPConfig
     radii: Tensor

@@ -46,6 +46,7 @@ class KEDMI(LatentSearch):
     name = "ked-mi"
     config_type = KEDConfig
     needs = frozenset({"model", "public"})
+    unused = frozenset({"candidates"})
     config: KEDConfig
 
     @classmethod

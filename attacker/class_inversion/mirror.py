@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from splitleak.attacker.class_inversion.search import LatentSearch, Search, SearchConfig, best_first
+from splitleak.attacker.class_inversion.search import OF_GRADIENTS, LatentSearch, Search, SearchConfig, best_first
 from splitleak.config import digest
 from splitleak.training.fit import Resumable, epochs
 
@@ -70,6 +70,7 @@ class MirrorGenetic(LatentSearch):
     name = "mirror-genetic"
     config_type = MirrorGeneticConfig
     access = "score"
+    unused = OF_GRADIENTS
     needs = frozenset({"prior", "query"})
     config: MirrorGeneticConfig
     last: Tensor

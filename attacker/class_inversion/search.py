@@ -31,6 +31,9 @@ from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.modules import freeze
 
+OF_GRADIENTS = frozenset({"identity", "optimizer", "learning_rate", "beta1", "beta2"})
+"""The settings of a descent, which is not made without the weights."""
+
 _BATCH = 256
 _MADE = "queries made"  # in a checkpoint
 
@@ -140,12 +143,15 @@ class LatentSearch(ClassInversion):
     `weights` the ``latents`` ``(K, R, d)`` behind them. All selection is by the attacked model. To match features it
     also needs public images.
 
+    ``unused`` are the settings of every search that have no effect on it, which are left as they are.
+
     Raises:
-        ValueError: Features are to be matched by an attack that does not see the weights.
+        ValueError: Features are to be matched by an attack that does not see the weights, or a setting is unused.
     """
 
     access: ClassVar[Access] = "white"
     needs = frozenset({"model", "prior"})
+    unused: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: SearchConfig) -> None:
         super().__init__(config)
@@ -154,6 +160,9 @@ class LatentSearch(ClassInversion):
             if self.access != "white":
                 raise ValueError(f"attack {self.name!r}: expected a white box to match features, got {self.access}s")
             self.needs = self.needs | {"public"}
+        default = type(config)()
+        if given := [name for name in sorted(self.unused) if getattr(config, name) != getattr(default, name)]:
+            raise ValueError(f"attack {self.name!r}: expected settings that it uses, got {', '.join(given)}")
         self.kept: dict[str, Tensor] = {}
 
     def weights(self) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ class VMI(LatentSearch):
 
     name = "vmi"
     config_type = VMIConfig
+    unused = frozenset({"candidates"})
     config: VMIConfig
 
     @classmethod

@@ -50,7 +50,8 @@ every_search = pytest.mark.parametrize(
 
 def brief(name):
     """Settings for tests that do not ask for a good attack."""
-    return {key: value for key, value in BRIEF.items() if key in CLASS_ATTACKS[name].config_type.model_fields}
+    used = {*CLASS_ATTACKS[name].config_type.model_fields} - getattr(CLASS_ATTACKS[name], "unused", set())
+    return {key: value for key, value in BRIEF.items() if key in used}
 
 
 @pytest.fixture
@@ -142,3 +143,16 @@ def test_a_model_that_lets_no_gradient_through_is_refused_and_not_descended_on(n
     )
     with pytest.raises(ValueError, match=f"attack '{name}': expected a model that lets gradients through to the image"):
         CLASS_ATTACKS[name](CLASS_ATTACKS[name].config_type(**brief(name)))(known)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [(name, {"candidates": 7}) for name in ("ked-mi", "lomma-ked", "vmi")]
+    + [(name, {"identity": "logit", "learning_rate": 3.0}) for name in ("brep-mi", "mirror-genetic")],
+)
+def test_settings_that_a_search_has_no_use_for_are_refused(name, settings):
+    config = CLASS_ATTACKS[name].config_type
+    with pytest.raises(ValueError, match=f"attack '{name}': expected settings that it uses, got {', '.join(settings)}"):
+        CLASS_ATTACKS[name](config.parse(settings, source="test"))
+    CLASS_ATTACKS[name](config.parse({key: getattr(config(), key) for key in settings}, source="test"))
+    CLASS_ATTACKS[name](CLASS_ATTACKS[name].paper_config())
