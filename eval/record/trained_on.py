@@ -1,5 +1,6 @@
 """Reads the images that an artifact was trained on, and validates that they are."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,37 @@ def labelled_splits(artifact: Path, images: Path) -> tuple[dict[str, Any], Split
         ValueError: The artifact was not trained on this split, or for answers that are not its labels.
     """
     record, splits = trained_splits(artifact, images)
-    if record.get("right_answer") == OWN_ANSWER:
-        raise ValueError(
-            f"{images}: expected labels that are the outputs of {artifact}, whose right answer is {OWN_ANSWER}"
-        )
+    _check_labels(record, artifact, images)
     return record, splits
 
 
 def trained_images(artifact: Path, train_images: Path) -> tuple[dict[str, Any], Images]:
-    """The artifact's record, and its training images from the file ``train_images``.
+    """The artifact's record, and its training images from the file ``train_images``, of the classes that it puts out.
 
     Raises:
         FileNotFoundError: One of the inputs is missing.
-        ValueError: The artifact was trained on other images.
+        ValueError: The artifact was trained on other images, on unknown ones, or for answers that are not their labels.
     """
     record, private = read_record(artifact), load_file(train_images).train
+    check_known(record, artifact)
     if digest(sorted(private.hashes())) != record["dataset"]["images"]["train"]["digest"]:
         raise ValueError(f"{train_images}: expected the images that {record['name']!r} was trained on, got others")
+    _check_labels(record, artifact, train_images)
     return record, private
+
+
+def check_known(record: Mapping[str, Any], artifact: Path) -> None:
+    """Checks that an artifact tells the images that it was trained on.
+
+    Raises:
+        ValueError: It was imported without images.
+    """
+    if record["dataset"] == NO_IMAGES:
+        raise ValueError(f"{artifact}: expected a target of known training images, got one imported without --images")
+
+
+def _check_labels(record: Mapping[str, Any], artifact: Path, images: Path) -> None:
+    if record.get("right_answer") == OWN_ANSWER:
+        raise ValueError(
+            f"{images}: expected labels that are the outputs of {artifact}, whose right answer is {OWN_ANSWER}"
+        )

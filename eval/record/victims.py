@@ -19,6 +19,7 @@ from splitleak.eval.record.inputs import Attacked, target_of
 from splitleak.eval.record.metrics import measure_plugins, measured_victims, not_measured, spread
 from splitleak.eval.record.schema import ClassMeans, Place, Provenance, Service, VictimsRecord, Wire
 from splitleak.eval.record.scoring import check_disjoint, check_target, constant_mse, pixels, truth_of, write_judged
+from splitleak.eval.record.trained_on import check_known
 
 _IDENTIFYING = ("attack", "config", "seed", "queries", "draws", "views", "knowledge")
 
@@ -85,6 +86,7 @@ def make_record(
     ]
     own, judge, means = None, None, None
     if auxiliary is not None and auxiliary_images is not None:
+        check_known(document, artifact)
         train, public = truth.parent / "train.npz", attacked.public
         own = read_auxiliary(
             auxiliary, auxiliary_images, public, victims, train, document["dataset"], auxiliary_dataset

@@ -40,3 +40,13 @@ def test_labels_of_other_classes_than_the_outputs_are_not_measured_by(artifact, 
     write_json(other / "artifact.json", {**read_record(artifact), "right_answer": OWN_ANSWER})
     with pytest.raises(ValueError, match="expected labels that are the outputs"):
         labelled_splits(other, tmp_path / "images")
+    with pytest.raises(ValueError, match="expected labels that are the outputs"):
+        trained_images(other, tmp_path / "images" / "train.npz")
+
+
+def test_a_network_that_came_without_images_has_no_training_images(artifact, small_splits, tmp_path):
+    other = shutil.copytree(artifact, tmp_path / "other")
+    write_json(other / "artifact.json", {**read_record(artifact), "dataset": dict(NO_IMAGES)})
+    small_splits.save(tmp_path / "images")
+    with pytest.raises(ValueError, match="other: expected a target of known training images, got one imported without"):
+        trained_images(other, tmp_path / "images" / "train.npz")
