@@ -48,7 +48,7 @@ class Mirror(LatentSearch):
 class MirrorGeneticConfig(SearchConfig):
     """The evolution. The defaults make some 20,000 queries for ten classes; the published populations a million."""
 
-    candidates: int = Field(default=500, ge=1)
+    candidates: int = Field(default=500, ge=2, description="latents scored for every class; the best begin")
     restarts: int = Field(default=100, ge=2, description="the population of a class")
     images: int | None = Field(default=5, ge=1)
     steps: int = Field(default=20, ge=0, description="generations, at most")

@@ -83,3 +83,8 @@ def test_the_published_settings_are_mirrors():
     published = Mirror.paper_config()
     assert (published.learning_rate, published.steps, published.deviations, published.restarts) == (0.25, 500, 1, 8)
     assert MirrorGenetic.paper_config().steps == 100
+
+
+def test_one_candidate_breeds_nothing_and_is_refused_before_it_is_asked_about():
+    with pytest.raises(ValueError, match=r"candidates.*greater than or equal to 2"):
+        MirrorGeneticConfig.parse({"candidates": 1}, source="test")
