@@ -9,7 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from splitleak.graphs.network import Array, Cut, Floats, Network, probing, same, value_info
 from splitleak.graphs.prepared import IMAGES, OUTPUT
-from splitleak.graphs.reading import opset, reads
+from splitleak.graphs.reading import needed_for, opset, reads
 from splitleak.onnx_runtime import session_of
 
 CROSSING = "features"
@@ -116,15 +116,7 @@ def joined(edge: ModelProto, cloud: ModelProto) -> ModelProto:
             graph.node[-1].input[:] = [
                 IMAGES if counts and name == CROSSING else _of_cloud(name) for name in node.input
             ]
-    producers = {name: node for node in graph.node for name in node.output if name}
-    needed, places = set[str](), [OUTPUT]
-    while places:
-        name = places.pop()
-        if name in producers and name not in needed:
-            needed.update(producers[name].output)
-            places += reads(producers[name])
-    nodes = [node for node in graph.node if needed & {*node.output}]
-    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in needed_for(OUTPUT, graph.node)]
     del graph.node[:]
     graph.node.extend(kept)
     return whole

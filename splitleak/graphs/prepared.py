@@ -10,7 +10,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from pydantic import Field, model_validator
 
 from splitleak.config import Config
-from splitleak.graphs.reading import every_node, inputs_of, opset
+from splitleak.graphs.reading import every_node, inputs_of, needed_for, opset, reads
 
 IMAGES, OUTPUT = "images", "logits"
 OURS = "splitleak:"
@@ -109,9 +109,10 @@ def prepare(
 ) -> ModelProto:
     """The network as one of images in [0, 1], with its preprocessing as its first nodes.
 
-    Several inputs that are images are channels of one: the first input's first. Others have a fixed value.
-    Probabilities, as the answer of a softmax, become their logarithms, which are logits: whoever takes the softmax of
-    an answer, as services, trainings and attacks do, then has the probabilities that the network gives.
+    Several inputs that are images are channels of one: the first input's first. Others have a fixed value. What only
+    other outputs are computed from is left out: it is no part of the network that gives the answer. Probabilities, as
+    the answer of a softmax, become their logarithms, which are logits: whoever takes the softmax of an answer, as
+    services, trainings and attacks do, then has the probabilities that the network gives.
 
     Args:
         model: As `splitleak.graphs.reading.read_graph` gives it; it is changed.
@@ -160,13 +161,24 @@ def prepare(
     after = _flattened(answer)
     for node in (*before, *after):
         node.name = f"{OURS}{node.output[0]}"
-    nodes = [*before, *(NodeProto.FromString(node.SerializeToString()) for node in graph.node), *after]
+    every = [*before, *graph.node, *after]
+    kept = needed_for(OUTPUT, every)
+    _forget(graph, every, kept)
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in kept]
     channels, (height, width) = sum(sizes), next(iter(shapes.values()))[1:]
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.input.append(helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, ["rows", channels, height, width]))
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["rows", None]))
     return model
+
+
+def _forget(graph: GraphProto, nodes: Sequence[NodeProto], kept: Sequence[NodeProto]) -> None:
+    """Lets go the weights that are read by some of ``nodes``, and by none that are ``kept``."""
+    gone = {name for node in nodes for name in reads(node)} - {name for node in kept for name in reads(node)}
+    for place in reversed(range(len(graph.initializer))):
+        if graph.initializer[place].name in gone:
+            del graph.initializer[place]
 
 
 def _answer(graph: GraphProto, output: str | None) -> onnx.ValueInfoProto:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -92,6 +92,19 @@ def every_node(graph: GraphProto) -> Iterator[NodeProto]:
         yield node
         for inner in subgraphs(node):
             yield from every_node(inner)
+
+
+def needed_for(output: str, nodes: Iterable[NodeProto]) -> list[NodeProto]:
+    """Those of ``nodes`` that a tensor is computed from, in their order."""
+    given = list(nodes)
+    producers = {name: node for node in given for name in node.output if name}
+    needed, places = set[str](), [output]
+    while places:
+        name = places.pop()
+        if name in producers and name not in needed:
+            needed.update(filter(None, producers[name].output))
+            places += reads(producers[name])
+    return [node for node in given if needed & {*node.output}]
 
 
 def sort_nodes(graph: GraphProto) -> None:

@@ -300,3 +300,31 @@ def test_recurrent_layers_and_sums_of_products_are_counted() -> None:
     product[-1].output[0], product[1].output[0], product[2].input[0] = "y", "s", "s"
     found = graph_of(product, IMAGE, v=np.ones((4, 7), np.float32))
     assert found.cuts()[-1].device_macs == 3 * 4 * 4 * 7 + 3 * 4 * 7
+
+
+class Beside(nn.Module):
+    """A classifier, and a second head on its first layer that is computed last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head, self.other = nn.Linear(4, 5), nn.Conv2d(4, 16, 3, padding=1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        made = self.first(images)
+        return self.head(self.second(made).mean((2, 3))), self.other(made)
+
+
+def test_another_output_than_the_answer_hides_no_cut_and_costs_nothing() -> None:
+    shape, module = (3, 8, 6), Beside().eval()
+    inputs = {"image": shape}
+    both = Network(prepare(export_module(module, inputs, outputs=2), Preprocessing(), inputs, {}, "output0"))
+    cuts = both.cuts()
+    assert [cut.after for cut in cuts] == ["Conv", "Conv", "ReduceMean"]
+    counted = [count_macs(module.first, shape).macs, count_macs(module.second, (4, 8, 6)).macs, 20]
+    assert [(cut.device_macs, cut.cloud_macs) for cut in cuts[:2]] == [
+        (counted[0], counted[1] + counted[2]),
+        (counted[0] + counted[1], counted[2]),
+    ]
+    assert cuts[1].cloud_parameters == 5 * 4 + 5
+    assert not any("other" in tensor.name for tensor in both.graph.initializer)
