@@ -82,6 +82,8 @@ _PRODUCTS = frozenset(
     }
 )
 _RECURRENT = frozenset({"DynamicQuantizeLSTM", "GRU", "LSTM", "RNN"})
+_ATTENTIONS = frozenset({"Attention", "MultiHeadAttention", "QAttention"})
+_RUNTIMES = "com.microsoft"  # the domain of ONNX Runtime's own operations
 _ROWS = (1, 2, 3)  # batches that tell how shapes and sizes follow from the batch
 MIXED = 0.02
 """Of the largest value: what the rest of a batch changes by less is rounding, as of int8."""
@@ -156,7 +158,7 @@ class Network:
         self.nodes = list(self.graph.node)
         self.producers = {name: place for place, node in enumerate(self.nodes) for name in node.output if name}
         self.weights = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.types = _types(model)
+        self.types, self._told = _inferred(model)
         if OUTPUT not in self._data:
             raise ValueError("expected an output that depends on the images, got one that does not")
         self.mixes = False
@@ -366,7 +368,7 @@ class Network:
         return count
 
     def _macs(self, node: NodeProto) -> int:
-        """Multiply-accumulates of a convolution, a matrix product or a recurrent layer, for one image."""
+        """Multiply-accumulates of a convolution, a matrix product, a recurrent layer or attention, for one image."""
         shapes = self.shapes[1]
         if node.op_type in _CONVOLUTIONS:
             weight = self._dims(node.input[_CONVOLUTIONS[node.op_type]])
@@ -381,7 +383,17 @@ class Network:
             return steps * sum(math.prod(self._dims(name)) for name in node.input[1:3])
         if node.op_type == "Einsum":
             return self._einsum_macs(node)
+        if node.op_type in _ATTENTIONS:
+            return self._attention_macs(node)
         return 0
+
+    def _attention_macs(self, node: NodeProto) -> int:
+        """Of each query with each key, and of their shares with values; of what makes these, where it does."""
+        given, made = self._dims(node.input[0]), math.prod(self.shapes[1][node.output[0]])
+        if node.domain != _RUNTIMES or node.op_type == "MultiHeadAttention":
+            return self._dims(node.input[1])[-2] * (math.prod(given) + made)
+        rows, (inner, outer) = math.prod(given[:-1]), self._dims(node.input[1])  # one matrix gives all three
+        return rows * inner * outer + given[-2] * ((rows * outer - made) // 2 + made)
 
     def _einsum_macs(self, node: NodeProto) -> int:
         """Of each further operand, a product for every index there is: those of the answer, and those summed over."""
@@ -403,6 +415,10 @@ class Network:
             return tuple(self.weights[name].dims)
         if name in self._data:
             return self.shapes[1][name]
+        if name in self.values[1]:
+            return self.values[1][name].shape
+        if name in self._told:  # of a weight that is computed from others, as one that is transposed
+            return self._told[name]
         made = self.nodes[self.producers[name]]
         return tuple(made.attribute[0].t.dims) if made.op_type == "Constant" else self._dims(reads(made)[0])
 
@@ -446,8 +462,8 @@ def _counts_alone(body: onnx.GraphProto) -> bool:
     return name not in makers or makers[name].op_type == "Constant"
 
 
-def _types(model: ModelProto) -> dict[str, int]:
-    """The element type of every tensor that can be told.
+def _inferred(model: ModelProto) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """The element type of every tensor, and the shape of every one, that can be told without computing it.
 
     Raises:
         ValueError: One of them is too large to be computed.
@@ -466,8 +482,15 @@ def _types(model: ModelProto) -> dict[str, int]:
             graph.initializer.append(tensor)
     graph = onnx.shape_inference.infer_shapes(without, data_prop=True).graph
     _check_sizes(graph)
-    found = {each.name: each.type.tensor_type.elem_type for each in (*graph.input, *graph.value_info, *graph.output)}
-    return found | {tensor.name: tensor.data_type for tensor in given.initializer}
+    told = {each.name: each.type.tensor_type for each in (*graph.input, *graph.value_info, *graph.output)}
+    types = {name: each.elem_type for name, each in told.items()}
+    types |= {tensor.name: tensor.data_type for tensor in given.initializer}
+    known = {name: each.shape.dim for name, each in told.items() if each.HasField("shape")}
+    return types, {
+        name: tuple(dim.dim_value for dim in dims)
+        for name, dims in known.items()
+        if all(dim.HasField("dim_value") for dim in dims)
+    }
 
 
 def value_info(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:

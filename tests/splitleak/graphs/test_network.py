@@ -302,6 +302,46 @@ def test_recurrent_layers_and_sums_of_products_are_counted() -> None:
     assert found.cuts()[-1].device_macs == 3 * 4 * 4 * 7 + 3 * 4 * 7
 
 
+class Turned(nn.Module):
+    """A convolution and a product whose weights are computed: turned from the order that they are stored in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels, self.rows = nn.Parameter(torch.rand(3, 3, 3, 8)), nn.Parameter(torch.rand(48, 7))
+
+    def forward(self, images: Tensor) -> Tensor:
+        made = nn.functional.conv2d(images, self.kernels.permute(3, 2, 0, 1), padding=1)
+        return (self.rows.t() @ made.flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_macs_of_weights_that_are_computed_are_those_of_the_weights_that_come_of_it() -> None:
+    found = network(Turned())
+    assert found.macs == 8 * 48 * 27 + 7 * 48 * 8
+    assert found.cuts()[0].device_macs == 8 * 48 * 27
+
+
+def tokens(*nodes: NodeProto, opset: int = 17, **weights: Any) -> Network:
+    """``nodes`` from six tokens ``t`` of eight values to ``y``."""
+    first, last = helper.make_node("Squeeze", ["x", "one"], ["t"]), helper.make_node("Relu", ["a"], ["y"])
+    versions = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
+    held = [numpy_helper.from_array(value, name) for name, value in {"one": np.array([1]), **weights}.items()]
+    graph = helper.make_graph([first, *nodes, last], "g", [given], [made], held)
+    model = helper.make_model(graph, opset_imports=versions, ir_version=10)
+    return Network(prepare(model, Preprocessing(), {"x": (1, 6, 8)}, {}, None))
+
+
+def test_attention_counts_as_the_products_that_it_is_made_of() -> None:
+    each = 6 * 6 * 8 * 2  # queries with keys, and their shares with the values
+    heads = helper.make_node("Attention", ["t", "t", "t"], ["a"], q_num_heads=2, kv_num_heads=2)
+    assert tokens(heads, opset=23).macs == each
+    several = helper.make_node("MultiHeadAttention", ["t", "t", "t"], ["a"], domain="com.microsoft", num_heads=2)
+    assert tokens(several).macs == each
+    whole = helper.make_node("Attention", ["t", "w", "b"], ["a"], domain="com.microsoft", num_heads=2)
+    weights = {"w": np.ones((8, 24), np.float32), "b": np.ones(24, np.float32)}
+    assert tokens(whole, **weights).macs == each + 6 * 8 * 24
+
+
 class Beside(nn.Module):
     """A classifier, and a second head on its first layer that is computed last."""
 
