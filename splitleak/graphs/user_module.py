@@ -5,7 +5,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +105,8 @@ def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1, pictures:
         for export, rows in ((_older, 2), (_newer, 2), (_older, 1)):
             drawn = tuple(torch.rand(rows, *shape) for shape in inputs.values())
             try:
-                # One prints the code that it gave up at; that Python decides by values shows below, in the answers.
-                unheard = contextlib.redirect_stderr(io.StringIO())
-                with torch.no_grad(), warnings.catch_warnings(), unheard:
-                    warnings.simplefilter("ignore")
+                with torch.no_grad(), warnings.catch_warnings(), unheard():
+                    warnings.simplefilter("ignore")  # that Python decides by values shows below, in the answers
                     model = export(module, drawn, list(inputs), names)
                 session = session_of(model.SerializeToString(), 1)
                 made = [session.run(None, dict(zip(inputs, given, strict=True))) for given in taken]
@@ -122,6 +120,22 @@ def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1, pictures:
         torch.backends.mha.set_fastpath_enabled(fast)
         logging.disable(quiet)
     raise ValueError(f"{_WRITTEN}{_BRANCHES if _BRANCHES in reasons else reasons[0]}")
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Torch's exporters print nothing for a while: neither the code nor the graph that they gave up at.
+
+    The graph is written by C++ to standard output, whose redirection in Python it does not follow.
+    """
+    native: Any = torch._C
+    logged = native._jit_onnx_log
+    native._jit_onnx_log = lambda *_: None
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        native._jit_onnx_log = logged
 
 
 def float_hint(module: nn.Module) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from splitleak.artifacts import written_file
+from splitleak.graphs.user_module import unheard
 from splitleak.onnx_runtime import session_of
 
 _NAMES = ("input", "output")
@@ -34,7 +35,7 @@ def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...], names: tuple[str
     """
     plain = copy.deepcopy(module).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     written = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), unheard():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the older exporter
         warnings.filterwarnings("ignore", "Constant folding")  # ONNX Runtime folds what the exporter does not
         torch.onnx.export(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from splitleak.graphs.halves import check_halves, cloud_half, edge_half
 from splitleak.graphs.network import Network
@@ -261,6 +262,13 @@ def test_a_scale_that_python_reads_is_computed_from_each_image(capfd: pytest.Cap
     images = 0.1 * torch.rand(4, 3, 2, 2)
     (made,) = found.forward(images[:1].numpy(), ["logits"])
     torch.testing.assert_close(torch.from_numpy(made["logits"]), Scaled()(images[:1]))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_an_exporter_that_gives_up_prints_no_graph_where_results_are_read(capfd: pytest.CaptureFixture[str]) -> None:
+    module = nn.Sequential(spectral_norm(nn.Conv2d(3, 4, 3)), nn.Flatten(), nn.Linear(16, 2)).eval()
+    assert network(module, (3, 4, 4)).macs == 4 * 4 * 27 + 2 * 16
     assert capfd.readouterr() == ("", "")
 
 
