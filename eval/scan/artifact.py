@@ -11,7 +11,8 @@ from splitleak.graphs.halves import joined
 from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.network import Network
 from splitleak.graphs.reading import read_graph
-from splitleak.models.export import onnx_bytes
+from splitleak.models.engine import image_probes
+from splitleak.models.export import OnnxModule, check_parity, onnx_bytes
 from splitleak.models.imported_half import NETWORK, ImportedModel
 from splitleak.seeding import resolve_device
 
@@ -21,12 +22,15 @@ def network_of_artifact(folder: Path) -> Network:
 
     Raises:
         FileNotFoundError: There is no artifact at ``folder``.
+        RuntimeError: What is written of them as one graph gives something else.
         ValueError: Its halves do not fit together.
     """
     target = whole_config(folder)
     if isinstance(target.model, ImportedModel) and target.training is None:
         return Network(joined(*(read_graph(folder / half / NETWORK) for half in ("edge", "cloud"))))
     model = load_whole(folder, resolve_device("cpu"))
-    halves = OrderedDict(edge=model.edge.encoder, cloud=model.cloud.head)
-    exported = onnx.load_from_string(onnx_bytes(nn.Sequential(halves), model.input_shape))
-    return network_of(exported, NetworkConfig(), model.input_shape)
+    whole = nn.Sequential(OrderedDict(edge=model.edge.encoder, cloud=model.cloud.head))
+    exported = onnx_bytes(whole, model.input_shape)
+    for images in image_probes(model.input_shape):
+        check_parity(whole, OnnxModule(exported, 1), images)
+    return network_of(onnx.load_from_string(exported), NetworkConfig(), model.input_shape)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.jit._trace import TracerWarning
 
 from splitleak.artifacts import written_file
 from splitleak.graphs.user_module import unheard
@@ -37,6 +38,7 @@ def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...], names: tuple[str
     written = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings(), unheard():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the older exporter
+        warnings.simplefilter("ignore", TracerWarning)  # whoever uses the graph compares it with the module
         warnings.filterwarnings("ignore", "Constant folding")  # ONNX Runtime folds what the exporter does not
         torch.onnx.export(
             plain,

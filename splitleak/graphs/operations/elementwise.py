@@ -124,7 +124,7 @@ def _leaky_relu(node: Node) -> Run:
 
 def _thresholded_relu(node: Node) -> Run:
     alpha = node.number("alpha", 1.0)
-    return lambda value: functional.threshold(value, alpha, 0.0)
+    return lambda value: torch.where(value > alpha, value, 0.0)
 
 
 def _hard_sigmoid(node: Node) -> Run:

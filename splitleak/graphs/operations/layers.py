@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from splitleak.graphs.operations.node import Node, Operation, Run, places
+from splitleak.graphs.operations.node import Node, Operation, Run, places, sides
 
 _AUTO = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
@@ -86,7 +86,7 @@ def _conv(node: Node) -> Run:
         dims = weight.ndim - 2
         padding = window.alike(dims)
         if padding is None:
-            value = functional.pad(value, _spread(window.sides(value.shape[2:], weight.shape[2:])))
+            value = functional.pad(value, _spread(window.sides(sides(value), sides(weight))))
             padding = [0] * dims
         function = _CONVOLUTIONS[dims]
         return function(value, weight, bias, window.strides(dims), padding, window.dilations(dims), groups)
@@ -114,8 +114,8 @@ def _conv_transpose(node: Node) -> Run:
         result = _TRANSPOSED[dims](value, weight, bias, *options)
         if padding is not None:
             return result
-        sides = cropped(value.shape[2:], result.shape[2:])
-        return functional.pad(result, _spread([(-before, -after) for before, after in sides]))
+        cut = cropped(sides(value), sides(result))
+        return functional.pad(result, _spread([(-before, -after) for before, after in cut]))
 
     return convolve
 
@@ -123,8 +123,8 @@ def _conv_transpose(node: Node) -> Run:
 def _filled(window: _Window, kernel: list[int], sizes: Sequence[int], rounds_up: bool) -> tuple[_Sides, _Sides]:
     """The padding asked for, and that by which windows of whole steps fill the input; the latter may crop."""
     dims = len(kernel)
-    sides, filled = window.sides(sizes, kernel), []
-    reach = zip(sizes, sides, kernel, window.strides(dims), window.dilations(dims), strict=True)
+    asked, filled = window.sides(sizes, kernel), []
+    reach = zip(sizes, asked, kernel, window.strides(dims), window.dilations(dims), strict=True)
     for size, (before, after), k, step, far in reach:
         span = (k - 1) * far + 1
         free = size + before + after - span
@@ -132,7 +132,7 @@ def _filled(window: _Window, kernel: list[int], sizes: Sequence[int], rounds_up:
         if rounds_up and (count - 1) * step >= size + before:
             count -= 1  # a window that would begin in the padding after the input
         filled.append((before, (count - 1) * step + span - size - before))
-    return sides, filled
+    return asked, filled
 
 
 def _fits(padding: list[int] | None, kernel: list[int]) -> bool:
@@ -152,9 +152,9 @@ def _max_pool(node: Node) -> Run:
         return lambda value: function(value, kernel, strides, padding, dilations)
 
     def pool(value: Tensor) -> Tensor:
-        _, sides = _filled(window, kernel, value.shape[2:], rounds_up)
+        _, filled = _filled(window, kernel, sides(value), rounds_up)
         least = -torch.inf if value.is_floating_point() else torch.iinfo(value.dtype).min
-        return function(functional.pad(value, _spread(sides), value=least), kernel, strides, 0, dilations)
+        return function(functional.pad(value, _spread(filled), value=least), kernel, strides, 0, dilations)
 
     return pool
 
@@ -171,15 +171,15 @@ def _average_pool(node: Node) -> Run:
         return lambda value: function(value, kernel, strides, padding, False, counts_padding)
 
     def pool(value: Tensor) -> Tensor:
-        asked, sides = _filled(window, kernel, value.shape[2:], rounds_up)
-        counted = torch.ones((1, 1, *value.shape[2:]), dtype=value.dtype, device=value.device)
+        asked, filled = _filled(window, kernel, sides(value), rounds_up)
+        counted = torch.ones((1, 1, *sides(value)), dtype=value.dtype, device=value.device)
         if counts_padding:
             counted = functional.pad(counted, _spread(asked), value=1.0)
-            more = [(0, after - own) for (_, own), (_, after) in zip(asked, sides, strict=True)]
+            more = [(0, after - own) for (_, own), (_, after) in zip(asked, filled, strict=True)]
         else:
-            more = sides
+            more = filled
         share = function(functional.pad(counted, _spread(more)), kernel, strides)
-        return function(functional.pad(value, _spread(sides)), kernel, strides) / share
+        return function(functional.pad(value, _spread(filled)), kernel, strides) / share
 
     return pool
 
@@ -223,7 +223,7 @@ def _layer_norm(node: Node) -> Run:
     axis, epsilon, tells = node.integer("axis", -1), node.number("epsilon", 1e-5), node.used > 1
 
     def normalise(value: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
-        shape = list(value.shape[axis:])
+        shape = [*map(int, value.shape[axis:])]
         if list(scale.shape) == shape and (bias is None or bias.shape == scale.shape):
             result = functional.layer_norm(value, shape, scale, bias, epsilon)
         else:
@@ -240,7 +240,12 @@ def _layer_norm(node: Node) -> Run:
 def _rms_norm(node: Node) -> Run:
     node.ignore("stash_type")
     axis, epsilon = node.integer("axis", -1), node.number("epsilon", 1e-5)
-    return lambda value, scale: functional.rms_norm(value, list(value.shape[axis:]), eps=epsilon) * scale
+
+    def normalise(value: Tensor, scale: Tensor) -> Tensor:  # by parts, as no exporter of torch's writes its own
+        axes = list(range(axis % value.ndim, value.ndim))
+        return value * (value.square().mean(axes, keepdim=True) + epsilon).rsqrt() * scale
+
+    return normalise
 
 
 def _group_norm(node: Node) -> Run:

@@ -126,6 +126,11 @@ class Node:
         return self.attributes.get(name, default)
 
 
+def sides(value: Tensor) -> list[int]:
+    """The sizes of the axes after the first two, as plain numbers in an export, too: only batches vary."""
+    return [*map(int, value.shape[2:])]
+
+
 Build = Callable[[Node], Run]
 
 

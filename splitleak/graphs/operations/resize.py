@@ -98,7 +98,7 @@ def _resize(node: Node) -> Run:
     def resize(value: Tensor, *inputs: Tensor | None) -> Tensor:
         given = inputs[place_of_scales - 1] if len(inputs) >= place_of_scales else None
         along = [axis % value.ndim for axis in axes] if axes is not None else list(range(value.ndim))
-        before = [value.shape[axis] for axis in along]
+        before = [int(value.shape[axis]) for axis in along]
         if fixed_scales is not None or (given is not None and given.numel()):
             scales = fixed_scales or [float(scale) for scale in (() if given is None else given.tolist())]
             after = [math.floor(size * scale) for size, scale in zip(before, scales, strict=True)]
@@ -148,7 +148,7 @@ def _by_axis(value: Tensor, rule: _Rule, changed: _Changes) -> Tensor:
             value = value.index_select(axis, rule.chosen(before, after, scale, device).to(value.device))
         else:
             weights = rule.weights(before, after, scale, device).to(value.dtype).to(value.device)
-            value = torch.tensordot(value, weights, dims=([axis], [1])).movedim(-1, axis)
+            value = (value.transpose(axis, -1) @ weights.T).transpose(axis, -1)
     return value
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,11 +11,16 @@ from torch.nn import functional
 from splitleak.graphs.operations.node import Node, Operation, Run, places
 
 
+def _sizes(shape: Tensor) -> list[Any]:
+    """The numbers that a tensor of sizes holds; in an export, such as follow from what the graph is given."""
+    return [*shape.unbind()] if torch.onnx.is_in_onnx_export() else shape.tolist()
+
+
 def _reshape(node: Node) -> Run:
     keeps_zeros = bool(node.integer("allowzero", 0))
 
     def reshape(value: Tensor, shape: Tensor) -> Tensor:
-        sizes = shape.tolist()
+        sizes = _sizes(shape)
         if not keeps_zeros:
             sizes = [value.shape[place] if size == 0 else size for place, size in enumerate(sizes)]
         return value.reshape(sizes)
@@ -74,7 +80,8 @@ def _split(node: Node) -> Run:
     def split(value: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
         parts = fixed if sizes is None else sizes.tolist()
         if parts is None:
-            each, whole = -(-value.shape[axis] // count), value.shape[axis]
+            whole = int(value.shape[axis])
+            each = -(-whole // count)
             parts = [min(each, max(whole - each * place, 0)) for place in range(count)]
         return torch.split(value, parts, axis)
 
@@ -179,26 +186,43 @@ def _scatter_nd(node: Node) -> Run:
 
 
 def _expand(node: Node) -> Run:
-    return lambda value, shape: value.expand(torch.broadcast_shapes(value.shape, shape.tolist()))
+    def expand(value: Tensor, shape: Tensor) -> Tensor:
+        sizes = _sizes(shape)
+        new = len(sizes) - value.ndim  # axes that it adds; below 0, leading axes that it says nothing of
+        wanted = (size if place < new or size != 1 else -1 for place, size in enumerate(sizes))
+        return value.expand(*[-1] * -new, *wanted)
+
+    return expand
 
 
 def _tile(node: Node) -> Run:
-    return lambda value, times: value.repeat(times.tolist())
+    return lambda value, times: value.repeat(_sizes(times))
 
 
 def _shape(node: Node) -> Run:
     start, end = node.integer("start", 0), node.integer("end", 2**31)
-    return lambda value: torch.tensor(value.shape[start:end], dtype=torch.int64, device="cpu")
+
+    def shape(value: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            return torch._shape_as_tensor(value)[start:end]
+        return torch.tensor(value.shape[start:end], dtype=torch.int64, device="cpu")
+
+    return shape
 
 
 def _size(node: Node) -> Run:
-    return lambda value: torch.tensor(value.numel(), dtype=torch.int64, device="cpu")
+    def size(value: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            return torch._shape_as_tensor(value).prod()
+        return torch.tensor(value.numel(), dtype=torch.int64, device="cpu")
+
+    return size
 
 
 def _constant_of_shape(node: Node) -> Run:
     given = node.tensor("value")
     value = torch.zeros((), device="cpu") if given is None else given.reshape(())
-    return lambda shape: value.expand(shape.tolist())
+    return lambda shape: value.expand(_sizes(shape))
 
 
 def _range(node: Node) -> Run:

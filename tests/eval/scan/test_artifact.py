@@ -89,10 +89,18 @@ def test_a_folder_that_is_no_artifact_is_refused(tmp_path):
         network_of_artifact(tmp_path)
 
 
-def test_an_import_that_was_trained_further_is_scanned_as_it_is_now(tmp_path, small_splits):
+class Viewed(nn.Module):
+    """It names the size of the batch, as `x.view(x.size(0), -1)` does."""
+
+    def forward(self, features):
+        return features.view(features.size(0), 2, -1).transpose(1, 2).reshape(features.size(0), -1)
+
+
+@pytest.mark.parametrize("flat", [nn.Flatten, Viewed])
+def test_an_import_that_was_trained_further_is_scanned_as_it_is_now(flat, tmp_path, small_splits):
     from splitleak.defenses.importing import import_network, read_networks
 
-    module = nn.Sequential(nn.Conv2d(1, 3, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(48, 10))
+    module = nn.Sequential(nn.Conv2d(1, 3, 4, stride=4), nn.ReLU(), flat(), nn.Linear(48, 10))
     whole = network_of_module(module, (1, 16, 16))
     import_network(whole, whole.cuts()[1], tmp_path / "mine", source="x", name="mine", names=None, images=None)
     model, networks = read_networks(tmp_path / "mine")

@@ -16,6 +16,7 @@ from torch import nn
 from splitleak.graphs.module import GraphModule, missing_operations, weight_key
 from splitleak.graphs.operations.node import Operation
 from splitleak.graphs.operations.table import OPERATIONS
+from splitleak.models.export import OnnxModule, check_parity, onnx_bytes
 from splitleak.models.split import output_shape
 
 
@@ -275,3 +276,32 @@ def test_nothing_large_is_computed_from_small_constants_when_a_graph_is_read(mod
     side = np.zeros((1, 2**13), np.int8)
     constants = {"one": np.array([1]), "huge": np.array([2**40]), "a": side, "b": side.T.copy()}
     GraphModule(model(nodes, ["x"], ["y"], constants))
+
+
+KERNEL, SIZES = np.ones((5, 4, 3, 3), np.float32), np.array([9, 5])
+
+
+@pytest.mark.parametrize(
+    ("kind", "constants", "version", "options"),
+    [
+        ("Conv", [KERNEL], 17, {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+        ("ConvTranspose", [KERNEL[:4]], 17, {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+        ("MaxPool", [], 17, {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
+        ("AveragePool", [], 19, {"kernel_shape": [3, 2], "strides": [2, 2], "ceil_mode": 1, "count_include_pad": 1}),
+        ("Resize", [None, None, SIZES], 18, {"mode": "cubic", "antialias": 1, "axes": [2, 3]}),
+        ("Split", [], 18, {"axis": 2, "num_outputs": 3}),
+        ("LayerNormalization", [KERNEL[0, 0, 0].repeat(2), None], 17, {}),
+        ("RMSNormalization", [KERNEL[0, 0, 0].repeat(2)], 23, {}),
+        ("ThresholdedRelu", [], 17, {"alpha": 0.5}),
+    ],
+)
+def test_what_follows_from_the_sizes_of_a_map_is_exported_as_it_is_computed(
+    kind, constants, version, options, model, drawn
+):
+    held = {f"c{place}": value for place, value in enumerate(constants) if value is not None}
+    reads = ["x", *(f"c{place}" if value is not None else "" for place, value in enumerate(constants))]
+    outputs = [f"y{place}" for place in range(options.get("num_outputs", 1))]
+    module = GraphModule(model([helper.make_node(kind, reads, outputs, **options)], ["x"], outputs[:1], held, version))
+    exported = OnnxModule(onnx_bytes(module.eval(), (4, 7, 6)), threads=1)
+    for rows in (1, 2, 3):
+        check_parity(module, exported, drawn(rows, 4, 7, 6))

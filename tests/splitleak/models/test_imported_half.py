@@ -4,14 +4,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from splitleak.graphs.halves import cloud_half, edge_half
 from splitleak.graphs.network import Network
 from splitleak.graphs.prepared import Preprocessing, prepare
 from splitleak.models.counting import count_macs
+from splitleak.models.export import OnnxModule, check_parity, onnx_bytes
 from splitleak.models.imported_half import ImportedModel, StandIn, Unreached, both_halves, file_engine, torch_half
 from splitleak.models.split import output_shape
-from tests.splitleak.graphs.test_network import Residual, network, reshaping
+from tests.splitleak.graphs.test_network import Attends, Residual, network, reshaping
 
 
 def described(whole, cut, **more):
@@ -56,6 +58,37 @@ def test_macs_of_a_half_are_those_of_the_cut(cut_network):
     with pytest.raises(ValueError, match="no cloud half"):
         both_halves({"edge": networks["edge"]}, described(whole, cut))
     assert both_halves({}, None) is None
+
+
+class Sized(nn.Module):
+    """Tokens beside learned ones and zeros, as many as there are images: three ways that sizes follow from a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 2, stride=2)
+        self.token, self.places = nn.Parameter(torch.rand(1, 1, 4)), nn.Parameter(torch.rand(1, 3, 4))
+        self.head = nn.Linear(4 * 18, 5)
+
+    def forward(self, images):
+        count = images.size(0)
+        tokens = self.stem(images).view(count, 4, -1).transpose(1, 2)
+        beside = self.token.expand(count, -1, -1), self.places.repeat(count, 1, 1), torch.zeros(count, 2, 4)
+        return self.head(torch.cat([*beside, tokens], 1).reshape(count, -1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [Sized, Attends])
+def test_halves_whose_shapes_follow_from_the_batch_are_exported_for_any(make):
+    whole = network(make())
+    for cut in whole.cuts()[::3]:
+        networks = {"edge": edge_half(whole, cut), "cloud": cloud_half(whole, cut)}
+        written = {half: graph.SerializeToString() for half, graph in networks.items()}
+        for half, shape in zip(
+            both_halves(written, described(whole, cut)), (whole.image_shape, cut.feature_shape), strict=True
+        ):
+            exported = OnnxModule(onnx_bytes(half.eval(), shape), threads=1)
+            for rows in (1, 2, 3):
+                check_parity(half, exported, np.random.default_rng(rows).random((rows, *shape), dtype=np.float32))
 
 
 def test_preprocessing_is_not_trained():
