@@ -27,7 +27,15 @@ from splitleak.config import Config, digest, read_table
 from splitleak.defenses.stack import Stack
 from splitleak.defenses.training import Target, TargetConfig, assemble
 from splitleak.models.engine import Engine, choose_engine, feature_probes, image_probes, torch_engine
-from splitleak.models.imported_half import NETWORK, ImportedModel, StandIn, Unreached, file_engine, torch_half
+from splitleak.models.imported_half import (
+    NETWORK,
+    ImportedModel,
+    StandIn,
+    Unreached,
+    checked_bytes,
+    file_engine,
+    torch_half,
+)
 from splitleak.models.split import SplitModel
 from splitleak.outputs import FolderKind
 from splitleak.plugins import Plugin, check_recorded, recorded
@@ -396,6 +404,18 @@ def whole_config(folder: Path) -> TargetConfig:
     edge, cloud = _read_half(folder / "edge", "edge"), _read_half(folder / "cloud", "cloud")
     _check_same(folder, edge, cloud)
     return edge.target
+
+
+def imported_graph(folder: Path) -> bytes | None:
+    """The ONNX file of the half ``folder``, as it was imported; None: it was not, or it was trained since.
+
+    Raises:
+        FileNotFoundError: There is no such half.
+        ValueError: It is no ONNX file, or one that cannot be computed here.
+    """
+    if (folder / _WEIGHTS).exists() or not (folder / NETWORK).exists():
+        return None
+    return checked_bytes(folder / NETWORK)
 
 
 def packed_parts(folder: Path) -> tuple[tuple[int, ...], ...] | None:

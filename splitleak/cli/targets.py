@@ -299,7 +299,12 @@ def export(
         str,
         choice("backends", "python: for a Triton without the other; its Python needs numpy and onnxruntime. One of"),
     ] = "onnxruntime",
-    max_batch_size: Annotated[int, typer.Option(min=1, help="Largest batch that Triton forms, in rows.")] = 64,
+    max_batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Largest batch that Triton forms, in rows; 1 of a network that takes one image at a time."
+        ),
+    ] = 64,
     force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -307,17 +312,22 @@ def export(
 
     Clients see what they see of `splitleak cloud` without a policy: features in, logits out, under the same names.
     """
-    from splitleak.defenses.artifact import load_cloud
+    from splitleak.defenses.artifact import imported_graph, load_cloud
+    from splitleak.models.imported_half import ImportedModel
     from splitleak.models.triton import write_triton_model
     from splitleak.seeding import resolve_device
 
-    half = load_cloud(half_of(artifact, "cloud"), resolve_device("cpu"))
+    folder = half_of(artifact, "cloud")
+    half = load_cloud(folder, resolve_device("cpu"))
+    network = half.config.target.model
     written = write_triton_model(
         triton,
         half.name,
         half.head,
         half.feature_shape,
         half.classes,
+        graph=imported_graph(folder),
+        one_by_one=isinstance(network, ImportedModel) and not network.batched,
         backend=backend,
         max_batch_size=max_batch_size,
         replace=force,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from splitleak.graphs.module import GraphModule
+from splitleak.models.export import takes_one
 from splitleak.models.split import output_shape
 
 Rule = Literal["macs", "ptflops"]
@@ -93,7 +94,7 @@ def count_macs(
         if not list(layer.children()) or list(layer.parameters(recurse=False))
     ]
     try:
-        output_shape(module, input_shape)
+        output_shape(module, input_shape, rows=1 if takes_one(module) else 2)  # one row after another: a call for each
     finally:
         for hook in hooks:
             hook.remove()

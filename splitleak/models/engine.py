@@ -150,11 +150,16 @@ def onnx_engine(
     module: nn.Module, device: torch.device, probes: Sequence[_Floats], layout: torch.memory_format
 ) -> Engine:
     """ONNX Runtime on the CPU, by an export in memory, with torch's number of threads."""
-    from splitleak.models.export import OnnxModule, onnx_bytes  # deferred: a slow import that only services need
+    from splitleak.models.export import (
+        OnnxModule,
+        onnx_bytes,
+        takes_one,
+    )  # deferred: a slow import that only services need
 
     if device.type != "cpu":
         raise RuntimeError(f"ONNX Runtime computes on the CPU alone here, not on {device}")
-    session = OnnxModule(onnx_bytes(module, probes[0].shape[1:]), torch.get_num_threads())
+    exported = onnx_bytes(module, probes[0].shape[1:])
+    session = OnnxModule(exported, torch.get_num_threads(), one_by_one=takes_one(module))
     with torch.inference_mode():
         given = _layout(torch_engine(module, device, probes, layout)(probes[0]))
 

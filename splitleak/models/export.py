@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from splitleak.artifacts import written_file
@@ -23,8 +23,24 @@ TOLERANCE = 1e-4
 products in another order differ by about 1e-6; a wrong or missing layer by 1e-2 and more."""
 
 
+class OneByOne(nn.Module):
+    """A network that takes one row at a time, for any number of rows."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.cat([self.network(row) for row in rows.split(1)])
+
+
+def takes_one(module: nn.Module) -> bool:
+    """Whether a module, or a part of it, takes one row at a time, so that its graph does."""
+    return any(isinstance(each, OneByOne) for each in module.modules())
+
+
 def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...], names: tuple[str, str] = _NAMES) -> bytes:
-    """``module`` in eval mode as ONNX, with its weights and a dynamic batch size.
+    """``module`` in eval mode as ONNX, with its weights and a dynamic batch size; of one row, if it `takes_one`.
 
     The exporter is torch's older one (``dynamo=False``): a service exports as it starts, and the newer one takes ten
     times as long or more.
@@ -34,6 +50,7 @@ def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...], names: tuple[str
         input_shape: Without batch dimension.
         names: Of the input and the output.
     """
+    alone = takes_one(module)
     plain = copy.deepcopy(module).to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     written = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings(), unheard():
@@ -42,11 +59,11 @@ def onnx_bytes(module: nn.Module, input_shape: tuple[int, ...], names: tuple[str
         warnings.filterwarnings("ignore", "Constant folding")  # ONNX Runtime folds what the exporter does not
         torch.onnx.export(
             plain,
-            (torch.zeros(2, *input_shape),),
+            (torch.zeros(1 if alone else 2, *input_shape),),
             written,  # type: ignore[arg-type]  # this exporter takes files
             input_names=names[:1],
             output_names=names[1:],
-            dynamic_axes={name: {0: "rows"} for name in names},
+            dynamic_axes=None if alone else {name: {0: "rows"} for name in names},
             dynamo=False,
         )
     return written.getvalue()

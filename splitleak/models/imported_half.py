@@ -13,7 +13,7 @@ from splitleak.graphs.module import GraphModule, MissingOperations, weight_key
 from splitleak.graphs.prepared import IMAGES
 from splitleak.graphs.reading import read_graph
 from splitleak.models.engine import Engine
-from splitleak.models.export import OnnxModule
+from splitleak.models.export import OneByOne, OnnxModule
 
 NETWORK = "network.onnx"
 """The file of a half that holds its graph, and the weights it was imported with."""
@@ -54,17 +54,6 @@ class Unreached(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         raise ValueError(self.reason)
-
-
-class OneByOne(nn.Module):
-    """A network that takes one row at a time, for any number of rows."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return torch.cat([self.network(row) for row in rows.split(1)])
 
 
 class StandIn(nn.Module):
@@ -115,6 +104,16 @@ def _computed(graph: onnx.ModelProto, model: ImportedModel) -> nn.Module:
     return module if model.batched else OneByOne(module)
 
 
+def checked_bytes(path: Path) -> bytes:
+    """The ONNX file of a half, which may be a stranger's, in one piece.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no ONNX file, or one that cannot be computed here.
+    """
+    return read_graph(path).SerializeToString()
+
+
 def file_engine(path: Path, model: ImportedModel) -> Engine:
     """ONNX Runtime on the CPU with torch's number of threads, from the half's own file, which may be a stranger's.
 
@@ -122,6 +121,5 @@ def file_engine(path: Path, model: ImportedModel) -> Engine:
         FileNotFoundError: There is no such file.
         ValueError: It is no ONNX file, or one that cannot be computed here.
     """
-    checked = read_graph(path).SerializeToString()
-    session = OnnxModule(checked, torch.get_num_threads(), one_by_one=not model.batched)
+    session = OnnxModule(checked_bytes(path), torch.get_num_threads(), one_by_one=not model.batched)
     return Engine("onnx", lambda rows: torch.from_numpy(session(rows)), session)

@@ -118,8 +118,8 @@ def build(config: ModelConfig, normalisation: Normalisation | None = None) -> Sp
     return SplitModel(encoder, head, config.image_shape)
 
 
-def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The output shape of ``module`` for an input of ``input_shape``, both without batch dimension.
+def output_shape(module: nn.Module, input_shape: tuple[int, ...], rows: int = 2) -> tuple[int, ...]:
+    """The output shape of ``module`` for ``rows`` inputs of ``input_shape``, both without batch dimension.
 
     Shape inference on the meta device: nothing is computed, and no running statistic, mode or generator changes. Batch
     normalisation, which keeps a shape, is passed over: there it takes torch 20 times as long as all else.
@@ -127,7 +127,7 @@ def output_shape(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, 
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     shapes = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
     with torch.no_grad(), _WithoutBatchNorm():  # two inputs: in training mode, some refuse a single value a channel
-        outputs = torch.func.functional_call(module, shapes, (torch.empty(2, *input_shape, device="meta"),))
+        outputs = torch.func.functional_call(module, shapes, (torch.empty(rows, *input_shape, device="meta"),))
     return tuple(outputs.shape[1:])
 
 

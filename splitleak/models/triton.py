@@ -9,7 +9,7 @@ from torch import nn
 from splitleak.artifacts import provenance, write_json, written_folder
 from splitleak.models import TRITON_BACKENDS
 from splitleak.models.engine import feature_probes
-from splitleak.models.export import OnnxModule, check_parity, onnx_bytes
+from splitleak.models.export import OnnxModule, check_parity, onnx_bytes, takes_one
 from splitleak.outputs import FolderKind
 
 MODEL = FolderKind("export", "splitleak.json", ("config.pbtxt", "1"))
@@ -60,6 +60,8 @@ def write_triton_model(
     feature_shape: tuple[int, ...],
     classes: int,
     *,
+    graph: bytes | None = None,
+    one_by_one: bool = False,
     backend: str = "onnxruntime",
     max_batch_size: int = 64,
     replace: bool = False,
@@ -75,8 +77,10 @@ def write_triton_model(
         head: Features ``(N, *feature_shape)`` to logits ``(N, classes)``.
         feature_shape: Without batch dimension.
         classes: Number of logits.
+        graph: The head as ONNX already, as an imported one is; None: it is exported.
+        one_by_one: It takes one row at a time.
         backend: ``python``, for a Triton without ``onnxruntime``, adds 1/model.py.
-        max_batch_size: Of Triton's dynamic batching.
+        max_batch_size: Of Triton's dynamic batching; 1, of a head that takes one row at a time.
         replace: Overwrite an existing model that was exported so.
 
     Returns:
@@ -94,13 +98,15 @@ def write_triton_model(
     if folder.exists() and not replace:
         raise FileExistsError(f"expected no model at {folder}, got one; --force replaces it")
     MODEL.check(folder)
-    exported = onnx_bytes(head, feature_shape, (_INPUT, _OUTPUT))
-    for rows in feature_probes(feature_shape):
-        check_parity(head, OnnxModule(exported, threads=1), rows)
+    alone = one_by_one or takes_one(head)
+    exported = onnx_bytes(head, feature_shape, (_INPUT, _OUTPUT)) if graph is None else graph
+    session = OnnxModule(exported, threads=1, one_by_one=alone)
+    for rows in feature_probes(feature_shape) if graph is None else ():
+        check_parity(head, session, rows)
     config = _CONFIG.format(
         name=json.dumps(name, ensure_ascii=False),
         backend=backend,
-        max_batch_size=max_batch_size,
+        max_batch_size=1 if alone else max_batch_size,
         input=_INPUT,
         input_shape=list(feature_shape),
         output=_OUTPUT,

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from splitleak.datasets.splits import Splits
+from splitleak.models.export import OnnxModule
 
 INPUT = "1x16x16"
 CODE = """
@@ -205,6 +206,20 @@ def test_inspect_counts_a_half_that_torch_does_not_reach(call, code, tmp_path):
     after = json.loads(done(call, "inspect", "mine", "--json"))
     for key in ("parameters", "macs"):
         assert after["edge"][key] == before["edge"][key]
+
+
+@pytest.mark.slow
+def test_a_cloud_half_is_exported_as_it_was_imported_whatever_torch_reaches(call, code, tmp_path):
+    done(call, *IMPORT, "stem.0", "--out", "mine")
+    path = tmp_path / "mine" / "cloud" / "network.onnx"
+    model = onnx.load(path)
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Shrink"
+    onnx.save(model, path)
+    done(call, "export", "mine", "--triton", "models")
+    written = tmp_path / "models" / "mine" / "1" / "model.onnx"
+    features = np.random.default_rng(0).random((3, 4, 8, 8), dtype=np.float32)
+    answers = [OnnxModule(each, threads=1)(features) for each in (path, written)]
+    np.testing.assert_array_equal(*answers)
 
 
 def test_a_foreign_folder_is_refused_in_the_name_of_what_writes_artifacts(call, code, tmp_path):

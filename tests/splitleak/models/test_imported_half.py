@@ -4,12 +4,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from splitleak.graphs.halves import cloud_half, edge_half
+from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.network import Network
 from splitleak.graphs.prepared import Preprocessing, prepare
 from splitleak.models.counting import count_macs
+from splitleak.models.engine import choose_engine
 from splitleak.models.export import OnnxModule, check_parity, onnx_bytes
 from splitleak.models.imported_half import ImportedModel, StandIn, Unreached, both_halves, file_engine, torch_half
 from splitleak.models.split import output_shape
@@ -114,6 +117,38 @@ def test_a_network_of_one_image_takes_any_number_in_torch_as_well(tmp_path):
     expected = np.maximum(rows, 0).reshape(3, 12)
     np.testing.assert_array_equal(torch_half(path, described(whole, cut))(torch.from_numpy(rows)).numpy(), expected)
     np.testing.assert_array_equal(file_engine(path, described(whole, cut)).values(rows), expected)
+
+
+def alone():
+    """A convolution and a layer, in a file that fixes the batch to one image."""
+    draw = np.random.default_rng(0)
+    held = {"k": draw.random((4, 3, 3, 3)), "w": draw.random((4 * 24, 5))}
+    weights = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in held.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("Reshape", ["c", "shape"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y"))
+    shape = numpy_helper.from_array(np.array([1, 4 * 24]), "shape")
+    graph = helper.make_graph(nodes, "g", [given], [made], [*weights, shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return Network(prepare(model, Preprocessing(), {"x": (3, 8, 6)}, {}, None))
+
+
+def test_a_half_of_one_image_is_exported_and_counted_for_one():
+    whole = alone()
+    assert not whole.batched
+    cut = whole.cuts()[0]
+    networks = {"edge": edge_half(whole, cut).SerializeToString(), "cloud": cloud_half(whole, cut).SerializeToString()}
+    edge, cloud = both_halves(networks, described(whole, cut))
+    assert count_macs(edge, whole.image_shape).macs == cut.device_macs == 4 * 24 * 27
+    assert count_macs(cloud, cut.feature_shape).macs == cut.cloud_macs == 4 * 24 * 5
+    features = np.random.default_rng(0).random((3, *cut.feature_shape), dtype=np.float32)
+    engine = choose_engine("onnx", cloud.eval(), torch.device("cpu"), [features[:1], features])
+    np.testing.assert_allclose(engine.values(features), cloud(torch.from_numpy(features)).detach(), atol=1e-5)
+    again = onnx.load_from_string(onnx_bytes(nn.Sequential(edge, cloud), whole.image_shape))
+    assert network_of(again, NetworkConfig()).macs == whole.macs
 
 
 def test_what_torch_does_not_reach_is_named_when_it_is_used(cut_network, tmp_path):

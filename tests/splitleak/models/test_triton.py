@@ -46,6 +46,10 @@ def test_the_configuration_is_that_of_our_cloud_in_tritons_words(model, tmp_path
     assert "dynamic_batching { }" in text
 
 
+def test_a_network_of_one_image_is_given_one(model, tmp_path):
+    assert "max_batch_size: 1\n" in (write(model, tmp_path, one_by_one=True) / "config.pbtxt").read_text()
+
+
 def test_the_model_is_one_file_that_gives_the_heads_logits(model, tmp_path):
     folder = write(model, tmp_path)
     assert folder == tmp_path / "half"
