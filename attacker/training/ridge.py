@@ -21,7 +21,7 @@ _LOCAL_PLACES = 36  # of a grid each of whose places has means of its own, at mo
 _ROWS = 30_000  # at most, of the primal form
 _PRODUCT_ROWS = 1024  # that products are formed of at once
 _HELD_OUT_ROWS = 512  # about so many choose the strength
-_CONSTANT = 1e-6  # standard deviation beside the mean, or beside the largest: less is rounding
+_CONSTANT, _LEAST = 1e-6, 1e-30  # standard deviation beside the mean, and by itself: less is rounding
 _BATCH = 64
 
 
@@ -371,6 +371,9 @@ def _chosen(values: Tensor, rotated: Tensor, basis: Tensor, blocks: Tensor, unit
 
 
 def _deviations(variances: Tensor, means: Tensor) -> Tensor:
-    """Standard deviations to divide by; of what is constant to single precision infinity, which leaves it out."""
+    """Standard deviations to divide by; of what is constant to single precision infinity, which leaves it out.
+
+    Beside other values none is too small: a channel of huge ones hides nothing of what the others tell.
+    """
     deviations = variances.clamp_min(0).sqrt()
-    return deviations.where(deviations > _CONSTANT * means.abs().clamp_min(deviations.max()), torch.inf)
+    return deviations.where(deviations > (_CONSTANT * means.abs()).clamp_min(_LEAST), torch.inf)

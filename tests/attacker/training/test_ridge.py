@@ -52,6 +52,25 @@ def test_the_mean_and_the_scale_of_a_feature_change_nothing(pictures):
     assert moved == pytest.approx(plain, abs=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_channel_of_huge_noise_hides_nothing_of_what_the_others_tell(pictures, wide):
+    public, victims = pictures
+    draw = torch.Generator().manual_seed(0)
+
+    def beside(images, scale):
+        features = mixed(images)
+        if wide:
+            features = features.repeat(1, 51, 1, 1)
+        return torch.cat([features, scale * torch.randn(features[:, :1].shape, generator=draw)], 1)
+
+    small, huge = (
+        error(RidgeGauge.fitted(beside(public, scale), public).map, beside(victims, scale), victims)
+        for scale in (1.0, 1e8)
+    )
+    assert huge < 2 * small < 1e-2
+
+
 def test_the_more_noise_the_less_is_rebuilt_and_never_less_than_the_mean(pictures):
     public, victims = pictures
     draw = torch.Generator().manual_seed(0)
