@@ -104,8 +104,8 @@ def scan(
         raise ValueError(f"expected a place where at most {config.tensors} tensors cross, got none; see --tensors")
     judged = None if config.cut is None else network.cut(config.cut, config.tensors)
     cuts = [found[place] for place in evenly(len(found), config.cuts)]
-    if judged is not None and judged not in cuts:
-        cuts = sorted([*cuts, judged], key=found.index)
+    if judged is not None and judged not in cuts:  # which may be one of more tensors than the others
+        cuts = sorted([*cuts, judged], key=network.cuts(max(config.tensors, len(judged.tensors))).index)
     _check_alone(network, [name for cut in cuts for name in cut.tensors], victims)
     rows = _rows(network, found, cuts, public, config)
     truth, owned = victims.floats(), public.floats()

@@ -238,7 +238,8 @@ def test_settings_are_finite(wrong):
         ScanConfig.parse(wrong, source="test")
 
 
-def test_several_tensors_that_cross_at_once_are_one_feature(owned, attacked):
+def branching():
+    """Grey squares, as they are and their maxima, side by side."""
     nodes = [
         helper.make_node("AveragePool", ["image"], ["coarse"], kernel_shape=[4, 4], strides=[4, 4]),
         helper.make_node("Relu", ["coarse"], ["left"]),
@@ -251,10 +252,20 @@ def test_several_tensors_that_cross_at_once_are_one_feature(owned, attacked):
     told = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", 20])
     graph = helper.make_graph(nodes, "two", [given], [told])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return network_of(model, NetworkConfig())
+
+
+def test_several_tensors_that_cross_at_once_are_one_feature(owned, attacked):
     config = ScanConfig(latency=1, tensors=2, noise=(1.0,), bottleneck=(1,))
-    rows = by_cut(scan(network_of(model, NetworkConfig()), owned, attacked, config)[0])
+    rows = by_cut(scan(branching(), owned, attacked, config)[0])
     both, alone = rows["left+right", "none"], rows["coarse", "none"]
     assert both["sent"] == [[1, 4, 4], [1, 2, 2]]
     assert both["mse"] == pytest.approx(alone["mse"], rel=0.1)
     assert rows["left+right", "noise 1"]["mse"] > both["mse"]
     assert rows["left+right", "bottleneck 1"]["sent"] == [[1, 4, 4]]
+
+
+def test_a_cut_of_more_tensors_than_the_others_is_judged_where_it_is_named(owned, attacked):
+    document, _ = scan(branching(), owned, attacked, ScanConfig(latency=0, cut="left+right"))
+    assert [row["cut"] for row in plain_rows(document)] == ["coarse", "left+right"]
+    assert judged_row(document)["cut"] == "left+right"
