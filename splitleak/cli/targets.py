@@ -175,6 +175,9 @@ def train(
     from splitleak.logs import progress
     from splitleak.outputs import claimed
 
+    if model is not None and preset != "cpu":
+        own = "fine-tuning has settings of its own (--set training.KEY=VALUE changes them)"
+        raise ValueError(f"expected --preset with a new network alone, got {preset} with --model: {own}")
     splits = _splits(images)
     training = TrainingConfig.of_preset(preset)
     networks: dict[str, bytes] = {}

@@ -177,6 +177,7 @@ def test_training_takes_an_imported_network_as_it_is(call, code, images):
     status, _, err = call(*arguments, "--set", "model.cut=elsewhere")
     assert status != 0
     assert "expected the network of mine as it is, got settings of another" in err
+    assert "expected --preset with a new network alone, got paper" in call(*arguments, "--preset", "paper")[2]
     assert not Path("other").exists()
 
 
