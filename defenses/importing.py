@@ -16,10 +16,9 @@ from splitleak.defenses.training import TargetConfig
 from splitleak.graphs.arrangement import arrangements
 from splitleak.graphs.halves import check_halves, cloud_half, edge_half
 from splitleak.graphs.importing import network_digest
-from splitleak.graphs.module import missing_operations
 from splitleak.graphs.network import Cut, Network
 from splitleak.graphs.prepared import OUTPUT, Preprocessing
-from splitleak.models.imported_half import NETWORK, ImportedModel
+from splitleak.models.imported_half import NETWORK, ImportedModel, unreached
 from splitleak.outputs import claimed
 
 LABELS, OWN_ANSWER = "labels", "the whole network's own answer"
@@ -77,7 +76,7 @@ def import_network(
         names = splits.train.classes if splits is not None and right == LABELS else ()
     notes += network.notes
     for half, graph in (("device", edge), ("cloud", cloud)):
-        if missing := missing_operations(graph):
+        if missing := unreached(graph):
             what = "white-box attacks and training" if half == "device" else "training"
             notes.append(f"no {what}: on the {half} side torch does not reach {', '.join(missing)}")
     about: dict[str, Any] = {"accuracy": accuracy, "right_answer": right, "difference": difference, "notes": notes}

@@ -1,5 +1,6 @@
 """A half of an imported network: an ONNX file of the artifact, in ONNX Runtime, or in torch where gradients count."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from splitleak.config import Config
-from splitleak.graphs.module import GraphModule, MissingOperations, weight_key
+from splitleak.graphs.module import GraphModule, MissingOperations, missing_operations, weight_key
 from splitleak.graphs.prepared import IMAGES
-from splitleak.graphs.reading import read_graph
+from splitleak.graphs.reading import every_node, read_graph
 from splitleak.models.engine import Engine
 from splitleak.models.export import OneByOne, OnnxModule
 
@@ -96,8 +97,28 @@ def torch_half(path: Path, model: ImportedModel) -> nn.Module:
         return Unreached(f"{path}: expected operations that torch computes here, for gradients or training, got {got}")
 
 
+def unreached(graph: onnx.ModelProto) -> tuple[str, ...]:
+    """What torch does not compute of a half as its file does, sorted; mostly nothing.
+
+    In evaluation mode a `GraphModule` normalises by running statistics, whatever its file was written for.
+    """
+    return tuple(sorted({*missing_operations(graph), *_by_the_batch(graph)}))
+
+
+def _by_the_batch(graph: onnx.ModelProto) -> Counter[str]:
+    """Normalisations whose file takes the statistics of the batch itself, as it was written in training mode."""
+    nodes = (node for node in every_node(graph.graph) if node.op_type == "BatchNormalization")
+    return Counter(
+        f"{node.op_type} with training_mode=1"
+        for node in nodes
+        if any(each.name == "training_mode" and each.i for each in node.attribute)
+    )
+
+
 def _computed(graph: onnx.ModelProto, model: ImportedModel) -> nn.Module:
     """A graph in torch; the constants of preprocessing are no weights to be trained."""
+    if otherwise := _by_the_batch(graph):
+        raise MissingOperations(otherwise)
     module = GraphModule(graph)
     for key, weight in module.named_parameters():
         weight.requires_grad_(not key.startswith(weight_key(f"{IMAGES}.")))

@@ -14,7 +14,15 @@ from splitleak.graphs.prepared import Preprocessing, prepare
 from splitleak.models.counting import count_macs
 from splitleak.models.engine import choose_engine
 from splitleak.models.export import OnnxModule, check_parity, onnx_bytes
-from splitleak.models.imported_half import ImportedModel, StandIn, Unreached, both_halves, file_engine, torch_half
+from splitleak.models.imported_half import (
+    ImportedModel,
+    StandIn,
+    Unreached,
+    both_halves,
+    file_engine,
+    torch_half,
+    unreached,
+)
 from splitleak.models.split import output_shape
 from tests.splitleak.graphs.test_network import Attends, Residual, network, reshaping
 
@@ -161,6 +169,20 @@ def test_what_torch_does_not_reach_is_named_when_it_is_used(cut_network, tmp_pat
     assert isinstance(module, Unreached)
     with pytest.raises(ValueError, match=r"network\.onnx: expected operations that torch computes here.*got Det"):
         module(torch.zeros(1, *whole.image_shape))
+
+
+def test_a_normalisation_by_the_batch_is_not_taken_for_one_by_running_statistics(cut_network, tmp_path):
+    whole, cut = cut_network
+    graph = edge_half(whole, cut)
+    (node,) = [node for node in graph.graph.node if node.op_type == "BatchNormalization"]
+    node.attribute.append(helper.make_attribute("training_mode", 1))
+    node.output.extend(["mean", "variance"])
+    onnx.save(graph, tmp_path / "network.onnx")
+    assert unreached(graph) == ("BatchNormalization with training_mode=1",)
+    half = torch_half(tmp_path / "network.onnx", described(whole, cut))
+    with pytest.raises(ValueError, match="got BatchNormalization with training_mode=1"):
+        half(torch.zeros(1, *whole.image_shape))
+    assert not unreached(edge_half(whole, cut))
 
 
 def test_a_stand_in_gives_the_shape_of_what_is_not_there():
