@@ -232,8 +232,7 @@ def _notes(network: Network, public: Images, victims: Images, rows: Sequence[Map
 def _rows(network: Network, found: Sequence[Cut], cuts: Sequence[Cut], public: Images, config: ScanConfig) -> list[Row]:
     picture = network.image_shape[1:]
     grids = list(dict.fromkeys(shape[1:] for cut in found for shape in cut.shapes if len(shape) == 3))
-    total = found[0].device_macs + found[0].cloud_macs
-    parameters = found[0].device_parameters + found[0].cloud_parameters
+    parameters, total = network.parameters, network.macs
     places: list[tuple[str, tuple[str, ...], tuple[tuple[int, ...], ...], dict[str, Any]]] = []
     on_cloud = Cut((IMAGES,), (network.image_shape,), "", math.prod(network.image_shape), 0, 0, parameters, total)
     on_device = Cut((OUTPUT,), ((network.outputs,),), "", 4 * network.outputs, parameters, total, 0, 0)

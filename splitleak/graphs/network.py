@@ -104,7 +104,8 @@ _CHUNK_BYTES = 2**28  # of the outputs of one forward pass
 class Cut:
     """A place where a network can be cut: the tensors that cross there, and what lies before and after it.
 
-    MACs are the multiply-accumulates of convolutions and matrix products for one image. Bytes are those of the tensors
+    Parameters that both sides need count on both. MACs are the multiply-accumulates of convolutions and matrix products
+    for one image. Bytes are those of the tensors
     as the network computes them, without a codec.
     """
 
@@ -211,9 +212,10 @@ class Network:
         waiting[OUTPUT] += 1
         live, found = {IMAGES: None}, []
         parameters, macs, seen = 0, 0, set[str]()
+        after = self._parameters_after()
         own = sum(not node.name.startswith(OURS) for node in self._data_nodes)
         passed = 0
-        for node in self._data_nodes:
+        for place, node in enumerate(self._data_nodes):
             passed += not node.name.startswith(OURS)
             parameters += self._parameters(node, seen)
             macs += self._macs(node)
@@ -225,11 +227,14 @@ class Network:
             if 0 < passed < own and len(live) <= tensors and all(self._can_cross(name) for name in live):
                 shapes = tuple(self.shapes[1][name][1:] for name in live)
                 size = sum(math.prod(self.shapes[1][name]) * _BYTES[self.types[name]] for name in live)
-                found.append(Cut((*live,), shapes, node.op_type, size, parameters, macs, 0, 0))
-        return [
-            replace(cut, cloud_parameters=parameters - cut.device_parameters, cloud_macs=macs - cut.device_macs)
-            for cut in found
-        ]
+                found.append(Cut((*live,), shapes, node.op_type, size, parameters, macs, after[place], 0))
+        return [replace(cut, cloud_macs=macs - cut.device_macs) for cut in found]
+
+    @cached_property
+    def parameters(self) -> int:
+        """Weights of the whole, each once."""
+        seen = set[str]()
+        return sum(self._parameters(node, seen) for node in self._data_nodes)
 
     @cached_property
     def macs(self) -> int:
@@ -346,6 +351,14 @@ class Network:
         if wrong := next((name for name, value in first.values.items() if not same(value, other.values[name])), None):
             raise ValueError(f"expected sizes that are the same for every image, got others at {wrong!r}")
         self._selected |= {name for name, shape in first.shapes.items() if shape != other.shapes[name]}
+
+    def _parameters_after(self) -> list[int]:
+        """By the place of a node, the weights that those after it need, though some before it may need them too."""
+        count, seen, after = 0, set[str](), list[int]()
+        for node in reversed(self._data_nodes):
+            after.append(count)
+            count += self._parameters(node, seen)
+        return after[::-1]
 
     def _parameters(self, node: NodeProto, seen: set[str]) -> int:
         """The weights that a node reads, or that what it reads is computed from, each once."""

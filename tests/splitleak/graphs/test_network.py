@@ -67,6 +67,15 @@ def test_parameters_and_macs_on_both_sides_are_those_of_the_module(residual: Net
     assert residual.cuts()[0].device_macs == 4 * 3 * 4 * 3 * 9
 
 
+def test_weights_that_both_sides_need_count_on_both() -> None:
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    found = network(nn.Sequential(layer, nn.ReLU(), layer, nn.Flatten(), nn.Linear(144, 2)))
+    own, last = 3 * 27 + 3, 144 * 2 + 2
+    assert found.parameters == own + last
+    counted = [(cut.device_parameters, cut.cloud_parameters) for cut in found.cuts()]
+    assert counted == [(own, own + last)] * 2 + [(own, last)] * 2
+
+
 def test_an_unknown_cut_gets_the_nearest(residual: Network) -> None:
     known = residual.cuts()[1].name
     assert residual.cut(known).name == known
