@@ -193,5 +193,7 @@ def _exported(
     if image_shape is None and not config.inputs:
         raise ValueError("expected --input CxHxW with --torch, got none")
     inputs: dict[str, Any] = dict(config.inputs) or {"image": image_shape}
+    if config.preprocessing.layout == "hwc":
+        inputs = {name: (high, wide, channels) for name, (channels, high, wide) in inputs.items()}
     module = load_user_module(address, weights)
     return export_module(module, inputs), module

@@ -61,6 +61,15 @@ def test_cuts_lists_every_place_and_import_writes_an_artifact_of_one(call, code,
     assert "(4, 8, 8)" in inspected
 
 
+@pytest.mark.slow
+def test_code_that_takes_channels_last_is_cut_at_a_submodule(call, code, tmp_path):
+    turned = CODE.replace("stem(images)", "stem(images.permute(0, 3, 1, 2))").replace("Conv2d(1,", "Conv2d(3,")
+    (tmp_path / "their_net.py").write_text(turned.replace("4 * 8 * 8", "4 * 8 * 6"))
+    given = ("--input", "3x16x12", "--set", "preprocessing.layout=hwc", "--set", "preprocessing.mean=[0.1,0.2,0.3]")
+    made = json.loads(done(call, "import", "--torch", code, *given, "--cut", "stem", "--out", "mine", "--json"))
+    assert made["cut"]["shapes"] == [[4, 8, 6]]
+
+
 def test_a_cut_of_several_tensors_is_imported_from_a_file_by_its_name(call, code, tmp_path):
     from splitleak.graphs.user_module import export_module, load_user_module
 
