@@ -1,11 +1,14 @@
-"""Where the values of a tensor lay before they were reshaped, transposed or changed one by one."""
+"""Where the values of a tensor lay before they were reshaped, put in another order or changed one by one."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from splitleak.graphs.network import Array, Network
+from splitleak.graphs.reading import reads, sort_nodes
+from splitleak.onnx_runtime import session_of
 
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _IN_PLACE = frozenset(
@@ -20,6 +23,9 @@ _IN_PLACE = frozenset(
     }
 )
 """Operations that leave each value where it is."""
+_MOVES = frozenset({"Concat", "DepthToSpace", "Gather", "Slice", "SpaceToDepth", "Split"})
+"""Operations that compute no value: one, or several together, may put those of a tensor in another order."""
+_MOST_MOVES, _MOST_VALUES = 16, 2**24  # operations of one rearrangement; whole numbers that float32 holds
 _MOST = 3  # arrangements of a tensor: its own, and those of the first and of the last that it was made of
 
 
@@ -63,9 +69,16 @@ def _of(network: Network, name: str) -> list[Arrangement]:
     while name in network.producers:
         node = network.nodes[network.producers[name]]
         given = next((each for each in node.input if np.prod(shapes.get(each, (0,))) == places.size), None)
-        if given is None:
+        if node.op_type in _MOVES:
+            if (origin := _moved(network, name)) is None:
+                break
+            given, origins = origin
+            before = np.empty_like(places.flatten())
+            before[origins] = places.flatten()
+            places = before.reshape(shapes[given])
+        elif given is None:
             break
-        if node.op_type in _RESHAPES:
+        elif node.op_type in _RESHAPES:
             places = places.reshape(shapes[given])
         elif node.op_type == "Transpose":
             turned = next((list(each.ints) for each in node.attribute if each.name == "perm"), None)
@@ -78,6 +91,55 @@ def _of(network: Network, name: str) -> list[Arrangement]:
         if not any(_alike(arrangement, each) for each in found):
             found.append(arrangement)
     return found if len(found) <= _MOST else [found[0], found[1], found[-1]]
+
+
+def _moved(network: Network, name: str) -> tuple[str, Array] | None:
+    """The tensor whose values ``name`` has in another order, and at which place of it each was; None: there is none."""
+    shapes, size = network.shapes[1], int(np.prod(network.shapes[1][name]))
+    moving, places, sources = set[int](), [name], set[str]()
+    while places:
+        place = network.producers.get(places.pop())
+        if place is None or network.nodes[place].op_type not in _MOVES or len(moving) >= _MOST_MOVES:
+            return None
+        moving.add(place)
+        for given in (each for each in network.nodes[place].input if each in shapes):
+            if np.prod(shapes[given]) == size:
+                sources.add(given)
+            else:
+                places.append(given)
+    if len(sources) != 1 or size > _MOST_VALUES:
+        return None
+    [source] = sources
+    numbers = np.arange(size, dtype=np.float32).reshape(shapes[source])
+    [made] = session_of(_part(network, sorted(moving), source, name), 1).run([name], {source: numbers})
+    origins = made.flatten().astype(np.int64)
+    return (source, origins) if np.array_equal(np.sort(origins), np.arange(size)) else None
+
+
+def _part(network: Network, moving: Sequence[int], source: str, name: str) -> bytes:
+    """The graph of some nodes, from ``source`` to ``name``, with the constants that they read."""
+    part = ModelProto(ir_version=network.model.ir_version, opset_import=network.model.opset_import)
+    graph = part.graph
+    graph.name = name
+    graph.input.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, None))
+    graph.output.append(helper.make_empty_tensor_value_info(name))
+    nodes = [network.nodes[place] for place in moving]
+    known, wanted = {*network.shapes[1]}, [each for node in nodes for each in node.input if each]
+    while wanted:
+        if (each := wanted.pop()) in known:
+            continue
+        known.add(each)
+        if each in network.weights:
+            graph.initializer.append(network.weights[each])
+        elif each in network.values[1]:
+            graph.initializer.append(numpy_helper.from_array(network.values[1][each], each))
+        else:
+            made = network.nodes[network.producers[each]]
+            nodes.insert(0, made)
+            wanted += reads(made)
+    graph.node.extend(nodes)
+    sort_nodes(graph)
+    return part.SerializeToString()
 
 
 def _alike(left: Arrangement, right: Arrangement) -> bool:

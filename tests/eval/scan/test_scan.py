@@ -170,11 +170,16 @@ def test_features_that_no_picture_changes_are_not_measured(owned, attacked):
     assert "`same` was not measured: its features are the same for all pictures" in document["notes"]
 
 
-@pytest.mark.parametrize("way", ["Flatten", "Transpose", "both"])
+@pytest.mark.parametrize("way", ["Flatten", "Transpose", "both", "flip"])
 def test_a_rearranged_map_leaks_what_the_map_leaks(owned, attacked, way):
     moved = {
         "Flatten": [helper.make_node("Flatten", ["map"], ["moved"])],
         "Transpose": [helper.make_node("Transpose", ["map"], ["moved"], perm=[0, 2, 1, 3])],
+        "flip": [
+            helper.make_node("Constant", [], ["last"], value_ints=[-1]),
+            helper.make_node("Constant", [], ["before"], value_ints=[-99]),
+            helper.make_node("Slice", ["map", "last", "before", "last", "last"], ["moved"]),
+        ],
         "both": [
             helper.make_node("Transpose", ["map"], ["turned"], perm=[0, 3, 1, 2]),
             helper.make_node("Flatten", ["turned"], ["moved"]),

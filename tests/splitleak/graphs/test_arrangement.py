@@ -16,6 +16,16 @@ WAYS = {
     "Reshape": [helper.make_node("Reshape", ["c", "tokens"], ["y"])],
     "Transpose": [helper.make_node("Transpose", ["c"], ["y"], perm=[0, 2, 1, 3])],
     "Unsqueeze": [helper.make_node("Unsqueeze", ["c", "two1"], ["u"]), helper.make_node("Flatten", ["u"], ["y"])],
+    "flip": [helper.make_node("Slice", ["c", "last", "before", "three1", "back"], ["y"])],
+    "Gather": [
+        helper.make_node("Reshape", ["c", "tokens"], ["g"]),
+        helper.make_node("Gather", ["g", "shuffled"], ["y"], axis=2),
+    ],
+    "roll": [
+        helper.make_node("Slice", ["c", "two1", "many", "three1"], ["right"]),
+        helper.make_node("Slice", ["c", "none", "two1", "three1"], ["left"]),
+        helper.make_node("Concat", ["right", "left"], ["y"], axis=3),
+    ],
     "several": [
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("Transpose", ["r"], ["t"], perm=[0, 2, 3, 1]),
@@ -29,6 +39,8 @@ WAYS = {
 def test_what_is_rearranged_lies_as_it_did_before(way: str) -> None:
     nodes: list[NodeProto] = [CONVOLVED, *WAYS[way]]
     weights = {"kernels": KERNELS, "tokens": np.array([0, 2, 20]), "two1": np.array([2]), "half": np.float32(0.5)}
+    weights |= {"last": np.array([-1]), "before": np.array([-99]), "back": np.array([-1]), "three1": np.array([3])}
+    weights |= {"many": np.array([99]), "none": np.array([0]), "shuffled": np.random.default_rng(2).permutation(20)}
     network = graph_of(nodes, IMAGE, **weights)
     images = np.random.default_rng(1).random((2, 3, 4, 5), dtype=np.float32)
     [made] = network.forward(images, ["c", "y"])
@@ -40,6 +52,14 @@ def test_what_is_rearranged_lies_as_it_did_before(way: str) -> None:
     back = (flat if order is None else flat[:, order]).reshape(2, *shape)
     expected = np.maximum(made["c"], 0) / 2 if way == "several" else made["c"]
     np.testing.assert_allclose(back, expected, rtol=1e-6)
+
+
+def test_what_lacks_some_values_or_has_them_twice_is_no_rearrangement() -> None:
+    cut = helper.make_node("Slice", ["c", "none", "two1", "three1"], ["left"])
+    nodes: list[NodeProto] = [CONVOLVED, cut, helper.make_node("Concat", ["left", "left"], ["y"], axis=3)]
+    held = {"none": np.array([0]), "two1": np.array([2]), "three1": np.array([3])}
+    network = graph_of(nodes, ["n", 3, 4, 4], kernels=KERNELS, **held)
+    assert arrangements(network, ["y"]) == [(((2, 4, 4),), None)]
 
 
 def test_a_flattened_picture_lies_as_the_picture_did() -> None:
