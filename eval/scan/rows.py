@@ -11,7 +11,9 @@ from splitleak.attacker.training.ridge import LinearMap, RidgeGauge
 from splitleak.eval.scan.defended import Defended
 from splitleak.measures.linkage.refinding import found_again, nearest
 
-_CONSTANT = 1e-6  # of a feature's largest value: pictures that change it by less do not change it
+_CONSTANT = 1e-6  # of a feature's largest value: pictures that change it by less do not change it,
+_TELLING = 0.9  # unless a map of it has so much less of an error than the mean image
+_ERRORS = ("held_out_mse", "mean_image_mse")
 
 NOT_FINITE = "its features are not all finite"
 CONSTANT = "its features are the same for all pictures"
@@ -59,7 +61,12 @@ class Row:
         """Why its figures say nothing of what leaks; None: they do."""
         if not self.finite:
             return NOT_FINITE
-        return None if self.varies else CONSTANT
+        return None if self.varies or self._told() else CONSTANT
+
+    def _told(self) -> bool:
+        """Whether a map rebuilds held-out pictures: beside one huge value, what the others tell seems not to vary."""
+        errors = ([float(str(form.gauge.findings[name])) for name in _ERRORS] for form in self.forms)
+        return any(error < _TELLING * of_mean for error, of_mean in errors)
 
     def take(self, kind: str, values: Mapping[str, Tensor], images: Tensor) -> None:
         """Takes the tensors of a batch of ``kind``: learns from public ones, rebuilds victims."""

@@ -170,6 +170,22 @@ def test_features_that_no_picture_changes_are_not_measured(owned, attacked):
     assert "`same` was not measured: its features are the same for all pictures" in document["notes"]
 
 
+def test_one_huge_constant_makes_no_feature_the_same_for_all_pictures(owned, attacked):
+    nodes = [
+        helper.make_node("Conv", ["image", "mix"], ["mixed"], strides=[4, 4]),
+        helper.make_node("Pad", ["mixed", "beside", "huge"], ["padded"]),
+        helper.make_node("Relu", ["padded"], ["kept"]),
+        helper.make_node("Flatten", ["kept"], ["answer"]),
+    ]
+    nodes.insert(0, helper.make_node("Constant", [], ["beside"], value_ints=[0, 0, 0, 0, 0, 1, 0, 0]))
+    weights = {"mix": np.random.default_rng(0).normal(size=(16, 1, 4, 4)), "huge": 1e8}
+    network = network_of(made_of(nodes, [17 * 16], **weights), NetworkConfig())
+    rows = by_cut(scan(network, owned, attacked, ScanConfig(latency=0))[0])
+    assert rows["mixed", "none"]["ssim"] > 0.9
+    assert rows["padded", "none"]["ssim"] == pytest.approx(rows["mixed", "none"]["ssim"], rel=1e-2)
+    assert rows["padded", "none"]["unmeasured"] is None
+
+
 @pytest.mark.parametrize("way", ["Flatten", "Transpose", "both", "flip"])
 def test_a_rearranged_map_leaks_what_the_map_leaks(owned, attacked, way):
     moved = {
