@@ -1,6 +1,8 @@
 """The base class of model inversion, and its threat model as a type: the training images are not part of it."""
 
+import contextlib
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from splitleak.attacker.base import Method, Query, Run
 from splitleak.attacker.prior import Prior
+from splitleak.defenses.classes.adaptive import feature_extractor
 from splitleak.training.modules import passes_gradients
 
 Access = Literal["white", "score", "label", "none"]
@@ -85,9 +88,18 @@ def check_width(name: str, known: ClassKnowledge, width: int) -> None:
 def check_gradients(name: str, model: nn.Module, image_shape: tuple[int, int, int], device: torch.device) -> None:
     """Checks that images ``(C, H, W)`` can be descended on through a frozen model; ``name`` is the attack's.
 
+    A last layer that hides gradients, as one that saturates, is no reason: what it is given can be matched before it.
+
     Raises:
-        ValueError: No gradient of its logits reaches an image.
+        ValueError: No gradient, neither of its logits nor of what its last layer is given, reaches an image.
     """
-    if not passes_gradients(model, image_shape, device):
+    if not any(passes_gradients(each, image_shape, device) for each in _with_body(model)):
         expected = "a model that lets gradients through to the image"
         raise ValueError(f"attack {name!r}: expected {expected}, got one that rounds on the way, or casts")
+
+
+def _with_body(model: nn.Module) -> Iterator[nn.Module]:
+    """A model, and that without its last layer, where it has one."""
+    yield model
+    with contextlib.suppress(ValueError):
+        yield feature_extractor(model)
