@@ -54,18 +54,18 @@ def trained_images(artifact: Path, train_images: Path) -> tuple[dict[str, Any], 
     return record, private
 
 
-def check_known(record: Mapping[str, Any], artifact: Path) -> None:
+def check_known(about: Mapping[str, Any], artifact: Path) -> None:
     """Checks that an artifact tells the images that it was trained on.
 
     Raises:
         ValueError: It was imported without images.
     """
-    if record["dataset"] == NO_IMAGES:
+    if about["dataset"] == NO_IMAGES:
         raise ValueError(f"{artifact}: expected a target of known training images, got one imported without --images")
 
 
-def _check_labels(record: Mapping[str, Any], artifact: Path, images: Path) -> None:
-    if record.get("right_answer") == OWN_ANSWER:
+def _check_labels(about: Mapping[str, Any], artifact: Path, images: Path) -> None:
+    if about.get("right_answer") == OWN_ANSWER:
         raise ValueError(
             f"{images}: expected labels that are the outputs of {artifact}, whose right answer is {OWN_ANSWER}"
         )
