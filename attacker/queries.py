@@ -24,6 +24,7 @@ from splitleak.errors import WireError
 from splitleak.logs import Report, silent
 from splitleak.npz import open_npz
 from splitleak.wire.client import Scores
+from splitleak.wire.client.batches import Batches
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.classifier import ClassifierClient
 from splitleak.wire.client.function import FunctionClient
@@ -56,7 +57,7 @@ class EdgeProbe:
         self._channel = channel or ChannelConfig()
         self.prefix, self.asked = f"probe-{secrets.token_hex(6)}-", f"an edge of {model}"
         self._numbers = itertools.count()
-        self._rows = _QUERY_BATCH
+        self._batches = Batches(_QUERY_BATCH)
 
     def __call__(self, images: Tensor, *, draws: int = 1, averaging: int = 1) -> Tensor:
         """Features ``(draws, N, *cut)`` of images ``(N, C, H, W)`` in [0, 1], as they crossed the wire.
@@ -70,32 +71,25 @@ class EdgeProbe:
         sent: dict[str, tuple[int, int]] = {}  # name of a request: its draw, and the place of its first image
         turns, pixels = draws * averaging, images.numpy()
         with connect(self._address, self._channel) as channel:
+            ask = partial(self._ask, GRPCInferenceServiceStub(channel))
             for turn in range(turns):
-                place = 0
-                while place < len(pixels):
-                    self._report("query", turn * len(pixels) + place, turns * len(pixels), {})
-                    part = pixels[place : place + self._rows]
-                    name = self._sent(channel, part)
-                    if name is None:
-                        self._rows = (len(part) + 1) // 2
-                        continue
+
+                def heard(place: int, before: int = turn * len(pixels)) -> None:
+                    self._report("query", before + place, turns * len(pixels), {})
+
+                for place, name in self._batches.answers(pixels, ask, too_large, heard):
                     sent[name] = turn // averaging, place
-                    place += len(part)
         return torch.from_numpy(self._answers(sent, draws, len(images), averaging))
 
-    def _sent(self, channel: grpc.Channel, images: np.ndarray) -> str | None:
-        """Sends images in one request, and returns its name; None if they, or their features, are too many for one."""
-        name = f"{self.prefix}{next(self._numbers)}"
+    def _ask(self, stub: GRPCInferenceServiceStub, images: np.ndarray) -> str:
+        """Sends images in one request, and returns its name."""
+        name, timeout_s = f"{self.prefix}{next(self._numbers)}", self._channel.timeout_s
         request = codec.request(self._model, codec.encode(images, "fp32"), request_id=name, input_name="images")
-        infer, timeout_s = GRPCInferenceServiceStub(channel).ModelInfer, self._channel.timeout_s
         try:
-            answered(partial(infer, request, timeout=timeout_s), timeout_s)
+            answered(partial(stub.ModelInfer, request, timeout=timeout_s), timeout_s)
         except grpc.RpcError as error:
             call = cast("grpc.Call", error)  # every error of a call is one
-            refused = error_of(call, f"query to the edge at {self._address}")
-            if len(images) > 1 and too_large(refused):
-                return None
-            raise refused from None
+            raise error_of(call, f"query to the edge at {self._address}") from None
         return name
 
     def _answers(self, sent: dict[str, tuple[int, int]], draws: int, count: int, averaging: int) -> np.ndarray:

@@ -4,9 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
-import logging
 import math
-import queue
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from splitleak.errors import WireError
 from splitleak.wire.address import is_http
 from splitleak.wire.client import SCORES
+from splitleak.wire.client.batches import Batches
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import read_metadata, select
 from splitleak.wire.client.probabilities import probabilities
@@ -34,7 +33,6 @@ from splitleak.wire.protocol.status import error_of, too_large
 
 Floats = NDArray[np.float32]
 
-_LOGGER = logging.getLogger(__name__)
 _BATCH = 32  # where the server announces no batch size
 _INPUTS = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8"}
 _HINTS = ("prob", "score", "softmax", "logit")
@@ -87,7 +85,7 @@ class ClassifierClient:
         self._stack = contextlib.ExitStack()
         self._stub: GRPCInferenceServiceStub | HttpStub
         self._input_name, self._datatype = "images", "FP32"
-        self._batch, self._batch_announced = _BATCH, False
+        self._batches, self._batch_announced = Batches(_BATCH), False
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -119,21 +117,14 @@ class ClassifierClient:
             WireError: The response is malformed, or holds no scores.
         """
         check_images(images, self.input_shape or (-1, -1, -1))
-        rows: list[Floats] = []
-        at = 0
-        while at < len(images):
-            part = images[at : at + self._batch]
-            heard(at)
-            try:
-                rows.append(self.ask(part, f"{self.prefix}{next(self._numbers)}").output)
-            except (ValueError, RuntimeError, queue.Full) as error:
-                hopeless = isinstance(error, WireError) or (self._batch_announced and not too_large(error))
-                if hopeless or len(part) == 1:
-                    raise
-                self._batch = (len(part) + 1) // 2
-                _LOGGER.info("%s refused %d images at once, trying %d: %s", self.address, len(part), self._batch, error)
-                continue
-            at += len(part)
+
+        def ask(part: Floats) -> Floats:
+            return self.ask(part, f"{self.prefix}{next(self._numbers)}").output
+
+        def smaller_may_pass(error: Exception) -> bool:
+            return not isinstance(error, WireError) and (too_large(error) or not self._batch_announced)
+
+        rows = [output for _, output in self._batches.answers(images, ask, smaller_may_pass, heard)]
         return np.concatenate(rows)
 
     def ask(self, images: Floats, request_id: str) -> Prediction:
@@ -194,11 +185,11 @@ class ClassifierClient:
                 raise ValueError(f"{expected} (N, C, H, W), got shape {shape}{', channels last' if last else ''}")
             self._input_name, self._datatype, self.input_shape = name, datatype, shape[-3:] or None
             if len(shape) == 4 and shape[0] > 0:
-                self._batch, self._batch_announced = shape[0], True
+                self._batches.most, self._batch_announced = shape[0], True
         self.digest = metadata.properties.get("digest") or None
         self.classes = _names(metadata.properties.get("classes", ""))
         if metadata.properties.get("max_batch_size", "").isdigit():
-            self._batch, self._batch_announced = max(int(metadata.properties["max_batch_size"]), 1), True
+            self._batches.most, self._batch_announced = max(int(metadata.properties["max_batch_size"]), 1), True
         if metadata.outputs:
             self._output = self._score_output(metadata.outputs)
 
