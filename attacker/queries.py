@@ -41,6 +41,11 @@ _OWN = re.compile(r"probe-[0-9a-f]{12}-\d+")
 _STREAMED = re.compile(r"([0-9a-f]{8})-(\d{1,9})(?:-(\d{1,9}))?")  # see `splitleak.edge.run.stream_images`
 
 
+def _told(report: Report, before: int, queries: int, place: int) -> None:
+    """Tells of queries made: those of a turn up to ``place``, and those ``before`` it."""
+    report("query", before + place, queries, {})
+
+
 class EdgeProbe:
     """Queries the deployed edge like any user of the device, and reads the images' features off the tap."""
 
@@ -73,10 +78,7 @@ class EdgeProbe:
         with connect(self._address, self._channel) as channel:
             ask = partial(self._ask, GRPCInferenceServiceStub(channel))
             for turn in range(turns):
-
-                def heard(place: int, before: int = turn * len(pixels)) -> None:
-                    self._report("query", before + place, turns * len(pixels), {})
-
+                heard = partial(_told, self._report, turn * len(pixels), turns * len(pixels))
                 for place, name in self._batches.answers(pixels, ask, too_large, heard):
                     sent[name] = turn // averaging, place
         return torch.from_numpy(self._answers(sent, draws, len(images), averaging))
@@ -139,10 +141,7 @@ class ServiceProbe:
             pixels = images.numpy()
             turns, answers = draws * averaging, []
             for turn in range(turns):
-
-                def heard(place: int, before: int = turn * len(pixels)) -> None:
-                    self._report("query", before + place, turns * len(pixels), {})
-
+                heard = partial(_told, self._report, turn * len(pixels), turns * len(pixels))
                 answers.append(client.predict(pixels, heard))
         found: Tensor = torch.from_numpy(np.stack(answers)).unflatten(0, (draws, averaging))
         return found.mean(1)

@@ -127,7 +127,7 @@ def stream_images(
             if rate is not None:
                 time.sleep(max(0.0, due - time.monotonic()))
                 late = time.monotonic() - due
-                due += (1 if late < 1 / rate else 1 + rate * late) / rate  # what was held up is not made up for
+                due += 1 / rate + (late if late >= 1 / rate else 0.0)  # what was held up is not made up for
             name = f"{stream}-{place}" if repeat == 1 else f"{stream}-{place}-{turn}"
             yield name, np.ascontiguousarray(pixels[place : place + 1])
 

@@ -91,8 +91,8 @@ def share_predictions(
         predictions: list[Prediction] = []
         for place, name in enumerate(reported(ids, "predict", len(ids), report)):
             predictions.append(client.ask(pixels[place : place + 1], name))
-            for m in filter(None, config.share if place == 0 else ()):
-                truncate(torch.zeros(1, predictions[0].output.shape[1]), m)  # refused before the others are asked
+            if place == 0:
+                _check_shares(config.share, predictions[0].output.shape[1])
     labelled = are_outputs(victims.classes, predictions[0].output.shape[1], classes)
     labels = victims.labels.tolist() if labelled else [None] * len(ids)
     entries = tuple(
@@ -116,6 +116,12 @@ def share_predictions(
         "shared": list(files.values()),
         **ledger.summary(),
     }
+
+
+def _check_shares(share: tuple[int, ...], scores: int) -> None:
+    """Refuses to publish more scores than there are, which one answer tells: no other is asked for."""
+    for m in filter(None, share):
+        truncate(torch.zeros(1, scores), m)
 
 
 def _fitted(images: Images, shape: tuple[int, ...] | None) -> Images:

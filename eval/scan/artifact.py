@@ -12,7 +12,7 @@ from splitleak.graphs.importing import NetworkConfig, network_of
 from splitleak.graphs.network import Network
 from splitleak.graphs.reading import read_graph
 from splitleak.models.engine import image_probes
-from splitleak.models.export import OnnxModule, check_parity, onnx_bytes, takes_one
+from splitleak.models.export import checked_onnx
 from splitleak.models.imported_half import NETWORK, ImportedModel
 from splitleak.seeding import resolve_device
 
@@ -30,7 +30,5 @@ def network_of_artifact(folder: Path) -> Network:
         return Network(joined(*(read_graph(folder / half / NETWORK) for half in ("edge", "cloud"))))
     model = load_whole(folder, resolve_device("cpu"))
     whole = nn.Sequential(OrderedDict(edge=model.edge.encoder, cloud=model.cloud.head))
-    exported = onnx_bytes(whole, model.input_shape)
-    for images in image_probes(model.input_shape):
-        check_parity(whole, OnnxModule(exported, 1, one_by_one=takes_one(whole)), images)
+    exported = checked_onnx(whole, image_probes(model.input_shape))
     return network_of(onnx.load_from_string(exported), NetworkConfig(), model.input_shape)

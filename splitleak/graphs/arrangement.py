@@ -1,13 +1,13 @@
 """Where the values of a tensor lay before they were reshaped, put in another order or changed one by one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from splitleak.graphs.network import Array, Network
-from splitleak.graphs.reading import reads, sort_nodes
+from splitleak.graphs.reading import needed_for, reads
 from splitleak.onnx_runtime import session_of
 
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
@@ -111,34 +111,27 @@ def _moved(network: Network, name: str) -> tuple[str, Array] | None:
         return None
     [source] = sources
     numbers = np.arange(size, dtype=np.float32).reshape(shapes[source])
-    [made] = session_of(_part(network, sorted(moving), source, name), 1).run([name], {source: numbers})
+    [made] = session_of(_part(network, moving, source, name), 1).run([name], {source: numbers})
     origins = made.flatten().astype(np.int64)
     return (source, origins) if np.array_equal(np.sort(origins), np.arange(size)) else None
 
 
-def _part(network: Network, moving: Sequence[int], source: str, name: str) -> bytes:
+def _part(network: Network, moving: Collection[int], source: str, name: str) -> bytes:
     """The graph of some nodes, from ``source`` to ``name``, with the constants that they read."""
     part = ModelProto(ir_version=network.model.ir_version, opset_import=network.model.opset_import)
     graph = part.graph
     graph.name = name
     graph.input.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, None))
     graph.output.append(helper.make_empty_tensor_value_info(name))
-    nodes = [network.nodes[place] for place in moving]
-    known, wanted = {*network.shapes[1]}, [each for node in nodes for each in node.input if each]
-    while wanted:
-        if (each := wanted.pop()) in known:
-            continue
-        known.add(each)
+    known = network.values[1]
+    made = {*network.shapes[1], *known}
+    nodes = [node for at, node in enumerate(network.nodes) if at in moving or not made & {*node.output}]
+    graph.node.extend(needed_for(name, nodes))
+    for each in sorted({each for node in graph.node for each in reads(node)}):
         if each in network.weights:
             graph.initializer.append(network.weights[each])
-        elif each in network.values[1]:
-            graph.initializer.append(numpy_helper.from_array(network.values[1][each], each))
-        else:
-            made = network.nodes[network.producers[each]]
-            nodes.insert(0, made)
-            wanted += reads(made)
-    graph.node.extend(nodes)
-    sort_nodes(graph)
+        elif each in known:
+            graph.initializer.append(numpy_helper.from_array(known[each], each))
     return part.SerializeToString()
 
 

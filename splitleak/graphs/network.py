@@ -105,8 +105,7 @@ class Cut:
     """A place where a network can be cut: the tensors that cross there, and what lies before and after it.
 
     Parameters that both sides need count on both. MACs are the multiply-accumulates of convolutions and matrix products
-    for one image. Bytes are those of the tensors
-    as the network computes them, without a codec.
+    for one image. Bytes are those of the tensors as the network computes them, without a codec.
     """
 
     tensors: tuple[str, ...]

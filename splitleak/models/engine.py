@@ -150,11 +150,8 @@ def onnx_engine(
     module: nn.Module, device: torch.device, probes: Sequence[_Floats], layout: torch.memory_format
 ) -> Engine:
     """ONNX Runtime on the CPU, by an export in memory, with torch's number of threads."""
-    from splitleak.models.export import (
-        OnnxModule,
-        onnx_bytes,
-        takes_one,
-    )  # deferred: a slow import that only services need
+    # Deferred: a slow import that only services need.
+    from splitleak.models.export import OnnxModule, onnx_bytes, takes_one
 
     if device.type != "cpu":
         raise RuntimeError(f"ONNX Runtime computes on the CPU alone here, not on {device}")

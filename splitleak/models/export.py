@@ -3,7 +3,7 @@
 import copy
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +121,16 @@ def check_parity(
     if not difference <= tolerance:
         raise RuntimeError(f"expected values within {tolerance:g} of torch's, of the largest, got {difference:g}")
     return difference
+
+
+def checked_onnx(module: nn.Module, probes: Sequence[NDArray[np.float32]], names: tuple[str, str] = _NAMES) -> bytes:
+    """As `onnx_bytes`, once ONNX Runtime gives what ``module`` gives for batches ``(N, *input_shape)``.
+
+    Raises:
+        RuntimeError: It gives something else.
+    """
+    exported = onnx_bytes(module, probes[0].shape[1:], names)
+    session = OnnxModule(exported, threads=1, one_by_one=takes_one(module))
+    for rows in probes:
+        check_parity(module, session, rows)
+    return exported

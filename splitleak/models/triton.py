@@ -9,7 +9,8 @@ from torch import nn
 from splitleak.artifacts import provenance, write_json, written_folder
 from splitleak.models import TRITON_BACKENDS
 from splitleak.models.engine import feature_probes
-from splitleak.models.export import OnnxModule, check_parity, onnx_bytes, takes_one
+from splitleak.models.export import checked_onnx, takes_one
+from splitleak.onnx_runtime import session_of
 from splitleak.outputs import FolderKind
 
 MODEL = FolderKind("export", "splitleak.json", ("config.pbtxt", "1"))
@@ -99,10 +100,10 @@ def write_triton_model(
         raise FileExistsError(f"expected no model at {folder}, got one; --force replaces it")
     MODEL.check(folder)
     alone = one_by_one or takes_one(head)
-    exported = onnx_bytes(head, feature_shape, (_INPUT, _OUTPUT)) if graph is None else graph
-    session = OnnxModule(exported, threads=1, one_by_one=alone)
-    for rows in feature_probes(feature_shape) if graph is None else ():
-        check_parity(head, session, rows)
+    if graph is None:
+        graph = checked_onnx(head, feature_probes(feature_shape), (_INPUT, _OUTPUT))
+    else:
+        session_of(graph, 1)  # an error here, and not in Triton
     config = _CONFIG.format(
         name=json.dumps(name, ensure_ascii=False),
         backend=backend,
@@ -114,7 +115,7 @@ def write_triton_model(
     )
     with written_folder(folder, MODEL) as partial:
         (partial / "1").mkdir()
-        (partial / "1" / "model.onnx").write_bytes(exported)
+        (partial / "1" / "model.onnx").write_bytes(graph)
         if backend == "python":
             config += _ON_CPU
             (partial / "1" / "model.py").write_text(

@@ -89,7 +89,7 @@ class SeedJobs:
 
     def cell(self, row: RowEntry) -> Job:
         """The job whose output is the row's record."""
-        config, attack = self._config, self._config.attack(row)
+        config, attack, asks = self._config, self._config.attack(row), self._config.asks(row)
         split, train, evaluator = self.split(row), self.train(row), self._evaluator(row)
         needs = [split, train, evaluator]
         given: dict[str, Any] = {
@@ -106,14 +106,14 @@ class SeedJobs:
             "policy": config.policy(row),
             "purify": row.purify,
         }
-        if config.asks(row) != "recorded":  # without recorded queries, these do not affect the cell: not in its id
+        if asks != "recorded":  # without recorded queries, these do not affect the cell: not in its id
             for name in ("auxiliary", "share", "draws", "policy", "purify"):
                 given[name] = None
         if "prior" in attack.needs:
             prior = self._prior(row)
             needs.append(prior)
             given["prior"] = prior.output
-        if config.asks(row) == "live" and isinstance(attack, ClassInversion):
+        if asks == "live" and isinstance(attack, ClassInversion):
             policy = config.policy(row)
             if not policy["top"] and not policy["rounding"]:  # which act on scores; else the client hears no more
                 policy["label_only"] = attack.access == "label"
@@ -122,7 +122,7 @@ class SeedJobs:
             given["adaptive"] = True
         if "public" in attack.needs:
             given["auxiliary"] = row.auxiliary
-            needs += [self._distinct(row)] if row.auxiliary == "distinct" and config.asks(row) != "recorded" else []
+            needs += [self._distinct(row)] if row.auxiliary == "distinct" and asks != "recorded" else []
         given |= code_of([AttackConfig(attack=row.attack).plugin()])
         key = digest([given, self._seed])
         settings = {**given, "auxiliary_images": self._auxiliary(row.auxiliary, row), "predictions": None}
@@ -134,7 +134,7 @@ class SeedJobs:
             settings |= {"embedder": config.embedder.document(), "embedder_digest": config.embedder.digest}
             settings["attacked"] = f"cells/{key}/attack"
             key = digest([key, config.embedder.digest])
-        if config.asks(row) == "recorded":
+        if asks == "recorded":
             predict = self._predict(row)
             needs.append(predict)
             settings["predictions"] = predict.output

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 import grpc
 
-PUSHBACK = "grpc-retry-pushback-ms"
+from splitleak.wire.protocol.status import RETRY_PUSHBACK
+
 _LEAST_S = 1e-3
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ def answered(call: Callable[[], T], within_s: float) -> T:
 
 def _asked_s(error: grpc.RpcError) -> float | None:
     """The seconds to wait; None where a server does not say, or forbids another attempt by a number below 0."""
-    told = dict(getattr(error, "trailing_metadata", tuple)() or ()).get(PUSHBACK, "")
+    told = dict(getattr(error, "trailing_metadata", tuple)() or ()).get(RETRY_PUSHBACK, "")
     if not (isinstance(told, str) and told.isascii() and told.isdigit()):
         return None
     return max(int(told[:12]) / 1000, _LEAST_S)

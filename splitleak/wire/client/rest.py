@@ -27,9 +27,8 @@ import numpy as np
 from splitleak.errors import WireError
 from splitleak.wire.address import HttpAddress, is_loopback, parse_http
 from splitleak.wire.client.channel import ChannelConfig
-from splitleak.wire.client.pushback import PUSHBACK
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
-from splitleak.wire.protocol.status import error_of
+from splitleak.wire.protocol.status import RETRY_PUSHBACK, error_of
 from splitleak.wire.security import TlsClientConfig, read_token
 
 _LOGGER = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ class HttpError(grpc.RpcError):
         return self._details
 
     def trailing_metadata(self) -> Any:  # noqa: ANN401  # pairs of strings, of which grpc's own type is private
-        return () if self._wait_s is None else ((PUSHBACK, str(1000 * self._wait_s)),)
+        return () if self._wait_s is None else ((RETRY_PUSHBACK, str(1000 * self._wait_s)),)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,9 @@ from typing import Any
 
 import grpc
 
+RETRY_PUSHBACK = "grpc-retry-pushback-ms"
+"""gRPC's metadata of a refusal, with the milliseconds after which to ask again."""
+
 _MOST_CHARACTERS = 500  # messages may quote the client, and are sent in headers of at most 8 KiB
 _TOO_LARGE = ("larger than max", "expected a message of at most")  # as gRPC says it, and as we do
 _LOGGER = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from pydantic import Field
 from splitleak.config import Config
 from splitleak.errors import WireError
 from splitleak.wire.protocol.paths import method_path
+from splitleak.wire.protocol.status import RETRY_PUSHBACK
 from splitleak.wire.security import Tokens
 
 Kind = Literal["calls", "streams", "probes", "watches"]
@@ -292,7 +293,7 @@ class Guard(grpc.ServerInterceptor):
             return wait_s
 
     def _refuse_rate(self, wait_s: float, context: grpc.ServicerContext) -> NoReturn:
-        context.set_trailing_metadata((("grpc-retry-pushback-ms", str(round(wait_s * 1000) + 1)),))
+        context.set_trailing_metadata(((RETRY_PUSHBACK, str(round(wait_s * 1000) + 1)),))
         context.abort(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             f"expected at most {self._limits.requests_per_s:g} requests a second, got one more; "

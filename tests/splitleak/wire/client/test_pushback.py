@@ -5,7 +5,8 @@ import pytest
 from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.wire.client import pushback
 from splitleak.wire.client.classifier import ClassifierClient
-from splitleak.wire.client.pushback import PUSHBACK, answered
+from splitleak.wire.client.pushback import answered
+from splitleak.wire.protocol.status import RETRY_PUSHBACK
 from splitleak.wire.server.server import ServerConfig
 
 
@@ -14,7 +15,7 @@ class Refusal(grpc.RpcError):
         self.told = told
 
     def trailing_metadata(self):
-        return tuple((PUSHBACK, each) for each in self.told)
+        return tuple((RETRY_PUSHBACK, each) for each in self.told)
 
 
 @pytest.fixture
