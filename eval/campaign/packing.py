@@ -21,11 +21,34 @@ def pack(folder: Path, job: Job) -> bytes:
 
 
 def unpack(packed: bytes, parent: Path) -> Path:
-    """A new folder in ``parent`` with what `pack` packed."""
-    folder = Path(tempfile.mkdtemp(prefix=".packed-", dir=parent))
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
+    """A new folder in ``parent`` with what `pack` packed.
+
+    Raises:
+        ValueError: Something else than files and folders, or a name that leads out of the folder; nothing is left.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=".packed-", dir=parent)).resolve()
+    try:
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            for member in archive:  # by hand, as Python before 3.11.4 has no filter for what a stranger may have made
+                _unpack(archive, member, folder)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
     return folder
+
+
+def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    place = (folder / member.name).resolve()
+    if not (member.isfile() or member.isdir()) or not place.is_relative_to(folder):
+        raise ValueError(f"expected files and folders of a job in what was packed, got {member.name!r}")
+    if member.isdir():
+        place.mkdir(parents=True, exist_ok=True)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    source = archive.extractfile(member)
+    assert source is not None  # it is a file
+    with source, place.open("wb") as file:
+        shutil.copyfileobj(source, file)
 
 
 def unpack_into(packed: bytes, job: Job, folder: Path) -> None:

@@ -1,3 +1,6 @@
+import io
+import tarfile
+
 import pytest
 import torch
 
@@ -49,6 +52,22 @@ def test_what_a_job_wrote_is_the_same_unpacked(tmp_path):
     written(tmp_path / "here", job("b"))
     folder = unpack(pack(tmp_path / "here", job("a")), tmp_path / "there")
     assert files(folder) == {"cells/a/score/record.json": b"said", "logs/a.log": b"said"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("../a", tarfile.REGTYPE), ("/a", tarfile.REGTYPE), ("a", tarfile.SYMTYPE), ("a", tarfile.FIFOTYPE)],
+)
+def test_what_was_packed_by_a_stranger_is_refused(tmp_path, name, kind):
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc"
+        archive.addfile(member)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ValueError, match=f"expected files and folders of a job in what was packed, got '{name}'"):
+        unpack(held.getvalue(), tmp_path / "there")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
 def test_every_kind_of_job_is_here():
