@@ -11,9 +11,11 @@ the one-way delay on shared radio, none on a cable, a tenth over a satellite; pa
 """
 
 import contextlib
+import errno
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +26,9 @@ from splitleak.config import Config
 from splitleak.tables import Table
 from splitleak.wire.address import bound_address, parse_address
 from splitleak.wire.link.relay import CONNECT_S, Connection, Lane, LinkDirection
+
+_PASSING = (errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # what a listener outlives
+_AGAIN_S = 0.02
 
 
 class LinkConfig(Config):
@@ -210,9 +215,15 @@ class LinkHandle:
         self._acceptor.start()
 
     def _accept(self) -> None:
-        with self._listener as listener, contextlib.suppress(OSError):  # shut down: cut or closed
+        with self._listener as listener:
             while True:
-                near, _ = listener.accept()
+                try:
+                    near, _ = listener.accept()
+                except OSError as error:
+                    if error.errno not in _PASSING:  # shut down: cut or closed
+                        return
+                    time.sleep(_AGAIN_S)
+                    continue
                 connection = Connection(near, self._lanes, self._flowing, self._gone)
                 with self._lock:
                     self._connections.add(connection)

@@ -1,3 +1,4 @@
+import errno
 import json
 import socket
 import subprocess
@@ -211,3 +212,22 @@ def _ended(client):
         return client.recv(1) == b""
     except ConnectionError:
         return True
+
+
+def test_a_link_outlives_a_moment_without_a_free_file_descriptor(echo, monkeypatch):
+    accept, refused = socket.socket.accept, []
+
+    def scarce(listener):
+        if len(refused) < 2 and listener.getsockname()[1] == handle.port:
+            refused.append(listener)
+            raise OSError(errno.EMFILE, "too many open files")
+        return accept(listener)
+
+    with link(LinkConfig(), echo) as handle:
+        handle.cut()
+        monkeypatch.setattr(socket.socket, "accept", scarce)
+        handle.restore()
+        with dial(handle) as client:
+            client.sendall(b"again")
+            assert receive(client, 5) == b"again"
+    assert len(refused) == 2
