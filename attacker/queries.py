@@ -1,5 +1,6 @@
 """Black-box queries: images through the deployed edge, their features read off the tap; or to a prediction service."""
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -13,12 +14,13 @@ from typing import Protocol, cast
 import grpc
 import numpy as np
 import torch
+from google.protobuf.message import DecodeError
 from torch import Tensor
 from torch.nn import functional
 
 from splitleak.artifacts import written_file
 from splitleak.attacker.base import Query, affordable
-from splitleak.datasets.images import Images
+from splitleak.datasets.images import Images, listed
 from splitleak.defenses.artifact import WholeModel
 from splitleak.errors import WireError
 from splitleak.logs import Report, silent
@@ -96,7 +98,7 @@ class EdgeProbe:
 
     def _answers(self, sent: dict[str, tuple[int, int]], draws: int, count: int, averaging: int) -> np.ndarray:
         lost, total = dict(sent), np.zeros((draws, count), np.float32)
-        for name, features in requests(self._capture):
+        for name, features in requests(self._capture, self._model):
             if name in lost:
                 draw, place = lost.pop(name)
                 if total.ndim == 2:
@@ -358,21 +360,25 @@ def recorded_query(
     return recorded.query(budget), public if len(places) == len(public) else public.select(torch.tensor(places))
 
 
-def requests(capture: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The id and the features ``(N, *cut)`` of every captured inference request, in the order of the wire.
+def requests(capture: Path, model: str | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """The id and the features ``(N, *cut)`` of every captured request, or of those to ``model``, as they crossed.
 
     A retransmission after a broken connection, the same tensor under the same id, counts once.
     """
     seen: set[tuple[str, codec.WireTensor]] = set()
-    for name, tensor in captures.inference_requests(captures.read(capture)):
+    for name, tensor in captures.inference_requests(captures.read(capture), model):
         mark = name, replace(tensor, raw=hashlib.sha256(tensor.raw).digest())
         if not name or mark not in seen:
             yield name, codec.decode(tensor)
         seen.add(mark)
 
 
-def victims(capture: Path, *, averaging: int = 1, crossings: int | None = None) -> tuple[tuple[str, ...], Tensor]:
+def victims(
+    capture: Path, *, model: str | None = None, averaging: int = 1, crossings: int | None = None
+) -> tuple[tuple[str, ...], Tensor]:
     """The ids and features ``(N, *cut)`` of the captured images that are not an attacker's queries.
+
+    They were sent to ``model``, by default the only one that the capture has traffic for, see `served_model`.
 
     Each ``crossings`` consecutive ones show the same image: the features of the first ``averaging`` of them, by default
     of all, are averaged, under the first one's id. Those of `splitleak edge` are consecutive by the numbers in their
@@ -383,7 +389,7 @@ def victims(capture: Path, *, averaging: int = 1, crossings: int | None = None) 
             less than ``averaging``; or ids tell that consecutive ones show several images.
     """
     each = averaging if crossings is None else crossings
-    found = [(name, features) for name, features in requests(capture) if not is_own(name)]
+    found = [(name, features) for name, features in requests(capture, served_model(capture, model)) if not is_own(name)]
     shapes = sorted({features.shape for _, features in found})
     if len({shape[1:] for shape in shapes}) > 1 or () in shapes:
         raise ValueError(f"{capture}: expected features (N, ...) of one model, got {', '.join(map(str, shapes))}")
@@ -429,16 +435,24 @@ def is_own(name: str) -> bool:
     return _OWN.fullmatch(name) is not None
 
 
-def served_model(capture: Path) -> str:
-    """The name of the model that the captured traffic was for.
+def served_model(capture: Path, model: str | None = None) -> str:
+    """The name of the model that captured traffic is for: ``model``, or the only one of the capture.
 
     Raises:
+        ValueError: The capture has traffic for several models, and none is named, or none for the one that is.
         WireError: The capture holds no inference request.
     """
+    names: set[str] = set()
     for record in captures.read(capture):
         if record.direction == "request" and record.method in INFERENCE:
-            return str(pb.ModelInferRequest.FromString(record.message).model_name)
-    raise WireError(f"{capture}: expected at least one inference request, found none")
+            with contextlib.suppress(DecodeError):  # of a client that sends what is no request
+                names.add(pb.ModelInferRequest.FromString(record.message).model_name)
+    if not names:
+        raise WireError(f"{capture}: expected at least one inference request, found none")
+    if len(names) > 1 if model is None else model not in names:
+        expected = "of one model, or the name of one" if model is None else f"of the model {model!r}"
+        raise ValueError(f"{capture}: expected traffic {expected}, got traffic of {listed(sorted(names))}")
+    return names.pop() if model is None else model
 
 
 def _hashes(images: Tensor) -> list[str]:

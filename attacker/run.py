@@ -66,7 +66,7 @@ from splitleak.wire.files.shared import SharedScores
 _SEEDS = 2**62
 _SIMULATED_AT_ONCE = 256
 _OF_VICTIMS = frozenset({"capture", "shared", "features", "edge", "encoder", "head", "views", "parts"})
-_OF_CLASSES = frozenset({"oracle", "model", "artifact", "adaptive", "classes"})
+_OF_CLASSES = frozenset({"oracle", "artifact", "adaptive", "classes"})
 
 
 class AttackConfig(Config):
@@ -127,7 +127,7 @@ class Access:
     artifact: Path | None = None  # the whole model's weights
     adaptive: bool = False  # the weights without what hides gradients, see `adaptive_model`
     prior: Path | None = None  # what `splitleak prior` wrote
-    model: str | None = None  # as the service calls it; None where it has only one, or where shared scores tell
+    model: str | None = None  # whose traffic is attacked, or as the service calls it; None: the only one
     scores: Scores = "auto"  # what the service gives, see `ClassifierClient`
     output: str | None = None  # which of its outputs
     channel: ChannelConfig | None = None  # how the edge or the service is reached
@@ -220,7 +220,7 @@ class Access:
 
     def trained_on(self) -> dict[str, str]:
         """What is kept beside the weights of a network from features to images, for a page that shows its pictures."""
-        told = {} if self.capture is None else {SERVED: served_model(self.capture)}
+        told = {} if self.capture is None else {SERVED: served_model(self.capture, self.model)}
         recorded = None if self.capture is None or self.pairs is None else read_pairs(self.pairs)
         if recorded is not None and recorded.averaging == 1:
             apart = Apart.of(recorded.features[0])
@@ -256,9 +256,9 @@ class Access:
         if self.capture is not None:
             if self.service is not None:
                 raise ValueError("expected shared scores beside a service to query, got a capture")
-            return *victims(self.capture, averaging=views, crossings=crossings), None
-        if self.edge is not None or views != 1 or crossings is not None:
-            raise ValueError(f"expected a capture beside an edge to query or several views, got {starts[0]}")
+            return *victims(self.capture, model=self.model, averaging=views, crossings=crossings), None
+        if self.edge is not None or self.model is not None or views != 1 or crossings is not None:
+            raise ValueError(f"expected a capture beside an edge, a model's name or several views, got {starts[0]}")
         if self.features is not None:
             if self.service is not None:
                 raise ValueError("expected shared scores beside a service to query, got features")
@@ -283,9 +283,8 @@ class Access:
             raise ValueError(f"expected one way to query: live, an oracle or recorded pairs, got {' and '.join(ways)}")
         if self.edge is not None:
             assert self.capture is not None
-            probe: Probe = EdgeProbe(
-                self.edge, self.capture, served_model(self.capture), channel=self.channel, report=report
-            )
+            served = served_model(self.capture, self.model)
+            probe: Probe = EdgeProbe(self.edge, self.capture, served, channel=self.channel, report=report)
             query = live_query(probe, config.max_queries, averaging=config.views)
         elif self.service is not None:
             probe = ServiceProbe(

@@ -43,6 +43,9 @@ MaxQueries = Annotated[
 ServedName = Annotated[
     str | None, typer.Option("--model", help="The service's name for its model; default: its only one.")
 ]
+CapturedName = Annotated[
+    str | None, typer.Option("--model", help="Whose traffic in the capture; default: that of its only model.")
+]
 ServedScores = Annotated[
     str, choice("scores", "What the service answers; auto: logits if the output is called so. One of", "--scores")
 ]
@@ -136,9 +139,9 @@ def query(
     ways = (service is not None, function is not None, capture is not None or edge is not None)
     if sum(ways) != 1 or (capture is None) != (edge is None):
         raise typer.BadParameter("expected --service, --function, or --capture with --edge")
-    check_beside("--service", service, {"--model": model, "--output": output})
+    check_beside("--service", service, {"--output": output})
     check_beside("--service or --function", service or function, {"--scores": scores != "auto"})
-    check_beside("--service or --edge", service or edge, {"--channel": channel})
+    check_beside("--service or --edge", service or edge, {"--model": model, "--channel": channel})
     reached = channel_config(channel)
     with progress(out.name) as report:
         if service is not None:
@@ -147,7 +150,7 @@ def query(
             probe = FunctionProbe(function, scores=None if scores == "auto" else scores, report=report)
         else:
             assert capture is not None and edge is not None  # noqa: PT018  # as checked above
-            probe = EdgeProbe(edge, capture, served_model(capture), channel=reached, report=report)
+            probe = EdgeProbe(edge, capture, served_model(capture, model), channel=reached, report=report)
         recorded = record_queries(
             probe, public, out, draws=draws, views=views, budget=max_queries, mirrored=mirrored, force=force
         )
@@ -172,6 +175,7 @@ def attack(
         str | None, typer.Option(help="HOST:PORT or URL of their prediction service, to be queried live.")
     ] = None,
     function: Function = None,
+    model: CapturedName = None,
     scores: ServedScores = "auto",
     output: ServedOutput = None,
     pairs: Annotated[
@@ -223,6 +227,7 @@ def attack(
     """
     from splitleak.attacker.run import Access, AttackConfig
 
+    check_beside("--capture", capture, {"--model": model})
     check_beside("--service", service, {"--output": output})
     check_beside("--service or --function", service or function, {"--scores": scores != "auto"})
     check_beside("--service or --edge", service or edge, {"--channel": channel})
@@ -243,6 +248,7 @@ def attack(
         features=features,
         service=service,
         function=function,
+        model=model,
         scores=scores,
         output=output,
         channel=channel_config(channel),

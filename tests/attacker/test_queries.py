@@ -297,6 +297,21 @@ def test_a_capture_names_the_model_or_is_refused(tmp_path):
         served_model(capture_of(tmp_path / "empty", []))
 
 
+def test_traffic_of_several_models_is_attacked_one_by_one(tmp_path):
+    with captures.CaptureWriter(tmp_path / "c") as writer:
+        for call, (model, value) in enumerate([("small", 1), ("large", 2), ("small", 3)]):
+            tensor = codec.encode(np.full((1, 2), value, np.float32), "fp32")
+            message = codec.request(model, tensor, request_id=str(call)).SerializeToString()
+            writer.write(MODEL_INFER, call, "request", message)
+        writer.write(MODEL_INFER, 3, "request", b"\xff")
+    with pytest.raises(ValueError, match="of one model, or the name of one, got traffic of large, small"):
+        victims(tmp_path / "c")
+    ids, features = victims(tmp_path / "c", model="small")
+    assert (ids, features[:, 0].tolist()) == (("0", "2"), [1, 3])
+    with pytest.raises(ValueError, match="expected traffic of the model 'huge', got traffic of large, small"):
+        served_model(tmp_path / "c", "huge")
+
+
 @contextlib.contextmanager
 def service(deployed, capture=None, **policy):
     """The whole model as a prediction service, whose edge half adds noise under a seed."""

@@ -36,7 +36,7 @@ from google.protobuf.message import DecodeError
 from splitleak.errors import WireError
 from splitleak.locks import lock_file
 from splitleak.outputs import sync
-from splitleak.wire.protocol.codec import WireTensor, request_tensor
+from splitleak.wire.protocol.codec import WireTensor, decode, request_tensor
 from splitleak.wire.protocol.paths import INFERENCE
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
 
@@ -448,22 +448,32 @@ def lost_by(gap: Record) -> int:
     return max(lost, 0) if isinstance(lost, int) else 0
 
 
-def inference_requests(records: Iterable[Record]) -> Iterator[tuple[str, WireTensor]]:
+def inference_requests(records: Iterable[Record], model: str | None = None) -> Iterator[tuple[str, WireTensor]]:
     """The id and the tensor, still encoded, of every captured inference request, unary or of a stream.
 
-    Raises:
-        WireError: A request that is no message of the protocol, or has no tensor in it.
+    One that holds no tensor, or none that can be decoded, is left out: a cloud refuses it, and any client can send it
+    to trouble who reads the capture. How many there were is logged at the end.
+
+    Args:
+        records: Of the capture.
+        model: Which model's requests; default: any's.
     """
+    malformed: list[str] = []
     for record in records:
         if record.direction != "request" or record.method not in INFERENCE:
             continue
         try:
             request = pb.ModelInferRequest.FromString(record.message)
-        except DecodeError:
-            raise WireError(
-                f"expected a ModelInferRequest in call {record.call}, got {len(record.message)} other bytes"
-            ) from None
-        yield request.id, request_tensor(request)
+            if model is not None and request.model_name != model:
+                continue
+            tensor = request_tensor(request)
+            decode(tensor)
+        except (DecodeError, WireError) as error:
+            malformed.append(f"call {record.call}: {error}")
+        else:
+            yield request.id, tensor
+    if malformed:
+        _LOGGER.warning("%d requests that hold no tensor are left out; the first, %s", len(malformed), malformed[0])
 
 
 def scan(file: BinaryIO, start: int = len(HEADER)) -> Iterator[tuple[Record | Damage, int, int]]:

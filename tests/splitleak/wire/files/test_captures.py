@@ -599,6 +599,20 @@ def test_inference_requests_are_picked_out_of_the_traffic(tmp_path):
     assert list(inference_requests(read(tmp_path / "a.cap"))) == [("42", sent)] * 2
 
 
-def test_a_captured_request_that_is_none_is_a_wire_error():
-    with pytest.raises(WireError, match="expected a ModelInferRequest in call 5, got 2 other bytes"):
-        list(inference_requests([Record(0, 5, "request", MODEL_INFER, b"\xff\xff")]))
+def test_a_request_that_holds_no_tensor_is_left_out_and_counted(caplog):
+    sent = codec.encode(np.arange(6, dtype=np.float32).reshape(2, 3), "uint8")
+    cut = codec.request("m", replace(sent, raw=sent.raw[:-1]), request_id="short").SerializeToString()
+    whole = codec.request("m", sent, request_id="a").SerializeToString()
+    records = [
+        Record(0, 5 + call, "request", MODEL_INFER, each) for call, each in enumerate((b"\xff", whole, cut, b""))
+    ]
+    assert list(inference_requests(records)) == [("a", sent)]
+    assert "3 requests that hold no tensor are left out; the first, call 5: " in caplog.text
+
+
+def test_inference_requests_are_those_of_one_model_if_it_is_named():
+    sent = codec.encode(np.zeros((1, 3), np.float32), "fp32")
+    messages = [codec.request(name, sent, request_id=name).SerializeToString() for name in ("a", "b")]
+    records = [Record(0, call, "request", MODEL_INFER, message) for call, message in enumerate(messages)]
+    assert [name for name, _ in inference_requests(records)] == ["a", "b"]
+    assert [name for name, _ in inference_requests(records, "b")] == ["b"]
