@@ -479,7 +479,7 @@ METRICS: list[Metric] = [
     _target_of_victims("refound_mirrored", "mirrored %", "", 1, "lower", read=_refound(MIRRORED), shown=False),
     *(
         _found_by(f"refound_{way}", f"{way} %", read=_refound_by(way), optional=way not in _FIRST_WAYS)
-        for way in (*_FIRST_WAYS, "aligned")
+        for way in (*_FIRST_WAYS, "aligned", "plda")
     ),
     _target_of_victims("told_alike", "told alike %", "", 1, "lower", read=_told_alike, shown=False),
     _target_of_victims("label_read", "label by a probe %", "", 1, "lower", read=_label_read, shown=False),

@@ -49,8 +49,9 @@ _NOTE_OF = {
     "one who has learned what images look like is biased, and may find more.",
     "refound": "Found again: the share of victims whose picture, sent once more, has its own earlier feature as the "
     "likest of all victims', in the way that finds most of them: the nearest as it is, whitened, with values sorted "
-    "over channels, by a network trained on public pictures, or, where the CSV has it (refound_aligned), with channels "
-    "matched by their means. The same picture, moved by a pixel, a tenth brighter.",
+    "over channels, by a network trained on public pictures, or, where the CSV has it, with channels matched by their "
+    "means (refound_aligned) or by PLDA of public pictures (refound_plda). The same picture, moved by a pixel, a tenth "
+    "brighter.",
     "total_ms": "Latency: p50 of one image in flight, targets in turn.",
 }
 _NOTE_OF_VICTIMS_ALONE = ("constant_mse",)

@@ -19,8 +19,9 @@ from splitleak.defenses.artifact import EdgeHalf, load_edge
 from splitleak.eval.record.trained_on import trained_splits
 from splitleak.eval.targets.attributes import Attribute, known, read_attributes
 from splitleak.logs import Report, silent
+from splitleak.measures.linkage.plda import Plda
 from splitleak.measures.linkage.probe import majority_rate, train_probe
-from splitleak.measures.linkage.refinding import aligned, found_again, moved, unordered, views
+from splitleak.measures.linkage.refinding import VIEWS, aligned, found_again, moved, own_is_least, unordered, views
 from splitleak.measures.linkage.verification import FALSE_MATCH_RATES, pair_match_rate, pair_scores
 from splitleak.measures.linkage.whitening import Whitening
 from splitleak.models.grids import channels_last
@@ -29,10 +30,11 @@ from splitleak.wire.protocol import Codec
 from splitleak.wire.protocol.codec import decode, encode
 
 COLUMNS = ("of victims", "%", "±", "beside")
-METHODS = ("plain", "whitened", "unordered", "aligned", "learned")
+METHODS = ("plain", "whitened", "unordered", "aligned", "learned", "plda")
 _SKETCH = 8192  # values of a feature, drawn once, that are compared
 _BATCH = 64
 _FARTHEST = 2  # pixels that a view of a public picture is moved by
+_ROUNDING = 1e-12  # of the largest score of a probe: by less do scores differ that are equal
 
 Send = Callable[[Tensor], Tensor]
 """Images ``(N, C, H, W)`` in [0, 1] to features as they cross the wire ``(N, *cut)``, noise drawn anew at each call."""
@@ -121,14 +123,15 @@ def linkage(
     these. ``plain`` compares by Euclidean distance, ``whitened`` by the angle after `Whitening` of public features,
     ``unordered`` by the distance of values that are sorted over channels, which no order of these hides, ``aligned``
     by Euclidean distance once the channels of later features are put into the order of earlier ones by their means
-    (see `aligned`), ``learned`` by a `Matcher` of public pictures. ``verified``: by false match rate, the share of
+    (see `aligned`), ``learned`` by a `Matcher` of public pictures, ``plda`` by the likelihood of a `Plda` of public
+    pictures and the same view of each. ``verified``: by false match rate, the share of
     pairs of victims of one class that are told to be so, by whitened cosine; ``label`` and ``attributes``: how often a
     linear probe of public features is right about the victims, beside the ``majority``. Standard errors are over
     victims.
 
     Args:
         send: What crosses the wire.
-        public: The attacker's pictures, each sent ``views`` times.
+        public: The attacker's pictures, each sent ``views`` times, and once more in each of `VIEWS`.
         victims: Others.
         config: Of the measure.
         attributes: By name, of all pictures of both sets.
@@ -167,6 +170,10 @@ def linkage(
     whitening = Whitening.fit(known_features)
     shown = _views(pictures, known_features, lambda images: sketched(crossed(images)), config, report)
     matcher = train_matcher(shown, whitening, config.matcher, config.seed, report)
+    plda = {}
+    for name, view in views(pictures).items():
+        plda[name] = Plda.fit(known_features, sketched(crossed(view)))
+        report("plda", len(plda), len(VIEWS), {})
     methods: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
         "plain": _compared(sketched),
         "whitened": _compared(lambda features: functional.normalize(whitening(sketched(features)), dim=1)),
@@ -180,8 +187,10 @@ def linkage(
         gallery = crossed(truth) if number else first
         for name, view in views(truth).items():
             probes = crossed(view)
-            for method, hits in methods.items():
-                found[method].setdefault(name, []).append(hits(probes, gallery))
+            hits = {method: of(probes, gallery) for method, of in methods.items()}
+            hits["plda"] = _likeliest(plda[name].scores(sketched(probes), sketched(gallery)))
+            for method, each in hits.items():
+                found[method].setdefault(name, []).append(each)
         report("find again", number + 1, config.crossings, {})
         if number == 0 and torch.equal(first, crossed(truth)):
             break  # nothing is drawn: all crossings are alike
@@ -189,7 +198,7 @@ def linkage(
     return {
         "victims": len(theirs),
         "public": len(own),
-        "queries": len(own) * config.views,
+        "queries": len(own) * (config.views + len(VIEWS)),
         "chance": 1 / len(theirs),
         "refound": {
             method: {name: _share(torch.stack(each)) for name, each in of.items()} for method, of in found.items()
@@ -206,6 +215,11 @@ def linkage(
 def _compared(told: Told) -> Callable[[Tensor, Tensor], Tensor]:
     """Finds again by the distance of what is told of probes and of a gallery, see `found_again`."""
     return lambda probes, gallery: found_again(told(probes), told(gallery))
+
+
+def _likeliest(scores: Tensor) -> Tensor:
+    """Finds again by how likely each probe shows what each entry of a gallery shows ``(N, N)``, see `found_again`."""
+    return own_is_least(-scores, _ROUNDING * scores.abs().amax(1, keepdim=True))
 
 
 def _views(pictures: Tensor, plain: Tensor, sent: Send, config: LinkageConfig, report: Report) -> Iterator[Tensor]:

@@ -64,7 +64,19 @@ def found_again(probes: Tensor, gallery: Tensor) -> Tensor:
     """
     probes, gallery = _centred(probes, gallery)
     apart = torch.cdist(probes, gallery).square()
-    rounding = _ROUNDING * (probes.square().sum(1)[:, None] + gallery.square().sum(1))
+    return own_is_least(apart, _ROUNDING * (probes.square().sum(1)[:, None] + gallery.square().sum(1)))
+
+
+def own_is_least(apart: Tensor, rounding: Tensor) -> Tensor:
+    """How likely a guess among the least of each row is the row's own, on the diagonal: ``(N,)`` in [0, 1].
+
+    Args:
+        apart: How far each of N is from each ``(N, N)``, by any measure.
+        rounding: By how much each may be wrong, of a shape that broadcasts to it.
+
+    >>> own_is_least(torch.tensor([[0.0, 0.0], [2.0, 1.0]]), torch.zeros(1)).tolist()
+    [0.5, 1.0]
+    """
     tied = (apart - rounding <= apart.min(1, keepdim=True).values + rounding).double()
     return tied.diagonal() / tied.sum(1)
 

@@ -81,6 +81,19 @@ def test_values_are_sorted_over_channels_where_these_stand_last_too(small_splits
     assert found["refound"]["aligned"]["same"]["share"] == 1
 
 
+def test_noise_hides_pictures_from_distances_and_not_from_what_knows_where_it_is(small_splits):
+    """One channel of three holds noise ten times as large as the picture is bright: two thirds are the picture."""
+    draw = torch.Generator().manual_seed(0)
+
+    def noisy(pictures):
+        return torch.cat([pictures, 10 * torch.randn(pictures.shape, generator=draw), pictures], 1)
+
+    found = linkage(noisy, small_splits.public, small_splits.victims, QUICK)["refound"]
+    assert max(found[method]["same"]["share"] for method in METHODS if method != "plda") < 0.5
+    assert found["plda"]["same"]["share"] > 0.95
+    assert found["plda"]["mirrored"]["share"] > 0.5
+
+
 def test_an_attribute_that_is_in_the_picture_is_read_where_it_is_known(small_splits):
     def dark(images):
         values = (images.floats().mean((1, 2, 3)) > 0.3).long()
@@ -106,7 +119,7 @@ def test_victims_without_two_of_a_class_are_not_verified(small_splits):
 def test_a_target_is_measured_as_its_features_cross_the_wire(artifact, images, small_splits):
     once, again, other = (measure(artifact, images, QUICK.model_copy(update={"seed": seed}), CPU) for seed in (0, 0, 1))
     assert once["refound"] == again["refound"] != other["refound"]
-    assert once["queries"] == 2 * len(small_splits.public)
+    assert once["queries"] == (2 + 4) * len(small_splits.public)
     assert (once["target"], once["config"]["codec"]) == ("toy", "fp32")
     assert once["refound"]["plain"]["same"]["share"] > 0.5
     half = load_edge(artifact / "edge", CPU, seed=0)

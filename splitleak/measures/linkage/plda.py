@@ -1,0 +1,82 @@
+"""PLDA: how likely two features show one picture, by what of them is the picture's and what the noise's or view's."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from splitleak.measures.linkage.whitening import Whitening
+
+_LEAST = 1e-3  # of a value's own deviation: what less of it varies within a picture counts as so much
+
+
+@dataclass(frozen=True)
+class Plda:
+    r"""Gaussian features of pictures, seen again: ``x = m + p + e`` and ``y = n + p + f``.
+
+    p is the picture's, of covariance B; e and f, of covariance W each, are what noise or another view adds. With W
+    whitened and B diagonal, the log-likelihood ratio of "one picture" to "two" is, but for terms that are the same for
+    all of a gallery,
+
+    .. math:: \sum_i \frac{b_i}{1 + 2 b_i} x_i y_i - \frac{b_i^2}{2 (1 + b_i)(1 + 2 b_i)} y_i^2
+
+    Ioffe, "Probabilistic linear discriminant analysis", ECCV 2006; Prince and Elder, "Probabilistic linear discriminant
+    analysis for inferences about identity", ICCV 2007. We estimate W from pairs of a picture's features, shrunk as in
+    `Whitening` once each value has the same deviation within a picture, and B from the means of these pairs.
+
+    ``scales`` ``(d,)`` multiply values; ``directions`` ``(r, k)`` are those of the whitened values in which pictures
+    differ, ``strengths`` ``(k,)`` the b; ``centres`` are the means of ``first`` and of ``again`` along them.
+    """
+
+    scales: Tensor
+    whitening: Whitening | None
+    directions: Tensor
+    strengths: Tensor
+    centres: tuple[Tensor, Tensor]
+
+    @classmethod
+    def fit(cls, first: Tensor, again: Tensor) -> Self:
+        """The model of features ``(M, ...)`` of M pictures as they crossed, and of the same pictures seen ``again``.
+
+        Raises:
+            ValueError: There are fewer than two pictures, or others again.
+        """
+        if first.shape != again.shape or len(first) < 2:  # a deviation needs two
+            got = f"{tuple(first.shape)} and {tuple(again.shape)}"
+            raise ValueError(f"expected features of at least two pictures, and of the same again, got {got}")
+        one, other = first.flatten(1).double(), again.flatten(1).double()
+        apart = (one - other) / 2**0.5
+        own = ((one.var(0) + other.var(0)) / 2).sqrt()
+        within = torch.maximum(apart.std(0), _LEAST * own)
+        scales = torch.where(within > 0, 1 / within, 0).float()  # what never varies tells nothing
+        left = apart.float() * scales
+        whitening = Whitening.fit(left) if bool((left != left[:1]).any()) else None
+        seen = [_whitened(each.float() * scales, whitening).double() for each in (one, other)]
+        means = [each.mean(0) for each in seen]
+        middles = (seen[0] - means[0] + seen[1] - means[1]) / 2
+        wide, spread = middles.shape[1] > len(middles), len(middles) - 1
+        values, vectors = torch.linalg.eigh((middles @ middles.T if wide else middles.T @ middles) / spread)
+        kept = values > 0.5  # half of W, which the mean of two has, in units of W
+        values, vectors = values[kept], vectors[:, kept]
+        directions = middles.T @ vectors / (values * spread).sqrt() if wide else vectors
+        return cls(scales, whitening, directions, values - 0.5, (means[0] @ directions, means[1] @ directions))
+
+    def scores(self, probes: Tensor, gallery: Tensor) -> Tensor:
+        """How likely each probe ``(N, ...)`` shows what each of the gallery ``(M, ...)`` shows, the more the higher.
+
+        ``(N, M)``: log-likelihood ratios but for what is the same along a row. Probes are like ``again``, the gallery
+        like ``first``.
+        """
+        before, seen = (
+            _whitened(each.flatten(1) * self.scales, self.whitening).double() @ self.directions - centre
+            for each, centre in zip((gallery, probes), self.centres, strict=True)
+        )
+        strengths = self.strengths
+        crossed = strengths / (1 + 2 * strengths)
+        alone = crossed * strengths / (2 * (1 + strengths))
+        return (seen * crossed) @ before.T - before.square() @ alone
+
+
+def _whitened(rows: Tensor, whitening: Whitening | None) -> Tensor:
+    return rows if whitening is None else whitening(rows)
