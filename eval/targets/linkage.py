@@ -124,10 +124,10 @@ def linkage(
     ``unordered`` by the distance of values that are sorted over channels, which no order of these hides, ``aligned``
     by Euclidean distance once the channels of later features are put into the order of earlier ones by their means
     (see `aligned`), ``learned`` by a `Matcher` of public pictures, ``plda`` by the likelihood of a `Plda` of public
-    pictures and the same view of each. ``verified``: by false match rate, the share of
-    pairs of victims of one class that are told to be so, by whitened cosine; ``label`` and ``attributes``: how often a
-    linear probe of public features is right about the victims, beside the ``majority``. Standard errors are over
-    victims.
+    pictures and the same view of each. ``verified``: by false match rate, the share of pairs of victims of one class
+    that are told to be so, by the cosine of what a `Plda` of pairs of public pictures of one class makes of them (or of
+    whitened features, where there are no such pairs); ``label`` and ``attributes``: how often a linear probe of public
+    features is right about the victims, beside the ``majority``. Standard errors are over victims.
 
     Args:
         send: What crosses the wire.
@@ -194,7 +194,8 @@ def linkage(
         report("find again", number + 1, config.crossings, {})
         if number == 0 and torch.equal(first, crossed(truth)):
             break  # nothing is drawn: all crossings are alike
-    compared = sketched(first)
+    compared, pairs = sketched(first), _pairs(own.labels, generator(config.seed, "linkage", "pairs"))
+    told_alike = whitening if pairs is None else Plda.fit(*(known_features[each] for each in pairs)).vectors
     return {
         "victims": len(theirs),
         "public": len(own),
@@ -203,7 +204,7 @@ def linkage(
         "refound": {
             method: {name: _share(torch.stack(each)) for name, each in of.items()} for method, of in found.items()
         },
-        "verified": _verified(whitening(compared), theirs.labels),
+        "verified": _verified(told_alike(compared), theirs.labels),
         "label": _probed(known_features, own.labels, compared, theirs.labels, config.seed),
         "attributes": {
             name: _probed(known_features, each.public[public_places], compared, each.victims[places], config.seed)
@@ -251,6 +252,14 @@ def _share(hits: Tensor) -> dict[str, Any]:
     of_victims = hits.mean(0)
     error = float(of_victims.std() / len(of_victims) ** 0.5) if len(of_victims) > 1 else None
     return {"share": float(hits.mean()), "error": error, "crossings": hits.mean(1).tolist()}
+
+
+def _pairs(labels: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor] | None:
+    """Pairs of pictures of one class, each in two of them, by place; None where no class has two."""
+    order = torch.randperm(len(labels), generator=draw)
+    of_classes = [order[labels[order] == label] for label in labels.unique()]
+    paired = [(places, places.roll(1)) for places in of_classes if len(places) > 1]
+    return (torch.cat([one for one, _ in paired]), torch.cat([other for _, other in paired])) if paired else None
 
 
 def _verified(vectors: Tensor, labels: Tensor) -> dict[str, Any] | None:

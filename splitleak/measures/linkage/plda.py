@@ -68,14 +68,22 @@ class Plda:
         ``(N, M)``: log-likelihood ratios but for what is the same along a row. Probes are like ``again``, the gallery
         like ``first``.
         """
-        before, seen = (
-            _whitened(each.flatten(1) * self.scales, self.whitening).double() @ self.directions - centre
-            for each, centre in zip((gallery, probes), self.centres, strict=True)
-        )
+        before, seen = self._along(gallery) - self.centres[0], self._along(probes) - self.centres[1]
         strengths = self.strengths
         crossed = strengths / (1 + 2 * strengths)
         alone = crossed * strengths / (2 * (1 + strengths))
         return (seen * crossed) @ before.T - before.square() @ alone
+
+    def vectors(self, features: Tensor) -> Tensor:
+        """Features ``(N, ...)`` to what is expected of them to be the picture's ``(N, k)``, for features of any time.
+
+        Given a feature, p is Gaussian about it; in units of the deviations within a picture, along each direction.
+        """
+        centre = (self.centres[0] + self.centres[1]) / 2
+        return (self._along(features) - centre) * (self.strengths / (1 + self.strengths))
+
+    def _along(self, features: Tensor) -> Tensor:
+        return _whitened(features.flatten(1) * self.scales, self.whitening).double() @ self.directions
 
 
 def _whitened(rows: Tensor, whitening: Whitening | None) -> Tensor:

@@ -111,6 +111,22 @@ def test_an_attribute_that_is_in_the_picture_is_read_where_it_is_known(small_spl
     assert found["alike"] is None
 
 
+def test_what_a_class_has_in_common_is_told_beside_much_that_it_has_not():
+    """Ten values tell the class of a picture, and a hundred, each as large, are drawn for it."""
+    labels = torch.arange(400) % 10
+    draw = torch.Generator().manual_seed(0)
+    names = tuple("abcdefghij")
+    public, victims = (
+        Images((labels[:, None, None, None] * 20).byte().expand(-1, 1, 8, 8), labels, names) for _ in range(2)
+    )
+
+    def send(pictures):
+        of_class = torch.nn.functional.one_hot((pictures.mean((1, 2, 3)) * 255 / 20).round().long().clamp_max(9), 10)
+        return torch.cat([of_class.float(), 0.3 * torch.randn(len(pictures), 100, generator=draw)], 1)
+
+    assert linkage(send, public, victims, QUICK)["verified"]["0.01"]["rate"] > 0.9
+
+
 def test_victims_without_two_of_a_class_are_not_verified(small_splits):
     alone = Images(small_splits.victims.pixels, torch.arange(len(small_splits.victims)), ("a",) * 1000)
     assert linkage(lambda pictures: pictures, small_splits.public, alone, QUICK)["verified"] is None

@@ -57,6 +57,18 @@ def test_pictures_that_are_noise_alone_have_equal_scores():
     assert plda.scores(again, first).std() < 0.1  # little is made of what seems to be a picture's
 
 
+def test_vectors_are_what_is_expected_of_the_picture():
+    """The mean of a Gaussian given a noisy sight of it, in units of the noise's deviation."""
+    between, within = (4.0, 1.0, 0.0), (1.0, 2.0, 3.0)
+    plda = Plda.fit(*pairs(200_000, between, within))
+    draw = torch.Generator().manual_seed(1)
+    features = torch.randn(50, 3, generator=draw) * 3 + 0.5
+    expected = (features - 0.5) * torch.tensor([4 / 5 / 1, 1 / 3 / 2**0.5, 0])
+    torch.testing.assert_close(
+        plda.vectors(features) @ plda.vectors(features).T, (expected @ expected.T).double(), atol=0.1, rtol=0.02
+    )
+
+
 @pytest.mark.parametrize(("first", "again"), [((1, 3), (1, 3)), ((4, 3), (3, 3)), ((4, 3), (4, 2))])
 def test_other_than_pairs_are_refused(first, again):
     with pytest.raises(ValueError, match="expected features of at least two pictures, and of the same again"):
