@@ -9,11 +9,13 @@ from torch import Tensor
 
 from splitleak.attacker.training.ridge import LinearMap, RidgeGauge
 from splitleak.eval.scan.defended import Defended
+from splitleak.measures.linkage.plda import Plda, likeliest
 from splitleak.measures.linkage.refinding import found_again, nearest
 
 _CONSTANT = 1e-6  # of a feature's largest value: pictures that change it by less do not change it,
 _TELLING = 0.9  # unless a map of it has so much less of an error than the mean image
 _ERRORS = ("held_out_mse", "mean_image_mse")
+OWN = "own "  # before the kind of what is seen again of the first public pictures
 
 NOT_FINITE = "its features are not all finite"
 CONSTANT = "its features are the same for all pictures"
@@ -98,12 +100,18 @@ class Row:
         return chosen, torch.cat(chosen.rebuilt)
 
     def nearest(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """By features: the nearest public image to each victim; and whether a victim, encoded anew, is found again."""
+        """By features: the nearest public image to each victim; and how likely a victim, encoded anew, is found again.
+
+        It is found as the nearest or as the likeliest, see `Plda`, by whichever finds more.
+        """
         found = {kind: torch.cat(parts) for kind, parts in self.sketches.items()}
         public, victims = found.pop("public"), found.pop("victims")
-        return nearest(victims, public), {
-            kind: found_again(other, victims) for kind, other in ({"again": victims} | found).items()
-        }
+        own = {kind.removeprefix(OWN): found.pop(kind) for kind in list(found) if kind.startswith(OWN)}
+        told = {kind: found_again(other, victims) for kind, other in ({"again": victims} | found).items()}
+        for kind, again in own.items():
+            likely = Plda.fit(public[: len(again)], again).scores(found[kind], victims)
+            told[kind] = max(told[kind], likeliest(likely), key=Tensor.mean)
+        return nearest(victims, public), told
 
 
 def packed(values: Mapping[str, Tensor], tensors: Sequence[str]) -> Tensor:

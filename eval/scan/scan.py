@@ -14,7 +14,7 @@ from splitleak.config import Config
 from splitleak.datasets.images import Images
 from splitleak.eval.scan.defended import defenses, plain
 from splitleak.eval.scan.latency import evenly, time_halves
-from splitleak.eval.scan.rows import Form, Row, packed
+from splitleak.eval.scan.rows import OWN, Form, Row, packed
 from splitleak.graphs.arrangement import arrangements
 from splitleak.graphs.network import MIXED, Cut, Network, difference
 from splitleak.graphs.prepared import IMAGES, OUTPUT
@@ -29,6 +29,7 @@ PICTURE, ANSWER = "the picture itself", "the answer alone"
 """The first and the last row: everything in the cloud, and everything on the device."""
 
 _SAMPLE = 64  # images whose features tell deviations and principal components
+_PAIRS = 128  # public pictures that are seen again, which tells what of a feature is the picture's
 _SKETCH = 2048  # values of a feature, drawn once, that neighbours are looked for by
 _GAUGE = RidgeConfig(outputs=1024, work=8e9)
 _MEMORY = 400 * 2**20  # of the sums and sketches of all rows at once: more take several passes
@@ -73,8 +74,9 @@ def scan(
 
     Each row has what a linear map rebuilds of the victims' pictures (``mse``, ``psnr``, ``ssim``: means), what the
     nearest public picture by the feature gives (``retrieved``), which share of the victims is found again by their
-    features (``refound``: encoded ``again``, ``moved`` by a pixel, ``brighter`` by a tenth), ``bytes`` as the tensors
-    are and as FP32, and parameters, MACs and latency of both sides. ``leaks`` is the largest SSIM of the place and of
+    features (``refound``: encoded ``again``, ``moved`` by a pixel, ``brighter`` by a tenth; as the nearest, or as the
+    likeliest by `Plda` of public pictures that are encoded twice, whichever finds more), ``bytes`` as the tensors are
+    and as FP32, and parameters, MACs and latency of both sides. ``leaks`` is the largest SSIM of the place and of
     all that come after it, for these follow from what crosses it. A place whose features are not all finite, or are the
     same for all pictures, is ``unmeasured``, which says why; ``notes`` say what else is to be known.
 
@@ -290,14 +292,11 @@ def _fill(network: Network, rows: Sequence[Row], public: Images, victims: Images
     """Fits the rows' gauges and rebuilds the victims, by one pass of each set of images."""
     names = list(dict.fromkeys(name for row in rows for name in row.tensors))
     images = victims.floats()
-    sets = {
-        "public": public.floats(),
-        "victims": images,
-        "moved": moved(images, 1, 1),
-        "brighter": brighter(images, 1.1),
-    }
-    if any(row.sent.randomised for row in rows):
-        sets["again"] = images  # else they are the same again
+    sets = {"public": public.floats(), "victims": images}
+    for before, seen in (("", images), (OWN, public.floats()[:_PAIRS])):
+        sets |= {before + "moved": moved(seen, 1, 1), before + "brighter": brighter(seen, 1.1)}
+        if any(row.sent.randomised for row in rows):
+            sets[before + "again"] = seen  # else they are the same again
     total, done = sum(map(len, sets.values())), 0
     for kind, pictures in sets.items():
         for values, batch in _encoded(network, names, pictures):

@@ -19,9 +19,9 @@ from splitleak.defenses.artifact import EdgeHalf, load_edge
 from splitleak.eval.record.trained_on import trained_splits
 from splitleak.eval.targets.attributes import Attribute, known, read_attributes
 from splitleak.logs import Report, silent
-from splitleak.measures.linkage.plda import Plda
+from splitleak.measures.linkage.plda import Plda, likeliest
 from splitleak.measures.linkage.probe import majority_rate, train_probe
-from splitleak.measures.linkage.refinding import VIEWS, aligned, found_again, moved, own_is_least, unordered, views
+from splitleak.measures.linkage.refinding import VIEWS, aligned, found_again, moved, unordered, views
 from splitleak.measures.linkage.verification import FALSE_MATCH_RATES, pair_match_rate, pair_scores
 from splitleak.measures.linkage.whitening import Whitening
 from splitleak.models.grids import channels_last
@@ -34,7 +34,6 @@ METHODS = ("plain", "whitened", "unordered", "aligned", "learned", "plda")
 _SKETCH = 8192  # values of a feature, drawn once, that are compared
 _BATCH = 64
 _FARTHEST = 2  # pixels that a view of a public picture is moved by
-_ROUNDING = 1e-12  # of the largest score of a probe: by less do scores differ that are equal
 
 Send = Callable[[Tensor], Tensor]
 """Images ``(N, C, H, W)`` in [0, 1] to features as they cross the wire ``(N, *cut)``, noise drawn anew at each call."""
@@ -188,7 +187,7 @@ def linkage(
         for name, view in views(truth).items():
             probes = crossed(view)
             hits = {method: of(probes, gallery) for method, of in methods.items()}
-            hits["plda"] = _likeliest(plda[name].scores(sketched(probes), sketched(gallery)))
+            hits["plda"] = likeliest(plda[name].scores(sketched(probes), sketched(gallery)))
             for method, each in hits.items():
                 found[method].setdefault(name, []).append(each)
         report("find again", number + 1, config.crossings, {})
@@ -216,11 +215,6 @@ def linkage(
 def _compared(told: Told) -> Callable[[Tensor, Tensor], Tensor]:
     """Finds again by the distance of what is told of probes and of a gallery, see `found_again`."""
     return lambda probes, gallery: found_again(told(probes), told(gallery))
-
-
-def _likeliest(scores: Tensor) -> Tensor:
-    """Finds again by how likely each probe shows what each entry of a gallery shows ``(N, N)``, see `found_again`."""
-    return own_is_least(-scores, _ROUNDING * scores.abs().amax(1, keepdim=True))
 
 
 def _views(pictures: Tensor, plain: Tensor, sent: Send, config: LinkageConfig, report: Report) -> Iterator[Tensor]:

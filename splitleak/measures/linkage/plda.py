@@ -6,8 +6,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from splitleak.measures.linkage.refinding import own_is_least
 from splitleak.measures.linkage.whitening import Whitening
 
+_ROUNDING = 1e-12  # of the largest score of a probe: by less do scores differ that are equal
 _LEAST = 1e-3  # of a value's own deviation: what less of it varies within a picture counts as so much
 
 
@@ -84,6 +86,11 @@ class Plda:
 
     def _along(self, features: Tensor) -> Tensor:
         return _whitened(features.flatten(1) * self.scales, self.whitening).double() @ self.directions
+
+
+def likeliest(scores: Tensor) -> Tensor:
+    """How likely each of N is found again by `Plda.scores` ``(N, N)``, as by `refinding.found_again`: ``(N,)``."""
+    return own_is_least(-scores, _ROUNDING * scores.abs().amax(1, keepdim=True))
 
 
 def _whitened(rows: Tensor, whitening: Whitening | None) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 
 from splitleak.attacker.training.ridge import RidgeConfig, RidgeGauge
 from splitleak.eval.scan.defended import plain
-from splitleak.eval.scan.rows import CONSTANT, NOT_FINITE, Form, Row, packed
+from splitleak.eval.scan.rows import CONSTANT, NOT_FINITE, OWN, Form, Row, packed
 
 IMAGES = torch.rand(24, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -33,6 +33,21 @@ def test_the_form_that_rebuilds_held_out_public_pictures_best_counts():
     assert float((rebuilt.float() / 255 - IMAGES).abs().max()) < 0.1
     assert made.unmeasured is None
     assert torch.equal(made.nearest()[0], torch.arange(24))
+
+
+def test_a_picture_is_found_again_beside_what_changes_each_time():
+    """A tenth of the values is another for a picture that is moved, and ten times as large as the rest."""
+    draw = torch.Generator().manual_seed(2)
+
+    def seen():
+        loud = 10 * torch.randn(len(IMAGES), 26, generator=draw)
+        return torch.cat([IMAGES.flatten(1)[:, :230], loud], 1)
+
+    made = filled(row(((256,), None)), seen())
+    made.take("moved", {"x": seen()}, IMAGES)
+    assert float(made.nearest()[1]["moved"].mean()) < 0.3
+    made.take(OWN + "moved", {"x": torch.cat([made.sketches["public"][0][:, :230], seen()[:, 230:]], 1)}, IMAGES)
+    assert float(made.nearest()[1]["moved"].mean()) > 0.9
 
 
 @pytest.mark.parametrize("small", [0.0, 1e-9])
