@@ -58,11 +58,13 @@ def inverse_network_for(
 ) -> ScaledDecoder:
     """An `InverseNetwork`; where it does not fit, behind what brings features of any shape to a grid, see `ToGrid`.
 
+    It fits no map of a single place, which is a vector.
+
     Raises:
         ValueError: Features have more than three axes.
     """
     tensors = parts or (feature_shape,)
-    if len(tensors) == 1 and len(tensors[0]) == 3:
+    if len(tensors) == 1 and len(tensors[0]) == 3 and tensors[0][1:] != (1, 1):
         try:
             fitting = InverseNetwork(tensors[0], image_shape, channels)
             return fitting if parts is None else _Scaled(nn.Unflatten(1, tensors[0]), fitting)

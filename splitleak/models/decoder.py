@@ -317,14 +317,18 @@ def decoder_for(
 
 
 def of_one_scale(feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> bool:
-    """Whether features are a map, see `laid_map`, some `doublings` below a picture of at most `LARGE` pixels."""
+    """Whether features are a map, see `laid_map`, some `doublings` below a picture of at most `LARGE` pixels.
+
+    One of a single place is none.
+    """
     if math.prod(image_shape[1:]) > LARGE:
         return False
     try:
-        doublings(laid_map(feature_shape, image_shape).map_shape, image_shape)
+        map_shape = laid_map(feature_shape, image_shape).map_shape
+        doublings(map_shape, image_shape)
     except ValueError:
         return False
-    return True
+    return math.prod(map_shape[1:]) > 1
 
 
 def _direct(arriving: int, outputs: int) -> nn.Conv2d | None:

@@ -96,7 +96,7 @@ class TokenMap(ToMap):
 class VectorMap(ToMap):
     """Vectors ``(N, d)`` to a map ``(N, c, gh, gw)`` of at most 64 positions and ``channels``, by a linear map.
 
-    Of normalised values: those of a vector may lie far from 0 and from each other.
+    Further axes are flattened. Of normalised values: those of a vector may lie far from 0 and from each other.
 
     With fewer channels, or through a narrower layer, where it would have more than four million weights.
     """
@@ -109,12 +109,12 @@ class VectorMap(ToMap):
         self.spread = _linear(values, math.prod(self.map_shape))
 
     def forward(self, features: Tensor) -> Tensor:
-        spread: Tensor = self.spread(self.normalised(features))
+        spread: Tensor = self.spread(self.normalised(features.flatten(1)))
         return spread.reshape(-1, *self.map_shape)
 
 
 def to_map(shape: tuple[int, ...], image_shape: Map, width: int) -> ToMap:
-    """The `ToMap` of one tensor of features.
+    """The `ToMap` of one tensor of features; those of a single place are a vector, as nothing in them is anywhere.
 
     Args:
         shape: ``(c, h, w)`` or ``(h, w, c)``, see `channels_last`; with further axes before them, which are channels;
@@ -125,15 +125,13 @@ def to_map(shape: tuple[int, ...], image_shape: Map, width: int) -> ToMap:
     Raises:
         ValueError: The features have no axes, or an empty one.
     """
-    if min(shape, default=0) >= 1:
-        match shape:
-            case (tokens, depth):
-                return TokenMap((tokens, depth), image_shape)
-            case (values,):
-                return VectorMap(values, image_shape, width)
-            case (_, *_):
-                return laid_map(shape, image_shape)
-    raise ValueError(f"expected features (c, h, w), (n, d) or (d,), got {shape}")
+    if min(shape, default=0) < 1:
+        raise ValueError(f"expected features (c, h, w), (n, d) or (d,), got {shape}")
+    if len(shape) > 1:
+        placed = TokenMap((shape[0], shape[1]), image_shape) if len(shape) == 2 else laid_map(shape, image_shape)
+        if math.prod(placed.map_shape[1:]) > 1:
+            return placed
+    return VectorMap(math.prod(shape), image_shape, width)
 
 
 def laid_map(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> ToMap:

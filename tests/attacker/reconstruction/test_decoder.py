@@ -87,6 +87,19 @@ def test_a_checkpoint_of_other_features_is_not_taken_up(known, tmp_path, killed)
     assert done == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("shape", [(12, 1, 1), (1, 1, 12), (1, 12), (12, 1)])
+@pytest.mark.parametrize("network", ["res-norm", "sub-pixel"])
+def test_what_lies_at_a_single_place_is_decoded_as_a_vector(shape, network, known):
+    """As a map it had a 3×3 convolution over one place for its only view of where things are in the picture."""
+    weights = torch.randn(256, 12, generator=torch.Generator().manual_seed(0))
+    rebuilt = []
+    for sent in ((12,), shape):
+        query = Query(lambda images, sent=sent: (images.flatten(1) @ weights).view(-1, *sent))
+        given = dataclasses.replace(known, captured=query(known.public[:6]), query=query)
+        rebuilt.append(DecoderAttack(QUICK.model_copy(update={"network": network, "epochs": 1}))(given))
+    assert torch.equal(*rebuilt)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_public_images_are_refused(known, count):
     with pytest.raises(ValueError, match=f"at least 3 public images, no two of them alike, got {count}"):

@@ -4,7 +4,12 @@ from torch.nn import functional
 
 from splitleak.attacker.base import Knowledge, Query, Run
 from splitleak.attacker.reconstruction import inverse_network
-from splitleak.attacker.reconstruction.inverse_network import InverseNetwork, InverseNetworkAttack, InverseNetworkConfig
+from splitleak.attacker.reconstruction.inverse_network import (
+    InverseNetwork,
+    InverseNetworkAttack,
+    InverseNetworkConfig,
+    inverse_network_for,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +31,17 @@ def test_it_reaches_the_image_from_any_cut(feature, image):
 def test_a_cut_whose_sides_do_not_double_to_the_images_is_refused():
     with pytest.raises(ValueError, match="one power of two"):
         InverseNetwork((8, 5, 5), (1, 32, 32))
+
+
+@pytest.mark.parametrize("parts", [None, ((12, 1, 1),)])
+def test_what_lies_at_a_single_place_is_inverted_as_a_vector(parts):
+    shape = (12,) if parts else (12, 1, 1)
+    torch.manual_seed(0)
+    placed = inverse_network_for(shape, (1, 16, 16), 4, parts)
+    torch.manual_seed(0)
+    vector = inverse_network_for((12,), (1, 16, 16), 4)
+    features = torch.randn(3, 12)
+    assert torch.equal(placed(features.view(-1, *shape)), vector(features))
 
 
 def test_its_output_has_no_bounds_of_its_own():

@@ -111,6 +111,17 @@ def test_axes_before_a_map_are_channels():
     assert torch.equal(folded(features), features.reshape(2, 6, 4, 5))
 
 
+@pytest.mark.parametrize("shape", [(6, 1, 1), (1, 1, 6), (3, 2, 1, 1), (1, 6)])
+def test_what_lies_at_a_single_place_is_a_vector(shape):
+    torch.manual_seed(0)
+    made = to_map(shape, (1, 8, 10), 8)
+    torch.manual_seed(0)
+    vector = to_map((6,), (1, 8, 10), 8)
+    features = torch.randn(4, 6)
+    assert torch.equal(made(features.view(4, *shape)), vector(features))
+    assert made(features.view(4, *shape)).shape == (4, *made.map_shape)
+
+
 @pytest.mark.parametrize("shape", [(), (1, 0, 3, 4), (0,), (3, 0), (3, 0, 2)])
 def test_features_without_axes_or_values_are_refused(shape):
     with pytest.raises(ValueError, match=r"expected features \(c, h, w\), \(n, d\) or \(d,\), got \("):
