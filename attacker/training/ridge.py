@@ -141,7 +141,8 @@ class RidgeGauge:
     with :math:`x_i` the values around a place, standardised, and :math:`y_i` the block of pixels that lies under it,
     each less its mean: that of the place where a grid is small, else of all places. On pictures held out of the sums,
     one eigendecomposition chooses :math:`\lambda` from a grid of thirteen powers of ten. Where a place has more
-    regressors than `_PRIMAL`, the dual form is solved, on as many rows as bounded memory allows.
+    regressors than `_PRIMAL`, the dual form is solved, on as many rows as bounded memory allows, of pictures drawn from
+    all.
 
     Hoerl and Kennard, "Ridge regression: biased estimation for nonorthogonal problems", Technometrics 1970. Its use as
     a gauge is ours.
@@ -195,6 +196,10 @@ class RidgeGauge:
         self._local = self._grid <= _LOCAL_PLACES and (primal or self._drawn == self._grid)
         if self._local:
             self._drawn = self._grid
+        self._fitted_to = ~self._held_out
+        if not primal and (most := self._rows // self._drawn) < images - held_out:
+            others = self._fitted_to.nonzero().flatten()
+            self._fitted_to[others[torch.randperm(len(others), generator=self._draw)[most:]]] = False
         self._drawn_held_out = min(self._grid, max(1, _HELD_OUT_ROWS // held_out))
         places = self._grid if self._local else 1
 
@@ -252,9 +257,9 @@ class RidgeGauge:
         self._seen += len(images)
         # one draw an image, so that batches of any size give the same
         places = torch.stack([self._places() for _ in index])
-        held_out = self._held_out[index]
-        if not bool(held_out.all()):
-            rows = self._taken(features, images, places[:, : self._drawn], ~held_out)
+        held_out, fitted_to = self._held_out[index], self._fitted_to[index]
+        if bool(fitted_to.any()):
+            rows = self._taken(features, images, places[:, : self._drawn], fitted_to)
             if self._sums.gram is not None or sum(len(each[2]) for each in self._sums.kept) < self._rows:
                 self._sums.add(*rows)
         if bool(held_out.any()):

@@ -122,6 +122,20 @@ def test_the_dual_form_gives_what_the_primal_gives(pictures, monkeypatch):
     assert torch.allclose(RidgeGauge.fitted(features, public).map.predict(others), primal, atol=1e-3)
 
 
+def test_the_dual_form_is_fitted_to_pictures_drawn_from_all_and_not_to_the_first(pictures, monkeypatch):
+    """Public pictures may come by class: the first are black here, and more than memory allows to be fitted to."""
+    public, victims = pictures
+    monkeypatch.setattr("splitleak.attacker.training.ridge._PRIMAL", 10)
+    monkeypatch.setattr("splitleak.attacker.training.ridge._DUAL_ROWS", 60)
+    by_class = torch.cat([torch.zeros_like(public[:80]), public[80:]])
+    gauge = RidgeGauge([(32, 4, 4)], (1, 16, 16), len(by_class))
+    gauge.add(mixed(by_class[:75]), by_class[:75])
+    gauge.add(mixed(by_class[75:]), by_class[75:])
+    fitted = gauge.solve()
+    assert gauge.findings["rows"] == 60
+    assert error(fitted, mixed(victims), victims) < 0.7 * of_the_mean(pictures)  # .46; of black ones 2.8
+
+
 def test_the_strength_is_chosen_on_held_out_pictures_and_on_nothing_else(pictures):
     public, _ = pictures
     gauge = RidgeGauge([(32, 4, 4)], (1, 16, 16), len(public))
