@@ -1,5 +1,8 @@
 """Black-box inverse network: a short chain of transposed convolutions from features back to images."""
 
+from typing import Any
+
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,6 +15,8 @@ from splitleak.models.grids import Crop, ToGrid
 from splitleak.seeding import seeded
 from splitleak.training.modules import to_channels_last
 
+_FAR = 10.0  # times the variance of features, from where on the mean square of their channels' means is much
+
 
 class InverseNetworkConfig(FitConfig):
     """The network's width and its training. The defaults are a preset for a CPU."""
@@ -21,23 +26,18 @@ class InverseNetworkConfig(FitConfig):
     halved_every: int = Field(default=5, ge=1, description="epochs after which the learning rate is halved")
 
 
-class _Scaled(nn.Sequential, ScaledDecoder):
-    """Layers in a row, of features at the decoder's scale."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        images: Tensor = super().forward(features * self.scale)  # type: ignore[no-untyped-call]  # torch's
-        return images
-
-
-class InverseNetwork(_Scaled):
+class InverseNetwork(nn.Sequential, ScaledDecoder):
     """Features ``(N, c, h, w)`` to images ``(N, C, H, W)``, without an activation at the end.
 
     A transposed 3×3 convolution of stride 2 with ReLU for each doubling of the side, the last to ``channels`` and those
     before to twice as many, then one of stride 1 to the image. At He et al.'s cuts and 64 channels it is their network.
+    Channels whose means are far from 0 beside their deviations are brought to a mean of 0 first, see `adapt`.
 
     Raises:
         ValueError: The sides of the image are not those of the features times one power of two.
     """
+
+    centre: Tensor
 
     def __init__(self, feature_shape: tuple[int, ...], image_shape: tuple[int, ...], channels: int = 64) -> None:
         layers: list[nn.Module] = []
@@ -48,6 +48,37 @@ class InverseNetwork(_Scaled):
             layers += [up, nn.ReLU(True)]
             wide = next_wide
         super().__init__(*layers, nn.ConvTranspose2d(wide, image_shape[0], 3, padding=1))
+        self.register_buffer("centre", torch.zeros(feature_shape[0], 1, 1))
+
+    @torch.no_grad()
+    def adapt(self, features: Tensor) -> None:
+        super().adapt(features)
+        means = features.mean((0, 2, 3))
+        if float(means.square().mean()) > _FAR * float(features.var(0).mean()):
+            self.centre.copy_(means[:, None, None])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401  # torch's
+        state_dict.setdefault(f"{prefix}centre", torch.zeros_like(self.centre, device="cpu"))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+    def forward(self, features: Tensor) -> Tensor:
+        images: Tensor = super().forward((features - self.centre) * self.scale)  # type: ignore[no-untyped-call]  # torch's
+        return images
+
+
+class _Behind(nn.Sequential, ScaledDecoder):
+    """An `InverseNetwork` behind what brings features at the decoder's scale to its map."""
+
+    @torch.no_grad()
+    def adapt(self, features: Tensor) -> None:
+        super().adapt(features)
+        to_map, network = self[0], self[1]
+        if isinstance(network, InverseNetwork) and not list(to_map.parameters()):
+            network.adapt(to_map(features * self.scale))
+
+    def forward(self, features: Tensor) -> Tensor:
+        images: Tensor = super().forward(features * self.scale)  # type: ignore[no-untyped-call]  # torch's
+        return images
 
 
 def inverse_network_for(
@@ -67,13 +98,13 @@ def inverse_network_for(
     if len(tensors) == 1 and len(tensors[0]) == 3 and tensors[0][1:] != (1, 1):
         try:
             fitting = InverseNetwork(tensors[0], image_shape, channels)
-            return fitting if parts is None else _Scaled(nn.Unflatten(1, tensors[0]), fitting)
+            return fitting if parts is None else _Behind(nn.Unflatten(1, tensors[0]), fitting)
         except ValueError:
             pass
     to_grid = ToGrid(tensors, image_shape, width=2 * channels)
     _, high, wide = to_grid.map_shape
     reached = (image_shape[0], high << to_grid.level, wide << to_grid.level)
-    return _Scaled(to_grid, InverseNetwork(to_grid.map_shape, reached, channels), Crop(image_shape))
+    return _Behind(to_grid, InverseNetwork(to_grid.map_shape, reached, channels), Crop(image_shape))
 
 
 class InverseNetworkAttack(Attack):
@@ -82,8 +113,9 @@ class InverseNetworkAttack(Attack):
     He, Zhang and Lee, "Model inversion attacks against collaborative inference", ACSAC 2019, the black-box attack;
     MSE, Adam. Features ``(N, *cut)``, images ``(N, C, H, W)`` in [0, 1]; what lies outside is clamped at the end.
     Deviations: features whose sides are not the image's divided by a power of two, tokens and vectors are brought to a
-    grid first, see `ToGrid`; features whose variance is not in 0.001 to 10 are scaled to a variance of 1, with which
-    the published rate learns as it does from usual ones; images in [0, 1] and not normalised per channel, so channels
+    grid first, see `ToGrid`; features whose variance is not in 0.001 to 10 are scaled to a variance of 1, and those
+    of means far from 0, as a sigmoid gives, are brought to means of 0, with which the published rate learns as it does
+    from usual ones; images in [0, 1] and not normalised per channel, so channels
     weigh alike; the epoch is chosen on held-out public pairs; pairs are shuffled; the CPU preset is narrower and
     shorter, at a higher learning rate.
     """

@@ -89,6 +89,31 @@ def test_features_of_any_scale_are_rebuilt_as_well(flat, small_splits):
     assert max(errors[1:]) < 1.2 * errors[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [8, 7])
+def test_features_far_from_zero_are_rebuilt_as_well(side, small_splits):
+    """A sigmoid gives a half, more or less: what varies was a fiftieth of what the first layer saw."""
+    images, victims, errors = small_splits.public.floats()[:60], small_splits.victims.floats(), []
+    for offset in (0, 30):
+
+        def send(given, offset=offset):
+            return torch.cat([functional.adaptive_avg_pool2d(given, side) + sign * offset for sign in (1, -1)], 1)
+
+        known = Knowledge(send(victims), (1, 16, 16), public=images, query=Query(send))
+        made = InverseNetworkAttack(InverseNetworkConfig(channels=8, epochs=15))(known)
+        errors.append(float(functional.mse_loss(made, victims)))
+    assert errors[1] < 1.2 * errors[0]
+
+
+def test_weights_of_before_there_was_a_centre_have_none():
+    network = InverseNetwork((2, 4, 4), (1, 8, 8), 4)
+    network.adapt(torch.randn(9, 2, 4, 4) + 50)
+    assert bool((network.centre > 40).all())
+    weights = {name: value for name, value in network.state_dict().items() if name != "centre"}
+    network.load_state_dict(weights)
+    assert not bool(network.centre.any())
+
+
 def test_the_paper_preset_is_the_published_training():
     paper = InverseNetworkAttack.paper_config()
     assert (paper.channels, paper.epochs, paper.batch_size) == (64, 50, 32)
