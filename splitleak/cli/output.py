@@ -2,7 +2,9 @@
 
 import json
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,11 @@ import typer
 from splitleak.logs import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions
     from rich.table import Table
+
+_BREAKING = 40  # characters that a column whose lines break is given, before the table is printed in parts
+_UNBOUND = 10**4
 
 
 def result(as_json: bool, document: dict[str, Any], text: str, *, out: Path | None = None) -> None:
@@ -53,24 +58,63 @@ def console(width: int | None = None) -> "Console":
     return terminal if terminal.is_terminal else Plain(width=width)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A table in as many parts as the console's width asks for, each with the columns that name its rows."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str | None
+    left: Collection[str]
+    wrap: Collection[str]
+    framed: bool
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator["Table"]:
+        def fits(part: Sequence[int], width: int) -> bool:
+            made = self._part(part, breaking=_BREAKING)
+            return console.measure(made, options=options.update(width=_UNBOUND)).maximum <= width
+
+        places = range(len(self.columns))
+        names = list(takewhile(lambda place: self.columns[place] in self.left, places))
+        names = names if fits(names, options.max_width // 2) else names[:1]
+        parts = [names]
+        for place in places[len(names) :]:
+            if fits([*parts[-1], place], options.max_width) or parts[-1] == names:
+                parts[-1] = [*parts[-1], place]
+            else:
+                parts.append([*names, place])
+        for number, part in enumerate(parts):
+            yield self._part(part, title=None if number else self.title)
+
+    def _part(self, part: Sequence[int], *, title: str | None = None, breaking: int | None = None) -> "Table":
+        """The columns at these places; those whose lines break are ``breaking`` wide at most."""
+        from rich import box
+        from rich.table import Table
+
+        frame: dict[str, Any] = {} if self.framed else {"box": box.SIMPLE_HEAD, "pad_edge": False}
+        made = Table(title=title, title_justify="left", **frame)
+        for name in (self.columns[place] for place in part):
+            lines: dict[str, Any] = (
+                {"max_width": breaking, "overflow": "fold"} if name in self.wrap else {"no_wrap": True}
+            )
+            made.add_column(name, justify="left" if name in self.left else "right", **lines)
+        for row in self.rows:
+            made.add_row(*(row[place] for place in part))
+        return made
+
+
 def table(
     columns: Sequence[str],
-    rows: Iterable[Iterable[str]],
+    rows: Iterable[Sequence[str]],
     *,
     title: str | None = None,
     left: Collection[str] = (),
     wrap: bool | Collection[str] = True,
     framed: bool = True,
-) -> "Table":
-    """A table of text; columns are aligned right but those in ``left``, and lines break in columns of ``wrap`` only."""
-    from rich import box
-    from rich.table import Table
+) -> Parts:
+    """A table of text; columns are aligned right but those in ``left``, and lines break in columns of ``wrap`` only.
 
-    frame: dict[str, Any] = {} if framed else {"box": box.SIMPLE_HEAD, "pad_edge": False}
-    shown = Table(title=title, title_justify="left", **frame)
-    for column in columns:
-        wrapped = wrap if isinstance(wrap, bool) else column in wrap
-        shown.add_column(column, justify="left" if column in left else "right", no_wrap=not wrapped)
-    for row in rows:
-        shown.add_row(*row)
-    return shown
+    Where it is wider than the console it is printed in parts, so that no figure is cut off.
+    """
+    breaking = wrap if not isinstance(wrap, bool) else columns if wrap else ()
+    return Parts(columns, list(rows), title, left, breaking, framed)

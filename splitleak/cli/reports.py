@@ -82,6 +82,6 @@ def _watch(plan: "Plan", out: Path, as_json: bool) -> None:
 def _print_table(results: "Results") -> None:
     from splitleak.eval.report.terminal import columns, legend, rows
 
-    shown = console(width=180)
+    shown = console(width=220)
     shown.print(table(columns(results), rows(results), left=("target", "attack"), wrap=False, framed=False))
     shown.print(legend(results))

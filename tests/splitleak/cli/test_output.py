@@ -27,6 +27,19 @@ def test_columns_break_their_lines_unless_told_otherwise(capsys):
     assert "one two three four" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("width", [200, 60, 40])
+def test_a_table_wider_than_the_console_is_printed_in_parts_and_nothing_of_it_is_cut_off(capsys, width):
+    columns = ("target", "MSE", "SSIM", "after", "total ms")
+    rows = [("no-defense", "0.1374 ± 0.0265", "0.120 ± 0.091", "/layer1/Add_output_0", "0.80 / 1.47")]
+    shown = table(columns, rows, title="Scores", left=("target", "after"), wrap=("after",), framed=False)
+    console(width).print(shown)
+    out = capsys.readouterr().out
+    assert [text for text in (*columns, *rows[0]) if text not in out] == []
+    assert max(map(len, out.splitlines())) <= width
+    assert out.count("no-defense") == {200: 1, 60: 2, 40: 4}[width]
+    assert out.count("Scores") == 1
+
+
 def test_names_are_printed_as_they_are_without_markup_or_escape_sequences(capsys):
     hostile, shown = "a[/b] [red]x \x1b[2J :smile:", r"a[/b] [red]x \x1b[2J :smile:"
     made = console(200)
