@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from splitleak.config import Config
+from splitleak.defenses.stack import Stack
 from splitleak.logs import Report, silent
 from splitleak.models.grids import check_parts
 from splitleak.seeding import generator
@@ -132,6 +133,22 @@ def affordable(budget: int | None, images: int, each: int, seed: int) -> Tensor 
     return torch.randperm(images, generator=generator(seed, "queried"))[: budget // each].sort().values
 
 
+class AsSent(nn.Sequential):
+    """A white box: the edge's encoder, and what some of its defenses send on average of what that gives."""
+
+    def __init__(self, encoder: nn.Module, stack: Stack) -> None:
+        super().__init__(encoder, _Expected(stack))
+
+
+class _Expected(nn.Module):
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.stack.expected(features)
+
+
 @dataclass(frozen=True)
 class Knowledge:
     """The threat model of an attack on victims: all that it may use. None is withheld."""
@@ -143,7 +160,7 @@ class Knowledge:
     public: Tensor | None = None  # (M, C, H, W) in [0, 1], disjoint from the victims' images
     query: Query | None = None  # the deployed edge, or the prediction service, as a black box
     labels: Tensor | None = None  # (M,) int64, the classes of the public images
-    encoder: nn.Module | None = None  # a white box: the edge's weights, and its defenses that do not draw
+    encoder: nn.Module | None = None  # a white box: the edge's weights, and what its defenses send on average
     head: nn.Module | None = None  # the cloud's weights, features to logits
     fresh_encoder: Callable[[], nn.Module] | None = None  # the edge's architecture: untrained encoders, global stream
     prior: "Prior | DiffusionPrior | None" = None  # a generator or a denoiser of images like the attacker's own

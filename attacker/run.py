@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.attacker.arrays import own_images, read_features, read_pairs
-from splitleak.attacker.base import Attack, Knowledge, Query, Run, Simulate, build
+from splitleak.attacker.base import AsSent, Attack, Knowledge, Query, Run, Simulate, build
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
 from splitleak.attacker.diffusion import load_prior
@@ -435,14 +435,16 @@ def _cloud_knowledge(
 
 
 def _as_sent(half: EdgeHalf, device: torch.device) -> nn.Module:
-    """The frozen encoder with those defenses behind it that neither draw nor are undone, as they round and clamp.
+    """The frozen encoder with those defenses behind it that are not undone, as they send on average.
 
     The encoder alone where these let no gradient through: a plug-in that rounds may not, and no attack would descend.
     """
     alone = freeze(half.encoder, device)
-    kept = [each for each in half.stack if not each.randomised and type(each).undone is Defense.undone]
-    through = nn.Sequential(alone, *kept)
-    return through if kept and passes_gradients(through, half.config.target.model.image_shape, device) else alone
+    kept = [each for each in half.stack if type(each).undone is Defense.undone]
+    if all(each.randomised and type(each).expected is Defense.expected for each in kept):
+        return alone
+    through = AsSent(alone, Stack(kept))
+    return through if passes_gradients(through, half.config.target.model.image_shape, device) else alone
 
 
 def _simulate(stack: Stack | None, crossings: int, device: torch.device) -> Simulate | None:

@@ -15,6 +15,8 @@ from splitleak.defenses.base import AdaptiveAttack, Defense, EpochEnd, Step, Tra
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
 
+_DRAWS = 32  # of which a mean is taken
+
 
 class DefenseConfig(Config):
     """One element of a stack: the defense's name, and its own configuration including all defaults."""
@@ -116,8 +118,12 @@ class Stack(nn.Module):
         return features
 
     def expected(self, features: Tensor) -> Tensor:
-        """`forward` without randomness, see `Defense.expected`."""
-        for defense in self:
+        """`forward` without randomness, see `Defense.expected`; the mean of several draws, where one is rounded."""
+        defenses = list(self)
+        drawn = _drawn(defenses)
+        if drawn:
+            features = _mean(defenses[:drawn], features)
+        for defense in defenses[drawn:]:
             features = defense.expected(features)
         return features
 
@@ -174,3 +180,33 @@ class Stack(nn.Module):
         """The state of the defenses that act on the wire, numbered as in a stack of these alone."""
         acting = nn.ModuleList([defense for defense in self if defense.acts_on_wire()])
         return {f"defenses.{name}": tensor for name, tensor in acting.state_dict().items()}
+
+
+def _drawn(defenses: Sequence[Defense]) -> int:
+    """Of how many of the first defenses the mean takes draws: up to the last that may round or clamp what was drawn."""
+    drawing, drawn = False, 0
+    for place, defense in enumerate(defenses, 1):
+        if defense.randomised:
+            drawing = True
+        elif drawing and defense.acts_on_wire() and type(defense).undone is Defense.undone:
+            drawn = place
+    return drawn
+
+
+def _mean(defenses: Sequence[Defense], features: Tensor) -> Tensor:
+    """The mean of what defenses send of features ``(N, *cut)``, over the same draws at each call."""
+    own = [defense.generator for defense in defenses]
+    draw = None if features.is_meta else generator(0, "expected", device=features.device)
+    try:
+        for defense in defenses:
+            defense.generator = draw
+        total = torch.zeros_like(features)
+        for _ in range(_DRAWS):
+            sent = features
+            for defense in defenses:
+                sent = defense(sent) if defense.randomised else defense.expected(sent)
+            total = total + sent / _DRAWS
+        return total
+    finally:
+        for defense, before in zip(defenses, own, strict=True):
+            defense.generator = before

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from splitleak.attacker.base import Knowledge, Run
+from splitleak.attacker.base import AsSent, Knowledge, Run
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
 from splitleak.attacker.training.fitting import cosine, crossed, gather, predict, replayed, set_rate
 from splitleak.config import Config, digest
@@ -120,7 +120,8 @@ def public_features(name: str, encoder: nn.Module, known: Knowledge, run: Run, d
     """
     if known.query is not None:
         return gather(known, name, draws)
-    return crossed(encode_public(name, encoder, known, run.device)[0], known, draws, run.seed)
+    bare = encoder[0] if isinstance(encoder, AsSent) and known.simulate is not None else encoder
+    return crossed(encode_public(name, bare, known, run.device)[0], known, draws, run.seed)
 
 
 def error_weight(features: Tensor) -> float:

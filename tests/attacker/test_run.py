@@ -19,6 +19,7 @@ from splitleak.attacker.class_inversion.base import ClassInversion
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.attacker.prior import PriorConfig, train_prior
 from splitleak.attacker.queries import EdgeProbe, Pairs, ServiceProbe
+from splitleak.attacker.reconstruction.descent import public_features
 from splitleak.attacker.run import Access, AttackConfig, record_queries, run_attack
 from splitleak.cli import app
 from splitleak.cloud.policy import PolicyConfig
@@ -306,6 +307,21 @@ def test_a_white_box_rounds_and_clamps_as_the_edge_does_where_that_lets_gradient
     monkeypatch.setattr(Quantisation, "forward", lambda _, features: features.round())  # as a plug-in's may be
     _, known = Access(features=tmp_path / "sent.npy", encoder=edge).knowledge(config(), own, CPU)
     torch.testing.assert_close(known.encoder(victims), load_edge(edge, CPU).encoder(victims))
+
+
+def test_a_white_box_expects_what_noise_leaves_between_the_levels_that_are_sent(small_splits, tmp_path):
+    model = {"architecture": "cnn", "width": 0.5, "channels": 1, "size": 16, "classes": 10}
+    defenses = [{"name": "bottleneck"}, {"name": "gaussian-noise", "sigma": 0.4}, {"name": "quantisation", "levels": 2}]
+    document = {"model": model, "training": {"epochs": 1}, "defenses": defenses}
+    save(tmp_path / "toy", "toy", train(TargetConfig.parse(document, source="test"), small_splits, device=CPU))
+    half, victims = load_edge(tmp_path / "toy" / "edge", CPU, seed=0), small_splits.victims.floats()
+    sent = torch.stack([torch.from_numpy(half.encode(victims.numpy())) for _ in range(64)]).mean(0)
+    np.save(tmp_path / "sent.npy", sent.numpy())
+    access = Access(features=tmp_path / "sent.npy", encoder=tmp_path / "toy" / "edge")
+    _, known = access.knowledge(config(), replace(small_splits.public, **vars(small_splits.victims)), CPU)
+    simulated = public_features("test", known.encoder, known, Run(), 64).mean(0)  # of the bare encoder's features
+    for features in (known.encoder(victims).detach(), simulated):
+        assert float((features - sent).abs().mean()) < 0.15  # of levels a whole apart
 
 
 def test_who_has_the_edges_half_undoes_means_of_as_many_crossings_as_they_are_of(deploy, tmp_path, monkeypatch):

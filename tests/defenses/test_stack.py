@@ -74,6 +74,37 @@ def test_defenses_of_one_kind_draw_from_streams_of_their_own():
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize(
+    "documents",
+    [
+        ({"name": "gaussian-noise", "sigma": 0.3}, {"name": "quantisation", "levels": 2}),
+        ({"name": "dropout", "rate": 0.4}, {"name": "quantisation", "levels": 2}),
+        ({"name": "gaussian-noise"}, {"name": "quantisation"}, {"name": "dropout"}),
+    ],
+)
+def test_what_is_rounded_after_a_draw_is_expected_as_the_mean_of_what_is_sent(documents):
+    """Rounded without the draw it would be one of the levels, which is not what an attacker sees on average."""
+    stack, features = Stack.build(configs(*documents)), torch.linspace(0, 1, 4000).view(4, 1000).requires_grad_()
+    stack.seed(0, torch.device("cpu"))
+    before = [each.generator.get_state() for each in stack]
+    expected = stack.expected(features)
+    assert torch.equal(expected, stack.expected(features))
+    assert all(torch.equal(each.generator.get_state(), state) for each, state in zip(stack, before, strict=True))
+    (gradient,) = torch.autograd.grad(expected.sum(), features)
+    assert bool((gradient > 0).any(1).all())
+    with torch.no_grad():
+        sent = torch.stack([stack(features) for _ in range(200)])
+    # Neighbours are alike, so that few draws of each tell their mean.
+    nearby = [means.unflatten(1, (-1, 50)).mean(2) for means in (expected.detach(), sent.mean(0))]
+    assert float((nearby[0] - nearby[1]).abs().max()) < 0.08
+
+
+def test_after_the_last_draw_what_is_expected_is_computed_and_not_drawn():
+    stack = Stack.build(configs({"name": "quantisation", "levels": 3}, {"name": "gaussian-noise"}, {"name": "cem"}))
+    features = torch.rand(4, 100)
+    assert torch.equal(stack.expected(features), stack.defenses[0](features))
+
+
 def test_the_edge_is_given_only_what_acts_on_the_wire():
     given = configs({"name": "bottleneck"}, {"name": "cem"}, {"name": "dropout"}, {"name": "gaussian-noise"})
     assert [each.name for each in Stack.build(given, on_wire_only=True)] == ["dropout", "gaussian-noise"]
