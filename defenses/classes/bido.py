@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from splitleak.config import Config
-from splitleak.defenses.base import Defense, Step
+from splitleak.defenses.base import Defense, Step, TrainingStart
 from splitleak.defenses.features.layers import positions, reduces_resolution
 from splitleak.measures.dependence import coco, gaussian_kernel, hsic, label_kernel, normalised_hsic
 from splitleak.models.split import SplitModel
@@ -58,7 +58,7 @@ class BiDO(Defense):
     has as many batches as without balancing, so that classes with fewer images are oversampled.
 
     Raises:
-        ValueError: The model has no such position.
+        ValueError: The model has no such position, or, before a training, none to regularise.
     """
 
     name = "bido"
@@ -81,6 +81,11 @@ class BiDO(Defense):
                 self._outputs[index] = output
 
         self._handles = [slots[index].layer.register_forward_hook(partial(keep, index)) for index in chosen]
+
+    def begin(self, start: TrainingStart) -> None:
+        if not self._handles:
+            expected = "positions that reduce height and width, or layers that name others"
+            raise ValueError(f"bido: expected a network with {expected}, got one without, as an imported one is")
 
     def batches(self, labels: Tensor, batch_size: int, draw: torch.Generator) -> Sequence[Tensor] | None:
         if self.config.images_per_class == 0:

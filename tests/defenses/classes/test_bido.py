@@ -4,11 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from splitleak.defenses.base import TrainingStart
 from splitleak.defenses.classes.bido import balanced_batches
-from splitleak.defenses.stack import DefenseConfig
+from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.defenses.training import assemble, train, training_step
 from splitleak.measures.dependence import coco, gaussian_kernel, hsic, label_kernel, normalised_hsic
+from splitleak.models.split import SplitModel
 
 CPU = torch.device("cpu")
 IMAGES = torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -97,6 +100,15 @@ def test_a_layer_that_is_not_there_is_refused(small_target):
         assemble(small_target({"name": "bido", "layers": [1, 4]}), "builtin")
     with pytest.raises(ValueError, match="measure: Input should be 'hsic', 'nhsic', 'coco' or 'coco-frobenius'"):
         DefenseConfig.parse({"name": "bido", "measure": "cka"}, source="stack")
+
+
+def test_a_network_without_layers_to_regularise_is_not_trained_as_if_it_were_defended(small_target):
+    features, classifier = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    model = SplitModel(features, classifier, (1, 16, 16))  # no positions, as in an imported network
+    stack = Stack.build(small_target({"name": "bido"}).defenses)
+    stack.prepare(model, 10)
+    with pytest.raises(ValueError, match=r"bido: expected a network with positions that reduce .*, got one without"):
+        stack.begin(TrainingStart(model, "mine", tuple("abcdefghij"), epochs=1))
 
 
 @settings(max_examples=40)
