@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from splitleak.config import Config
-from splitleak.defenses.base import Defense, EpochEnd, Step
+from splitleak.defenses.base import Defense, EpochEnd, Step, TrainingStart
 from splitleak.defenses.stack import DefenseConfig, Stack
+from splitleak.defenses.training import assemble, train
 
 STEP = Step(*[torch.empty(0)] * 5, epoch=0, learning_rate=0.1)
 
@@ -72,6 +73,19 @@ def test_defenses_of_one_kind_draw_from_streams_of_their_own():
     stack.seed(0, torch.device("cpu"))
     first, second = (each(torch.zeros(8)) for each in stack)
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("acting", ["gaussian-noise", "quantisation", "permutation"])
+def test_what_lengthens_the_encoder_does_not_come_after_what_acts_behind_it(small_target, small_splits, acting):
+    """It would act on the bottleneck's output all the same, or, as a permutation, on other channels than it is for."""
+    in_order = [{"name": "bottleneck", "channels": 17}, {"name": acting}]
+    assemble(small_target(*reversed(in_order)), "builtin")  # as an artifact is loaded
+    with pytest.raises(ValueError, match=f"bottleneck: expected before {acting}, which acts on .*, got it after that"):
+        train(small_target(*reversed(in_order), epochs=1), small_splits, device=torch.device("cpu"))
+    patrol = {"name": "patrol", "weight": 0, "exempt": 4}  # within the encoder, at any place
+    for stack in (in_order, [{"name": acting}, patrol], [{"name": acting}, {"name": "nopeek"}, {"name": "dropout"}]):
+        model, built = assemble(small_target(*stack), "builtin")
+        built.begin(TrainingStart(model, "builtin", tuple("abcdefghij"), epochs=1))
 
 
 @pytest.mark.parametrize(
