@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -62,6 +63,14 @@ def test_more_noise_leaks_less_by_every_measure(measured):
     assert found[0]["fsinfo_nats_per_pixel"] > 2 * found[1]["fsinfo_nats_per_pixel"] > 0
     assert 0 < found[0]["mse_gaussian_estimate"] < found[1]["mse_gaussian_estimate"]
     assert found[0]["image_entropy_nats"] == found[1]["image_entropy_nats"]
+
+
+def test_what_is_rounded_after_noise_tells_no_more_than_the_noisy_features(images, target):
+    noisy, rounded = (target(BOTTLENECK, noise(0.2), *more) for more in ((), ({"name": "quantisation", "levels": 2},)))
+    shutil.copy(noisy / "edge" / "weights.safetensors", rounded / "edge")  # of one network
+    found = [measure(folder, images, QUICK, CPU) for folder in (noisy, rounded)]
+    assert found[1]["information_nats"] <= found[0]["information_nats"]
+    assert found[1]["mse_gaussian_estimate"] >= found[0]["mse_gaussian_estimate"]
 
 
 def test_the_gaussian_estimate_is_the_formula_and_below_the_error_of_the_mean_image(measured, small_splits):
