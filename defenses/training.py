@@ -30,6 +30,7 @@ from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, epochs
 from splitleak.training.modules import at_once, to_channels_last
 from splitleak.training.precision import fused_on, mixed_precision, tuned_convolutions
+from splitleak.training.turning import turns
 
 
 class AugmentConfig(Config):
@@ -393,9 +394,8 @@ def augmented(images: Tensor, config: AugmentConfig, draw: torch.Generator) -> T
         index = torch.arange(count, device=images.device)
         images = padded[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if config.rotation_degrees:
-        angle = (2 * uniform() - 1) * math.radians(config.rotation_degrees)
-        zero = torch.zeros_like(angle)
-        turn = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], 1).view(-1, 2, 3)
-        grid = functional.affine_grid(turn, list(images.shape), align_corners=False)
+        angles = (2 * uniform() - 1) * math.radians(config.rotation_degrees)
+        places = functional.pad(turns(angles, height, width), (0, 1))
+        grid = functional.affine_grid(places, list(images.shape), align_corners=False)
         images = functional.grid_sample(images, grid, align_corners=False)
     return images

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from splitleak.config import Config
+from splitleak.training.turning import turns
 
 
 class CropsConfig(Config):
@@ -59,8 +60,8 @@ def random_crops(images: Tensor, config: CropsConfig, draw: torch.Generator) -> 
     rows = torch.stack([torch.stack([wide, nothing, right], 1), torch.stack([nothing, high, down], 1)], 1)
     if config.rotation:
         angles = uniform(-1, 1) * math.radians(config.rotation)
-        turns = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], 1).view(-1, 2, 2)
-        rows = torch.cat([rows[:, :, :2] @ turns, rows[:, :, 2:]], 2)
+        turned = rows[:, :, :2] @ turns(angles, images.shape[2], images.shape[3])
+        rows = torch.cat([turned, rows[:, :, 2:]], 2)
     places = functional.affine_grid(rows.to(images), list(images.shape), align_corners=False)
     views = functional.grid_sample(images, places, padding_mode="border", align_corners=False)
     if not config.jitter:

@@ -215,10 +215,9 @@ def rotated_slowly(image, angle):
     result = torch.zeros_like(image)
     for row in range(height):
         for column in range(width):
-            y, x = (2 * row + 1) / height - 1, (2 * column + 1) / width - 1
-            turned_x = angle.cos() * x - angle.sin() * y
-            turned_y = angle.sin() * x + angle.cos() * y
-            source_x, source_y = ((turned_x + 1) * width - 1) / 2, ((turned_y + 1) * height - 1) / 2
+            y, x = row - (height - 1) / 2, column - (width - 1) / 2
+            source_x = angle.cos() * x - angle.sin() * y + (width - 1) / 2
+            source_y = angle.sin() * x + angle.cos() * y + (height - 1) / 2
             for near_y in (int(source_y.floor()), int(source_y.floor()) + 1):
                 for near_x in (int(source_x.floor()), int(source_x.floor()) + 1):
                     if 0 <= near_y < height and 0 <= near_x < width:
@@ -227,8 +226,9 @@ def rotated_slowly(image, angle):
     return result
 
 
-def test_a_rotation_turns_each_image_by_an_angle_of_its_own_within_the_range():
-    images = torch.rand(4, 2, 7, 7, generator=drawn(1))
+@pytest.mark.parametrize("sides", [(7, 7), (5, 12)])
+def test_a_rotation_turns_each_image_by_an_angle_of_its_own_within_the_range(sides):
+    images = torch.rand(4, 2, *sides, generator=drawn(1))
     rotated = augmented(images, AugmentConfig(flip=False, rotation_degrees=30), drawn())
     angles = (2 * torch.rand(4, generator=drawn()) - 1) * torch.pi / 6
     assert len(set(angles.tolist())) == 4

@@ -42,11 +42,12 @@ def test_a_quarter_of_the_area_is_half_of_each_side():
     assert views[:, 0, 0, 0].std() > 1
 
 
-def test_a_rotated_view_is_the_image_turned_by_no_more_than_the_angle():
-    shades = torch.zeros(64, 1, 33, 33)
-    shades[:, :, 16, 17:] = 1.0  # a ray to the right
+@pytest.mark.parametrize("width", [33, 101])
+def test_a_rotated_view_is_the_image_turned_by_no_more_than_the_angle(width):
+    shades = torch.zeros(64, 1, 33, width)
+    shades[:, :, 16, width // 2 + 1 : width // 2 + 17] = 1.0  # a ray to the right
     views = random_crops(shades, CropsConfig(least=1, rotation=30), draw())
-    high, wide = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
+    high, wide = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(float(width)) - width // 2, indexing="ij")
     weights = views[:, 0] / views[:, 0].sum((1, 2), keepdim=True)
     angles = torch.atan2((weights * high).sum((1, 2)), (weights * wide).sum((1, 2))).rad2deg()
     assert angles.abs().max() < 31
