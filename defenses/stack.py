@@ -59,7 +59,7 @@ class Stack(nn.Module):
     def __init__(self, defenses: Sequence[Defense]) -> None:
         super().__init__()
         self.defenses = nn.ModuleList(defenses)
-        self._late: tuple[str, str] | None = None  # one that lengthens the encoder, and the first to act on its output
+        self._misplaced: str | None = None  # what is wrong with the order
         variance = sum(defense.noise_variance for defense in defenses)
         for defense in defenses:
             defense.noise_variance_on_wire = variance
@@ -96,26 +96,30 @@ class Stack(nn.Module):
         replacing = [defense.name for defense in self if defense.replaces_task_loss()]
         if len(replacing) > 1:
             raise ValueError(f"expected one defense with a task loss of its own, got {', '.join(replacing)}")
-        acting: list[str] = []
+        acting: list[Defense] = []
         for defense in self:
             encoder = model.encoder
             defense.prepare(model, classes)
+            telling = next((each for each in acting if each.public_channels), None)
+            if acting and model.encoder is not encoder and not defense.acts_on_wire():
+                expected = f"before {acting[0].name}, which acts on what the whole encoder gives"
+                self._misplaced = f"{defense.name}: expected {expected}, got it after that"
+            elif telling is not None and defense.randomised:
+                expected = f"before {telling.name}, which tells the cloud how to read what is sent"
+                self._misplaced = f"{defense.name}: expected {expected}, got it after that"
             if defense.acts_on_wire():
-                acting.append(defense.name)
-            elif acting and model.encoder is not encoder:
-                self._late = defense.name, acting[0]
+                acting.append(defense)
 
     def begin(self, start: TrainingStart) -> None:
         """Calls `Defense.begin` of each defense.
 
         Raises:
             ValueError: One that puts layers behind the encoder comes after one that acts on what is sent: that acts
-                behind these layers, whatever the order. (An artifact that was trained so is loaded all the same.)
+                behind these layers, whatever the order. Or one that draws comes after one that tells the cloud
+                something, which it would garble. (An artifact that was trained so is loaded all the same.)
         """
-        if self._late is not None:
-            late, acting = self._late
-            expected = f"expected before {acting}, which acts on what the whole encoder gives"
-            raise ValueError(f"{late}: {expected}, got it after that")
+        if self._misplaced is not None:
+            raise ValueError(self._misplaced)
         for defense in self:
             defense.begin(start)
 

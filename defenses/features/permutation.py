@@ -22,9 +22,9 @@ class Permutation(Defense):
 
     After Xu et al., "Permutation equivariance of transformers and its applications", CVPR 2024, who shuffle what is
     sent; here by a secret of edge and cloud. A session is the life of an edge's process (in training, each batch); its
-    number is drawn from ``2^bits``, and travels in one more channel of zeros and ones. What is added to features later
-    in the stack is in the order as sent. Features ``(N, C, H, W)``, or ``(N, H, W, C)`` (see `channels_last`), become
-    ``(N, C + 1, H, W)``.
+    number is drawn from ``2^bits``, and travels in one more channel of zeros and ones. What draws, as noise or dropout,
+    comes before it in a stack: after it, it would be drawn over the number, too. Features ``(N, C, H, W)``, or ``(N, H,
+    W, C)`` (see `channels_last`), become ``(N, C + 1, H, W)``.
 
     What it is good for: an eavesdropper who compares features of *different* sessions value by value. What it is not:
     the cloud knows the order, and who has the edge's half knows the secret and undoes it; within a session all

@@ -83,9 +83,17 @@ def test_what_lengthens_the_encoder_does_not_come_after_what_acts_behind_it(smal
     with pytest.raises(ValueError, match=f"bottleneck: expected before {acting}, which acts on .*, got it after that"):
         train(small_target(*reversed(in_order), epochs=1), small_splits, device=torch.device("cpu"))
     patrol = {"name": "patrol", "weight": 0, "exempt": 4}  # within the encoder, at any place
-    for stack in (in_order, [{"name": acting}, patrol], [{"name": acting}, {"name": "nopeek"}, {"name": "dropout"}]):
+    for stack in (in_order, [{"name": acting}, patrol], [{"name": "dropout"}, {"name": acting}, {"name": "nopeek"}]):
         model, built = assemble(small_target(*stack), "builtin")
         built.begin(TrainingStart(model, "builtin", tuple("abcdefghij"), epochs=1))
+
+
+@pytest.mark.parametrize("drawing", ["gaussian-noise", "laplace-noise", "dropout"])
+def test_what_draws_does_not_come_after_what_tells_the_cloud_how_to_read_the_rest(small_target, small_splits, drawing):
+    """Dropout would garble the number of the session for the cloud, and for whoever undoes the permutation."""
+    stack = [{"name": "permutation"}, {"name": "quantisation"}, {"name": drawing}]
+    with pytest.raises(ValueError, match=f"{drawing}: expected before permutation, which tells .*, got it after that"):
+        train(small_target(*stack, epochs=1), small_splits, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
