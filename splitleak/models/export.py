@@ -5,6 +5,7 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,11 +25,15 @@ products in another order differ by about 1e-6; a wrong or missing layer by 1e-2
 
 
 class OneByOne(nn.Module):
-    """A network that takes one row at a time, for any number of rows."""
+    """A network that takes one row at a time, for any number of rows; in eval mode, for one row has no statistics."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        self.training = mode
+        return self
 
     def forward(self, rows: Tensor) -> Tensor:
         return torch.cat([self.network(row) for row in rows.split(1)])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from splitleak.models.export import OnnxModule, check_parity, export_onnx
+from splitleak.models.export import OneByOne, OnnxModule, check_parity, export_onnx
 from splitleak.models.split import ModelConfig, build
 
 
@@ -51,3 +51,17 @@ def test_a_module_that_is_not_the_exported_one_is_refused(model, exported):
         check_parity(other, OnnxModule(exported, threads=1), images)
     with pytest.raises(RuntimeError, match="as torch gives"):
         check_parity(nn.Flatten(), OnnxModule(exported, threads=1), images)
+
+
+def test_one_row_at_a_time_is_normalised_by_the_running_statistics_in_training_too():
+    """Those of one image are not those of a batch, and of one vector there are none."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(9, 4), nn.BatchNorm1d(4))
+    statistics = {key: value.clone() for key, value in network.state_dict().items() if "running" in key}
+    images = torch.rand(5, 1, 3, 3)
+    trained = OneByOne(network).train()
+    torch.testing.assert_close(trained(images), network.eval()(images))
+    trained(images).sum().backward()
+    assert trained.training
+    assert all(parameter.grad is not None for parameter in trained.parameters())
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in statistics.items())
