@@ -31,10 +31,11 @@ def fisher_spectrum(encoder: Callable[[Tensor], Tensor], image: Tensor, *, chunk
     if side > _LARGEST_SIDE or (len(features) <= image.numel() and held > _LARGEST_SIDE**2):
         expected = f"features or an image of at most {_LARGEST_SIDE:,} values, and a Jacobian of {_LARGEST_SIDE:,}²"
         raise ValueError(f"expected {expected}, got {len(features):,} by {image.numel():,}")
-    rows = (
-        vmap(pullback)(unit)[0].flatten(1).double()
-        for unit in torch.eye(len(features), dtype=image.dtype, device=image.device).split(chunk)
+    units = (
+        image.new_zeros(len(places), len(features)).scatter(1, places[:, None], 1)
+        for places in torch.arange(len(features), device=image.device).split(chunk)
     )
+    rows = (vmap(pullback)(unit)[0].flatten(1).double() for unit in units)
     if len(features) <= image.numel():
         jacobian = torch.cat(list(rows))
         gram = jacobian @ jacobian.T

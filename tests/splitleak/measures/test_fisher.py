@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.autograd.functional import jacobian
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
 
@@ -87,3 +88,25 @@ def test_what_would_not_fit_into_memory_is_refused_before_anything_is_computed(f
 
     with pytest.raises(ValueError, match=f"expected features or an image of at most 16,384 .*, got {features:,} by"):
         fisher_spectrum(encoder, torch.zeros(1, 1, pixels))
+
+
+class Largest(TorchDispatchMode):
+    """Knows the values of the largest tensor that was made while it is entered."""
+
+    values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.values = max(self.values, made.numel() if isinstance(made, torch.Tensor) else 0)
+        return made
+
+
+def test_memory_holds_a_few_rows_at_a_time_however_many_features_there_are():
+    """As many unit vectors as features, all at once, were 17 GB for 64 channels of 32 x 32."""
+    features, chunk = 3000, 10
+    matrix = torch.rand(features, 4, generator=torch.Generator().manual_seed(0))
+    with Largest() as largest:
+        found = fisher_spectrum(linear(matrix), torch.rand(1, 2, 2), chunk=chunk)
+    assert largest.values <= chunk * features
+    expected = torch.linalg.eigvalsh(matrix.T.double() @ matrix.double())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
