@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from splitleak.measures.linkage.whitening import levels
+
 _STRENGTHS = tuple(10.0**power for power in range(-5, 3))  # in units of the largest eigenvalue
 
 
@@ -14,18 +16,19 @@ class Probe:
     """Features ``(N, ...)`` to scores ``(N, K)`` of K values, the highest of which is the guess."""
 
     centre: Tensor
+    levels: Tensor
     weight: Tensor
     bias: Tensor
     strength: float
 
     def __call__(self, features: Tensor) -> Tensor:
         """The guess of each feature: ``(N,)``."""
-        scores = (features.flatten(1) - self.centre) @ self.weight + self.bias
+        scores = (features.flatten(1) - self.centre) / self.levels @ self.weight + self.bias
         return scores.argmax(1)
 
 
 def train_probe(features: Tensor, values: Tensor, draw: torch.Generator, *, held_out: float = 0.2) -> Probe:
-    r"""Ridge regression from features to one-hot values, in closed form.
+    r"""Ridge regression from features, brought to `levels`, to one-hot values, in closed form.
 
     .. math:: \min_W \|X W - Y\|^2 + \lambda \|W\|^2
 
@@ -58,6 +61,8 @@ def _fitted(features: Tensor, values: Tensor, classes: int, strengths: tuple[flo
     flat = features.flatten(1)
     centre = flat.double().mean(0).float()
     rows = flat - centre
+    level = levels(rows, centre)
+    rows = rows / level
     hot = functional.one_hot(values, classes).float()
     bias = hot.mean(0)
     wide = rows.shape[1] > rows.shape[0]
@@ -67,7 +72,7 @@ def _fitted(features: Tensor, values: Tensor, classes: int, strengths: tuple[flo
     probes = []
     for strength in strengths:
         solved = vectors @ (turned / (eigenvalues.clamp_min(0) + strength * largest)[:, None])
-        probes.append((strength, Probe(centre, rows.T @ solved if wide else solved, bias, strength)))
+        probes.append((strength, Probe(centre, level, rows.T @ solved if wide else solved, bias, strength)))
     return probes
 
 

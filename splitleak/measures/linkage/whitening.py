@@ -6,18 +6,34 @@ from typing import Self
 import torch
 from torch import Tensor
 
-_NOTHING = 1e-6  # of the largest variance: less is rounding
+_NOTHING = 1e-6  # of the largest variance, or a deviation beside its mean: less is rounding
+_OUTSIZED = 2.0  # times the usual deviation
+
+
+def levels(rows: Tensor, centre: Tensor) -> Tensor:
+    """What each value of ``rows`` ``(M, d)``, less their ``centre`` ``(d,)``, is divided by: ``(d,)``, at least 1.
+
+    Those that vary more than twice as much as the median of all are brought down to that, so that a channel of huge
+    ones, be they noise, hides nothing of what the others tell; the rest stay as they are.
+
+    >>> levels(torch.tensor([[1.0, -2.0, 300.0], [-1.0, 2.0, -300.0]]), torch.zeros(3))
+    tensor([ 1.,  1., 75.])
+    """
+    deviations = rows.square().mean(0).sqrt()
+    usual = deviations[deviations > _NOTHING * centre.abs()].median().nan_to_num(1.0)
+    return (deviations / (_OUTSIZED * usual)).clamp_min(1)
 
 
 @dataclass(frozen=True)
 class Whitening:
     """A linear map of features after which the covariance of those that it was fitted to is nearly the identity.
 
-    ``directions`` ``(d, r)`` are principal, by falling variance; ``scales`` ``(r,)`` and ``rest`` multiply what lies
-    along them and what they do not span.
+    Values are first divided by their `levels` ``(d,)``. ``directions`` ``(d, r)`` are principal, by falling variance;
+    ``scales`` ``(r,)`` and ``rest`` multiply what lies along them and what they do not span.
     """
 
     centre: Tensor
+    levels: Tensor
     directions: Tensor
     scales: Tensor
     rest: float
@@ -40,6 +56,8 @@ class Whitening:
         rows = flat - centre
         if count < 2 or not bool(rows.any()):
             raise ValueError(f"expected at least two features that differ, got {count}")
+        level = levels(rows, centre)
+        rows = rows / level
         wide = size > count
         gram = (rows @ rows.T if wide else rows.T @ rows) / count
         values, vectors = torch.linalg.eigh(gram)
@@ -52,15 +70,15 @@ class Whitening:
         shrunk = 1.0 if apart <= 0 else min(1.0, max(noise, 0.0) / apart)
         scales = ((1 - shrunk) * values + shrunk * mean).rsqrt()
         rest = (shrunk * mean) ** -0.5 if shrunk else 0.0
-        return cls(centre, directions, scales, rest)
+        return cls(centre, level, directions, scales, rest)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Features ``(N, ...)`` to ``(N, r + d)``: along the directions, and what they do not span."""
-        rows = features.flatten(1) - self.centre
+        rows = (features.flatten(1) - self.centre) / self.levels
         along = rows @ self.directions
         left = rows - along @ self.directions.T
         return torch.cat([along * self.scales, left * self.rest], 1)
 
     def principal(self, features: Tensor, most: int) -> Tensor:
         """Features ``(N, ...)`` along the leading directions, whitened: ``(N, min(r, most))``."""
-        return (features.flatten(1) - self.centre) @ self.directions[:, :most] * self.scales[:most]
+        return (features.flatten(1) - self.centre) / self.levels @ self.directions[:, :most] * self.scales[:most]

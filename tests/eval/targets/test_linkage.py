@@ -58,6 +58,18 @@ def test_the_picture_itself_is_found_again_and_is_read_and_noise_is_not(small_sp
     assert noise["verified"]["0.01"]["rate"] == pytest.approx(0.01, abs=0.02)
 
 
+def test_a_channel_of_huge_noise_hides_no_picture_beside_it(small_splits):
+    draw = torch.Generator().manual_seed(0)
+
+    def send(pictures):
+        return torch.cat([pictures, 1e4 * torch.randn(pictures.shape, generator=draw)[:, :, :4]], 2)
+
+    found = linkage(send, small_splits.public, small_splits.victims, QUICK)
+    assert found["refound"]["whitened"]["same"]["share"] > 0.9
+    assert found["label"]["right"] > 0.4
+    assert found["verified"]["0.01"]["rate"] > 0.015
+
+
 def test_one_victim_has_no_error_and_a_document_all_the_same(small_splits):
     alone = small_splits.victims.select(torch.tensor([0]))
     found = linkage(lambda pictures: pictures, small_splits.public, alone, QUICK)

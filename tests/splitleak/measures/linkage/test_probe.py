@@ -25,12 +25,21 @@ def test_it_reads_what_is_there_and_nothing_from_noise(count, size):
 def test_it_is_the_ridge_regression_of_one_hot_values(count, size):
     features, values = blobs(count, size)
     [(_, probe)] = _fitted(features, values, 4, (0.1,))
-    rows = (features - features.mean(0)).double()
+    rows = ((features - features.mean(0)) / probe.levels).double()
     hot = torch.nn.functional.one_hot(values, 4).double()
     largest = torch.linalg.eigvalsh(rows.T @ rows)[-1]
     weight = torch.linalg.solve(rows.T @ rows + 0.1 * largest * torch.eye(size), rows.T @ (hot - hot.mean(0)))
     torch.testing.assert_close(probe.weight.double(), weight, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(probe.bias.double(), hot.mean(0))
+
+
+@pytest.mark.parametrize(("count", "size"), [(200, 10), (60, 150)])
+def test_a_channel_of_huge_noise_hides_nothing_of_what_the_others_tell(count, size):
+    (features, values), (others, theirs) = blobs(count, size), blobs(400, size, seed=1)
+    draw = torch.Generator().manual_seed(2)
+    noisy, sent = (torch.cat([each, 1e5 * torch.randn(len(each), 2, generator=draw)], 1) for each in (features, others))
+    probe = train_probe(noisy, values, torch.Generator().manual_seed(0))
+    assert (probe(sent) == theirs).double().mean() > 0.95
 
 
 def test_the_majority_is_that_of_what_is_known():

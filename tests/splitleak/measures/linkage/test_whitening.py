@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch.nn import functional
 
-from splitleak.measures.linkage.whitening import Whitening
+from splitleak.measures.linkage.whitening import Whitening, levels
 
 
 def correlated(count, size, seed=0):
@@ -47,3 +48,24 @@ def test_the_principal_components_are_the_first_of_the_whitened_ones():
 def test_features_without_a_covariance_are_refused(features):
     with pytest.raises(ValueError, match="expected at least two features that differ"):
         Whitening.fit(features)
+
+
+@pytest.mark.parametrize(("count", "size"), [(300, 12), (12, 40)])
+def test_a_channel_of_huge_noise_hides_nothing_of_what_the_others_tell(count, size):
+    """Directions of less than a millionth of the largest variance were rounding, and the rest was shrunk away."""
+    features = correlated(count, size)
+    draw = torch.Generator().manual_seed(2)
+    noisy, again = (torch.cat([features, 1e5 * torch.randn(count, 1, generator=draw)], 1) for _ in range(2))
+    whitening = Whitening.fit(noisy)
+    for told in (whitening, lambda sent: whitening.principal(sent, size)):
+        found = torch.cdist(functional.normalize(told(again), dim=1), functional.normalize(told(noisy), dim=1))
+        assert (found.argmin(1) == torch.arange(count)).double().mean() > 0.6
+
+
+def test_values_that_vary_as_others_do_or_not_at_all_are_left_as_they_are():
+    features = correlated(50, 6)
+    rows = features - features.mean(0)
+    assert levels(rows, features.mean(0)).tolist() == [1] * 6
+    constant = torch.cat([rows, 1e-6 * torch.randn(50, 20, generator=torch.Generator().manual_seed(0))], 1)
+    assert levels(constant, torch.full((26,), 5.0)).tolist() == [1] * 26
+    assert levels(torch.zeros(5, 3), torch.zeros(3)).tolist() == [1] * 3
