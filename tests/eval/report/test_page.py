@@ -5,6 +5,8 @@ import json
 import pytest
 from jinja2 import UndefinedError
 
+from splitleak.eval.record.metrics import METRICS
+from splitleak.eval.report.beside_published import _COLUMNS
 from splitleak.eval.report.page import (
     Sheet,
     Text,
@@ -20,6 +22,8 @@ from splitleak.eval.report.page import (
     write_lines,
 )
 from splitleak.eval.report.results import Spread
+
+LAST_LATIN = 0x17F
 
 
 @pytest.mark.parametrize(
@@ -83,6 +87,13 @@ def test_a_table_in_latex_has_rules_of_booktabs_and_no_letter_that_latex_takes_f
         "a\\_b & 50 \\% & n \\\\\n\\midrule\n"
         "r\\#1 & 1 $\\pm$ 2 (3) & - \\\\\n\\bottomrule\n\\end{tabular}\n"
     )
+
+
+def test_latex_knows_every_letter_of_our_columns():
+    """Latin ones it has; others, as an arrow, end its run with an error."""
+    titles = [*_COLUMNS, *((metric.heading, metric.label) for metric in METRICS), ("", "Δ MSE")]
+    written = latex_table(Sheet("T", tuple(titles), ()))
+    assert {letter for letter in written if ord(letter) > LAST_LATIN} == set()
 
 
 def test_a_table_in_csv_keeps_commas_and_quotes_in_their_cells():
