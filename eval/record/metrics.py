@@ -169,8 +169,11 @@ class Metric:
 
 
 def spread(values: NDArray[np.float64]) -> Score:
-    """Mean and standard deviation (n - 1) of values ``(N,)``, and the values themselves, to six decimals."""
-    deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    """Mean and standard deviation (n - 1) of values ``(N,)``, and the values themselves, to six decimals.
+
+    A single value has no deviation.
+    """
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else None
     return Score(mean=float(values.mean()), std=deviation, values=tuple(round(float(value), 6) for value in values))
 
 

@@ -267,8 +267,8 @@ class Score(_Part):
     """One metric: mean and standard deviation (n - 1) over images or classes, and their values.
 
     ``images`` holds the values of single pictures ``[class][picture]`` where there are several of each class. A metric
-    of the whole batch has neither deviation nor values. ``capped`` counts values that stand as their metric's cap, as
-    the PSNR of an image that is rebuilt exactly, which is infinite, stands as 100 dB.
+    of the whole batch has neither deviation nor values; a single value has no deviation. ``capped`` counts values that
+    stand as their metric's cap, as the PSNR of an image that is rebuilt exactly, which is infinite, stands as 100 dB.
     """
 
     mean: float
@@ -276,6 +276,14 @@ class Score(_Part):
     values: tuple[float, ...] | None = None
     images: tuple[tuple[float, ...], ...] | None = None
     capped: int | None = None
+
+    def text(self, digits: int) -> str:
+        """The mean, and the deviation where there is one.
+
+        >>> Score(mean=0.25, std=0.125).text(2), Score(mean=0.25).text(1)
+        ('0.25 ± 0.12', '0.2')
+        """
+        return f"{self.mean:.{digits}f}" + ("" if self.std is None else f" ± {self.std:.{digits}f}")
 
 
 class TopK(_Part):

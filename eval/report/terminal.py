@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from splitleak.eval.latency.table import quantile_text
-from splitleak.eval.record.schema import Record, Score
+from splitleak.eval.record.schema import Record
 from splitleak.eval.report.results import Cell, Results, Row
 
 _FOUND = "refound_moved"
@@ -89,13 +89,8 @@ def _attack(results: Results) -> tuple[str, ...]:
 
 
 def _scores(record: Record) -> list[str]:
-    return [_spread(record.scores.get(name), digits) for name, digits in (("mse", 4), ("ssim", 3), ("psnr", 2))]
-
-
-def _spread(score: Score | None, digits: int) -> str:
-    if score is None:
-        return "-"
-    return f"{score.mean:.{digits}f}" + ("" if score.std is None else f" ± {score.std:.{digits}f}")
+    shown = ((record.scores.get(name), digits) for name, digits in (("mse", 4), ("ssim", 3), ("psnr", 2)))
+    return ["-" if score is None else score.text(digits) for score, digits in shown]
 
 
 def _quantiles(latency: Mapping[str, Mapping[str, float | None]] | None) -> Sequence[str]:

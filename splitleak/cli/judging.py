@@ -87,7 +87,7 @@ def score(
         force=force,
     )
     shown = ("mse", "ssim", "psnr", *("reclassified",) * (evaluator is not None))
-    text = ", ".join(f"{name} {record.scores[name].mean:.4f} ± {record.scores[name].std:.4f}" for name in shown)
+    text = ", ".join(f"{name} {record.scores[name].text(4)}" for name in shown)
     means = {"n": record.n, **{name: score.mean for name, score in record.scores.items()}}
     result(as_json, {"record": str(out / "record.json"), **means}, f"{out}: {text} over {record.n} images")
 

@@ -78,7 +78,7 @@ def test_an_exact_copy_counts_as_100_db_so_that_means_stay_finite(pair):
 
 
 def test_one_image_has_no_spread():
-    assert spread(np.array([0.25])) == Score(mean=0.25, std=0.0, values=(0.25,))
+    assert spread(np.array([0.25])) == Score(mean=0.25, std=None, values=(0.25,))
 
 
 def test_brightness_and_contrast_do_not_matter_for_the_nearest_mean():
