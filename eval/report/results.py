@@ -463,13 +463,13 @@ def _linkages(folder: Path, plan: Mapping[str, Any]) -> dict[tuple[str, str], Li
 
 
 def _latencies(folder: Path) -> dict[str, Mapping[str, Mapping[str, float | None]]]:
-    """Quantiles of the parts of a request's latency, by target; of one image in flight, which tables say they are."""
+    """Quantiles of the parts of a request's latency, by target; of one image in flight, its features sent plain."""
     latencies: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
     for path in (folder / LATENCY, *sorted((folder / "latency").glob("*.json"))):
         if path.is_file():
             document = read_table(path)
             swept = [cell for cell in document.get("cells", ()) if cell["way"] == "split" and not cell["fresh_weights"]]
-            alone = [cell for cell in swept if (cell["batch"], cell["window"]) == (1, 1)]
+            alone = [cell for cell in swept if (cell["batch"], cell["window"], cell["codec"]) == (1, 1, "fp32")]
             latencies |= {cell["target"]: cell["parts"] for cell in reversed(alone)} if swept else document["targets"]
     return latencies
 
