@@ -27,13 +27,11 @@ class Plda:
     analysis for inferences about identity", ICCV 2007. We estimate W from pairs of a picture's features, shrunk as in
     `Whitening` once each value has the same deviation within a picture, and B from the means of these pairs.
 
-    ``scales`` ``(d,)`` multiply values; ``directions`` ``(r, k)`` are those of the whitened values in which pictures
-    differ, ``strengths`` ``(k,)`` the b; ``centres`` are the means of ``first`` and of ``again`` along them.
+    ``projection`` ``(d, k)`` leads to the directions in which pictures differ, in units in which W is the identity;
+    ``strengths`` ``(k,)`` are the b, and ``centres`` the means of ``first`` and of ``again`` there.
     """
 
-    scales: Tensor
-    whitening: Whitening | None
-    directions: Tensor
+    projection: Tensor
     strengths: Tensor
     centres: tuple[Tensor, Tensor]
 
@@ -48,21 +46,23 @@ class Plda:
             got = f"{tuple(first.shape)} and {tuple(again.shape)}"
             raise ValueError(f"expected features of at least two pictures, and of the same again, got {got}")
         one, other = first.flatten(1).double(), again.flatten(1).double()
+        means = one.mean(0), other.mean(0)
         apart = (one - other) / 2**0.5
         own = ((one.var(0) + other.var(0)) / 2).sqrt()
         within = torch.maximum(apart.std(0), _LEAST * own)
         scales = torch.where(within > 0, 1 / within, 0).float()  # what never varies tells nothing
         left = apart.float() * scales
         whitening = Whitening.fit(left) if bool((left != left[:1]).any()) else None
-        seen = [_whitened(each.float() * scales, whitening).double() for each in (one, other)]
-        means = [each.mean(0) for each in seen]
-        middles = (seen[0] - means[0] + seen[1] - means[1]) / 2
+        middles = ((one - means[0] + other - means[1]) / 2).float() * scales
+        middles = (middles if whitening is None else whitening(middles + whitening.centre)).double()
         wide, spread = middles.shape[1] > len(middles), len(middles) - 1
         values, vectors = torch.linalg.eigh((middles @ middles.T if wide else middles.T @ middles) / spread)
         kept = values > 0.5  # half of W, which the mean of two has, in units of W
         values, vectors = values[kept], vectors[:, kept]
         directions = middles.T @ vectors / (values * spread).sqrt() if wide else vectors
-        return cls(scales, whitening, directions, values - 0.5, (means[0] @ directions, means[1] @ directions))
+        projection = scales[:, None] * (directions if whitening is None else whitening.composed(directions))
+        projection = projection.double()
+        return cls(projection, values - 0.5, (means[0] @ projection, means[1] @ projection))
 
     def scores(self, probes: Tensor, gallery: Tensor) -> Tensor:
         """How likely each probe ``(N, ...)`` shows what each of the gallery ``(M, ...)`` shows, the more the higher.
@@ -85,13 +85,9 @@ class Plda:
         return (self._along(features) - centre) * (self.strengths / (1 + self.strengths))
 
     def _along(self, features: Tensor) -> Tensor:
-        return _whitened(features.flatten(1) * self.scales, self.whitening).double() @ self.directions
+        return features.flatten(1).double() @ self.projection
 
 
 def likeliest(scores: Tensor) -> Tensor:
     """How likely each of N is found again by `Plda.scores` ``(N, N)``, as by `refinding.found_again`: ``(N,)``."""
     return own_is_least(-scores, _ROUNDING * scores.abs().amax(1, keepdim=True))
-
-
-def _whitened(rows: Tensor, whitening: Whitening | None) -> Tensor:
-    return rows if whitening is None else whitening(rows)

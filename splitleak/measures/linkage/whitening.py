@@ -79,6 +79,12 @@ class Whitening:
         left = rows - along @ self.directions.T
         return torch.cat([along * self.scales, left * self.rest], 1)
 
+    def composed(self, weight: Tensor) -> Tensor:
+        """What whitening and then ``weight`` ``(r + d, k)`` multiply features, less the centre, by: ``(d, k)``."""
+        weight = weight.to(self.directions.dtype)
+        along, left = weight[: len(self.scales)] * self.scales[:, None], weight[len(self.scales) :] * self.rest
+        return (self.directions @ (along - self.directions.T @ left) + left) / self.levels[:, None]
+
     def principal(self, features: Tensor, most: int) -> Tensor:
         """Features ``(N, ...)`` along the leading directions, whitened: ``(N, min(r, most))``."""
         return (features.flatten(1) - self.centre) / self.levels @ self.directions[:, :most] * self.scales[:most]

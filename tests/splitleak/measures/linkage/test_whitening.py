@@ -69,3 +69,13 @@ def test_values_that_vary_as_others_do_or_not_at_all_are_left_as_they_are():
     constant = torch.cat([rows, 1e-6 * torch.randn(50, 20, generator=torch.Generator().manual_seed(0))], 1)
     assert levels(constant, torch.full((26,), 5.0)).tolist() == [1] * 26
     assert levels(torch.zeros(5, 3), torch.zeros(3)).tolist() == [1] * 3
+
+
+@pytest.mark.parametrize(("count", "size"), [(40, 12), (12, 40)])
+def test_what_follows_whitening_can_be_multiplied_before(count, size):
+    features = correlated(count, size)
+    whitening = Whitening.fit(features)
+    white = whitening(features)
+    weight = torch.randn(white.shape[1], 3, generator=torch.Generator().manual_seed(1))
+    expected = (features - whitening.centre) @ whitening.composed(weight)
+    torch.testing.assert_close(white @ weight, expected, atol=1e-3, rtol=1e-3)
