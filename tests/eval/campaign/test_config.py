@@ -229,13 +229,14 @@ def test_data_that_is_not_there_is_named():
         ("cem_small_adaptive", 7, ["decoder 8 views"]),
     ],
 )
-def test_the_campaigns_that_ship_can_be_built_and_have_a_published_row_for_every_one_of_theirs(name, methods, attacks):
+def test_the_campaigns_that_ship_can_be_built_and_have_a_published_row_for_every_defense(name, methods, attacks):
     with as_file(files("splitleak.eval") / "campaigns" / f"{name}.toml") as path:
         config = CampaignConfig.load(read_campaign(path), source=name)
-    rows = [(method.name, plus) for method, plus, _ in config.rows()]
+    rows = [(method.name, plus) for method, plus, stack in config.rows() if stack]
     assert len(rows) == 2 * methods
     assert [attack.name for attack in config.attacks] == attacks
     printed = {(row.method, row.plus) for row in published.load(config.published).rows}
     assert set(rows) <= printed
     for method, _, stack in config.rows():
-        assert [defense.name for defense in stack[:2]] == ["bottleneck", "gaussian-noise"], method.name
+        start = ["bottleneck", "gaussian-noise"] if method.name != "Undefended" else []
+        assert [defense.name for defense in stack[:2]] == start, method.name
