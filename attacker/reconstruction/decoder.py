@@ -10,6 +10,7 @@ from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run, Shapes
 from splitleak.attacker.training.fitting import (
+    LEAST_STEPS,
     FitConfig,
     cosine,
     fit,
@@ -29,7 +30,6 @@ from splitleak.training.precision import fused_on, mixed_precision
 _MANY_PLACES = 256
 _FEW_PAIRS = 500
 _LEAST_BATCH = 16
-_LEAST_STEPS = 6  # an epoch, however few pairs there are
 
 
 class RebuilderConfig(FitConfig):
@@ -75,7 +75,7 @@ class RebuilderConfig(FitConfig):
     @property
     def steps(self) -> int:
         """Of an epoch, at least: the smallest sets are gone through several times."""
-        return min(_LEAST_STEPS, self.least_steps)
+        return min(LEAST_STEPS, self.least_steps)
 
     def build(self, shapes: Shapes) -> nn.Module:
         """A new decoder, see `decoder_for`, with weights from the global stream.

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run, Shapes
-from splitleak.attacker.training.fitting import FitConfig, fit, gather, predict, set_rate, step
+from splitleak.attacker.training.fitting import LEAST_STEPS, FitConfig, fit, gather, predict, set_rate, step
 from splitleak.models.decoder import ScaledDecoder, doublings
 from splitleak.models.grids import Crop, ToGrid
 from splitleak.seeding import seeded
@@ -113,11 +113,11 @@ class InverseNetworkAttack(Attack):
     He, Zhang and Lee, "Model inversion attacks against collaborative inference", ACSAC 2019, the black-box attack;
     MSE, Adam. Features ``(N, *cut)``, images ``(N, C, H, W)`` in [0, 1]; what lies outside is clamped at the end.
     Deviations: features whose sides are not the image's divided by a power of two, tokens and vectors are brought to a
-    grid first, see `ToGrid`; features whose variance is not in 0.001 to 10 are scaled to a variance of 1, and those
-    of means far from 0, as a sigmoid gives, are brought to means of 0, with which the published rate learns as it does
-    from usual ones; images in [0, 1] and not normalised per channel, so channels
-    weigh alike; the epoch is chosen on held-out public pairs; pairs are shuffled; the CPU preset is narrower and
-    shorter, at a higher learning rate.
+    grid first, see `ToGrid`; features whose variance is not in 0.001 to 10 are scaled to a variance of 1, and those of
+    means far from 0, as a sigmoid gives, are brought to means of 0, with which the published rate learns as it does
+    from usual ones; few pairs are gone through several times an epoch; images in [0, 1] and not normalised per channel,
+    so channels weigh alike; the epoch is chosen on held-out public pairs; pairs are shuffled; the CPU preset is
+    narrower and shorter, at a higher learning rate.
     """
 
     name = "inverse-network"
@@ -158,5 +158,6 @@ class InverseNetworkAttack(Attack):
             modules={"network": network},
             optimizers={"adam": optimizer},
             begin=lambda features, _: network.adapt(features),
+            least_steps=LEAST_STEPS,
         )
         return predict(network, known.captured, run.device)

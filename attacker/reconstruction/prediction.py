@@ -9,7 +9,17 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.training.fitting import FitConfig, cosine, fit, gather, one_cycle, predict, set_rate, step
+from splitleak.attacker.training.fitting import (
+    LEAST_STEPS,
+    FitConfig,
+    cosine,
+    fit,
+    gather,
+    one_cycle,
+    predict,
+    set_rate,
+    step,
+)
 from splitleak.measures.scores import check_scores, truncate
 from splitleak.models.inverter import (
     HiddenLayers,
@@ -79,11 +89,11 @@ class PredictionInversionAttack(Attack):
     of whom nothing is left gets the mean of the public images (unless some pair has nothing either, and was learnt).
 
     Deviations: the epoch is chosen on held-out public pairs, where the published code takes the least error on the
-    target's own training images; the CPU preset takes scores by their rank beside their logarithm (see `JoinedRescale`;
-    ``learned`` is the formula above, scaled and bent to stay positive, see `LogRescale`; ``best`` tries all and keeps
-    the one with the least error on held-out pairs), puts two layers with dropout before the inverter, which is an
-    eighth as wide, and trains 40 epochs of batch 128, the last ten on all pairs, at a rate that rises to a twenty times
-    higher one, and falls.
+    target's own training images; few pairs are gone through several times an epoch; the CPU preset takes scores by
+    their rank beside their logarithm (see `JoinedRescale`; ``learned`` is the formula above, scaled and bent to stay
+    positive, see `LogRescale`; ``best`` tries all and keeps the one with the least error on held-out pairs), puts two
+    layers with dropout before the inverter, which is an eighth as wide, and trains 40 epochs of batch 128, the last ten
+    on all pairs, at a rate that rises to a twenty times higher one, and falls.
     """
 
     name = "prediction-inversion"
@@ -184,6 +194,7 @@ def train_inverter(
         optimizers=optimizers,
         generators={"dropout": draw} if config.hidden else None,
         finish=finish,
+        least_steps=LEAST_STEPS,
     )
     return network, {**findings, "c": rescale.c if config.rescale in ("joined", "learned", "fixed") else None}
 

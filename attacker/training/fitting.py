@@ -25,6 +25,9 @@ _ROUNDING = 1e-4  # of their size, by which those to so few differ where nothing
 _CHUNKS = 8  # of so many values, in which more are asked for
 _LARGEST_HALF = torch.finfo(torch.float16).max
 
+LEAST_STEPS = 6
+"""Of an epoch of an attack's training, however few pairs there are: these are gone through several times."""
+
 Descend = Callable[[Tensor, Tensor, float], Tensor]
 """One step on features ``(B, *cut)`` and images ``(B, C, H, W)``, with the share of the training that is over in
 [0, 1); gives the loss, detached."""
