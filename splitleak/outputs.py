@@ -169,7 +169,7 @@ def locked(path: Path, patience_s: float = 0.5) -> Iterator[None]:
     descriptor = _acquired(lock, path, patience_s)
     try:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} ({shlex.join(sys.argv)})".encode())
+        os.write(descriptor, f"process {os.getpid()} ({shlex.join(sys.argv)})".encode(errors="backslashreplace"))
         held.add(path)
         yield
     finally:

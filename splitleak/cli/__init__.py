@@ -1,8 +1,10 @@
 """The command line. Each command imports what it needs when it runs, from any room: that keeps ``--help`` instant."""
 
+import contextlib
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -94,6 +96,10 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, _terminated)
     exit_with_parent()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # else it is closed, or somebody's own
+            with contextlib.suppress(OSError):  # of a warm child, whose pipe stands in another file's place: it is done
+                stream.reconfigure(errors="backslashreplace")  # of names that are no UTF-8, and arrows on Windows
     os.environ.pop("MPLBACKEND", None)  # a notebook's, which matplotlib refuses outside of it; we draw to files alone
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its log lines say, our errors and log lines say too
     try:

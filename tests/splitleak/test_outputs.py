@@ -462,6 +462,12 @@ def test_the_second_writer_is_told_which_process_is_the_first(tmp_path):
     assert names(tmp_path) == ["place"]
 
 
+def test_a_command_line_with_a_name_that_is_no_utf8_is_no_reason_not_to_write(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["splitleak", "split", "--data", os.fsdecode(b"caf\xe9.zip")])
+    write(tmp_path / "place", "ours")
+    assert content(tmp_path / "place") == "ours"
+
+
 def test_two_threads_exclude_each_other_and_a_block_within_another_is_let_in(tmp_path):
     place = tmp_path / "place"
     refused = []

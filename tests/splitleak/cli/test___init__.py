@@ -1,3 +1,4 @@
+import io
 import os
 import subprocess
 import sys
@@ -171,3 +172,29 @@ def test_a_number_of_threads_that_no_machine_has_is_refused(call):
     code, _, err = call("train", "--threads", "100000")
     assert code == 2
     assert "1024" in err
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("cp1252", "λ"), ("utf-8", os.fsdecode(b"caf\xe9"))])
+def test_what_the_terminals_encoding_lacks_is_written_out_and_ends_no_command(tmp_path, monkeypatch, encoding, name):
+    file = tmp_path / f"{name}.capture"
+    file.touch()
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    monkeypatch.setattr(sys, "argv", ["splitleak", "capture", "check", str(file)])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    sys.stdout.flush()
+    assert not stopped.value.code
+    assert f"{name}.capture: 0 messages".encode(encoding, "backslashreplace") in raw.getvalue()
+
+
+def test_a_stream_whose_file_was_replaced_by_a_pipe_as_a_warm_childs_takes_what_it_is_given():
+    code = "import os, sys; os.dup2(int(sys.argv.pop(1)), 1); from splitleak.cli import main; main()"
+    near, far = os.pipe()
+    with open(near, "rb") as told:
+        given = [sys.executable, "-c", code, str(far), "list", "codecs", "--json"]
+        child = subprocess.Popen(given, stdout=subprocess.DEVNULL, pass_fds=[far])
+        os.close(far)
+        assert b"uint8" in told.read()
+        assert child.wait(60) == 0
