@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from splitleak.artifacts import write_json
 from splitleak.config import Config, digest
 from splitleak.datasets.images import Images
-from splitleak.outputs import check_file
+from splitleak.outputs import check_file, check_json_name
 from splitleak.wire.protocol.answer import Prediction
 
 
@@ -96,5 +96,7 @@ class Ledger(Config):
 
         Raises:
             FileExistsError: There is something else at ``path``.
+            ValueError: It is not the name of a ``.json`` file.
         """
-        check_file(path, "a ledger (a .json file)", lambda there: cls.read(there).document(), settings, force=force)
+        check_json_name(path, "the ledger")
+        check_file(path, "a ledger", lambda there: cls.read(there).document(), settings, force=force)

@@ -91,6 +91,16 @@ class FolderKind:
         _check_settings(path, ours, document, {} if force else settings or {})
 
 
+def check_json_name(path: Path, what: str) -> None:
+    """Refuses a name of a file under which no command would read the JSON that one is about to write.
+
+    Raises:
+        ValueError: It does not end in ``.json``.
+    """
+    if path.suffix != ".json":
+        raise ValueError(f"expected a .json file for {what}, got {path}")
+
+
 def check_file(
     path: Path,
     what: str,

@@ -20,7 +20,7 @@ from splitleak.eval.report.figures.gallery import png, visible_channels
 from splitleak.eval.report.page import render, write_text
 from splitleak.eval.study.votes import Key, KeyPair, Side, Vote, Votes
 from splitleak.inputs import check_different
-from splitleak.outputs import check_file
+from splitleak.outputs import check_file, check_json_name
 from splitleak.seeding import generator
 
 _OF_CLASS = re.compile(r"([0-9]{1,9})(?:/([0-9]{1,9}))?")  # an id of a reconstruction
@@ -96,10 +96,11 @@ def write_study(study: Study, out: Path, key: Path, config: StudyConfig) -> None
 
     Raises:
         FileExistsError: There is a page, or a key, of something else.
-        ValueError: The page and the key are the same file.
+        ValueError: The page and the key are the same file, or the key is no ``.json`` file.
     """
     if out.resolve() == key.resolve():
         raise ValueError(f"expected another file for the key than for the page, got {key} for both")
+    check_json_name(key, "the key")
     own = study.key.study
     check_file(out, "the page of this study", lambda path: own in path.read_text(encoding="utf-8"))
     check_file(key, "the key of this study", lambda path: Key.read(path).study == own)

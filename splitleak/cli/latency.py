@@ -47,7 +47,10 @@ def latency(
     from splitleak.eval.latency.plan import SweepConfig
     from splitleak.eval.latency.plot import check_plot, draw_latency
     from splitleak.logs import progress
+    from splitleak.outputs import check_json_name
 
+    if out is not None:
+        check_json_name(out, "the result, which `splitleak recommend` reads")
     lists = {"cuts": cut, "batches": batch, "engines": engine, "codecs": codec, "links": link, "windows": window}
     given = {
         key: [part for value in measured for part in value.split(",")] for key, measured in lists.items() if measured

@@ -118,7 +118,7 @@ def edge(
         str | None, typer.Option(help="HOST:PORT: then serve images to callers, until SIGINT or SIGTERM.")
     ] = None,
     ledger: Annotated[
-        Path | None, typer.Option(help="File for the edge's own record of the stream (which image had which id).")
+        Path | None, typer.Option(help="JSON file for the edge's own record of the stream (which image had which id).")
     ] = None,
     codec: SentAs = "fp32",
     window: Annotated[int, typer.Option(min=1, help="Requests in flight, at most.")] = 8,

@@ -22,7 +22,7 @@ import grpc
 from pydantic import Field, model_validator
 
 from splitleak.config import Config, read_document
-from splitleak.outputs import locked
+from splitleak.outputs import check_json_name, locked
 
 _LOGGER = logging.getLogger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -148,8 +148,7 @@ def make_token(client: str, tokens: Path, out: Path) -> None:
 
     if not _NAME.fullmatch(client):
         raise ValueError(f"expected a client's name of letters, digits and ._-, got {client!r}")
-    if tokens.suffix != ".json":
-        raise ValueError(f"expected a .json file for the server's tokens, got {tokens}")
+    check_json_name(tokens, "the server's tokens")
     with locked(tokens.resolve(), _OTHER_WRITER_S):  # no client that another adds meanwhile is lost
         known = {}
         if tokens.exists():

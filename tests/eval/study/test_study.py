@@ -131,6 +131,8 @@ def test_a_study_replaces_its_own_page_and_key_alone(attacks, tmp_path):
         write_study(make_study(*attacks, other), page, key, other)
     with pytest.raises(FileExistsError, match=r"expected the key of this study or none at .*key\.json"):
         write_study(make_study(*attacks, other), tmp_path / "new.html", key, other)
+    with pytest.raises(ValueError, match=r"expected a \.json file for the key, got .*key\.txt"):
+        write_study(study, tmp_path / "new.html", tmp_path / "key.txt", config)
     assert (page.read_bytes(), key.read_bytes()) == before
     assert not (tmp_path / "new.html").exists()
 

@@ -132,6 +132,15 @@ def test_a_file_that_no_command_wrote_is_refused_by_name_and_not_touched(call, i
     assert place.read_text() == content
 
 
+@pytest.mark.parametrize("command", ["latency", "edge"])
+def test_json_that_another_command_reads_is_written_under_no_name_that_it_refuses(call, images, toy, tmp_path, command):
+    given = [str(each).format(images=images, toy=toy) for each in FILES[command]]
+    code, _, err = call(command, *given, tmp_path / "result.v2")
+    assert code == 1
+    assert "expected a .json file for the " in err
+    assert "result.v2" in err
+
+
 def test_a_result_is_written_over_one_of_the_same_command_and_over_others_with_force_alone(call, images, toy, tmp_path):
     place = tmp_path / "result.json"
     asked = ("leakage", toy, "--images", images, "--n-images", 1)
