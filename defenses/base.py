@@ -74,6 +74,11 @@ class Defense(nn.Module):
         return config
 
     @property
+    def unused(self) -> frozenset[str]:
+        """Names of its settings that have no effect beside the others: a training with one that is set is refused."""
+        return frozenset()
+
+    @property
     def adaptive_attacks(self) -> frozenset[AdaptiveAttack]:
         """The attacks on classes that get past its last layer; campaigns against classes run them beside the plain."""
         return frozenset()

@@ -116,11 +116,18 @@ class Stack(nn.Module):
         Raises:
             ValueError: One that puts layers behind the encoder comes after one that acts on what is sent: that acts
                 behind these layers, whatever the order. Or one that draws comes after one that tells the cloud
-                something, which it would garble. (An artifact that was trained so is loaded all the same.)
+                something, which it would garble. Or a setting that differs from its default has no effect. (An artifact
+                that was trained so is loaded all the same.)
         """
         if self._misplaced is not None:
             raise ValueError(self._misplaced)
         for defense in self:
+            fields = defense.config_type.model_fields
+            if idle := [
+                name for name in sorted(defense.unused) if getattr(defense.config, name) != fields[name].default
+            ]:
+                expected = "settings with an effect beside the others"
+                raise ValueError(f"{defense.name}: expected {expected}, got {', '.join(idle)}")
             defense.begin(start)
 
     def batches(self, labels: Tensor, batch_size: int, draw: torch.Generator) -> Sequence[Tensor]:

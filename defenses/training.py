@@ -209,7 +209,7 @@ def train(
 
     Raises:
         FileNotFoundError: A file that a defense refers to does not exist.
-        ValueError: The images do not fit the model, or a defense does not fit the stack.
+        ValueError: The images do not fit the model, a defense does not fit the stack, or a setting has no effect.
         FloatingPointError: The loss is no longer finite.
     """
     _check_fit(config.model, splits.train)
@@ -230,6 +230,7 @@ def _train(
     dataset, training = str(splits.record["dataset"]), config.training
     if training is None:
         raise ValueError("expected the settings of a training, got none")
+    _check_used(training)
     model, stack = assemble(config, dataset, both_halves(networks, config.model))
     to_channels_last(model, device)
     stack.to(device)
@@ -370,6 +371,16 @@ def _check_fit(config: ModelConfig | ImportedModel, images: Images) -> None:
         raise ValueError(f"expected images {config.image_shape}, got {images.shape}")
     if len(images.classes) != config.classes:
         raise ValueError(f"expected {config.classes} classes, got {len(images.classes)}")
+
+
+def _check_used(training: TrainingConfig) -> None:
+    """Refuses steps of the learning rate that it does not take: of another schedule, or after the last epoch."""
+    steps, last = training.schedule == "steps", training.epochs - 1
+    if idle := [milestone for milestone in training.milestones if not steps or milestone > last]:
+        expected = f"milestones up to epoch {last}" if steps else "milestones of the schedule 'steps' alone"
+        raise ValueError(f"training: expected {expected}, got {idle} of {training.schedule!r}")
+    if not steps and training.factor != _DEFAULTS.factor:
+        raise ValueError(f"training: expected a factor of the schedule 'steps' alone, got one of {training.schedule!r}")
 
 
 def _channels_last(images: Tensor) -> Tensor:

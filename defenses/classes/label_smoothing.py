@@ -69,6 +69,10 @@ class LabelSmoothing(Defense):
         self.register_buffer("largest", torch.tensor(0.0))
         self.register_buffer("last_largest", torch.tensor(0.0))
 
+    @property
+    def unused(self) -> frozenset[str]:
+        return frozenset({"gradient_norm"} if self.config.alpha >= 0 else ())
+
     def begin(self, start: TrainingStart) -> None:
         self.epochs = start.epochs
 

@@ -60,6 +60,10 @@ class AdversarialDefense(Defense):
         super().__init__(config)
         self.adversary = config
 
+    @property
+    def unused(self) -> frozenset[str]:
+        return frozenset({"ssim_threshold"} if self.adversary.measure == "mse" else ())
+
     def adversary_input(self, step: Step) -> Tensor:
         """The decoder's input: the features without noise or dropout."""
         return step.features

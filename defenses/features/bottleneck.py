@@ -40,6 +40,10 @@ class Bottleneck(Defense):
         super().__init__(config)
         self.config = config
 
+    @property
+    def unused(self) -> frozenset[str]:
+        return frozenset({"kernel"} if self.config.stride > 1 else ())
+
     def prepare(self, model: SplitModel, classes: int) -> None:
         model.send_channels_first()
         shape = model.feature_shape

@@ -78,6 +78,10 @@ class CEM(Defense):
         self.config = config
         self._known: tuple[int, bool] | None = None
 
+    @property
+    def unused(self) -> frozenset[str]:
+        return frozenset({"gamma", "threshold"} if self.config.mode == "paper" else ())
+
     def prepare(self, model: SplitModel, classes: int) -> None:
         if self.config.mode == "paper" and self.noise_variance_on_wire == 0:
             raise ValueError("cem: expected noise in the stack (its bound is infinite without), got none")

@@ -66,6 +66,12 @@ class Patrol(AdversarialDefense):
         self.config = config
         self._pruned: list[tuple[PrunableConv, GatedBatchNorm]] = []  # in a list: not submodules
 
+    @property
+    def unused(self) -> frozenset[str]:
+        of_pruning = {"exempt", "prune_at"} if self.config.ratio == 0 else set()
+        of_lipschitz = {"lipschitz_noise", "lipschitz_images"} if self.config.lipschitz_weight == 0 else set()
+        return super().unused | of_pruning | of_lipschitz
+
     def prepare(self, model: SplitModel, classes: int) -> None:
         self._deepen(model)
         prunable = prunable_convolutions(model.encoder)

@@ -88,6 +88,29 @@ def test_what_lengthens_the_encoder_does_not_come_after_what_acts_behind_it(smal
         built.begin(TrainingStart(model, "builtin", tuple("abcdefghij"), epochs=1))
 
 
+@pytest.mark.parametrize(
+    ("document", "unused"),
+    [
+        ({"name": "bottleneck", "stride": 2, "kernel": 5}, "kernel"),
+        ({"name": "cem", "gamma": 0.1, "threshold": 1}, "gamma, threshold"),
+        ({"name": "label-smoothing", "alpha": 0.1, "gradient_norm": 5}, "gradient_norm"),
+        ({"name": "patrol", "measure": "mse", "ssim_threshold": 0.9, "exempt": 4}, "ssim_threshold"),
+        (
+            {"name": "patrol", "ratio": 0, "exempt": 4, "lipschitz_weight": 0, "lipschitz_noise": 1},
+            "exempt, lipschitz_noise",
+        ),
+        ({"name": "ressfl", "measure": "mse", "ssim_threshold": 0.9}, "ssim_threshold"),
+    ],
+)
+def test_a_setting_without_effect_is_refused_before_a_training(small_target, small_splits, document, unused):
+    noise = {"name": "gaussian-noise"}
+    assemble(small_target(document, noise), "builtin")  # as an artifact is loaded
+    with pytest.raises(ValueError, match=f"{document['name']}: expected settings with an effect .*, got {unused}$"):
+        train(small_target(document, noise, epochs=1), small_splits, device=torch.device("cpu"))
+    given = {key: value for key, value in document.items() if key not in unused.split(", ")}
+    assert DefenseConfig.model_validate(given).build().unused >= {*unused.split(", ")}
+
+
 @pytest.mark.parametrize("drawing", ["gaussian-noise", "laplace-noise", "dropout"])
 def test_what_draws_does_not_come_after_what_tells_the_cloud_how_to_read_the_rest(small_target, small_splits, drawing):
     """Dropout would garble the number of the session for the cloud, and for whoever undoes the permutation."""

@@ -48,6 +48,23 @@ def test_one_seed_gives_one_set_of_weights_and_another_seed_others(small_target,
     assert not same(first, other)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"milestones": (1,)}, r"expected milestones of the schedule 'steps' alone, got \[1\] of 'cosine'"),
+        ({"factor": 0.5}, "expected a factor of the schedule 'steps' alone, got one of 'cosine'"),
+        (
+            TrainingConfig.paper().model_copy(update={"epochs": 100}).document(),
+            r"up to epoch 99, got \[120, 180, 210\]",
+        ),
+    ],
+)
+def test_steps_that_the_learning_rate_does_not_take_are_refused(small_target, small_splits, settings, message):
+    """A shortened recipe of the paper would be trained at its first rate to the end."""
+    with pytest.raises(ValueError, match=message):
+        train(small_target(**settings), small_splits, device=CPU)
+
+
 def test_a_training_leaves_torchs_own_randomness_alone(small_target, small_splits):
     before = torch.get_rng_state()
     train(small_target(*WHOLE_STACK, "dropout", epochs=1), small_splits, device=CPU)
