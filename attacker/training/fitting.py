@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from splitleak.attacker.base import Knowledge, Query, Run
 from splitleak.config import Config, digest
+from splitleak.measures.ssim import missing as ssim_missing
 from splitleak.measures.ssim import ssim
 from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, epochs
@@ -258,9 +259,11 @@ def _values(network: nn.Module) -> Iterator[Tensor]:
 
 
 def rebuilding_loss(rebuilt: Tensor, images: Tensor, ssim_weight: float) -> Tensor:
-    """MSE of two batches ``(B, C, H, W)``, plus ``ssim_weight`` times 1 - SSIM."""
+    """MSE of two batches ``(B, C, H, W)``, plus ``ssim_weight`` times 1 - SSIM, if pictures are large enough for it."""
     error = functional.mse_loss(rebuilt, images)
-    return error + ssim_weight * (1 - ssim(rebuilt, images).mean()) if ssim_weight else error
+    if not ssim_weight or ssim_missing(tuple(images.shape[1:])):
+        return error
+    return error + ssim_weight * (1 - ssim(rebuilt, images).mean())
 
 
 def unlikeness(own: Tensor, captured: Tensor) -> float:

@@ -53,8 +53,8 @@ class Deployment:
     """A design with a codec; values are means over seeds, in percent, milliseconds and bytes per image.
 
     ``accuracy`` is that on the test images, for codecs other than fp32 corrected by the codec's change of the accuracy
-    on the victims' images. MSE and SSIM are those of the strongest recorded attack, by its MSE; ``seeds`` counts those
-    that it was run on.
+    on the victims' images. MSE and SSIM (None of pictures that are too small for it) are those of the strongest
+    recorded attack, by its MSE; ``seeds`` counts those that it was run on.
     ``uncorrected``: of such a codec, the change is not known, as no fp32 was measured on its targets.
     ``assumed`` ones have accuracy and leakage of the same design with fp32: only latency and bytes were measured.
     """
@@ -67,7 +67,7 @@ class Deployment:
     accuracy: float
     drop: float
     mse: float
-    ssim: float
+    ssim: float | None
     attack: str
     attacks: tuple[str, ...]
     knowledge: tuple[str, ...]
@@ -234,6 +234,7 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         by_attack.setdefault(_attack(run.record), []).append(run)
     strongest = min(by_attack.values(), key=lambda runs: fmean(run.record.mse for run in runs))
     of_targets = {(run.target, run.seed): run.record for run in group}  # each once, however often it was attacked
+    similarities = [score.mean for run in strongest if (score := run.record.scores.get("ssim")) is not None]
     defenses, change = first.record.target.design.names, _wire_change(group, twin)
     return Deployment(
         design=first.design,
@@ -244,7 +245,7 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         accuracy=100 * fmean(record.target.accuracy for record in of_targets.values()) + (change or 0.0),
         drop=0.0,
         mse=fmean(run.record.mse for run in strongest),
-        ssim=fmean(run.record.scores["ssim"].mean for run in strongest),
+        ssim=fmean(similarities) if similarities else None,
         attack=_attack(strongest[0].record)[0],
         attacks=tuple(dict.fromkeys(name for name, _ in by_attack)),
         knowledge=tuple(sorted({known for run in group for known in run.record.threat_model.knowledge})),

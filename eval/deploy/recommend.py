@@ -170,10 +170,11 @@ def _notes(
     if not any(not option.defenses and option.codec == PLAIN for option in deployments):
         yield "no undefended design was measured: a drop is from the most accurate of these, whatever that lost"
     yield f"each leak is that on {min(option.victims for option in deployments)} victims' images or more"
-    if chosen:
-        rival = min((option for option in deployments if not budgets.overshoot(option)), key=lambda option: option.ssim)
-        if rival.ssim < chosen.ssim:
-            yield f"by SSIM {rival.label} leaks less: {rival.ssim:.3f} against {chosen.ssim:.3f}"
+    if chosen and chosen.ssim is not None:
+        fitting = [option for option in deployments if not budgets.overshoot(option)]
+        ssim, rival = min((option.ssim, option.label) for option in fitting if option.ssim is not None)
+        if ssim < chosen.ssim:
+            yield f"by SSIM {rival} leaks less: {ssim:.3f} against {chosen.ssim:.3f}"
     if latency is None:
         return
     alone = [cell for cell in latency["cells"] if cell["way"] == "split" and cell["window"] == 1]

@@ -16,15 +16,19 @@ def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
             "*" if option["label"] == document["recommended"] else "-" if option["on_frontier"] else "",
             *(option["design"], str(option["cut"]), option["codec"]),
             *(f"{'~' * option['assumed']}{text}" for text in (f"{option['accuracy']:.2f}", f"{option['drop']:.2f}")),
-            *(f"{'~' * option['assumed']}{text}" for text in (f"{option['mse']:.4f}", f"{option['ssim']:.3f}")),
+            *(f"{'~' * option['assumed']}{text}" for text in (f"{option['mse']:.4f}", _known(option["ssim"], 3))),
             option["attack"],
-            "n/a" if option["latency_ms"] is None else f"{option['latency_ms']:.2f}",
+            _known(option["latency_ms"], 2),
             f"{option['bytes_per_image']:.0f}",
             str(option["seeds"]),
             option["why"],
         )
         for option in document["candidates"]
     ]
+
+
+def _known(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
 
 
 def verdict(document: Mapping[str, Any]) -> Iterator[str]:

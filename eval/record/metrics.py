@@ -29,6 +29,7 @@ from splitleak.measures.lpips import lpips
 from splitleak.measures.lpips import missing as lpips_missing
 from splitleak.measures.ms_ssim import ms_ssim
 from splitleak.measures.pixel import batch_psnr, mse, psnr
+from splitleak.measures.ssim import missing as ssim_missing
 from splitleak.measures.ssim import ssim, ssim_zero_padded
 from splitleak.plugins import Plugin, packaged
 
@@ -393,6 +394,7 @@ _OPEN, _EMBEDDER, _PRIVATE = "open set", "by the embedder", "on its private imag
 _percent = partial(_of_record, scale=100)
 _victims, _classes = partial(Metric, of=("victims",)), partial(Metric, of=("classes",))
 _published = partial(_victims, always=True)
+_similarity = partial(_victims, missing=ssim_missing)
 _beside_victims, _beside_classes = partial(_victims, level="reference"), partial(_classes, level="reference")
 _target, _target_of_victims = partial(Metric, level="target"), partial(_victims, level="target")
 _found_by = partial(_target_of_victims, heading="", digits=1, better="lower", shown=False)
@@ -414,12 +416,17 @@ METRICS: list[Metric] = [
     _target("distortion", "distortion", _POLICY, 3, read=_of_record("service", "distortion"), when="policy"),
     # Victims rebuilt: SSIM and PSNR by the published tables' definitions, then the usual and the perceptual ones;
     # reference columns.
-    _published("ssim", "zero-padded SSIM", _REBUILT, 3, "lower", key="ssim_zero_padded", compute=ssim_zero_padded),
+    _similarity(
+        *("ssim", "zero-padded SSIM", _REBUILT, 3, "lower"),
+        key="ssim_zero_padded",
+        compute=ssim_zero_padded,
+        always=True,
+    ),
     _published("psnr", "batch PSNR dB", _REBUILT, 2, "lower", key="batch_psnr", compute=batch_psnr, cap=_CAP_DB),
     _published("mse", "MSE", _REBUILT, 4, "higher", compute=mse),
-    _victims("ssim_valid", "standard SSIM", "", 3, "lower", key="ssim", compute=ssim, shown=False),
+    _similarity("ssim_valid", "standard SSIM", "", 3, "lower", key="ssim", compute=ssim, shown=False),
     _victims("psnr_image", "PSNR dB, mean", "", 2, "lower", key="psnr", compute=psnr, cap=_CAP_DB, shown=False),
-    _victims("ms_ssim", "MS-SSIM", _REBUILT, 3, "lower", compute=ms_ssim),
+    _similarity("ms_ssim", "MS-SSIM", _REBUILT, 3, "lower", compute=ms_ssim),
     _victims("lpips", "LPIPS", _REBUILT, 4, "higher", compute=lpips, missing=lpips_missing),
     _beside_victims("constant_mse", "constant", _REBUILT, read=_of_record("constant_mse")),
     _beside_victims("own_mean_mse", "own class mean", _REBUILT, read=_of_record("class_means", "own")),

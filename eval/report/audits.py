@@ -250,10 +250,11 @@ def _verdict(cells: list[Cell], row: Row) -> str | None:
     ran = planned - len({cell.attack for cell in cells if cell.measure("mse") is None})  # in every seed
     share = fmean(shares)
     given = f"{share:.0f} %" if share > 0 else "nothing"  # worse than their mean picture
+    likest = strongest(cells, "ssim", _once)  # of small pictures there is no SSIM
+    alike = f"; zero-padded SSIM {mean(likest, 'ssim'):.3f}" if likest else ""
     said = (
         f"{row.label}: the {f'strongest of {one} attacks' if one > 1 else 'one attack'} at one crossing gives back "
-        f"{given} of what tells the victims' pictures apart (MSE {error:.4f}, {mean_picture}; "
-        f"zero-padded SSIM {mean(strongest(cells, 'ssim', _once), 'ssim'):.3f})"
+        f"{given} of what tells the victims' pictures apart (MSE {error:.4f}, {mean_picture}{alike})"
     )
     most = max(cell.views for cell in done)
     if most > 1:

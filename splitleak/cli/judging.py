@@ -87,7 +87,7 @@ def score(
         force=force,
     )
     shown = ("mse", "ssim", "psnr", *("reclassified",) * (evaluator is not None))
-    text = ", ".join(f"{name} {record.scores[name].text(4)}" for name in shown)
+    text = ", ".join(f"{name} {record.scores[name].text(4)}" for name in shown if name in record.scores)
     means = {"n": record.n, **{name: score.mean for name, score in record.scores.items()}}
     result(as_json, {"record": str(out / "record.json"), **means}, f"{out}: {text} over {record.n} images")
 
@@ -96,7 +96,7 @@ def _score_unproven(reconstructions: Path, truth: Path, out: Path, as_json: bool
     from splitleak.eval.record.unproven import UNPROVEN, score_unproven
 
     scored = score_unproven(reconstructions, truth, out, force=force)
-    means = {name: scored["scores"][name]["mean"] for name in ("mse", "ssim", "psnr")}
+    means = {name: scored["scores"][name]["mean"] for name in ("mse", "ssim", "psnr") if name in scored["scores"]}
     document = {"scores": str(out / UNPROVEN.mark), "n": scored["n"], **means, "caveat": scored["caveat"]}
     text = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items())
     result(as_json, document, f"{out}: {text} over {scored['n']} images, {scored['caveat']}")

@@ -10,6 +10,11 @@ _SIGMA = 1.5
 _K1, _K2 = 0.01, 0.03
 
 
+def missing(shape: tuple[int, ...]) -> str | None:
+    """Why pictures ``(C, H, W)`` have no SSIM, in any of its forms: too few pixels; None if they have one."""
+    return f"needs pictures of at least {WINDOW} pixels a side" if min(shape[1:]) < WINDOW else None
+
+
 def ssim(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tensor:
     """Structural similarity of each image, in [-1, 1]; higher is closer, 1 for equal images. Differentiable.
 

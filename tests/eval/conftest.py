@@ -103,6 +103,7 @@ def fake_record():
         target["design"]["seed"] = cell["seed"]
         spread = {"std": 0.001, "values": [0.1] * values}
         psnr = -10 * math.log10(mse) if psnr is None else psnr
+        of_large = {"ssim": {"mean": (ssim or 0) + 0.1, **spread}, "ssim_zero_padded": {"mean": ssim, **spread}}
         document = {
             "version": VERSION,
             "kind": "victims",
@@ -120,9 +121,8 @@ def fake_record():
             "scores": {
                 "mse": {"mean": mse, **spread},
                 "psnr": {"mean": psnr + 1, **spread},
-                "ssim": {"mean": ssim + 0.1, **spread},
-                "ssim_zero_padded": {"mean": ssim, **spread},
                 "batch_psnr": {"mean": psnr},
+                **({} if ssim is None else of_large),
             },
             "wire": {"images": values, "bytes_per_image": sent, "accuracy": accuracy},
             "provenance": MADE,

@@ -16,7 +16,7 @@ _COLUMNS = 7
 _ENDS = {0: "worst", _COLUMNS // 2: "median", _COLUMNS - 1: "best"}
 _RULE = (
     "The same {count} of {victims} victims in each row, under the attack on each target that is the strongest by "
-    "zero-padded SSIM of those that saw them once ({seed}): in the order of {measure} over all rows, from the worst "
+    "{by} of those that saw them once ({seed}): in the order of {measure} over all rows, from the worst "
     "rebuilt over the median to the best, in equal steps. They were not picked by looking."
 )
 _RULE_OF_CLASSES = (
@@ -78,7 +78,8 @@ def _of_rows(title: str, rows: Iterable[Sequence[Cell]]) -> Comparison | None:
         count = min(_COLUMNS, len(shared))
         chosen = [shared[order[index]] for index in np.linspace(0, len(shared) - 1, count).round().astype(int)]
         captions = tuple(_ENDS.get(index, "") if count == _COLUMNS else "" for index in range(count))
-        rule = _RULE.replace("{measure}", measure)
+        by = "MSE" if cells[0].measure("ssim") is None else "zero-padded SSIM"  # which small pictures do not have
+        rule = _RULE.replace("{measure}", measure).replace("{by}", by)
     truth = loaded[0]["truth"][[at[0][key] for key in chosen]]
     strips = [Strip("class means" if of_classes else "victims", "", "", truth)]
     for cell, pictures, places in zip(cells, loaded, at, strict=True):
@@ -96,7 +97,7 @@ def _strongest(cells: Sequence[Cell]) -> Cell | None:
     ]
     measured = [cell for cell in measured if cell.views == 1 and cell.seed == measured[0].seed]
     name = "ssim" if measured and measured[0].kind == "victims" else "recognised"
-    return max(measured, key=lambda cell: cell.measure(name) or 0.0, default=None)
+    return max(measured, key=lambda cell: (cell.measure(name) or 0.0, -(cell.measure("mse") or 0.0)), default=None)
 
 
 def _likeness(

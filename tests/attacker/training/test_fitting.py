@@ -4,7 +4,7 @@ from torch import nn
 
 from splitleak.attacker.base import Knowledge, Query, Run
 from splitleak.attacker.training import fitting
-from splitleak.attacker.training.fitting import FitConfig, crossed, fit, gather, predict, set_apart
+from splitleak.attacker.training.fitting import FitConfig, crossed, fit, gather, predict, rebuilding_loss, set_apart
 
 
 class Gain(nn.Module):
@@ -242,3 +242,9 @@ def test_without_copies_the_first_of_an_order_are_set_apart_and_all_others_left(
     assert (apart.tolist(), others.tolist()) == (order[:5].tolist(), order[5:].tolist())
     _, others = set_apart(torch.cat([images, images[order[:2]]]), torch.cat([order, torch.tensor([20, 21])]), 5)
     assert others.tolist() == order[5:].tolist()
+
+
+def test_pictures_smaller_than_the_window_of_ssim_are_rebuilt_by_their_mse_alone():
+    for side, alone in ((8, True), (11, False)):
+        made, truth = torch.zeros(2, 1, side, side), torch.full((2, 1, side, side), 0.5)
+        assert (rebuilding_loss(made, truth, 0.02) == 0.25) == alone

@@ -58,6 +58,11 @@ def test_the_strongest_attack_is_the_one_with_the_lowest_mean_error(measured):
     assert not alone.adaptive
 
 
+def test_pictures_too_small_for_ssim_have_none(measured):
+    small = measured(lambda cell, figures: figures.update(ssim=None), methods=("PATROL",))
+    assert {option.ssim for option in deployments(small, None, None)} == {None}
+
+
 def test_a_seed_counts_once_for_the_accuracy_however_many_attacks_it_had(measured):
     def gan_on_one_seed(cell, figures):
         figures["accuracy"] = 0.9 if cell["seed"] else 0.8

@@ -180,3 +180,11 @@ def test_notes_name_on_device_inference_emulation_and_another_order_by_ssim():
         "the device is emulated: phone",
         "all of c on the device takes 0.50 ms, within the latency budget, and nothing is sent that could leak",
     ]
+
+
+def test_pictures_too_small_for_ssim_are_recommended_by_their_mse():
+    small = [replace(option, ssim=None) for option in THREE]
+    assert recommend(small, Budgets(), None)["recommended"] == "cem, cut 4, fp32"
+    assert recommend([CEM, *small[:2]], Budgets(), None)["notes"] == [
+        "each leak is that on 200 victims' images or more"
+    ]

@@ -47,3 +47,8 @@ def test_the_verdict_names_what_binds_and_what_is_missing():
 def test_where_nothing_fits_the_verdict_says_what_comes_nearest():
     found = {**FOUND, "recommended": None, "nearest": "cem", "binding": []}
     assert "Nothing measured fits these budgets. Nearest: cem." in list(verdict(found))
+
+
+def test_what_was_not_measured_is_said_to_be_so():
+    [row] = rows({**FOUND, "candidates": [{**ONE, "ssim": None, "assumed": False}]})
+    assert dict(zip(COLUMNS, row, strict=True))["SSIM"] == "n/a"

@@ -257,3 +257,13 @@ def test_a_metric_that_cannot_be_computed_is_left_out_and_said_to_be(pair):
     large = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     assert not_measured(large) is None
     assert measured_victims(large, large)["lpips"].values == (0, 0)
+
+
+def test_pictures_smaller_than_the_window_of_ssim_are_scored_without_it():
+    draw = torch.Generator().manual_seed(0)
+    made, truth = (torch.rand(3, 1, 8, 10, generator=draw) for _ in range(2))
+    assert set(measured_victims(made, truth)) == {"batch_psnr", "mse", "psnr"}
+    left_out = not_measured(truth)
+    assert {left_out[name] for name in ("ssim", "ssim_zero_padded", "ms_ssim")} == {
+        "needs pictures of at least 11 pixels a side"
+    }

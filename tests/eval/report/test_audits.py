@@ -20,17 +20,17 @@ ERRORS = {
 def audited(fake_campaign):
     """A campaign with an audit and another attack, of seeds 0 and 1; ``missing`` attacks are not measured.
 
-    ``errors``: by attack, the MSE where it is another than in `ERRORS`.
+    ``small``: its pictures have no SSIM. ``errors``: by attack, the MSE where it is another than in `ERRORS`.
     """
 
-    def make(missing=(), **errors):
+    def make(missing=(), *, small=False, **errors):
         def change(cell, figures):
             views = 16 if "16" in cell["attack"] else 1
             cell["views"] = views
             figures["mse"] = errors.get(cell["attack"].rpartition(" - ")[2], ERRORS[cell["attack"]]) + (
                 0.005 if cell["plus"] else 0
             )
-            figures |= {"ssim": 1 - 10 * figures["mse"], "constant": 0.1}
+            figures |= {"ssim": None if small else 1 - 10 * figures["mse"], "constant": 0.1}
             figures["queries"] = (100 if "queries" in cell["attack"] else 2000) * views
             return cell["attack"] not in missing
 
@@ -153,3 +153,9 @@ def test_of_other_results_there_is_a_curve_where_pictures_crossed_at_different_n
     assert curve.places == [1, 16]
     assert list(curve.rows) == ["Bottleneck", "Bottleneck + CEM"]
     assert curves(Results.load(fake_campaign(methods=("Bottleneck",)))) == []
+
+
+def test_of_pictures_too_small_for_ssim_the_verdict_tells_the_mse(audited):
+    results = audited(small=True)
+    assert "(MSE 0.0200, their mean picture 0.1000)" in verdicts(results)[0]
+    assert texts(audit_sheets(results)[0])[0][4:6] == ["-", "-"]

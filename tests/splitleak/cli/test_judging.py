@@ -37,3 +37,12 @@ def test_reconstructions_of_any_source_are_scored_and_marked_as_without_provenan
     assert "without provenance" in out
     assert call(*given, "--artifact", tmp_path)[0] == 2
     assert call("score", "--truth", tmp_path / "truth.npy")[0] == 2
+
+
+def test_pictures_too_small_for_ssim_are_scored_without_it(call, tmp_path):
+    np.save(tmp_path / "truth.npy", np.zeros((2, 1, 8, 8), np.uint8))
+    np.save(tmp_path / "made.npy", np.full((2, 1, 8, 8), 0.1))
+    given = ("score", "--reconstructions", tmp_path / "made.npy", "--truth", tmp_path / "truth.npy")
+    code, out, err = call(*given, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "mse 0.0100, psnr 20.0000 over 2 images" in out

@@ -84,3 +84,12 @@ def test_of_classes_each_row_is_the_strongest_of_all_attacks_and_never_what_was_
     assert [(strip.row, strip.attack) for strip in compare(Results.load(folder)).strips] == told
     alone = fake_predictions({"public by scores": figures["public by scores"]}, change, seeds=(0,))
     assert compare(Results.load(alone)) is None
+
+
+def test_of_pictures_too_small_for_ssim_the_strongest_has_the_least_error(of):
+    def gan_is_better(cell, figures):
+        figures |= {"ssim": None, "mse": 0.01 if cell["attack"] == "gan" else 0.1}
+
+    _, shown = of([1, 2, 3], change=gan_is_better)
+    assert "the strongest by MSE" in shown.rule
+    assert {strip.attack for strip in shown.strips[1:]} == {"gan"}
