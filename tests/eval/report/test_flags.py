@@ -307,6 +307,11 @@ def test_pictures_no_closer_than_a_constant_are_doubted(mse, doubted):
     assert of_prediction(mse=mse) == (["constant picture"] if doubted else [])
 
 
+def test_one_victim_is_not_held_against_itself():
+    """Whose mean is the picture itself, to which nothing that is rebuilt comes closer."""
+    assert of_prediction(mse=1e-4, constant=0.0) == []
+
+
 @pytest.mark.parametrize(
     ("given", "doubted"),
     [
