@@ -465,6 +465,7 @@ class Leakage(_Part):
     noise_variance: float | None = None
     fsinfo_nats_per_pixel: float | None = None
     effective_dimensions: float | None = None
+    not_measured: dict[str, str] | None = Field(default=None, description="figures left out, with the reason")
     assumptions: tuple[str, ...] | None = None
     config: Settings | None = None
     provenance: Provenance | None = None

@@ -17,7 +17,7 @@ from splitleak.eval.record.trained_on import trained_splits
 from splitleak.logs import Report, reported, silent
 from splitleak.measures.clusters import kmeans_per_class
 from splitleak.measures.entropy import entropy_power, mixture_entropy, sampled_information
-from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum
+from splitleak.measures.fisher import effective_dimensions, fisher_information, fisher_spectrum, missing
 from splitleak.seeding import generator
 
 ASSUMPTIONS = (
@@ -34,6 +34,7 @@ ASSUMPTIONS = (
 )
 QUANTISATION_VARIANCE = 1 / (12 * 255**2)  # of rounding to one of 256 levels in [0, 1]
 _BATCH = 256
+_OF_JACOBIAN = ("fsinfo_nats_per_pixel", "effective_dimensions")
 
 
 class LeakageConfig(Config):
@@ -62,8 +63,9 @@ def measure(
         features, the `entropy_power` of ``image_entropy_nats - information_nats`` (theorem 1 and equation S8 of Xia et
         al., CEM, CVPR 2025), 0 without noise; real attacks may fall below it. ``samples``: the images it is of.
         ``fsinfo_nats_per_pixel``: mean of `fisher_information` over ``n_images``, null without noise, as
-        ``information_nats``. ``effective_dimensions``: mean of `effective_dimensions`. ``assumptions`` lists what the
-        numbers assume.
+        ``information_nats``. ``effective_dimensions``: mean of `effective_dimensions`. Both are null where pictures and
+        features are too large for a Jacobian, which ``not_measured`` says. ``assumptions`` lists what the numbers
+        assume.
 
     Raises:
         FileNotFoundError: There is no artifact, or no split.
@@ -80,7 +82,9 @@ def measure(
     information = _information(half, pixels, train.labels, noise, config)
     dimensions = pixels[0].numel()
     variance = float(pixels.var(0, correction=0).mean())
-    looked_at = reported(pixels[: config.n_images].to(device), "Fisher information", config.n_images, report)
+    too_large = missing(math.prod(half.feature_shape), dimensions)
+    at = pixels[:0] if too_large else pixels[: config.n_images].to(device)
+    looked_at = reported(at, "Fisher information", config.n_images, report)
     spectra = [fisher_spectrum(partial(_clean, half), image) for image in looked_at]
     fisher = [fisher_information(s, dimensions, image_variance=variance, noise_variance=noise) for s in spectra]
     return {
@@ -92,8 +96,9 @@ def measure(
         "image_dimensions": dimensions,
         "feature_dimensions": math.prod(half.feature_shape),
         "noise_variance": noise,
-        "fsinfo_nats_per_pixel": fmean(value for value in fisher if value is not None) if noise else None,
-        "effective_dimensions": fmean(map(effective_dimensions, spectra)),
+        "fsinfo_nats_per_pixel": fmean(value for value in fisher if value is not None) if noise and fisher else None,
+        "effective_dimensions": fmean(map(effective_dimensions, spectra)) if spectra else None,
+        **({"not_measured": dict.fromkeys(_OF_JACOBIAN, too_large)} if too_large else {}),
         "assumptions": list(ASSUMPTIONS),
         "config": config.document(),
         "provenance": provenance(),

@@ -47,8 +47,11 @@ def leakage(
     fisher = measured["fsinfo_nats_per_pixel"]
     estimate = f"{measured['mse_gaussian_estimate']:.3g} under a Gaussian model of {measured['samples']:,} images"
     text = f"{artifact}: MSE at least {estimate}, an estimate that attacks may fall below; FSInfo "
-    text += "infinite, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
-    text += f"; {measured['effective_dimensions']:.1f} effective dimensions of {measured['image_dimensions']}"
+    if left_out := measured.get("not_measured"):
+        text += f"and effective dimensions not measured: {left_out['effective_dimensions']}"
+    else:
+        text += "infinite, no noise is sent" if fisher is None else f"{fisher:.4f} nats a pixel"
+        text += f"; {measured['effective_dimensions']:.1f} effective dimensions of {measured['image_dimensions']}"
     result(as_json, measured, text, out=out)
 
 

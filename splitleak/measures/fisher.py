@@ -9,6 +9,17 @@ from torch.func import vjp, vmap
 _LARGEST_SIDE = 2**14  # of a Gram matrix: 2 GiB
 
 
+def missing(features: int, pixels: int) -> str | None:
+    """Why the spectrum of so many features of so many pixels is not computed: memory; None if it is."""
+    side, held = min(features, pixels), features * pixels
+    if side <= _LARGEST_SIDE and (features > pixels or held <= _LARGEST_SIDE**2):
+        return None
+    return (
+        f"expected features or an image of at most {_LARGEST_SIDE:,} values, and a Jacobian of {_LARGEST_SIDE:,}², got "
+        f"{features:,} by {pixels:,}"
+    )
+
+
 def fisher_spectrum(encoder: Callable[[Tensor], Tensor], image: Tensor, *, chunk: int = 64) -> Tensor:
     r"""Eigenvalues of :math:`G G^\top`, G the Jacobian of the features by the pixels, at one image; ascending.
 
@@ -24,13 +35,12 @@ def fisher_spectrum(encoder: Callable[[Tensor], Tensor], image: Tensor, *, chunk
         ``(min(features, pixels),)`` float64, at least 0.
 
     Raises:
-        ValueError: The Gram matrix, or a Jacobian with fewer features than pixels, would not fit into memory.
+        ValueError: The Gram matrix, or a Jacobian with fewer features than pixels, would not fit into memory, see
+            `missing`.
     """
     features, pullback, *_ = vjp(lambda pixels: encoder(pixels[None]).flatten(), image)
-    side, held = min(len(features), image.numel()), len(features) * image.numel()
-    if side > _LARGEST_SIDE or (len(features) <= image.numel() and held > _LARGEST_SIDE**2):
-        expected = f"features or an image of at most {_LARGEST_SIDE:,} values, and a Jacobian of {_LARGEST_SIDE:,}²"
-        raise ValueError(f"expected {expected}, got {len(features):,} by {image.numel():,}")
+    if reason := missing(len(features), image.numel()):
+        raise ValueError(reason)
     units = (
         image.new_zeros(len(places), len(features)).scatter(1, places[:, None], 1)
         for places in torch.arange(len(features), device=image.device).split(chunk)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from splitleak.artifacts import write_json
 from splitleak.cli import app
 from splitleak.config import read_document
 from splitleak.defenses.artifact import save
 from splitleak.defenses.training import TargetConfig, train
+from splitleak.eval.record.schema import Leakage
 from splitleak.eval.targets.leakage import ASSUMPTIONS, QUANTISATION_VARIANCE, LeakageConfig, measure
 
 CPU = torch.device("cpu")
@@ -137,3 +139,17 @@ def test_the_command_prints_and_writes_the_document(images, target, tmp_path):
     spoken = CliRunner().invoke(app, ["leakage", artifact, *options])
     assert "MSE at least" in spoken.output
     assert "of 100 images, an estimate" in spoken.output
+
+
+def test_what_is_too_large_for_a_jacobian_has_an_estimate_all_the_same(images, target, tmp_path, monkeypatch):
+    """As pictures of 224 x 224: each target of a campaign on them had a job that failed."""
+    monkeypatch.setattr("splitleak.measures.fisher._LARGEST_SIDE", 15)
+    artifact = target(BOTTLENECK, noise(0.1))
+    found = measure(artifact, images, QUICK, torch.device("cpu"))
+    assert found["mse_gaussian_estimate"] > 0
+    assert (found["fsinfo_nats_per_pixel"], found["effective_dimensions"]) == (None, None)
+    assert "a Jacobian of 15²" in found["not_measured"]["fsinfo_nats_per_pixel"]
+    write_json(tmp_path / "leakage.json", found)
+    assert Leakage.read(tmp_path / "leakage.json").fsinfo_nats_per_pixel is None
+    spoken = CliRunner().invoke(app, ["leakage", str(artifact), "--images", str(images), "--samples", "100"])
+    assert "FSInfo and effective dimensions not measured: expected features" in spoken.output
