@@ -33,6 +33,7 @@ COLUMNS = ("of victims", "%", "±", "beside")
 METHODS = ("plain", "whitened", "unordered", "aligned", "learned", "plda")
 _SKETCH = 8192  # values of a feature, drawn once, that are compared
 _BATCH = 64
+_REFERENCE = 500  # public pictures whose mean features tell the order of channels
 _FARTHEST = 2  # pixels that a view of a public picture is moved by
 
 Send = Callable[[Tensor], Tensor]
@@ -123,10 +124,12 @@ def linkage(
     ``unordered`` by the distance of values that are sorted over channels, which no order of these hides, ``aligned``
     by Euclidean distance once the channels of later features are put into the order of earlier ones by their means
     (see `aligned`), ``learned`` by a `Matcher` of public pictures, ``plda`` by the likelihood of a `Plda` of public
-    pictures and the same view of each. ``verified``: by false match rate, the share of pairs of victims of one class
-    that are told to be so, by the cosine of what a `Plda` of pairs of public pictures of one class makes of them (or of
-    whitened features, where there are no such pairs); ``label`` and ``attributes``: how often a linear probe of public
-    features is right about the victims, beside the ``majority``. Standard errors are over victims.
+    pictures and the same view of each. Whoever has learned from public pictures puts the channels of each session into
+    the order of theirs first, where public pictures of two sessions are found again more often so. ``verified``: by
+    false match rate, the share of pairs of victims of one class that are told to be so, by the cosine of what a `Plda`
+    of pairs of public pictures of one class makes of them (or of whitened features, where there are no such pairs);
+    ``label`` and ``attributes``: how often a linear probe of public features is right about the victims, beside the
+    ``majority``. Standard errors are over victims.
 
     Args:
         send: What crosses the wire.
@@ -165,20 +168,22 @@ def linkage(
             coordinates.append(drawn.sort().values)
         return flat[:, coordinates[0]]
 
-    known_features = sketched(crossed(pictures))
+    known = crossed(pictures)
+    told = sketched if restart is None else _in_order(sketched, known, crossed(pictures))
+    known_features = told(known)
     whitening = Whitening.fit(known_features)
-    shown = _views(pictures, known_features, lambda images: sketched(crossed(images)), config, report)
+    shown = _views(pictures, known_features, lambda images: told(crossed(images)), config, report)
     matcher = train_matcher(shown, whitening, config.matcher, config.seed, report)
     plda = {}
     for name, view in views(pictures).items():
-        plda[name] = Plda.fit(known_features, sketched(crossed(view)))
+        plda[name] = Plda.fit(known_features, told(crossed(view)))
         report("plda", len(plda), len(VIEWS), {})
     methods: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
         "plain": _compared(sketched),
-        "whitened": _compared(lambda features: functional.normalize(whitening(sketched(features)), dim=1)),
+        "whitened": _compared(lambda features: functional.normalize(whitening(told(features)), dim=1)),
         "unordered": _compared(lambda features: sketched(unordered(features))),
         "aligned": lambda probes, gallery: found_again(sketched(aligned(probes, gallery)), sketched(gallery)),
-        "learned": _compared(lambda features: matcher(sketched(features))),
+        "learned": _compared(lambda features: matcher(told(features))),
     }
     found: dict[str, dict[str, list[Tensor]]] = {method: {} for method in METHODS}
     first = crossed(truth)
@@ -187,18 +192,18 @@ def linkage(
         for name, view in views(truth).items():
             probes = crossed(view)
             hits = {method: of(probes, gallery) for method, of in methods.items()}
-            hits["plda"] = likeliest(plda[name].scores(sketched(probes), sketched(gallery)))
+            hits["plda"] = likeliest(plda[name].scores(told(probes), told(gallery)))
             for method, each in hits.items():
                 found[method].setdefault(name, []).append(each)
         report("find again", number + 1, config.crossings, {})
         if number == 0 and torch.equal(first, crossed(truth)):
             break  # nothing is drawn: all crossings are alike
-    compared, pairs = sketched(first), _pairs(own.labels, generator(config.seed, "linkage", "pairs"))
+    compared, pairs = told(first), _pairs(own.labels, generator(config.seed, "linkage", "pairs"))
     told_alike = whitening if pairs is None else Plda.fit(*(known_features[each] for each in pairs)).vectors
     return {
         "victims": len(theirs),
         "public": len(own),
-        "queries": len(own) * (config.views + len(VIEWS)),
+        "queries": len(own) * (config.views + len(VIEWS) + (restart is not None)),
         "chance": 1 / len(theirs),
         "refound": {
             method: {name: _share(torch.stack(each)) for name, each in of.items()} for method, of in found.items()
@@ -210,6 +215,20 @@ def linkage(
             for name, each in (attributes or {}).items()
         },
     }
+
+
+def _in_order(told: Told, known: Tensor, again: Tensor) -> Told:
+    """What is told of features with their channels in the order of ``known`` public ones, if that finds more ``again``.
+
+    The latter are of the same pictures, of another session.
+    """
+    reference = known[:_REFERENCE]
+
+    def ordered(features: Tensor) -> Tensor:
+        return told(aligned(features, reference))
+
+    as_sent, in_order = (float(found_again(each(again), each(known)).mean()) for each in (told, ordered))
+    return ordered if in_order > as_sent else told
 
 
 def _compared(told: Told) -> Callable[[Tensor, Tensor], Tensor]:
