@@ -24,7 +24,7 @@ _MOST_FLOATS = 2**28  # values of features that are kept as float32
 _ASKED_AGAIN = 8  # images, to see whether answers differ from one time to the next
 _ROUNDING = 1e-4  # of their size, by which those to so few differ where nothing is drawn: sums are added otherwise
 _CHUNKS = 8  # of so many values, in which more are asked for
-_LARGEST_HALF = torch.finfo(torch.float16).max
+_ROUNDED, _LOST = 1e-4, 0.01  # of a value's variance, the squared error of its rounding; share of values with more
 
 LEAST_STEPS = 6
 """Of an epoch of an attack's training, however few pairs there are: these are gone through several times."""
@@ -47,7 +47,7 @@ def gather(known: Knowledge, name: str, draws: int = 1) -> Tensor:
 
     A live one that answers the first images otherwise when asked again is asked ``draws`` times for each, as far as its
     budget and 2^28 values go. More than so many values, 1 GiB as float32, are asked for a part of the images at a time,
-    and kept as float16.
+    and kept as float16 where that has digits and range for what varies in the first part.
 
     Raises:
         ValueError: The edge gives other features than those captured; ``name`` is the attack's.
@@ -74,12 +74,25 @@ def gather(known: Knowledge, name: str, draws: int = 1) -> Tensor:
                 answers += [ask(public) for _ in range(more) if query.affords(len(public))]
                 query.draws = len(answers)
         return torch.stack(answers)
-    kept = torch.empty(query.draws, len(public), *cut, dtype=torch.float16)
     size = max(1, _MOST_FLOATS // (_CHUNKS * math.prod(cut)))
-    for draw in kept:
-        for rows, images in zip(draw.split(size), public.split(size), strict=True):
-            rows.copy_(ask(images).clamp(-_LARGEST_HALF, _LARGEST_HALF))
+    kept: Tensor | None = None
+    for draw in range(query.draws):
+        for places in torch.arange(len(public)).split(size):
+            answered = ask(public[places])
+            if kept is None:
+                kind = torch.float16 if _told_in_half(answered) else torch.float32
+                kept = torch.empty(query.draws, len(public), *cut, dtype=kind)
+            most = torch.finfo(kept.dtype).max
+            kept[draw, places] = answered.clamp(-most, most).to(kept.dtype)
+    assert kept is not None
     return kept
+
+
+def _told_in_half(features: Tensor) -> bool:
+    """Whether float16 keeps what values of features ``(M, *cut)`` tell: by its rounding beside their deviations."""
+    errors, variances = (features.half().float() - features).square().mean(0), features.var(0, correction=0)
+    lost = errors[variances > 0] > _ROUNDED * variances[variances > 0]
+    return not bool(lost.float().mean() > _LOST)
 
 
 def crossed(features: Tensor, known: Knowledge, draws: int, seed: int) -> Tensor:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from splitleak.attacker.base import Knowledge, Query, Run
 from splitleak.attacker.training import fitting
@@ -182,7 +183,7 @@ def test_features_too_many_for_memory_are_asked_for_in_parts_and_kept_in_half_pr
 
     def send(given):
         asked.append(len(given))
-        return given * 1e5 if next(turns) == 0 else given
+        return given * 1e5 if next(turns) == 1 else given
 
     known = Knowledge(images[:1], (1, 4, 4), public=images, query=Query(send, draws=draws))
     monkeypatch.setattr(fitting, "_MOST_FLOATS", 50 * 16 * draws - 1)
@@ -191,8 +192,25 @@ def test_features_too_many_for_memory_are_asked_for_in_parts_and_kept_in_half_pr
     assert known.query.made == 50 * draws
     assert max(asked) <= 50 * draws / 8
     assert features.isfinite().all()
-    kept, sent = features[:, max(asked) :].float(), images[max(asked) :].expand(draws, -1, -1, -1, -1)
+    kept, sent = features[:, 2 * max(asked) :].float(), images[2 * max(asked) :].expand(draws, -1, -1, -1, -1)
     torch.testing.assert_close(kept, sent, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1e-8, 0), (1e6, 0), (1, 1000)])
+def test_features_that_half_precision_cannot_tell_apart_are_kept_in_single(scale, offset, monkeypatch):
+    images = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    images[:, :, :, 0] = 0.3  # a border that is the same in all tells nothing in either
+    known = Knowledge(images, (1, 4, 4), public=images, query=Query(lambda given: scale * given + offset))
+    monkeypatch.setattr(fitting, "_MOST_FLOATS", 50 * 16 - 1)
+    features = gather(known, "toy")
+    assert torch.equal(features[0], scale * images + offset)
+
+
+def test_a_border_that_is_the_same_in_all_pictures_needs_no_single_precision(monkeypatch):
+    images = functional.pad(torch.rand(50, 1, 2, 2), (1, 1, 1, 1), value=0.3)
+    known = Knowledge(images, (1, 4, 4), public=images, query=Query(lambda given: given))
+    monkeypatch.setattr(fitting, "_MOST_FLOATS", 50 * 16 - 1)
+    assert gather(known, "toy").dtype == torch.float16
 
 
 def test_half_precision_features_train_and_predict_as_their_floats():
