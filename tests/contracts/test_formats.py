@@ -1,14 +1,17 @@
 """What `docs/formats.md` says of each format is what the code has: versions, marks, files and magic."""
 
+import hashlib
 import inspect
 import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from splitleak.attacker import blind_tap, outputs, prior
 from splitleak.datasets import splits
+from splitleak.datasets.images import Dataset, Images
 from splitleak.defenses import artifact
 from splitleak.defenses.predictions import purifier
 from splitleak.edge import ledger, sharing
@@ -125,3 +128,28 @@ def test_magic_and_heads_are_those_of_the_code():
 )
 def test_the_arrays_of_npz_files_are_named(name, arrays):
     assert [array for array in arrays.split() if f"`{array}`" not in PARTS[name]] == []
+
+
+def told(document):
+    """A digest, as the page says it is made."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
+
+
+def test_hashes_and_digests_are_made_as_the_page_says(tmp_path):
+    pixels = torch.arange(5 * 3 * 4 * 6).to(torch.uint8).reshape(5, 3, 4, 6)
+    images = Images(pixels, torch.zeros(5, dtype=torch.int64), ("é",))
+    hashes = [hashlib.sha256(b"(3, 4, 6)" + each.numpy().tobytes()).hexdigest()[:24] for each in pixels]
+    assert images.hashes() == hashes
+    assert ledger.images_digest(images) == told(hashes)
+    assert splits.digest({"b": ["é"], "a": 1.5}) == told({"b": ["é"], "a": 1.5})
+    made = splits.split(Dataset("five", images, None), splits.SplitConfig(public=1, victims=2, test=1))
+    assert made.record["images"]["victims"]["digest"] == told(sorted(made.victims.hashes()))
+    of = {}
+    for half, files in {"edge": ("half.json", "network.onnx"), "cloud": ("half.json", "weights.safetensors")}.items():
+        (tmp_path / half).mkdir()
+        for name in files:
+            (tmp_path / half / name).write_text(f"{half} {name}")
+        of[half] = [hashlib.sha256(f"{half} {name}".encode()).hexdigest() for name in files]
+    assert artifact.half_digest(tmp_path / "edge") == told(of["edge"])
+    assert artifact.artifact_digest(tmp_path) == told(of["edge"] + of["cloud"])
