@@ -104,12 +104,16 @@ def encode_fp16(values: FloatArray) -> WireTensor:
 def encode_uint8(values: FloatArray) -> WireTensor:
     """8-bit integers over the tensor's own range: one byte a value, with an error of at most half a step.
 
-    code = round(value / scale + zero_point), with scale = range / 255.
+    code = round(value / scale + zero_point), with scale = range / 255. Where 0 is in the range the zero point is
+    whole, so that 0, which a dropout leaves, arrives as 0.
     """
     low, high = float(values.min()), float(values.max())
     scale = (high - low) / 255 or 1.0  # a constant tensor has no range; any step restores its value
-    codes = np.rint((values.astype(np.float64) - low) / scale).astype(np.uint8)
-    return WireTensor("UINT8", values.shape, codes.tobytes(), scale, -low / scale)
+    zero_point = exact = -low / scale
+    if low < 0 <= high:
+        zero_point = float(round(exact))
+    codes = np.rint((values.astype(np.float64) - low) / scale + (zero_point - exact)).clip(0, 255).astype(np.uint8)
+    return WireTensor("UINT8", values.shape, codes.tobytes(), scale, zero_point)
 
 
 def encode_fp16_deflate(values: FloatArray) -> WireTensor:

@@ -68,6 +68,12 @@ def test_uint8_keeps_the_ends_of_the_range_and_a_constant():
     np.testing.assert_array_equal(codec.decode(codec.encode(constant, "uint8")), constant)
 
 
+@given(floats(1e38))
+def test_uint8_leaves_what_was_dropped_at_zero(values):
+    dropped = np.append(values, np.float32(0))
+    assert through_the_wire(codec.encode(dropped, "uint8"))[-1] == 0
+
+
 @given(floats(65504), st.sampled_from(["fp16", "uint8"]))
 def test_deflate_changes_no_value_and_never_adds_a_byte(values, name):
     plain, packed = codec.encode(values, name), codec.encode(values, f"{name}+deflate")
