@@ -19,7 +19,8 @@ _MOST_WEIGHTS = 4_000_000
 _MOST_WIDENING = 4
 _MOST_DIRECT = (2048, 4_000_000)  # values that the linear decoder sees for a position, and its weights
 _POSITIONS_A_VALUE = 64  # of the pairs, that its least squares are over
-_RIDGE = 1e-4  # in units of the values' mean variance
+_RIDGES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)  # strengths, in units of the values' mean variance
+_PARTS = 10  # of the pairs, of which one chooses the strength
 _CORRECTION = 0.05  # scale of what corrects the linear decoder: a first step of training must not drown it
 _CHUNK = 8  # pairs whose neighbourhoods are in memory at once
 _USUAL = (1e-3, 10.0)  # variances of features that are taken as they are; the epsilon of batch normalisation is 1e-5
@@ -240,7 +241,8 @@ class GridDecoder(ScaledDecoder):
     def start_linearly(self, features: Tensor, images: Tensor, draw: torch.Generator) -> None:
         """Gives the linear decoder its final weights, by ridge regression on pairs; the rest starts at a sum of 0.
 
-        Without such a decoder nothing changes.
+        Its strength is what does best on a tenth of the pairs after a fit to the others: few pairs want a greater one
+        than many. Without such a decoder nothing changes.
 
         Args:
             features: ``(M, *cut)``.
@@ -255,22 +257,33 @@ class GridDecoder(ScaledDecoder):
         (kernel, _), factor = self.direct.kernel_size, self.drawn.upscale_factor
         values, (high, wide) = self.direct.weight[0].numel(), self.to_grid.map_shape[1:]
         each = min(high * wide, -(-_POSITIONS_A_VALUE * values // len(images)))
-        seen = torch.zeros(values + 1, values + 1, dtype=torch.float64, device=features.device)
-        wanted = torch.zeros(values + 1, self.direct.out_channels, dtype=torch.float64, device=features.device)
+        seen = torch.zeros(2, values + 1, values + 1, dtype=torch.float64, device=features.device)
+        wanted = torch.zeros(2, values + 1, self.direct.out_channels, dtype=torch.float64, device=features.device)
         padding = (0, wide * factor - images.shape[3], 0, high * factor - images.shape[2])
-        for rows, pictures in zip(features.split(_CHUNK), images.split(_CHUNK), strict=True):
+        size = min(_CHUNK, -(-len(images) // _PARTS))
+        for part, (rows, pictures) in enumerate(zip(features.split(size), images.split(size), strict=True)):
             at = torch.randperm(high * wide, generator=draw)[:each].to(features.device)
             around = functional.unfold(self.to_grid(rows.float() * self.scale), kernel, padding=kernel // 2)[:, :, at]
             x = torch.cat([around, torch.ones_like(around[:, :1])], 1).transpose(1, 2).flatten(0, 1)
             cells = functional.pixel_unshuffle(functional.pad(pictures, padding, mode="replicate"), factor)
             y = cells.flatten(2)[:, :, at].transpose(1, 2).flatten(0, 1)
-            seen += (x.T @ x).double()
-            wanted += (x.T @ y).double()
-        count = seen[-1, -1]
-        variance = seen.diagonal()[:-1].mean() / count - (seen[-1, :-1] / count).square().mean()
-        penalty = torch.full_like(seen[0], float(count * _RIDGE * variance.clamp(min=1e-12)))
-        penalty[-1] = 0
-        solution = torch.linalg.solve(seen + penalty.diag(), wanted).float()
+            apart = int(part % _PARTS == 0)
+            seen[apart] += (x.T @ x).double()
+            wanted[apart] += (x.T @ y).double()
+
+        def solved(seen: Tensor, wanted: Tensor, strength: float) -> Tensor:
+            count = seen[-1, -1]
+            variance = seen.diagonal()[:-1].mean() / count - (seen[-1, :-1] / count).square().mean()
+            penalty = torch.full_like(seen[0], float(count * strength * variance.clamp(min=1e-12)))
+            penalty[-1] = 0
+            solution: Tensor = torch.linalg.solve(seen + penalty.diag(), wanted)
+            return solution
+
+        def error(strength: float) -> float:  # of the pairs apart, less the energy of their pictures
+            found = solved(seen[0], wanted[0], strength)
+            return float((found * (seen[1] @ found - 2 * wanted[1])).sum())
+
+        solution = solved(seen.sum(0), wanted.sum(0), min(_RIDGES, key=error)).float()
         self.direct.weight.copy_(solution[:-1].T.view_as(self.direct.weight))
         assert self.direct.bias is not None
         self.direct.bias.copy_(solution[-1])
