@@ -301,13 +301,13 @@ class Pairs:
         return found
 
 
-def live_query(probe: Probe, budget: int | None, *, averaging: int = 1) -> Query:
-    """A live edge or service as a black box, each of whose answers is the mean of ``averaging`` queries."""
+def live_query(probe: Probe, budget: int | None, *, averaging: int = 1, draws: int = 1) -> Query:
+    """A live edge or service as a black box, to be asked ``draws`` times, each answer the mean of ``averaging``."""
 
     def send(images: Tensor) -> Tensor:
         return probe(images, averaging=averaging)[0]
 
-    return Query(send, budget, averaging=averaging)
+    return Query(send, budget, draws=draws, averaging=averaging)
 
 
 def artifact_query(whole: WholeModel, budget: int | None) -> Query:

@@ -79,7 +79,9 @@ class AttackConfig(Config):
     max_queries: int | None = Field(default=None, ge=1, description="images it may send, at most")
     views: int = Field(default=1, ge=1, description="consecutive requests of one victim that are averaged")
     crossings: int | None = Field(default=None, ge=1, description="requests of one victim; default: `views`")
-    draws: int | None = Field(default=None, ge=1, description="of the answers on record for an image; default: all")
+    draws: int | None = Field(
+        default=None, ge=1, description="answers for an image; default: all on record, or of who is asked live one"
+    )
     classes: int | None = Field(default=None, ge=1, description="how many there are; default: as many as are answered")
 
     def build(self) -> Attack | ClassInversion:
@@ -281,22 +283,23 @@ class Access:
         ways = [name for name in ("edge", "service", "function", "oracle", "pairs") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ValueError(f"expected one way to query: live, an oracle or recorded pairs, got {' and '.join(ways)}")
+        draws = config.draws or 1  # of who is asked live
         if self.edge is not None:
             assert self.capture is not None
             served = served_model(self.capture, self.model)
             probe: Probe = EdgeProbe(self.edge, self.capture, served, channel=self.channel, report=report)
-            query = live_query(probe, config.max_queries, averaging=config.views)
+            query = live_query(probe, config.max_queries, averaging=config.views, draws=draws)
         elif self.service is not None:
             probe = ServiceProbe(
                 self.service, model, scores=self.scores, output=self.output, channel=self.channel, report=report
             )
-            query = live_query(probe, config.max_queries)
+            query = live_query(probe, config.max_queries, draws=draws)
         elif self.function is not None:
             kind = self.scores if self.capture is None and self.features is None else None
             probe = FunctionProbe(
                 self.function, scores=kind, shape=None if of is None else tuple(of.shape[1:]), report=report
             )
-            query = live_query(probe, config.max_queries)
+            query = live_query(probe, config.max_queries, draws=draws)
         elif self.oracle is not None:
             query = artifact_query(load_whole(self.oracle, device, seed=config.seed), config.max_queries)
         elif self.pairs is not None:

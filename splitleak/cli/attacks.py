@@ -201,7 +201,10 @@ def attack(
         int | None, typer.Option(min=1, help="Requests that show one victim, the first --views of which count.")
     ] = None,
     draws: Annotated[
-        int | None, typer.Option(min=1, help="Answers to use of those on record for an image; default: all.")
+        int | None,
+        typer.Option(
+            min=1, help="Answers to use for an image: of --pairs (default: all), or at least, asked for live."
+        ),
     ] = None,
     mirrored: Mirrored = False,
     channel: ChannelFile = None,

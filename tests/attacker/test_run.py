@@ -240,6 +240,16 @@ def test_no_query_is_sent_over_the_budget(deployed, tmp_path):
     assert len(Reconstructions.load(tmp_path / "out" / "reconstructions.npz").ids) == len(deployed.ledger.places)
 
 
+def test_an_edge_that_is_asked_live_is_asked_as_often_for_each_image_as_was_said(deployed, tmp_path, small_splits):
+    """It was asked once, whatever was said, and the threat model told one draw."""
+    asked = AttackConfig(attack="nearest", draws=3)
+    made = attack(deployed, tmp_path / "out", asked)
+    assert made["queries"] == 3 * len(small_splits.public)
+    assert json.loads((tmp_path / "out" / "attack.json").read_text())["asked"] == 3
+    limited = attack(deployed, tmp_path / "limited", asked.model_copy(update={"max_queries": 100}))
+    assert limited["queries"] == 99
+
+
 @pytest.mark.parametrize("draws", [1, 2])
 def test_a_record_of_some_of_the_images_feeds_an_attack_within_its_own_budget(deployed, tmp_path, small_splits, draws):
     record(deployed, tmp_path / "pairs.npz", draws=draws, budget=100 * draws)
