@@ -28,6 +28,7 @@ from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.errors import first_line
 from splitleak.eval.record.metrics import measured_victims
 from splitleak.eval.record.schema import Score
+from splitleak.eval.record.scoring import check_disjoint
 from splitleak.graphs.user_module import float_hint
 from splitleak.logs import Report, silent
 from splitleak.seeding import resolve_device
@@ -195,7 +196,8 @@ def scan(
         each cut and defense.
 
     Raises:
-        ValueError: It is no network, or one that torch cannot write as ONNX, or arrays do not fit it.
+        ValueError: It is no network, or one that torch cannot write as ONNX, or arrays do not fit it; or a victim is
+            among the public images.
     """
     from splitleak.eval.scan.scan import ScanConfig
     from splitleak.eval.scan.scan import scan as measure
@@ -203,6 +205,7 @@ def scan(
     from splitleak.graphs.user_module import export_module
 
     own, attacked = unlabelled(_images(public, "public")), unlabelled(_images(victims, "victims"))
+    check_disjoint(own.hashes(), attacked)
     if isinstance(network, (str, Path)):
         found = read_network(Path(network), NetworkConfig(), own.shape)
     elif callable(network):
@@ -242,11 +245,15 @@ def linkage(
 
     Returns:
         The document that ``splitleak linkage --json`` prints, but for what names the target.
+
+    Raises:
+        ValueError: Arrays do not fit together, or a victim is among the public images.
     """
     from splitleak.eval.targets.linkage import LinkageConfig
     from splitleak.eval.targets.linkage import linkage as measure
 
     own, attacked = unlabelled(_images(public, "public")), unlabelled(_images(victims, "victims"))
+    check_disjoint(own.hashes(), attacked)
     if (labels is None) != (public_labels is None):
         raise ValueError("expected labels of the victims and of the public images, or none, got those of one set")
     if labels is not None and public_labels is not None:

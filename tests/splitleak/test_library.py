@@ -235,6 +235,14 @@ def test_nothing_is_drawn_from_the_callers_stream(pictures, encoder):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_victims_that_the_attacker_owns_are_refused(pictures, encoder):
+    """Retrieved by their features they had an SSIM of 1, and probes were asked about what they had learnt."""
+    public, _ = pictures
+    for measure in (splitleak.scan, splitleak.linkage):
+        with pytest.raises(ValueError, match="expected public images that are not the victims', but 8 of them"):
+            measure(encoder, public=public, victims=public[:8])
+
+
 def test_every_cut_of_a_module_is_scanned(pictures, encoder):
     network = nn.Sequential(encoder, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).train()
     network[0][1].eval()
