@@ -345,7 +345,7 @@ def training_step(
         sent = stack(features)
         logits = model.head(sent)
         task = stack.task_loss(logits, labels, epoch, config.label_smoothing)
-    penalty = stack.penalty(Step(images, labels, features, sent, logits, epoch, rate))
+    penalty = stack.penalty(Step(images, labels, features, sent, logits, epoch, rate, stack.undone))
     loss = task if penalty is None else task + penalty
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

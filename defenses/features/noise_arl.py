@@ -14,6 +14,8 @@ class NoiseARLConfig(AdversaryConfig):
 class NoiseARL(AdversarialDefense):
     """`AdversarialDefense` whose surrogate decoder gets the features as sent, with the noise of the stack.
 
+    What a half can undo, as the order of a permutation, is undone for it.
+
     Jeong et al., "Noisy adversarial representation learning for effective and efficient image obfuscation", UAI 2023,
     for which there is no public code: adversarial representation learning with noise on the features. Deviation from
     the code of Xia et al., CEM, CVPR 2025: there the surrogate gets features without noise, so that its table row
@@ -31,7 +33,7 @@ class NoiseARL(AdversarialDefense):
         self.config = config
 
     def adversary_input(self, step: Step) -> Tensor:
-        return step.sent
+        return step.undo(step.sent)
 
     def prepare(self, model: SplitModel, classes: int) -> None:
         if self.noise_variance_on_wire == 0:

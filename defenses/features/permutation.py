@@ -130,7 +130,7 @@ class _Restored(nn.Module):
         self.values: Tensor
 
     def forward(self, sent: Tensor) -> Tensor:
-        features, plane = sent[:, :-1], sent[:, -1].flatten(1)
+        features, plane = sent[:, :-1], sent[:, -1].flatten(1).to(self.mean)
         session = ((plane @ self.mean > 0.5) * self.values).sum(1)
         places = self.places[session][:, :, None, None].expand_as(features)
         return features.gather(1, places)
