@@ -32,7 +32,8 @@ class Selection(ClassInversion):
 
     An attack rebuilds something of the training images only as far as its pictures are recognised more often than those
     of the best baseline of the same access. Images ``(K, images, C, H, W)``, best first where there is an order; where
-    a class has fewer, they are repeated, and a class without any gets random ones (findings: ``classes_unseen``).
+    a class has fewer, they are repeated, and a class without any gets random ones (findings: ``classes_unseen``). Of a
+    pool that is larger than the queries allow, so many are chosen at random and picked from.
     """
 
     baseline = True
@@ -41,6 +42,9 @@ class Selection(ClassInversion):
 
     def invert(self, known: ClassKnowledge, run: Run) -> Tensor:
         pool = self.pool(known, run)
+        if "query" in self.needs and known.query is not None:
+            chosen = known.query.affordable(len(pool), run.seed)
+            pool = pool if chosen is None else pool[chosen]
         scores = self.scores(known, pool)
         check_width(self.name, known, scores.shape[1])
         order = torch.randperm(len(pool), generator=generator(run.seed, self.name, "order"))

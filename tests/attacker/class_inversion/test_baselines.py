@@ -59,6 +59,16 @@ def test_no_more_is_picked_than_there_are():
     assert [len(row) for row in rows] == [6, 6, 6]
 
 
+@pytest.mark.parametrize("name", ["public-by-scores", "public-by-label"])
+def test_who_may_ask_about_fewer_than_there_are_picks_from_these(name):
+    given = known()
+    given.query.budget = 4
+    rows, attack = picked(name, given=given, images=6)
+    assert given.query.made == attack.findings["pool"] == 4
+    assert len({place for row in rows for place in row}) <= 4
+    assert [len(row) for row in rows] == [4, 4, 4]
+
+
 def test_samples_of_a_generator_are_picked_as_they_are(tiny_prior):
     given = known(prior=tiny_prior, query=Query(lambda images: images.flatten(1)[:, :3].softmax(1)))
     kind = CLASS_ATTACKS["prior-samples"]
