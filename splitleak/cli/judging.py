@@ -19,6 +19,7 @@ from splitleak.cli.options import (
     Seed,
     Settings,
     Threads,
+    check_beside,
     compute_on,
     use_threads,
 )
@@ -71,12 +72,14 @@ def score(
     from splitleak.eval.record.victims import make_record
 
     if reconstructions is not None:
-        if any(given is not None for given in (artifact, attack, ledger, cell, evaluator, auxiliary, auxiliary_images)):
+        told = (artifact, attack, ledger, cell, evaluator, auxiliary, auxiliary_images, auxiliary_data)
+        if any(given is not None for given in told) or order:
             raise typer.BadParameter("expected --reconstructions with --truth alone, got options of a record too")
         _score_unproven(reconstructions, truth, out, as_json, force=force)
         return
     if artifact is None or attack is None or ledger is None:
         raise typer.BadParameter("expected --artifact, --attack and --ledger, or --reconstructions")
+    check_beside("--auxiliary", auxiliary, {"--auxiliary-data": auxiliary_data})
     CELL.check(out)
     record = make_record(
         *(artifact, attack, truth, ledger, out, order, _place(cell)),
@@ -138,6 +141,7 @@ def score_classes(
     from splitleak.eval.record.schema import CELL
     from splitleak.graphs.importing import NetworkConfig
 
+    check_beside("--embedder", embedder, {"--embedder-config": embedder_config})
     CELL.check(out)
     inputs = (artifact, attack, train_images, evaluator, out, _place(cell), others, prior)
     told = None if embedder is None else (embedder, read_config(NetworkConfig, embedder_config, None, "embedder"))

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from splitleak.cli.choices import choice
-from splitleak.cli.options import Device, EmulatedDevice, Json, ReplaceResult, ResultFile, Threads, use_device
+from splitleak.cli.options import (
+    Device,
+    EmulatedDevice,
+    Json,
+    ReplaceResult,
+    ResultFile,
+    Threads,
+    check_beside,
+    use_device,
+)
 from splitleak.cli.output import console, keep, print_json, table
 
 Swept = Annotated[list[str] | None, typer.Option(metavar="N,N", help="Comma-separated or repeated; default: 1.")]
@@ -94,6 +103,7 @@ def recommend(
     from splitleak.eval.deploy.recommend import Budgets
     from splitleak.eval.deploy.recommend import recommend as choose
 
+    check_beside("--latency", latency, {"--link": link})
     limits = {"max_accuracy_drop": max_accuracy_drop, "max_latency_ms": max_latency_ms, "max_bytes": max_bytes}
     budgets = Budgets.parse(limits, source="recommend")
     timed = read_latency(latency) if latency else None

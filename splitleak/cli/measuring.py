@@ -19,6 +19,7 @@ from splitleak.cli.options import (
     Settings,
     Threads,
     TrainedOn,
+    check_beside,
     compute_on,
     use_threads,
 )
@@ -84,6 +85,7 @@ def linkage(
 
     if (embedder is None) != (score is None):
         raise typer.BadParameter("expected --embedder and --score together, as the one looks at what the other holds")
+    check_beside("--embedder", embedder, {"--embedder-config": embedder_config})
     given = read_config(LinkageConfig, config, settings, "linkage", seed=seed)
     with progress("linkage") as report:
         measured = measure(artifact, images, given, compute_on(device, threads), attributes, report)

@@ -120,6 +120,10 @@ def test_options_that_cannot_be_are_usage_errors(call):
         ("attack --capture c --edge h:1", "--output p", "--service"),
         ("invert --artifact a", "--model m", "--service"),
         ("invert --artifact a", "--scores logits", "--service or --function"),
+        ("score --truth t --artifact a --attack b --ledger l", "--auxiliary-data d", "--auxiliary"),
+        ("score-classes --artifact a --attack b --train-images t --evaluator e", "--embedder-config c", "--embedder"),
+        ("linkage a --images i", "--embedder-config c", "--embedder"),
+        ("recommend runs", "--link lte", "--latency"),
     ],
 )
 def test_an_option_without_effect_is_a_usage_error(call, command, idle, needed):

@@ -31,6 +31,8 @@ def test_reconstructions_of_any_source_are_scored_and_marked_as_without_provenan
     np.save(tmp_path / "truth.npy", np.zeros((2, 1, 16, 16), np.uint8))
     np.save(tmp_path / "made.npy", np.full((2, 1, 16, 16), 0.1))
     given = ("score", "--reconstructions", tmp_path / "made.npy", "--truth", tmp_path / "truth.npy")
+    for idle in (("--order", 2), ("--auxiliary-data", "mine")):
+        assert "expected --reconstructions with --truth alone" in call(*given, "--out", tmp_path / "idle", *idle)[2]
     code, out, err = call(*given, "--out", tmp_path / "out")
     assert code == 0, err
     assert "mse 0.0100" in out
