@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,11 +70,16 @@ class Parts:
     framed: bool
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator["Table"]:
-        def fits(part: Sequence[int], width: int) -> bool:
-            made = self._part(part, breaking=_BREAKING)
-            return console.measure(made, options=options.update(width=_UNBOUND)).maximum <= width
+        from rich.cells import cell_len
 
         places = range(len(self.columns))
+        widest = [max((row[place] for row in self.rows), key=cell_len, default="") for place in places]
+        asked = replace(self, rows=[widest])  # is as wide
+
+        def fits(part: Sequence[int], width: int) -> bool:
+            made = asked._part(part, breaking=_BREAKING)
+            return console.measure(made, options=options.update(width=_UNBOUND)).maximum <= width
+
         names = list(takewhile(lambda place: self.columns[place] in self.left, places))
         names = names if fits(names, options.max_width // 2) else names[:1]
         parts = [names]
