@@ -1,7 +1,7 @@
 """Runs one attack: gathers what the threat model lets it know, rebuilds images, and writes the result for the judge."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from splitleak.attacker.queries import (
 )
 from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.attacker.training.flattened import PICTURES, laid_out, likeliest_map
-from splitleak.config import Config, Preset
+from splitleak.config import Config, Preset, digest
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images, listed
 from splitleak.defenses.artifact import (
@@ -345,15 +345,14 @@ def run_attack(
     attack = config.build()
     ATTACK.check(out)
     public = access.images()
-    run = Run(seed=config.seed, device=device, report=report, checkpoint=out.with_name(f".{out.name}.checkpoint"))
     known: Knowledge | ClassKnowledge
     if isinstance(attack, ClassInversion):
         known = of_classes = access.class_knowledge(config, public, device, report)
-        rebuild = partial(attack, of_classes, run)
+        rebuild = partial(attack, of_classes)
         gathered: Callable[[Tensor], Reconstructions] = Reconstructions.of_classes
     else:
         ids, known = access.knowledge(config, public, device, report)
-        rebuild, gathered = partial(attack, known, run), partial(Reconstructions, ids)
+        rebuild, gathered = partial(attack, known), partial(Reconstructions, ids)
     views = config.views if known.query is None else known.query.averaging
     models = access.models()
     about = described(attack, known, public, seed=config.seed, views=views, adaptive=access.adaptive, models=models)
@@ -364,8 +363,23 @@ def run_attack(
     with claimed(out, ATTACK, about, force=force):
         if isinstance(attack, Attack) and isinstance(known, Knowledge):
             known = laid_out(known, attack, config.seed)
-            rebuild = partial(attack, known, run)
-        return write_result(out, attack, gathered(rebuild()), known, about, trained_on=access.trained_on)
+            rebuild = partial(attack, known)
+        problem = [about, known.parts if isinstance(known, Knowledge) else None]
+        run = Run(seed=config.seed, device=device, report=report, checkpoint=_checkpoint(out, problem))
+        return write_result(out, attack, gathered(rebuild(run)), known, about, trained_on=access.trained_on)
+
+
+def _checkpoint(out: Path, problem: Sequence[object]) -> Path:
+    """The file beside ``out`` of an attack's state on a ``problem``; what another left there is removed.
+
+    What an attack tells of itself to go on from has neither the encoder that it was given nor how features lie.
+    """
+    stem = f".{out.name}.checkpoint"
+    own = f"{stem}-{digest(problem)}"
+    for path in out.parent.iterdir():
+        if path.name.startswith(stem) and not path.name.startswith(own):
+            path.unlink()
+    return out.with_name(own)
 
 
 def record_queries(

@@ -19,6 +19,7 @@ from splitleak.attacker.class_inversion.base import ClassInversion
 from splitleak.attacker.outputs import Reconstructions
 from splitleak.attacker.prior import PriorConfig, train_prior
 from splitleak.attacker.queries import EdgeProbe, Pairs, ServiceProbe
+from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.attacker.reconstruction.descent import public_features
 from splitleak.attacker.run import Access, AttackConfig, record_queries, run_attack
 from splitleak.cli import app
@@ -72,6 +73,26 @@ def test_another_attack_replaces_a_result_with_force_alone_and_what_is_no_result
     with pytest.raises(FileExistsError, match=r"got one with notes\.txt"):
         run_attack(config(seed=1), access, out, CPU, silent, force=True)
     assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_an_attack_goes_on_from_the_state_of_its_own_problem_alone(deployed, tmp_path, monkeypatch):
+    """Interrupted, and asked for again with the same models and then with another encoder."""
+    states = []
+
+    def interrupted(_, known, run):
+        states.append((run.checkpoint, run.checkpoint.exists()))
+        run.checkpoint.write_text("state")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ATTACKS["linear"], "reconstruct", interrupted)
+    for edge in ("a", "a", "b"):
+        monkeypatch.setattr(Access, "models", lambda _, given=edge: {"edge": given})
+        with pytest.raises(KeyboardInterrupt):
+            attack(deployed, tmp_path / "out", AttackConfig(attack="linear"), edge=deployed.edge)
+    (first, fresh), (again, there), (other, empty) = states
+    assert first == again != other
+    assert (fresh, there, empty) == (False, True, False)
+    assert [path.name for path in tmp_path.glob(".out.checkpoint*")] == [other.name]
 
 
 def test_recorded_queries_are_replaced_by_those_of_the_same_kind(deployed, tmp_path):
