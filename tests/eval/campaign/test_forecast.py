@@ -84,12 +84,12 @@ def test_a_time_or_a_cost_that_none_can_be_tells_no_time(tmp_path):
 
 
 def test_of_results_recorded_before_times_the_moments_when_jobs_ended_tell_them():
-    times = Times.load(RECORDED / "linkage_small")
+    times = Times.load(RECORDED / "cem_cifar10_5k")
     assert times.of_ends
-    assert {each.group for each in times.jobs} == {"train", "cell nearest"}
+    assert {each.group for each in times.jobs} == {"train", "cell decoder"}
     assert all("Xeon" in name for name in times.hardware)
     jobs = [job("t", "train", 10.0), job("c", "capture")]
-    forecast = Forecast.of(jobs, [Path("none"), RECORDED / "linkage_small"], 1)
+    forecast = Forecast.of(jobs, [Path("none"), RECORDED / "cem_cifar10_5k"], 1)
     assert forecast.within == ("capture",)
     assert str(forecast).startswith("Left: about ")
     assert str(forecast).endswith("that of capture jobs is within them")
