@@ -66,8 +66,10 @@ def _differences(
 
 
 def _of_order(results: Results, table: str) -> Iterator[Statement]:
-    """The weakest and the strongest of the methods with nothing on top."""
-    rows = [row for row in results.table(table).rows if row.plus is None]
+    """The weakest and the strongest of the methods with nothing on top; a row without defenses is none."""
+    ours = [(cell, record) for cell, record in results.measured if cell.table == table]
+    undefended = {cell.row for cell, record in ours if not record.target.design.defenses}
+    rows = [row for row in results.table(table).rows if row.plus is None and row not in undefended]
     for attack in results.attacks(table):
         by_seed = {row.name: values for row in rows if (values := results.by_seed(table, row, "mse", attack))}
         common = set.intersection(*map(set, by_seed.values())) if by_seed else set()

@@ -29,6 +29,7 @@ from splitleak.seeding import resolve_device
 
 BOTTLENECK = {"name": "bottleneck", "config": {}}
 STACKS = {
+    "Undefended": [],
     "Bottleneck": [BOTTLENECK],
     "DistCorr": [BOTTLENECK, {"name": "gaussian-noise", "config": {"sigma": 0.025}}],
     "PATROL": [BOTTLENECK, {"name": "dropout", "config": {}}],
@@ -46,7 +47,7 @@ def planned(cell):
 
 
 ERRORS = {"Bottleneck": 0.01, "DistCorr": 0.015, "PATROL": 0.04, "Noise_Nopeek": 0.02, "Noise_ARL": 0.05}
-_ALL_ERRORS = {**ERRORS, "Dropout": 0.012, "ResSFL": 0.03}  # of the published tables' methods
+_ALL_ERRORS = {**ERRORS, "Undefended": 0.002, "Dropout": 0.012, "ResSFL": 0.03}  # of the published tables' methods
 
 PREDICTION_ROW = {
     "kind": "victims",

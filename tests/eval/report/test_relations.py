@@ -103,6 +103,13 @@ def test_a_campaign_of_other_methods_is_judged_on_what_it_has(fake_campaign):
     assert found["+ CEM raises the MSE of every method against gan"].figures == "1 of 1: DistCorr +0.0020"
 
 
+def test_a_row_without_defenses_is_no_method(fake_campaign):
+    found = verdicts(fake_campaign(methods=("Undefended", "Bottleneck", "PATROL", "Noise_ARL")))
+    weakest = found["Bottleneck is the weakest method against gan"]
+    assert weakest.verdict == "holds"
+    assert "Undefended" not in weakest.figures
+
+
 def test_a_relation_has_a_margin_with_its_error_over_seeds(fake_campaign):
     def more_each_seed(cell, figures):
         figures["mse"] += 0.0001 * cell["seed"] * bool(cell["plus"])
