@@ -21,7 +21,14 @@ from splitleak.attacker.training.fitting import (
     step,
     unlikeness,
 )
-from splitleak.models.decoder import GridDecoder, ResNormDecoder, ScaledDecoder, decoder_for, of_one_scale
+from splitleak.models.decoder import (
+    GridDecoder,
+    ResNormDecoder,
+    ScaledDecoder,
+    SubPixelDecoder,
+    decoder_for,
+    of_one_scale,
+)
 from splitleak.models.grids import laid_map
 from splitleak.seeding import generator, seeded
 from splitleak.training.modules import to_channels_last
@@ -125,7 +132,8 @@ class DecoderAttack(TrainsRebuilder, Attack):
     Deviations: the epoch is chosen on held-out public pairs (the published code scores the last one, or chooses it
     on what it is scored on), and weights are those of that epoch; features whose variance is not in 0.001 to 10 are
     scaled to a variance of 1. The default is a stronger attack of that kind. Its
-    decoder is a `SubPixelDecoder`, whose weights are averaged over the steps; the last quarter of the epochs trains on
+    decoder is a `SubPixelDecoder`, which starts at least squares where these find most (shallow cuts, and few pairs),
+    and whose weights are averaged over the steps; the last quarter of the epochs trains on
     all pairs; a target that draws noise is asked again for each epoch, up to 16 times an image; and the loss has
     ``1 - SSIM`` beside the MSE, so that neither score flatters a defense.
     """
@@ -181,14 +189,14 @@ class DecoderAttack(TrainsRebuilder, Attack):
 def first_steps(decoder: nn.Module, run: Run) -> Callable[[Tensor, Tensor], None] | None:
     """How a decoder begins on the pairs that it is trained on; None: as it is.
 
-    See `ScaledDecoder.adapt`, and `GridDecoder.start_linearly`.
+    See `ScaledDecoder.adapt`, and `start_linearly` of `GridDecoder` and `SubPixelDecoder`.
     """
     if not isinstance(decoder, ScaledDecoder):
         return None
 
     def begin(features: Tensor, images: Tensor) -> None:
         decoder.adapt(features)
-        if isinstance(decoder, GridDecoder):
+        if isinstance(decoder, GridDecoder | SubPixelDecoder):
             decoder.start_linearly(features, images, draw=generator(run.seed, "decoder", "linear"))
 
     return begin

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from splitleak.attacker.base import Knowledge, Query, Run, Shapes
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
+from splitleak.attacker.reconstruction.linear import LinearAttack
 from splitleak.measures.pixel import mse
 from splitleak.models.decoder import GridDecoder, ResNormDecoder, SubPixelDecoder
 from splitleak.models.split import ModelConfig, build
@@ -46,6 +47,21 @@ def test_the_weights_are_those_of_the_epoch_with_least_held_out_error(known):
     error = functional.mse_loss(decoded(attack.weights(), known.query(images)), images)
     assert error.item() == pytest.approx(min(errors), rel=1e-4)
     torch.testing.assert_close(decoded(attack.weights(), known.captured).clamp(0, 1), rebuilt)
+
+
+def test_few_pairs_of_a_nearly_linear_encoder_are_decoded_as_well_as_by_least_squares(small_splits):
+    """A convolution over patches and a ReLU: a network alone learns little more than the mean image of sixty pairs."""
+    public, victims = small_splits.public.floats()[:60], small_splits.victims.floats()[:20]
+    weights = torch.randn(48, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def send(images):
+        return functional.conv2d(images, weights, stride=4).relu()
+
+    known = Knowledge(captured=send(victims), image_shape=(1, 16, 16), public=public, query=Query(send))
+    config = DecoderConfig(blocks=1, channels=16, epochs=4)
+    rebuilt = DecoderAttack(config)(known, Run(seed=1))
+    linear = LinearAttack(LinearAttack.config_type())(known, Run(seed=1))
+    assert mse(rebuilt, victims).mean() < 1.1 * mse(linear, victims).mean()
 
 
 def test_the_held_out_pairs_are_not_trained_on(known):

@@ -225,6 +225,36 @@ def test_its_linear_start_learns_no_noise_by_heart_where_values_are_more_than_pa
     assert bool(decoder(features).isfinite().all())
 
 
+def patches(count, bend):
+    """Smooth pictures, and what a convolution over patches of 4×4 pixels makes of them, bent by ``bend``."""
+    draw = torch.Generator().manual_seed(0)
+    images = functional.interpolate(torch.rand(count, 3, 5, 5, generator=draw), (16, 16), mode="bilinear")
+    weights = torch.randn(64, 3, 4, 4, generator=draw) / 7
+    return bend(functional.conv2d(images, weights, stride=4)), images
+
+
+def test_the_default_decoder_starts_at_a_linear_one_where_that_finds_most():
+    features, images = patches(60, lambda values: values)
+    decoder = SubPixelDecoder((64, 4, 4), (3, 16, 16), blocks=0, channels=8).eval()
+    decoder.start_linearly(features[:50], images[:50], torch.Generator().manual_seed(0))
+    rebuilt, mean = decoder(features[50:]), images[:50].mean(0)
+    assert (rebuilt - images[50:]).square().mean() < (mean - images[50:]).square().mean() / 10
+    assert not any(weights.requires_grad for weights in decoder.direct.parameters())
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_the_default_decoder_is_what_it_was_where_a_linear_one_finds_little(count):
+    features, images = patches(count, lambda values: (40 * values).sin())
+    decoder = SubPixelDecoder((64, 4, 4), (3, 16, 16), blocks=0, channels=8).eval()
+    before = {name: value.clone() for name, value in decoder.state_dict().items()}
+    drawn = decoder(features)
+    decoder.start_linearly(features, images, torch.Generator().manual_seed(0))
+    assert all(torch.equal(before[name], value) for name, value in decoder.state_dict().items())
+    other = SubPixelDecoder((64, 4, 4), (3, 16, 16), blocks=0, channels=8).eval()
+    other.load_state_dict({name: value for name, value in before.items() if not name.startswith("direct")})  # of before
+    assert torch.equal(other(features), drawn)
+
+
 def test_a_grey_image_is_the_mean_of_three_channels():
     decoder = ResNormDecoder((8, 4, 4), (1, 16, 16), blocks=0, channels=8).eval()
     features = torch.rand(2, 8, 4, 4)
