@@ -134,6 +134,19 @@ def set_apart(images: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor
     return apart, others[torch.tensor(fresh, dtype=torch.bool)]
 
 
+def parted(name: str, images: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs of `fit`: a share that chooses the epoch, those that it trains on before, and all, shuffled.
+
+    Raises:
+        ValueError: There are fewer than three images; ``name`` is the attack's.
+    """
+    shuffled = torch.randperm(len(images), generator=generator(seed, name, "held-out"))
+    out, used = set_apart(images, shuffled, max(1, round(share * len(images))))
+    if len(used) < 2:
+        raise ValueError(f"{name}: expected at least 3 public images, no two of them alike, got {len(images)}")
+    return out, used, shuffled
+
+
 def fit(
     name: str,
     network: nn.Module,
@@ -196,10 +209,7 @@ def fit(
     )
     total, pixels = warm_up + config.epochs, math.prod(images.shape[2:])
     measured = max(1, total - round(finish * config.epochs))  # epochs, before the finish
-    shuffled = torch.randperm(len(images), generator=generator(run.seed, name, "held-out"))
-    out, used = set_apart(images, shuffled, max(1, round(config.held_out * len(images))))
-    if len(used) < 2:
-        raise ValueError(f"{name}: expected at least 3 public images, no two of them alike, got {len(images)}")
+    out, used, shuffled = parted(name, images, config.held_out, run.seed)
     features, images = features.to(run.device), images.to(run.device)
     mean_image_mse = float((images[out] - images[used].mean(0)).square().mean())
     batch_size = max(2, affordable_rows(network.eval(), features[0, :1].float(), pixels, config.batch_size))

@@ -85,6 +85,23 @@ def test_a_few_answers_teach_it_more_than_their_mean():
     assert error(known) < of_the_mean / 3
 
 
+def test_a_few_answers_of_pictures_that_differ_tell_it_more_than_their_classes():
+    """Of 40 pairs the network alone had an MSE of .150, where the mean picture of a victim's class has .149."""
+    draw = torch.Generator().manual_seed(4)
+    public, victims = (
+        (each + 0.6 * torch.randn(each.shape, generator=draw)).clamp(0, 1) for each in (images(40, 0), VICTIMS)
+    )
+    known, labels = world(public=public, captured=serve(victims)), serve(public).argmax(1)
+    means = torch.stack([public[labels == label].mean(0) for label in range(CLASSES)])
+    made = PredictionInversionAttack(PredictionInversionConfig())
+    rebuilt = mse(made(known), victims).mean()
+    assert rebuilt < 0.95 * mse(means[serve(victims).argmax(1)], victims).mean()
+    assert made.findings["held_out_mse"] == made.findings["held_out_mse_by"]["ridge"]
+    made.network.load_state_dict(made.weights())
+    with torch.no_grad():
+        torch.testing.assert_close(mse(made.network(known.captured), victims).mean(), rebuilt)
+
+
 @pytest.mark.parametrize("temperature", [10, 1000])
 @pytest.mark.parametrize("rescale", ["quantiles", "learned"])
 def test_a_service_that_flattens_its_scores_protects_nobody(rescale, temperature):
