@@ -1,5 +1,6 @@
 """Deployments: a design with a codec, and its measured accuracy, leakage, latency and bytes."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,7 +55,7 @@ class Deployment:
 
     ``accuracy`` is that on the test images, for codecs other than fp32 corrected by the codec's change of the accuracy
     on the victims' images. MSE and SSIM (None of pictures that are too small for it) are those of the strongest
-    recorded attack, by its MSE; ``seeds`` counts those that it was run on.
+    recorded attack on each target, by its MSE; ``partly`` are the attacks that were not run on all of the targets.
     ``uncorrected``: of such a codec, the change is not known, as no fp32 was measured on its targets.
     ``assumed`` ones have accuracy and leakage of the same design with fp32: only latency and bytes were measured.
     """
@@ -70,6 +71,7 @@ class Deployment:
     ssim: float | None
     attack: str
     attacks: tuple[str, ...]
+    partly: tuple[str, ...]
     knowledge: tuple[str, ...]
     seeds: int
     victims: int
@@ -229,25 +231,31 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
     if len(designs := {design_of(run.record) for run in group}) > 1:
         expected = f"expected records of one target design, and of one split, under the name {first.design!r}"
         raise ValueError(f"{expected}, got {len(designs)}")
-    by_attack: dict[tuple[str, str], list[Measured]] = {}
+    by_attack: dict[tuple[str, str], set[str]] = {}
+    by_run: dict[tuple[str, int], list[Measured]] = {}
     for run in group:
-        by_attack.setdefault(_attack(run.record), []).append(run)
-    strongest = min(by_attack.values(), key=lambda runs: fmean(run.record.mse for run in runs))
+        by_attack.setdefault(_attack(run.record), set()).add(run.target)
+        by_run.setdefault((run.target, run.record.attack.seed), []).append(run)
+    strongest = [min(runs, key=lambda run: run.record.mse) for runs in by_run.values()]
     of_targets = {(run.target, run.seed): run.record for run in group}  # each once, however often it was attacked
     similarities = [score.mean for run in strongest if (score := run.record.scores.get("ssim")) is not None]
+    names = Counter(_attack(run.record)[0] for run in strongest)
     defenses, change = first.record.target.design.names, _wire_change(group, twin)
+    targets = tuple(dict.fromkeys(run.target for run in group))
+    partly = (name for (name, _), attacked in by_attack.items() if len(attacked) < len(targets))
     return Deployment(
         design=first.design,
         cut=first.cut,
         defenses=defenses,
         codec=first.codec,
-        targets=tuple(dict.fromkeys(run.target for run in group)),
+        targets=targets,
         accuracy=100 * fmean(record.target.accuracy for record in of_targets.values()) + (change or 0.0),
         drop=0.0,
         mse=fmean(run.record.mse for run in strongest),
         ssim=fmean(similarities) if similarities else None,
-        attack=_attack(strongest[0].record)[0],
+        attack=" or ".join(name for name, _ in names.most_common()),
         attacks=tuple(dict.fromkeys(name for name, _ in by_attack)),
+        partly=tuple(dict.fromkeys(partly)),
         knowledge=tuple(sorted({known for run in group for known in run.record.threat_model.knowledge})),
         seeds=len({run.seed for run in strongest}),
         victims=min(run.record.n for run in group),

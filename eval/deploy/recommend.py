@@ -144,6 +144,8 @@ def _not_measured(deployments: Sequence[Deployment]) -> Iterator[str]:
         lacking = [option for option in measured if attack not in option.attacks]
         if lacking:
             yield f"attack {attack!r} on {_named(lacking, measured)}"
+        if partly := [option for option in measured if attack in option.partly]:
+            yield f"attack {attack!r} on some of the targets of {_named(partly, measured)}"
     if alone := [option for option in measured if option.seeds == 1]:
         yield f"more than one seed of {_named(alone, measured)}"
     if static := [option for option in measured if option.randomised and not option.adaptive]:

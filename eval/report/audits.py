@@ -13,7 +13,7 @@ from splitleak.eval.campaign.audit.config import AUDIT, UNVERSIONED, column_of, 
 from splitleak.eval.record.metrics import Metric, metric_named
 from splitleak.eval.report.figures.curves import Curve
 from splitleak.eval.report.page import NOTHING, Sheet, Text, seeds_note, spread_text
-from splitleak.eval.report.results import Cell, Results, Row, Spread, TableRows, measured
+from splitleak.eval.report.results import Cell, Results, Row, Spread, TableRows, measured, strongest
 
 MEASURES = ("mse", "ssim", "psnr")
 _TRAINED = ("decoder", "prediction-inversion")  # whose leak is drawn against queries and crossings
@@ -56,18 +56,6 @@ def audits(results: Results) -> list[Audited]:
 
 def _list_of(settings: Mapping[str, object]) -> str:
     return f"{settings.get('version', UNVERSIONED)}, {settings.get('threat', 'black-box')}"
-
-
-def strongest(cells: list[Cell], measure: str, of: Callable[[Cell], bool] = lambda cell: True) -> dict[int, Cell]:
-    """By seed, the measured cell with the best reconstructions by a measure, of those that are asked for."""
-    sign = 1 if _metric(measure).better == "higher" else -1
-    best: dict[int, Cell] = {}
-    for seed in dict.fromkeys(cell.seed for cell in cells):
-        values = ((cell.measure(measure), cell) for cell in cells if cell.seed == seed and of(cell))
-        rated = [(sign * value, cell) for value, cell in values if value is not None]
-        if rated:
-            best[seed] = min(rated, key=lambda item: item[0])[1]
-    return best
 
 
 def audit_sheets(results: Results) -> list[Sheet]:

@@ -6,8 +6,8 @@ from statistics import fmean
 
 from splitleak.eval.campaign.audit.config import AUDIT
 from splitleak.eval.record.schema import Network, Record
-from splitleak.eval.report.audits import rebuilt_shares, strongest, verdicts
-from splitleak.eval.report.results import Cell, Doubt, Results, Row, TableRows, measured
+from splitleak.eval.report.audits import rebuilt_shares, verdicts
+from splitleak.eval.report.results import Cell, Doubt, Results, Row, TableRows, measured, strongest
 
 _SEES = {
     "features": "reads the features on the wire",

@@ -6,7 +6,7 @@ The same for every kind of campaign, for loose records in a folder, and for reco
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -165,6 +165,18 @@ def measured(cells: Iterable[Cell], metric: str) -> list[float]:
     return [value for cell in cells if (value := cell.measure(metric)) is not None]
 
 
+def strongest(cells: Iterable[Cell], measure: str, of: Callable[[Cell], bool] = lambda cell: True) -> dict[int, Cell]:
+    """By seed, the measured cell with the best reconstructions by a measure, of those that are asked for."""
+    metric = metric_named(measure, "victims")
+    sign = 1 if metric is not None and metric.better == "higher" else -1
+    best: dict[int, tuple[float, Cell]] = {}
+    for cell in cells:
+        value = cell.measure(measure)
+        if of(cell) and value is not None and (cell.seed not in best or sign * value < best[cell.seed][0]):
+            best[cell.seed] = sign * value, cell
+    return {seed: cell for seed, (_, cell) in best.items()}
+
+
 @dataclass(frozen=True)
 class TableRows:
     """Rows that are compared with each other, in the order of the campaign's file."""
@@ -288,12 +300,8 @@ class Results:
         return {seed: with_plus[seed] - value for seed, value in without.items() if seed in with_plus}
 
     def closest(self, table: str, row: Row, metric: str) -> Spread | None:
-        """The metric of the attack with the best reconstructions, by its mean."""
-        spreads = [spread for attack in self.attacks(table) if (spread := self.spread(table, row, metric, attack))]
-        known = metric_named(metric, "victims")
-        if not spreads or known is None:
-            return None
-        return min(spreads, key=lambda spread: spread.mean if known.better == "higher" else -spread.mean)
+        """The metric of the attack with the best reconstructions in each seed, over seeds."""
+        return Spread.of(measured(strongest(self.of(table, row), metric).values(), metric))
 
     @cached_property
     def together(self) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ _PANELS = {
 _MARGIN = 0.12  # of each axis, that labels have room
 _LETTERS = 7.0
 _NOTE = (
-    "Each target under the attack that came closest to the victims, by each measure. Not dominated: no other target "
-    "has both a higher accuracy and less leaked."
+    "Each target under the attack that came closest to the victims in each seed, by each measure. Not dominated: no "
+    "other target has both a higher accuracy and less leaked."
 )
 
 Place = tuple[Spread, Spread]

@@ -21,6 +21,7 @@ PLAIN = Deployment(
     ssim=0.9,
     attack="decoder",
     attacks=("decoder", "gan"),
+    partly=(),
     knowledge=("encoder", "public"),
     seeds=3,
     victims=200,
@@ -137,6 +138,7 @@ def test_the_recommendation_fits_and_is_pareto_optimal(figures, limits):
     ("change", "told"),
     [
         ({"attacks": ("decoder",)}, "attack 'gan' on none, cut 4, fp32"),
+        ({"partly": ("gan",)}, "attack 'gan' on some of the targets of none, cut 4, fp32"),
         ({"seeds": 1}, "more than one seed of none, cut 4, fp32"),
         ({"randomised": True, "adaptive": False}, "an adaptive attack (several draws or views)"),
         ({"latency_ms": None}, "latency of none, cut 4, fp32"),

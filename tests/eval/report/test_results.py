@@ -66,6 +66,18 @@ def test_the_strongest_attack_is_the_one_closest_to_the_victims(fake_campaign):
     assert results.closest(TABLE, Row("Rabbit"), "ssim") is None
 
 
+def test_the_strongest_attack_is_chosen_in_each_seed(fake_campaign):
+    def gan_where_less_leaks(cell, figures):
+        figures["mse"] = 0.05 if cell["seed"] else 0.01
+        if cell["attack"] == "gan":
+            figures["mse"] = 0.04
+            return cell["seed"] == 1
+        return None
+
+    closest = Results.load(fake_campaign(gan_where_less_leaks)).closest(TABLE, Row("PATROL"), "mse")
+    assert (closest.mean, closest.n) == (pytest.approx((0.01 + 0.04) / 2), 2)
+
+
 def test_cells_of_another_plan_are_not_looked_at(fake_campaign):
     folder = fake_campaign()
     write_json(folder / "cells" / "stray" / "score" / "record.json", {"strange": True})
