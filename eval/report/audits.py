@@ -11,6 +11,7 @@ from statistics import fmean
 
 from splitleak.eval.campaign.audit.config import AUDIT, UNVERSIONED, column_of, kind_of, names_in
 from splitleak.eval.record.metrics import Metric, metric_named
+from splitleak.eval.record.schema import Record
 from splitleak.eval.report.figures.curves import Curve
 from splitleak.eval.report.page import NOTHING, Sheet, Text, seeds_note, spread_text
 from splitleak.eval.report.results import Cell, Results, Row, Spread, TableRows, measured, strongest
@@ -19,8 +20,9 @@ MEASURES = ("mse", "ssim", "psnr")
 _TRAINED = ("decoder", "prediction-inversion")  # whose leak is drawn against queries and crossings
 _NOTE = (
     "The strongest attack of the list in each seed, by each measure, of those that are measured, and which that was. "
-    "One crossing: each victim's picture was seen once. Rebuilt: 1 - MSE / the MSE of the victims' own mean picture, "
-    "the share of what tells pictures apart that the strongest attack gives back at any number of crossings."
+    "One crossing: each victim's picture was seen once. Rebuilt: 1 - MSE / the variance of the victims' pictures (of N "
+    "of them, N / (N - 1) times the MSE of their own mean picture), the share of what tells pictures apart that the "
+    "strongest attack gives back at any number of crossings."
 )
 _NOT_THE_STRONGEST = (
     " After several crossings an attack was not run that is the strongest at one: what it gives with the mean of "
@@ -127,11 +129,15 @@ def _shown(results: Results, best: Mapping[int, Cell], name: str) -> list[str]:
 
 
 def rebuilt_share(cell: Cell) -> float | None:
-    """1 - MSE / constant MSE of a cell, in percent: 100 is a perfect copy, 0 the victims' mean picture."""
-    record = cell.record
-    if record is None or not record.constant_mse:
+    """1 - MSE / variance of the victims' pictures, in percent: 100 is a perfect copy, 0 the mean of all such."""
+    if cell.record is None or (variance := _variance(cell.record)) is None:
         return None
-    return 100 * (1 - record.mse / record.constant_mse)
+    return 100 * (1 - cell.record.mse / variance)
+
+
+def _variance(record: Record) -> float | None:
+    """Of the victims' pictures; the error of the mean of N of them, of which each is an N-th, is 1 - 1 / N of it."""
+    return record.constant_mse / (1 - 1 / record.n) if record.constant_mse and record.n > 1 else None
 
 
 def rebuilt_shares(cells: Iterable[Cell]) -> list[float]:
@@ -231,18 +237,18 @@ def _verdict(cells: list[Cell], row: Row) -> str | None:
     def mean(best: Mapping[int, Cell], name: str) -> float:
         return fmean(measured(best.values(), name))
 
-    constant = fmean(cell.record.constant_mse for cell in once.values() if cell.record and cell.record.constant_mse)
-    error, mean_picture = mean(once, "mse"), f"their mean picture {constant:.4f}"
+    variance = fmean(of for cell in once.values() if cell.record and (of := _variance(cell.record)))
+    error = mean(once, "mse")
     done = _measured(cells)
     one, planned = (len({cell.attack for cell in of}) for of in (filter(_once, done), cells))
     ran = planned - len({cell.attack for cell in cells if cell.measure("mse") is None})  # in every seed
     share = fmean(shares)
-    given = f"{share:.0f} %" if share > 0 else "nothing"  # worse than their mean picture
+    given = f"{share:.0f} %" if share > 0 else "nothing"  # worse than the mean picture
     likest = strongest(cells, "ssim", _once)  # of small pictures there is no SSIM
     alike = f"; zero-padded SSIM {mean(likest, 'ssim'):.3f}" if likest else ""
     said = (
         f"{row.label}: the {f'strongest of {one} attacks' if one > 1 else 'one attack'} at one crossing gives back "
-        f"{given} of what tells the victims' pictures apart (MSE {error:.4f}, {mean_picture}{alike})"
+        f"{given} of what tells the victims' pictures apart (MSE {error:.4f}, variance {variance:.4f}{alike})"
     )
     most = max(cell.views for cell in done)
     if most > 1:

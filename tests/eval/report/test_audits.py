@@ -30,7 +30,10 @@ def audited(fake_campaign):
             figures["mse"] = errors.get(cell["attack"].rpartition(" - ")[2], ERRORS[cell["attack"]]) + (
                 0.005 if cell["plus"] else 0
             )
-            figures |= {"ssim": None if small else 1 - 10 * figures["mse"], "constant": 0.1}
+            figures |= {
+                "ssim": None if small else 1 - 10 * figures["mse"],
+                "constant": 0.075,
+            }  # of four: a variance of 0.1
             figures["queries"] = (100 if "queries" in cell["attack"] else 2000) * views
             return cell["attack"] not in missing
 
@@ -78,7 +81,7 @@ def test_the_verdict_says_how_much_is_given_back_beside_the_mean_picture(audited
     first, _ = verdicts(audited())
     assert first == (
         "Bottleneck: the strongest of 3 attacks at one crossing gives back 80 % of what tells the victims' pictures "
-        "apart (MSE 0.0200, their mean picture 0.1000; zero-padded SSIM 0.800); after up to 16 crossings MSE 0.0100."
+        "apart (MSE 0.0200, variance 0.1000; zero-padded SSIM 0.800); after up to 16 crossings MSE 0.0100."
     )
 
 
@@ -145,6 +148,16 @@ def test_the_share_that_is_rebuilt_is_0_for_the_mean_picture_and_100_for_a_copy(
     assert rebuilt_share(replace(cell, record=None)) is None
 
 
+def test_few_victims_are_as_well_rebuilt_as_many_by_an_attack_of_one_mse(audited):
+    """Of two, each is half of their own mean picture, whose error is half of the variance."""
+    [(cell, record), *_] = audited().measured
+    shares = [
+        rebuilt_share(replace(cell, record=record.model_copy(update={"n": n, "constant_mse": 0.1 * (1 - 1 / n)})))
+        for n in (2, 10, 1000)
+    ]
+    assert shares == pytest.approx([100 * (1 - record.mse / 0.1)] * 3)
+
+
 def test_of_other_results_there_is_a_curve_where_pictures_crossed_at_different_numbers_of_times(fake_campaign):
     def crossing(cell, figures):
         cell["views"] = 16 if cell["attack"] == "gan" else 1
@@ -157,5 +170,5 @@ def test_of_other_results_there_is_a_curve_where_pictures_crossed_at_different_n
 
 def test_of_pictures_too_small_for_ssim_the_verdict_tells_the_mse(audited):
     results = audited(small=True)
-    assert "(MSE 0.0200, their mean picture 0.1000)" in verdicts(results)[0]
+    assert "(MSE 0.0200, variance 0.1000)" in verdicts(results)[0]
     assert texts(audit_sheets(results)[0])[0][4:6] == ["-", "-"]
