@@ -16,7 +16,7 @@ def kmeans_init(members: Tensor, clusters: int, draw: torch.Generator) -> Tensor
     """
     chosen = [members[int(torch.randint(len(members), (1,), generator=draw))]]
     while len(chosen) < clusters:
-        distance = torch.cdist(members, torch.stack(chosen)).amin(1).cpu()
+        distance = _distances(members, torch.stack(chosen)).amin(1).cpu()
         if not distance.any():
             distance = torch.ones_like(distance)
         chosen.append(members[int(torch.multinomial(distance, 1, generator=draw))])
@@ -34,16 +34,22 @@ def kmeans(members: Tensor, means: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     Returns:
         The means ``(clusters, d)`` and the cluster of each member ``(n,)``.
     """
-    assigned = torch.cdist(members, means).argmin(1)
+    assigned = _distances(members, means).argmin(1)
     for _ in range(steps):
         counts = torch.bincount(assigned, minlength=len(means)).to(members)
         sums = torch.zeros_like(means).index_add_(0, assigned, members)
         means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], means)
-        reassigned = torch.cdist(members, means).argmin(1)
+        reassigned = _distances(members, means).argmin(1)
         if torch.equal(reassigned, assigned):
             break
         assigned = reassigned
     return means, assigned
+
+
+def _distances(members: Tensor, means: Tensor) -> Tensor:
+    """Of members ``(n, d)`` from means ``(k, d)``, about their mean: `torch.cdist` squares what is far from 0."""
+    centre = members.mean(0)
+    return torch.cdist(members - centre, means - centre)
 
 
 def kmeans_per_class(

@@ -28,6 +28,16 @@ def test_k_means_from_members_that_are_spread_out_finds_the_clumps():
             torch.testing.assert_close(means[cluster], values[assigned == cluster].mean(0))
 
 
+@pytest.mark.parametrize("offset", [1e3, 1e5])
+def test_a_value_that_is_far_from_0_hides_no_cluster(offset):
+    """Squares of 1e5 leave no digits for distances of 10, which were all the same, or 0."""
+    values, corner = clumps()
+    labels = torch.zeros(len(values), dtype=torch.int64)
+    for seed in range(5):
+        moved = torch.cat([values, torch.full((len(values), 1), offset)], 1)
+        assert same_partition(kmeans_per_class(moved, labels, 3, torch.Generator().manual_seed(seed)), corner)
+
+
 def test_equal_members_can_be_spread_out_too():
     start = kmeans_init(torch.ones(4, 2), 3, torch.Generator().manual_seed(0))
     assert torch.equal(start, torch.ones(3, 2))
