@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from splitleak.config import Document, read_table
+from splitleak.config import Document, digest, read_table
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import LABELS
 from splitleak.eval.latency.table import engine_text
@@ -56,6 +56,8 @@ class Deployment:
     ``accuracy`` is that on the test images, for codecs other than fp32 corrected by the codec's change of the accuracy
     on the victims' images. MSE and SSIM (None of pictures that are too small for it) are those of the strongest
     recorded attack on each target, by its MSE; ``partly`` are the attacks that were not run on all of the targets.
+    ``efforts``: each attack with a digest of how many pictures it asked about and what it was set to; ``scored``:
+    digests of the victims' images.
     ``uncorrected``: of such a codec, the change is not known, as no fp32 was measured on its targets.
     ``assumed`` ones have accuracy and leakage of the same design with fp32: only latency and bytes were measured.
     """
@@ -72,6 +74,8 @@ class Deployment:
     attack: str
     attacks: tuple[str, ...]
     partly: tuple[str, ...]
+    efforts: tuple[tuple[str, str], ...]
+    scored: tuple[str, ...]
     knowledge: tuple[str, ...]
     seeds: int
     victims: int
@@ -256,6 +260,8 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         attack=" or ".join(name for name, _ in names.most_common()),
         attacks=tuple(dict.fromkeys(name for name, _ in by_attack)),
         partly=tuple(dict.fromkeys(partly)),
+        efforts=tuple(sorted({(_attack(run.record)[0], _effort(run.record)) for run in group})),
+        scored=tuple(sorted({run.record.images["scored"] for run in group if "scored" in run.record.images})),
         knowledge=tuple(sorted({known for run in group for known in run.record.threat_model.knowledge})),
         seeds=len({run.seed for run in strongest}),
         victims=min(run.record.n for run in group),
@@ -273,6 +279,10 @@ def _attack(record: Record) -> tuple[str, str]:
     So it is what the attack saw, asked and was set to, but for its seed, too.
     """
     return record.attack.name if record.cell is None else record.cell.attack, variant(record)
+
+
+def _effort(record: Record) -> str:
+    return digest([record.threat_model.pictures, {**record.attack.config, "seed": None}])
 
 
 def _wire_change(group: Sequence[Measured], twin: Sequence[Measured]) -> float | None:

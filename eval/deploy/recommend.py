@@ -146,6 +146,11 @@ def _not_measured(deployments: Sequence[Deployment]) -> Iterator[str]:
             yield f"attack {attack!r} on {_named(lacking, measured)}"
         if partly := [option for option in measured if attack in option.partly]:
             yield f"attack {attack!r} on some of the targets of {_named(partly, measured)}"
+        efforts = [{effort for name, effort in option.efforts if name == attack} for option in measured]
+        if _nothing_in_common(efforts):
+            yield f"attack {attack!r} with the same queries and settings on each: the weakest may leak least"
+    if _nothing_in_common([set(option.scored) for option in measured]):
+        yield "the same victims of each: a leak that is less may be that of other pictures"
     if alone := [option for option in measured if option.seeds == 1]:
         yield f"more than one seed of {_named(alone, measured)}"
     if static := [option for option in measured if option.randomised and not option.adaptive]:
@@ -160,6 +165,12 @@ def _not_measured(deployments: Sequence[Deployment]) -> Iterator[str]:
         yield f"accuracy and leak, which are fp32's here, of {_named(assumed, deployments)}"
     if lacking := [option for option in deployments if option.latency_ms is None]:
         yield f"latency of {_named(lacking, deployments)}"
+
+
+def _nothing_in_common(of_each: Sequence[set[str]]) -> bool:
+    """Whether none of what is known of some is known of all of these."""
+    known = [of_one for of_one in of_each if of_one]
+    return bool(known) and not set.intersection(*known)
 
 
 def _named(some: Sequence[Deployment], every: Sequence[Deployment]) -> str:

@@ -131,6 +131,20 @@ def test_runs_of_one_attack_that_saw_or_were_set_to_something_else_are_not_avera
     assert longer.mse == pytest.approx(0.01)
 
 
+def test_what_an_attack_asked_and_was_set_to_is_told_but_for_its_seed(measured):
+    run = next(run for run in measured(methods=("PATROL",), seeds=(0,)) if run.record.cell.attack == "decoder")
+
+    def efforts(epochs=10, queries=100, seed=0):
+        attack = run.record.attack.model_copy(update={"config": {"epochs": epochs, "seed": seed}, "seed": seed})
+        model = run.record.threat_model.model_copy(update={"queries": queries})
+        changed = run.record.model_copy(update={"attack": attack, "threat_model": model})
+        [found] = deployments([replace(run, record=changed)], None, None)
+        return found.efforts
+
+    assert efforts(seed=1) == efforts()
+    assert len({efforts(), efforts(epochs=20), efforts(queries=200)}) == 3
+
+
 def test_columns_of_two_campaigns_under_one_name_are_not_averaged(measured):
     """Each has a decoder, of other settings: the strongest attack is one of them, not something between."""
 

@@ -22,6 +22,8 @@ PLAIN = Deployment(
     attack="decoder",
     attacks=("decoder", "gan"),
     partly=(),
+    efforts=(("decoder", "a"), ("gan", "a")),
+    scored=("v",),
     knowledge=("encoder", "public"),
     seeds=3,
     victims=200,
@@ -139,6 +141,8 @@ def test_the_recommendation_fits_and_is_pareto_optimal(figures, limits):
     [
         ({"attacks": ("decoder",)}, "attack 'gan' on none, cut 4, fp32"),
         ({"partly": ("gan",)}, "attack 'gan' on some of the targets of none, cut 4, fp32"),
+        ({"efforts": (("decoder", "a"), ("gan", "b"))}, "attack 'gan' with the same queries and settings on each"),
+        ({"scored": ("w",)}, "the same victims of each"),
         ({"seeds": 1}, "more than one seed of none, cut 4, fp32"),
         ({"randomised": True, "adaptive": False}, "an adaptive attack (several draws or views)"),
         ({"latency_ms": None}, "latency of none, cut 4, fp32"),
