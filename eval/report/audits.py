@@ -230,26 +230,27 @@ def verdicts(results: Results) -> list[str]:
 
 def _verdict(cells: list[Cell], row: Row) -> str | None:
     once, ever = strongest(cells, "mse", _once), strongest(cells, "mse")
-    shares = rebuilt_shares(once.values())
-    if not shares:
+    if not once:
         return None
 
     def mean(best: Mapping[int, Cell], name: str) -> float:
         return fmean(measured(best.values(), name))
 
-    variance = fmean(of for cell in once.values() if cell.record and (of := _variance(cell.record)))
-    error = mean(once, "mse")
+    variances = [of for cell in once.values() if cell.record and (of := _variance(cell.record))]
     done = _measured(cells)
     one, planned = (len({cell.attack for cell in of}) for of in (filter(_once, done), cells))
     ran = planned - len({cell.attack for cell in cells if cell.measure("mse") is None})  # in every seed
-    share = fmean(shares)
-    given = f"{share:.0f} %" if share > 0 else "nothing"  # worse than the mean picture
     likest = strongest(cells, "ssim", _once)  # of small pictures there is no SSIM
     alike = f"; zero-padded SSIM {mean(likest, 'ssim'):.3f}" if likest else ""
-    said = (
-        f"{row.label}: the {f'strongest of {one} attacks' if one > 1 else 'one attack'} at one crossing gives back "
-        f"{given} of what tells the victims' pictures apart (MSE {error:.4f}, variance {variance:.4f}{alike})"
-    )
+    error = f"{mean(once, 'mse'):.4f}"
+    said = f"{row.label}: the {f'strongest of {one} attacks' if one > 1 else 'one attack'} at one crossing "
+    if variances:
+        share = fmean(rebuilt_shares(once.values()))
+        given = f"{share:.0f} %" if share > 0 else "nothing"  # worse than the mean picture
+        said += f"gives back {given} of what tells the victims' pictures apart "
+        said += f"(MSE {error}, variance {fmean(variances):.4f}{alike})"
+    else:  # one victim's picture has none
+        said += f"has an MSE of {error}{alike}"
     most = max(cell.views for cell in done)
     if most > 1:
         never = _strongest_never_averaged(cells)

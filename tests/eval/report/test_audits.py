@@ -136,6 +136,19 @@ def test_attacks_that_do_worse_than_the_mean_picture_give_nothing_back(audited):
     assert "at one crossing gives back nothing of what tells the victims' pictures apart (MSE 0.15" in first
 
 
+def test_of_one_victim_the_verdict_tells_the_mse(audited):
+    """Nothing tells one picture from others, and there was no verdict at all."""
+    results = audited()
+    cells = [
+        replace(cell, record=cell.record.model_copy(update={"n": 1, "constant_mse": 0.0})) for cell in results.cells
+    ]
+    first, _ = verdicts(replace(results, cells=tuple(cells)))
+    assert first == (
+        "Bottleneck: the strongest of 3 attacks at one crossing has an MSE of 0.0200; zero-padded SSIM 0.800; "
+        "after up to 16 crossings MSE 0.0100."
+    )
+
+
 def test_an_audit_that_has_only_begun_has_no_verdict(audited):
     nothing = audited(missing=tuple(ERRORS))
     assert verdicts(nothing) == []
