@@ -17,6 +17,7 @@ from splitleak.attacker.class_inversion.base import ACCESSES
 from splitleak.config import digest, read_lines, read_table
 from splitleak.eval.campaign.classes.config import BASELINES, STRONGEST
 from splitleak.eval.campaign.store import PLAN, Store, is_whole, read_failure
+from splitleak.eval.latency.plan import NO_LINK
 from splitleak.eval.record.metrics import CHOSEN_BY, Kind, Reading, is_baseline, kind_of, metric_named
 from splitleak.eval.record.schema import (
     FILE,
@@ -471,13 +472,17 @@ def _linkages(folder: Path, plan: Mapping[str, Any]) -> dict[tuple[str, str], Li
 
 
 def _latencies(folder: Path) -> dict[str, Mapping[str, Mapping[str, float | None]]]:
-    """Quantiles of the parts of a request's latency, by target; of one image in flight, its features sent plain."""
+    """Quantiles of the parts of a request's latency, by target; of one image in flight, its features sent plain.
+
+    Of a sweep of several links, over none that is emulated, or else over the first.
+    """
     latencies: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
     for path in (folder / LATENCY, *sorted((folder / "latency").glob("*.json"))):
         if path.is_file():
             document = read_table(path)
             swept = [cell for cell in document.get("cells", ()) if cell["way"] == "split" and not cell["fresh_weights"]]
             alone = [cell for cell in swept if (cell["batch"], cell["window"], cell["codec"]) == (1, 1, "fp32")]
+            alone.sort(key=lambda cell: cell["link"] != NO_LINK)
             latencies |= {cell["target"]: cell["parts"] for cell in reversed(alone)} if swept else document["targets"]
     return latencies
 

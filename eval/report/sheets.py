@@ -52,7 +52,8 @@ _NOTE_OF = {
     "over channels, by a network trained on public pictures, or, where the CSV has it, with channels matched by their "
     "means (refound_aligned) or by PLDA of public pictures (refound_plda). The same picture, moved by a pixel, a tenth "
     "brighter.",
-    "total_ms": "Latency: p50 of one image in flight, targets in turn.",
+    "total_ms": "Latency: p50 of one image in flight, targets in turn; of several links, over none that is emulated, "
+    "or else over the first that was timed.",
 }
 _NOTE_OF_VICTIMS_ALONE = ("constant_mse",)
 _WHITE_BOX = f"{_IGNORES} The attack runs the model itself, whatever the output policy: its figures are those without."

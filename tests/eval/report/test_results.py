@@ -270,12 +270,13 @@ def test_the_latency_beside_loose_records_is_that_of_their_targets(loose):
 
 
 def test_a_latency_is_of_one_image_in_flight_with_plain_features_however_a_sweep_began(loose):
-    def cell(target, batch, window, p50, codec="fp32"):
+    def cell(target, batch, window, p50, codec="fp32", link="loopback"):
         parts = {part: {"p50": p50, "p95": None} for part in ("edge_ms", "wire_ms", "cloud_ms", "total_ms")}
         about = {"way": "split", "fresh_weights": False, "target": target, "batch": batch, "window": window}
-        return {**about, "codec": codec, "parts": parts}
+        return {**about, "codec": codec, "link": link, "parts": parts}
 
-    cells = [cell("target a", 1, 1, 7.0, "uint8"), cell("target a", 32, 1, 40.0), cell("target a", 1, 8, 9.0)]
+    cells = [cell("target a", 1, 1, 90.0, link="lte"), cell("target a", 1, 1, 7.0, "uint8")]
+    cells += [cell("target a", 32, 1, 40.0), cell("target a", 1, 8, 9.0)]
     cells += [cell("target a", 1, 1, 2.0), cell("target b", 1, 1, 6.0, "uint8")]
     cells += [cell("target a", 1, 1, 3.0), cell("target b", 32, 1, 50.0)]
     firsts = {each["target"]: each["parts"] for each in reversed(cells)}
