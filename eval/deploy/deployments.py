@@ -201,7 +201,8 @@ def deployments(measured: Sequence[Measured], latency: Latency | None, link: str
         link: Name of the link, needed if the sweep has several.
 
     Raises:
-        ValueError: The latency record has several links and none is named, or not that one.
+        ValueError: The latency record has several links and none is named, or not that one; several designs have one
+            name, or no record of one tells what was sent.
     """
     options = _of_targets(measured)
     undefended = [option for option in options if not option.defenses and option.codec == PLAIN]
@@ -243,6 +244,9 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
     strongest = [min(runs, key=lambda run: run.record.mse) for runs in by_run.values()]
     of_targets = {(run.target, run.seed): run.record for run in group}  # each once, however often it was attacked
     similarities = [score.mean for run in strongest if (score := run.record.scores.get("ssim")) is not None]
+    sent = [record.wire.bytes_per_image for record in of_targets.values() if record.wire is not None]
+    if not sent:
+        raise ValueError(f"expected records of {first.design!r} that tell what was sent, got none; score one anew")
     names = Counter(_attack(run.record)[0] for run in strongest)
     defenses, change = first.record.target.design.names, _wire_change(group, twin)
     targets = tuple(dict.fromkeys(run.target for run in group))
@@ -267,7 +271,7 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         victims=min(run.record.n for run in group),
         randomised=any(DEFENSES[name].randomised for name in defenses),
         adaptive=any(max(run.record.threat_model.views, run.record.threat_model.draws) > 1 for run in group),
-        bytes_per_image=fmean(each.wire.bytes_per_image for each in of_targets.values() if each.wire is not None),
+        bytes_per_image=fmean(sent),
         uncorrected=first.codec != PLAIN and change is None,
     )
 

@@ -333,6 +333,13 @@ def test_two_designs_under_one_name_are_refused(measured):
         deployments(made, None, None)
 
 
+def test_records_that_tell_of_no_wire_are_refused_by_their_design(measured):
+    """They ended in the words of a mean of nothing."""
+    made = [replace(run, record=run.record.model_copy(update={"wire": None})) for run in measured(methods=("PATROL",))]
+    with pytest.raises(ValueError, match="expected records of 'PATROL' that tell what was sent"):
+        deployments(made, None, None)
+
+
 def test_another_seed_is_no_other_design(measured):
     made = measured(methods=("PATROL",))
     assert {each.seed for each in made} == {0, 1}
