@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -222,12 +222,18 @@ class Access:
 
     def trained_on(self) -> dict[str, str]:
         """What is kept beside the weights of a network from features to images, for a page that shows its pictures."""
-        told = {} if self.capture is None else {SERVED: served_model(self.capture, self.model)}
+        told = {} if self.capture is None else {SERVED: self._served}
         recorded = None if self.capture is None or self.pairs is None else read_pairs(self.pairs)
         if recorded is not None and recorded.averaging == 1:
             apart = Apart.of(recorded.features[0])
             told |= {} if apart is None else {APART: json.dumps(asdict(apart))}
         return told
+
+    @cached_property
+    def _served(self) -> str:
+        """The model whose traffic is attacked, for which all of the capture is read."""
+        assert self.capture is not None
+        return served_model(self.capture, self.model)
 
     def images(self) -> Images | None:
         """The attacker's own images, from their file or from beside the features in his pairs; None where he has none.
@@ -286,8 +292,7 @@ class Access:
         draws = config.draws or 1  # of who is asked live
         if self.edge is not None:
             assert self.capture is not None
-            served = served_model(self.capture, self.model)
-            probe: Probe = EdgeProbe(self.edge, self.capture, served, channel=self.channel, report=report)
+            probe: Probe = EdgeProbe(self.edge, self.capture, self._served, channel=self.channel, report=report)
             query = live_query(probe, config.max_queries, averaging=config.views, draws=draws)
         elif self.service is not None:
             probe = ServiceProbe(

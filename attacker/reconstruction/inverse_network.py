@@ -1,7 +1,5 @@
 """Black-box inverse network: a short chain of transposed convolutions from features back to images."""
 
-from typing import Any
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -57,9 +55,8 @@ class InverseNetwork(nn.Sequential, ScaledDecoder):
         if float(means.square().mean()) > _FAR * float(features.var(0).mean()):
             self.centre.copy_(means[:, None, None])
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401  # torch's
-        state_dict.setdefault(f"{prefix}centre", torch.zeros_like(self.centre, device="cpu"))
-        super()._load_from_state_dict(state_dict, prefix, *others)
+    def added(self) -> dict[str, Tensor]:
+        return super().added() | {"centre": torch.zeros_like(self.centre, device="cpu")}
 
     def forward(self, features: Tensor) -> Tensor:
         images: Tensor = super().forward((features - self.centre) * self.scale)  # type: ignore[no-untyped-call]  # torch's

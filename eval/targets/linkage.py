@@ -178,21 +178,26 @@ def linkage(
     for name, view in views(pictures).items():
         plda[name] = Plda.fit(known_features, told(crossed(view)))
         report("plda", len(plda), len(VIEWS), {})
-    methods: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    of_sent: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
         "plain": _compared(sketched),
-        "whitened": _compared(lambda features: functional.normalize(whitening(told(features)), dim=1)),
         "unordered": _compared(lambda features: sketched(unordered(features))),
         "aligned": lambda probes, gallery: found_again(sketched(aligned(probes, gallery)), sketched(gallery)),
-        "learned": _compared(lambda features: matcher(told(features))),
+    }
+    of_told: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "whitened": _compared(lambda features: functional.normalize(whitening(features), dim=1)),
+        "learned": _compared(matcher),
     }
     found: dict[str, dict[str, list[Tensor]]] = {method: {} for method in METHODS}
     first = crossed(truth)
     for number in range(config.crossings):
         gallery = crossed(truth) if number else first
+        told_of_gallery = told(gallery)
         for name, view in views(truth).items():
             probes = crossed(view)
-            hits = {method: of(probes, gallery) for method, of in methods.items()}
-            hits["plda"] = likeliest(plda[name].scores(told(probes), told(gallery)))
+            told_of_probes = told(probes)
+            hits = {method: of(probes, gallery) for method, of in of_sent.items()}
+            hits |= {method: of(told_of_probes, told_of_gallery) for method, of in of_told.items()}
+            hits["plda"] = likeliest(plda[name].scores(told_of_probes, told_of_gallery))
             for method, each in hits.items():
                 found[method].setdefault(name, []).append(each)
         report("find again", number + 1, config.crossings, {})

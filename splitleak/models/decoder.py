@@ -87,8 +87,13 @@ class ScaledDecoder(nn.Module):
         """Takes the scale for features ``(M, *cut)``, see `unit_scale`."""
         self.scale.fill_(unit_scale(features))
 
+    def added(self) -> dict[str, Tensor]:
+        """By name, the state that weights of older versions lack, with the values that change nothing."""
+        return {"scale": torch.ones_like(self.scale, device="cpu")}
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401  # torch's
-        state_dict.setdefault(f"{prefix}scale", torch.ones_like(self.scale, device="cpu"))
+        for name, value in self.added().items():
+            state_dict.setdefault(f"{prefix}{name}", value)
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
@@ -180,7 +185,7 @@ class SubPixelDecoder(ScaledDecoder):
             drawn += [nn.BatchNorm2d(width), nn.ReLU(True), nn.Conv2d(width, 4 * narrow, 3, padding=1)]
             drawn += [nn.PixelShuffle(2), ResidualBlock(narrow, narrow)]
         last = nn.Conv2d(widths[-1], image_shape[0], 3, padding=1)
-        self.drawn = nn.Sequential(*drawn, nn.BatchNorm2d(widths[-1]), nn.ReLU(True), last, nn.Sigmoid())
+        self.drawn = nn.Sequential(*drawn, nn.BatchNorm2d(widths[-1]), nn.ReLU(True), last)
         self.direct = _direct(arriving, image_shape[0] * 4**ups)
         if self.direct is not None:
             self.direct.requires_grad_(False)
@@ -192,7 +197,7 @@ class SubPixelDecoder(ScaledDecoder):
         local = self.local(normalised)
         if self.whole is not None:
             local = local + self.whole(normalised)
-        drawn: Tensor = self.drawn[:-1](local)
+        drawn: Tensor = self.drawn(local)
         if self.direct is not None:
             linear = 0.5 + self.shuffle(self.direct(arrived)).float()
             drawn = drawn + linear.clamp(_MARGIN, 1 - _MARGIN).logit().to(drawn.dtype)
@@ -216,10 +221,10 @@ class SubPixelDecoder(ScaledDecoder):
         fitted.weights[-1] -= 0.5
         _take(self.direct, fitted.weights)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401  # torch's
-        for name, weights in () if self.direct is None else self.direct.named_parameters():
-            state_dict.setdefault(f"{prefix}direct.{name}", torch.zeros_like(weights, device="cpu"))
-        super()._load_from_state_dict(state_dict, prefix, *others)
+    def added(self) -> dict[str, Tensor]:
+        direct = {} if self.direct is None else dict(self.direct.named_parameters())
+        zeros = {f"direct.{name}": torch.zeros_like(weights, device="cpu") for name, weights in direct.items()}
+        return super().added() | zeros
 
 
 class GridDecoder(ScaledDecoder):

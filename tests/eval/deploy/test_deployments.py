@@ -11,6 +11,7 @@ from splitleak.defenses.importing import OWN_ANSWER
 from splitleak.eval.deploy.deployments import deployments, read_latency, read_results
 from splitleak.eval.report.report import write_report
 from splitleak.eval.report.results import Results
+from tests.eval.conftest import gan_where_less_leaks
 
 
 def latency(*cells):
@@ -78,15 +79,6 @@ def test_a_seed_counts_once_for_the_accuracy_however_many_attacks_it_had(measure
 
 
 def test_each_target_counts_with_the_strongest_attack_on_it(measured):
-    """The GAN is the stronger where both were run; the mean of the decoder, which has the leakiest too, is lower."""
-
-    def gan_where_less_leaks(cell, figures):
-        figures["mse"] = 0.05 if cell["seed"] else 0.01
-        if cell["attack"] == "gan":
-            figures["mse"] = 0.04
-            return cell["seed"] == 1
-        return None
-
     found = by_design(deployments(measured(gan_where_less_leaks, methods=("PATROL",)), None, None))
     assert found["PATROL", "fp32"].mse == pytest.approx((0.01 + 0.04) / 2)
 

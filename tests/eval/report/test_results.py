@@ -10,6 +10,7 @@ from splitleak.eval.campaign.classes.config import STRONGEST
 from splitleak.eval.record.schema import FeaturesPlace, FigurePlace
 from splitleak.eval.report.report import write_report
 from splitleak.eval.report.results import Results, Row, Spread
+from tests.eval.conftest import gan_where_less_leaks
 
 RECORDED = sorted((Path(__file__).parents[3] / "eval" / "results").glob("*/campaign.json"))
 TABLE = "builtin, vgg"
@@ -67,13 +68,6 @@ def test_the_strongest_attack_is_the_one_closest_to_the_victims(fake_campaign):
 
 
 def test_the_strongest_attack_is_chosen_in_each_seed(fake_campaign):
-    def gan_where_less_leaks(cell, figures):
-        figures["mse"] = 0.05 if cell["seed"] else 0.01
-        if cell["attack"] == "gan":
-            figures["mse"] = 0.04
-            return cell["seed"] == 1
-        return None
-
     closest = Results.load(fake_campaign(gan_where_less_leaks)).closest(TABLE, Row("PATROL"), "mse")
     assert (closest.mean, closest.n) == (pytest.approx((0.01 + 0.04) / 2), 2)
 
