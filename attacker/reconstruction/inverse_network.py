@@ -98,9 +98,9 @@ def inverse_network_for(
             return fitting if parts is None else _Behind(nn.Unflatten(1, tensors[0]), fitting)
         except ValueError:
             pass
-    to_grid = ToGrid(tensors, image_shape, width=2 * channels)
+    to_grid = ToGrid(tensors, image_shape, width=2 * channels, doubled=True)
     _, high, wide = to_grid.map_shape
-    reached = (image_shape[0], high << to_grid.level, wide << to_grid.level)
+    reached = (image_shape[0], high * to_grid.spacing, wide * to_grid.spacing)
     return _Behind(to_grid, InverseNetwork(to_grid.map_shape, reached, channels), Crop(image_shape))
 
 

@@ -233,8 +233,9 @@ class GridDecoder(ScaledDecoder):
     Features are brought to one grid of at most `LARGE` positions, see `ToGrid`, normalised by channel, and taken to the
     width of that grid by a 1×1 convolution. Then come residual blocks as `ResNormDecoder`'s, and 3×3 convolutions whose
     channels become 2×2 pixels (Shi et al., "Real-time single image and video super-resolution using an efficient
-    sub-pixel convolutional neural network", CVPR 2016); the last makes all pixels between the positions of the finest
-    grid of at most `LARGE`, so that nothing wide is as large as a large picture. Beside all this goes one convolution
+    sub-pixel convolutional neural network", CVPR 2016), as far as an even number of pixels is between positions; the
+    last makes all pixels between the positions of the finest such grid of at most `LARGE`, so that nothing wide is as
+    large as a large picture. Beside all this goes one convolution
     from the grid to the pixels, a linear decoder that the rest corrects; `start_linearly` gives it the weights of least
     squares. The sum is cropped to the picture, and in eval mode clamped to [0, 1]. There is no such convolution for
     what comes to the grid by a learned map, vectors, nor where it would be too large. Grey pictures need no three
@@ -252,13 +253,14 @@ class GridDecoder(ScaledDecoder):
 
     def __init__(self, shapes: tuple[tuple[int, ...], ...], image_shape: Map, *, blocks: int, channels: int) -> None:
         super().__init__()
-        last = 0
-        while math.prod(grid(image_shape, last)) > LARGE:
-            last += 1
-        self.to_grid = ToGrid(shapes, image_shape, width=channels * _MOST_WIDENING, at_least=last)
-        arriving, level = self.to_grid.map_shape[0], self.to_grid.level
-        widths = [channels * min(2 ** max(0, at - 1), _MOST_WIDENING) for at in range(level, last - 1, -1)]
-        pixels = image_shape[0] * 4**last
+        self.to_grid = ToGrid(shapes, image_shape, width=channels * _MOST_WIDENING, most=LARGE)
+        arriving, spacing = self.to_grid.map_shape[0], self.to_grid.spacing
+        spacings = [spacing]
+        while spacings[-1] % 2 == 0 and math.prod(grid(image_shape, spacings[-1] // 2)) <= LARGE:
+            spacings.append(spacings[-1] // 2)
+        widths = [channels * min(max(1, 2 ** (round(math.log2(each)) - 1)), _MOST_WIDENING) for each in spacings]
+        last = spacings[-1]
+        pixels = image_shape[0] * last**2
         self.normalised = nn.BatchNorm2d(arriving)
         layers: list[nn.Module] = [nn.Conv2d(arriving, widths[0], 1)]
         layers += [ResidualBlock(widths[0], widths[0]) for _ in range(1 + blocks)]
@@ -266,11 +268,11 @@ class GridDecoder(ScaledDecoder):
             layers += [nn.BatchNorm2d(wide), nn.ReLU(True), nn.Conv2d(wide, 4 * narrow, 3, padding=1)]
             layers += [nn.PixelShuffle(2)]
         layers += [nn.BatchNorm2d(widths[-1]), nn.ReLU(True), nn.Conv2d(widths[-1], pixels, 3, padding=1)]
-        self.layers = nn.Sequential(*layers, nn.PixelShuffle(2**last))
+        self.layers = nn.Sequential(*layers, nn.PixelShuffle(last))
         self.crop = Crop(image_shape)
         learned = any(True for _ in self.to_grid.parameters())
-        self.direct = None if learned else _direct(arriving, image_shape[0] * 4**level)
-        self.drawn = nn.PixelShuffle(2**level)
+        self.direct = None if learned else _direct(arriving, image_shape[0] * spacing**2)
+        self.drawn = nn.PixelShuffle(spacing)
 
     def forward(self, features: Tensor) -> Tensor:
         arrived = self.to_grid(features * self.scale)

@@ -18,6 +18,7 @@ _MOST_WEIGHTS = 4_000_000  # of one linear map
 _LARGEST_SPREAD = 64  # positions of the grid that a vector is spread over
 _ODDEST_ASPECT = 1.5  # of tokens' grid to the picture's; beyond it, positions are learned
 _EXACT = 1e-9  # of an aspect's logarithm
+_LARGEST_STEP = 32  # pixels between positions that no power of two is: more would make layers too wide
 _TELLING = math.log(1.25)  # how much nearer the picture's aspect is, where axes that lie over no picture tell
 
 
@@ -178,20 +179,20 @@ def tokens_last(shape: tuple[int, ...], picture: tuple[int, int]) -> bool:
 
 
 class Resample(ToMap):
-    """A map ``(N, c, h, w)`` to a grid, whose positions stand ``2**level`` pixels of the picture apart.
+    """A map ``(N, c, h, w)`` to a grid, whose positions stand ``spacing`` pixels of the picture apart.
 
     Bilinear, by the place in the picture: the map covers it whole. Where the map is finer than the grid, it is brought
     to a multiple of the grid, at least as fine, whose cells become channels: nothing is averaged away.
     """
 
-    def __init__(self, shape: Map, image_shape: Map, level: int) -> None:
+    def __init__(self, shape: Map, image_shape: Map, spacing: int) -> None:
         channels, *sides = shape
-        target = grid(image_shape, level)
+        target = grid(image_shape, spacing)
         cells = [math.ceil(side / positions) for side, positions in zip(sides, target, strict=True)]
         super().__init__((channels * math.prod(cells), *target))
         self.cells, self.as_it_is = cells, tuple(sides) == target
         rows, columns = (
-            _bilinear(side, positions * parts, 2**level * side / (pixels * parts))
+            _bilinear(side, positions * parts, spacing * side / (pixels * parts))
             for side, positions, parts, pixels in zip(sides, target, cells, image_shape[1:], strict=True)
         )
         self.rows: Tensor
@@ -211,25 +212,36 @@ class Resample(ToMap):
 class ToGrid(ToMap):
     """Features of one or several tensors to one grid ``(N, c, gh, gw)`` over the picture; their channels side by side.
 
-    Positions are ``2**level`` pixels apart, by the level that is nearest to the finest map, or ``at_least`` that one.
+    Positions are ``spacing`` pixels apart, by that of the finest map, see `spacing_of`.
 
     Args:
         shapes: Of the tensors, see `to_map`; several come packed, one after another, as vectors ``(N, D)``; one may.
         image_shape: ``(C, H, W)``.
         width: Channels that a vector is spread to.
-        at_least: The least level.
+        most: Positions; the spacing is doubled until there are no more.
+        doubled: Whether the spacing must be a power of two.
 
     Raises:
         ValueError: Features have no axes, or an empty one.
     """
 
-    def __init__(self, shapes: tuple[tuple[int, ...], ...], image_shape: Map, *, width: int, at_least: int = 0) -> None:
+    def __init__(
+        self,
+        shapes: tuple[tuple[int, ...], ...],
+        image_shape: Map,
+        *,
+        width: int,
+        most: int | None = None,
+        doubled: bool = False,
+    ) -> None:
         maps = [to_map(shape, image_shape, width) for shape in shapes]
         finest = max(maps, key=lambda each: math.prod(each.map_shape[1:]))
-        level = max(nearest_level(finest.map_shape, image_shape), at_least)
-        resampled = [Resample(each.map_shape, image_shape, level) for each in maps]
-        super().__init__((sum(each.map_shape[0] for each in resampled), *grid(image_shape, level)))
-        self.shapes, self.level = shapes, level
+        spacing = spacing_of(finest.map_shape, image_shape, doubled=doubled)
+        while most is not None and math.prod(grid(image_shape, spacing)) > most:
+            spacing *= 2
+        resampled = [Resample(each.map_shape, image_shape, spacing) for each in maps]
+        super().__init__((sum(each.map_shape[0] for each in resampled), *grid(image_shape, spacing)))
+        self.shapes, self.spacing = shapes, spacing
         self.maps = nn.ModuleList(nn.Sequential(*pair) for pair in zip(maps, resampled, strict=True))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -267,23 +279,39 @@ def unpacked(features: Tensor, parts: tuple[tuple[int, ...], ...]) -> list[Tenso
     return [piece.reshape(-1, *shape) for piece, shape in zip(pieces, parts, strict=True)]
 
 
-def grid(image_shape: Map, level: int) -> tuple[int, int]:
-    """The sides of a picture's grid whose positions stand ``2**level`` pixels apart.
+def grid(image_shape: Map, spacing: int) -> tuple[int, int]:
+    """The sides of a picture's grid whose positions stand ``spacing`` pixels apart.
 
-    >>> grid((3, 224, 30), 2)
+    >>> grid((3, 224, 30), 4)
     (56, 8)
     """
-    return -(-image_shape[1] // 2**level), -(-image_shape[2] // 2**level)
+    return -(-image_shape[1] // spacing), -(-image_shape[2] // spacing)
 
 
-def nearest_level(shape: Map, image_shape: Map) -> int:
-    """The level of `grid` that is nearest to the sides of a map; 0 where that is finer than the picture.
+def spacing_of(shape: Map, image_shape: Map, *, doubled: bool = False) -> int:
+    """How many pixels the positions of a map are apart in the picture; 1 where it is finer than that.
 
-    >>> nearest_level((64, 56, 56), (3, 224, 224)), nearest_level((8, 7, 5), (3, 20, 28))
-    (2, 2)
+    Patches of 14 × 14 pixels are 14 apart. Where no number of pixels is that of a map both ways, or it has an odd
+    factor above 32, and wherever it must be ``doubled``, it is the nearest power of two.
+
+    >>> spacing_of((64, 56, 56), (3, 224, 224)), spacing_of((8, 4, 4), (3, 56, 56)), spacing_of((8, 7, 5), (3, 20, 28))
+    (4, 14, 4)
     """
-    ratios = [math.log2(pixels / side) for side, pixels in zip(shape[1:], image_shape[1:], strict=True)]
-    return max(0, round(sum(ratios) / 2))
+    sides, pixels = shape[1:], image_shape[1:]
+    exact = pixels[0] // sides[0]
+    if exact and not doubled and (sides[0] * exact, sides[1] * exact) == pixels and odd_part(exact) <= _LARGEST_STEP:
+        return exact
+    ratios = [math.log2(picture / side) for side, picture in zip(sides, pixels, strict=True)]
+    return 1 << max(0, round(sum(ratios) / 2))
+
+
+def odd_part(number: int) -> int:
+    """The largest odd factor.
+
+    >>> odd_part(14), odd_part(16)
+    (7, 1)
+    """
+    return number // (number & -number)
 
 
 def token_grid(tokens: int, image_shape: Map) -> tuple[int, tuple[int, int]] | None:
@@ -325,11 +353,11 @@ def _lies(sides: tuple[int, ...], picture: tuple[int, int]) -> bool:
 
 
 def _coarse(image_shape: Map, positions: int) -> tuple[int, int]:
-    """The finest grid of a picture with at most so many positions."""
-    level = 0
-    while math.prod(grid(image_shape, level)) > positions:
-        level += 1
-    return grid(image_shape, level)
+    """The finest grid of a picture with at most so many positions, a power of two apart."""
+    spacing = 1
+    while math.prod(grid(image_shape, spacing)) > positions:
+        spacing *= 2
+    return grid(image_shape, spacing)
 
 
 def _linear(values: int, outputs: int) -> nn.Module:

@@ -13,7 +13,7 @@ from splitleak.models.grids import (
     channels_last,
     check_parts,
     grid,
-    nearest_level,
+    spacing_of,
     to_map,
     token_grid,
     unpacked,
@@ -129,50 +129,55 @@ def test_features_without_axes_or_values_are_refused(shape):
 
 
 @pytest.mark.parametrize(
-    ("shape", "image", "level"),
+    ("shape", "image", "spacing", "doubled"),
     [
-        ((64, 56, 56), COLOUR, 2),
-        ((64, 57, 55), COLOUR, 2),
-        ((8, 7, 5), (3, 20, 28), 2),
-        ((8, 6, 40), (3, 48, 320), 3),
-        ((3, 400, 300), COLOUR, 0),
-        ((9, 1, 1), (1, 32, 32), 5),
+        ((64, 56, 56), COLOUR, 4, 4),
+        ((64, 57, 55), COLOUR, 4, 4),
+        ((8, 7, 5), (3, 20, 28), 4, 4),
+        ((8, 6, 40), (3, 48, 320), 8, 8),
+        ((3, 400, 300), COLOUR, 1, 1),
+        ((9, 1, 1), (1, 32, 32), 32, 32),
+        ((9, 4, 4), (3, 56, 56), 14, 16),
+        ((9, 4, 8), (3, 20, 40), 5, 4),
+        ((9, 4, 4), (3, 20, 24), 4, 4),
+        ((9, 2, 2), (3, 74, 74), 32, 32),
     ],
 )
-def test_the_level_is_the_nearest_power_of_two(shape, image, level):
-    assert nearest_level(shape, image) == level
+def test_positions_are_as_far_apart_as_those_of_the_map(shape, image, spacing, doubled):
+    assert spacing_of(shape, image) == spacing
+    assert spacing_of(shape, image, doubled=True) == doubled
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40)),
     image=st.tuples(st.just(1), st.integers(1, 40), st.integers(1, 40)),
-    level=st.integers(0, 4),
+    spacing=st.integers(1, 16),
 )
-def test_any_map_is_brought_to_any_grid_and_a_constant_stays_one(shape, image, level):
-    resample = Resample(shape, image, level)
+def test_any_map_is_brought_to_any_grid_and_a_constant_stays_one(shape, image, spacing):
+    resample = Resample(shape, image, spacing)
     constant = resample(torch.full((2, *shape), 0.7))
     assert constant.shape == (2, *resample.map_shape)
-    assert resample.map_shape[1:] == grid(image, level)
+    assert resample.map_shape[1:] == grid(image, spacing)
     torch.testing.assert_close(constant, torch.full_like(constant, 0.7))
 
 
 def test_a_map_that_fits_is_as_it_was_and_one_twice_as_fine_becomes_channels():
     features = torch.randn(2, 3, 8, 12)
-    assert Resample((3, 8, 12), (3, 16, 24), 1)(features) is features
-    folded = Resample((3, 8, 12), (3, 16, 24), 2)(features)
+    assert Resample((3, 8, 12), (3, 16, 24), 2)(features) is features
+    folded = Resample((3, 8, 12), (3, 16, 24), 4)(features)
     assert torch.equal(folded, nn.functional.pixel_unshuffle(features, 2))
 
 
 def test_a_finer_map_loses_nothing():
     shape, features = (1, 11, 9), torch.eye(99).reshape(99, 1, 11, 9)
-    seen = Resample(shape, (3, 16, 16), 1)(features).flatten(1)
+    seen = Resample(shape, (3, 16, 16), 2)(features).flatten(1)
     assert torch.linalg.matrix_rank(seen) == 99
 
 
 def test_places_are_those_in_the_picture():
     ramp = (torch.arange(12) + 0.5) / 12
-    rows = Resample((1, 12, 1), (1, 50, 1), 2)(ramp.view(1, 1, 12, 1)).flatten()
+    rows = Resample((1, 12, 1), (1, 50, 1), 4)(ramp.view(1, 1, 12, 1)).flatten()
     torch.testing.assert_close(rows[1:-1], ((torch.arange(13) + 0.5) * 4 / 50)[1:-1])
 
 
@@ -184,7 +189,7 @@ def test_several_tensors_come_to_one_grid_side_by_side():
     assert all(map(torch.equal, unpacked(packed, parts), tensors))
     together = to_grid(packed)
     assert together.shape == (2, *to_grid.map_shape)
-    assert to_grid.map_shape == (4 + 5 + 2 * 6 + 3, *grid((3, 20, 28), to_grid.level))
+    assert to_grid.map_shape == (4 + 5 + 2 * 6 + 3, *grid((3, 20, 28), to_grid.spacing))
     check_parts((packed.shape[1],), parts)
     with pytest.raises(ValueError, match=r"expected features \(662,\), which pack .*, got \(9,\)"):
         check_parts((9,), parts)
