@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from splitleak.artifacts import written_file
 from splitleak.attacker.base import Query, affordable
+from splitleak.attacker.crossings import together, unzeroed
 from splitleak.datasets.images import Images, listed
 from splitleak.defenses.artifact import WholeModel
 from splitleak.errors import WireError
@@ -69,7 +70,7 @@ class EdgeProbe:
     def __call__(self, images: Tensor, *, draws: int = 1, averaging: int = 1) -> Tensor:
         """Features ``(draws, N, *cut)`` of images ``(N, C, H, W)`` in [0, 1], as they crossed the wire.
 
-        Each image is sent ``draws * averaging`` times, and each answer is the mean over ``averaging`` of them.
+        Each image is sent ``draws * averaging`` times, and each answer is ``averaging`` of them, see `together`.
 
         Raises:
             ConnectionError: The edge cannot be reached; what it refuses is a ValueError or LookupError.
@@ -83,7 +84,7 @@ class EdgeProbe:
                 heard = partial(_told, self._report, turn * len(pixels), turns * len(pixels))
                 for place, name in self._batches.answers(pixels, ask, too_large, heard):
                     sent[name] = turn // averaging, place
-        return torch.from_numpy(self._answers(sent, draws, len(images), averaging))
+        return self._answers(sent, draws, len(images), averaging)
 
     def _ask(self, stub: GRPCInferenceServiceStub, images: np.ndarray) -> str:
         """Sends images in one request, and returns its name."""
@@ -96,18 +97,21 @@ class EdgeProbe:
             raise error_of(call, f"query to the edge at {self._address}") from None
         return name
 
-    def _answers(self, sent: dict[str, tuple[int, int]], draws: int, count: int, averaging: int) -> np.ndarray:
-        lost, total = dict(sent), np.zeros((draws, count), np.float32)
+    def _answers(self, sent: dict[str, tuple[int, int]], draws: int, count: int, averaging: int) -> Tensor:
+        lost, sums = dict(sent), np.zeros((3 if averaging > 1 else 1, draws, count), np.float32)
         for name, features in requests(self._capture, self._model):
             if name in lost:
                 draw, place = lost.pop(name)
-                if total.ndim == 2:
-                    total = np.zeros((draws, count, *features.shape[1:]), np.float32)
-                total[draw, place : place + len(features)] += features / np.float32(averaging)
+                if sums.ndim == 3:
+                    sums = np.zeros((*sums.shape, *features.shape[1:]), np.float32)
+                summed = (features / np.float32(averaging), np.square(features), features != 0)
+                for total, values in zip(sums, summed, strict=False):  # once, the features alone
+                    total[draw, place : place + len(features)] += values
         if lost:
             found = f"expected the {len(sent)} queries just made, but {len(lost)} are missing"
             raise WireError(f"{self._capture}: {found}")
-        return total
+        mean, *others = torch.from_numpy(sums).flatten(1, 2)
+        return (unzeroed(mean, *others, times=averaging) if others else mean).view(sums.shape[1:])
 
 
 class ServiceProbe:
@@ -237,7 +241,7 @@ class Pairs:
         """
         features, averaging = self.features, self.averaging
         if averaging == 1 and len(features) % views == 0:
-            features, averaging = features.unflatten(0, (-1, views)).mean(1), views
+            features, averaging = _put_together(features, views), views
         if averaging != views:
             expected = f"expected pairs of {views} views, as the victims'"
             raise ValueError(f"{source}: {expected}, got {averaging} and {len(features)} draws")
@@ -299,6 +303,13 @@ class Pairs:
         if told != found.queries or len(features) == 0 or found.averaging < 1:
             raise ValueError(f"{path}: expected {found.queries} queries for what it holds, got {told}")
         return found
+
+
+def _put_together(features: Tensor, views: int) -> Tensor:
+    """Draws ``(n * views, M, *cut)`` as n, each of ``views`` of them."""
+    crossings = features.unflatten(0, (-1, views)).transpose(0, 1)
+    rows = together(crossings.flatten(1, 2))
+    return rows.view(crossings.shape[1:])
 
 
 def live_query(probe: Probe, budget: int | None, *, averaging: int = 1, draws: int = 1) -> Query:
@@ -381,8 +392,8 @@ def victims(
     They were sent to ``model``, by default the only one that the capture has traffic for, see `served_model`.
 
     Each ``crossings`` consecutive ones show the same image: the features of the first ``averaging`` of them, by default
-    of all, are averaged, under the first one's id. Those of `splitleak edge` are consecutive by the numbers in their
-    ids, as several edges may send at once, and a server without a stream gets several calls at a time.
+    of all, are one, see `together`, under the first one's id. Those of `splitleak edge` are consecutive by the numbers
+    in their ids, as several edges may send at once, and a server without a stream gets several calls at a time.
 
     Raises:
         ValueError: There are none, or of several shapes, or their number is not a multiple of ``crossings``, or that is
@@ -409,7 +420,7 @@ def victims(
         if _shows(name) != _shows(first := ids[place - place % each]):
             raise ValueError(f"{capture}: expected {each} consecutive requests of each image, got {first} with {name}")
     captured = torch.from_numpy(np.concatenate(rows))
-    return tuple(ids[::each]), captured if each == 1 else captured.unflatten(0, (-1, each))[:, :averaging].mean(1)
+    return tuple(ids[::each]), together(captured.unflatten(0, (-1, each))[:, :averaging].transpose(0, 1))
 
 
 def _in_order(found: Sequence[tuple[str, np.ndarray]]) -> list[tuple[str, np.ndarray]]:

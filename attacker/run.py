@@ -15,6 +15,7 @@ from splitleak.attacker.arrays import own_images, read_features, read_pairs
 from splitleak.attacker.base import AsSent, Attack, Knowledge, Query, Run, Simulate, build
 from splitleak.attacker.class_inversion import CLASS_ATTACKS
 from splitleak.attacker.class_inversion.base import ClassInversion, ClassKnowledge
+from splitleak.attacker.crossings import together
 from splitleak.attacker.diffusion import load_prior
 from splitleak.attacker.likeness import Apart
 from splitleak.attacker.outputs import APART, ATTACK, SERVED, Reconstructions, described, write_result
@@ -482,7 +483,7 @@ def _simulate(stack: Stack | None, crossings: int, device: torch.device) -> Simu
 
         def captured(part: Tensor) -> Tensor:
             sent = torch.stack([stack(part) for _ in range(crossings)])
-            return stack.undone(sent.mean(0), crossings).cpu()
+            return stack.undone(together(sent), crossings).cpu()
 
         parts = features.split(_SIMULATED_AT_ONCE)
         return torch.stack([torch.cat([captured(part.to(device)) for part in parts]) for _ in range(draws)])
