@@ -3,6 +3,7 @@
 The grid is a campaign's: each target is trained, captured and attacked four times, and a last job needs all others.
 """
 
+import statistics
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from splitleak.eval.campaign.runner import run_jobs
 from splitleak.eval.campaign.store import Store
 
 _SIZES = (1_000, 10_000, 20_000)
+_ROUNDS = 5
 _CELLS = 4
 _WORKERS = 2
 
@@ -47,5 +49,8 @@ def measured(count: int) -> float:
 
 
 if __name__ == "__main__":
-    for size in map(int, sys.argv[1:]) if sys.argv[1:] else _SIZES:
-        sys.stdout.write(f"{size:7,} jobs: {measured(size):6.2f} s of one core\n")
+    sizes = list(map(int, sys.argv[1:])) or _SIZES
+    rounds = [[measured(size) for size in sizes] for _ in range(_ROUNDS)]
+    for size, took in zip(sizes, zip(*rounds, strict=True), strict=True):
+        told = f"{statistics.median(took):6.2f} s of one core, {min(took):.2f} to {max(took):.2f}"
+        sys.stdout.write(f"{size:7,} jobs: {told}; median of {_ROUNDS}, interleaved\n")
