@@ -290,6 +290,9 @@ class Access:
         ways = [name for name in ("edge", "service", "function", "oracle", "pairs") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ValueError(f"expected one way to query: live, an oracle or recorded pairs, got {' and '.join(ways)}")
+        idle = [name for name in ("max_queries", "draws") if getattr(config, name) is not None and not ways]
+        if idle:
+            raise ValueError(f"expected a way to query beside {' and '.join(idle)}, got none")
         draws = config.draws or 1  # of who is asked live
         if self.edge is not None:
             assert self.capture is not None

@@ -152,7 +152,11 @@ def attack(
     features, own = _floats(captured, "captured"), _images(public, "public")
     kind = build(ATTACKS, name, preset, settings)
     assert isinstance(kind, Attack)
-    asked = query if isinstance(query, Query) or query is None else _query(query, max_queries, draws)
+    ready = query is None or isinstance(query, Query)
+    if ready and (max_queries is not None or draws != 1):
+        got = "none" if query is None else "a Query, which has its own"
+        raise ValueError(f"expected a network or function to query beside max_queries or draws, got {got}")
+    asked = query if query is None or isinstance(query, Query) else _query(query, max_queries, draws)
     classes = None if labels is None else torch.as_tensor(labels).long()
     if classes is not None and classes.shape != (len(own),):
         raise ValueError(f"expected labels ({len(own)},), one a public image, got {tuple(classes.shape)}")

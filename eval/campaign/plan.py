@@ -394,9 +394,15 @@ def cell_job(
         entry: The attack.
         labels: Where the cell stands in the report.
         title: Of the label.
+
+    Raises:
+        ValueError: What bounds its queries is given to an attack that makes none.
     """
     attack = attack_of(entry, config.preset)
     limits = {name: value for name in _LIMITS if (value := getattr(entry, name)) is not None}
+    if not {"query", "encoder"} & attack.needs and (idle := sorted({"answers", "max_queries"} & limits.keys())):
+        expected = f"expected an attack that queries beside {' and '.join(idle)}"
+        raise ValueError(f"{entry.name}: {expected}, got {attack.name}")
     settings = {
         "cell": {"campaign": config.name, **labels, "seed": train.seed, "views": entry.views, "target": train.key},
         "images": train.settings["images"],

@@ -249,6 +249,12 @@ def test_an_edge_and_pairs_together_are_refused(deployed, tmp_path):
         attack(deployed, tmp_path / "out", edge=deployed.edge, pairs=tmp_path / "pairs.npz")
 
 
+@pytest.mark.parametrize("limit", ["max_queries", "draws"])
+def test_what_bounds_queries_is_refused_where_nobody_is_asked(deployed, tmp_path, limit):
+    with pytest.raises(ValueError, match=f"expected a way to query beside {limit}, got none"):
+        attack(deployed, tmp_path / "out", config(**{limit: 2}), encoder=deployed.folder)
+
+
 def test_an_attack_that_queries_is_refused_without_an_edge(deployed, tmp_path):
     access = Access(capture=deployed.capture, public=deployed.public)
     with pytest.raises(PermissionError, match="'decoder' needs 'query', which this threat model withholds"):

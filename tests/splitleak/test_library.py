@@ -205,6 +205,8 @@ def test_a_defense_that_is_trained_with_the_network_is_refused(encoder, defense)
         ({"public": torch.full((3, 3, 8, 8), 2.0)}, "got 2 to 2"),
         ({"name": "decoder2"}, "did you mean 'decoder'"),
         ({"epoch": 3}, "did you mean 'epochs'"),
+        ({"query": None, "max_queries": 3}, "beside max_queries or draws, got none"),
+        ({"query": splitleak.Query(torch.flatten), "draws": 3}, "draws, got a Query, which has its own"),
     ],
 )
 def test_what_does_not_fit_is_one_line(encoder, arguments, said):

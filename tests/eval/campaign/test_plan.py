@@ -40,6 +40,14 @@ def made():
     return plan()
 
 
+def test_a_bound_of_queries_is_refused_for_an_attack_that_makes_none():
+    def bounded(document):
+        document["attacks"] += [{"name": "blind", "attack": "fora", "max_queries": 9, "answers": 2}]
+
+    with pytest.raises(ValueError, match=r"blind: expected .* that queries beside answers and max_queries, got fora"):
+        plan(bounded)
+
+
 def changed(made, change):
     """Kinds of the jobs of ``made`` that are no longer in the plan after a change, and how many of each."""
     kept = {job.id for job in plan(change).jobs}
