@@ -360,17 +360,23 @@ class Network:
         return after[::-1]
 
     def _parameters(self, node: NodeProto, seen: set[str]) -> int:
-        """The weights that a node reads, or that what it reads is computed from, each once."""
+        """The weights that a node reads, or that what it reads is computed from, each once; preprocessing has none.
+
+        Exporters write an ``Identity`` where two weights were equal, as those of fresh normalisations are.
+        """
+        if node.name.startswith(OURS):
+            return 0
         given = node.input[:3] if node.op_type == "BatchNormalization" else reads(node)  # its statistics are none
-        count, places = 0, [name for name in given if name and name not in self._data]
+        count, places = 0, [*given]
         while places:
             name = places.pop()
-            if name in seen:
+            if not name or name in seen or name in self._data:
                 continue
             seen.add(name)
             made = self.nodes[self.producers[name]] if name in self.producers else None
-            if name in self.weights:
-                tensor = self.weights[name]
+            equal = made.input[0] if made is not None and made.op_type == "Identity" else name
+            if equal in self.weights:
+                tensor = self.weights[equal]
                 count += math.prod(tensor.dims) if tensor.data_type in _BYTES else 0
             elif made is not None and made.op_type == "Constant":
                 value = made.attribute[0].t

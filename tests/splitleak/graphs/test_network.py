@@ -76,6 +76,38 @@ def test_weights_that_both_sides_need_count_on_both() -> None:
     assert counted == [(own, own + last)] * 2 + [(own, last)] * 2
 
 
+class Shuffling(nn.Module):
+    """Sizes of its reshapes are computed from what its layers give, of which two have equal weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+        self.body = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        made = self.body(self.first(images))
+        rows, channels, height, width = made.shape
+        halves = made.view(rows, 2, channels // 2, height, width).transpose(1, 2).reshape(made.shape)
+        answer: Tensor = self.head(halves.mean((2, 3)))
+        return answer
+
+
+def test_equal_weights_count_each_and_those_that_a_size_is_computed_from_count_on_their_own_side() -> None:
+    found = network(Shuffling())
+    stem, norm, head = 4 * 27 + 4, 2 * 4, 4 * 5 + 5
+    assert found.parameters == stem + 2 * norm + head
+    on_device = [cut.device_parameters for cut in found.cuts()]
+    assert on_device[:4] == [stem, stem + norm, stem + norm, stem + 2 * norm]
+    assert [cut.cloud_parameters for cut in found.cuts()] == [found.parameters - own for own in on_device]
+
+
+def test_the_numbers_of_preprocessing_are_no_parameters() -> None:
+    inputs = {"image": (3, 8, 6)}
+    given = Preprocessing(mean=(0.5, 0.4, 0.3), deviation=(0.2,))
+    found = Network(prepare(export_module(Residual().eval(), inputs), given, inputs, {}, None))
+    assert found.cuts()[0].device_parameters == 4 * 27 + 4
+
+
 def test_an_unknown_cut_gets_the_nearest(residual: Network) -> None:
     known = residual.cuts()[1].name
     assert residual.cut(known).name == known
