@@ -9,7 +9,7 @@ from pydantic import Field
 from splitleak.config import digest
 from splitleak.datasets.files import load_file
 from splitleak.datasets.images import Images
-from splitleak.defenses.artifact import EdgeHalf, artifact_digest, load_edge
+from splitleak.defenses.artifact import EdgeHalf, artifact_digest, load_edge, read_record
 from splitleak.edge.ledger import images_digest
 from splitleak.eval.campaign.audit.attacks import Sizes, audit_entries
 from splitleak.eval.campaign.audit.config import AuditConfig, AuditedTarget
@@ -17,6 +17,7 @@ from splitleak.eval.campaign.audit.predictions import Inversion, inversions, pre
 from splitleak.eval.campaign.config import AttackEntry, CampaignHead
 from splitleak.eval.campaign.plan import Job, Plan, capture_job, cell_job, linkage_job
 from splitleak.eval.campaign.store import is_whole
+from splitleak.eval.record.trained_on import check_known
 from splitleak.eval.targets.linkage import LinkageConfig
 from splitleak.seeding import resolve_device
 
@@ -53,7 +54,7 @@ class AuditCampaign(CampaignHead):
     def inversions(self) -> list[Inversion]:
         """The list's attacks on predictions of this target."""
         public, _ = self.images
-        return inversions(self.audit.minutes, len(public), len(public.classes), self.half.input_shape)
+        return inversions(self.audit.minutes, len(public), self.classes, self.half.input_shape)
 
     @cached_property
     def half(self) -> EdgeHalf:
@@ -64,6 +65,11 @@ class AuditCampaign(CampaignHead):
             ValueError: It is something else.
         """
         return load_edge(self.target.artifact / "edge", resolve_device("cpu"))
+
+    @property
+    def classes(self) -> int:
+        """Scores that the target answers with, of which an imported one has not as many as its images have classes."""
+        return self.half.config.target.model.classes
 
     @cached_property
     def images(self) -> tuple[Images, Images]:
@@ -81,11 +87,17 @@ def make_audit_plan(config: AuditCampaign) -> Plan:
 
     Raises:
         FileNotFoundError: The target or its images are not there.
-        ValueError: They are something else, or the target is not whole, which no audit makes anew.
+        ValueError: They are something else, or the target is not whole, which no audit makes anew; or it gives no
+            predictions to be audited.
     """
     if not is_whole("train", config.target.artifact):
         expected = f"{config.target.artifact}: expected a target with both halves whole"
         raise ValueError(f"{expected}, got one whose weights are missing or cannot be read; nothing was changed")
+    if config.audit.threat == "predictions":
+        check_known(read_record(config.target.artifact), config.target.artifact)
+        if config.classes < 2:
+            expected = f"{config.target.artifact}: expected a target of two outputs or more for an audit of predictions"
+            raise ValueError(f"{expected}, got one: its score is always 1")
     jobs = {job.id: job for seed in config.seeds for job in _of_seed(config, seed)}
     cells = tuple({"id": job.key, **job.settings["cell"]} for job in jobs.values() if job.kind == "cell")
     return Plan(config, tuple(jobs.values()), cells)
@@ -110,7 +122,7 @@ def _of_seed(config: AuditCampaign, seed: int) -> Iterator[Job]:
     }
     if config.audit.threat == "predictions":
         listed = {"campaign": config.name, **labels}
-        yield from prediction_jobs(train, config.inversions(), len(config.images[0].classes), listed)
+        yield from prediction_jobs(train, config.inversions(), config.classes, listed)
         return
     for entry in config.entries():
         capture = capture_job(train, entry, half.name, labels.get("codec"))

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,27 @@ def test_a_network_that_was_imported_as_it_came_is_whole_without_weights(own_net
     assert is_whole("train", Path(plan.jobs[0].output))
     (folder / "mine" / "cloud" / "network.onnx").unlink()
     assert not is_whole("train", folder / "mine")
+
+
+def test_an_audit_of_predictions_shares_as_many_scores_as_the_target_gives(own_network, small_splits, tmp_path):
+    target = own_network() / "mine"
+    small_splits.save(tmp_path / "images")
+    found = AuditedTarget.found(target, tmp_path / "images", "fp32").document()
+    about = {"name": "mine", "target": found, "audit": {"threat": "predictions"}, "seeds": [0]}
+    with pytest.raises(ValueError, match="expected a target of known training images, got one imported without"):
+        make_audit_plan(AuditCampaign.parse(about, source="audit"))
+    known = json.loads((target / "artifact.json").read_text()) | {"dataset": small_splits.record}
+    (target / "artifact.json").write_text(json.dumps(known))
+
+    def shared(outputs):
+        half = target / "edge" / "half.json"
+        half.write_text(re.sub(r'"classes": \d+', f'"classes": {outputs}', half.read_text()))
+        return make_audit_plan(AuditCampaign.parse(about, source="audit")).jobs[1].settings["shares"]
+
+    assert len(small_splits.public.classes) == 10
+    assert [shared(outputs) for outputs in (5, 2)] == [[0, 1, 3], [0, 1]]
+    with pytest.raises(ValueError, match=r"expected a target of two outputs or more .*got one: its score is"):
+        shared(1)
 
 
 def test_no_job_trains_a_target_that_lies_elsewhere(planned):
