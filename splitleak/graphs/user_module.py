@@ -5,7 +5,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
-from torch.utils import _pytree
 
 from splitleak.artifacts import load_tensors
 from splitleak.errors import first_line
@@ -67,18 +66,18 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
 
 
 @seeded(0, "export")
-def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1, pictures: Tensor | None = None) -> ModelProto:
+def export_module(module: nn.Module, inputs: Shapes, pictures: Tensor | None = None) -> ModelProto:
     """``module`` in eval mode as ONNX, for any batch; batch normalisation stays a layer of its own.
 
     The exporter is torch's older one, which is quick; where it cannot, the newer one; where the network is written for
     one batch alone, that is of one image. The older one records what is computed for one batch of noise, and so loses
     what Python decides by the values. What is exported is therefore compared with ``module``, one image at a time: on
-    noise, dark and bright noise, black, white, an image of both, and ``pictures``.
+    noise, dark and bright noise, black, white, an image of both, and ``pictures``. Its output is called ``output``; of
+    several, each by its key or place, as ``output.aux`` or ``output.1``.
 
     Args:
         module: Takes one tensor an input, in their order.
         inputs: The shape of each, by its name, without the batch axis: ``(C, H, W)`` of images.
-        outputs: How many tensors it gives, called ``output``, or ``output0`` and so on.
         pictures: ``(N, C, H, W)``, some that it will be given, of a network of one input.
 
     Raises:
@@ -90,7 +89,7 @@ def export_module(module: nn.Module, inputs: Shapes, outputs: int = 1, pictures:
     taken, wanted = zip(
         *((given, each) for given, each in zip(probes, answers, strict=True) if each is not None), strict=True
     )
-    names = ["output"] if outputs == 1 else [f"output{index}" for index in range(outputs)]
+    names = [*_called(module, taken[0])]
     try:
         with torch.no_grad():
             module(*(torch.rand(2, *shape) for shape in inputs.values()))
@@ -168,7 +167,7 @@ def _answered(module: nn.Module, probes: list[list[NDArray[np.float32]]]) -> lis
     reason = ""
     for given in (probes[0], *probes):
         try:
-            answers.append(_answers(module, given))
+            answers.append([each.float().numpy() for each in _called(module, given).values()])
         except Exception as error:  # of the user's own code
             answers.append(None)
             reason = reason or first_line(error)
@@ -184,9 +183,24 @@ def _answered(module: nn.Module, probes: list[list[NDArray[np.float32]]]) -> lis
 
 
 @torch.no_grad()
-def _answers(module: nn.Module, given: list[NDArray[np.float32]]) -> Answers:
-    answer = module(*(torch.from_numpy(each.copy()) for each in given))  # it may work in place
-    return [each.float().numpy() for each in _pytree.tree_leaves(answer) if torch.is_tensor(each)]
+def _called(module: nn.Module, given: list[NDArray[np.float32]]) -> dict[str, Tensor]:
+    return _tensors(module(*(torch.from_numpy(each.copy()) for each in given)))  # it may work in place
+
+
+def _tensors(answer: object, name: str = "output") -> dict[str, Tensor]:
+    """The tensors of what a network or a layer gives, in their order, by their keys and places in it.
+
+    >>> list(_tensors({"out": torch.zeros(1), "more": (torch.zeros(1), None)}))
+    ['output.out', 'output.more.0']
+    """
+    if torch.is_tensor(answer):
+        return {name: answer}
+    parts: Iterable[tuple[object, object]] = ()
+    if isinstance(answer, Mapping):
+        parts = answer.items()
+    elif isinstance(answer, (list, tuple)):
+        parts = enumerate(answer)
+    return {key: each for place, part in parts for key, each in _tensors(part, f"{name}.{place}").items()}
 
 
 def _unlike(made: Sequence[Answers], wanted: Sequence[Answers]) -> bool:
@@ -249,7 +263,12 @@ def _newer(module: nn.Module, rows: tuple[Tensor, ...], inputs: list[str], names
 
 def is_path(module: nn.Module, path: str) -> bool:
     """Whether `cut_after` can look for the cut ``path``."""
-    return _call_of(path)[0] in dict(module.named_modules())
+    return _call_of(path)[0] in _submodules(module)
+
+
+def _submodules(module: nn.Module) -> dict[str, nn.Module]:
+    """By path; one that stands at several is under each."""
+    return dict(module.named_modules(remove_duplicate=False))
 
 
 def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, tensors: int = 1) -> Cut:
@@ -258,7 +277,7 @@ def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, te
     Args:
         network: The exported ``module``, prepared.
         module: The user's.
-        path: As in ``module.named_modules()``; ``layer#2`` is the second call of one that is called several times,
+        path: As in ``module.named_modules()``, or any other of the same submodule; ``layer#2`` is the second call of one that is called several times,
             without a number the outputs of all calls cross.
         inputs: ``(C, H, W)`` of each input, in order.
         tensors: How many may cross.
@@ -266,7 +285,7 @@ def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, te
     Raises:
         ValueError: There is no such submodule, or its output alone does not separate the network.
     """
-    modules = dict(module.named_modules())
+    modules = _submodules(module)
     layer, call = _call_of(path)
     if layer not in modules or not layer:
         raise ValueError(f"expected a submodule of the network, got {path!r}{nearest(layer, modules)}")
@@ -275,8 +294,7 @@ def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, te
     calls: list[list[Tensor]] = []
 
     def keep(_: nn.Module, __: object, output: object) -> None:
-        given = output if isinstance(output, Sequence) else (output,)
-        calls.append([each.clone() for each in given if torch.is_tensor(each)])  # what follows may change it in place
+        calls.append([each.clone() for each in _tensors(output).values()])  # what follows may change it in place
 
     given = _given(network, images, inputs)
     hook = modules[layer].register_forward_hook(keep)

@@ -399,7 +399,7 @@ class Beside(nn.Module):
 def test_another_output_than_the_answer_hides_no_cut_and_costs_nothing() -> None:
     shape, module = (3, 8, 6), Beside().eval()
     inputs = {"image": shape}
-    both = Network(prepare(export_module(module, inputs, outputs=2), Preprocessing(), inputs, {}, "output0"))
+    both = Network(prepare(export_module(module, inputs), Preprocessing(), inputs, {}, "output.0"))
     cuts = both.cuts()
     assert [cut.after for cut in cuts] == ["Conv", "Conv", "ReduceMean"]
     counted = [count_macs(module.first, shape).macs, count_macs(module.second, (4, 8, 6)).macs, 20]

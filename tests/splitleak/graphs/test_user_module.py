@@ -145,6 +145,48 @@ def test_without_a_number_the_outputs_of_all_calls_cross() -> None:
     assert cut.shapes == ((2, 6, 4), (2, 6, 4))
 
 
+class Backbone(nn.Module):
+    """What two layers give, by name, as torchvision's backbones of segmentation do."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        low = self.first(images)
+        return {"low": low, "high": self.second(low)}
+
+
+class Named(nn.Module):
+    """Its second answer is the one that is meant; its layers have two paths each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 2, 3), nn.Conv2d(2, 4, 3)
+        self.backbone, self.head = Backbone(self.first, self.second), nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        made = self.backbone(images)
+        means = torch.cat([each.mean((2, 3)) for each in made.values()], 1)
+        return {"aux": means, "out": self.head(means)}
+
+
+def test_several_outputs_are_called_by_their_keys_and_a_layer_may_give_several_by_name() -> None:
+    module, inputs = Named().eval(), {"image": (3, 8, 6)}
+    model = export_module(module, inputs)
+    assert [each.name for each in model.graph.output] == ["output.aux", "output.out"]
+    whole = Network(prepare(model, Preprocessing(), inputs, {}, "output.out"))
+    assert whole.outputs == 5
+    assert cut_after(whole, module, "backbone", inputs, tensors=2).shapes == ((2, 6, 4), (4, 4, 2))
+
+
+def test_a_layer_is_found_by_each_of_its_paths() -> None:
+    module, inputs = Named().eval(), {"image": (3, 8, 6)}
+    whole = Network(prepare(export_module(module, inputs), Preprocessing(), inputs, {}, "output.out"))
+    assert is_path(module, "backbone.first")
+    assert [cut_after(whole, module, path, inputs).after for path in ("first", "backbone.first")] == ["Conv"] * 2
+
+
 def test_what_a_later_layer_changes_in_place_is_cut_before_it() -> None:
     inputs = {"image": (3, 8, 6)}
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(96, 2))
