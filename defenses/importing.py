@@ -17,7 +17,7 @@ from splitleak.graphs.arrangement import arrangements
 from splitleak.graphs.halves import check_halves, cloud_half, edge_half
 from splitleak.graphs.importing import network_digest
 from splitleak.graphs.network import Cut, Network
-from splitleak.graphs.prepared import OUTPUT, Preprocessing
+from splitleak.graphs.prepared import OUTPUT, Preprocessing, last_operation
 from splitleak.models.imported_half import NETWORK, ImportedModel, unreached
 from splitleak.outputs import claimed
 
@@ -70,6 +70,12 @@ def import_network(
     splits = None if images is None else Splits.load(images)
     right, accuracy = _accuracy(network, splits, names or ())
     notes = [] if network.outputs > 1 else ["of one output every answer counts as right: no accuracy"]
+    last = last_operation(network.graph, OUTPUT)
+    if last is not None and last.op_type == "Sigmoid" and network.outputs > 1:
+        notes.append(
+            "the answer is that of a sigmoid, each output by itself: the largest counts as the answer, and services "
+            "give the softmax of all as scores, which a service of yours may not"
+        )
     if splits is not None and not in_order(splits.test.classes, names or ()):
         notes.append("the outputs are the images' classes in another order: no accuracy by their labels")
     if names is None:

@@ -22,6 +22,7 @@ from splitleak.edge.encoder import Half, PassThrough
 from splitleak.edge.profiles import DEVICES, DeviceProfile
 from splitleak.eval.campaign.processes import Service, service
 from splitleak.eval.latency.plan import NO_LINK, Setting, SweepConfig
+from splitleak.models.imported_half import ImportedModel
 from splitleak.seeding import resolve_device
 from splitleak.wire.client.channel import ChannelConfig, connect
 from splitleak.wire.client.metadata import read_metadata
@@ -112,7 +113,14 @@ def _subjects(config: SweepConfig, scratch: Path) -> Iterator[Subject]:
 
 
 def _recut(half: HalfConfig, cut: int, folder: Path) -> HalfConfig:
-    """Writes an untrained artifact of the same architecture and defenses with another cut."""
+    """Writes an untrained artifact of the same architecture and defenses with another cut.
+
+    Raises:
+        ValueError: The architecture has no such cut, or it was imported, at the cut that it has.
+    """
+    if isinstance(half.target.model, ImportedModel):
+        what = f"cut {cut}: expected targets of architectures of splitleak's own for further cuts"
+        raise ValueError(f"{what}, got {half.name!r}, which was imported at its cut; import it at others")
     model_document = {**half.target.model.document(), "cut": cut}
     target = type(half.target).parse({**half.target.document(), "model": model_document}, source=f"cut {cut}")
     model, stack = assemble(target, half.dataset)

@@ -195,12 +195,18 @@ def _take_logarithms(graph: GraphProto, answer: str) -> None:
 
     Whatever else reads it leads to another output, and is nothing to the answer.
     """
+    node = last_operation(graph, answer)
+    if node is not None and node.op_type == "Softmax" and node.domain in ("", "ai.onnx"):
+        node.op_type = "LogSoftmax"
+
+
+def last_operation(graph: GraphProto, answer: str) -> NodeProto | None:
+    """What gives the values of an answer, which may be put in another shape or type after it; None: nothing does."""
     made = {name: node for node in graph.node for name in node.output}
     node = made.get(answer)
     while node is not None and node.op_type in _HANDS_ON:
         node = made.get(node.input[0])
-    if node is not None and node.op_type == "Softmax" and node.domain in ("", "ai.onnx"):
-        node.op_type = "LogSoftmax"
+    return node
 
 
 def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:

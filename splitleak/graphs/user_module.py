@@ -277,8 +277,8 @@ def cut_after(network: Network, module: nn.Module, path: str, inputs: Shapes, te
     Args:
         network: The exported ``module``, prepared.
         module: The user's.
-        path: As in ``module.named_modules()``, or any other of the same submodule; ``layer#2`` is the second call of one that is called several times,
-            without a number the outputs of all calls cross.
+        path: As in ``module.named_modules()``, or any other of the same submodule; ``layer#2`` is the second call of
+            one that is called several times, without a number the outputs of all calls cross.
         inputs: ``(C, H, W)`` of each input, in order.
         tensors: How many may cross.
 

@@ -163,6 +163,13 @@ def test_a_single_output_is_noted_and_not_trained_for(tmp_path, splits):
         taught(out, splits)
 
 
+def test_outputs_of_a_sigmoid_are_noted_as_services_give_their_softmax(tmp_path):
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 2), nn.Sigmoid())
+    whole = network(module, (1, 8, 8))
+    about = import_network(whole, whole.cuts()[0], tmp_path / "m", source="", name="m", names=None, images=None)
+    assert [note[:35] for note in about["notes"]] == ["the answer is that of a sigmoid, ea"]
+
+
 def test_a_service_reads_an_imported_half_without_its_torch_form_and_checks_its_file(artifact, monkeypatch):
     folder, _ = artifact
     monkeypatch.setattr("splitleak.defenses.artifact.torch_half", None)  # calling it would be an error

@@ -5,9 +5,14 @@ import time
 import numpy as np
 import pytest
 
+from splitleak.defenses.importing import import_network
 from splitleak.eval.latency.measure import Runner, bench
 from splitleak.eval.latency.plan import Setting, SweepConfig
+from splitleak.graphs.network import Network
+from splitleak.graphs.prepared import Preprocessing, prepare
+from splitleak.graphs.user_module import export_module
 from splitleak.wire.protocol import codec
+from tests.splitleak.graphs.test_network import Residual
 
 
 def config(artifact, **more):
@@ -53,6 +58,15 @@ def test_over_a_link_the_network_takes_its_round_trip_and_the_rest_is_unchanged(
     for each in samples:
         parts = sum(each[f"{part}_ms"] for part in ("encode", "serialise", "network", "queue", "compute"))
         assert parts == pytest.approx(each["total_ms"], abs=0.01)
+
+
+def test_a_network_that_was_imported_has_no_further_cuts(tmp_path):
+    inputs = {"image": (3, 16, 24)}
+    whole = Network(prepare(export_module(Residual().eval(), inputs), Preprocessing(), inputs, {}, None))
+    import_network(whole, whole.cuts()[0], tmp_path / "m", source="", name="mine", names=None, images=None)
+    asked = config(tmp_path / "m", cuts=(2,))
+    with pytest.raises(ValueError, match=r"cut 2: expected .*got 'mine', which was imported"), bench(asked):
+        pass
 
 
 @pytest.mark.slow
