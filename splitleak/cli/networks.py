@@ -102,9 +102,9 @@ def import_(
 ) -> None:
     """Cut a network of your own in two, and write it as an artifact with an edge and a cloud half.
 
-    Both halves together must give what the whole gives, within 1e-4. Where the images of --images have as many classes
-    as the network has outputs, a right answer is their label; else it is the whole network's own answer. Afterwards
-    neither the file nor your code is needed.
+    Both halves together must give what the whole gives, within 1e-4 (of half precision, 1e-2). Where the images of
+    --images have as many classes as the network has outputs, a right answer is their label; else it is the whole
+    network's own answer. Afterwards neither the file nor your code is needed.
     """
     from splitleak.defenses.importing import import_network
     from splitleak.graphs.importing import read_names

@@ -7,10 +7,14 @@ import onnx
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from torch import nn
 
 from splitleak.graphs.halves import CROSSING, check_halves, cloud_half, edge_half
 from splitleak.graphs.network import Network
 from splitleak.graphs.prepared import IMAGES, OUTPUT, Preprocessing, prepare
+from splitleak.graphs.reading import sort_nodes
+from splitleak.graphs.user_module import export_module
 from tests.splitleak.graphs.test_network import Attends, Residual, network, reshaping
 
 
@@ -68,6 +72,18 @@ def test_a_tensor_of_another_precision_crosses_as_float32_and_counts_its_own_byt
     edge = edge_half(whole, cut)
     assert edge.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
     assert check_halves(whole, edge, cloud_half(whole, cut)) == 0
+
+
+def test_a_network_of_half_precision_is_cut_though_it_is_rounded_at_the_cut() -> None:
+    torch.manual_seed(0)
+    inputs = {"image": (3, 32, 32)}
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()]
+    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 5))
+    model = convert_float_to_float16(export_module(module.eval(), inputs), keep_io_types=True)
+    sort_nodes(model.graph)
+    whole = Network(prepare(model, Preprocessing(), inputs, {}, None))
+    differences = [check_halves(whole, edge_half(whole, cut), cloud_half(whole, cut)) for cut in whole.cuts()]
+    assert 1e-4 < max(differences) < 1e-2
 
 
 def test_halves_that_give_something_else_are_refused() -> None:
