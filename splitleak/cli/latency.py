@@ -38,7 +38,9 @@ def latency(
     alternatives: Annotated[
         bool, typer.Option(help="Also measure all on the device, and the image itself to the cloud.")
     ] = True,
-    rtt_ms: Annotated[float, typer.Option(min=0, help="Round trip that break-even speeds are told for.")] = 20.0,
+    rtt_ms: Annotated[
+        float | None, typer.Option(min=0, help="Round trip that break-even speeds are told for; default: 20.")
+    ] = None,
     out: ResultFile = None,
     force: ReplaceResult = False,
     plot: Annotated[Path | None, typer.Option(help="Draw latency against the link's speed: .png or .svg.")] = None,
@@ -53,7 +55,7 @@ def latency(
     Beside the split: all on the device, and the image itself to the cloud; and the link speed at which they break even.
     """
     from splitleak.eval.latency.latency import measure
-    from splitleak.eval.latency.plan import SweepConfig
+    from splitleak.eval.latency.plan import NO_LINK, SweepConfig
     from splitleak.eval.latency.plot import check_plot, draw_latency
     from splitleak.logs import progress
     from splitleak.outputs import check_json_name
@@ -64,9 +66,14 @@ def latency(
     given = {
         key: [part for value in measured for part in value.split(",")] for key, measured in lists.items() if measured
     }
-    about = {"artifacts": artifacts, "samples": samples, "alternatives": alternatives, "rtt_ms": rtt_ms}
+    about: dict[str, Any] = {"artifacts": artifacts, "samples": samples, "alternatives": alternatives}
+    about |= {} if rtt_ms is None else {"rtt_ms": rtt_ms}
     about |= {"device": device, "threads": threads, "device_profile": device_profile}
     config = SweepConfig.parse({**given, **about}, source="latency")
+    told = {"--rtt-ms": rtt_ms is not None}
+    check_beside("--alternatives or --plot", alternatives or plot, told)
+    modelled = NO_LINK in config.links and 1 in config.windows
+    check_beside(f"--link {NO_LINK} and --window 1", modelled, {**told, "--plot": plot})
     if plot is not None:
         check_plot(plot, force=force)
     use_device(device_profile, threads)

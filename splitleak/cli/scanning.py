@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from splitleak.cli.networks import Input, Tensors, Torch, Weights, read_config_of, read_network
-from splitleak.cli.options import ConfigFile, Json, Replace, Seed, Settings, Threads, use_threads
+from splitleak.cli.options import ConfigFile, Json, Replace, Seed, Settings, Threads, check_beside, use_threads
 from splitleak.cli.output import console, print_json, table
 
 if TYPE_CHECKING:
@@ -42,8 +42,11 @@ def scan(
     latency: Annotated[int, typer.Option(min=0, help="Cuts whose halves are timed, at most; 0: none.")] = 12,
     cut: Annotated[str | None, typer.Option(help="The cut that is judged; default: see --share.")] = None,
     share: Annotated[
-        float, typer.Option(min=0, max=1, help="Judge the deepest cut with at most so much of the MACs on the device.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Judge the deepest cut with at most so much of the MACs on the device; default: 0.5."
+        ),
+    ] = None,
     fail_above: Annotated[
         float | None, typer.Option(metavar="SSIM", help="Exit with status 3 if the cut that is judged leaks more.")
     ] = None,
@@ -84,7 +87,12 @@ def scan(
         "victims": victims,
         "noise": noise or (),
     }
-    about |= {"bottleneck": bottleneck or (), "latency": latency, "share": share, "cut": cut, "seed": seed}
+    about |= {"bottleneck": bottleneck or (), "latency": latency, "cut": cut, "seed": seed}
+    check_beside("--fail-above", fail_above is not None, {"--share": share is not None})
+    if share is not None:
+        if cut is not None:
+            raise typer.BadParameter("expected --cut or --share, each of which says what is judged, got both")
+        about["share"] = share
     given = ScanConfig.parse(about, source="scan")
     if fail_above is not None and not 0 <= fail_above <= 1:
         raise ValueError(f"expected an SSIM of 0 to 1 as --fail-above, got {fail_above:g}")

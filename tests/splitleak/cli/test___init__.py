@@ -124,6 +124,10 @@ def test_options_that_cannot_be_are_usage_errors(call):
         ("score-classes --artifact a --attack b --train-images t --evaluator e", "--embedder-config c", "--embedder"),
         ("linkage a --images i", "--embedder-config c", "--embedder"),
         ("recommend runs", "--link lte", "--latency"),
+        ("latency a --no-alternatives", "--rtt-ms 0", "--alternatives or --plot"),
+        ("latency a --link lte", "--rtt-ms 5", "--link loopback and --window 1"),
+        ("latency a --window 4", "--plot l.png", "--link loopback and --window 1"),
+        ("scan m.onnx", "--share 0", "--fail-above"),
     ],
 )
 def test_an_option_without_effect_is_a_usage_error(call, command, idle, needed):

@@ -66,10 +66,11 @@ def test_json_has_the_rows_and_the_defenses_that_were_asked_for(call, model, pic
 
 
 @pytest.mark.parametrize(
-    ("judged", "status"), [(("--fail-above", 0.9), 3), (("--fail-above", 0.9, "--cut", "pooled"), 0), ((), 0)]
+    ("judged", "status"),
+    [(("--fail-above", 0.9, "--share", 1), 3), (("--fail-above", 0.9, "--cut", "pooled"), 0), ((), 0)],
 )
 def test_the_exit_status_is_3_where_the_judged_cut_leaks_more(call, model, pictures, judged, status):
-    code, said, _ = call("scan", model, "--images", pictures, "--share", 1, "--cuts", 1, *judged, *QUICK)
+    code, said, _ = call("scan", model, "--images", pictures, "--cuts", 1, *judged, *QUICK)
     assert code == status
     assert ("FAILED: `mixed`" in said) == (status == 3)
 
@@ -77,6 +78,11 @@ def test_the_exit_status_is_3_where_the_judged_cut_leaks_more(call, model, pictu
 @pytest.mark.parametrize("most", ["nan", "inf", -0.1, 1.5])
 def test_what_nothing_can_be_above_or_below_is_no_limit(refusal, model, most):
     assert "expected an SSIM of 0 to 1 as --fail-above" in refusal("scan", model, "--fail-above", most, *QUICK)
+
+
+def test_either_a_cut_or_a_share_says_what_is_judged(call, model):
+    code, _, err = call("scan", model, "--fail-above", 0.9, "--share", 0.2, "--cut", "pooled", *QUICK)
+    assert (code, "expected --cut or --share" in err) == (2, True)
 
 
 def test_a_verdict_for_ci_needs_victims(refusal, model, pictures, call):
