@@ -5,6 +5,12 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+M = TypeVar("M", bound="nn.Module")
 
 
 @contextlib.contextmanager
@@ -46,3 +52,10 @@ def load_attribute(address: str, what: str, *, here: bool = True) -> object:
 def reason(error: Exception) -> str:
     """An exception of the user's code in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+
+
+def in_eval_mode(module: M) -> M:
+    """``module`` in eval mode; what `torch.export` gives, which has no other, in the mode that it was exported in."""
+    with contextlib.suppress(NotImplementedError):
+        module.eval()
+    return module

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from splitleak.artifacts import load_tensors
 from splitleak.errors import first_line
@@ -23,7 +24,7 @@ from splitleak.graphs.prepared import IMAGES
 from splitleak.onnx_runtime import session_of
 from splitleak.seeding import seeded
 from splitleak.tables import nearest
-from splitleak.user_code import current_folder_first, load_attribute, reason
+from splitleak.user_code import current_folder_first, in_eval_mode, load_attribute, reason
 
 Shapes = Mapping[str, tuple[int, ...]]
 Answers = list[NDArray[Any]]
@@ -43,7 +44,7 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
 
     Args:
         address: The module is found as Python finds it, in the current folder too; what stands after the colon is a
-            network, or gives one when it is called without arguments.
+            network or an exported program, or gives one when it is called without arguments.
         weights: Safetensors, or a state dict of `torch.save`, of which nothing but tensors is read.
 
     Raises:
@@ -51,18 +52,23 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
         ValueError: There is no such module or callable, it gives no network, or the weights do not fit it.
     """
     what = "a network or what gives one"
-    made = load_attribute(address, what)
+    made = _unwrapped(load_attribute(address, what))
     if not isinstance(made, nn.Module):
         try:
             with current_folder_first():
-                made = made()  # type: ignore[operator]  # at the user's word
+                made = _unwrapped(made())  # type: ignore[operator]  # at the user's word
         except Exception as error:  # whatever the user's code raises
             raise ValueError(f"expected {what} at {address}, but {reason(error)}") from None
     if not isinstance(made, nn.Module):
         raise ValueError(f"expected a torch network at {address}, got {type(made).__name__}")
     if weights is not None:
         _load_weights(made, weights)
-    return made.eval()
+    return in_eval_mode(made)
+
+
+def _unwrapped(made: object) -> object:
+    """The network of an exported program, or that `torch.compile` wrapped; anything else as it is."""
+    return made.module() if isinstance(made, ExportedProgram) else getattr(made, "_orig_mod", made)
 
 
 @seeded(0, "export")

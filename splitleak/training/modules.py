@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from splitleak.seeding import generator
+from splitleak.user_code import in_eval_mode
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -39,7 +40,7 @@ def to_channels_last(module: M, device: torch.device) -> M:
 
 def freeze(module: M, device: torch.device) -> M:
     """``module`` in eval mode, its parameters without gradients, on ``device``; changed in place."""
-    return module.requires_grad_(False).eval().to(device)
+    return in_eval_mode(module.requires_grad_(False)).to(device)
 
 
 def passes_gradients(network: nn.Module, image_shape: tuple[int, int, int], device: torch.device) -> bool:
@@ -55,7 +56,7 @@ def passes_gradients(network: nn.Module, image_shape: tuple[int, int, int], devi
 def evaluating(module: nn.Module) -> Iterator[None]:
     """``module`` in eval mode for a while; afterwards each of its submodules is in the mode that it was in."""
     modes = [(each, each.training) for each in module.modules()]
-    module.eval()
+    in_eval_mode(module)
     try:
         yield
     finally:

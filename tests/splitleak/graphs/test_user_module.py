@@ -16,6 +16,7 @@ from splitleak.graphs.user_module import cut_after, export_module, is_path, load
 from tests.splitleak.graphs.test_network import Residual, network
 
 CODE = """
+import torch
 from torch import nn
 
 def made():
@@ -23,6 +24,12 @@ def made():
 
 ready = made()
 number = 3
+
+def exported():
+    return torch.export.export(made().eval(), (torch.rand(1, 3, 4, 4),))
+
+def compiled():
+    return torch.compile(made())
 """
 
 
@@ -37,6 +44,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_code_in_the_current_folder_is_found_and_called(here: Path) -> None:
     assert not load_user_module("their_code:made").training
     assert isinstance(load_user_module("their_code:ready"), nn.Sequential)
+
+
+@pytest.mark.parametrize("name", ["exported", "compiled"])
+def test_what_torch_exports_or_compiles_is_the_network_in_it(here: Path, name: str) -> None:
+    module, inputs = load_user_module(f"their_code:{name}"), {"image": (3, 4, 4)}
+    whole = Network(prepare(export_module(module, inputs), Preprocessing(), inputs, {}, None))
+    assert [cut.after for cut in whole.cuts()] == ["Conv", "Flatten"]
 
 
 @pytest.mark.parametrize(

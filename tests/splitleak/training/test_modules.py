@@ -31,6 +31,13 @@ def test_afterwards_each_part_is_in_the_mode_that_it_was_in():
     assert [module.training for module in network.modules()] == [True, False, True]
 
 
+def test_an_exported_program_stays_in_the_mode_that_it_was_exported_in():
+    network = torch.export.export(nn.Sequential(nn.Linear(2, 2)).eval(), (torch.rand(1, 2),)).module()
+    with evaluating(network):
+        assert network(torch.rand(1, 2)).shape == (1, 2)
+    assert freeze(network, CPU) is network
+
+
 class Counting(HostState):
     on_host = ("count",)
 
