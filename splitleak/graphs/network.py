@@ -360,9 +360,10 @@ class Network:
         return after[::-1]
 
     def _parameters(self, node: NodeProto, seen: set[str]) -> int:
-        """The weights that a node reads, or that what it reads is computed from, each once; preprocessing has none.
+        """The weights that a node reads, or that what it reads is computed from, each once.
 
-        Exporters write an ``Identity`` where two weights were equal, as those of fresh normalisations are.
+        Preprocessing and the values of fixed inputs are none. Exporters write an ``Identity`` where two weights were
+        equal, as those of fresh normalisations are.
         """
         if node.name.startswith(OURS):
             return 0
@@ -374,6 +375,8 @@ class Network:
                 continue
             seen.add(name)
             made = self.nodes[self.producers[name]] if name in self.producers else None
+            if made is not None and made.name.startswith(OURS):
+                continue
             equal = made.input[0] if made is not None and made.op_type == "Identity" else name
             if equal in self.weights:
                 tensor = self.weights[equal]

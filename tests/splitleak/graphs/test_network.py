@@ -101,11 +101,18 @@ def test_equal_weights_count_each_and_those_that_a_size_is_computed_from_count_o
     assert [cut.cloud_parameters for cut in found.cuts()] == [found.parameters - own for own in on_device]
 
 
-def test_the_numbers_of_preprocessing_are_no_parameters() -> None:
-    inputs = {"image": (3, 8, 6)}
+class Weighted(Residual):
+    def forward(self, images: Tensor, weights: Tensor) -> Tensor:
+        return super().forward(images * weights)
+
+
+def test_the_numbers_of_preprocessing_and_of_fixed_inputs_are_no_parameters() -> None:
+    shape = (3, 8, 6)
+    model = export_module(Weighted().eval(), {"image": shape, "weights": shape})
     given = Preprocessing(mean=(0.5, 0.4, 0.3), deviation=(0.2,))
-    found = Network(prepare(export_module(Residual().eval(), inputs), given, inputs, {}, None))
-    assert found.cuts()[0].device_parameters == 4 * 27 + 4
+    found = Network(prepare(model, given, {"image": shape}, {"weights": np.ones(shape, np.float32)}, None))
+    stem = next(cut for cut in found.cuts() if cut.after == "Conv")
+    assert stem.device_parameters == 4 * 27 + 4
 
 
 def test_an_unknown_cut_gets_the_nearest(residual: Network) -> None:
