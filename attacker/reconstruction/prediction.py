@@ -1,6 +1,6 @@
 """Inversion of prediction vectors: from the confidence scores that a victim shares back to the image."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,6 +19,7 @@ from splitleak.attacker.training.fitting import (
     one_cycle,
     parted,
     predict,
+    set_apart,
     set_rate,
     step,
 )
@@ -35,6 +36,8 @@ from splitleak.models.inverter import (
 from splitleak.seeding import generator, seeded
 
 _FEWEST_OF_RIDGE, _RIDGE_BATCH = 3, 256  # pairs
+_FOLDS = 5  # of pairs, each of which is held out in turn
+_FEWEST_TOLD_BY = 10  # held-out pairs: fewer, of which the best epoch has the least error by chance, tell nothing
 
 
 class InverterConfig(FitConfig):
@@ -99,7 +102,9 @@ class PredictionInversionAttack(Attack):
     positive, see `LogRescale`; ``best`` tries all and keeps the one with the least error on held-out pairs), puts two
     layers with dropout before the inverter, which is an eighth as wide, and trains 40 epochs of batch 128, the last ten
     on all pairs, at a rate that rises to a twenty times higher one, and falls. Few pairs teach these layers little:
-    ridge regression from the same ranks and logarithms takes their place where it does better on the held-out pairs.
+    ridge regression from the same ranks and logarithms takes their place where it does better on the held-out pairs, or
+    these are fewer than ten; or the mean images of the classes do, or both methods' mean, whichever does best on pairs
+    that it was not fitted to, of all pairs in turn.
     """
 
     name = "prediction-inversion"
@@ -140,7 +145,7 @@ class PredictionInversionAttack(Attack):
         pairs, shared = answers[..., seen], known.captured[:, seen]
         self.network, findings = train_inverter(self.name, self.config, pairs, known.public, run, self.config.finish)
         if self.config.hidden and self.config.align:
-            self._or_ridge(findings, pairs, known.public, run)
+            self._or_regression(findings, pairs, known.public, run)
         images = predict(self.network, shared, run.device)
         nothing_left = shared.sum(1) == 0
         if bool((pairs.sum(2) > 0).all()):
@@ -154,17 +159,31 @@ class PredictionInversionAttack(Attack):
         }
         return images
 
-    def _or_ridge(self, findings: dict[str, object], pairs: Tensor, public: Tensor, run: Run) -> None:
-        """Puts a ridge regression in the network's place where that has the least error on the held-out pairs."""
+    def _or_regression(self, findings: dict[str, object], pairs: Tensor, public: Tensor, run: Run) -> None:
+        """Puts a regression in the network's place where that does better on held-out pairs, or these are too few."""
         out, used, _ = parted(self.name, public, self.config.held_out, run.seed)
         if len(used) < _FEWEST_OF_RIDGE:
             return
-        regression = _ridge(pairs[:, used], public[used], run)
+        name = _best_regression(self.name, pairs, public, run)
+        regression = _REGRESSIONS[name](pairs[:, used], public[used], run)
         error = float(functional.mse_loss(predict(regression, pairs[0, out], run.device), public[out]))
-        errors = {"network": float(str(findings["held_out_mse"])), "ridge": error}
-        findings |= {"held_out_mse": min(errors.values()), "held_out_mse_by": errors}
-        if errors["ridge"] < errors["network"]:
-            self.network = _ridge(pairs, public, run)
+        errors = {"network": float(str(findings["held_out_mse"])), name: error}
+        chosen = name if len(out) < _FEWEST_TOLD_BY else min(errors, key=lambda each: errors[each])
+        findings |= {"held_out_mse": errors[chosen], "held_out_mse_by": errors, "rebuilt_by": chosen}
+        if chosen == name:
+            self.network = _REGRESSIONS[name](pairs, public, run)
+
+
+def _best_regression(name: str, scores: Tensor, images: Tensor, run: Run) -> str:
+    """Which of `_REGRESSIONS` has the least error on pairs that it was not fitted to, of all pairs in turn."""
+    shuffled, errors = torch.randperm(len(images), generator=generator(run.seed, name, "folds")), dict[str, float]()
+    for fold in shuffled.tensor_split(min(_FOLDS, len(images))):
+        order = torch.cat([fold, shuffled[~torch.isin(shuffled, fold)]])
+        out, used = set_apart(images, order, len(fold))
+        for each, fitted in _REGRESSIONS.items() if len(used) >= _FEWEST_OF_RIDGE else ():
+            rebuilt = predict(fitted(scores[:, used], images[used], run), scores[0, out], run.device)
+            errors[each] = errors.get(each, 0) + float((rebuilt - images[out]).square().sum())
+    return min(errors, key=lambda each: errors[each], default="class means")
 
 
 def _ridge(scores: Tensor, images: Tensor, run: Run) -> nn.Module:
@@ -177,6 +196,49 @@ def _ridge(scores: Tensor, images: Tensor, run: Run) -> nn.Module:
         for batch in torch.arange(len(images)).split(_RIDGE_BATCH):
             gauge.add(drawn[batch], images[batch])
     return nn.Sequential(encode, gauge.solve()).to(run.device)
+
+
+class _ClassMeans(nn.Module):
+    """The mean image of the class with the highest score, as one picture nearer to that of all: few tell little."""
+
+    def __init__(self, scores: Tensor, images: Tensor, run: Run) -> None:
+        super().__init__()
+        tops, mean = _tops(scores).mean(0), images.mean(0)
+        sums = (tops.T @ (images - mean).flatten(1)).unflatten(1, mean.shape)
+        self.mean: Tensor
+        self.register_buffer("mean", mean)
+        self.apart: Tensor
+        self.register_buffer("apart", sums / (tops.sum(0) + 1)[:, None, None, None])
+        self.to(run.device)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        rebuilt: Tensor = self.mean + torch.tensordot(_tops(scores), self.apart, 1)
+        return rebuilt
+
+
+class _Halfway(nn.Module):
+    """The mean of what both of the others rebuild."""
+
+    def __init__(self, scores: Tensor, images: Tensor, run: Run) -> None:
+        super().__init__()
+        self.both = nn.ModuleList([_ridge(scores, images, run), _ClassMeans(scores, images, run)])
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return torch.stack([each(scores) for each in self.both]).mean(0)
+
+
+def _tops(scores: Tensor) -> Tensor:
+    """1 at the highest of scores ``(..., K)`` above zero, in parts where several are as high."""
+    highest = (scores == scores.amax(-1, keepdim=True)) & (scores > 0)
+    parts: Tensor = highest / highest.sum(-1, keepdim=True).clamp_min(1)
+    return parts
+
+
+_REGRESSIONS: Mapping[str, Callable[[Tensor, Tensor, Run], nn.Module]] = {
+    "ridge": _ridge,
+    "class means": _ClassMeans,
+    "ridge and class means": _Halfway,
+}
 
 
 def train_inverter(
