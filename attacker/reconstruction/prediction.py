@@ -80,7 +80,7 @@ class PredictionInversionConfig(InverterConfig):
     epochs: int = Field(default=40, ge=1)
     batch_size: int = Field(default=128, ge=2)
     finish: float = Field(default=0.25, ge=0, lt=1, description="share of the epochs, the last, that see all pairs")
-    align: bool = Field(default=True, description="truncate the answers to as many scores as the victims share")
+    align: bool = Field(default=True, description="truncate answers and victims' to as many scores as both tell")
 
 
 class PredictionInversionAttack(Attack):
@@ -90,8 +90,9 @@ class PredictionInversionAttack(Attack):
 
     Yang et al., "Neural network inversion in adversarial setting via background knowledge alignment", CCS 2019
     (arXiv:1902.08552). Captured are scores ``(N, K)``, zero where a victim does not tell; m is the largest number of
-    scores that any of them tells. Without ``align`` it is the paper's baseline without truncation: trained on whole
-    answers, so that its held-out error is of whole answers too, and says nothing of the victims'.
+    scores that any of them tells, or any answer: where the service tells its attacker less, the rest of the victims'
+    teaches nothing. Without ``align`` it is the paper's baseline without truncation: trained on whole answers, so that
+    its held-out error is of whole answers too, and says nothing of the victims'.
 
     Classes that no pair shows cannot be learnt: their columns are dropped from pairs and victims alike, and a victim
     of whom nothing is left gets the mean of the public images (unless some pair has nothing either, and was learnt).
@@ -137,12 +138,15 @@ class PredictionInversionAttack(Attack):
         share = int((known.captured > 0).sum(1).max())
         if share == 0:
             raise ValueError(f"{self.name}: expected at least one score above zero among those shared, got none")
-        if self.config.align:
-            answers = truncate(answers.flatten(0, 1), share).unflatten(0, answers.shape[:2])
-        seen = (answers > 0).flatten(0, 1).any(0)
-        if not bool(seen.any()):
+        captured, told = known.captured, int((answers > 0).sum(2).max())
+        if told == 0:
             raise ValueError(f"{self.name}: expected answers with at least one score above zero, got none")
-        pairs, shared = answers[..., seen], known.captured[:, seen]
+        if self.config.align:
+            share = min(share, told)
+            answers = truncate(answers.flatten(0, 1), share).unflatten(0, answers.shape[:2])
+            captured = truncate(captured, share)
+        seen = (answers > 0).flatten(0, 1).any(0)
+        pairs, shared = answers[..., seen], captured[:, seen]
         self.network, findings = train_inverter(self.name, self.config, pairs, known.public, run, self.config.finish)
         if self.config.hidden and self.config.align:
             self._or_regression(findings, pairs, known.public, run)

@@ -156,6 +156,16 @@ def test_answers_are_truncated_to_the_most_that_any_victim_tells(monkeypatch):
     assert made.findings["share"] == 3
 
 
+@pytest.mark.parametrize("told", [1, 2])
+def test_of_victims_that_tell_more_than_any_answer_it_takes_as_much_as_answers_tell(told):
+    """Trained on as few scores and given all, it had ten times the error."""
+    query = Query(lambda given: truncate(serve(given), told))
+    as_much, more = world(query=query, captured=truncate(serve(VICTIMS), told)), world(query=query)
+    made = attack()
+    torch.testing.assert_close(made(more), attack()(as_much))
+    assert made.findings["share"] == told
+
+
 def test_each_draw_of_an_answer_is_trained_on(monkeypatch):
     turns = iter((1, 2, 4))
     query = Query(lambda given: serve(given) / next(turns), draws=3)
