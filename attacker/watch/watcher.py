@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from splitleak.attacker.rebuilders import Rebuilder
 from splitleak.attacker.watch.board import KEPT, Board, Sight
 from splitleak.attacker.watch.pictures import heat_map, pixels, png
 from splitleak.errors import WireError
-from splitleak.wire.files.captures import Head, Record
+from splitleak.wire.files.captures import Direction, Head, Record
 from splitleak.wire.files.follow import Follower, Mark
 from splitleak.wire.protocol import codec
 from splitleak.wire.protocol.paths import INFERENCE, MODEL_STREAM_INFER
@@ -42,6 +42,9 @@ _ROUNDED = 0.25  # by how much the sum of rounded probabilities is above 1, at m
 
 Picture = Callable[[str], Tensor | None]
 """The true image ``(C, H, W)`` in [0, 1] behind a request's id, where it is known: to the judge alone."""
+
+_Key = tuple[int, str | int]
+"""A call, and the id of a message in it; of one without, its turn, see `Watcher._turn`."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,11 @@ class Watcher:
         self._capture, self._rebuilder, self._classes, self._truth = capture, rebuilder, tuple(classes), truth
         self._number = self._undrawn = 0
         self._stepped = -math.inf
-        self._waiting: deque[tuple[int, Mark]] = deque(maxlen=kept)
-        self._replies: deque[Mark] = deque(maxlen=2 * kept)
-        self._answers: OrderedDict[tuple[int, str], Answer] = OrderedDict()
-        self._unanswered: OrderedDict[tuple[int, str], tuple[int, Mark]] = OrderedDict()  # the shown ones' numbers
+        self._waiting: deque[tuple[int, int, Mark]] = deque(maxlen=kept)  # number, turn, message
+        self._replies: deque[tuple[int, Mark]] = deque(maxlen=2 * kept)  # turn, message
+        self._turns: OrderedDict[int, Counter[Direction]] = OrderedDict()  # messages so far, of a call
+        self._answers: OrderedDict[_Key, Answer] = OrderedDict()
+        self._unanswered: OrderedDict[_Key, tuple[int, Mark]] = OrderedDict()  # the shown ones' numbers
         self._logits: OrderedDict[str, None] = OrderedDict()  # outputs of which an answer was none of probabilities
         self._follower = Follower(capture)
         self._stop = threading.Event()
@@ -149,29 +153,44 @@ class Watcher:
             self.board.closed = True  # which browsers tell
 
     def _take(self, mark: Mark) -> None:
+        turn = self._turn(mark.head)
         if mark.head.direction == "response":
             if mark.head.size <= _LARGEST_ANSWER:
-                self._replies.append(mark)
+                self._replies.append((turn, mark))
             return
         self._undrawn += len(self._waiting) == self._waiting.maxlen
         self._number += 1
-        self._waiting.append((self._number, mark))
+        self._waiting.append((self._number, turn, mark))
+
+    def _turn(self, head: Head) -> int:
+        """Which of its call's requests, or of its answers, a message is, from 1: these come in the requests' order.
+
+        Where messages are missing none can be told of a stream: a request has its own then, below 0, and an answer 0.
+        """
+        turns = self._turns.setdefault(head.call, Counter())
+        turns[head.direction] += 1
+        self._turns.move_to_end(head.call)
+        _shorten(self._turns, self.board.kept)
+        if self._follower.lost and head.method == MODEL_STREAM_INFER:
+            return -self._number - 1 if head.direction == "request" else 0
+        return turns[head.direction]
 
     def _hear(self) -> None:
         """Adds their answers to the requests that are shown without one.
 
         A message is read only if it comes after one of these: of a fast stream, few are.
         """
-        passed, oldest = list[Mark](), self._oldest()
+        passed, oldest = list[tuple[int, Mark]](), self._oldest()
         while self._replies and oldest is not None:
-            mark = self._replies.popleft()
+            turn, mark = self._replies.popleft()
             if mark.place < oldest:
-                passed.append(mark)
+                passed.append((turn, mark))
                 continue
             record = self._follower.read(mark)
             told = None if record is None else _answer(mark, record)
             if told is not None:
-                key, answer = told
+                name, answer = told
+                key = mark.head.call, name or turn
                 self._answers[key] = answer
                 if key in self._unanswered and self._unanswered[key][1].place < mark.place:
                     number, asked = self._unanswered.pop(key)
@@ -184,24 +203,24 @@ class Watcher:
         """The place of the first request that is shown without an answer."""
         return min((asked.place for _, asked in self._unanswered.values()), default=None)
 
-    def _look(self, newest: Sequence[tuple[int, Mark]]) -> None:
+    def _look(self, newest: Sequence[tuple[int, int, Mark]]) -> None:
         """Looks into requests, in order, and shows them."""
-        seen: list[tuple[Mark, Sight, NDArray[np.float32] | None]] = []
-        for number, mark in newest:
+        seen: list[tuple[int, Mark, Sight, NDArray[np.float32] | None]] = []
+        for number, turn, mark in newest:
             record = self._follower.read(mark)
             if record is None:
                 self._undrawn += 1
             else:
-                seen.append((mark, *self._read(number, record)))
+                seen.append((turn, mark, *self._read(number, record)))
         pictures = self._rebuilt([feature for *_, feature in seen])
-        for (mark, sight, feature), picture in zip(seen, pictures, strict=True):
+        for (turn, mark, sight, feature), picture in zip(seen, pictures, strict=True):
             if feature is not None:
                 sight["heat"] = png(heat_map(feature))
                 sight["rebuilt"] = picture
                 sight["seen"] = self._known.find(sight["number"], feature, picture or sight["heat"])
             if self._truth is not None and (image := self._truth(sight["id"])) is not None:
                 sight["truth"] = png(pixels(image.numpy()))
-            key = sight["call"], sight["id"]
+            key = sight["call"], sight["id"] or turn
             answer = self._answers.get(key)
             if answer is not None and answer.mark.place > mark.place:
                 sight |= self._answered(mark, answer)
@@ -333,8 +352,8 @@ class Gallery:
         return found
 
 
-def _answer(mark: Mark, record: Record) -> tuple[tuple[int, str], Answer] | None:
-    """The call and the id of a response, and what it says; None if it is no message of the protocol."""
+def _answer(mark: Mark, record: Record) -> tuple[str, Answer] | None:
+    """The id of a response, and what it says; None if it is no message of the protocol."""
     refusal = ""
     try:
         if record.method == MODEL_STREAM_INFER:
@@ -349,7 +368,7 @@ def _answer(mark: Mark, record: Record) -> tuple[tuple[int, str], Answer] | None
             scores = values.reshape(len(values), -1)[0] if values.ndim and values.size else None
     except (DecodeError, WireError, ValueError):
         return None
-    return (record.call, response.id), Answer(mark, scores, output, refusal)
+    return response.id, Answer(mark, scores, output, refusal)
 
 
 def _shorten(table: OrderedDict[Any, Any], most: int) -> None:

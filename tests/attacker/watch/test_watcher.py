@@ -170,6 +170,34 @@ def test_an_earlier_answer_is_not_taken_for_that_of_a_request_of_the_same_id(wir
     assert shown(watcher.board)["sights"][-1]["label"] is None
 
 
+def labels(watcher, shown):
+    return [sight["label"] for sight in shown(watcher.board)["sights"]]
+
+
+@pytest.mark.parametrize("on_their_way", [1, 3])
+def test_requests_without_ids_have_the_answers_of_their_turns(wire, watched, shown, on_their_way):
+    """The newest had the oldest one's answer, and the others none."""
+    watcher, said = watched(), ("cat", "dog", "ship", "dog")
+    for place in range(len(said) + on_their_way - 1):
+        if place < len(said):
+            wire.ask("")
+        if place >= on_their_way - 1:
+            wire.say("", 5 * np.eye(3)[("cat", "dog", "ship").index(said[place - on_their_way + 1])])
+    watcher.step()
+    assert labels(watcher, shown) == list(said)
+
+
+def test_where_messages_are_missing_requests_without_ids_have_nobodys_answer(wire, watched, shown):
+    watcher = watched()
+    watcher._follower.lost = 1
+    wire.ask("")
+    wire.ask("named")
+    wire.say("", (4, 0, 0))
+    wire.say("named", (0, 4, 0))
+    watcher.step()
+    assert labels(watcher, shown) == [None, "dog"]
+
+
 def test_nothing_is_looked_into_while_nobody_watches(wire):
     watcher = Watcher(wire.path)
     with watcher.watching():
