@@ -105,6 +105,10 @@ class Query:
         """Whether answers for so many more images are within the budget."""
         return self.budget is None or self.made + images * self.averaging <= self.budget
 
+    def most(self, images: int) -> int:
+        """As many of so many more images as are within the budget."""
+        return images if self.budget is None else min(images, (self.budget - self.made) // self.averaging)
+
     def affordable(self, images: int, seed: int) -> Tensor | None:
         """Which of so many images to ask about, each ``draws`` times; see `affordable`."""
         return affordable(self.budget, images, self.draws * self.averaging, seed)

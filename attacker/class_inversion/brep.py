@@ -73,8 +73,9 @@ class BREPMI(LatentSearch):
         drawn = torch.arange(len(pool), device=pool.device) % search.classes
         found: list[list[int]] = [[] for _ in range(search.classes)]
         for start in range(0, len(pool), 64):
-            part, own = pool[start : start + 64], drawn[start : start + 64]
-            if all(len(places) >= each for places in found) or not search.query.affords(len(part)):
+            end = start + search.query.most(64)
+            part, own = pool[start:end], drawn[start:end]
+            if all(len(places) >= each for places in found) or not len(part):
                 break
             labels = self.labelled(search, part, own)
             for place, (label, meant) in enumerate(zip(labels.tolist(), own.tolist(), strict=True), start=start):

@@ -64,7 +64,8 @@ class MirrorGenetic(LatentSearch):
     drawn in proportion to the confidence in their images. A child takes each value from one of them, in proportion
     again; some values then move by up to one deviation, within the box of `Mirror`. Images ``(K, images, C, H, W)``,
     best first. Deviations: those of `Mirror`; the published code weighs parents by log-probabilities, which hands on
-    more of the worse one: here they are probabilities. Evolution stops where a generation would exceed the budget.
+    more of the worse one: here they are probabilities. Candidates are as many as the budget covers, and the best begin
+    with the scores that they were chosen by; evolution stops where a generation would exceed the budget.
     """
 
     name = "mirror-genetic"
@@ -73,6 +74,7 @@ class MirrorGenetic(LatentSearch):
     unused = OF_GRADIENTS
     needs = frozenset({"prior", "query"})
     config: MirrorGeneticConfig
+    first: Tensor
     last: Tensor
 
     @classmethod
@@ -81,12 +83,20 @@ class MirrorGenetic(LatentSearch):
         return MirrorGeneticConfig(candidates=1000, restarts=1000, images=1, steps=100)
 
     def sample(self, search: Search) -> Tensor:
-        return super().sample(search).clamp(-self.config.deviations, self.config.deviations)
+        assert search.query is not None
+        pool = super().sample(search).clamp(-self.config.deviations, self.config.deviations)
+        each = 1 if search.generator.config.classes is None else search.classes
+        covered = search.query.most(each * len(pool)) // each
+        return pool[:covered] if covered > 1 else pool  # one breeds nothing: the first query is refused
+
+    def rate(self, search: Search, pool: Tensor) -> Tensor:
+        self.first = super().rate(search, pool)
+        return self.first
 
     def optimise(self, search: Search, starts: Tensor) -> Tensor:
         assert search.query is not None
         config, draw, each = self.config, search.draw("steps"), starts.shape[1]
-        scores = self.confidence(search, starts.flatten(0, 1), search.labels(each)).unflatten(0, (-1, each))
+        scores = self.first.topk(each, dim=1).values
         population = {"latents": starts.clone(), "scores": scores}
         told = [config.document(), search.run.seed, float(starts.double().sum()), float(scores.double().sum())]
         state = Resumable(digest(told), {}, {}, {"steps": draw}, kept=population)

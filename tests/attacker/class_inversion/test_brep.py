@@ -115,6 +115,17 @@ def test_it_stops_within_the_budget_with_what_it_has(searched):
     assert 300 < told.query.made <= 700
 
 
+def test_a_budget_below_a_batch_of_candidates_buys_as_many_of_them(searched):
+    """It asked for none, and gave the first candidate of all for each class."""
+    told = labels_only(searched, budget=50)
+    attack = BREPMI(BREPConfig(**QUICK))
+    rebuilt = attack(told)[:, 0]
+    assert told.query.made == 50
+    seen = sorted({*range(10)} - {*attack.findings["classes_unseen"]})
+    assert seen
+    assert searched.model(rebuilt[seen]).argmax(1).tolist() == seen
+
+
 def test_the_published_walk_ends_after_a_thousand_idle_iterations():
     published = BREPMI.paper_config()
     assert (published.points, published.radius, published.growth, published.patience) == (32, 2, 1.3, 1000)

@@ -35,14 +35,14 @@ def test_evolution_raises_the_confidence_over_its_best_start(served):
 
 def test_every_query_is_counted_and_no_more_are_made_than_the_budget(served):
     attack, _ = bred(served, enough=1.0)
-    assert served.query.made == 40 + 10 * 12 + 4 * 10 * 11
-    poor = dataclasses.replace(served, query=Query(served.query._send, 40 + 120 + 115))
+    assert served.query.made == 40 + 4 * 10 * 11
+    poor = dataclasses.replace(served, query=Query(served.query._send, 40 + 115))
     bred(poor, enough=1.0)
-    assert poor.query.made == 40 + 120 + 110
+    assert poor.query.made == 40 + 110
     assert attack.findings["evaluations"] == 0
 
 
-@pytest.mark.parametrize("budget", [None, 40 + 120 + 230])
+@pytest.mark.parametrize("budget", [None, 40 + 230])
 def test_taken_up_again_it_ends_with_the_pictures_and_the_count_of_one_that_was_not_interrupted(
     served, budget, tmp_path, killed
 ):
@@ -61,7 +61,19 @@ def test_taken_up_again_it_ends_with_the_pictures_and_the_count_of_one_that_was_
 
 def test_a_class_that_is_sure_enough_asks_no_more(served):
     bred(served, enough=1e-6)
-    assert served.query.made == 40 + 120
+    assert served.query.made == 40
+
+
+def test_a_budget_below_the_candidates_buys_as_many_of_them(served):
+    """It asked for a batch of them, and ended with an error."""
+    poor = dataclasses.replace(served, query=Query(served.query._send, 300))
+    rebuilt = bred(poor, candidates=600, steps=0)[1]
+    assert poor.query.made == 300
+    assert torch.equal(rebuilt, bred(served, candidates=300, steps=0)[1])
+    nothing = dataclasses.replace(served, query=Query(served.query._send, 1))
+    with pytest.raises(PermissionError, match="at most 1 queries"):
+        bred(nothing)
+    assert nothing.query.made == 0
 
 
 def test_the_images_are_those_of_the_latents_and_scores_told(served, searched):
