@@ -32,9 +32,11 @@ class PolicyConfig(Config):
     label_only: bool = Field(default=False, description="only the label: a one-hot vector")
 
     @model_validator(mode="after")
-    def _one_end(self) -> Self:
+    def _of_effect(self) -> Self:
         if self.label_only and (self.top is not None or self.rounding):
             raise ValueError("expected label_only without top and rounding, which act on scores that it hides")
+        if self.noise == "fixed" and not self.sigma:
+            raise ValueError("expected a sigma above 0 of the noise that is to be fixed, got none")
         return self
 
     def announced(self) -> dict[str, Any]:
@@ -44,8 +46,6 @@ class PolicyConfig(Config):
             on["purifier"] = True
         if self.sigma:
             on["noise"] = self.noise
-        else:
-            on.pop("noise", None)
         return on
 
 

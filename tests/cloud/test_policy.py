@@ -169,4 +169,9 @@ def test_what_is_on_is_announced_without_a_path_or_a_secret(tmp_path):
     told = PolicyConfig(top=3, sigma=0.1, noise="fixed", purifier=tmp_path).announced()
     assert told == {"top": 3, "sigma": 0.1, "noise": "fixed", "purifier": True}
     assert PolicyConfig(sigma=0.1).announced() == {"sigma": 0.1, "noise": "fresh"}
-    assert PolicyConfig(noise="fixed", label_only=True).announced() == {"label_only": True}
+    assert PolicyConfig(label_only=True).announced() == {"label_only": True}
+
+
+def test_fixed_noise_without_a_sigma_is_refused_rather_than_none():
+    with pytest.raises(ValueError, match="expected a sigma above 0 of the noise that is to be fixed, got none"):
+        PolicyConfig(noise="fixed")
