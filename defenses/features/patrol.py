@@ -146,7 +146,9 @@ class Patrol(AdversarialDefense):
             old.kernel_size,  # type: ignore[arg-type]
             stride=old.stride,  # type: ignore[arg-type]
             padding=old.padding,  # type: ignore[arg-type]
+            dilation=old.dilation,  # type: ignore[arg-type]
             bias=old.bias is not None,
+            padding_mode=old.padding_mode,
         )
         extra = nn.Conv2d(old.in_channels, width, 3, padding=1)
         deeper = nn.Sequential(extra, nn.BatchNorm2d(width), nn.ReLU(True), first)

@@ -73,6 +73,16 @@ def test_without_a_bottleneck_the_last_layer_is_not_pruned():
     assert model.feature_shape == (128, 8, 8)
 
 
+def test_behind_the_layer_put_before_it_the_first_convolution_keeps_its_dilation_and_its_padding():
+    first = nn.Conv2d(3, 16, 3, padding=2, dilation=2, padding_mode="reflect")
+    encoder = nn.Sequential(first, nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1))
+    model = SplitModel(encoder, nn.Flatten(), (3, 16, 16))
+    Patrol(PatrolConfig(blocks=0, channels=8, extra_channels=4, exempt=8)).prepare(model, 10)
+    assert model.encoder(torch.rand(2, 3, 16, 16)).shape == (2, 8, 16, 16)
+    deeper = next(layer for layer in model.encoder.modules() if isinstance(layer, nn.Conv2d) and layer.in_channels == 4)
+    assert (deeper.dilation, deeper.padding_mode) == (first.dilation, first.padding_mode)
+
+
 def test_a_resnet_is_pruned_inside_its_blocks():
     config = target_config({"name": "bottleneck"}, {"name": "patrol"}, architecture="resnet20", size=64)
     model, stack = assemble(config, "cifar10")
