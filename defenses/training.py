@@ -56,7 +56,9 @@ class TrainingConfig(Config):
     )
     milestones: tuple[int, ...] = Field(default=(), description="steps: epochs at which the rate falls")
     factor: float = Field(default=0.2, gt=0, le=1, description="steps: factor on the rate at each milestone")
-    warmup_epochs: int = Field(default=1, ge=0, description="epochs of linear warm-up at the start")
+    warmup_epochs: int = Field(
+        default=1, ge=0, description="epochs of linear warm-up at the start; half of all, where there are no more"
+    )
     augment: AugmentConfig = AugmentConfig()
     label_smoothing: float = Field(
         default=0, ge=0, lt=1, description="of the cross-entropy, where no defense has another task loss"
@@ -108,12 +110,12 @@ class TrainingConfig(Config):
 
     def rate(self, progress: float) -> float:
         """The learning rate after ``progress`` epochs (a fraction counts); never 0, which CEM divides by."""
-        if progress < self.warmup_epochs:
-            return self.learning_rate * max(progress / self.warmup_epochs, 0.01)
+        warm_up = self.warmup_epochs if self.warmup_epochs < self.epochs else self.epochs / 2
+        if progress < warm_up:
+            return self.learning_rate * max(progress / warm_up, 0.01)
         if self.schedule == "steps":
             return self.learning_rate * self.factor ** sum(progress >= milestone for milestone in self.milestones)
-        span = max(self.epochs - self.warmup_epochs, 1)
-        fraction = (progress - self.warmup_epochs) / span
+        fraction = (progress - warm_up) / (self.epochs - warm_up)
         if self.schedule == "one-cycle":
             return self.learning_rate * max(1 - fraction, 1e-3)
         return self.learning_rate * max(0.5 * (1 + math.cos(math.pi * fraction)), 1e-3)

@@ -165,6 +165,14 @@ def test_the_short_recipe_is_one_cycle_of_the_learning_rate():
     assert fast.rate((fast.epochs + fast.warmup_epochs) / 2) == pytest.approx(fast.learning_rate / 2)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+def test_a_training_no_longer_than_its_warm_up_rises_in_its_first_half_and_falls_in_the_other(schedule):
+    short = TrainingConfig(epochs=5, warmup_epochs=5, schedule=schedule)
+    assert short.rate(2.5) == short.learning_rate
+    assert [short.rate(1.25), short.rate(3.75)] == pytest.approx([short.learning_rate / 2] * 2)
+    assert 0 < short.rate(5) < short.learning_rate / 500
+
+
 def test_a_preset_is_a_training_and_any_other_name_the_default():
     presets = {name: TrainingConfig.of_preset(name) for name in PRESETS}
     assert presets == {"cpu": TrainingConfig(), "paper": TrainingConfig.paper(), "fast": TrainingConfig.fast()}
