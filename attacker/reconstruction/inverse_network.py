@@ -8,11 +8,13 @@ from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run, Shapes
 from splitleak.attacker.training.fitting import LEAST_STEPS, FitConfig, fit, gather, predict, set_rate, step
+from splitleak.measures.linkage.whitening import drowning
 from splitleak.models.decoder import ScaledDecoder, doublings
 from splitleak.models.grids import Crop, ToGrid
 from splitleak.seeding import seeded
 from splitleak.training.modules import to_channels_last
 
+_LEARNT = (0.05, 2.0)  # variances of features that it learns well from as they are: it normalises none on the way
 _FAR = 10.0  # times the variance of features, from where on the mean square of their channels' means is much
 
 
@@ -29,13 +31,17 @@ class InverseNetwork(nn.Sequential, ScaledDecoder):
 
     A transposed 3×3 convolution of stride 2 with ReLU for each doubling of the side, the last to ``channels`` and those
     before to twice as many, then one of stride 1 to the image. At He et al.'s cuts and 64 channels it is their network.
-    Channels whose means are far from 0 beside their deviations are brought to a mean of 0 first, see `adapt`.
+    Channels whose means are far from 0 beside their deviations are brought to a mean of 0 first, and a few that drown
+    the others down to these, see `adapt`.
 
     Raises:
         ValueError: The sides of the image are not those of the features times one power of two.
     """
 
+    usual = _LEARNT
+
     centre: Tensor
+    levels: Tensor
 
     def __init__(self, feature_shape: tuple[int, ...], image_shape: tuple[int, ...], channels: int = 64) -> None:
         layers: list[nn.Module] = []
@@ -47,19 +53,27 @@ class InverseNetwork(nn.Sequential, ScaledDecoder):
             wide = next_wide
         super().__init__(*layers, nn.ConvTranspose2d(wide, image_shape[0], 3, padding=1))
         self.register_buffer("centre", torch.zeros(feature_shape[0], 1, 1))
+        self.register_buffer("levels", torch.ones(feature_shape[0], 1, 1))
 
     @torch.no_grad()
     def adapt(self, features: Tensor) -> None:
+        rows = features.movedim(1, -1).flatten(0, -2)
+        self.levels.copy_(drowning(rows - rows.mean(0), rows.mean(0))[:, None, None])
+        features = features / self.levels
         super().adapt(features)
         means = features.mean((0, 2, 3))
         if float(means.square().mean()) > _FAR * float(features.var(0).mean()):
             self.centre.copy_(means[:, None, None])
 
     def added(self) -> dict[str, Tensor]:
-        return super().added() | {"centre": torch.zeros_like(self.centre, device="cpu")}
+        added = {
+            "centre": torch.zeros_like(self.centre, device="cpu"),
+            "levels": torch.ones_like(self.levels, device="cpu"),
+        }
+        return super().added() | added
 
     def forward(self, features: Tensor) -> Tensor:
-        images: Tensor = super().forward((features - self.centre) * self.scale)  # type: ignore[no-untyped-call]  # torch's
+        images: Tensor = super().forward((features / self.levels - self.centre) * self.scale)  # type: ignore[no-untyped-call]  # torch's
         return images
 
 
@@ -110,11 +124,11 @@ class InverseNetworkAttack(Attack):
     He, Zhang and Lee, "Model inversion attacks against collaborative inference", ACSAC 2019, the black-box attack;
     MSE, Adam. Features ``(N, *cut)``, images ``(N, C, H, W)`` in [0, 1]; what lies outside is clamped at the end.
     Deviations: features whose sides are not the image's divided by a power of two, tokens and vectors are brought to a
-    grid first, see `ToGrid`; features whose variance is not in 0.001 to 10 are scaled to a variance of 1, and those of
-    means far from 0, as a sigmoid gives, are brought to means of 0, with which the published rate learns as it does
-    from usual ones; few pairs are gone through several times an epoch; images in [0, 1] and not normalised per channel,
-    so channels weigh alike; the epoch is chosen on held-out public pairs; pairs are shuffled; the CPU preset is
-    narrower and shorter, at a higher learning rate.
+    grid first, see `ToGrid`; features whose variance is not in 0.05 to 2 are scaled to a variance of 1, those of means
+    far from 0, as a sigmoid gives, are brought to means of 0, and a few channels that drown the others down to these,
+    see `drowning`: so the published rate learns as it does from usual ones; few pairs are gone through several times an
+    epoch; images in [0, 1] and not normalised per channel, so channels weigh alike; the epoch is chosen on held-out
+    public pairs; pairs are shuffled; the CPU preset is narrower and shorter, at a higher learning rate.
     """
 
     name = "inverse-network"

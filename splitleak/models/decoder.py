@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,15 +57,15 @@ class ResidualBlock(nn.Module):
         return total
 
 
-def unusual_variance(features: Tensor) -> float | None:
-    """The variance of features ``(M, *cut)`` from one to the next; None where it is in 0.001 to 10, 0 or not finite."""
-    variance, (least, most) = float(features.double().var(0).mean()), _USUAL
+def unusual_variance(features: Tensor, usual: tuple[float, float] = _USUAL) -> float | None:
+    """The variance of features ``(M, *cut)`` from one to the next; None where it is usual, 0 or not finite."""
+    variance, (least, most) = float(features.double().var(0).mean()), usual
     return None if least <= variance <= most or not 0 < variance < math.inf else variance
 
 
-def unit_scale(features: Tensor) -> float:
+def unit_scale(features: Tensor, usual: tuple[float, float] = _USUAL) -> float:
     """What brings features ``(M, *cut)`` to a variance of 1; 1 where it is usual, see `unusual_variance`."""
-    variance = unusual_variance(features)
+    variance = unusual_variance(features, usual)
     return 1.0 if variance is None else variance**-0.5
 
 
@@ -76,6 +76,9 @@ class ScaledDecoder(nn.Module):
     ones make the first answers far too large. Weights that were kept before there was such a scale have 1.
     """
 
+    usual: ClassVar[tuple[float, float]] = _USUAL
+    """Variances of features that are taken as they are."""
+
     scale: Tensor
 
     def __init__(self) -> None:
@@ -85,7 +88,7 @@ class ScaledDecoder(nn.Module):
     @torch.no_grad()
     def adapt(self, features: Tensor) -> None:
         """Takes the scale for features ``(M, *cut)``, see `unit_scale`."""
-        self.scale.fill_(unit_scale(features))
+        self.scale.fill_(unit_scale(features, self.usual))
 
     def added(self) -> dict[str, Tensor]:
         """By name, the state that weights of older versions lack, with the values that change nothing."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 _NOTHING = 1e-6  # of the largest variance, or a deviation beside its mean: less is rounding
 _OUTSIZED = 2.0  # times the usual deviation
+_DROWNED = 0.5  # of the variance, at most, that is left where a few values drown the others
 
 
 def levels(rows: Tensor, centre: Tensor) -> Tensor:
@@ -22,6 +23,22 @@ def levels(rows: Tensor, centre: Tensor) -> Tensor:
     deviations = rows.square().mean(0).sqrt()
     usual = deviations[deviations > _NOTHING * centre.abs()].median().nan_to_num(1.0)
     return (deviations / (_OUTSIZED * usual)).clamp_min(1)
+
+
+def drowning(rows: Tensor, centre: Tensor) -> Tensor:
+    """The `levels` ``(d,)``, where bringing values down to them takes half of the variance; ones elsewhere.
+
+    So a few values of ``rows`` ``(M, d)`` drown the others in any error that is a plain mean; where they do not, all
+    stay as they are.
+
+    >>> drowning(torch.tensor([[1.0, -2.0, 300.0], [-1.0, 2.0, -300.0]]), torch.zeros(3))
+    tensor([ 1.,  1., 75.])
+    >>> drowning(torch.tensor([[1.0, -2.0, 4.0], [-1.0, 2.0, -4.0]]), torch.zeros(3))
+    tensor([1., 1., 1.])
+    """
+    level = levels(rows, centre)
+    drowned = (rows / level).square().mean() < _DROWNED * rows.square().mean()
+    return level.where(drowned, 1)
 
 
 @dataclass(frozen=True)

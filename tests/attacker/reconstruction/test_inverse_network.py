@@ -76,7 +76,7 @@ def test_its_weights_are_of_the_epoch_with_least_held_out_error():
 @pytest.mark.parametrize("flat", [False, True])
 def test_features_of_any_scale_are_rebuilt_as_well(flat, small_splits):
     images, errors = small_splits.public.floats()[:60], []
-    for scale in (1.0, 1e-3, 1e3):
+    for scale in (1.0, 1e-3, 0.06, 5.0, 1e3):
 
         def send(given, scale=scale):
             features = scale * 3 * functional.avg_pool2d(given, 2)
@@ -115,13 +115,29 @@ def test_features_far_from_zero_are_rebuilt_as_well(side, small_splits):
     assert errors[1] < 1.2 * errors[0]
 
 
-def test_weights_of_before_there_was_a_centre_have_none():
-    network = InverseNetwork((2, 4, 4), (1, 8, 8), 4)
-    network.adapt(torch.randn(9, 2, 4, 4) + 50)
-    assert bool((network.centre > 40).all())
-    weights = {name: value for name, value in network.state_dict().items() if name != "centre"}
+def test_a_channel_that_drowns_the_others_is_brought_down_to_them(small_splits):
+    images, victims, errors = small_splits.public.floats()[:60], small_splits.victims.floats(), []
+    for factor in (1, 300):
+
+        def send(given, factor=factor):
+            pooled = 3 * functional.pixel_unshuffle(given, 2)
+            return torch.cat([factor * pooled[:, :1], pooled[:, 1:]], 1)
+
+        known = Knowledge(send(victims), (1, 16, 16), public=images, query=Query(send))
+        made = InverseNetworkAttack(InverseNetworkConfig(channels=16, epochs=15))(known)
+        errors.append(float(functional.mse_loss(made, victims)))
+    assert errors[1] < 1.5 * errors[0]
+
+
+def test_weights_of_before_there_were_a_centre_and_levels_have_none():
+    network = InverseNetwork((3, 4, 4), (1, 8, 8), 4)
+    network.adapt(torch.randn(9, 3, 4, 4) * torch.tensor([1.0, 1.0, 90.0])[:, None, None] + 500)
+    assert bool((network.centre > 5).all())
+    assert bool((network.levels[2] > 20).all())
+    weights = {name: value for name, value in network.state_dict().items() if name not in ("centre", "levels")}
     network.load_state_dict(weights)
     assert not bool(network.centre.any())
+    assert bool((network.levels == 1).all())
 
 
 def test_the_paper_preset_is_the_published_training():
