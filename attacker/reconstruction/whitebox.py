@@ -20,7 +20,7 @@ from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
 
-_HEAVIER, _WIDER = 6.0, 4  # times the heaviest weight of the distance, and how often
+_WIDENED, _WIDER = 6.0, 4  # times the heaviest weight of the distance, or the lightest by it, and how often
 
 _Tried = dict[tuple[float, float], tuple[float, float]]
 """By weights of smoothness and of the distance from the start, the loss and the MSE of what they gave."""
@@ -49,9 +49,9 @@ class MaximumLikelihoodAttack(Attack):
     principal directions of that decoder's errors (a Gaussian prior), keeps images in [0, 1] at every step, and chooses
     the weights of its priors in a rehearsal: descents on some public images, which neither the decoder nor the prior
     has seen, whose true pixels it knows; it chooses by MSE and a little SSIM, so that much of the one is not lost for
-    a percent of the other, and tries heavier weights where the heaviest is the best. With ``query``, public images
-    cross the wire like the victims', noise included; without, decoder and rehearsal learn from what the edge's half
-    tells of the wire, and know nothing of noise that it does not tell of.
+    a percent of the other, and tries further weights where the heaviest or the lightest is the best. With ``query``,
+    public images cross the wire like the victims', noise included; without, decoder and rehearsal learn from what the
+    edge's half tells of the wire, and know nothing of noise that it does not tell of.
 
     Deviations of the paper's preset: it starts from the mean of the public images, pixel by pixel, where the paper
     starts from their mean colour; the rate falls; smoothness is in units of the public images' deviation, as is the
@@ -78,9 +78,9 @@ class MaximumLikelihoodAttack(Attack):
         )
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
-        assert known.public is not None
         encoder = frozen_encoder(self.name, known, run)
         asked = public_features(self.name, encoder, known, run, DRAWS if self.config.start == "decoder" else 1)
+        assert known.public is not None
         candidates = list(itertools.product(self.config.tv_weights, self.config.l2_weights))
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(self.config.rehearsal_images, len(order) // 4) if len(candidates) > 1 else 0
@@ -108,7 +108,7 @@ class MaximumLikelihoodAttack(Attack):
         """Hyperparameter search: the weights with the least loss on the public images ``truth``, and all errors.
 
         Where the heaviest weight of the distance from the start is the best, as behind much noise, heavier ones are
-        tried, too.
+        tried, too, and lighter ones where the lightest is, as of slight features that are sent as they are.
         """
 
         def descended(candidates: list[tuple[float, float]], name: str) -> _Tried:
@@ -131,10 +131,10 @@ class MaximumLikelihoodAttack(Attack):
 
         tried = descended(candidates, "rehearsal")
         for wider in range(1, _WIDER + 1):
-            tv, l2 = _best(tried)
-            if len(self.config.l2_weights) == 1 or l2 < max(weight for _, weight in tried):
+            (tv, l2), weights = _best(tried), {weight for _, weight in tried}
+            if len(self.config.l2_weights) == 1 or min(weights) < l2 < max(weights):
                 break
-            tried |= descended([(tv, _HEAVIER * l2)], f"rehearsal {wider}")
+            tried |= descended([(tv, l2 / _WIDENED if l2 == min(weights) else l2 * _WIDENED)], f"rehearsal {wider}")
         rehearsal = [
             {"tv_weight": tv, "l2_weight": l2, "mse": error, "loss": loss} for (tv, l2), (loss, error) in tried.items()
         ]
