@@ -15,8 +15,10 @@ from splitleak.attacker.base import AsSent, Knowledge, Run
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
 from splitleak.attacker.training.fitting import cosine, crossed, gather, predict, replayed, set_rate
 from splitleak.config import Config, digest
+from splitleak.measures.linkage.whitening import drowning
 from splitleak.measures.pixel import total_variation
 from splitleak.models.decoder import unusual_variance
+from splitleak.models.grids import channels_last
 from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.memory import affordable_rows
 from splitleak.training.modules import freeze, passes_gradients
@@ -122,6 +124,49 @@ def public_features(name: str, encoder: nn.Module, known: Knowledge, run: Run, d
         return gather(known, name, draws)
     bare = encoder[0] if isinstance(encoder, AsSent) and known.simulate is not None else encoder
     return crossed(encode_public(name, bare, known, run.device)[0], known, draws, run.seed)
+
+
+class _Divided(nn.Module):
+    """Features ``(B, *cut)`` divided by what is given for their channels."""
+
+    def __init__(self, by: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("by", by)
+        self.by: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features / self.by
+
+
+def channel_axis(features: Tensor, image_shape: tuple[int, ...]) -> int:
+    """Which axis of features ``(B, *cut)`` is a map's channels; of tokens and vectors, their values: the last."""
+    last = features.ndim != 4 or channels_last(tuple(features.shape[1:]), (image_shape[1], image_shape[2]))
+    return features.ndim - 1 if last else 1
+
+
+@torch.no_grad()
+def evened(
+    encoder: nn.Module, answers: Tensor, known: Knowledge, device: torch.device
+) -> tuple[nn.Module, Tensor, Knowledge]:
+    """The encoder, its answers and what is known, with channels divided so that a few drown no others in an error.
+
+    That is where `drowning` finds some; elsewhere all is as it was.
+
+    Args:
+        encoder: On the device.
+        answers: Features ``(draws, M, *cut)`` of the public images.
+        known: With the captured features.
+        device: Where the encoder is.
+    """
+    axis = channel_axis(answers[0], known.image_shape)
+    rows = answers[0].float().movedim(axis, -1).flatten(0, -2)
+    centre = rows.mean(0)
+    level = drowning(rows - centre, centre)
+    if not bool((level > 1).any()):
+        return encoder, answers, known
+    divided = _Divided(level.view(-1, *[1] * (answers.ndim - 2 - axis)))
+    known = replace(known, captured=divided(known.captured))
+    return nn.Sequential(encoder, copy.deepcopy(divided).to(device)), divided(answers.float()), known
 
 
 def error_weight(features: Tensor) -> float:

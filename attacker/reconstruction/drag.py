@@ -12,8 +12,10 @@ from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.diffusion import DIFFUSION, DiffusionConfig, DiffusionPrior
 from splitleak.attacker.reconstruction.descent import (
     DRAWS,
+    channel_axis,
     decoder_of,
     drops,
+    evened,
     feature_errors,
     frozen_encoder,
     public_features,
@@ -22,7 +24,6 @@ from splitleak.attacker.training.denoiser import Denoiser, alpha_bar
 from splitleak.attacker.training.fitting import predict, rebuilding_loss, set_apart
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
-from splitleak.models.grids import channels_last
 from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, step_ranges
 
@@ -95,10 +96,11 @@ class DragAttack(Attack):
         )
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
-        assert known.public is not None
         config = self.config
         encoder = frozen_encoder(self.name, known, run)
         asked = public_features(self.name, encoder, known, run, DRAWS if config.start == "decoder" else 1)
+        encoder, asked, known = evened(encoder, asked, known, run.device)
+        assert known.public is not None
         dropped = drops(encoder, known.public, asked[0], known.captured, run.device)
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
         count = min(config.rehearsal_images, len(order) // 4) if len(config.guidance) > 1 else 0
@@ -241,8 +243,7 @@ class Sampler:
         if self.config.distance == "error":
             return feature_errors(found, features, drops=self.drops)
         found = found * (features != 0) if self.drops else found
-        last = found.ndim != 4 or channels_last(tuple(found.shape[1:]), (images.shape[2], images.shape[3]))
-        axis = found.ndim - 1 if last else 1  # a map's channels; a token's, or a vector's, values
+        axis = channel_axis(found, self.image_shape)
         cosine = torch.nn.functional.cosine_similarity(found, features, dim=axis)
         return 1 - cosine.flatten(1).mean(1) if cosine.ndim > 1 else 1 - cosine
 

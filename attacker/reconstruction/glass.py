@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.prior import GAN, Prior, PriorConfig
-from splitleak.attacker.reconstruction.descent import drops, feature_errors, frozen_encoder, public_features
+from splitleak.attacker.reconstruction.descent import drops, evened, feature_errors, frozen_encoder, public_features
 from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.attacker.training.rows import BATCH, Stage, descend_rows
 from splitleak.config import Config
@@ -88,9 +88,10 @@ class GlassAttack(Attack):
         )
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
-        assert known.public is not None
         encoder = frozen_encoder(self.name, known, run)
         asked = public_features(self.name, encoder, known, run)
+        encoder, asked, known = evened(encoder, asked, known, run.device)
+        assert known.public is not None
         order = torch.randperm(len(known.public), generator=generator(run.seed, "glass", "rehearsal"))
         rehearsed, used = set_apart(known.public, order, min(self.config.rehearsal_images, len(order) // 4))
         targets = torch.cat([asked[0, rehearsed].float(), known.captured]).to(run.device)

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.reconstruction.descent import DescentConfig, descend, encode_public, start_from
+from splitleak.attacker.reconstruction.descent import DescentConfig, descend, encode_public, evened, start_from
 from splitleak.attacker.training.fitting import cosine, set_rate, step
 from splitleak.config import digest
 from splitleak.seeding import generator, seeded
@@ -61,14 +61,13 @@ class QueryFreeAttack(Attack):
         )
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
-        assert known.public is not None
         self.network, findings = self._train_shadow(known, run)
         answers = encode_public(self.name, self.network, known, run.device)
-        start = start_from(self.config, self.network, answers, known.public, known, run)
+        encoder, answers, known = evened(self.network, answers, known, run.device)
+        assert known.public is not None
+        start = start_from(self.config, encoder, answers, known.public, known, run)
         tv, l2 = (torch.full((len(known.captured),), each) for each in (self.config.tv_weight, self.config.l2_weight))
-        found = descend(
-            self.network, known.captured, start, self.config, run, tv_weights=tv, l2_weights=l2, name="descent"
-        )
+        found = descend(encoder, known.captured, start, self.config, run, tv_weights=tv, l2_weights=l2, name="descent")
         self.findings = {**findings, **found.findings()}
         return found.images
 

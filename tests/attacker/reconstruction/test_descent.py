@@ -12,6 +12,7 @@ from splitleak.attacker.reconstruction.descent import (
     descend,
     drops,
     encode,
+    evened,
     feature_errors,
     start_from,
 )
@@ -165,6 +166,21 @@ def test_dropout_is_told_from_an_encoders_own_zeros_and_from_quantisation_to_zer
     assert told == [True, False, False]
     if isinstance(last, nn.Sigmoid):  # by what was captured alone: an encoder without zeros of its own
         assert [drops(encoder, public, own, sent(captured), CPU) for _, sent in asked] == [True, False, False]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (4, 4, 3), (5, 3), (3,)])
+def test_channels_that_drown_others_are_divided_alike_in_all_that_is_compared(shape):
+    usual = torch.randn(2, 40, *shape, generator=torch.Generator().manual_seed(0))
+    axis = 0 if shape == (3, 4, 4) else len(shape) - 1
+    scale = torch.tensor([1.0, 500.0, 1.0]).view([3 if at == axis else 1 for at in range(len(shape))])
+    known = Knowledge(usual[0, :7] * scale, (1, 8, 8), public=torch.rand(40, 1, 8, 8))
+    encoder, answers, seen = evened(nn.Identity(), usual * scale, known, CPU)
+    channels = answers.movedim(2 + axis, 0).flatten(1).std(1)
+    assert channels.max() < 3 * channels.min()
+    torch.testing.assert_close(seen.captured, answers[0, :7])
+    torch.testing.assert_close(encoder(known.captured), seen.captured)
+    bare = nn.Identity()
+    assert evened(bare, usual, known, CPU) == (bare, usual, known)
 
 
 def test_an_encoder_without_a_gradient_is_told_by_its_norm():

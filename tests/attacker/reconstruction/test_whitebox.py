@@ -118,6 +118,20 @@ def test_lighter_weights_are_tried_where_the_lightest_is_the_best(known, encoder
     assert attack.findings["l2_weight"] < 50
 
 
+def test_a_channel_of_huge_values_drowns_no_other_in_the_error(known, encoder, small_splits):
+    truth, errors = small_splits.victims.floats(), []
+    for huge in (1.0, 1000.0):
+        scaled = nn.Sequential(encoder, nn.Conv2d(4, 4, 1, bias=False)).requires_grad_(False)
+        scaled[1].weight.copy_(torch.tensor([huge, 1.0, 1.0, 1.0]).diag()[:, :, None, None])
+        exact = Query(scaled)
+        seen = dataclasses.replace(known, captured=exact(truth), query=exact, encoder=scaled)
+        attack = MaximumLikelihoodAttack(
+            MaximumLikelihoodConfig(decoder_epochs=2, iterations=60, l2_weights=(1e-3,), start="mean")
+        )
+        errors.append(float(mse(attack(seen), truth).mean()))
+    assert errors[1] < 1.1 * errors[0]
+
+
 def test_rehearsed_images_are_not_learnt_from(known):
     """That they cannot be rebuilt changes the rehearsal, and nothing that was learnt."""
     order = torch.randperm(300, generator=generator(0, "maximum-likelihood", "rehearsal"))
