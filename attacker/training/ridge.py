@@ -22,6 +22,7 @@ _ROWS = 30_000  # at most, of the primal form
 _PRODUCT_ROWS = 1024  # that products are formed of at once
 _HELD_OUT_ROWS = 512  # about so many choose the strength
 _CONSTANT, _LEAST = 1e-6, 1e-30  # standard deviation beside the mean, and by itself: less is rounding
+_OUTSIZED = 2.0  # times the usual deviation
 _BATCH = 64
 
 
@@ -123,7 +124,11 @@ class _Sums:
         if not self.kept:
             return
         rows, blocks, groups = (torch.cat(parts) for parts in zip(*self.kept, strict=True))
-        self.kept = [(rows, blocks, groups)] if self.gram is None else []
+        self.kept = []
+        if self.gram is None:
+            self.kept = [(rows, blocks, groups)]
+            for sums in (self.counts, self.regressors, self.outputs):
+                sums.zero_()  # they are of all that is kept
         rows, blocks = rows.double(), blocks.double()
         self.counts.index_add_(0, groups, torch.ones_like(groups, dtype=torch.float64))
         self.regressors.index_add_(0, groups, rows)
@@ -133,16 +138,43 @@ class _Sums:
             self.cross += rows.T @ blocks
 
 
+class _Centred:
+    """The normal equations of sums, each row less its group's mean and at its `_levels`; or of rows, the dual form."""
+
+    def __init__(self, sums: _Sums, shift: Tensor) -> None:
+        counts = sums.counts.clamp_min(1)[:, None]
+        self.mean, self.mean_block = sums.regressors / counts, sums.outputs / counts
+        centre = self.mean.mean(0) + shift
+        self.dual: Tensor | None = None
+        if sums.gram is not None and sums.cross is not None:
+            gram = sums.gram - self.mean.T @ sums.regressors
+            self.scale = _levels(gram.diagonal() / sums.counts.sum(), centre)
+            self.kernel = gram.div_(self.scale[:, None]).div_(self.scale)
+            self.cross = (sums.cross - self.mean.T @ sums.outputs).div_(self.scale[:, None])
+        else:
+            rows, blocks, groups = sums.kept[0]
+            self.dual = rows.double() - self.mean[groups]
+            self.scale = _levels(self.dual.square().mean(0), centre)
+            self.dual /= self.scale
+            self.kernel, self.cross = self.dual @ self.dual.T, blocks.double() - self.mean_block[groups]
+
+    def solved(self, strength: float) -> Tensor:
+        """The weights ``(r, o)`` of the regression of a strength."""
+        self.kernel.diagonal().add_(strength)
+        weight: Tensor = torch.linalg.solve(self.kernel, self.cross)
+        return (weight if self.dual is None else self.dual.T @ weight) / self.scale[:, None]
+
+
 class RidgeGauge:
     r"""Fits a `LinearMap` to features and pictures by ridge regression, batch by batch: nothing has to be stored.
 
     .. math:: \min_{W} \sum_i \lVert y_i - W x_i \rVert^2 + \lambda \lVert W \rVert^2
 
-    with :math:`x_i` the values around a place, standardised, and :math:`y_i` the block of pixels that lies under it,
+    with :math:`x_i` the values around a place, see `_levels`, and :math:`y_i` the block of pixels that lies under it,
     each less its mean: that of the place where a grid is small, else of all places. On pictures held out of the sums,
-    one eigendecomposition chooses :math:`\lambda` from a grid of thirteen powers of ten. Where a place has more
-    regressors than `_PRIMAL`, the dual form is solved, on as many rows as bounded memory allows, of pictures drawn from
-    all.
+    one eigendecomposition chooses :math:`\lambda` from a grid of thirteen powers of ten; then the map is fitted to
+    these, too. Where a place has more regressors than `_PRIMAL`, the dual form is solved, on as many rows as bounded
+    memory allows, of pictures drawn from all.
 
     Hoerl and Kennard, "Ridge regression: biased estimation for nonorthogonal problems", Technometrics 1970. Its use as
     a gauge is ours.
@@ -296,39 +328,28 @@ class RidgeGauge:
         sums.flush()
         if not self._choosing or not bool(sums.counts.any()) or self._shift is None:
             raise ValueError(f"expected features of {self.images} pictures, got {self._seen}")
-        counts = sums.counts.clamp_min(1)[:, None]
-        mean, mean_block = sums.regressors / counts, sums.outputs / counts
-        centre = mean.mean(0) + self._shift[0]
-        if sums.gram is not None and sums.cross is not None:
-            gram = sums.gram.sub_(mean.T @ sums.regressors)
-            scale = _deviations(gram.diagonal() / sums.counts.sum(), centre)
-            kernel = gram.div_(scale[:, None]).div_(scale)
-            cross = sums.cross.sub_(mean.T @ sums.outputs).div_(scale[:, None])
-            dual = None
-        else:
-            rows, blocks, groups = sums.kept[0]
-            dual = rows.double() - mean[groups]
-            scale = _deviations(dual.square().mean(0), centre)
-            dual /= scale
-            kernel, cross = dual @ dual.T, blocks.double() - mean_block[groups]
-        values, vectors = torch.linalg.eigh(kernel)
-        rotated = vectors.T @ cross
+        fitted = _Centred(sums, self._shift[0])
+        values, vectors = torch.linalg.eigh(fitted.kernel)
+        rotated = vectors.T @ fitted.cross
         rows, blocks, groups = (torch.cat(parts) for parts in zip(*self._choosing, strict=True))
-        rows = (rows.double() - mean[groups]) / scale
-        blocks = blocks.double() - mean_block[groups]
-        basis = (rows if dual is None else rows @ dual.T) @ vectors
+        apart = (rows.double() - fitted.mean[groups]) / fitted.scale
+        unlike = blocks.double() - fitted.mean_block[groups]
+        basis = (apart if fitted.dual is None else apart @ fitted.dual.T) @ vectors
         unit = float(values.sum().clamp_min(1e-30)) / self.map.regressors
-        strength, error = _chosen(values, rotated, basis, blocks, unit)
-        weight = vectors @ (rotated / (values.clamp_min(0) + strength)[:, None])
-        weight = (weight if dual is None else dual.T @ weight) / scale[:, None]
-        bias = mean_block + self._shift[1] - (mean + self._shift[0]) @ weight
+        strength, error = _chosen(values, rotated, basis, unlike, unit)
+        strength /= unit
+        sums.add(rows, blocks, groups)
+        sums.flush()
+        whole = _Centred(sums, self._shift[0])
+        weight = whole.solved(strength * float(whole.kernel.trace().clamp_min(1e-30)) / self.map.regressors)
+        bias = whole.mean_block + self._shift[1] - (whole.mean + self._shift[0]) @ weight
         grid = (self.map.layout.height, self.map.layout.width) if self._local else (1, 1)
         self.map.weight = weight.T.float().contiguous()
         self.map.bias = bias.T.float().reshape(-1, *grid).contiguous()
         self.findings = {
-            "held_out_mse": error / blocks.numel(),
-            "mean_image_mse": float(blocks.square().mean()),
-            "strength": strength / unit,
+            "held_out_mse": error / unlike.numel(),
+            "mean_image_mse": float(unlike.square().mean()),
+            "strength": strength,
             "neighbourhood": list(self.map.kernel),
             "regressors": self.map.regressors,
             "rows": int(sums.counts.sum()),
@@ -375,10 +396,13 @@ def _chosen(values: Tensor, rotated: Tensor, basis: Tensor, blocks: Tensor, unit
     return best, max(errors[best], 0.0)
 
 
-def _deviations(variances: Tensor, means: Tensor) -> Tensor:
-    """Standard deviations to divide by; of what is constant to single precision infinity, which leaves it out.
+def _levels(variances: Tensor, means: Tensor) -> Tensor:
+    """What values are divided by: those that vary far more than most are brought down to twice what these vary by.
 
-    Beside other values none is too small: a channel of huge ones hides nothing of what the others tell.
+    So a channel of huge ones hides nothing of what the others tell, and what hardly varies is not made much of. Of what
+    is constant to single precision infinity, which leaves it out.
     """
     deviations = variances.clamp_min(0).sqrt()
-    return deviations.where(deviations > (_CONSTANT * means.abs()).clamp_min(_LEAST), torch.inf)
+    varying = deviations > (_CONSTANT * means.abs()).clamp_min(_LEAST)
+    usual = deviations[varying].median() if bool(varying.any()) else deviations.new_ones(())
+    return (deviations / _OUTSIZED).clamp_min(usual).where(varying, torch.inf)

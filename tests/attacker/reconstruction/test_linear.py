@@ -23,6 +23,6 @@ def test_it_learns_what_noise_looks_like_from_several_draws_and_is_the_better_fo
         attack = LinearAttack(RidgeConfig())
         errors.append(float(mse(attack(known, Run()), victims).mean()))
         assert known.query.made == draws * len(public)
-        assert attack.findings["rows"] == draws * 54 * 16
+        assert attack.findings["rows"] == draws * 60 * 16
         assert attack.weights().keys() == {"weight", "bias"}
     assert errors[1] < errors[0]

@@ -104,14 +104,34 @@ def test_it_agrees_with_the_normal_equations_of_another_library(pictures):
     gauge = RidgeGauge([(64,)], (1, 16, 16), len(public), seed=1)
     gauge.add(features, public)
     fitted = gauge.solve()
-    used = ~gauge._held_out
-    x, y = features[used].double().numpy(), public[used].flatten(1).double().numpy()
-    spread = x.std(0)
+    x, y = features.double().numpy(), public.flatten(1).double().numpy()
+    spread = np.maximum(x.std(0), 2 * np.sort(x.std(0)[x.std(0) > 0])[(x.std(0) > 0).sum() // 2 - 1]) / 2
     z = (x - x.mean(0)) / spread
     strength = gauge.findings["strength"] * np.square(z).sum() / z.shape[1]
     weight = np.linalg.solve(z.T @ z + strength * np.eye(z.shape[1]), z.T @ (y - y.mean(0)))
     expected = y.mean(0) + (others.double().numpy() - x.mean(0)) / spread @ weight
     assert np.allclose(fitted.predict(others).flatten(1).numpy(), expected.clip(0, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [None, 10])
+def test_values_that_hardly_vary_are_not_made_much_of_and_one_class_does_not_choose_for_the_others(
+    small_splits, classes
+):
+    """Brought to one deviation, units of a ReLU that few pictures reach were twice as bad a basis."""
+    public, victims = small_splits.public.floats()[:100], small_splits.victims.floats()
+    draw = torch.Generator().manual_seed(0)
+    units, bias = torch.randn(256, 256, generator=draw) / 16, torch.randn(256, generator=draw) / 16
+    x, z = (torch.relu(images.flatten(1) @ units + bias) for images in (public, victims))
+    groups = None if classes is None else small_splits.public.labels[:100]
+    gauge = RidgeGauge([(256,)], (1, 16, 16), 100, groups=groups)
+    gauge.add(x, public)
+    centred, wanted = x - x.mean(0), public.flatten(1) - public.flatten(1).mean(0)
+    errors = []
+    for strength in (0.1, 1.0, 10.0):
+        weight = torch.linalg.solve(centred.T @ centred + strength * torch.eye(256), centred.T @ wanted)
+        rebuilt = (z - x.mean(0)) @ weight + public.flatten(1).mean(0)
+        errors.append(float(mse(rebuilt.clamp(0, 1).view_as(victims), victims).mean()))
+    assert error(gauge.solve(), z, victims) < 1.1 * min(errors)
 
 
 def test_the_dual_form_gives_what_the_primal_gives(pictures, monkeypatch):
@@ -132,7 +152,7 @@ def test_the_dual_form_is_fitted_to_pictures_drawn_from_all_and_not_to_the_first
     gauge.add(mixed(by_class[:75]), by_class[:75])
     gauge.add(mixed(by_class[75:]), by_class[75:])
     fitted = gauge.solve()
-    assert gauge.findings["rows"] == 60
+    assert gauge.findings["rows"] == 60 + 15 * 16  # and those that chose the strength
     assert error(fitted, mixed(victims), victims) < 0.7 * of_the_mean(pictures)  # .46; of black ones 2.8
 
 
