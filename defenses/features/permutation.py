@@ -9,6 +9,8 @@ from splitleak.defenses.base import Defense
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
 
+_LESS, _LEAST = 5, -3  # of the largest value's powers of two, those between which a one of a session's number is 1
+
 
 class PermutationConfig(Config):
     """The secret, and how many orders follow from it."""
@@ -22,9 +24,10 @@ class Permutation(Defense):
 
     After Xu et al., "Permutation equivariance of transformers and its applications", CVPR 2024, who shuffle what is
     sent; here by a secret of edge and cloud. A session is the life of an edge's process (in training, each batch); its
-    number is drawn from ``2^bits``, and travels in one more channel of zeros and ones. What draws, as noise or dropout,
-    comes before it in a stack: after it, it would be drawn over the number, too. Features ``(N, C, H, W)``, or ``(N, H,
-    W, C)`` (see `channels_last`), become ``(N, C + 1, H, W)``.
+    number is drawn from ``2^bits``, and travels in one more channel of zeros and ones; where the largest value of a
+    message is below 1/8 or from 64 on, the ones are a 64th to a 32nd of it, so that a codec of 8 bits keeps both. What
+    draws, as noise or dropout, comes before it in a stack: after it, it would be drawn over the number, too. Features
+    ``(N, C, H, W)``, or ``(N, H, W, C)`` (see `channels_last`), become ``(N, C + 1, H, W)``.
 
     What it is good for: an eavesdropper who compares features of *different* sessions value by value. What it is not:
     the cloud knows the order, and who has the edge's half knows the secret and undoes it; within a session all
@@ -99,7 +102,9 @@ class Permutation(Defense):
         """Features ``(N, C + 1, H, W)`` in an order ``(C,)``, with the number of the session ``(1,)``."""
         places = torch.arange(features[0, 0].numel(), device=features.device)
         number = (session >> places % self.config.bits) & 1
-        plane = number.to(features).view(1, 1, *features.shape[2:]).expand(len(features), -1, -1, -1)
+        power = features.detach().abs().amax().log2().floor()
+        size = torch.where((power < _LEAST) | (power > _LESS), (power - _LESS).exp2(), 1)
+        plane = (size * number).to(features).view(1, 1, *features.shape[2:]).expand(len(features), -1, -1, -1)
         return torch.cat([features[:, :-1][:, order], plane], 1)
 
     def _draw(self, device: torch.device | str) -> Tensor:
@@ -131,6 +136,7 @@ class _Restored(nn.Module):
 
     def forward(self, sent: Tensor) -> Tensor:
         features, plane = sent[:, :-1], sent[:, -1].flatten(1).to(self.mean)
-        session = ((plane @ self.mean > 0.5) * self.values).sum(1)
+        read = plane @ self.mean
+        session = ((read > read.amax(1, keepdim=True) / 2) * self.values).sum(1)
         places = self.places[session][:, :, None, None].expand_as(features)
         return features.gather(1, places)

@@ -5,6 +5,7 @@ from torch import nn
 from splitleak.defenses.features.permutation import Permutation, PermutationConfig
 from splitleak.defenses.stack import DefenseConfig, Stack
 from splitleak.models.split import SplitModel
+from splitleak.wire.protocol.codec import decode, encode
 
 
 def model(channels=8, side=4):
@@ -58,6 +59,17 @@ def test_noise_on_what_is_sent_leaves_the_session_readable():
     noise = 0.2 * torch.randn(sent.shape, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(whole.head(sent + noise), images, atol=1.5, rtol=0)
     assert float((whole.head(sent + noise) - images).std()) == pytest.approx(0.2, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [0.003, 0.2, 1, 60, 600, 5000])
+def test_eight_bits_over_the_range_of_a_message_keep_the_session_and_the_features(size):
+    defense, whole = permuted(side=4)
+    images = size * torch.rand(9, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    for seed in range(5):
+        sent = seeded(defense, seed)(whole.encoder(images))
+        arrived = torch.from_numpy(decode(encode(sent.numpy(), "uint8")).copy())
+        torch.testing.assert_close(whole.head(arrived), images, atol=0.01 * size, rtol=0)
+        torch.testing.assert_close(defense.undone(arrived)[:, :-1], images, atol=0.01 * size, rtol=0)
 
 
 def test_a_session_has_one_order_and_another_has_another():
