@@ -27,6 +27,8 @@ _DIRECTIONS = 2000  # errors on public images that directions are taken from, at
 _SLIGHTEST = 1e-5  # share of the largest variance below which a direction is left out
 _ENCODE_BATCH = 256
 _LARGE, _CHANCE = 0.9, 1e-3  # of the values, those below the large ones; share of zeros that are no dropout yet
+_REACH, _HALF_OF_NORMAL = 4.0, 0.6745  # deviations of noise that tell from it; half of a normal's values are within
+_DROPPED = 0.02  # of the large values, at least, where values are dropped: the tails of noise alone do less
 _USUAL = 0.1  # variance that features of an unusual one are weighed as of: the weights of the priors are meant for it
 
 DRAWS = DecoderConfig().draws
@@ -126,6 +128,39 @@ def public_features(name: str, encoder: nn.Module, known: Knowledge, run: Run, d
     return crossed(encode_public(name, bare, known, run.device)[0], known, draws, run.seed)
 
 
+@torch.no_grad()
+def cleared(encoder: nn.Module, answers: Tensor, known: Knowledge, device: torch.device) -> tuple[Tensor, Knowledge]:
+    """The answers and what is known with 0 where a value was dropped and then had noise added to it.
+
+    That is where large values arrive either about as the encoder gives them or about 0, beside little noise; what is
+    within four deviations of it is then taken for dropped. Elsewhere all is as it was.
+
+    Args:
+        encoder: On the device.
+        answers: Features ``(draws, M, *cut)`` of the public images.
+        known: With these images and the captured features.
+        device: Where the encoder is.
+    """
+    assert known.public is not None
+    own, sent = encode(encoder, known.public[:_ENCODE_BATCH], device), answers[0, :_ENCODE_BATCH].float()
+    large = _large(own)
+    if not bool(large.any()):
+        return answers, known
+    apart, size = (sent - own)[large].abs(), sent[large].abs()
+    reach = _REACH * float(torch.minimum(apart, size).median()) / _HALF_OF_NORMAL
+    dropped = (size < reach) & (apart > reach)
+    if not float(own[large].abs().min()) > 2 * reach > 0 or not dropped.float().mean() > _DROPPED:
+        return answers, known
+    answers, captured = (part.where(part.abs() > reach, 0) for part in (answers, known.captured))
+    return answers, replace(known, captured=captured)
+
+
+def _large(own: Tensor) -> Tensor:
+    """Which values of features are large ones, of those that are not 0."""
+    sizes = own[own != 0].abs()
+    return own.abs() >= (sizes.kthvalue(max(1, round(_LARGE * len(sizes)))).values if len(sizes) else torch.inf)
+
+
 class _Divided(nn.Module):
     """Features ``(B, *cut)`` divided by what is given for their channels."""
 
@@ -196,11 +231,9 @@ def drops(encoder: nn.Module, images: Tensor, answers: Tensor, captured: Tensor,
     if torch.equal(own, sent) and bool((own != 0).all()):
         sent = captured[:_ENCODE_BATCH]
         own = own.mean(0).expand_as(sent)
-    sizes, lost = own[own != 0].abs(), (sent[own != 0] == 0).float()
-    if not lost.any():
-        return False
-    large = sizes >= sizes.kthvalue(max(1, round(_LARGE * len(sizes)))).values
-    return bool(lost.mean() > _CHANCE and lost[large].mean() > lost.mean() / 2)
+    lost = (sent == 0).float()
+    share = lost[own != 0].mean()
+    return bool(share > _CHANCE and lost[_large(own)].mean() > share / 2)
 
 
 def feature_errors(found: Tensor, sent: Tensor, *, drops: bool) -> Tensor:

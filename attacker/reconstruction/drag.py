@@ -13,6 +13,7 @@ from splitleak.attacker.diffusion import DIFFUSION, DiffusionConfig, DiffusionPr
 from splitleak.attacker.reconstruction.descent import (
     DRAWS,
     channel_axis,
+    cleared,
     decoder_of,
     drops,
     evened,
@@ -99,6 +100,7 @@ class DragAttack(Attack):
         config = self.config
         encoder = frozen_encoder(self.name, known, run)
         asked = public_features(self.name, encoder, known, run, DRAWS if config.start == "decoder" else 1)
+        asked, known = cleared(encoder, asked, known, run.device)
         encoder, asked, known = evened(encoder, asked, known, run.device)
         assert known.public is not None
         dropped = drops(encoder, known.public, asked[0], known.captured, run.device)

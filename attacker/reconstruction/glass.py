@@ -11,7 +11,14 @@ from torch.nn import functional
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.prior import GAN, Prior, PriorConfig
-from splitleak.attacker.reconstruction.descent import drops, evened, feature_errors, frozen_encoder, public_features
+from splitleak.attacker.reconstruction.descent import (
+    cleared,
+    drops,
+    evened,
+    feature_errors,
+    frozen_encoder,
+    public_features,
+)
 from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.attacker.training.rows import BATCH, Stage, descend_rows
 from splitleak.config import Config
@@ -90,6 +97,7 @@ class GlassAttack(Attack):
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         encoder = frozen_encoder(self.name, known, run)
         asked = public_features(self.name, encoder, known, run)
+        asked, known = cleared(encoder, asked, known, run.device)
         encoder, asked, known = evened(encoder, asked, known, run.device)
         assert known.public is not None
         order = torch.randperm(len(known.public), generator=generator(run.seed, "glass", "rehearsal"))

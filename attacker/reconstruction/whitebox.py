@@ -11,6 +11,7 @@ from splitleak.attacker.reconstruction.descent import (
     DRAWS,
     DescentConfig,
     Start,
+    cleared,
     descend,
     evened,
     frozen_encoder,
@@ -52,8 +53,9 @@ class MaximumLikelihoodAttack(Attack):
     has seen, whose true pixels it knows; it chooses by MSE and a little SSIM, so that much of the one is not lost for
     a percent of the other, and tries further weights where the heaviest or the lightest is the best. With ``query``,
     public images cross the wire like the victims', noise included; without, decoder and rehearsal learn from what the
-    edge's half tells of the wire, and know nothing of noise that it does not tell of. Channels that drown the others in
-    the error of the features are divided first, see `evened`.
+    edge's half tells of the wire, and know nothing of noise that it does not tell of. Values that were dropped before
+    noise was added are left out, see `cleared`, and channels that drown the others in the error of the features are
+    divided first, see `evened`.
 
     Deviations of the paper's preset: it starts from the mean of the public images, pixel by pixel, where the paper
     starts from their mean colour; the rate falls; smoothness is in units of the public images' deviation, as is the
@@ -82,6 +84,7 @@ class MaximumLikelihoodAttack(Attack):
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         encoder = frozen_encoder(self.name, known, run)
         asked = public_features(self.name, encoder, known, run, DRAWS if self.config.start == "decoder" else 1)
+        asked, known = cleared(encoder, asked, known, run.device)
         encoder, asked, known = evened(encoder, asked, known, run.device)
         assert known.public is not None
         candidates = list(itertools.product(self.config.tv_weights, self.config.l2_weights))

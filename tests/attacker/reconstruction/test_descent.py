@@ -9,6 +9,7 @@ from splitleak.attacker.base import Knowledge, Run
 from splitleak.attacker.reconstruction.descent import (
     DescentConfig,
     Start,
+    cleared,
     descend,
     drops,
     encode,
@@ -166,6 +167,29 @@ def test_dropout_is_told_from_an_encoders_own_zeros_and_from_quantisation_to_zer
     assert told == [True, False, False]
     if isinstance(last, nn.Sigmoid):  # by what was captured alone: an encoder without zeros of its own
         assert [drops(encoder, public, own, sent(captured), CPU) for _, sent in asked] == [True, False, False]
+
+
+def test_what_was_dropped_before_noise_was_added_is_told_from_noise_alone():
+    draw = torch.Generator().manual_seed(0)
+    public = torch.rand(60, 1, 8, 8, generator=draw)
+    encoder = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
+    with torch.no_grad():
+        own = encoder(public)
+    kept = (torch.rand(own.shape, generator=draw) > 0.3).float()
+    normal = torch.randn(own.shape, generator=draw)
+    laplace = torch.empty_like(own).exponential_(generator=draw) - torch.empty_like(own).exponential_(generator=draw)
+    for noise in (0.01 * normal, 0.01 * laplace):
+        known = Knowledge(own[:7] + noise[:7], (1, 8, 8), public=public)
+        assert cleared(encoder, (own + noise)[None], known, CPU)[1] is known
+        known = Knowledge((kept * own + noise)[:7], (1, 8, 8), public=public)
+        answers, seen = cleared(encoder, (kept * own + noise)[None], known, CPU)
+        assert torch.equal(seen.captured, answers[0, :7])
+        assert drops(encoder, public, answers[0], seen.captured, CPU)
+        large = own > 0.1
+        assert ((answers[0] == 0) == (kept == 0))[large].float().mean() > 0.98
+        torch.testing.assert_close(
+            answers[0][large & (kept == 1)], (own + noise)[large & (kept == 1)], atol=0.1, rtol=0
+        )
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (4, 4, 3), (5, 3), (3,)])
