@@ -146,7 +146,7 @@ def _linkage(bench: Bench, job: Job) -> None:
 
 
 def _latency(bench: Bench, job: Job) -> None:
-    """Measures all targets in turn, with one image in flight; it depends on all other jobs, so that it runs alone."""
+    """Measures all targets in turn, with one image in flight; see `Schedule`, which runs nothing beside it."""
     bench.make(job, "latency", *map(bench.below, job.settings["artifacts"]), "--no-alternatives")
 
 

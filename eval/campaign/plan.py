@@ -371,7 +371,7 @@ def linkage_job(train: Job, config: LinkageConfig, title: str) -> Job:
 
 
 def _latency(before: Sequence[Job], seed: int) -> Job:
-    """Depends on all other jobs of the seed, so that none of them runs at the same time."""
+    """Depends on all other jobs of the seed, so that none of another shard of the folder runs at the same time."""
     settings = {"artifacts": [job.output for job in before if job.kind == "train"]}
     key = digest([settings, seed])
     return Job.of("latency", key, f"seed {seed}", seed, f"latency/{key}.json", before, settings)

@@ -1,7 +1,8 @@
 """The order of a campaign's jobs: which are ready, by counts of the needs that are still open.
 
 While other work runs and no target is trained, a training goes first: most of a campaign waits for its targets, and one
-that is trained last leaves all workers idle but one. A single worker brings each target to its last cell instead.
+that is trained last leaves all workers idle but one. A single worker brings each target to its last cell instead. What
+times the targets is begun when nothing else is ready or runs, and nothing is begun beside it.
 """
 
 import heapq
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from splitleak.eval.campaign.plan import Job
 
 _TRAINING = "train"
+_TIMING = "latency"
 
 
 class Schedule:
@@ -27,6 +29,7 @@ class Schedule:
         self._open: dict[str, int] = {}
         self._ready: list[tuple[int, Job]] = []
         self._trainings: list[tuple[int, Job]] = []
+        self._timings: list[tuple[int, Job]] = []
         self._taken: Counter[str] = Counter()  # of each kind, and not ended
         for job in jobs:
             needs = [need for need in dict.fromkeys(job.needs) if need in self._place]
@@ -41,8 +44,12 @@ class Schedule:
         return bool(self._waiting)
 
     def take(self) -> Job | None:
-        """The first job that is ready, which waits no longer; None: all that wait need another one first."""
+        """The first job that is ready, which waits no longer; None: all that wait need the end of another one first."""
+        if self._taken[_TIMING]:
+            return None
         queues = [queue for queue in (self._trainings, self._ready) if queue]
+        if not queues and self._timings and not self._taken.total():
+            queues = [self._timings]
         if not queues:
             return None
         overdue = self._taken.total() and not self._taken[_TRAINING]
@@ -78,4 +85,5 @@ class Schedule:
         return sorted(lost.values(), key=lambda dependant: self._place[dependant.id])
 
     def _is_ready(self, job: Job) -> None:
-        heapq.heappush(self._trainings if job.kind == _TRAINING else self._ready, (self._place[job.id], job))
+        queue = {_TRAINING: self._trainings, _TIMING: self._timings}.get(job.kind, self._ready)
+        heapq.heappush(queue, (self._place[job.id], job))

@@ -53,6 +53,27 @@ def test_beside_other_work_one_target_is_trained_at_a_time_before_all_else_and_a
     assert schedule.take().id == "b"
 
 
+def test_what_times_the_targets_of_a_seed_has_nothing_beside_it_of_another_seed_either():
+    jobs = [job("a"), job("latency 0", "a", kind="latency"), job("b"), job("c", "b")]
+    schedule = Schedule([*jobs, job("latency 1", "c", kind="latency")])
+    first, second = schedule.take(), schedule.take()
+    assert [first.id, second.id, schedule.take()] == ["a", "b", None]
+    schedule.ended(first)
+    assert schedule.take() is None  # b runs
+    schedule.ended(second)
+    third = schedule.take()
+    assert [third.id, schedule.take()] == ["c", None]
+    schedule.ended(third)
+    timed = schedule.take()
+    assert [timed.id, schedule.take()] == ["latency 0", None]
+    schedule.put_back(timed)  # another machine is at it
+    timed = schedule.take()
+    assert [timed.id, schedule.take()] == ["latency 0", None]
+    schedule.ended(timed)
+    assert schedule.take().id == "latency 1"
+    assert not schedule
+
+
 class Watched(dict):
     """A table that counts what it is asked and told."""
 
