@@ -155,6 +155,13 @@ def installed(group: str) -> tuple[Plugin, ...]:
     return tuple(sorted(found, key=lambda each: (each.name, each.key)))
 
 
+def named(name: str) -> list[Plugin]:
+    """The plug-ins of that name, in whichever group; of an address, what stands there."""
+    if is_address(name):
+        return [packaged(Plugin("", name, name))]
+    return [plugin for group in GROUPS for plugin in installed(group) if plugin.name == name]
+
+
 def recorded(documents: object) -> tuple[Plugin, ...]:
     """The plug-ins that a file names, each once.
 

@@ -18,6 +18,7 @@ from splitleak.eval.campaign.store import Store
 from splitleak.eval.record.metrics import headline
 from splitleak.eval.record.schema import Record
 from splitleak.outputs import beside
+from splitleak.plugins import named
 
 _START_S = 180.0
 _ANYWHERE = "127.0.0.1:0"
@@ -31,14 +32,25 @@ def shown_figures(record: Record) -> Figures:
     return {metric.label: metric.text(value) for metric, value in headline(record)}
 
 
-def check_unchanged(source: Path, what: str, *, planned: str, found: str) -> None:
-    """Refuses a file or folder of the user's own that is read hours after its digest went into the ids of jobs.
+def check_unchanged(source: Path | str, what: str, *, planned: str, found: str) -> None:
+    """Refuses what is the user's own and is read hours after its digest went into the ids of jobs.
 
     Raises:
         ValueError: Its digest is another now.
     """
     if found != planned:
         raise ValueError(f"{source}: expected the {what} that the campaign was planned with, got another")
+
+
+def check_code(job: Job) -> None:
+    """Refuses code that is not ours and was edited after its digest went into the ids of jobs.
+
+    Raises:
+        ValueError: What the job, or one that it needs, was planned with is another now.
+    """
+    for name, planned in job.code.items():
+        found = [plugin.code_digest() for plugin in named(name)]
+        check_unchanged(name, "plug-in", planned=planned, found=planned if planned in found else "another")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from splitleak.datasets.trees import folder_contents
 from splitleak.defenses.artifact import artifact_digest
 from splitleak.defenses.importing import cut_in_two, read_networks
 from splitleak.defenses.stack import DefenseConfig, Stack
-from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble
+from splitleak.defenses.training import TargetConfig, TrainingConfig, assemble, plugins_of
 from splitleak.eval.campaign.audit.config import AUDIT, VERSION, AuditConfig
 from splitleak.eval.record.embedder import load_embedder
 from splitleak.eval.report import published
@@ -406,6 +406,12 @@ def code_of(plugins: Iterable[Plugin | None]) -> dict[str, dict[str, str]]:
     """Digests of code that is not ours, for the settings of a job that runs it and so for its id; empty without any."""
     code = {plugin.name: plugin.code_digest() for plugin in plugins if plugin is not None}
     return {"plugins": code} if code else {}
+
+
+def code_of_targets(targets: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """`code_of` what targets are made with; each is a `target_document`."""
+    parts = ((each["model"]["architecture"], [defense["name"] for defense in each["defenses"]]) for each in targets)
+    return code_of(plugin for architecture, defenses in parts for plugin in plugins_of(architecture, defenses))
 
 
 def check_unique(names: Sequence[str], what: str) -> None:

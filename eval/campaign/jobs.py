@@ -10,7 +10,7 @@ from typing import Any
 from splitleak.artifacts import written_folder
 from splitleak.config import merged
 from splitleak.defenses.artifact import ARTIFACT, packed_parts
-from splitleak.eval.campaign.bench import Bench, Figures, check_unchanged, shown_figures
+from splitleak.eval.campaign.bench import Bench, Figures, check_code, check_unchanged, shown_figures
 from splitleak.eval.campaign.classes.target_measures_jobs import do_poison, do_target_measure
 from splitleak.eval.campaign.config import ImportedEntry
 from splitleak.eval.campaign.plan import Job, Kind
@@ -33,6 +33,7 @@ def do(bench: Bench, job: Job) -> Figures:
         Exception: The job failed; the stderr of its child processes is in its log.
     """
     bench.store.log(job).parent.mkdir(parents=True, exist_ok=True)
+    check_code(job)
     bench.store.clear_half(job)
     figures = _DO[job.kind](bench, job) or {}
     if figures:

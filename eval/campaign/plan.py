@@ -21,12 +21,11 @@ Below the campaign's folder::
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
 from splitleak.attacker.run import AttackConfig
 from splitleak.config import digest
-from splitleak.defenses.training import plugins_of
 from splitleak.eval.campaign.audit.attacks import Sizes, audit_entries
 from splitleak.eval.campaign.audit.config import AUDIT, AuditConfig, column_of
 from splitleak.eval.campaign.config import (
@@ -39,6 +38,7 @@ from splitleak.eval.campaign.config import (
     attack_of,
     built_target,
     code_of,
+    code_of_targets,
     fingerprint,
 )
 from splitleak.eval.targets.linkage import LinkageConfig
@@ -75,6 +75,7 @@ class Job:
     needs: tuple[str, ...]  # ids of its dependencies
     cost: float  # expected duration relative to other jobs of its group
     settings: Mapping[str, Any]  # plain JSON; paths in it are below the campaign's folder
+    code: Mapping[str, str] = field(default_factory=dict)  # digests of plug-ins, of its dependencies too
 
     @classmethod
     def of(
@@ -89,7 +90,10 @@ class Job:
         cost: float = 1.0,
     ) -> Self:
         """The job with cache key ``key``, which depends on the jobs ``needs``; for the rest see the fields."""
-        return cls(f"{kind}-{key}", kind, label, seed, output, tuple(need.id for need in needs), cost, settings)
+        code: dict[str, str] = {}
+        for digests in (*(need.code for need in needs), settings.get("plugins", {})):
+            code |= digests
+        return cls(f"{kind}-{key}", kind, label, seed, output, tuple(need.id for need in needs), cost, settings, code)
 
     @property
     def key(self) -> str:
@@ -225,7 +229,7 @@ def train_job(
     settings = {"images": split.settings["folder"], "target": target}
     settings |= {} if pretrained is None else {"pretrained": pretrained.output}
     settings |= {} if imported is None else {"imported": imported.output}
-    settings |= code_of(plugins_of(target["model"]["architecture"], (each["name"] for each in target["defenses"])))
+    settings |= code_of_targets([target])
     key = digest(settings)
     cost = training_cost(target["training"], [defense["config"] for defense in target["defenses"]])
     needs = [split, *(job for job in (pretrained, imported) if job is not None)]

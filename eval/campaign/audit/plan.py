@@ -14,7 +14,7 @@ from splitleak.edge.ledger import images_digest
 from splitleak.eval.campaign.audit.attacks import Sizes, audit_entries
 from splitleak.eval.campaign.audit.config import AuditConfig, AuditedTarget
 from splitleak.eval.campaign.audit.predictions import Inversion, inversions, prediction_jobs
-from splitleak.eval.campaign.config import AttackEntry, CampaignHead
+from splitleak.eval.campaign.config import AttackEntry, CampaignHead, code_of_targets
 from splitleak.eval.campaign.plan import Job, Plan, capture_job, cell_job, linkage_job
 from splitleak.eval.campaign.store import is_whole
 from splitleak.eval.record.trained_on import check_known
@@ -105,10 +105,13 @@ def make_audit_plan(config: AuditCampaign) -> Plan:
 
 def _of_seed(config: AuditCampaign, seed: int) -> Iterator[Job]:
     target, half = config.target, config.half
+    design = half.config.target.document()
+    code = code_of_targets([design])
     there = {
         "images": str(target.images),
-        "digest": digest([artifact_digest(target.artifact), *map(images_digest, config.images)]),
-        "target": half.config.target.document(),
+        "digest": digest([artifact_digest(target.artifact), *map(images_digest, config.images), *code.values()]),
+        "target": design,
+        **code,
     }
     key = digest([there, str(target.artifact), seed])
     train = Job.of("train", key, half.name, seed, str(target.artifact), (), there)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from splitleak.config import digest
 from splitleak.eval.campaign.classes.config import ClassCampaign
 from splitleak.eval.campaign.classes.target_measures import TargetMeasuresEntry, backdoor_name
+from splitleak.eval.campaign.config import code_of_targets
 from splitleak.eval.campaign.plan import Job, Plan
 from splitleak.eval.campaign.predictions.config import RowEntry
 from splitleak.eval.campaign.predictions.plan import SeedJobs, jobs_of_seeds, plan_of_seeds
@@ -44,11 +45,13 @@ def _of_seed(config: ClassCampaign, asked: TargetMeasuresEntry, seeds: SeedJobs,
         yield from (({}, job) for job in seeds.of_target(row))
     if asked.training_time is not None:  # the longest first, so that no worker waits for it at the end
         split = seeds.split(rows[0])
+        targets = {row.name: config.target(row, seed) for row in rows}
         settings = {
             "images": split.settings["folder"],
-            "targets": {row.name: config.target(row, seed) for row in rows},
+            "targets": targets,
             "baseline": config.undefended(),
             "config": asked.timed().document(),
+            **code_of_targets(targets.values()),
         }
         _, job = _measure("training time", "all targets", None, seed, [split], settings)
         yield from (({"measure": "training time", "target": row.name}, job) for row in rows)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,28 @@ def test_a_network_that_changed_since_the_campaign_was_planned_is_refused(own_ne
     with pytest.raises(ValueError, match=f"{source}: expected the network that the campaign was planned with, got ano"):
         do(Bench(again, Children()), job)
     assert not again.path(job).exists()
+
+
+def test_a_plug_in_that_was_edited_since_the_campaign_was_planned_is_refused_of_what_needs_it_too(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPLITLEAK_ALLOW_CODE", "1")
+    monkeypatch.setattr("splitleak.eval.campaign.jobs._DO", defaultdict(lambda: lambda bench, job: None))
+    code = "from splitleak.defenses.features.noise import GaussianNoise as Mine\n"
+    (tmp_path / "edited_code.py").write_text(code)
+    methods = [{"name": "Mine", "defenses": [{"name": "edited_code:Mine"}]}]
+    made = make_plan(CampaignConfig.load({**tomllib.loads(CAMPAIGN), "methods": methods}, source="tiny.toml"))
+    bench = Bench(Store(tmp_path / "run"), Children())
+    for job in made.jobs:
+        do(bench, job)
+    (tmp_path / "edited_code.py").write_text(f"{code}# another\n")
+    for job in made.jobs:
+        if job.kind == "split":
+            do(bench, job)
+            continue
+        with pytest.raises(ValueError, match="edited_code:Mine: expected the plug-in that the campaign was planned wi"):
+            do(bench, job)
 
 
 def test_an_attacker_is_told_what_flat_features_were(tmp_path, monkeypatch):

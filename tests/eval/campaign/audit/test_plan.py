@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,6 +46,19 @@ def test_ids_follow_from_budget_target_and_seed(planned, artifact):
         assert not set(first) & {job.id for job in planned().jobs}
     finally:
         weights.write_bytes(whole)
+
+
+def test_ids_follow_from_the_code_of_a_plug_in_that_the_target_is_defended_by(planned, monkeypatch):
+    def ids(code):
+        mine = SimpleNamespace(name="mine:Mine", code_digest=lambda: code)
+        monkeypatch.setattr("splitleak.eval.campaign.config.plugins_of", lambda *given: [mine] if code else [])
+        jobs = planned().jobs
+        assert all(job.code == ({"mine:Mine": code} if code else {}) for job in jobs)
+        return {job.id for job in jobs}
+
+    assert ids("first") == ids("first")
+    assert not ids("first") & ids("second")
+    assert not ids("first") & ids("")
 
 
 def test_an_audit_is_a_kind_of_campaign_of_one_version(planned):

@@ -1,5 +1,6 @@
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_what_is_asked_beside_the_attacks_changes_no_id_of_the_jobs_there_were()
 def test_more_of_it_changes_no_id_of_what_there_was_of_it():
     few, more = plan(besides={"robustness": ALL["robustness"]}), plan(besides=ALL)
     assert {job.id for job in few.jobs} < {job.id for job in more.jobs}
+
+
+def test_a_training_is_timed_anew_where_code_of_ones_own_that_it_is_of_was_edited(monkeypatch):
+    def ids(code):
+        mine = SimpleNamespace(name="mine:Mine", code_digest=lambda: code)
+        monkeypatch.setattr("splitleak.eval.campaign.config.plugins_of", lambda *given: [mine])
+        return {job.id for job in plan(besides=ALL).jobs if job.settings.get("measure") == "training time"}
+
+    assert ids("first") == ids("first")
+    assert not ids("first") & ids("second")
 
 
 def test_needs_come_before_those_who_need_them_and_a_seed_before_the_next():
