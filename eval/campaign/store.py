@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -201,9 +202,9 @@ class Store:
             file.write(took.model_dump_json().encode() + b"\n")
 
     def record_failure(self, job: Job, command: str, error: str) -> None:
-        """Records why the job failed, until `forget_failure`."""
+        """Records why the job failed, until `forget_failure`; by its time it is told from an earlier one like it."""
         failure = {"job": job.id, "label": job.label, "command": command, "error": error, "log": str(self.log(job))}
-        write_json(self._failure(job.id), failure)
+        write_json(self._failure(job.id), {**failure, "time": datetime.now(UTC).isoformat()})
 
     def forget_failure(self, job: Job) -> None:
         """Removes the failure of a job that has now succeeded."""

@@ -173,6 +173,15 @@ def test_what_failed_in_one_shard_is_tried_by_no_other(tmp_path):
     assert all(outcome.skipped == {"cell cell": "train bad"} for outcome in outcomes.values())
 
 
+def test_what_fails_as_it_did_in_an_earlier_run_is_tried_by_one_shard_alone_again(tmp_path):
+    jobs = [job("bad", kind="train"), job("good", kind="train"), job("fine", kind="train")]
+    for tries in (1, 2, 3):
+        work = Work(Plain(tmp_path))
+        outcomes = together(tmp_path, jobs, 3, work)
+        assert all([each.id for each in outcome.failed] == ["bad"] for outcome in outcomes.values())
+        assert work.done["bad"] == 1, tries
+
+
 @pytest.mark.parametrize("turn", ["done", "failed"])
 def test_what_ends_while_its_lease_is_asked_for_is_not_done_again(tmp_path, turn):
     each, store, of = job("a", kind="train"), Plain(tmp_path), ShardOf(1, 1)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 import torch
@@ -106,8 +107,11 @@ def test_a_prior_of_ones_own_needs_no_weights_of_ours(store):
 
 def test_a_failure_is_kept_until_it_is_forgotten(store):
     assert store.failure(JOB.id) is None
+    before = datetime.now(UTC)
     store.record_failure(JOB, "splitleak train", "it broke")
-    assert store.failure(JOB.id) == {
+    failure = store.failure(JOB.id)
+    assert before <= datetime.fromisoformat(failure.pop("time")) <= datetime.now(UTC)
+    assert failure == {
         "job": "train-1",
         "label": "Plain, seed 0",
         "command": "splitleak train",
