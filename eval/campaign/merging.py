@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ _OBSERVED = ("capture", "predict")  # what victims sent and shared, and the atta
 _RANDOM = {"ids", "prefix"}  # arrays of requests' ids
 _TIMES = "training-time-"  # begins the name of an output of times, which are no result
 _OF_ONE_RUN = ("provenance", "id")  # a record's id holds no more than its parts; a provenance holds the time
+_PLACES = ("data", "data_root", "artifact", "onnx", "folder")  # of a user's own, whose contents are in the ids of jobs
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,13 @@ class Merged:
 
 def stable(document: Any) -> Any:  # noqa: ANN401  # as `read_document`
     """A document without what differs between two runs of the same thing: provenance, durations and request ids."""
+    return _without(document, lambda key: key in _OF_ONE_RUN or key.endswith(("_s", "_ms")))
+
+
+def _without(document: Any, left_out: Callable[[str], bool]) -> Any:  # noqa: ANN401  # as `read_document`
     if isinstance(document, Mapping):
-        kept = {key: value for key, value in document.items() if key not in _OF_ONE_RUN}
-        return {key: stable(value) for key, value in kept.items() if not key.endswith(("_s", "_ms"))}
-    return [stable(value) for value in document] if isinstance(document, list) else document
+        return {key: _without(value, left_out) for key, value in document.items() if not left_out(key)}
+    return [_without(value, left_out) for value in document] if isinstance(document, list) else document
 
 
 def merge(out: Path, folders: Sequence[Path]) -> Merged:
@@ -94,16 +98,17 @@ def _all_held(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def _one_plan(folders: Sequence[Path]) -> dict[str, Any]:
-    """The plan that all of ``folders`` have, but for its provenance."""
-    plans = [
+    """The plan that all of ``folders`` have, but for its provenance, and where files lie on each machine."""
+    given = [
         {key: value for key, value in Store(folder).read_plan().items() if key != "provenance"} for folder in folders
     ]
+    plans = [{**plan, "config": _without(plan["config"], _PLACES.__contains__)} for plan in given]
     first = plans[0]
     for folder, plan in zip(folders, plans, strict=True):
         if different := [key for key in {**first, **plan} if first.get(key) != plan.get(key)]:
             expected = f"expected folders of one campaign, but {folder / PLAN} differs from {folders[0] / PLAN}"
             raise ValueError(f"{expected} in {', '.join(different)}")
-    return first
+    return given[0]
 
 
 def _having(job: Mapping[str, Any], folders: Sequence[Path]) -> list[Path]:

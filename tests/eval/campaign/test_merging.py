@@ -109,6 +109,21 @@ def test_folders_of_different_campaigns_are_refused(made, tmp_path, change, said
     assert not (tmp_path / "all" / "cells").exists()
 
 
+def test_one_campaign_is_one_wherever_its_files_lie_on_each_machine(made, tmp_path):
+    def plan(home):
+        config = {
+            **PLAN["config"],
+            "datasets": [{"name": "own", "data": f"{home}/own.npz", "data_root": home}],
+            "models": [{"name": "a", "onnx": f"{home}/a.onnx"}, {"name": "b", "artifact": f"{home}/b"}],
+            "own_prior": {"folder": f"{home}/prior"},
+        }
+        return {**PLAN, "config": config}
+
+    one, two = made("one", "cell-a", plan=plan("/home/a")), made("two", "cell-b", plan=plan("/home/b"))
+    assert merge(tmp_path / "all", [one, two]) == Merged(jobs=4, done=2, copied=2)
+    assert read_document(tmp_path / "all" / "campaign.json")["config"] == plan("/home/a")["config"]
+
+
 def test_records_of_one_id_that_differ_are_refused_and_nothing_is_copied(made, tmp_path):
     one, two = made("one", "cell-a"), made("two", "cell-b", "cell-a", records={"cell-a": {"mse": 0.3}})
     said = r"expected equal outputs of cell a \(cell-a\), but record\.json differs between .*one and .*two"
