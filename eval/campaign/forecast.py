@@ -144,15 +144,16 @@ class Pace:
         total[1] += 1
 
     def left(self, jobs: Iterable[OpenJobs], workers: int) -> Left:
-        """Time left for jobs that are shared among ``workers``."""
-        seconds, unknown = 0.0, Counter[str]()
+        """Time left for jobs that are shared among ``workers``, each of whom does one at a time."""
+        seconds, longest, unknown = 0.0, 0.0, Counter[str]()
         for group, number, cost, so_far in jobs:
             total, known = self._sums.get(group, (0.0, 0))
             if known:
-                seconds += max(0.0, total / known * cost - so_far)
+                more = max(0.0, total / known * cost - so_far)
+                seconds, longest = seconds + more, max(longest, more / number)
             else:
                 unknown[group] += number
-        return Left(seconds / workers, unknown)
+        return Left(max(seconds / workers, longest), unknown)
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,20 @@ def recorded(folder, *times):
 def test_time_left_is_by_the_mean_of_each_group_and_cost_shared_among_workers():
     pace = Pace([took("train", 10), took("train", 60, cost=2), took("cell gan", 5)])
     waiting = Waiting([job("a", "train", 3.0), job("b", attack="gan"), job("c", attack="gan")])
-    assert pace.left(waiting, 2) == Left((3 * 20 + 2 * 5) / 2, {})
+    shorter = Waiting([job("a", "train", 0.4), job("b", attack="gan"), job("c", attack="gan")])
+    assert pace.left(shorter, 2) == Left((0.4 * 20 + 2 * 5) / 2, {})
+    assert pace.left(waiting, 1) == Left(3 * 20 + 2 * 5, {})
     waiting.drop(job("c", attack="gan"))
     waiting.drop(job("a", "train", 3.0))
     assert pace.left([*waiting, OpenJobs("train", 1, 1.0, 12.0)], 1).seconds == 5 + 8
     assert pace.left([OpenJobs("train", 1, 1.0, 50.0)], 1).seconds == 0
+
+
+def test_workers_without_a_job_shorten_no_other():
+    pace = Pace([took("train", 20), took("cell gan", 5)])
+    jobs = [OpenJobs("train", 1, 1.0, 4.0), OpenJobs("cell gan", 2, 2.0)]
+    assert [pace.left(jobs, workers).seconds for workers in (1, 2, 64)] == [16 + 2 * 5, 16, 16]
+    assert pace.left(jobs[1:], 64).seconds == 5
 
 
 @pytest.mark.parametrize(
@@ -49,7 +58,7 @@ def test_a_group_is_told_by_the_first_folder_that_has_times_of_it(tmp_path):
     jobs = [job("t", "train"), job("g", attack="gan"), job("x", attack="new"), job("y", attack="new")]
     forecast = Forecast.of(jobs, [own, other, tmp_path / "none"], 2)
     assert forecast.document() == {
-        "seconds": 19,
+        "seconds": 30,
         "workers": 2,
         "unknown": {"cell new": 2},
         "within": [],
@@ -59,7 +68,7 @@ def test_a_group_is_told_by_the_first_folder_that_has_times_of_it(tmp_path):
         ],
     }
     assert str(forecast) == (
-        f"Left: more than 0:19 with 2 workers; by the times of 1 job in {own} ({HARDWARE}) and 1 job in {other} "
+        f"Left: more than 0:30 with 2 workers; by the times of 1 job in {own} ({HARDWARE}) and 1 job in {other} "
         "(another); no time is on record for 2 cell new jobs"
     )
     assert str(Forecast.of([], [own], 1)) == "Left: about 0:00 with 1 worker"

@@ -234,7 +234,7 @@ def test_cells_of_an_earlier_run_count_as_done(store, work):
     assert lines[0].startswith("[2/2 cells] cell two")
 
 
-def test_time_left_is_what_the_group_took_by_cost_shared_among_workers(store):
+def test_time_left_is_what_the_group_took_by_cost_and_one_job_is_one_workers(store):
     ready = threading.Event()
     jobs = [Job(f"job-{cost}", "cell", f"job-{cost}", 0, f"out/{cost}", (), cost, {}) for cost in (1.0, 40.0)]
     lines = []
@@ -253,7 +253,7 @@ def test_time_left_is_what_the_group_took_by_cost_shared_among_workers(store):
     run(store, do, jobs, workers=2, say=say)
     left = re.search(r"left about (\d+):(\d\d) \| running: cell job-40", lines[0])
     [took] = [each.seconds for each in Times.load(store.folder).jobs if each.cost == 1]
-    assert 60 * int(left[1]) + int(left[2]) == pytest.approx(40 * took / 2, rel=0.2, abs=3)
+    assert 60 * int(left[1]) + int(left[2]) == pytest.approx(40 * took, rel=0.2, abs=3)
 
 
 def test_the_time_of_a_job_that_is_done_is_recorded_and_tells_a_later_run_what_is_left(store, work):
