@@ -42,8 +42,8 @@ class Outcome:
 
     done: list[Job] = field(default_factory=list)
     failed: list[Job] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    """The jobs that could not run, each with the failed job it depends on."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """The names of the jobs that could not run, each with that of the failed job it depends on."""
 
 
 def run_campaign(
@@ -174,7 +174,7 @@ def run_jobs(
         blocked = schedule.failed(job)
         progress.drops(blocked)
         outcome.failed.append(job)
-        outcome.skipped |= {_name(dependant): _name(job) for dependant in blocked}
+        outcome.skipped += [(_name(dependant), _name(job)) for dependant in blocked]
 
     with ThreadPoolExecutor(workers) as pool:
         try:

@@ -195,7 +195,7 @@ def run_and_report(
         raise
     for job in outcome.failed:
         say(f"failed: {job.kind} {job.label}; why is in {folder / 'failures' / job.id}.json")
-    for skipped, needed in outcome.skipped.items():
+    for skipped, needed in outcome.skipped:
         say(f"skipped: {skipped}, which needs {needed}")
     return None if shard is not None else write_report(folder, folder / "report"), outcome
 

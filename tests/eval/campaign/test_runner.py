@@ -87,6 +87,14 @@ def test_all_jobs_are_done_each_after_what_it_needs(store, work):
     assert not outcome.skipped
 
 
+def test_every_job_that_is_skipped_is_counted_also_where_two_have_one_name(store, work):
+    train = job("bad", kind="train")
+    captures = [
+        Job(f"capture-{draws}", "capture", "none, seed 0", 0, f"out/{draws}", ("bad",), 1, {}) for draws in "12"
+    ]
+    assert run(store, work, [train, *captures]).skipped == [("capture none, seed 0", "train bad")] * 2
+
+
 def test_with_one_worker_jobs_are_done_in_their_order(store, work):
     run(store, work, [job("a"), job("b"), job("c", "a"), job("d")], workers=1)
     assert work.tried == ["a", "b", "c", "d"]
@@ -136,7 +144,7 @@ def test_a_failure_is_recorded_with_its_traceback_and_the_others_go_on(store, wo
     lines = []
     outcome = run(store, work, jobs, workers=1, say=lines.append)
     assert [each.id for each in outcome.failed] == ["bad"]
-    assert outcome.skipped == {"cell needs-it": "cell bad", "cell needs-that": "cell bad"}
+    assert outcome.skipped == [("cell needs-it", "cell bad"), ("cell needs-that", "cell bad")]
     assert [each.id for each in outcome.done] == ["other", "last"]
     failure = store.failure("bad")
     assert "CalledProcessError" in failure["error"]
@@ -183,7 +191,7 @@ def test_a_failed_job_is_tried_again_by_the_next_run_and_then_forgotten(store, w
     def broken(each):
         raise ValueError("not today")
 
-    assert run(store, broken, jobs).skipped == {"cell b": "cell a"}
+    assert run(store, broken, jobs).skipped == [("cell b", "cell a")]
     assert "ValueError: not today" in store.failure("a")["error"]
     assert len(run(store, work, jobs).done) == 2
     assert store.failure("a") is None

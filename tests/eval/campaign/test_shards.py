@@ -170,7 +170,7 @@ def test_what_failed_in_one_shard_is_tried_by_no_other(tmp_path):
     outcomes = together(tmp_path, jobs, 3, work)
     assert work.done == Counter({"split": 1, "bad": 1, "own": 1})
     assert all([each.id for each in outcome.failed] == ["bad"] for outcome in outcomes.values())
-    assert all(outcome.skipped == {"cell cell": "train bad"} for outcome in outcomes.values())
+    assert all(outcome.skipped == [("cell cell", "train bad")] for outcome in outcomes.values())
 
 
 def test_what_fails_as_it_did_in_an_earlier_run_is_tried_by_one_shard_alone_again(tmp_path):
