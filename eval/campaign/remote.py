@@ -91,7 +91,7 @@ class RemoteStore:
             unpack_into(packed, job, self._store.folder)
         except (FileNotFoundError, ValueError, RecursionError):  # a mark that is not whole says nothing
             return False
-        return True
+        return self._store.is_done(job)
 
     def _mark(self, job: Job) -> str:
         return f"{self._root}/{job.id}.json"

@@ -17,7 +17,8 @@ from splitleak.defenses.artifact import ARTIFACT
 from splitleak.eval.campaign.forecast import TIMES, Took
 from splitleak.eval.campaign.leases import Leases
 from splitleak.eval.campaign.plan import KINDS, Job, Kind, Plan
-from splitleak.eval.record.metrics import headline
+from splitleak.eval.record import MEASURES
+from splitleak.eval.record.metrics import headline, lacks_measure
 from splitleak.eval.record.schema import FILE, load_record
 from splitleak.locks import lock_file
 from splitleak.outputs import beside, locked
@@ -122,8 +123,14 @@ class Store:
         return self.folder / "logs" / f"{job.id}.log"
 
     def is_done(self, job: Job) -> bool:
-        """Whether its output is there, with its images, and its weights, where it has any, can be read."""
-        return is_whole(job.kind, self.path(job))
+        """Whether its output is there, with its images, and its weights, where it has any, can be read.
+
+        A record without a measure of a plug-in that is allowed is not: its cell is judged again, and not attacked.
+        """
+        output = self.path(job)
+        if not is_whole(job.kind, output):
+            return False
+        return job.kind != "cell" or not MEASURES.allowed() or not lacks_measure(load_record(output))
 
     def clear_half(self, job: Job) -> None:
         """Removes a folder in the place of the job's output that lacks some of its files, so that it can be made."""

@@ -523,6 +523,13 @@ def measure_plugins(kind: Kind) -> list[dict[str, Any]]:
     return [asdict(packaged(plugin)) for plugin, metric in _plugged() if kind in metric.of]
 
 
+def lacks_measure(record: Record) -> bool:
+    """Whether a record was judged without a metric of a plug-in that is computed now."""
+    kind = kind_of(record)
+    asked = {metric.stored for _, metric in _plugged() if metric.compute is not None and kind in metric.of}
+    return bool(asked - {*record.scores, *(record.not_measured or ())})
+
+
 def metrics_of(kind: Kind) -> Iterator[Metric]:
     """The metrics of a subject, in the order of tables."""
     return (metric for metric in metrics() if kind in metric.of)

@@ -135,6 +135,13 @@ def test_a_mark_that_is_none_of_ours_says_nothing(put, mark):
     assert two.remote.fetch(job("a"))
 
 
+def test_a_cell_that_was_judged_without_a_measure_that_is_asked_for_is_not_there(put, monkeypatch):
+    two = put()
+    assert two.remote.fetch(job("a"))
+    monkeypatch.setattr(Store, "is_done", lambda store, each: False)
+    assert not two.remote.fetch(job("a"))
+
+
 def test_a_job_that_another_campaign_calls_otherwise_is_done_again(put):
     two = put()
     assert not two.remote.fetch(job("a", output="cells/b/score"))

@@ -13,6 +13,8 @@ from splitleak.eval.campaign import store as store_module
 from splitleak.eval.campaign.config import CampaignConfig
 from splitleak.eval.campaign.plan import Job, make_plan
 from splitleak.eval.campaign.store import Store
+from splitleak.eval.record import MEASURES
+from splitleak.plugins import Plugin
 from tests.eval.campaign.test_runner import DOCUMENT
 
 JOB = Job("train-1", "train", "Plain, seed 0", 0, "targets/1", (), 1.0, {})
@@ -150,6 +152,8 @@ HOLDER = """
 import subprocess, sys
 from pathlib import Path
 from splitleak.eval.campaign.store import Store
+from splitleak.eval.record import MEASURES
+from splitleak.plugins import Plugin
 with Store(Path(sys.argv[1])).claimed() as descriptor:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[descriptor])
     print(child.pid, flush=True)
@@ -237,3 +241,24 @@ def test_status_counts_jobs_and_shows_scores_and_failures(store, fake_record):
         }
     ]
     assert [(failure["job"], failure["error"]) for failure in found["failures"]] == [(leakage.id, "ValueError: no")]
+
+
+def test_a_cell_that_was_judged_without_a_measure_that_is_asked_for_is_not_done(store, fake_record, monkeypatch):
+    plan = make_plan(CampaignConfig.load(DOCUMENT, source="test"))
+    [cell] = plan.cells
+    place = {**cell.settings["cell"], "method": "Bottleneck", "id": cell.key}
+    record = fake_record(place)
+    record.write(store.path(cell) / "record.json")
+    assert store.is_done(cell)
+    monkeypatch.setenv("SPLITLEAK_ALLOW_PLUGIN", "measured_code:MAE")
+    code = 'from splitleak.eval.record.metrics import Metric\nMAE = Metric("mae", "", of=("victims",), compute=abs)\n'
+    (store.folder / "measured_code.py").write_text(code)
+    monkeypatch.chdir(store.folder)
+    with MEASURES.holding("measured_code:MAE", Plugin("splitleak.measures", "measured_code:MAE", "measured_code:MAE")):
+        assert not store.is_done(cell)
+        scores = {**record.scores, "mae": record.scores["mse"]}
+        record.model_copy(update={"scores": scores}).write(store.path(cell) / "record.json")
+        assert store.is_done(cell)
+        small = record.model_copy(update={"not_measured": {"mae": "a reason"}})
+        small.write(store.path(cell) / "record.json")
+        assert store.is_done(cell)
