@@ -133,6 +133,11 @@ def allow_code() -> None:
     os.environ[ALLOW_CODE] = "1"
 
 
+def permissions() -> dict[str, str]:
+    """What is allowed here, as the environment variables that say so on another machine, too."""
+    return {name: os.environ[name] for name in (ALLOW_PLUGIN, ALLOW_CODE) if name in os.environ}
+
+
 def is_address(name: object) -> bool:
     """Whether ``name`` has the form ``module:attribute``.
 
@@ -158,7 +163,7 @@ def installed(group: str) -> tuple[Plugin, ...]:
 def named(name: str) -> list[Plugin]:
     """The plug-ins of that name, in whichever group; of an address, what stands there."""
     if is_address(name):
-        return [packaged(Plugin("", name, name))]
+        return [packaged(Plugin("plug-in", name, name))]
     return [plugin for group in GROUPS for plugin in installed(group) if plugin.name == name]
 
 

@@ -5,6 +5,7 @@ node. What it reads comes to a node once, and stays there for other jobs. What i
 campaign, whole or not at all, so that a run may be killed and goes on as any other.
 """
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -26,7 +27,8 @@ from splitleak.eval.campaign.merging import files_of
 from splitleak.eval.campaign.packing import pack, unpack, unpack_into
 from splitleak.eval.campaign.plan import Job, Kind
 from splitleak.eval.campaign.processes import Children
-from splitleak.eval.campaign.store import Store
+from splitleak.eval.campaign.store import Store, is_whole
+from splitleak.plugins import permissions
 
 _HERE: tuple[Kind, ...] = ("split", "import", "latency")
 """Kinds that read files of the user's own, or time what is done: done by the machine that runs the campaign."""
@@ -97,7 +99,7 @@ class RayNodes:
             ray.exceptions.RayError: Its node died again and again.
         """
         bench = self._bench
-        if stays_here(job):
+        if stays_here(job) or is_whole(job.kind, bench.store.path(job)):  # which lacks a measure of a plug-in alone
             return do(bench, job)
         log = bench.store.log(job)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +107,7 @@ class RayNodes:
         jobs = {each.job: self._jobs[each.job] for each in given}
         gpus = _GPU.get(job.kind, _LITTLE_GPU) if self._wants_gpu() else 0
         asked = _task.options(num_cpus=bench.threads, num_gpus=gpus, name=f"{job.kind} {job.label}")
-        result = asked.remote(job, jobs, given, self._node_folder, bench.device, bench.threads)
+        result = asked.remote(job, jobs, given, self._node_folder, bench.device, bench.threads, permissions())
         with self._lock:
             self._running.add(result)
         try:
@@ -121,7 +123,7 @@ class RayNodes:
             raise failed
         archive, figures = came
         unpack_into(archive, job, bench.store.folder)
-        return figures
+        return figures if bench.store.is_done(job) else do(bench, job)  # judged here, where such a measure is
 
     def stop(self) -> None:
         """Ends all tasks that run."""
@@ -197,9 +199,16 @@ def perform(
 
 
 def _on_node(
-    job: Job, jobs: Mapping[str, Job], given: Sequence[Given], name: str, device: str, threads: int
+    job: Job,
+    jobs: Mapping[str, Job],
+    given: Sequence[Given],
+    name: str,
+    device: str,
+    threads: int,
+    allowed: Mapping[str, str],
 ) -> tuple[bytes, Figures] | Failed:
-    """`perform` on a node, which keeps what its jobs read."""
+    """`perform` on a node, which keeps what its jobs read, and lets run what the user has allowed."""
+    os.environ.update(allowed)
     node = Path(tempfile.gettempdir()) / name / ray.get_runtime_context().get_node_id()
     kept = node / "kept"
     kept.mkdir(parents=True, exist_ok=True)

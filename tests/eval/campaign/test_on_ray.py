@@ -1,4 +1,6 @@
 import subprocess
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +10,7 @@ from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.processes import Children
 from splitleak.eval.campaign.runner import run_jobs
 from splitleak.eval.campaign.store import Store
+from splitleak.plugins import ALLOW_CODE, ALLOW_PLUGIN, permissions
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
@@ -76,6 +79,63 @@ def test_why_a_job_failed_on_its_node_comes_last_of_what_is_on_record(tmp_path, 
 
 def nodes(tmp_path, *jobs):
     return on_ray.RayNodes(Bench(Store(tmp_path), Children()), jobs)
+
+
+class OneNode:
+    """Takes tasks as a cluster does, and does each at once, on a node that has its own folder."""
+
+    def __init__(self, monkeypatch, folder):
+        self._folder = folder
+        monkeypatch.setattr(on_ray, "_task", self)
+        monkeypatch.setattr(on_ray.ray, "get", lambda result: result())
+        monkeypatch.setattr(on_ray.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "one"))
+        monkeypatch.setattr(on_ray.tempfile, "tempdir", str(folder))
+
+    def options(self, **asked):
+        return self
+
+    def remote(self, *given):
+        return partial(on_ray._on_node, *given)
+
+
+def test_a_node_lets_run_what_the_user_has_allowed(tmp_path, monkeypatch):
+    allowed, there = {ALLOW_PLUGIN: "theirs", ALLOW_CODE: "1"}, []
+
+    def do(bench, each):
+        there.append(permissions())
+        written(bench.store.folder, each, "said")
+        return {}
+
+    monkeypatch.setattr(on_ray, "do", do)
+    monkeypatch.setattr(on_ray, "permissions", lambda: allowed)
+    for name in allowed:
+        monkeypatch.setenv(name, "")  # as on another machine
+    OneNode(monkeypatch, tmp_path)
+    work = on_ray.RayNodes(Bench(Store(tmp_path / "run"), Children(), device="cpu"), [job("a")])
+    assert work(job("a")) == {}
+    assert there == [allowed]
+
+
+def test_what_a_node_judged_without_a_measure_is_judged_where_that_is(tmp_path, monkeypatch):
+    done = []
+
+    def do(bench, each):
+        done.append(bench.store.folder == tmp_path / "run")
+        written(bench.store.folder, each, "with it" if done[-1] else "without")
+        return {"here": str(done[-1])}
+
+    def is_done(store, each):
+        return store.path(each).exists() and (store.path(each) / "record.json").read_text() == "with it"
+
+    monkeypatch.setattr(on_ray, "do", do)
+    monkeypatch.setattr(Store, "is_done", is_done)
+    OneNode(monkeypatch, tmp_path)
+    work = on_ray.RayNodes(Bench(Store(tmp_path / "run"), Children(), device="cpu"), [job("a")])
+    assert work(job("a")) == {"here": "True"}
+    assert done == [False, True]
+    written(tmp_path / "run", job("a"), "without")
+    assert work(job("a")) == {"here": "True"}
+    assert done == [False, True, True]  # no node attacks it again
 
 
 def test_a_job_is_given_all_that_it_depends_on(tmp_path):
