@@ -269,16 +269,21 @@ def _command() -> str:
     return shlex.join([*started, *sys.argv[1:]])
 
 
-@cache
 def hardware() -> str:
-    """The processor, the threads torch uses, and the GPU if there is one."""
+    """The processor, the threads torch uses now, and the GPU if there is one."""
+    processor, gpu = _machine()
+    return f"{processor}, torch threads: {torch.get_num_threads()}{gpu}"
+
+
+@cache
+def _machine() -> tuple[str, str]:
     name = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         name = models[0] if models else name
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {os.cpu_count()} cores, torch threads: {torch.get_num_threads()}{gpu}"
+    return f"{name}, {os.cpu_count()} cores", gpu
 
 
 @cache

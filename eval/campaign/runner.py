@@ -88,15 +88,14 @@ def run_campaign(
         beside = None
         if shard is None:
             inherited = (stack.enter_context(store.claimed()),)
-            threads = store.planned(plan, threads)
+            threads = _planned(store, plan, threads)
         else:
             leases = Leases(folder, shard.role)
             with store.entered():
                 _check_one_plan(store, plan, leases)
-                threads = store.planned(plan, threads)
+                threads = _planned(store, plan, threads)
                 stack.enter_context(leases.living())
             beside = Shard(shard, jobs, store, leases)
-        torch.set_num_threads(threads)  # the judge computes in this process
         environment = {"OMP_NUM_THREADS": str(threads), "SPLITLEAK_DEBUG": "1"}
         children = Children(environment, inherited=inherited)
         bench = Bench(store, children, device, threads)
@@ -114,6 +113,14 @@ def run_campaign(
             work = outputs.around(work)
         workers = workers or at_a_time
         return run_jobs(jobs, store, work, stop, workers=workers, say=say, shard=beside, machine=machine)
+
+
+def _planned(store: Store, plan: Plan, asked: int | None) -> int:
+    """Makes ``plan`` the current one; gives this process, the judge, the threads of a job, and returns their number."""
+    threads = store.threads(asked)
+    torch.set_num_threads(threads)
+    store.write_plan(plan, threads)
+    return threads
 
 
 def jobs_at_a_time(threads: int) -> int:

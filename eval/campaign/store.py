@@ -144,12 +144,6 @@ class Store:
         """Makes ``plan`` the current one; outputs of an earlier plan stay on disk, but are no longer reported."""
         write_json(self.folder / PLAN, {**plan.document(), "threads": threads, "provenance": provenance()})
 
-    def planned(self, plan: Plan, threads: int | None) -> int:
-        """Makes ``plan`` the current one; returns the number of threads of each job, see `threads`."""
-        number = self.threads(threads)
-        self.write_plan(plan, number)
-        return number
-
     def threads(self, asked: int | None) -> int:
         """The number of threads of each job: that of the folder's first run, ``asked``, or one.
 

@@ -202,6 +202,12 @@ def test_provenance_has_command_commit_and_hardware():
     assert f"torch threads: {torch.get_num_threads()}" in hardware()
 
 
+def test_the_threads_in_a_provenance_are_those_of_the_moment(monkeypatch):
+    hardware()
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    assert "torch threads: 7" in provenance()["hardware"]
+
+
 def git(folder, *arguments):
     who = ("-c", "user.name=n", "-c", "user.email=n@localhost")
     made = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)

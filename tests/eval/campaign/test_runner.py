@@ -296,7 +296,9 @@ def test_the_threads_of_a_job_do_not_depend_on_workers_and_a_folder_keeps_its_ow
         assert given == [(2, 3, "3", 3), (2, 3, "3", 3), (1, 3, "3", 3)]
     finally:
         torch.set_num_threads(before)
-    assert read_document(tmp_path / "three" / "campaign.json")["threads"] == 3
+    document = read_document(tmp_path / "three" / "campaign.json")
+    assert document["threads"] == 3
+    assert "torch threads: 3" in document["provenance"]["hardware"]
     with pytest.raises(ValueError, match=r"expected --threads 3, as the jobs in .*three have had so far, got 2"):
         runner.run_campaign(plan, tmp_path / "three", say=print, threads=2)
 
