@@ -169,6 +169,7 @@ def locked(path: Path, patience_s: float = 0.5) -> Iterator[None]:
     Raises:
         BlockingIOError: After ``patience_s`` another still holds it; the message has its process id and command.
         FileExistsError: There is a link where the lock is to be.
+        OSError: The file system has no locks.
     """
     held: set[Path] = _HELD.__dict__.setdefault("paths", set())
     if path in held:
@@ -214,6 +215,10 @@ def _acquired(lock: Path, path: Path, patience_s: float) -> int:
                 os.close(descriptor)
                 raise BlockingIOError(f"expected to be alone in writing {path}, but {who} writes it") from None
             time.sleep(_POLL_S)
+        except OSError as error:
+            os.close(descriptor)
+            said = f"expected a file system with locks, to write {path}, but {lock} has none: {error.strerror}"
+            raise OSError(error.errno, said) from error
         except BaseException:
             os.close(descriptor)
             raise

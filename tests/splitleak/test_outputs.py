@@ -229,6 +229,18 @@ def test_a_file_system_that_cannot_be_waited_for_is_written_to_all_the_same(tmp_
     assert content(tmp_path / "folder") == "new"
 
 
+def test_a_file_system_without_locks_is_named_and_nothing_is_written_there(tmp_path, monkeypatch):
+    def flock(descriptor):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("splitleak.outputs.lock_file", flock)
+    open_before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match=r"expected a file system with locks, to write .*new\.json, but .*\.lock has"):
+        write_json(tmp_path / "new.json", {})
+    assert not (tmp_path / "new.json").exists()
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
 @pytest.mark.slow
 def test_a_recovery_that_is_killed_itself_is_recovered_from(tmp_path):
     more, step = True, 0
