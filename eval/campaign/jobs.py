@@ -12,8 +12,8 @@ from splitleak.config import merged
 from splitleak.defenses.artifact import ARTIFACT, packed_parts
 from splitleak.eval.campaign.bench import Bench, Figures, check_code, check_unchanged, shown_figures
 from splitleak.eval.campaign.classes.target_measures_jobs import do_poison, do_target_measure
-from splitleak.eval.campaign.config import ImportedEntry
-from splitleak.eval.campaign.plan import Job, Kind
+from splitleak.eval.campaign.config import ImportedEntry, fingerprint
+from splitleak.eval.campaign.plan import Job, Kind, split_job
 from splitleak.eval.campaign.predictions.jobs import do_figure_cell, do_open, do_predict, do_prior, do_purify
 from splitleak.eval.record.schema import FeaturesPlace
 from splitleak.eval.record.victims import make_record
@@ -44,6 +44,8 @@ def do(bench: Bench, job: Job) -> Figures:
 
 def _split(bench: Bench, job: Job) -> None:
     settings, [folder] = job.settings, bench.inputs(job, "folder")
+    found = split_job(settings["name"], fingerprint(settings["data"]), settings, settings["split"], job.seed)
+    check_unchanged(settings["data"], "data set", planned=job.key, found=found.key)
     root = () if settings["data_root"] is None else ("--data-root", settings["data_root"])
     size = settings["size"]
     sides = size if isinstance(size, int) else "x".join(map(str, size))

@@ -243,6 +243,27 @@ def test_a_network_that_changed_since_the_campaign_was_planned_is_refused(own_ne
     assert not again.path(job).exists()
 
 
+def test_a_data_set_that_changed_since_the_campaign_was_planned_is_refused(tmp_path):
+    def write(first):
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 200, 16, 16), dtype=np.uint8)
+        pixels[0, 0] = first
+        labels = np.arange(200) % 2
+        np.savez(tmp_path / "own.npz", x_train=pixels[0], y_train=labels, x_test=pixels[1], y_test=labels)
+
+    write(0)
+    datasets = [{"name": "own", "data": str(tmp_path / "own.npz"), "size": 16, "channels": 1}]
+    document = {**tomllib.loads(CAMPAIGN), "datasets": datasets, "split": OWN["split"]}
+    split = make_plan(CampaignConfig.load(document, source="tiny.toml")).jobs[0]
+    bench = Bench(Store(tmp_path / "run"), Children())
+    write(1)
+    with pytest.raises(ValueError, match=r"own\.npz: expected the data set that the campaign was planned with"):
+        do(bench, split)
+    assert not bench.store.path(split).exists()
+    write(0)
+    do(bench, split)
+    assert bench.store.is_done(split)
+
+
 def test_a_plug_in_that_was_edited_since_the_campaign_was_planned_is_refused_of_what_needs_it_too(
     tmp_path, monkeypatch
 ):
