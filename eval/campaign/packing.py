@@ -8,7 +8,7 @@ from pathlib import Path
 
 from splitleak.eval.campaign.merging import bring, files_of
 from splitleak.eval.campaign.plan import Job
-from splitleak.eval.campaign.store import is_whole
+from splitleak.eval.campaign.store import PACKED, is_whole
 
 
 def pack(folder: Path, job: Job) -> bytes:
@@ -26,7 +26,7 @@ def unpack(packed: bytes, parent: Path) -> Path:
     Raises:
         ValueError: Something else than files and folders, or a name that leads out of the folder; nothing is left.
     """
-    folder = Path(tempfile.mkdtemp(prefix=".packed-", dir=parent)).resolve()
+    folder = Path(tempfile.mkdtemp(prefix=PACKED, dir=parent)).resolve()
     try:
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             for member in archive:  # by hand, as Python before 3.11.4 has no filter for what a stranger may have made

@@ -24,6 +24,8 @@ from splitleak.locks import lock_file
 from splitleak.outputs import beside, locked
 
 PLAN = "campaign.json"
+PACKED = ".packed-"
+"""Begins the name of a folder in which what was packed is unpacked, and which is left where that is killed."""
 
 
 def _single(name: str) -> str:
@@ -235,6 +237,8 @@ class Store:
             if (living := leases.living_holder()) is not None:
                 raise BlockingIOError(f"expected to be alone in {self.folder}, but the shard {living} runs in it")
             leases.forget()
+            for left in self.folder.glob(f"{PACKED}*"):
+                shutil.rmtree(left)
             with (self.folder / ".children.lock").open("a") as shared:
                 if not _locked(shared.fileno(), _ORPHANS_S):
                     raise BlockingIOError(

@@ -125,6 +125,15 @@ def test_a_failure_is_kept_until_it_is_forgotten(store):
     assert store.failure(JOB.id) is None
 
 
+def test_what_a_killed_run_left_unpacked_goes_with_the_next_run_that_is_alone(store):
+    left = store.folder / ".packed-abc" / "targets"
+    left.mkdir(parents=True)
+    with store.entered():  # as a shard, beside which another may unpack
+        assert left.is_dir()
+    with store.claimed():
+        assert not left.parent.exists()
+
+
 def test_a_second_run_in_one_folder_refuses(store):
     def second():
         with Store(store.folder).claimed():
