@@ -174,6 +174,11 @@ def half_digest(folder: Path) -> str:
     return digest(_digests(folder))
 
 
+def pair_digest(folder: Path) -> str:
+    """Twelve hexadecimal digits of what ``half.json`` says of the artifact that the half ``folder`` is of."""
+    return digest({key: value for key, value in read_table(folder / "half.json").items() if key != "half"})
+
+
 def _digests(folder: Path) -> list[str]:
     """Of the files of a half: all of its kind."""
     named = [name for name in _OF_HALF if (folder / name).exists()]
@@ -192,6 +197,7 @@ class EdgeHalf:
     device: torch.device
     engine: Engine
     digest: str = ""  # of `half_digest`
+    pair: str = ""  # of `pair_digest`
 
     @property
     def name(self) -> str:
@@ -223,6 +229,7 @@ class CloudHalf:
     device: torch.device
     engine: Engine | None = None  # none: torch
     digest: str = ""  # of `half_digest`
+    pair: str = ""  # of `pair_digest`
 
     @property
     def name(self) -> str:
@@ -248,6 +255,7 @@ class CloudHalf:
             "classes": json.dumps(self.config.classes),
             "engine": self._running.name,
             "digest": self.digest,
+            "pair": self.pair,
         }
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -331,7 +339,7 @@ def load_edge(
     encoder = to_channels_last(model.encoder, device).eval()
     probes = image_probes(config.target.model.image_shape)
     runner = _engine(folder, config, engine, encoder, device, probes, torch.channels_last, trained=weights is not None)
-    return EdgeHalf(config, encoder, stack, device, runner, half_digest(folder))
+    return EdgeHalf(config, encoder, stack, device, runner, half_digest(folder), pair_digest(folder))
 
 
 def load_cloud(
@@ -368,7 +376,7 @@ def load_cloud(
             layer.generator = generator(seed, "head", name, device=device)
     probes = feature_probes(config.feature_shape)
     runner = _engine(folder, config, engine, head, device, probes, torch.preserve_format, trained=weights is not None)
-    return CloudHalf(config, head, device, runner, half_digest(folder))
+    return CloudHalf(config, head, device, runner, half_digest(folder), pair_digest(folder))
 
 
 def load_whole(

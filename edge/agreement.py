@@ -51,6 +51,7 @@ def agree(
     *,
     input_name: str | None,
     output_name: str | None,
+    pair: str | None,
     where: str,
 ) -> Agreement:
     """Checks a model's metadata against the encoder; what is not announced is taken on trust.
@@ -60,12 +61,16 @@ def agree(
         feature_shape: What the encoder gives for one image, without the batch axis.
         input_name: None: the model's only input, as announced.
         output_name: None: its only output.
+        pair: What both halves of the encoder's artifact have in common; None: not told.
         where: Model and address in words, for error messages.
 
     Raises:
         LookupError: There is no such input or output, or there are several and none was named.
-        ValueError: It takes other features, or announces no input and none is named.
+        ValueError: It takes other features, is the half of another artifact, or announces no input and none is named.
     """
+    announced = metadata.properties.get("pair")
+    if pair and announced and announced != pair:
+        raise ValueError(f"{where}: expected the other half of the encoder's artifact, got that of another one")
     features = select(metadata.inputs, input_name, f"{where}: expected one input")
     logits = select(metadata.outputs, output_name, f"{where}: expected one output")
     if not features.name:

@@ -43,6 +43,9 @@ class EdgeConfig(Config):
     codec: Codec = Field(default="fp32", description="how features travel")
     input_name: str | None = Field(default=None, description="of the model; none: its only one, as announced")
     output_name: str | None = Field(default=None, description="of the logits; none: its only one")
+    pair: str | None = Field(
+        default=None, description="what the halves of the encoder's artifact have in common; none: any model will do"
+    )
     streams: bool = Field(default=True, description="one long-lived stream, where the server has it; else single calls")
     window: int = Field(default=8, ge=1, le=1024, description="most requests in flight: sent and not yet answered")
     max_queue: int = Field(default=128, ge=1, description="most requests that wait to be encoded")
@@ -114,7 +117,7 @@ class EdgeClient:
     Raises:
         ConnectionError: (on entry) the cloud cannot be reached.
         LookupError: (on entry) the cloud has no such model, or the model no such input or output.
-        ValueError: (on entry) the cloud's half takes other features than this encoder gives.
+        ValueError: (on entry) the cloud's half takes other features than this encoder gives, or is of another artifact.
     """
 
     def __init__(self, encoder: Encoder, config: EdgeConfig) -> None:
@@ -148,6 +151,7 @@ class EdgeClient:
                 tuple(self._encoder.feature_shape),
                 input_name=self.config.input_name,
                 output_name=self.config.output_name,
+                pair=self.config.pair,
                 where=where,
             )
             self._requests = RequestEncoder(self.config.model, self.agreement.input_name)

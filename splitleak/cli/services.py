@@ -168,6 +168,7 @@ def edge(
         patience_s=patience,
         input_name=input_name,
         output_name=output_name,
+        pair=loaded.pair or None,
         channel=channel_config(channel),
     )
     serving = None if listen is None else server_config(listen, server)

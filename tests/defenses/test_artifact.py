@@ -75,6 +75,15 @@ def test_any_engine_gives_the_features_noise_and_logits_of_torch_and_is_announce
     assert WholeModel(plain.edge, other.cloud).properties["engine"] == f"torch + {other.cloud.properties['engine']}"
 
 
+def test_halves_of_one_artifact_and_no_others_have_a_digest_in_common(artifact):
+    edge, cloud = load_edge(artifact / "edge", CPU), load_cloud(artifact / "cloud", CPU)
+    assert len(edge.pair) == 12
+    assert edge.pair == cloud.pair == cloud.properties["pair"]
+    path = artifact / "cloud" / "half.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    assert load_cloud(artifact / "cloud", CPU).pair != edge.pair
+
+
 def test_halves_of_two_artifacts_are_refused(artifact):
     path = artifact / "cloud" / "half.json"
     path.write_text(path.read_text().replace("small-model", "another"))

@@ -45,6 +45,7 @@ class ToyCloud(GRPCInferenceServiceServicer):
 
     inputs = (("features", (-1, 2, 4, 4)),)
     outputs = (("logits", (-1, 3)),)
+    properties = None
 
     def __init__(self, *, streams=True, hold=lambda request: None, durations=(5, 7), address="127.0.0.1:0"):
         self.streams, self.hold, self.durations = streams, hold, durations
@@ -68,7 +69,8 @@ class ToyCloud(GRPCInferenceServiceServicer):
             [{"name": name, "datatype": "FP32", "shape": shape} for name, shape in tensors]
             for tensors in (self.inputs, self.outputs)
         )
-        return pb.ModelMetadataResponse(name="toy", versions=["1"], inputs=inputs, outputs=outputs)
+        described = {"inputs": inputs, "outputs": outputs, "properties": self.properties}
+        return pb.ModelMetadataResponse(name="toy", versions=["1"], **described)
 
     def ModelInfer(self, request, context):
         self._note("unary", request)

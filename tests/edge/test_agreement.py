@@ -33,6 +33,21 @@ def test_a_server_that_announces_nothing_is_taken_at_the_configs_word(encoder, s
         client.submit(IMAGE, "a").result()
 
 
+def test_the_half_of_another_artifact_is_refused_where_both_tell_which_they_are_of(encoder, start_cloud):
+    cloud = start_cloud()
+    with EdgeClient(encoder, config(cloud, pair="0123456789ab")) as client:  # a foreign server, which tells nothing
+        client.submit(IMAGE, "a").result()
+    cloud.properties = {"pair": "0123456789ab"}
+    for own in (None, "0123456789ab"):
+        with EdgeClient(encoder, config(cloud, pair=own)) as client:
+            client.submit(IMAGE, "a").result()
+    with (
+        pytest.raises(ValueError, match=r"model 'toy' at .*: expected the other half of the encoder's"),
+        EdgeClient(encoder, config(cloud, pair="ba9876543210")),
+    ):
+        pass
+
+
 def test_of_several_tensors_the_named_ones_are_used_and_a_size_may_be_open(encoder, start_cloud):
     cloud = start_cloud()
     cloud.inputs = (("features", (-1, 2, -1, -1)), ("scale", (-1, 1)))
