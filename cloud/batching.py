@@ -95,6 +95,10 @@ class ComputeWorker:
         with self._changed:
             if self._closed:
                 raise ConnectionError("expected a running server, got one that is stopping")
+            if len(self._waiting) >= self.config.max_queue:  # forgets what nobody waits for any more
+                live = [job for job in self._waiting if not job.future.done()]
+                self._waiting.clear()
+                self._waiting.extend(live)
             if len(self._waiting) >= self.config.max_queue:
                 raise queue.Full(f"expected at most {self.config.max_queue} waiting requests, got one more")
             self._waiting.append(job)

@@ -216,6 +216,8 @@ class EdgeClient:
             if self._closed:
                 raise RuntimeError("expected an edge client that is open, got one that is closed")
             if len(self._waiting) >= self.config.max_queue:
+                self._drop([waiting for waiting in self._waiting if waiting.future.done()])
+            if len(self._waiting) >= self.config.max_queue:
                 raise queue.Full(f"expected at most {self.config.max_queue} requests to wait for the encoder")
             self._waiting.append(request)
             self._wake()

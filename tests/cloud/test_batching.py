@@ -100,6 +100,17 @@ def test_a_full_queue_refuses_one_more_until_there_is_room(model, worker):
     assert worker.submit(rows(3), "", WAIT_S).result(WAIT_S).output[0, 0] == 6
 
 
+def test_what_is_cancelled_takes_no_room_in_the_queue(model, worker):
+    gone = [worker.submit(rows(1), "", WAIT_S) for _ in range(4)]
+    assert all(future.cancel() for future in gone[1:])
+    futures = [worker.submit(rows(value), "", WAIT_S) for value in (2, 3, 4)]
+    with pytest.raises(queue.Full):
+        worker.submit(rows(5), "", WAIT_S)
+    model.gate.set()
+    assert [future.result(WAIT_S).output[0, 0] for future in (gone[0], *futures)] == [2, 4, 6, 8]
+    assert model.batches == [[100], [1, 2, 3, 4]]
+
+
 def test_an_error_reaches_only_the_request_that_made_it(model, worker):
     good, bad, other = (worker.submit(rows(value), str(value), WAIT_S) for value in (1, -1, 2))
     model.gate.set()

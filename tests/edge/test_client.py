@@ -399,6 +399,21 @@ def test_requests_beyond_the_queue_are_refused_at_once(encoder, start_cloud, pat
         assert [each.result().request_id for each in futures] == ["a", "b"]
 
 
+def test_a_request_that_was_cancelled_takes_no_room_in_the_queue(encoder, start_cloud, patience_s):
+    go = threading.Event()
+    encoder.hold = lambda run: go.wait(patience_s)
+    with EdgeClient(encoder, config(start_cloud(), max_queue=3)) as client:
+        first, *gone = (client.submit(IMAGE, name) for name in "abc")
+        assert encoder.started[1].wait(patience_s)
+        assert [each.cancel() for each in (first, *gone)] == [False, True, True]
+        futures = [client.submit(IMAGE, name) for name in "de"]
+        with pytest.raises(queue.Full, match="3"):
+            client.submit(IMAGE, "f")
+        go.set()
+        assert [each.result(patience_s).request_id for each in (first, *futures)] == ["a", "d", "e"]
+    assert encoder.runs == 3
+
+
 @pytest.mark.parametrize(("window", "max_queue"), [(8, 1), (30, 4), (1024, 128)])
 def test_a_stream_waits_for_a_slow_encoder_whatever_its_window(encoder, start_cloud, batches, window, max_queue):
     encoder.hold = lambda run: threading.Event().wait(0.001)

@@ -172,7 +172,8 @@ class OpenInferenceServicer:
             observe("request", request)
             deadline = self._deadline(request, context)
             answer = self._submit(request, deadline)
-            context.add_callback(functools.partial(_cancel, answer))
+            if not context.add_callback(functools.partial(_cancel, answer)):
+                _cancel(answer)
             response, name, request_id = pb.ModelInferResponse(), request.model_name, request.id
             del request  # while the answer is waited for
             self._respond(name, request_id, _result(answer, arrived, deadline), response)
