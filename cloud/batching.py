@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from splitleak.config import Config
+from splitleak.config import Config, Seconds
 from splitleak.errors import WireError
 from splitleak.wire.protocol.answer import Answer
 from splitleak.wire.server.statistics import Statistics
@@ -28,7 +28,7 @@ class BatchingConfig(Config):
 
     max_batch_size: int = Field(default=64, ge=1, description="most rows in a batch, and in a request")
     max_queue: int = Field(default=128, ge=1, description="most waiting requests; one more is refused")
-    drain_s: float = Field(default=10.0, ge=0, description="seconds for the waiting requests at shutdown")
+    drain_s: Seconds = Field(default=10.0, ge=0, description="seconds for the waiting requests at shutdown")
 
 
 @dataclass(frozen=True)

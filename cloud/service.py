@@ -10,7 +10,7 @@ from pydantic import Field
 from splitleak.cloud.batching import BatchingConfig, ComputeWorker
 from splitleak.cloud.policy import Policy, PolicyConfig
 from splitleak.cloud.repository import Half, Whole, predictor, served_model
-from splitleak.config import Config
+from splitleak.config import Config, Seconds
 from splitleak.wire.files.captures import CaptureWriter
 from splitleak.wire.server.server import ServerConfig, serve
 from splitleak.wire.server.servicer import OpenInferenceServicer
@@ -23,7 +23,7 @@ class CloudConfig(Config):
 
     server: ServerConfig = Field(default_factory=ServerConfig)
     batching: BatchingConfig = Field(default_factory=BatchingConfig)
-    timeout_s: float = Field(default=30.0, gt=0, description="longest deadline of a request")
+    timeout_s: Seconds = Field(default=30.0, gt=0, description="longest deadline of a request")
     in_flight: int = Field(default=8, ge=1, description="most unanswered requests of a stream")
     capture: Path | None = Field(default=None, description="the curious cloud: file for all inference messages")
     rotate_mb: float | None = Field(default=None, gt=0, description="megabytes of a capture file; none: no limit")

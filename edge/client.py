@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from splitleak.config import Config
+from splitleak.config import Config, Seconds
 from splitleak.edge.agreement import Agreement, agree
 from splitleak.edge.device import EmulatedHalf, stretched
 from splitleak.edge.encoder import Encoder, encode_images
@@ -49,8 +49,8 @@ class EdgeConfig(Config):
     streams: bool = Field(default=True, description="one long-lived stream, where the server has it; else single calls")
     window: int = Field(default=8, ge=1, le=1024, description="most requests in flight: sent and not yet answered")
     max_queue: int = Field(default=128, ge=1, description="most requests that wait to be encoded")
-    grace_s: float = Field(default=5.0, ge=0, description="seconds for requests in flight at shutdown")
-    patience_s: float = Field(default=60.0, ge=0, description="seconds of outage until unanswered requests fail")
+    grace_s: Seconds = Field(default=5.0, ge=0, description="seconds for requests in flight at shutdown")
+    patience_s: Seconds = Field(default=60.0, ge=0, description="seconds of outage until unanswered requests fail")
     channel: ChannelConfig = Field(
         default_factory=ChannelConfig,
         description="its timeout_s is how long the cloud may answer nothing outside outages",

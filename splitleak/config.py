@@ -13,6 +13,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -36,6 +37,10 @@ PRESETS: Table[str] = Table(
 
 Preset = Annotated[str, AfterValidator(PRESETS.known)]
 """Which set of a method's settings one's own are put on top of."""
+
+
+Seconds = Annotated[float, Field(le=2_000_000)]
+"""A duration of at most 23 days: gRPC counts milliseconds in 31 bits, and no wait of a thread is endless."""
 
 
 TAGS = OWN, IMPORTED = ("<own>", "<imported>")

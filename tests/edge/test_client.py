@@ -388,6 +388,11 @@ def test_a_cloud_that_goes_silent_times_out_and_a_fresh_stream_follows(encoder, 
         silent.set()
 
 
+def test_no_patience_is_longer_than_a_thread_can_wait():
+    with pytest.raises(ValueError, match=r"patience_s: .*less than or equal to 2000000"):
+        EdgeConfig.parse({"cloud": "127.0.0.1:1", "model": "toy", "patience_s": 1e10}, source="edge")
+
+
 def test_requests_beyond_the_queue_are_refused_at_once(encoder, start_cloud, patience_s):
     go = threading.Event()
     encoder.hold = lambda run: go.wait(patience_s)

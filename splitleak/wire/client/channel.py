@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from pydantic import Field
 
-from splitleak.config import Config
+from splitleak.config import Config, Seconds
 from splitleak.wire.address import check_target, is_loopback
 from splitleak.wire.client.reach import Obstacle, obstacle, proxy_of
 from splitleak.wire.security import TlsClientConfig, read_token
@@ -31,14 +31,14 @@ _Continuation = Callable[[_Any, _Any], _Any]
 class ChannelConfig(Config):
     """Timeouts, keepalive, retries and security of a client's channel."""
 
-    timeout_s: float = Field(default=30.0, gt=0, description="seconds until a request times out")
-    connect_timeout_s: float = Field(default=20.0, gt=0, description="seconds until the first connection must be ready")
+    timeout_s: Seconds = Field(default=30.0, gt=0, description="seconds until a request times out")
+    connect_timeout_s: Seconds = Field(default=20.0, gt=0, description="seconds until a connection must be ready")
     max_message_bytes: int = Field(default=64 * MEBIBYTE, gt=0, lt=2**31, description="largest message, each way")
-    keepalive_s: float = Field(default=10.0, ge=10, description="seconds without traffic until the server is pinged")
-    keepalive_timeout_s: float = Field(default=10.0, gt=0, description="seconds a ping may stay unanswered")
-    handshake_s: float = Field(default=5.0, gt=0, description="seconds of one attempt to connect, TLS included")
-    reconnect_min_ms: int = Field(default=100, ge=1, description="first backoff before reconnecting")
-    reconnect_max_ms: int = Field(default=1000, ge=1, description="longest backoff before reconnecting")
+    keepalive_s: Seconds = Field(default=10.0, ge=10, description="seconds without traffic until the server is pinged")
+    keepalive_timeout_s: Seconds = Field(default=10.0, gt=0, description="seconds a ping may stay unanswered")
+    handshake_s: Seconds = Field(default=5.0, gt=0, description="seconds of one attempt to connect, TLS included")
+    reconnect_min_ms: int = Field(default=100, ge=1, lt=2**31, description="first backoff before reconnecting")
+    reconnect_max_ms: int = Field(default=1000, ge=1, lt=2**31, description="longest backoff before reconnecting")
     attempts: int = Field(default=4, ge=1, le=5, description="attempts of a call while the server is unavailable")
     retry_buffer_bytes: int = Field(default=8 * MEBIBYTE, gt=0, lt=2**31, description="larger calls are not retried")
     tls: TlsClientConfig | None = Field(default=None, description="trusted and own certificates; none: no TLS")

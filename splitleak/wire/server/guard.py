@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from pydantic import Field
 
-from splitleak.config import Config
+from splitleak.config import Config, Seconds
 from splitleak.errors import WireError
 from splitleak.wire.protocol.paths import method_path
 from splitleak.wire.protocol.status import RETRY_PUSHBACK
@@ -40,18 +40,18 @@ class Limits(Config):
     By default one client may take seven eighths of a limit, and one connection half of it.
     """
 
-    calls: int = Field(default=256, ge=1, description="unary calls open at once")
-    streams: int = Field(default=256, ge=1, description="streams open at once; each holds a thread")
+    calls: int = Field(default=256, ge=1, le=2**20, description="unary calls open at once")
+    streams: int = Field(default=256, ge=1, le=2**20, description="streams open at once; each holds a thread")
     calls_per_client: int | None = Field(default=None, ge=1, description="of one client; none: seven eighths")
     streams_per_client: int | None = Field(default=None, ge=1, description="of one client; none: seven eighths")
     requests_per_s: float | None = Field(
         default=None, gt=0, description="of one client, on average: a call above it is refused, a stream is slowed down"
     )
     burst: int = Field(default=32, ge=1, description="requests that an idle client may send at once")
-    message_s: float = Field(default=30.0, gt=0, description="seconds until a unary call must have sent its message")
-    handshake_s: float = Field(default=10.0, gt=0, description="seconds until a connection must be established")
-    idle_s: float = Field(default=600.0, gt=0, description="seconds until a connection without calls is closed")
-    stream_idle_s: float = Field(default=300.0, gt=0, description="seconds until a stream without messages is ended")
+    message_s: Seconds = Field(default=30.0, gt=0, description="seconds until a unary call must have sent its message")
+    handshake_s: Seconds = Field(default=10.0, gt=0, description="seconds until a connection must be established")
+    idle_s: Seconds = Field(default=600.0, gt=0, description="seconds until a connection without calls is closed")
+    stream_idle_s: Seconds = Field(default=300.0, gt=0, description="seconds until a stream without messages is ended")
     held_bytes: int = Field(
         default=512 * 2**20, ge=1, description="bytes of all requests that wait for their answers; one more is refused"
     )

@@ -15,7 +15,7 @@ from typing import Self
 import grpc
 from pydantic import Field, model_validator
 
-from splitleak.config import Config
+from splitleak.config import Config, Seconds
 from splitleak.wire.address import ListenTarget, bound_address, is_loopback
 from splitleak.wire.client.channel import MEBIBYTE, Options, message_limits
 from splitleak.wire.security import TlsServerConfig, Tokens
@@ -38,14 +38,14 @@ class ServerConfig(Config):
         default=None, description="names of the clients and SHA-256 of their tokens; none: anybody may call"
     )
     limits: Limits = Field(default_factory=Limits)
-    grace_s: float = Field(default=5.0, ge=0, description="seconds that calls in flight get to finish at shutdown")
+    grace_s: Seconds = Field(default=5.0, ge=0, description="seconds that calls in flight get to finish at shutdown")
     max_message_bytes: int = Field(default=64 * MEBIBYTE, gt=0, lt=2**31, description="largest message, each way")
     metrics: ListenTarget | None = Field(
         default=None,
         description="host:port for Prometheus, plain HTTP without access control; port 0: see the log; none: off",
     )
-    keepalive_s: float = Field(default=60.0, ge=1, description="seconds without traffic until a client is pinged")
-    keepalive_timeout_s: float = Field(default=20.0, gt=0, description="seconds a ping may stay unanswered")
+    keepalive_s: Seconds = Field(default=60.0, ge=1, description="seconds without traffic until a client is pinged")
+    keepalive_timeout_s: Seconds = Field(default=20.0, gt=0, description="seconds a ping may stay unanswered")
 
     @model_validator(mode="after")
     def _no_token_in_clear(self) -> Self:

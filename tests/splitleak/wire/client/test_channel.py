@@ -7,6 +7,7 @@ import pytest
 
 from splitleak.wire.client.channel import MEBIBYTE, ChannelConfig, connect
 from splitleak.wire.link.link import PROFILES, link
+from splitleak.wire.server.guard import Limits
 from splitleak.wire.server.server import ServerConfig, serve
 
 
@@ -26,9 +27,9 @@ class Echo(grpc.GenericRpcHandler):
         return message
 
 
-def echo(handler, message, config):
+def echo(handler, message, config, served=None):
     with (
-        serve(lambda server: server.add_generic_rpc_handlers((handler,)), ServerConfig()) as port,
+        serve(lambda server: server.add_generic_rpc_handlers((handler,)), served or ServerConfig()) as port,
         connect(f"127.0.0.1:{port}", config) as channel,
     ):
         return channel.unary_unary("/any/Echo")(message, timeout=config.timeout_s)
@@ -36,6 +37,19 @@ def echo(handler, message, config):
 
 def test_a_message_above_grpcs_own_limit_passes():
     assert echo(Echo(), bytes(5 * MEBIBYTE), ChannelConfig()) == bytes(5 * MEBIBYTE)
+
+
+def test_the_longest_duration_works_on_both_sides_and_a_longer_one_is_refused_by_its_name():
+    longest = {}
+    for kind in (ChannelConfig, ServerConfig, Limits):
+        names = [name for name, field in kind.model_fields.items() if name.endswith("_s") and field.annotation is float]
+        for name in names:
+            with pytest.raises(ValueError, match=f"settings: .*{name}: .*less than or equal to 2000000, got 1"):
+                kind.parse({name: 1e7}, source="settings")
+        longest[kind] = dict.fromkeys(names, 2e6)
+    server = ServerConfig(limits=Limits(**longest[Limits]), **longest[ServerConfig])
+    channel = ChannelConfig(reconnect_max_ms=2**31 - 1, **longest[ChannelConfig])
+    assert echo(Echo(), b"late", channel, server) == b"late"
 
 
 def test_a_message_above_our_limit_is_refused_with_both_sizes():
