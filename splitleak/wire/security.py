@@ -142,13 +142,15 @@ def make_token(client: str, tokens: Path, out: Path) -> None:
     Raises:
         BlockingIOError: Another process has been writing ``tokens`` for seconds.
         FileExistsError: ``out`` exists.
-        ValueError: ``tokens`` is no JSON file or holds something else, or the name is invalid.
+        ValueError: ``tokens`` is no JSON file, holds something else or is ``out``, or the name is invalid.
     """
     from splitleak.artifacts import write_json  # it imports torch, which no other use of this module needs
 
     if not _NAME.fullmatch(client):
         raise ValueError(f"expected a client's name of letters, digits and ._-, got {client!r}")
     check_json_name(tokens, "the server's tokens")
+    if tokens.resolve() == out.resolve():
+        raise ValueError(f"expected a file for the token of {client} beside the server's, got {out} for both")
     with locked(tokens.resolve(), _OTHER_WRITER_S):  # no client that another adds meanwhile is lost
         known = {}
         if tokens.exists():

@@ -66,6 +66,14 @@ def test_a_token_that_is_there_is_not_overwritten(tmp_path):
     assert (tokens.read_bytes(), out.read_bytes()) == before
 
 
+def test_the_file_of_a_token_is_not_the_servers_own(tmp_path):
+    (tmp_path / "link.token").symlink_to(tmp_path / "tokens.json")
+    for out in ("tokens.json", "link.token"):
+        with pytest.raises(ValueError, match=rf"expected a file .* beside the server's, got .*{out} for both"):
+            make_token("camera-1", tmp_path / "tokens.json", tmp_path / out)
+    assert not (tmp_path / "tokens.json").exists()
+
+
 def test_a_new_token_takes_the_place_of_the_old_one(tmp_path):
     tokens = tmp_path / "tokens.json"
     make_token("camera-1", tokens, tmp_path / "old.token")
