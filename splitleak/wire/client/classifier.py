@@ -33,6 +33,7 @@ from splitleak.wire.protocol.status import error_of, too_large
 
 Floats = NDArray[np.float32]
 
+_DIGITS = 9  # of a batch size, at most
 _BATCH = 32  # where the server announces no batch size
 _INPUTS = {"FP32": "<f4", "FP16": "<f2", "FP64": "<f8"}
 _HINTS = ("prob", "score", "softmax", "logit")
@@ -188,8 +189,9 @@ class ClassifierClient:
                 self._batches.most, self._batch_announced = shape[0], True
         self.digest = metadata.properties.get("digest") or None
         self.classes = _names(metadata.properties.get("classes", ""))
-        if metadata.properties.get("max_batch_size", "").isdigit():
-            self._batches.most, self._batch_announced = max(int(metadata.properties["max_batch_size"]), 1), True
+        most = metadata.properties.get("max_batch_size", "")
+        if most.isdecimal() and len(most) <= _DIGITS:
+            self._batches.most, self._batch_announced = max(int(most), 1), True
         if metadata.outputs:
             self._output = self._score_output(metadata.outputs)
 

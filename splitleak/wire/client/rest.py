@@ -197,7 +197,8 @@ class HttpStub:
         for entry in _list(document, "outputs", where):
             name, datatype, shape = _described(entry, where, least=0)
             expected = f"{where}: expected output {name!r} of {datatype} {shape}"
-            size = (entry.get("parameters") or {}).get("binary_data_size")
+            parameters = entry.get("parameters")
+            size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
             raw = b""
             if size is not None:
                 if not isinstance(size, int) or not 0 <= size <= len(tail) - place:
@@ -207,8 +208,8 @@ class HttpStub:
                 raw = _packed(entry.get("data"), datatype, shape, expected)
             response.outputs.add(name=name, datatype=datatype, shape=shape)
             response.raw_output_contents.append(raw)
-        parameters = document.get("parameters")
-        for key, value in (parameters if isinstance(parameters, dict) else {}).items():
+        told = document.get("parameters")
+        for key, value in (told if isinstance(told, dict) else {}).items():
             if isinstance(value, int) and abs(value) < 2**63:
                 response.parameters[key].int64_param = value
         return response

@@ -106,7 +106,9 @@ def test_images_are_sent_in_the_width_that_is_announced(datatype, tolerance):
     assert server.names == {("x", datatype)}
 
 
-@pytest.mark.parametrize(("limit", "sizes"), [(None, [7]), ("3", [3, 3, 1]), ("64", [7])])
+@pytest.mark.parametrize(
+    ("limit", "sizes"), [(None, [7]), ("3", [3, 3, 1]), ("64", [7]), ("²", [7]), ("9" * 5000, [7])]
+)
 def test_batches_are_as_large_as_the_server_takes(limit, sizes):
     server = Server(properties={"max_batch_size": limit} if limit else {})
     with client_of(server, prefix="mine-") as client:

@@ -187,6 +187,7 @@ OCTETS = {"Content-Type": "application/octet-stream"}
         (told(200, {**HEAD, "outputs": [{**OUTPUT, "data": [True] * 15}]}), "as numbers"),
         (told(200, {**HEAD, "outputs": [{**OUTPUT, "data": [[0.1], [0.1, 0.2]]}]}), "different lengths"),
         (told(200, {**HEAD, "outputs": [OUTPUT]}), "as numbers"),
+        (told(200, {**HEAD, "outputs": [{**OUTPUT, "parameters": "none"}]}), "as numbers"),
         ((200, {**OCTETS, "Inference-Header-Content-Length": "99"}, b"{}"), "of at most 2, got '99'"),
         ((200, {**OCTETS, "Inference-Header-Content-Length": "-1"}, b"{}"), "got '-1'"),
         ((200, OCTETS, b"{}"), "got application/octet-stream"),
