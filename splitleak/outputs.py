@@ -26,7 +26,7 @@ from splitleak.locks import lock_file
 _POLL_S = 0.05
 _SHOWN = 3
 _TRANSIENT = (".*.partial", ".*.lock")
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # whose target is none of ours; Windows has none
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # whose target is none of ours; Windows has none
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _acquired(lock: Path, path: Path, patience_s: float) -> int:
     deadline = time.monotonic() + patience_s
     while True:
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | NO_LINK, 0o644)
         except OSError as error:
             if not lock.is_symlink():
                 raise

@@ -35,7 +35,7 @@ from google.protobuf.message import DecodeError
 
 from splitleak.errors import WireError
 from splitleak.locks import lock_file
-from splitleak.outputs import sync
+from splitleak.outputs import NO_LINK, sync
 from splitleak.wire.protocol.codec import WireTensor, decode, request_tensor
 from splitleak.wire.protocol.paths import INFERENCE
 from splitleak.wire.protocol.pb import open_inference_pb2 as pb
@@ -145,7 +145,7 @@ class CaptureWriter:
     """
 
     def __init__(self, path: Path, rotate_mb: float | None = None, max_bytes: int | None = None) -> None:
-        self.path = path
+        self.path = _linked(path)
         self.lost = 0
         self.first_call = 0  # from which on, once it is entered, no call of the capture has a number
         self._most_bytes = None if rotate_mb is None else round(rotate_mb * _MEGABYTE)
@@ -307,7 +307,7 @@ class CaptureWriter:
             return full
         fresh, first = self.path.with_name(f".{self.path.name}.next"), note(CONTINUES, {"part": part.name}).packed()
         try:
-            following = self._claimed(fresh, os.O_TRUNC)
+            following = self._claimed(fresh, os.O_TRUNC | NO_LINK)
             try:
                 _write_all(following, HEADER + first)
                 self._sync(full, following)
@@ -398,16 +398,21 @@ def parts(path: Path) -> list[Path]:
 def _earlier_parts(path: Path, file: BinaryIO) -> list[Path]:
     """The parts before the capture in ``file``, which is at ``path`` or was when it was opened."""
     found: list[Path] = []
-    first, name = path, _continued(file)
+    first, name = _linked(path), _continued(file)
     while name is not None:
-        earlier = path.with_name(name)
-        if not earlier.is_file() or earlier in (path, *found):
+        earlier = _linked(path).with_name(name)
+        if not earlier.is_file() or earlier in (_linked(path), *found):
             _LOGGER.warning("%s: its earlier part %s is missing: it is read without", first, name)
             break
         found.insert(0, earlier)
         with earlier.open("rb") as before:
             first, name = earlier, _continued(before)
     return found
+
+
+def _linked(path: Path) -> Path:
+    """Where a link leads that a capture is named by: its parts are beside the file itself."""
+    return path.resolve() if path.is_symlink() else path
 
 
 def _opened(path: Path) -> Iterator[tuple[Path, BinaryIO]]:

@@ -407,6 +407,32 @@ def test_a_capture_of_limited_files_reads_as_one(tmp_path):
     assert (tmp_path / "a.cap.2").read_text() == "somebody else's"
 
 
+def test_the_files_of_a_capture_that_is_named_by_a_link_are_beside_the_file_itself(tmp_path):
+    path, disk = tmp_path / "a.cap", tmp_path / "disk"
+    disk.mkdir()
+    path.symlink_to(disk / "real.cap")
+    sent = [bytes([number]) * 400 for number in range(9)]
+    for half in (sent[:5], sent[5:]):
+        with CaptureWriter(path, rotate_mb=0.001) as writer:
+            for message in half:
+                writer.write(MODEL_INFER, 0, "request", message)
+    assert path.is_symlink()
+    assert sorted(disk.iterdir()) == sorted([*parts(path)[:-1], disk / "real.cap"])
+    assert messages(path) == messages(disk / "real.cap") == sent
+
+
+def test_no_link_is_followed_to_begin_a_new_file(tmp_path):
+    path, other = tmp_path / "a.cap", tmp_path / "other"
+    other.write_text("somebody else's")
+    (tmp_path / ".a.cap.next").symlink_to(other)
+    sent = [bytes([number]) * 400 for number in range(9)]
+    with CaptureWriter(path, rotate_mb=0.001) as writer:
+        for message in sent:
+            writer.write(MODEL_INFER, 0, "request", message)
+    assert other.read_text() == "somebody else's"
+    assert messages(path) == sent
+
+
 def test_a_capture_whose_writer_begins_new_files_meanwhile_is_read_whole(tmp_path):
     path = tmp_path / "a.cap"
     with CaptureWriter(path, rotate_mb=0.0005) as writer:
