@@ -1,9 +1,11 @@
 """A gRPC server as a context manager, and its graceful shutdown: shared by cloud, edge and tap."""
 
 import contextlib
+import errno
 import logging
 import queue
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from splitleak.wire.server.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
 _POLL_S = 0.5
+_SOCKET_FILE = "unix:"
 _CANCEL_S = 5.0  # for the handlers of cancelled calls to return
 
 
@@ -107,6 +110,8 @@ def serve(
     add_to_server(server)
     with _metrics(config.metrics, statistics), guard.sweeping():
         try:
+            if _is_taken(config.address):
+                raise RuntimeError
             if credentials is None:
                 port = server.add_insecure_port(config.address)
             else:
@@ -129,6 +134,16 @@ def serve(
                     _LOGGER.warning("stopped after %g s, cancelling %d calls", config.grace_s, guard.open_calls)
                 server.stop(0).wait(_CANCEL_S)
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_taken(address: str) -> bool:
+    """Whether somebody listens on the file of a socket, which gRPC would take from them, unlike a port."""
+    if not address.startswith(_SOCKET_FILE) or not hasattr(socket, "AF_UNIX"):  # as on Windows
+        return False
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):  # no name of a socket
+        probe.settimeout(_POLL_S)
+        return probe.connect_ex(address.removeprefix(_SOCKET_FILE).removeprefix("//")) in (0, errno.EAGAIN)
+    return False
 
 
 @contextlib.contextmanager

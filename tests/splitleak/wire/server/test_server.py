@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import socket
 import threading
 
 import grpc
@@ -44,6 +45,18 @@ def test_a_taken_address_is_an_error_that_names_it():
         pytest.raises(OSError, match=f"got 127.0.0.1:{port}, which cannot be bound"),
     ):
         serve(Gate().add, ServerConfig(address=f"127.0.0.1:{port}")).__enter__()
+
+
+def test_the_file_of_a_socket_is_taken_from_nobody_who_listens_and_from_whoever_is_gone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the names of sockets are short
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind("s")
+    for address in ("unix:s", f"unix://{tmp_path}/s"):
+        with serve(Gate().add, ServerConfig(address=address)):
+            with pytest.raises(OSError, match=f"got {address}, which cannot be bound"):
+                serve(Gate().add, ServerConfig(address=address)).__enter__()
+            with connect(f"unix:{tmp_path}/s", ChannelConfig()):
+                pass
 
 
 def test_a_port_is_free_again_after_the_stop():
