@@ -18,7 +18,7 @@ import grpc
 from pydantic import Field, model_validator
 
 from splitleak.config import Config, Seconds
-from splitleak.wire.address import ListenTarget, bound_address, is_loopback
+from splitleak.wire.address import ListenTarget, bound_address, is_loopback, socket_address
 from splitleak.wire.client.channel import MEBIBYTE, Options, message_limits
 from splitleak.wire.security import TlsServerConfig, Tokens
 from splitleak.wire.server.guard import Guard, Limits
@@ -137,12 +137,18 @@ def serve(
 
 
 def _is_taken(address: str) -> bool:
-    """Whether somebody listens on the file of a socket, which gRPC would take from them, unlike a port."""
-    if not address.startswith(_SOCKET_FILE) or not hasattr(socket, "AF_UNIX"):  # as on Windows
-        return False
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):  # no name of a socket
-        probe.settimeout(_POLL_S)
-        return probe.connect_ex(address.removeprefix(_SOCKET_FILE).removeprefix("//")) in (0, errno.EAGAIN)
+    """Whether somebody listens there: gRPC takes a socket's file from them, and does without a part of localhost."""
+    if address.startswith(_SOCKET_FILE) and hasattr(socket, "AF_UNIX"):  # which Windows has not
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):  # no name of a socket
+            probe.settimeout(_POLL_S)
+            return probe.connect_ex(address.removeprefix(_SOCKET_FILE).removeprefix("//")) in (0, errno.EAGAIN)
+    place = socket_address(address)
+    if place is not None and place.host == "localhost":
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with contextlib.suppress(OSError), socket.socket(family) as probe:  # there is no IPv6 everywhere
+                probe.settimeout(_POLL_S)
+                if probe.connect_ex((host, place.port)) == 0:
+                    return True
     return False
 
 

@@ -47,6 +47,25 @@ def test_a_taken_address_is_an_error_that_names_it():
         serve(Gate().add, ServerConfig(address=f"127.0.0.1:{port}")).__enter__()
 
 
+def has_ipv6():
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", pytest.param("[::1]", marks=pytest.mark.skipif(not has_ipv6(), reason="there is no IPv6"))]
+)
+def test_localhost_is_taken_where_one_of_its_addresses_is(host):
+    with (
+        serve(Gate().add, ServerConfig(address=f"{host}:0")) as port,
+        pytest.raises(OSError, match=f"got localhost:{port}, which cannot be bound"),
+    ):
+        serve(Gate().add, ServerConfig(address=f"localhost:{port}")).__enter__()
+    with serve(Gate().add, ServerConfig(address=f"localhost:{port}")):
+        pass
+
+
 def test_the_file_of_a_socket_is_taken_from_nobody_who_listens_and_from_whoever_is_gone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the names of sockets are short
     with socket.socket(socket.AF_UNIX) as gone:
