@@ -9,6 +9,7 @@ from pydantic import Field
 from splitleak.config import Config
 from splitleak.eval.deploy.deployments import PLAIN, Deployment
 from splitleak.eval.report.figures.frontier import dominated
+from splitleak.wire.protocol.codec import DEFLATE
 
 _INFINITE = float("inf")
 _ROUNDING = 1e-9  # by which a difference of two accuracies may be off
@@ -163,6 +164,8 @@ def _not_measured(deployments: Sequence[Deployment]) -> Iterator[str]:
         yield f"the accuracy that the codec costs, which is fp32's here, of {_named(uncorrected, measured)}"
     if assumed := [option for option in deployments if option.assumed]:
         yield f"accuracy and leak, which are fp32's here, of {_named(assumed, deployments)}"
+    if packed := [option for option in assumed if DEFLATE in option.codec]:
+        yield f"bytes of the victims' images, which are those of built-in images here, of {_named(packed, deployments)}"
     if lacking := [option for option in deployments if option.latency_ms is None]:
         yield f"latency of {_named(lacking, deployments)}"
 

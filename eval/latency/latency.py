@@ -12,6 +12,7 @@ from splitleak.eval.latency.break_even import break_evens
 from splitleak.eval.latency.measure import ROUND, Runner, Sample, bench, link_profiles
 from splitleak.eval.latency.plan import SweepConfig
 from splitleak.logs import Report
+from splitleak.wire.protocol.codec import DEFLATE
 
 PARTS = (
     "encode_ms",
@@ -81,6 +82,8 @@ def _notes(config: SweepConfig, cells: Sequence[Mapping[str, Any]]) -> Iterator[
     yield "The edge is the measuring process; each cloud and each link is a process of its own on this machine."
     if any(cell["fresh_weights"] for cell in cells):
         yield "Weights of further cuts are fresh: time does not depend on them, but the bytes that deflate saves do."
+    if any(DEFLATE in codec for codec in config.codecs):
+        yield "What deflate saves and takes is that of the built-in images; `splitleak edge` tells the bytes of others."
     if max(config.windows) > 1:
         yield "With several requests in flight, a latency excludes the wait for a slot; images/s counts whole rounds."
     if config.device_profile:

@@ -109,6 +109,10 @@ def test_assumed_candidates_rank_after_measured_ones_and_dominate_none():
     found = recommend([assumed, CEM], Budgets(), None)
     assert found["recommended"] == "cem, cut 4, fp32"
     assert all(each["on_frontier"] for each in found["candidates"])
+    assert not any("built-in images" in line for line in found["not_measured"])
+    packed = replace(assumed, codec="uint8+deflate")
+    of_bytes = [line for line in recommend([packed, CEM], Budgets(), None)["not_measured"] if "bytes" in line]
+    assert of_bytes == [f"bytes of the victims' images, which are those of built-in images here, of {packed.label}"]
     found = recommend([assumed, CEM], Budgets(max_bytes=1000), None)
     assert found["recommended"] == "cem, cut 4, uint8"
     assert any("fp32's here, of cem, cut 4, uint8" in each for each in found["not_measured"])

@@ -23,7 +23,7 @@ def found(artifact):
     config = SweepConfig(
         artifacts=(artifact,),
         cuts=(1,),
-        codecs=("fp32", "uint8"),
+        codecs=("fp32", "uint8+deflate"),
         windows=(1, 4),
         samples=25,
         device="cpu",
@@ -121,9 +121,10 @@ def test_the_engines_told_are_those_that_computed(found):
 
 
 @pytest.mark.slow
-def test_notes_name_emulation_fresh_weights_and_windows(found):
+def test_notes_name_emulation_fresh_weights_packing_and_windows(found):
     notes = found[0]["notes"]
-    assert len(notes) == 4
+    assert len(notes) == 5
+    assert any("deflate" in note and "built-in images" in note for note in notes)
     assert any("emulated, phone: 1.5 times" in note for note in notes)
     assert any("fresh" in note for note in notes)
     assert any("slot" in note for note in notes)
@@ -134,7 +135,7 @@ def test_a_split_is_compared_with_every_alternative(found):
     told = found[0]["break_even"]
     assert {(each["codec"], each["beside"]) for each in told} == {
         (codec, beside)
-        for codec in ("fp32", "uint8")
+        for codec in ("fp32", "uint8+deflate")
         for beside in ("image to the cloud, uint8", "image to the cloud, fp32", "all on the device")
     }
 
