@@ -68,9 +68,7 @@ def agree(
         LookupError: There is no such input or output, or there are several and none was named.
         ValueError: It takes other features, is the half of another artifact, or announces no input and none is named.
     """
-    announced = metadata.properties.get("pair")
-    if pair and announced and announced != pair:
-        raise ValueError(f"{where}: expected the other half of the encoder's artifact, got that of another one")
+    check_pair(metadata.properties.get("pair"), pair, where)
     features = select(metadata.inputs, input_name, f"{where}: expected one input")
     logits = select(metadata.outputs, output_name, f"{where}: expected one output")
     if not features.name:
@@ -79,3 +77,13 @@ def agree(
     if shape and not fits(feature_shape, shape):
         raise ValueError(f"{where}: expected the encoder's features {feature_shape}, got {shape}")
     return Agreement(features.name, logits.name, tuple(logits.shape[1:]))
+
+
+def check_pair(told: str | None, pair: str | None, where: str) -> None:
+    """Refuses the half of another artifact, as far as cloud and edge tell which theirs are of.
+
+    Raises:
+        ValueError: The cloud tells of another than the edge's ``pair``.
+    """
+    if pair and told and told != pair:
+        raise ValueError(f"{where}: expected the other half of the encoder's artifact, got that of another one")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from splitleak.config import Config, Seconds
-from splitleak.edge.agreement import Agreement, agree
+from splitleak.edge.agreement import Agreement, agree, check_pair
 from splitleak.edge.device import EmulatedHalf, stretched
 from splitleak.edge.encoder import Encoder, encode_images
 from splitleak.edge.uplink import Parcel, Uplink
@@ -139,7 +139,7 @@ class EdgeClient:
         with contextlib.ExitStack() as stack:
             once = self.config.channel.model_copy(update={"attempts": 1})  # the uplink retries itself
             channel = stack.enter_context(connect(self.config.cloud, once, patience_s=self.config.patience_s))
-            where = f"model {self.config.model!r} at {self.config.cloud}"
+            where = self._where
             self.agreement = agree(
                 read_metadata(
                     channel,
@@ -246,6 +246,10 @@ class EdgeClient:
         with self._lock:
             self._settled.wait_for(lambda: self._closed or len(self._waiting) < self.config.max_queue)
             return self.submit(images, request_id)
+
+    @property
+    def _where(self) -> str:
+        return f"model {self.config.model!r} at {self.config.cloud}"
 
     def _wake(self) -> None:
         """Wakes the worker whatever it waits for; called with the lock held."""
@@ -397,6 +401,8 @@ class EdgeClient:
             self._settle(request, ConnectionError(f"{self.config.cloud}: {reason}; without an answer: {names}"))
 
     def _prediction(self, request: _Request, response: pb.ModelInferResponse) -> Prediction:
+        if "pair" in response.parameters:
+            check_pair(response.parameters["pair"].string_param, self.config.pair, self._where)
         output = self.agreement.logits(response, len(request.images))
         request.on_sent()  # the response may be here before gRPC reports the send
         return Prediction(

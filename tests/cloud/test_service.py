@@ -77,6 +77,18 @@ def test_logits_are_those_of_the_half_under_each_codec(how, tolerance):
     np.testing.assert_allclose(answered, half.predict(features(0)), atol=tolerance)
 
 
+def test_an_answer_tells_of_which_artifact_it_is_where_the_half_does():
+    half = Half()
+    with stub_of(half) as stub:
+        assert set(stub.ModelInfer(request(features(0))).parameters) == {"queue_us", "compute_us"}
+    half.properties = {"cut": "1", "pair": "0123456789ab"}
+    with stub_of(half) as stub:
+        for _ in range(2):
+            told = stub.ModelInfer(request(features(0))).parameters
+            assert told["pair"].string_param == "0123456789ab"
+            assert set(told) == {"pair", "queue_us", "compute_us"}
+
+
 def plain(datatype, dtype):
     """A stranger's tensor of another datatype than the announced FP32, as bytes alone."""
     values = np.ones((3, 2, 3), dtype)

@@ -48,6 +48,24 @@ def test_the_half_of_another_artifact_is_refused_where_both_tell_which_they_are_
         pass
 
 
+def test_an_answer_of_the_half_of_another_artifact_is_refused_though_the_cloud_was_right_at_first(encoder, start_cloud):
+    cloud, served = start_cloud(), ["0123456789ab", "ba9876543210", "0123456789ab", None]
+
+    def answered(request):
+        answer, pair = cloud.answer(request), served[len(cloud.arrived) - 1]
+        if pair is not None:
+            answer.parameters["pair"].string_param = pair
+        return pb.ModelStreamInferResponse(infer_response=answer)
+
+    cloud.hold = answered
+    with EdgeClient(encoder, config(cloud, pair="0123456789ab")) as client:
+        client.submit(IMAGE, "a").result()
+        with pytest.raises(ValueError, match=r"expected the other half of the encoder's artifact"):
+            client.submit(IMAGE, "b").result()
+        for name in "cd":
+            client.submit(IMAGE, name).result()
+
+
 def test_of_several_tensors_the_named_ones_are_used_and_a_size_may_be_open(encoder, start_cloud):
     cloud = start_cloud()
     cloud.inputs = (("features", (-1, 2, -1, -1)), ("scale", (-1, 1)))

@@ -309,9 +309,11 @@ class OpenInferenceServicer:
         model, shape = self._models[name], answer.output.shape
         template = self._templates.get((model.name, shape))
         if template is None:
+            pair = model.properties.get("pair")  # of which artifact: another may be served after a restart
             template = self._templates[model.name, shape] = pb.ModelInferResponse(
                 model_name=model.name,
                 model_version=model.version,
+                parameters={"pair": pb.InferParameter(string_param=pair)} if pair else {},
                 outputs=[{"name": model.output_name, "datatype": "FP32", "shape": shape}],
             )
         raw = answer.output.astype("<f4", copy=False).tobytes()
