@@ -1,5 +1,6 @@
 """``splitleak edge``: streams a file of images to the cloud, writes the ledger, then serves callers."""
 
+import contextlib
 import itertools
 import secrets
 import time
@@ -17,6 +18,7 @@ from splitleak.edge.encoder import Half
 from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.edge.service import EdgeServiceConfig, edge
 from splitleak.logs import Report, progress, reported, silent
+from splitleak.outputs import locked
 from splitleak.wire.address import bound_address
 from splitleak.wire.server.server import ServerConfig, run_until_stopped
 
@@ -41,7 +43,8 @@ def run_edge(
         config: The cloud, and how it is used.
         half: The encoder with its defense.
         images: File of images to stream, one per request, resized to the encoder's input; None: none.
-        ledger: Where the record of the stream is written once all are answered; None: nowhere.
+        ledger: Where the record of the stream is written once all are answered, and no other edge's meanwhile; None:
+            nowhere.
         server: Where callers are served; None: nowhere.
         report: Called with ``{"event": "streamed", "images", "accuracy", "bytes_per_image", "sent_again"}`` (the last
             counts retries) and with ``{"event": "listening", "address"}``.
@@ -52,6 +55,7 @@ def run_edge(
         force: Whether a ledger of other images or another half is replaced.
 
     Raises:
+        BlockingIOError: Another edge streams, and will write its own ledger there.
         FileExistsError: There is something else than a ledger at ``ledger``; or, without ``force``, one of other images
             or of another half.
         ConnectionError: The cloud cannot be reached, or is lost; unanswered requests are named.
@@ -61,12 +65,13 @@ def run_edge(
         Ledger.check_replaceable(ledger)
     if images is not None:
         shown = images_for(half, images)
-        if ledger is not None:
-            Ledger.check_replaceable(ledger, {"images": images_digest(shown), "model": model}, force=force)
-        with progress("edge") as heard:
-            record = stream_images(config, half, shown, repeat, model, rate, heard, classes)
-        if ledger is not None:
-            record.write(ledger)
+        with contextlib.nullcontext() if ledger is None else locked(ledger.resolve()):
+            if ledger is not None:
+                Ledger.check_replaceable(ledger, {"images": images_digest(shown), "model": model}, force=force)
+            with progress("edge") as heard:
+                record = stream_images(config, half, shown, repeat, model, rate, heard, classes)
+            if ledger is not None:
+                record.write(ledger)
         retries = sum(entry.sends - 1 for entry in record.entries)
         report({"event": "streamed", **record.summary(), "sent_again": retries})
     if server is not None:

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -11,6 +12,7 @@ from splitleak.datasets.files import load_file
 from splitleak.edge.client import EdgeConfig
 from splitleak.edge.ledger import Ledger, images_digest
 from splitleak.edge.run import images_for, run_edge, stream_images
+from splitleak.outputs import locked
 
 SERVE = """
 import json, sys
@@ -83,6 +85,16 @@ def test_a_ledger_of_other_images_or_another_half_is_replaced_with_force_alone(t
         assert Ledger.read(place).model == changed["model"]
         run_edge(config, encoder, **given, images=images, model="0123456789ab", force=True)
         before, arrived = place.read_bytes(), len(cloud.arrived)
+
+
+def test_a_ledger_that_another_edge_will_write_is_told_before_anything_is_sent(tmp_path, encoder, start_cloud, images):
+    cloud, place = start_cloud(), tmp_path / "ledger.json"
+    config = EdgeConfig(cloud=cloud.address, model="toy")
+    with ThreadPoolExecutor(1) as other, locked(place):
+        asked = other.submit(run_edge, config, encoder, images=images, ledger=place, server=None, report=print)
+        with pytest.raises(BlockingIOError, match=r"alone in writing .*ledger\.json"):
+            asked.result()
+    assert cloud.arrived == []
 
 
 def test_what_is_no_ledger_is_not_replaced_and_nothing_is_sent(tmp_path, encoder, start_cloud, images):
