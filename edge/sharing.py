@@ -15,7 +15,7 @@ from splitleak.datasets.images import Images, are_outputs
 from splitleak.edge.ledger import Entry, Ledger, images_digest
 from splitleak.logs import Report, reported, silent
 from splitleak.measures.scores import truncate
-from splitleak.outputs import FolderKind
+from splitleak.outputs import FolderKind, claimed
 from splitleak.wire.address import ServiceTarget
 from splitleak.wire.client import Scores
 from splitleak.wire.client.channel import ChannelConfig
@@ -72,50 +72,51 @@ def share_predictions(
         report: Hears of progress.
 
     Raises:
+        BlockingIOError: Another process writes there.
         ConnectionError: The service cannot be reached.
         RuntimeError: The function fails.
         FileExistsError: ``out`` is there, and this did not write it, or, without ``force``, of other images.
         LookupError: It has no such model or output.
         ValueError: It takes other images, or gives fewer scores than are to be published.
     """
-    SHARED.check(out)
-    victims = load_file(images).train
-    if len(victims) == 0:
-        raise ValueError(f"{images}: expected at least one image, got none")
-    ids = [secrets.token_hex(8) for _ in range(len(victims))]
-    images_told = images_digest(victims)
-    with config.client() as client:
-        model, digest, classes = client.model, client.digest, client.classes
-        SHARED.check(out, {"images": images_told, "model": digest}, force=force)
-        pixels = _fitted(victims, client.input_shape).floats().numpy()
-        predictions: list[Prediction] = []
-        for place, name in enumerate(reported(ids, "predict", len(ids), report)):
-            predictions.append(client.ask(pixels[place : place + 1], name))
-            if place == 0:
-                _check_shares(config.share, predictions[0].output.shape[1])
-    labelled = are_outputs(victims.classes, predictions[0].output.shape[1], classes)
-    labels = victims.labels.tolist() if labelled else [None] * len(ids)
-    entries = tuple(
-        Entry.of(prediction, place=place, label=labels[place]) for place, prediction in enumerate(predictions)
-    )
-    order = np.argsort(ids)
-    scores = torch.from_numpy(np.concatenate([predictions[place].output for place in order]))
-    published = {m: truncate(scores, m).numpy() if m else scores.numpy() for m in config.share}
-    files = {m: f"shared-{m or 'all'}.npz" for m in published}
-    names = tuple(ids[place] for place in order)
-    ledger = Ledger(entries=entries, images=images_told, model=digest)
-    with written_folder(out, SHARED) as partial:
-        for m, rows in published.items():
-            SharedScores(names, rows, m or None, model).save(partial / files[m])
-        ledger.write(partial / SHARED.mark)
-    return {
-        "folder": str(out),
-        "model": model,
-        "classes": scores.shape[1],
-        "requests": len(predictions),
-        "shared": list(files.values()),
-        **ledger.summary(),
-    }
+    with claimed(out, SHARED):
+        victims = load_file(images).train
+        if len(victims) == 0:
+            raise ValueError(f"{images}: expected at least one image, got none")
+        ids = [secrets.token_hex(8) for _ in range(len(victims))]
+        images_told = images_digest(victims)
+        with config.client() as client:
+            model, digest, classes = client.model, client.digest, client.classes
+            SHARED.check(out, {"images": images_told, "model": digest}, force=force)
+            pixels = _fitted(victims, client.input_shape).floats().numpy()
+            predictions: list[Prediction] = []
+            for place, name in enumerate(reported(ids, "predict", len(ids), report)):
+                predictions.append(client.ask(pixels[place : place + 1], name))
+                if place == 0:
+                    _check_shares(config.share, predictions[0].output.shape[1])
+        labelled = are_outputs(victims.classes, predictions[0].output.shape[1], classes)
+        labels = victims.labels.tolist() if labelled else [None] * len(ids)
+        entries = tuple(
+            Entry.of(prediction, place=place, label=labels[place]) for place, prediction in enumerate(predictions)
+        )
+        order = np.argsort(ids)
+        scores = torch.from_numpy(np.concatenate([predictions[place].output for place in order]))
+        published = {m: truncate(scores, m).numpy() if m else scores.numpy() for m in config.share}
+        files = {m: f"shared-{m or 'all'}.npz" for m in published}
+        names = tuple(ids[place] for place in order)
+        ledger = Ledger(entries=entries, images=images_told, model=digest)
+        with written_folder(out, SHARED) as partial:
+            for m, rows in published.items():
+                SharedScores(names, rows, m or None, model).save(partial / files[m])
+            ledger.write(partial / SHARED.mark)
+        return {
+            "folder": str(out),
+            "model": model,
+            "classes": scores.shape[1],
+            "requests": len(predictions),
+            "shared": list(files.values()),
+            **ledger.summary(),
+        }
 
 
 def _check_shares(share: tuple[int, ...], scores: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from splitleak.cloud.policy import PolicyConfig
 from splitleak.cloud.service import CloudConfig, cloud
 from splitleak.datasets.files import load_file
 from splitleak.edge.ledger import Ledger, images_digest
-from splitleak.edge.sharing import SharingConfig, share_predictions
+from splitleak.edge.sharing import SHARED, SharingConfig, share_predictions
 from splitleak.measures.scores import truncate
+from splitleak.outputs import claimed
 from splitleak.wire.files.captures import inference_requests, read
 from splitleak.wire.files.shared import SharedScores
 
@@ -139,6 +141,15 @@ def test_scores_of_other_images_are_replaced_with_force_alone(images, tmp_path):
     assert Ledger.read(tmp_path / "out" / "ledger.json") == second
     share(images, tmp_path / "out", force=True)
     assert Ledger.read(tmp_path / "out" / "ledger.json").images != second.images
+
+
+def test_a_folder_that_another_process_writes_is_told_before_anything_is_asked(images, tmp_path):
+    out, kept = tmp_path / "out", tmp_path / "seen.capture"
+    with ThreadPoolExecutor(1) as other, claimed(out, SHARED):
+        asked = other.submit(share, images, out, capture=kept)
+        with pytest.raises(BlockingIOError, match=r"alone in writing .*out"):
+            asked.result()
+    assert list(read(kept)) == []
 
 
 def test_images_are_fitted_to_what_the_service_takes(images, tmp_path):
