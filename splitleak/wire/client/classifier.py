@@ -145,7 +145,7 @@ class ClassifierClient:
             request_id=request_id,
             serialise_us=(ready - started) // 1000,
             round_trip_us=(came - sent) // 1000,
-            sent_bytes=request.ByteSize(),
+            sent_bytes=self._stub.sent_bytes if isinstance(self._stub, HttpStub) else request.ByteSize(),
             payload_sha256=hashlib.sha256(tensor.raw).hexdigest(),
         )
 

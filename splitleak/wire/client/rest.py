@@ -113,6 +113,7 @@ class HttpStub:
         self._connection, self._prefix, proxied = _connection(self._at, config)
         self._headers |= proxied
         self._extensions: tuple[str, ...] = ()
+        self.sent_bytes = 0  # of the body of the last ModelInfer
 
     def close(self) -> None:
         self._connection.close()
@@ -167,7 +168,9 @@ class HttpStub:
     def ModelInfer(self, request: pb.ModelInferRequest, timeout: float) -> pb.ModelInferResponse:
         """The model's outputs as raw contents; of those that are not floating-point, name and shape alone."""
         path = f"/v2/models/{quote(request.model_name, safe='')}/infer"
-        document, tail = self._ask("POST", path, timeout, *self._request(request))
+        body, headers = self._request(request)
+        self.sent_bytes = len(body)
+        document, tail = self._ask("POST", path, timeout, body, headers)
         return self._response(document, tail)
 
     def _request(self, request: pb.ModelInferRequest) -> tuple[bytes, dict[str, str]]:

@@ -29,7 +29,7 @@ class Prediction(Answer):
     request_id: str
     serialise_us: int
     round_trip_us: int
-    sent_bytes: int  # the message as handed to gRPC: tensor, shape, names and parameters
+    sent_bytes: int  # the message as handed to gRPC, or the body over HTTP: tensor, shape, names and parameters
     payload_sha256: str  # of the tensor's raw bytes as sent
     encode_us: int = 0
     sends: int = 1  # how often the same bytes were handed to gRPC

@@ -135,9 +135,12 @@ def client_of(model, channel=QUICK, name=None, path="", **options):
     ("datatype", "binary"), [("FP32", False), ("FP32", True), ("FP64", False), ("FP64", True), ("FP16", True)]
 )
 def test_scores_are_asked_and_answered_in_json_and_in_bytes(datatype, output, binary):
-    with client_of(Model(datatype=datatype, output=output, binary=binary, nested=True)) as client:
+    model = Model(datatype=datatype, output=output, binary=binary, nested=True)
+    with client_of(model) as client:
         assert np.allclose(client.predict(IMAGES), scores_of(IMAGES), atol=2e-3)
-        assert client.ask(IMAGES, "x").compute_us == 7
+        answer = client.ask(IMAGES, "x")
+        assert answer.compute_us == 7
+        assert answer.sent_bytes == int(model.seen[-1][2]["Content-Length"])
         assert client.model == "toy"
 
 
