@@ -192,7 +192,7 @@ def _best_regression(name: str, scores: Tensor, images: Tensor, run: Run) -> str
 
 def _ridge(scores: Tensor, images: Tensor, run: Run) -> nn.Module:
     """Ridge regression from scores ``(draws, M, K)``, by rank and logarithm, to images ``(M, C, H, W)``."""
-    encode = JoinedRescale(None, scores.flatten(0, 1)).requires_grad_(False)
+    encode = _Regressors(None, scores.flatten(0, 1)).requires_grad_(False)
     shape = (images.shape[1], images.shape[2], images.shape[3])
     rows = [encode(drawn) for drawn in scores]
     gauge = RidgeGauge([tuple(rows[0].shape[1:])], shape, len(images), seed=run.seed, device=run.device)
@@ -200,6 +200,18 @@ def _ridge(scores: Tensor, images: Tensor, run: Run) -> nn.Module:
         for batch in torch.arange(len(images)).split(_RIDGE_BATCH):
             gauge.add(drawn[batch], images[batch])
     return nn.Sequential(encode, gauge.solve()).to(run.device)
+
+
+class _Regressors(JoinedRescale):
+    """Logarithms of what is known are one above those of a `JoinedRescale`, which of the least scores are about 0.
+
+    A class of which one picture tells such a score had a column next to constant; scaled by its deviation, what another
+    picture tells was a million times what it should be.
+    """
+
+    def forward(self, scores: Tensor) -> Tensor:
+        ranks, known, logarithms = super().forward(scores).chunk(3, dim=1)
+        return torch.cat([ranks, known, logarithms + known], 1)
 
 
 class _ClassMeans(nn.Module):

@@ -124,6 +124,19 @@ def test_of_fewest_answers_that_tell_one_score_it_rebuilds_as_much_as_their_clas
     assert sum(rebuilt) < 1.02 * sum(by_means)
 
 
+def test_a_class_that_one_pair_tells_the_least_score_of_is_not_blown_up_for_a_victim_that_tells_more():
+    """All of its pixels were black or white, an error of .25."""
+    draw = torch.Generator().manual_seed(0)
+    public = 0.5 + 0.1 * torch.randn(60, 1, 4, 4, generator=draw)
+    labels = torch.arange(60) % 2
+    labels[7] = 2
+    scores = functional.one_hot(labels, 3) * (0.6 + 0.3 * torch.rand(60, 1, generator=draw))
+    scores[7] *= 0.2 / scores[7].sum()
+    victims = torch.tensor([[0.0, 0.0, 0.9]])
+    rebuilt = prediction._ridge(scores[None], public, Run())(victims)
+    assert (rebuilt - 0.5).square().mean() < 0.01
+
+
 @pytest.mark.parametrize("temperature", [10, 1000])
 @pytest.mark.parametrize("rescale", ["quantiles", "learned"])
 def test_a_service_that_flattens_its_scores_protects_nobody(rescale, temperature):
