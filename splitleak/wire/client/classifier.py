@@ -136,6 +136,9 @@ class ClassifierClient:
         request = codec.request(self.model, tensor, request_id=request_id, input_name=self._input_name)
         ready = time.monotonic_ns()
         response, sent, came = self._timed("ModelInfer", request)
+        sent_bytes, packing_ns = request.ByteSize(), 0
+        if isinstance(self._stub, HttpStub):
+            sent_bytes, packing_ns = self._stub.sent_bytes, self._stub.packing_ns
         scores = self._read(response, len(images))
         self.images += len(images)
         self.requests += 1
@@ -143,9 +146,9 @@ class ClassifierClient:
             output=scores,
             **server_durations(response),
             request_id=request_id,
-            serialise_us=(ready - started) // 1000,
-            round_trip_us=(came - sent) // 1000,
-            sent_bytes=self._stub.sent_bytes if isinstance(self._stub, HttpStub) else request.ByteSize(),
+            serialise_us=(ready - started + packing_ns) // 1000,
+            round_trip_us=(came - sent - packing_ns) // 1000,
+            sent_bytes=sent_bytes,
             payload_sha256=hashlib.sha256(tensor.raw).hexdigest(),
         )
 

@@ -113,7 +113,7 @@ class HttpStub:
         self._connection, self._prefix, proxied = _connection(self._at, config)
         self._headers |= proxied
         self._extensions: tuple[str, ...] = ()
-        self.sent_bytes = 0  # of the body of the last ModelInfer
+        self.sent_bytes = self.packing_ns = 0  # of the body of the last ModelInfer, and how long it took to make it
 
     def close(self) -> None:
         self._connection.close()
@@ -168,8 +168,9 @@ class HttpStub:
     def ModelInfer(self, request: pb.ModelInferRequest, timeout: float) -> pb.ModelInferResponse:
         """The model's outputs as raw contents; of those that are not floating-point, name and shape alone."""
         path = f"/v2/models/{quote(request.model_name, safe='')}/infer"
+        started = time.monotonic_ns()
         body, headers = self._request(request)
-        self.sent_bytes = len(body)
+        self.sent_bytes, self.packing_ns = len(body), time.monotonic_ns() - started
         document, tail = self._ask("POST", path, timeout, body, headers)
         return self._response(document, tail)
 

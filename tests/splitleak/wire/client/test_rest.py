@@ -5,6 +5,7 @@ import json
 import queue
 import ssl
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,6 +16,7 @@ import pytest
 from splitleak.errors import WireError
 from splitleak.wire.client.channel import ChannelConfig
 from splitleak.wire.client.classifier import ClassifierClient
+from splitleak.wire.client.rest import HttpStub
 from splitleak.wire.security import TlsClientConfig, make_token
 
 IMAGES = np.random.default_rng(0).random((5, 1, 2, 2), np.float32)
@@ -142,6 +144,17 @@ def test_scores_are_asked_and_answered_in_json_and_in_bytes(datatype, output, bi
         assert answer.compute_us == 7
         assert answer.sent_bytes == int(model.seen[-1][2]["Content-Length"])
         assert client.model == "toy"
+
+
+def test_the_time_that_json_takes_is_the_clients_and_not_the_networks(monkeypatch):
+    packed = HttpStub._request
+    monkeypatch.setattr(HttpStub, "_request", lambda self, request: (time.sleep(0.2), packed(self, request))[1])
+    with client_of(Model()) as client:
+        started = time.monotonic()
+        answer = client.ask(IMAGES, "x")
+        took_us = (time.monotonic() - started) * 1e6
+    assert answer.serialise_us >= 200_000
+    assert answer.serialise_us + answer.round_trip_us <= took_us
 
 
 def test_half_precision_without_bytes_is_refused_in_one_line():
