@@ -195,8 +195,7 @@ def evened(
     """
     axis = channel_axis(answers[0], known.image_shape)
     rows = answers[0].float().movedim(axis, -1).flatten(0, -2)
-    centre = rows.mean(0)
-    level = drowning(rows - centre, centre)
+    level = drowning(rows.std(0, correction=0), rows.mean(0))
     if not bool((level > 1).any()):
         return encoder, answers, known
     divided = _Divided(level.view(-1, *[1] * (answers.ndim - 2 - axis)))

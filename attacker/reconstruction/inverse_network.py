@@ -58,7 +58,7 @@ class InverseNetwork(nn.Sequential, ScaledDecoder):
     @torch.no_grad()
     def adapt(self, features: Tensor) -> None:
         rows = features.movedim(1, -1).flatten(0, -2)
-        self.levels.copy_(drowning(rows - rows.mean(0), rows.mean(0))[:, None, None])
+        self.levels.copy_(drowning(rows.std(0, correction=0), rows.mean(0))[:, None, None])
         features = features / self.levels
         super().adapt(features)
         means = features.mean((0, 2, 3))

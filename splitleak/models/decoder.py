@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from splitleak.measures.linkage.whitening import drowning
 from splitleak.models.grids import Crop, Map, ToGrid, Unflattened, check_parts, grid, laid_map
 
 LARGE = 64 * 64
@@ -318,6 +319,7 @@ def _least_squares(
     """Ridge regression of the pixels between the positions of a grid on what a convolution sees around each.
 
     The strength is what does best on a tenth of the pairs after a fit to the others; the weights are of all pairs.
+    Values that drown the others, see `drowning`, are penalised as if they were brought down to these.
 
     Args:
         direct: The convolution, to ``C * factor**2`` outputs.
@@ -348,9 +350,11 @@ def _least_squares(
 
     def solved(seen: Tensor, wanted: Tensor, strength: float) -> Tensor:
         count = seen[-1, -1]
-        variance = seen.diagonal()[:-1].mean() / count - (seen[-1, :-1] / count).square().mean()
-        penalty = torch.full_like(seen[0], float(count * strength * variance.clamp(min=1e-12)))
-        penalty[-1] = 0
+        means = seen[-1, :-1] / count
+        variances = (seen.diagonal()[:-1] / count - means.square()).clamp(min=0)
+        levels = drowning(variances.sqrt(), means).square()
+        penalty = torch.zeros_like(seen[0])
+        penalty[:-1] = count * strength * (variances / levels).mean().clamp(min=1e-12) * levels
         solution: Tensor = torch.linalg.solve(seen + penalty.diag(), wanted)
         return solution
 

@@ -20,25 +20,31 @@ def levels(rows: Tensor, centre: Tensor) -> Tensor:
     >>> levels(torch.tensor([[1.0, -2.0, 300.0], [-1.0, 2.0, -300.0]]), torch.zeros(3))
     tensor([ 1.,  1., 75.])
     """
-    deviations = rows.square().mean(0).sqrt()
-    usual = deviations[deviations > _NOTHING * centre.abs()].median().nan_to_num(1.0)
-    return (deviations / (_OUTSIZED * usual)).clamp_min(1)
+    return _levels(rows.square().mean(0).sqrt(), centre)
 
 
-def drowning(rows: Tensor, centre: Tensor) -> Tensor:
+def drowning(deviations: Tensor, centre: Tensor) -> Tensor:
     """The `levels` ``(d,)``, where bringing values down to them takes half of the variance; ones elsewhere.
 
-    So a few values of ``rows`` ``(M, d)`` drown the others in any error that is a plain mean; where they do not, all
-    stay as they are.
+    So a few values drown the others in any error that is a plain mean; where they do not, all stay as they are.
 
-    >>> drowning(torch.tensor([[1.0, -2.0, 300.0], [-1.0, 2.0, -300.0]]), torch.zeros(3))
+    Args:
+        deviations: Of the values ``(d,)``.
+        centre: Their means ``(d,)``.
+
+    >>> drowning(torch.tensor([1.0, 2.0, 300.0]), torch.zeros(3))
     tensor([ 1.,  1., 75.])
-    >>> drowning(torch.tensor([[1.0, -2.0, 4.0], [-1.0, 2.0, -4.0]]), torch.zeros(3))
+    >>> drowning(torch.tensor([1.0, 2.0, 4.0]), torch.zeros(3))
     tensor([1., 1., 1.])
     """
-    level = levels(rows, centre)
-    drowned = (rows / level).square().mean() < _DROWNED * rows.square().mean()
+    level = _levels(deviations, centre)
+    drowned = (deviations / level).square().mean() < _DROWNED * deviations.square().mean()
     return level.where(drowned, 1)
+
+
+def _levels(deviations: Tensor, centre: Tensor) -> Tensor:
+    usual = deviations[deviations > _NOTHING * centre.abs()].median().nan_to_num(1.0)
+    return (deviations / (_OUTSIZED * usual)).clamp_min(1)
 
 
 @dataclass(frozen=True)

@@ -253,6 +253,19 @@ def test_the_default_decoder_starts_at_a_linear_one_where_that_finds_most():
     assert not any(weights.requires_grad for weights in decoder.direct.parameters())
 
 
+def test_beside_a_channel_of_huge_values_a_linear_start_finds_what_it_finds_without():
+    """One strength in units of the mean variance was nothing to it, and too much for all the others."""
+    features, images = patches(60, lambda values: values)
+    beside = torch.cat([features[:, :20], 1000 * features[:, 20:21], features[:, 21:]], 1)
+    errors = []
+    for rows in (features, beside):
+        decoder = decoder_for((64, 4, 4), (3, 18, 18), blocks=0, channels=8).eval()
+        shown = functional.interpolate(images, (18, 18), mode="bilinear")
+        decoder.start_linearly(rows[:50], shown[:50], torch.Generator().manual_seed(0))
+        errors.append(functional.mse_loss(decoder(rows[50:]), shown[50:]).item())
+    assert errors[1] < 1.5 * errors[0]
+
+
 @pytest.mark.parametrize("count", [2, 60])
 def test_the_default_decoder_is_what_it_was_where_a_linear_one_finds_little(count):
     features, images = patches(count, lambda values: (40 * values).sin())
