@@ -44,7 +44,7 @@ def test_a_file_is_scanned_to_a_table_a_verdict_and_a_folder(call, model, pictur
     code, said, err = call("scan", model, "--images", pictures, "--out", out, *QUICK)
     assert code == 0, err
     assert "the picture itself" in said
-    assert "Up to `mixed`" in said
+    assert "Up to `pooled`" in said
     assert json.loads((out / "scan.json").read_text())["rows"]
     assert call("scan", model, "--images", pictures, "--out", out, *QUICK)[0] == 0  # with the same settings
     code, _, err = call("scan", model, "--images", pictures, "--out", out, "--seed", 1, *QUICK)
@@ -61,7 +61,7 @@ def test_json_has_the_rows_and_the_defenses_that_were_asked_for(call, model, pic
     assert document["version"] == 1
     names = {row["defense"] for row in document["rows"]}
     assert names == {"none", "noise 0.5", "noise 1", "bottleneck 2"}
-    assert document["verdict"].startswith("Up to `mixed`")
+    assert document["verdict"].startswith("Up to `pooled`")
     assert document["provenance"]["command"]
 
 
