@@ -1,5 +1,6 @@
 """Several crossings of the same pictures as one: what an attacker who sees them more than once reads."""
 
+import torch
 from torch import Tensor
 
 _FAR = 6.0  # deviations of what is not zero: a value so far from 0 is not 0 by noise
@@ -10,8 +11,8 @@ def together(crossings: Tensor) -> Tensor:
     """Features ``(k, N, *cut)`` of N pictures, k times each, as ``(N, *cut)``: their mean, but see `unzeroed`."""
     if len(crossings) == 1:
         return crossings[0]
-    sums = crossings.mean(0), crossings.square().sum(0), (crossings != 0).sum(0).to(crossings.dtype)
-    return unzeroed(*sums, times=len(crossings))
+    squares = torch.linalg.vector_norm(crossings, dim=0).square()  # no copy of all that crossed
+    return unzeroed(crossings.mean(0), squares, crossings.count_nonzero(0).to(crossings), times=len(crossings))
 
 
 def unzeroed(mean: Tensor, squares: Tensor, counted: Tensor, *, times: int) -> Tensor:
