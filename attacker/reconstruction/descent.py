@@ -203,6 +203,20 @@ def evened(
     return nn.Sequential(encoder, copy.deepcopy(divided).to(device)), divided(answers.float()), known
 
 
+def white_box(name: str, known: Knowledge, run: Run, draws: int = 1) -> tuple[nn.Module, Tensor, Knowledge]:
+    """What a white box descends through, what public images cross as ``(draws, M, *cut)``, and what is known.
+
+    The encoder is frozen, see `frozen_encoder`, and the features are `public_features`; in all three what was dropped
+    before noise is 0, see `cleared`, and no channels drown the others, see `evened`.
+
+    Raises:
+        ValueError: No gradient reaches an image, or features are of another shape; ``name`` is the attack's.
+    """
+    encoder = frozen_encoder(name, known, run)
+    answers, known = cleared(encoder, public_features(name, encoder, known, run, draws), known, run.device)
+    return evened(encoder, answers, known, run.device)
+
+
 def error_weight(features: Tensor) -> float:
     """The weight of the error of features like ``(M, *cut)``: 1, unless their variance is far from the usual.
 

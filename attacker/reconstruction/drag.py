@@ -13,13 +13,10 @@ from splitleak.attacker.diffusion import DIFFUSION, DiffusionConfig, DiffusionPr
 from splitleak.attacker.reconstruction.descent import (
     DRAWS,
     channel_axis,
-    cleared,
     decoder_of,
     drops,
-    evened,
     feature_errors,
-    frozen_encoder,
-    public_features,
+    white_box,
 )
 from splitleak.attacker.training.denoiser import Denoiser, alpha_bar
 from splitleak.attacker.training.fitting import predict, rebuilding_loss, set_apart
@@ -70,8 +67,8 @@ class DragAttack(Attack):
     with another attack's picture, here a decoder's, noised; DRAG with noise. Spherical Gaussian guidance is that of
     Yang et al., "Guidance with spherical Gaussian constraint for conditional diffusion", ICML 2024. ``encoder`` and
     public images are needed; with ``query`` decoder and rehearsal see features that crossed the wire as the victims'
-    did, and what is dropped on the way is left out of the distance. A denoiser is trained on the public images, less
-    those of the rehearsal, where no prior is given.
+    did; what is dropped on the way is left out of the distance, and channels that drown the others in it are divided,
+    see `white_box`. A denoiser is trained on the public images, less those of the rehearsal, where no prior is given.
 
     Deviations: the denoiser is small, of pixels, and trained on the public images, where the paper has Stable
     Diffusion's or another large one; guidance is chosen in a rehearsal on public images, by MSE and SSIM; the CPU
@@ -98,10 +95,8 @@ class DragAttack(Attack):
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         config = self.config
-        encoder = frozen_encoder(self.name, known, run)
-        asked = public_features(self.name, encoder, known, run, DRAWS if config.start == "decoder" else 1)
-        asked, known = cleared(encoder, asked, known, run.device)
-        encoder, asked, known = evened(encoder, asked, known, run.device)
+        draws = DRAWS if config.start == "decoder" else 1
+        encoder, asked, known = white_box(self.name, known, run, draws)
         assert known.public is not None
         dropped = drops(encoder, known.public, asked[0], known.captured, run.device)
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))

@@ -11,14 +11,7 @@ from torch.nn import functional
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.prior import GAN, Prior, PriorConfig
-from splitleak.attacker.reconstruction.descent import (
-    cleared,
-    drops,
-    evened,
-    feature_errors,
-    frozen_encoder,
-    public_features,
-)
+from splitleak.attacker.reconstruction.descent import drops, feature_errors, white_box
 from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.attacker.training.rows import BATCH, Stage, descend_rows
 from splitleak.config import Config
@@ -63,7 +56,8 @@ class GlassAttack(Attack):
     deviation), the best by its feature is kept, and its w descends further, noisy at first. Every feature is rebuilt on
     its own, but for the drawn candidates, which all share. ``encoder`` and public images are needed; with ``query``
     the settings are rehearsed on features that crossed the wire as the victims' did; what is dropped on the way is left
-    out of the error. A generator is trained on the public images, less those of the rehearsal, where no prior is given.
+    out of the error, and channels that drown the others in it are divided, see `white_box`. A generator is trained on
+    the public images, less those of the rehearsal, where no prior is given.
 
     Deviations: what is returned is the iterate with the least feature error, where the paper returns the last; the
     generator is `splitleak prior`'s, whose w is what its first block makes of the latent (a StyleGAN's has as many as
@@ -95,10 +89,7 @@ class GlassAttack(Attack):
         )
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
-        encoder = frozen_encoder(self.name, known, run)
-        asked = public_features(self.name, encoder, known, run)
-        asked, known = cleared(encoder, asked, known, run.device)
-        encoder, asked, known = evened(encoder, asked, known, run.device)
+        encoder, asked, known = white_box(self.name, known, run)
         assert known.public is not None
         order = torch.randperm(len(known.public), generator=generator(run.seed, "glass", "rehearsal"))
         rehearsed, used = set_apart(known.public, order, min(self.config.rehearsal_images, len(order) // 4))

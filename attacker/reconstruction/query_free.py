@@ -34,7 +34,9 @@ class QueryFreeAttack(Attack):
     shadow of the encoder is trained so that the frozen head classifies what it makes of public images (cross-entropy),
     then captured features are inverted through it as through the true encoder (see `descent.descend`). Nothing says
     that the shadow's features are the true one's, only that the head understands both; so it is the weakest attack
-    here, and a good score against it says little.
+    here, and a good score against it says little. Channels that drown the others in the error of the features are
+    divided first, see `evened`.
+
     Deviations of the paper's preset: those of `maximum-likelihood`; the learning rate falls along a cosine, where the
     paper halves it every 20 epochs.
     """

@@ -11,12 +11,9 @@ from splitleak.attacker.reconstruction.descent import (
     DRAWS,
     DescentConfig,
     Start,
-    cleared,
     descend,
-    evened,
-    frozen_encoder,
-    public_features,
     start_from,
+    white_box,
 )
 from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.measures.pixel import mse
@@ -82,10 +79,8 @@ class MaximumLikelihoodAttack(Attack):
         )
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
-        encoder = frozen_encoder(self.name, known, run)
-        asked = public_features(self.name, encoder, known, run, DRAWS if self.config.start == "decoder" else 1)
-        asked, known = cleared(encoder, asked, known, run.device)
-        encoder, asked, known = evened(encoder, asked, known, run.device)
+        draws = DRAWS if self.config.start == "decoder" else 1
+        encoder, asked, known = white_box(self.name, known, run, draws)
         assert known.public is not None
         candidates = list(itertools.product(self.config.tv_weights, self.config.l2_weights))
         order = torch.randperm(len(known.public), generator=generator(run.seed, self.name, "rehearsal"))
