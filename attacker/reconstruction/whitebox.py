@@ -109,7 +109,8 @@ class MaximumLikelihoodAttack(Attack):
         """Hyperparameter search: the weights with the least loss on the public images ``truth``, and all errors.
 
         Where the heaviest weight of the distance from the start is the best, as behind much noise, heavier ones are
-        tried, too, and lighter ones where the lightest is, as of slight features that are sent as they are.
+        tried, too, and lighter ones where the lightest is, as of slight features that are sent as they are; none is
+        lighter than 0.
         """
 
         def descended(candidates: list[tuple[float, float]], name: str) -> _Tried:
@@ -133,7 +134,7 @@ class MaximumLikelihoodAttack(Attack):
         tried = descended(candidates, "rehearsal")
         for wider in range(1, _WIDER + 1):
             (tv, l2), weights = _best(tried), {weight for _, weight in tried}
-            if len(self.config.l2_weights) == 1 or min(weights) < l2 < max(weights):
+            if len(self.config.l2_weights) == 1 or l2 == 0 or min(weights) < l2 < max(weights):
                 break
             tried |= descended([(tv, l2 / _WIDENED if l2 == min(weights) else l2 * _WIDENED)], f"rehearsal {wider}")
         rehearsal = [

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from splitleak.attacker.base import Knowledge, Query, Run
+from splitleak.attacker.reconstruction import whitebox
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
+from splitleak.attacker.reconstruction.descent import descend
 from splitleak.attacker.reconstruction.whitebox import MaximumLikelihoodAttack, MaximumLikelihoodConfig
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
@@ -116,6 +118,23 @@ def test_lighter_weights_are_tried_where_the_lightest_is_the_best(known, encoder
     assert tried[:2] == [50, 100]
     assert tried[2:] == pytest.approx([50 / 6**time for time in range(1, len(tried) - 1)])
     assert attack.findings["l2_weight"] < 50
+
+
+def test_no_weight_is_tried_that_is_lighter_than_0(known, encoder, monkeypatch):
+    """It tried 0 four times more."""
+    descents = []
+
+    def heard(*given, name, **settings):
+        descents.append(name)
+        return descend(*given, name=name, **settings)
+
+    exact = Query(torch.no_grad()(encoder))
+    known = dataclasses.replace(known, captured=exact(known.public[:8]), query=exact)
+    attack = MaximumLikelihoodAttack(QUICK.model_copy(update={"l2_weights": (0.0, 100.0)}))
+    monkeypatch.setattr(whitebox, "descend", heard)
+    attack(known)
+    assert attack.findings["l2_weight"] == 0
+    assert descents == ["rehearsal", "descent"]
 
 
 def test_a_channel_of_huge_values_drowns_no_other_in_the_error(known, encoder, small_splits):
