@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from splitleak.attacker.training.layout import Layout, Shape
 from splitleak.config import Config
+from splitleak.measures.linkage.whitening import levels
 from splitleak.seeding import generator
 
 _Rows = tuple[Tensor, Tensor, Tensor]  # regressors (m, r), blocks (m, o), and the group (m,) of each
@@ -21,8 +22,8 @@ _LOCAL_PLACES = 36  # of a grid each of whose places has means of its own, at mo
 _ROWS = 30_000  # at most, of the primal form
 _PRODUCT_ROWS = 1024  # that products are formed of at once
 _HELD_OUT_ROWS = 512  # about so many choose the strength
-_CONSTANT, _LEAST = 1e-6, 1e-30  # standard deviation beside the mean, and by itself: less is rounding
-_OUTSIZED = 2.0  # times the usual deviation
+_CONSTANT = 1e-6  # standard deviation beside the mean: less is rounding
+_NOTHING = 1e-100  # less than the variance of any values of single precision
 _BATCH = 64
 
 
@@ -158,10 +159,15 @@ class _Centred:
             self.dual /= self.scale
             self.kernel, self.cross = self.dual @ self.dual.T, blocks.double() - self.mean_block[groups]
 
+    @property
+    def unit(self) -> float:
+        """What strengths are told in: the mean eigenvalue of the primal form."""
+        return float(self.kernel.trace().clamp_min(_NOTHING)) / len(self.scale)
+
     def solved(self, strength: float) -> Tensor:
         """The weights ``(r, o)`` of the regression of a strength."""
-        self.kernel.diagonal().add_(strength)
-        weight: Tensor = torch.linalg.solve(self.kernel, self.cross)
+        penalty = torch.full_like(self.kernel[0], strength * self.unit).diag()
+        weight: Tensor = torch.linalg.solve(self.kernel + penalty, self.cross)
         return (weight if self.dual is None else self.dual.T @ weight) / self.scale[:, None]
 
 
@@ -335,13 +341,11 @@ class RidgeGauge:
         apart = (rows.double() - fitted.mean[groups]) / fitted.scale
         unlike = blocks.double() - fitted.mean_block[groups]
         basis = (apart if fitted.dual is None else apart @ fitted.dual.T) @ vectors
-        unit = float(values.sum().clamp_min(1e-30)) / self.map.regressors
-        strength, error = _chosen(values, rotated, basis, unlike, unit)
-        strength /= unit
+        strength, error = _chosen(values, rotated, basis, unlike, fitted.unit)
         sums.add(rows, blocks, groups)
         sums.flush()
         whole = _Centred(sums, self._shift[0])
-        weight = whole.solved(strength * float(whole.kernel.trace().clamp_min(1e-30)) / self.map.regressors)
+        weight = whole.solved(strength)
         bias = whole.mean_block + self._shift[1] - (whole.mean + self._shift[0]) @ weight
         grid = (self.map.layout.height, self.map.layout.width) if self._local else (1, 1)
         self.map.weight = weight.T.float().contiguous()
@@ -378,31 +382,28 @@ def _held_out(images: int, share: float, groups: Tensor | None, draw: torch.Gene
 
 
 def _chosen(values: Tensor, rotated: Tensor, basis: Tensor, blocks: Tensor, unit: float) -> tuple[float, float]:
-    """The strength, of powers of ten times ``unit``, with the least squared error on held-out rows, and that error.
+    """The strength, a power of ten in units of ``unit``, with the least squared error on held-out rows; and that error.
 
     Args:
         values: The kernel's eigenvalues ``(k,)``.
         rotated: The answers ``(k, o)`` in the eigenvectors' coordinates.
         basis: The held-out rows ``(t, k)`` there.
         blocks: What they should give, ``(t, o)``.
-        unit: The mean eigenvalue of the primal form.
+        unit: See `_Centred.unit`.
     """
     own, between, pull = basis.T @ basis, rotated @ rotated.T, (rotated * (basis.T @ blocks)).sum(1)
     energy, errors = float(blocks.square().sum()), {}
-    for strength in (unit * 10.0**power for power in range(-9, 4)):
-        factor = 1 / (values.clamp_min(0) + strength)
+    for strength in (10.0**power for power in range(-9, 4)):
+        factor = 1 / (values.clamp_min(0) + strength * unit)
         errors[strength] = energy + float(factor @ (own * between) @ factor - 2 * factor @ pull)
     best = min(errors, key=lambda strength: errors[strength])
     return best, max(errors[best], 0.0)
 
 
 def _levels(variances: Tensor, means: Tensor) -> Tensor:
-    """What values are divided by: those that vary far more than most are brought down to twice what these vary by.
+    """The `levels` that values are divided by; of what is constant to single precision infinity, which leaves it out.
 
-    So a channel of huge ones hides nothing of what the others tell, and what hardly varies is not made much of. Of what
-    is constant to single precision infinity, which leaves it out.
+    So a channel of huge ones hides nothing of what the others tell, and what hardly varies is not made much of.
     """
     deviations = variances.clamp_min(0).sqrt()
-    varying = deviations > (_CONSTANT * means.abs()).clamp_min(_LEAST)
-    usual = deviations[varying].median() if bool(varying.any()) else deviations.new_ones(())
-    return (deviations / _OUTSIZED).clamp_min(usual).where(varying, torch.inf)
+    return levels(deviations, means).where(deviations > _CONSTANT * means.abs(), torch.inf)

@@ -61,7 +61,7 @@ def _fitted(features: Tensor, values: Tensor, classes: int, strengths: tuple[flo
     flat = features.flatten(1)
     centre = flat.double().mean(0).float()
     rows = flat - centre
-    level = levels(rows, centre)
+    level = levels(rows.square().mean(0).sqrt(), centre)
     rows = rows / level
     hot = functional.one_hot(values, classes).float()
     bias = hot.mean(0)

@@ -11,16 +11,17 @@ _OUTSIZED = 2.0  # times the usual deviation
 _DROWNED = 0.5  # of the variance, at most, that is left where a few values drown the others
 
 
-def levels(rows: Tensor, centre: Tensor) -> Tensor:
-    """What each value of ``rows`` ``(M, d)``, less their ``centre`` ``(d,)``, is divided by: ``(d,)``, at least 1.
+def levels(deviations: Tensor, centre: Tensor) -> Tensor:
+    """What values that vary by ``deviations`` ``(d,)`` about their ``centre`` ``(d,)`` are divided by: at least 1.
 
     Those that vary more than twice as much as the median of all are brought down to that, so that a channel of huge
     ones, be they noise, hides nothing of what the others tell; the rest stay as they are.
 
-    >>> levels(torch.tensor([[1.0, -2.0, 300.0], [-1.0, 2.0, -300.0]]), torch.zeros(3))
+    >>> levels(torch.tensor([1.0, 2.0, 300.0]), torch.zeros(3))
     tensor([ 1.,  1., 75.])
     """
-    return _levels(rows.square().mean(0).sqrt(), centre)
+    usual = deviations[deviations > _NOTHING * centre.abs()].median().nan_to_num(1.0)
+    return (deviations / (_OUTSIZED * usual)).clamp_min(1)
 
 
 def drowning(deviations: Tensor, centre: Tensor) -> Tensor:
@@ -37,14 +38,9 @@ def drowning(deviations: Tensor, centre: Tensor) -> Tensor:
     >>> drowning(torch.tensor([1.0, 2.0, 4.0]), torch.zeros(3))
     tensor([1., 1., 1.])
     """
-    level = _levels(deviations, centre)
+    level = levels(deviations, centre)
     drowned = (deviations / level).square().mean() < _DROWNED * deviations.square().mean()
     return level.where(drowned, 1)
-
-
-def _levels(deviations: Tensor, centre: Tensor) -> Tensor:
-    usual = deviations[deviations > _NOTHING * centre.abs()].median().nan_to_num(1.0)
-    return (deviations / (_OUTSIZED * usual)).clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Whitening:
         rows = flat - centre
         if count < 2 or not bool(rows.any()):
             raise ValueError(f"expected at least two features that differ, got {count}")
-        level = levels(rows, centre)
+        level = levels(rows.square().mean(0).sqrt(), centre)
         rows = rows / level
         wide = size > count
         gram = (rows @ rows.T if wide else rows.T @ rows) / count

@@ -65,10 +65,10 @@ def test_a_channel_of_huge_noise_hides_nothing_of_what_the_others_tell(count, si
 def test_values_that_vary_as_others_do_or_not_at_all_are_left_as_they_are():
     features = correlated(50, 6)
     rows = features - features.mean(0)
-    assert levels(rows, features.mean(0)).tolist() == [1] * 6
+    assert levels(rows.std(0), features.mean(0)).tolist() == [1] * 6
     constant = torch.cat([rows, 1e-6 * torch.randn(50, 20, generator=torch.Generator().manual_seed(0))], 1)
-    assert levels(constant, torch.full((26,), 5.0)).tolist() == [1] * 26
-    assert levels(torch.zeros(5, 3), torch.zeros(3)).tolist() == [1] * 3
+    assert levels(constant.std(0), torch.full((26,), 5.0)).tolist() == [1] * 26
+    assert levels(torch.zeros(3), torch.zeros(3)).tolist() == [1] * 3
 
 
 @pytest.mark.parametrize(("count", "size"), [(40, 12), (12, 40)])
