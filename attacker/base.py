@@ -103,7 +103,7 @@ class Query:
 
     def affords(self, images: int) -> bool:
         """Whether answers for so many more images are within the budget."""
-        return self.budget is None or self.made + images * self.averaging <= self.budget
+        return self.most(images) == images
 
     def most(self, images: int) -> int:
         """As many of so many more images as are within the budget."""
