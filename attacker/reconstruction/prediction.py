@@ -205,8 +205,8 @@ def _ridge(scores: Tensor, images: Tensor, run: Run) -> nn.Module:
 class _Regressors(JoinedRescale):
     """Logarithms of what is known are one above those of a `JoinedRescale`, which of the least scores are about 0.
 
-    A class of which one picture tells such a score had a column next to constant; scaled by its deviation, what another
-    picture tells was a million times what it should be.
+    A class of which one picture alone tells such a score would else have a column next to constant; and scaled by its
+    deviation, what a victim tells would be a million times what it should be.
     """
 
     def forward(self, scores: Tensor) -> Tensor:
