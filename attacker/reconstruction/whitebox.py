@@ -19,7 +19,7 @@ from splitleak.attacker.training.fitting import rebuilding_loss, set_apart
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
 
-_WIDENED, _WIDER = 6.0, 4  # times the heaviest weight of the distance, or the lightest by it, and how often
+_FACTOR, _FURTHER = 6.0, 4  # between a weight of the distance and one beyond those given, and how many of these
 
 _Tried = dict[tuple[float, float], tuple[float, float]]
 """By weights of smoothness and of the distance from the start, the loss and the MSE of what they gave."""
@@ -132,11 +132,11 @@ class MaximumLikelihoodAttack(Attack):
             return dict(zip(candidates, zip(losses, errors, strict=True), strict=True))
 
         tried = descended(candidates, "rehearsal")
-        for wider in range(1, _WIDER + 1):
+        for further in range(1, _FURTHER + 1):
             (tv, l2), weights = _best(tried), {weight for _, weight in tried}
             if len(self.config.l2_weights) == 1 or l2 == 0 or min(weights) < l2 < max(weights):
                 break
-            tried |= descended([(tv, l2 / _WIDENED if l2 == min(weights) else l2 * _WIDENED)], f"rehearsal {wider}")
+            tried |= descended([(tv, l2 / _FACTOR if l2 == min(weights) else l2 * _FACTOR)], f"rehearsal {further}")
         rehearsal = [
             {"tv_weight": tv, "l2_weight": l2, "mse": error, "loss": loss} for (tv, l2), (loss, error) in tried.items()
         ]

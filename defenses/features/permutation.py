@@ -9,7 +9,7 @@ from splitleak.defenses.base import Defense
 from splitleak.models.split import SplitModel
 from splitleak.seeding import generator
 
-_LESS, _LEAST = 5, -3  # of the largest value's powers of two, those between which a one of a session's number is 1
+_SMALLEST, _LARGEST = -3, 5  # powers of two of a message's largest value, in which a one of the number is sent as 1
 
 
 class PermutationConfig(Config):
@@ -103,7 +103,7 @@ class Permutation(Defense):
         places = torch.arange(features[0, 0].numel(), device=features.device)
         number = (session >> places % self.config.bits) & 1
         power = features.detach().abs().amax().log2().floor()
-        size = torch.where((power < _LEAST) | (power > _LESS), (power - _LESS).exp2(), 1)
+        size = torch.where((power < _SMALLEST) | (power > _LARGEST), (power - _LARGEST).exp2(), 1)
         plane = (size * number).to(features).view(1, 1, *features.shape[2:]).expand(len(features), -1, -1, -1)
         return torch.cat([features[:, :-1][:, order], plane], 1)
 
