@@ -14,7 +14,7 @@ from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import LABELS
 from splitleak.eval.latency.table import engine_text
 from splitleak.eval.record.schema import Record
-from splitleak.eval.report.results import Results, design_of, variant
+from splitleak.eval.report.results import Results, design_of, means_of, variant
 from splitleak.inputs import check_different
 
 Latency = Mapping[str, Any]
@@ -55,9 +55,9 @@ class Deployment:
 
     ``accuracy`` is that on the test images, for codecs other than fp32 corrected by the codec's change of the accuracy
     on the victims' images. MSE and SSIM (None of pictures that are too small for it) are those of the strongest
-    recorded attack on each target, by its MSE; ``partly`` are the attacks that were not run on all of the targets.
-    ``efforts``: each attack with a digest of how many pictures it asked about and what it was set to; ``scored``:
-    digests of the victims' images.
+    recorded attack on each target, by its MSE, the mean of its runs of several seeds; ``partly`` are the attacks that
+    were not run on all of the targets. ``efforts``: each attack with a digest of how many pictures it asked about and
+    what it was set to; ``scored``: digests of the victims' images.
     ``uncorrected``: of such a codec, the change is not known, as no fp32 was measured on its targets.
     ``assumed`` ones have accuracy and leakage of the same design with fp32: only latency and bytes were measured.
     """
@@ -236,21 +236,22 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
     if len(designs := {design_of(run.record) for run in group}) > 1:
         expected = f"expected records of one target design, and of one split, under the name {first.design!r}"
         raise ValueError(f"{expected}, got {len(designs)}")
-    by_attack: dict[tuple[str, str], set[str]] = {}
-    by_run: dict[tuple[str, int], list[Measured]] = {}
+    by_attack: dict[tuple[str, str], set[tuple[str, int]]] = {}
+    by_target: dict[tuple[str, int], dict[object, list[Record]]] = {}
     for run in group:
-        by_attack.setdefault(_attack(run.record), set()).add(run.target)
-        by_run.setdefault((run.target, run.record.attack.seed), []).append(run)
-    strongest = [min(runs, key=lambda run: run.record.mse) for runs in by_run.values()]
+        attack, target = _attack(run.record), (run.target, run.seed)
+        by_attack.setdefault(attack, set()).add(target)
+        by_target.setdefault(target, {}).setdefault((attack, means_of(run.record)), []).append(run.record)
+    strongest = [min(attacks.values(), key=_mse) for attacks in by_target.values()]
     of_targets = {(run.target, run.seed): run.record for run in group}  # each once, however often it was attacked
-    similarities = [score.mean for run in strongest if (score := run.record.scores.get("ssim")) is not None]
+    similarities = [fmean(known) for records in strongest if (known := _similarities(records))]
     sent = [record.wire.bytes_per_image for record in of_targets.values() if record.wire is not None]
     if not sent:
         raise ValueError(f"expected records of {first.design!r} that tell what was sent, got none; score one anew")
-    names = Counter(_attack(run.record)[0] for run in strongest)
+    names = Counter(_attack(records[0])[0] for records in strongest)
     defenses, change = first.record.target.design.names, _wire_change(group, twin)
     targets = tuple(dict.fromkeys(run.target for run in group))
-    partly = (name for (name, _), attacked in by_attack.items() if len(attacked) < len(targets))
+    partly = (name for (name, _), attacked in by_attack.items() if len(attacked) < len(by_target))
     return Deployment(
         design=first.design,
         cut=first.cut,
@@ -259,7 +260,7 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         targets=targets,
         accuracy=100 * fmean(record.target.accuracy for record in of_targets.values()) + (change or 0.0),
         drop=0.0,
-        mse=fmean(run.record.mse for run in strongest),
+        mse=fmean(map(_mse, strongest)),
         ssim=fmean(similarities) if similarities else None,
         attack=" or ".join(name for name, _ in names.most_common()),
         attacks=tuple(dict.fromkeys(name for name, _ in by_attack)),
@@ -267,7 +268,7 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         efforts=tuple(sorted({(_attack(run.record)[0], _effort(run.record)) for run in group})),
         scored=tuple(sorted({run.record.images["scored"] for run in group if "scored" in run.record.images})),
         knowledge=tuple(sorted({known for run in group for known in run.record.threat_model.knowledge})),
-        seeds=len({run.seed for run in strongest}),
+        seeds=len({run.seed for run in group}),
         victims=min(run.record.n for run in group),
         randomised=any(DEFENSES[name].randomised for name in defenses),
         adaptive=any(max(run.record.threat_model.views, run.record.threat_model.draws) > 1 for run in group),
@@ -283,6 +284,14 @@ def _attack(record: Record) -> tuple[str, str]:
     So it is what the attack saw, asked and was set to, but for its seed, too.
     """
     return record.attack.name if record.cell is None else record.cell.attack, variant(record)
+
+
+def _mse(records: Sequence[Record]) -> float:
+    return fmean(record.mse for record in records)
+
+
+def _similarities(records: Sequence[Record]) -> list[float]:
+    return [score.mean for record in records if (score := record.scores.get("ssim")) is not None]
 
 
 def _effort(record: Record) -> str:

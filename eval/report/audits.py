@@ -5,7 +5,7 @@ attacks' names alone.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -101,7 +101,7 @@ def _once(cell: Cell) -> bool:
 def _strongest_never_averaged(cells: list[Cell]) -> str:
     """What is the strongest at one crossing and was not run on the mean of several, while others were."""
     averaged = {_kind(cell) for cell in _measured(cells) if not _once(cell)}
-    best = {_kind(cell) for cell in strongest(cells, "mse", _once).values()}
+    best = {_kind(cell) for cell in strongest(cells, "mse", _once)}
     return ", ".join(sorted(best - averaged)) if averaged else ""
 
 
@@ -119,11 +119,11 @@ def _metric(name: str) -> Metric:
     return metric
 
 
-def _shown(results: Results, best: Mapping[int, Cell], name: str) -> list[str]:
-    counts = Counter(names_in(cell.attack)[1] for cell in best.values())
+def _shown(results: Results, best: Sequence[Cell], name: str) -> list[str]:
+    counts = Counter(names_in(cell.attack)[1] for cell in best)
     which = ", ".join(name if len(counts) == 1 else f"{name} ({count})" for name, count in counts.most_common())
     return [
-        spread_text(Spread.of(measured(best.values(), name)), _metric(name).text, len(results.seeds)),
+        spread_text(Spread.of(measured(best, name)), _metric(name).text, len(results.seeds)),
         which or NOTHING,
     ]
 
@@ -145,8 +145,8 @@ def rebuilt_shares(cells: Iterable[Cell]) -> list[float]:
     return [share for cell in cells if (share := rebuilt_share(cell)) is not None]
 
 
-def _shares(results: Results, best: Mapping[int, Cell]) -> str:
-    return spread_text(Spread.of(rebuilt_shares(best.values())), "{:.1f}".format, len(results.seeds))
+def _shares(results: Results, best: Sequence[Cell]) -> str:
+    return spread_text(Spread.of(rebuilt_shares(best)), "{:.1f}".format, len(results.seeds))
 
 
 def curves(results: Results) -> list[Curve]:
@@ -197,7 +197,7 @@ def _curve(
     for row, ours in cells.items():
         for place in sorted({at(cell) for cell in ours}):
             best = strongest([cell for cell in ours if at(cell) == place], "mse")
-            if (spread := Spread.of(measured(best.values(), "mse"))) is not None:
+            if (spread := Spread.of(measured(best, "mse"))) is not None:
                 rows.setdefault(row.label, {})[place] = spread
     curve = Curve(name, *words, rows, len(results.seeds))
     return curve if len(curve.places) > 1 else None
@@ -233,10 +233,10 @@ def _verdict(cells: list[Cell], row: Row) -> str | None:
     if not once:
         return None
 
-    def mean(best: Mapping[int, Cell], name: str) -> float:
-        return fmean(measured(best.values(), name))
+    def mean(best: Sequence[Cell], name: str) -> float:
+        return fmean(measured(best, name))
 
-    variances = [of for cell in once.values() if cell.record and (of := _variance(cell.record))]
+    variances = [of for cell in once if cell.record and (of := _variance(cell.record))]
     done = _measured(cells)
     one, planned = (len({cell.attack for cell in of}) for of in (filter(_once, done), cells))
     ran = planned - len({cell.attack for cell in cells if cell.measure("mse") is None})  # in every seed
@@ -245,7 +245,7 @@ def _verdict(cells: list[Cell], row: Row) -> str | None:
     error = f"{mean(once, 'mse'):.4f}"
     said = f"{row.label}: the {f'strongest of {one} attacks' if one > 1 else 'one attack'} at one crossing "
     if variances:
-        share = fmean(rebuilt_shares(once.values()))
+        share = fmean(rebuilt_shares(once))
         given = f"{share:.0f} %" if share > 0 else "nothing"  # worse than the mean picture
         said += f"gives back {given} of what tells the victims' pictures apart "
         said += f"(MSE {error}, variance {fmean(variances):.4f}{alike})"

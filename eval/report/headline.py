@@ -141,7 +141,7 @@ class _Told:
 
     @classmethod
     def of(cls, cells: Sequence[Cell]) -> "_Told | None":
-        best = strongest([cell for cell in cells if cell.kind == "victims"], "mse").values()
+        best = strongest([cell for cell in cells if cell.kind == "victims"], "mse")
         errors, shares = measured(best, "mse"), rebuilt_shares(best)
         return cls(fmean(errors), fmean(shares) if shares else None) if errors else None
 

@@ -166,16 +166,25 @@ def measured(cells: Iterable[Cell], metric: str) -> list[float]:
     return [value for cell in cells if (value := cell.measure(metric)) is not None]
 
 
-def strongest(cells: Iterable[Cell], measure: str, of: Callable[[Cell], bool] = lambda cell: True) -> dict[int, Cell]:
-    """By seed, the measured cell with the best reconstructions by a measure, of those that are asked for."""
+def strongest(cells: Iterable[Cell], measure: str, of: Callable[[Cell], bool] = lambda cell: True) -> list[Cell]:
+    """The measured cells of the attack with the best reconstructions of each target, by a measure, of those asked for.
+
+    A campaign has one target a seed. Of loose records, one target may have several runs of an attack, by the attack's
+    seed: the mean of these counts.
+    """
     metric = metric_named(measure, "victims")
     sign = 1 if metric is not None and metric.better == "higher" else -1
-    best: dict[int, tuple[float, Cell]] = {}
+    targets: dict[Hashable, dict[Hashable, list[Cell]]] = {}
     for cell in cells:
-        value = cell.measure(measure)
-        if of(cell) and value is not None and (cell.seed not in best or sign * value < best[cell.seed][0]):
-            best[cell.seed] = sign * value, cell
-    return {seed: cell for seed, (_, cell) in best.items()}
+        if of(cell) and cell.record is not None and cell.measure(measure) is not None:
+            target = cell.place.target, cell.record.target.digest, cell.record.target.design.seed
+            attack = cell.table, cell.row, cell.attack, means_of(cell.record)
+            targets.setdefault(target, {}).setdefault(attack, []).append(cell)
+    of_targets = (
+        min(attacks.values(), key=lambda runs: sign * statistics.fmean(measured(runs, measure)))
+        for attacks in targets.values()
+    )
+    return [cell for runs in of_targets for cell in runs]
 
 
 @dataclass(frozen=True)
@@ -302,7 +311,7 @@ class Results:
 
     def closest(self, table: str, row: Row, metric: str) -> Spread | None:
         """The metric of the attack with the best reconstructions in each seed, over seeds."""
-        return Spread.of(measured(strongest(self.of(table, row), metric).values(), metric))
+        return Spread.of(measured(strongest(self.of(table, row), metric), metric))
 
     @cached_property
     def together(self) -> tuple[str, ...]:
@@ -543,6 +552,11 @@ def variant(record: Record) -> str:
     """What is alike in all runs of one attack, a digest: what it saw, asked and was set to, but for its seed."""
     model, settings = record.threat_model, {**record.attack.config, "seed": None}
     return digest([model.views, model.queries, model.draws, settings])
+
+
+def means_of(record: Record) -> Hashable:
+    """The pictures and the generator that an attack had: with others, it is no other run of the same on a target."""
+    return record.images.get("public"), record.attack.prior
 
 
 def design_of(record: Record) -> str:

@@ -357,3 +357,33 @@ def test_a_run_like_the_demos_is_read_record_by_record(materials, artifact, tmp_
     (one,) = deployments(read_results([tmp_path]), None, None)
     assert (one.design, one.cut, one.codec, one.drop, one.victims) == ("toy", 2, "fp32", 0.0, 40)
     assert one.mse > 0
+
+
+def of_runs(fake_record, folder, *runs):
+    """The one candidate of loose records of a target's name: seed of the target, attack, its seed, error, images."""
+    about = {"dataset": "builtin", "model": "vgg", "method": "Bottleneck", "plus": None, "target": "t", "views": 1}
+    for order, (trained, attack, seed, mse, public) in enumerate(runs):
+        record = fake_record({**about, "id": f"r{order}", "seed": trained, "attack": attack}, mse)
+        run = record.attack.model_copy(update={"seed": seed})
+        changed = {"cell": None, "attack": run, "images": {"public": public}}
+        record.model_copy(update=changed).write(folder / f"{order}" / "record.json")
+    (found,) = deployments(read_results([folder]), None, None)
+    return found
+
+
+def test_an_attack_of_another_seed_does_not_weaken_the_strongest(fake_record, tmp_path):
+    """The best of each seed of the attacks were averaged: the weak one's second run with the strong one."""
+    runs = ((0, "decoder", 0, 0.05, "a"), (0, "decoder", 1, 0.07, "a"), (0, "gan", 0, 0.01, "a"))
+    found = of_runs(fake_record, tmp_path, *runs)
+    assert (found.mse, found.attack, found.seeds) == (pytest.approx(0.01), "gan", 1)
+
+
+def test_runs_of_an_attack_with_other_pictures_are_not_averaged(fake_record, tmp_path):
+    found = of_runs(fake_record, tmp_path, (0, "decoder", 0, 0.05, "a"), (0, "decoder", 1, 0.01, "b"))
+    assert found.mse == pytest.approx(0.01)
+
+
+def test_targets_of_one_name_and_several_seeds_are_averaged(fake_record, tmp_path):
+    """Each was attacked with the attack's own default seed: the least of all was told, as of one seed."""
+    found = of_runs(fake_record, tmp_path, *((seed, "decoder", 0, 0.01 + 0.02 * seed, "a") for seed in range(3)))
+    assert (found.mse, found.seeds) == (pytest.approx(0.03), 3)

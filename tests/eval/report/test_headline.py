@@ -89,3 +89,14 @@ def test_what_was_attacked_is_named_with_its_cut_and_images(fake_campaign):
     text = attacked(Results.load(fake_campaign(methods=("Bottleneck",), seeds=(0,))))
     assert "cut" in text
     assert "victims" in text
+
+
+def test_the_strongest_attack_is_that_on_the_target_whatever_the_seeds_of_the_others(fake_record, tmp_path):
+    """Of loose records: the best of those of each seed were averaged, a weak attack's with the strongest's."""
+    about = {"dataset": "builtin", "model": "vgg", "method": "Bottleneck", "plus": None, "seed": 0, "target": "t"}
+    for attack, seed, mse in (("decoder", 0, 0.05), ("decoder", 1, 0.07), ("gan", 0, 0.01)):
+        record = fake_record({**about, "id": f"{attack}{seed}", "attack": attack, "views": 1}, mse)
+        run = record.attack.model_copy(update={"seed": seed})
+        changed = record.model_copy(update={"cell": None, "attack": run})
+        changed.write(tmp_path / "run" / f"{attack}{seed}" / "record.json")
+    assert said(tmp_path / "run") == "t (accuracy 90.0 %): the strongest attack has an MSE of 0.0100."
