@@ -240,7 +240,7 @@ def csv_rows(results: Results) -> Iterator[dict[str, Any]]:
     names = [name for name in dict.fromkeys(metric.name for metric in found) if name not in unmeasured]
     for cell in results.cells:
         labels: dict[str, Any] = {"id": cell.id, "table": cell.table, "row": cell.row.name, "plus": cell.row.plus}
-        labels |= {"attack": cell.place.attack, "seed": cell.seed, "kind": cell.kind}
+        labels |= {"attack": cell.attack or cell.place.attack, "seed": cell.seed, "kind": cell.kind}
         labels |= {name: _flat(getattr(cell.place, name, None)) for name in _CSV_LABELS}
         yield labels | {name: cell.measure(name) for name in names}
 

@@ -1,6 +1,6 @@
 """Results as one table for the terminal: a line per measured cell, with its latency."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from splitleak.eval.latency.table import quantile_text
 from splitleak.eval.record.schema import Record
@@ -23,11 +23,11 @@ def legend(results: Results) -> str:
 
 
 def columns(results: Results) -> tuple[str, ...]:
-    """The columns of `rows`, with the attack if there are several, and what else is measured."""
+    """The columns of `rows`, with table, attack and seed if there are several, and what else is measured."""
     times = tuple(f"{name.removesuffix('_ms')} ms" for name in _TIMES)
     scores = ("MSE", "SSIM", "PSNR dB", *(f"MSE, {views} crossings" for views in _often(results)))
     found = ("found again %",) if _linked(results) else ()
-    return ("target", *_attack(results), "accuracy %", *scores, *found, *times, "bytes/image", "queries")
+    return ("target", *_labels(results), "accuracy %", *scores, *found, *times, "bytes/image", "queries")
 
 
 def rows(results: Results) -> list[tuple[str, ...]]:
@@ -36,21 +36,30 @@ def rows(results: Results) -> list[tuple[str, ...]]:
     The errors of attacks that saw each victim several times stand beside them; a target that has these alone has a row
     with nothing but them.
     """
-    often = _often(results)
-    once = {_target(cell) for cell, record in results.records if record.threat_model.views == 1 or not often}
-    alone = {_target(cell): cell.id for cell, _ in reversed(results.records) if _target(cell) not in once}
+    often, labels = _often(results), _labels(results).values()
     return [
         (
             cell.row.label,
-            *(record.attack.name for _ in _attack(results)),
+            *(label(cell) for label in labels),
             f"{100 * record.target.accuracy:.1f}",
-            *(["-"] * 3 if cell.id in alone.values() else _scores(record)),
+            *(_scores(record) if record.threat_model.views == 1 or not often else ["-"] * 3),
             *(_after(results, cell, views) for views in often),
             *(_text(cell.measure(_FOUND), 1) for _ in range(_linked(results))),
             *_quantiles(cell.latency),
             "-" if record.wire is None else f"{record.wire.bytes_per_image:.0f}",
             str(record.threat_model.queries),
         )
+        for cell, record in _shown(results)
+    ]
+
+
+def _shown(results: Results) -> list[tuple[Cell, Record]]:
+    """The records that have a row."""
+    often = _often(results)
+    once = {_target(cell) for cell, record in results.records if record.threat_model.views == 1 or not often}
+    alone = {_target(cell): cell.id for cell, _ in reversed(results.records) if _target(cell) not in once}
+    return [
+        (cell, record)
         for cell, record in results.records
         if record.threat_model.views == 1 or not often or cell.id in alone.values()
     ]
@@ -84,8 +93,14 @@ def _text(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _attack(results: Results) -> tuple[str, ...]:
-    return ("attack",) if len({record.attack.name for _, record in results.records}) > 1 else ()
+def _labels(results: Results) -> dict[str, Callable[[Cell], str]]:
+    """What tells rows of one target apart, by its column: of those that differ."""
+    labels: dict[str, Callable[[Cell], str]] = {
+        "table": lambda cell: cell.table,
+        "attack": lambda cell: cell.attack or cell.place.attack,
+        "seed": lambda cell: str(cell.seed),
+    }
+    return {name: of for name, of in labels.items() if len({of(cell) for cell, _ in _shown(results)}) > 1}
 
 
 def _scores(record: Record) -> list[str]:

@@ -83,5 +83,5 @@ def _print_table(results: "Results") -> None:
     from splitleak.eval.report.terminal import columns, legend, rows
 
     shown = console(width=220)
-    shown.print(table(columns(results), rows(results), left=("target", "attack"), wrap=False, framed=False))
+    shown.print(table(columns(results), rows(results), left=("target", "table", "attack"), wrap=False, framed=False))
     shown.print(legend(results))

@@ -325,6 +325,16 @@ def test_the_csv_of_figures_has_one_row_a_planned_cell_and_place_with_unrounded_
     assert found[3]["policy"] == '{"sigma": 0.1}'
 
 
+def test_the_csv_of_loose_records_tells_runs_of_one_attack_apart(fake_record, tmp_path):
+    """By what they asked, as the tables do: all stood under the attack's name alone."""
+    about = {"dataset": "builtin", "model": "vgg", "method": "Bottleneck", "plus": None, "seed": 0, "target": "t"}
+    for queries in (100, 400):
+        record = fake_record({**about, "id": f"r{queries}", "attack": "decoder", "views": 1}, queries=queries)
+        record.model_copy(update={"cell": None, "order": queries}).write(tmp_path / f"{queries}" / "record.json")
+    found = [row["attack"] for row in csv_rows(Results.load(tmp_path))]
+    assert found == ["decoder, 100 answers", "decoder, 400 answers"]
+
+
 def test_the_table_says_which_attack_it_was_and_how_sure_each_share_is(attacked):
     [sheet] = summary_sheets(attacked(SHARES | {("PPA", "none", 1): 0.9}))
     assert [name for _, name in sheet.columns] == [

@@ -72,6 +72,24 @@ def test_the_attack_is_named_where_there_are_several(shown):
     assert {len(row) for row in found} == {len(names)}
 
 
+def test_rows_of_one_target_are_told_apart_by_table_attack_and_seed(fake_campaign):
+    """Two decoders of a campaign stood under one name, and so did the seeds: no row told which it was."""
+
+    def change(cell, figures):
+        cell["model"] = "wide" if cell["method"] == "PATROL" else "vgg"
+        return not cell["plus"]
+
+    folder = fake_campaign(change, methods=("Bottleneck", "PATROL"), attacks=("decoder", "decoder long"))
+    results = Results.load(folder)
+    assert columns(results)[:4] == ("target", "table", "attack", "seed")
+    assert [row[:4] for row in rows(results)] == [
+        (method, f"builtin, {model}", attack, seed)
+        for method, model in (("Bottleneck", "vgg"), ("PATROL", "wide"))
+        for attack in ("decoder", "decoder long")
+        for seed in ("0", "1")
+    ]
+
+
 def test_what_many_crossings_give_and_how_often_pictures_are_found_again_are_columns(fake_campaign):
     def change(cell, figures):
         cell["views"] = 16 if "16" in cell["attack"] else 1
