@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 
 from splitleak.eval.report.figures.drawing import Plot, draw_plot
 from splitleak.eval.report.figures.labels import freeze_layout, place_labels
-from splitleak.eval.report.page import Sheet, Text, decimals, seeds_note, spread_text
+from splitleak.eval.report.page import NOTHING, Sheet, Text, decimals, seeds_note, spread_text
 from splitleak.eval.report.results import Results, Row, Spread, TableRows
 
 _PANELS = {
@@ -23,7 +23,7 @@ _MARGIN = 0.12  # of each axis, that labels have room
 _LETTERS = 7.0
 _NOTE = (
     "Each target under the attack that came closest to the victims in each seed, by each measure. Not dominated: no "
-    "other target has both a higher accuracy and less leaked."
+    "other target is as accurate and leaks as little, and is better in one of the two."
 )
 
 Place = tuple[Spread, Spread]
@@ -156,7 +156,8 @@ def _sheet(results: Results, table: TableRows) -> Sheet:
         texts = [row.label, spread_text(accuracy, decimals(2), len(results.seeds))]
         for metric, places in by_metric.items():
             figure = places[row][1] if row in places else None
-            texts += [spread_text(figure, shown[metric], len(results.seeds)), "yes" if row in best[metric] else "no"]
+            told = NOTHING if figure is None else "yes" if row in best[metric] else "no"
+            texts += [spread_text(figure, shown[metric], len(results.seeds)), told]
         rows.append(tuple(map(Text, texts)))
     strongest = "strongest attack"
     columns = [("", "target"), ("classifier", "accuracy %")]

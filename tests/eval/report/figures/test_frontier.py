@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitleak.eval.report.figures.frontier import draw_frontier, frontier_figure, non_dominated
+from splitleak.eval.report.figures.frontier import draw_frontier, frontier_figure, frontier_sheets, non_dominated
 from splitleak.eval.report.results import Results
 
 POINTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12)
@@ -22,6 +22,22 @@ def test_nothing_beats_what_is_on_the_frontier_and_something_beats_the_rest(poin
 
 def test_the_frontier_runs_from_left_to_right():
     assert non_dominated([(3, 0), (1, 2), (2, 1), (0, 0)]) == [1, 2, 0]
+
+
+def test_what_is_not_measured_is_not_called_dominated(fake_campaign):
+    """Nor are pictures without SSIM: the table said "no" of what nobody had compared."""
+
+    def change(cell, figures):
+        figures["ssim"] = None
+        return not cell["plus"]
+
+    [sheet] = frontier_sheets(Results.load(fake_campaign(change, methods=("Bottleneck", "PATROL"), seeds=(0,))))
+    assert [[str(text) for text in row] for row in sheet.rows] == [
+        ["Bottleneck", "90.00", "0.0100", "no", "-", "-"],
+        ["Bottleneck + CEM", "-", "-", "-", "-", "-"],
+        ["PATROL", "90.00", "0.0400", "yes", "-", "-"],
+        ["PATROL + CEM", "-", "-", "-", "-", "-"],
+    ]
 
 
 @pytest.mark.slow
