@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -85,8 +86,8 @@ def load_pictures(folder: Path) -> dict[str, NDArray[Any]]:
 
 def constant_mse(truth: NDArray[np.uint8]) -> float:
     """MSE of the constant predictor: the mean of the true pictures ``(N, C, H, W)``, which no attacker has."""
-    pictures = truth / 255.0
-    return float(np.square(pictures - pictures.mean(0)).mean())
+    mean = truth.mean(0) / 255.0
+    return fmean(float(np.square(picture / 255.0 - mean).mean()) for picture in truth)
 
 
 def pixels(images: Tensor) -> NDArray[np.uint8]:

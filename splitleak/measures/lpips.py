@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from splitleak.measures.pixel import check_pair
+from splitleak.measures.pixel import check_pair, in_parts
 
 _PACKAGE, _WEIGHTS = "stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth"
 _LEAST_SIDE = 21  # the last pooling has nothing to take from a smaller picture
-_BATCH = 64
+_PART = 3 * 2**18  # values of images that are compared at once: 64 pictures of 64 × 64 pixels
 # By stage, where the weights of its convolution lie in the file, and its padding.
 _CONVOLUTIONS = (("slice1.0", 2), ("slice2.5", 2), ("slice3.9", 1), ("slice4.11", 1), ("slice5.13", 1))
 _POOLED = (1, 2)  # stages that begin by pooling
@@ -52,8 +52,7 @@ def lpips(images: Tensor, targets: Tensor) -> Tensor:
     check_pair(images, targets)
     if reason := missing(tuple(images.shape[1:])):
         raise ValueError(f"LPIPS {reason}, got {tuple(images.shape)}")
-    pairs = zip(images.split(_BATCH), targets.split(_BATCH), strict=True)
-    return torch.cat([_distance(*pair) for pair in pairs])
+    return torch.cat([_distance(*part) for part in in_parts(images, targets, _PART)])
 
 
 def _distance(images: Tensor, targets: Tensor) -> Tensor:

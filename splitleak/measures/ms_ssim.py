@@ -1,9 +1,11 @@
 """Multi-scale structural similarity (MS-SSIM), of as many scales as an image has room for."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from splitleak.measures.ssim import WINDOW, similarity_maps
+from splitleak.measures.pixel import in_parts
+from splitleak.measures.ssim import PART, WINDOW, similarity_maps
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, from the finest, of Wang et al.
 
@@ -39,6 +41,10 @@ def ms_ssim(images: Tensor, targets: Tensor, *, data_range: float = 1.0) -> Tens
     Raises:
         ValueError: The shapes differ, or the images are smaller than the window.
     """
+    return torch.cat([_ms_ssim(*part, data_range) for part in in_parts(images, targets, PART)])
+
+
+def _ms_ssim(images: Tensor, targets: Tensor, data_range: float) -> Tensor:
     weights = _WEIGHTS[: scales(min(images.shape[2:]))]
     product = images.new_ones(images.shape[:2])
     for scale, weight in enumerate(weights, 1):

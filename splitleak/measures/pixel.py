@@ -1,6 +1,7 @@
 """Pixel-wise measures: mean squared error (MSE), peak signal-to-noise ratio (PSNR) and total variation."""
 
 import math
+from collections.abc import Iterator
 
 from torch import Tensor
 
@@ -91,3 +92,14 @@ def check_pair(images: Tensor, targets: Tensor) -> None:
     """
     if images.shape != targets.shape:
         raise ValueError(f"expected equal shapes, got {tuple(images.shape)} and {tuple(targets.shape)}")
+
+
+def in_parts(images: Tensor, targets: Tensor, values: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two batches ``(N, ...)`` in parts of at most ``values`` of each, or of one image: memory does not grow with N.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    check_pair(images, targets)
+    many = max(1, values // max(1, math.prod(images.shape[1:])))
+    return zip(images.split(many), targets.split(many), strict=True)

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
-from splitleak.measures.pixel import check_pair
+from splitleak.measures.pixel import check_pair, in_parts
 
 WINDOW = 11
 _SIGMA = 1.5
 _K1, _K2 = 0.01, 0.03
+PART = 2**22
+"""Values of images that are compared at once: what is made of them takes ten times as much memory."""
 
 
 def missing(shape: tuple[int, ...]) -> str | None:
@@ -48,8 +50,11 @@ def ssim_zero_padded(images: Tensor, targets: Tensor, *, data_range: float = 1.0
 
 
 def _mean_ssim(images: Tensor, targets: Tensor, data_range: float, *, padding: int) -> Tensor:
-    luminance, structure = similarity_maps(images, targets, data_range, padding=padding)
-    return (luminance * structure).flatten(1).mean(1)
+    def mean(own: Tensor, theirs: Tensor) -> Tensor:
+        luminance, structure = similarity_maps(own, theirs, data_range, padding=padding)
+        return (luminance * structure).flatten(1).mean(1)
+
+    return torch.cat([mean(*part) for part in in_parts(images, targets, PART)])
 
 
 def similarity_maps(images: Tensor, targets: Tensor, data_range: float, *, padding: int = 0) -> tuple[Tensor, Tensor]:
