@@ -80,6 +80,7 @@ def check_tracker(to: str) -> str:
 def tracking(label: str) -> Iterator[Track]:
     """What sends figures of a progress report to the environment's tracker, as one run named ``label``; else silent.
 
+    A task that begins again under its name, as the next member of an ensemble does, has a number: ``attack 2``.
     A tracker that fails later is told of in the log and sent no more: it ends no training.
 
     Raises:
@@ -99,6 +100,7 @@ def tracking(label: str) -> Iterator[Track]:
     except Exception as error:  # each package has its own
         raise RuntimeError(f"expected a tracker that takes figures at {to}, but {error}") from None
     lost = False
+    begun: dict[str, tuple[int, float]] = {}  # of each task: how often, and the steps that its latest figures are of
 
     @contextmanager
     def survived() -> Iterator[None]:
@@ -111,6 +113,10 @@ def tracking(label: str) -> Iterator[Track]:
             lost = True
 
     def keep(task: str, done: float, total: int, figures: Mapping[str, float]) -> None:
+        if figures:
+            times, before = begun.get(task, (1, -1))
+            begun[task] = times + (done <= before), done
+            task = f"{task} {begun[task][0]}" if begun[task][0] > 1 else task
         with survived():
             for figure, value in figures.items() if not lost else ():
                 run.log(_UNSAFE.sub("_", f"{task}/{figure}" if task else figure), value, int(done))

@@ -43,6 +43,26 @@ def test_what_a_bar_shows_tensorboard_keeps(monkeypatch, tmp_path, scalars):
     }
 
 
+def test_trainings_of_one_name_are_kept_apart(monkeypatch):
+    """The members of an ensemble lay over each other, one value of each at every step."""
+    kept = []
+
+    class Kept:
+        def __init__(self, place, label):
+            self.log = lambda name, value, step: kept.append((name, step, value))
+            self.close = lambda: None
+
+    monkeypatch.setitem(TRACKERS, "kept", Kept)
+    monkeypatch.setenv(LOG_TO, "kept:here")
+    with progress("ensemble") as report:
+        for member in (1, 2, 3):
+            for epoch in (1, 2):
+                report("attack", epoch - 0.5, 2, {})
+                report("attack", epoch, 2, {"loss": member / epoch})
+    names = ("attack/loss", "attack 2/loss", "attack 3/loss")
+    assert kept == [(name, epoch, at / epoch) for at, name in enumerate(names, 1) for epoch in (1, 2)]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_bar_shows_mlflow_keeps(monkeypatch, tmp_path):
