@@ -129,8 +129,10 @@ def test_the_notebook_runs_and_what_it_shows_is_what_it_gave():
             exec(compile(ast.Module(body if shown else [*body, last], []), "cell", "exec"), names)  # the book is ours
             value = eval(compile(ast.Expression(last.value), "cell", "eval"), names) if shown else None
         for made in cell["outputs"]:
-            if made["output_type"] == "stream":  # figures differ in their last digits from machine to machine
-                figures = r"\d+\.\d+"
-                assert re.sub(figures, "x", output.getvalue()) == re.sub(figures, "x", "".join(made["text"]))
+            if made["output_type"] == "stream":
+                figure, shown, given = r"\d+\.\d+", "".join(made["text"]), output.getvalue()
+                assert re.sub(figure, "x", given) == re.sub(figure, "x", shown)
+                figures = [float(each) for each in re.findall(figure, shown)]  # they differ a little between machines
+                assert [float(each) for each in re.findall(figure, given)] == pytest.approx(figures, rel=0.15, abs=2e-3)
             else:
                 assert repr(value) == "".join(made["data"]["text/plain"])
