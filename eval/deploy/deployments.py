@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from splitleak.attacker.reconstruction import ATTACKS
 from splitleak.config import Document, digest, read_table
 from splitleak.defenses import DEFENSES
 from splitleak.defenses.importing import LABELS
@@ -57,7 +58,8 @@ class Deployment:
     on the victims' images. MSE and SSIM (None of pictures that are too small for it) are those of the strongest
     recorded attack on each target, by its MSE, the mean of its runs of several seeds; ``partly`` are the attacks that
     were not run on all of the targets. ``efforts``: each attack with a digest of how many pictures it asked about and
-    what it was set to; ``scored``: digests of the victims' images.
+    what it was set to; ``scored``: digests of the victims' images. ``white_box``: an attack used the edge's weights,
+    and was not merely given them.
     ``uncorrected``: of such a codec, the change is not known, as no fp32 was measured on its targets.
     ``assumed`` ones have accuracy and leakage of the same design with fp32: only latency and bytes were measured.
     """
@@ -77,6 +79,7 @@ class Deployment:
     efforts: tuple[tuple[str, str], ...]
     scored: tuple[str, ...]
     knowledge: tuple[str, ...]
+    white_box: bool
     seeds: int
     victims: int
     randomised: bool
@@ -268,6 +271,7 @@ def _deployment(group: Sequence[Measured], twin: Sequence[Measured]) -> Deployme
         efforts=tuple(sorted({(_attack(run.record)[0], _effort(run.record)) for run in group})),
         scored=tuple(sorted({run.record.images["scored"] for run in group if "scored" in run.record.images})),
         knowledge=tuple(sorted({known for run in group for known in run.record.threat_model.knowledge})),
+        white_box=any(_uses_weights(run.record) for run in group),
         seeds=len({run.seed for run in group}),
         victims=min(run.record.n for run in group),
         randomised=any(DEFENSES[name].randomised for name in defenses),
@@ -292,6 +296,11 @@ def _mse(records: Sequence[Record]) -> float:
 
 def _similarities(records: Sequence[Record]) -> list[float]:
     return [score.mean for record in records if (score := record.scores.get("ssim")) is not None]
+
+
+def _uses_weights(record: Record) -> bool:
+    attack = ATTACKS.get(record.attack.name)
+    return "encoder" in (record.threat_model.knowledge if attack is None else attack.needs)
 
 
 def _effort(record: Record) -> str:

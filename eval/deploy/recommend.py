@@ -156,7 +156,7 @@ def _not_measured(deployments: Sequence[Deployment]) -> Iterator[str]:
         yield f"more than one seed of {_named(alone, measured)}"
     if static := [option for option in measured if option.randomised and not option.adaptive]:
         yield f"an adaptive attack (several draws or views) on noise or dropout in {_named(static, measured)}"
-    if not any("encoder" in option.knowledge for option in measured):
+    if not any(option.white_box for option in measured):
         yield "an attack that knows the encoder's weights"
     if len(every) == 1:
         yield f"any other attack than {every[0]!r}: a stronger one may order the candidates otherwise"

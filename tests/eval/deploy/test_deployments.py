@@ -64,6 +64,17 @@ def test_pictures_too_small_for_ssim_have_none(measured):
     assert {option.ssim for option in deployments(small, None, None)} == {None}
 
 
+@pytest.mark.parametrize(("attack", "uses"), [("linear", False), ("maximum-likelihood", True), ("of a plug-in", True)])
+def test_an_attack_that_was_given_the_weights_and_uses_none_of_them_is_no_white_box(measured, attack, uses):
+    def given(run):
+        threat = run.record.threat_model.model_copy(update={"knowledge": ("encoder", "public", "query")})
+        of = run.record.attack.model_copy(update={"name": attack})
+        return replace(run, record=run.record.model_copy(update={"threat_model": threat, "attack": of}))
+
+    found = deployments([given(run) for run in measured(methods=("PATROL",))], None, None)
+    assert {(option.knowledge, option.white_box) for option in found} == {(("encoder", "public", "query"), uses)}
+
+
 def test_a_seed_counts_once_for_the_accuracy_however_many_attacks_it_had(measured):
     def gan_on_one_seed(cell, figures):
         figures["accuracy"] = 0.9 if cell["seed"] else 0.8

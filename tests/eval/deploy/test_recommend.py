@@ -25,6 +25,7 @@ PLAIN = Deployment(
     efforts=(("decoder", "a"), ("gan", "a")),
     scored=("v",),
     knowledge=("encoder", "public"),
+    white_box=True,
     seeds=3,
     victims=200,
     randomised=False,
@@ -160,7 +161,7 @@ def test_missing_measurements_are_listed(change, told):
 
 
 def test_one_attack_without_the_weights_is_doubted():
-    found = recommend([replace(each, attacks=("decoder",), knowledge=("public",)) for each in THREE], Budgets(), None)
+    found = recommend([replace(each, attacks=("decoder",), white_box=False) for each in THREE], Budgets(), None)
     assert "an attack that knows the encoder's weights" in found["not_measured"]
     assert any("any other attack than 'decoder'" in line for line in found["not_measured"])
 
