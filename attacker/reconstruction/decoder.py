@@ -131,11 +131,11 @@ class DecoderAttack(TrainsRebuilder, Attack):
     Features of any shape; see `decoder_for` for the decoder's form.
     Deviations: the epoch is chosen on held-out public pairs (the published code scores the last one, or chooses it
     on what it is scored on), and weights are those of that epoch; features whose variance is not in 0.001 to 10 are
-    scaled to a variance of 1. The default is a stronger attack of that kind. Its
-    decoder is a `SubPixelDecoder`, which starts at least squares where these find most (shallow cuts, and few pairs),
-    and whose weights are averaged over the steps; the last quarter of the epochs trains on
-    all pairs; a target that draws noise is asked again for each epoch, up to 16 times an image; and the loss has
-    ``1 - SSIM`` beside the MSE, so that neither score flatters a defense.
+    scaled to a variance of 1, and a few channels that drown the others brought down to these, see `drowning`. The
+    default is a stronger attack of that kind. Its decoder is a `SubPixelDecoder`, which starts at least
+    squares where these find most (shallow cuts, and few pairs), and whose weights are averaged over the steps; the last
+    quarter of the epochs trains on all pairs; a target that draws noise is asked again for each epoch, up to 16 times
+    an image; and the loss has ``1 - SSIM`` beside the MSE, so that neither score flatters a defense.
     """
 
     name = "decoder"

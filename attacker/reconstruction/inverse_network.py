@@ -8,9 +8,8 @@ from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run, Shapes
 from splitleak.attacker.training.fitting import LEAST_STEPS, FitConfig, fit, gather, predict, set_rate, step
-from splitleak.measures.linkage.whitening import drowning
 from splitleak.models.decoder import ScaledDecoder, doublings
-from splitleak.models.grids import Crop, ToGrid
+from splitleak.models.grids import Crop, ToGrid, channels_of
 from splitleak.seeding import seeded
 from splitleak.training.modules import to_channels_last
 
@@ -41,7 +40,6 @@ class InverseNetwork(nn.Sequential, ScaledDecoder):
     usual = _LEARNT
 
     centre: Tensor
-    levels: Tensor
 
     def __init__(self, feature_shape: tuple[int, ...], image_shape: tuple[int, ...], channels: int = 64) -> None:
         layers: list[nn.Module] = []
@@ -53,24 +51,18 @@ class InverseNetwork(nn.Sequential, ScaledDecoder):
             wide = next_wide
         super().__init__(*layers, nn.ConvTranspose2d(wide, image_shape[0], 3, padding=1))
         self.register_buffer("centre", torch.zeros(feature_shape[0], 1, 1))
-        self.register_buffer("levels", torch.ones(feature_shape[0], 1, 1))
+        self.levels = torch.ones(feature_shape[0], 1, 1)
 
     @torch.no_grad()
     def adapt(self, features: Tensor) -> None:
-        rows = features.movedim(1, -1).flatten(0, -2)
-        self.levels.copy_(drowning(rows.std(0, correction=0), rows.mean(0))[:, None, None])
-        features = features / self.levels
         super().adapt(features)
+        features = features / self.levels
         means = features.mean((0, 2, 3))
         if float(means.square().mean()) > _FAR * float(features.var(0).mean()):
             self.centre.copy_(means[:, None, None])
 
     def added(self) -> dict[str, Tensor]:
-        added = {
-            "centre": torch.zeros_like(self.centre, device="cpu"),
-            "levels": torch.ones_like(self.levels, device="cpu"),
-        }
-        return super().added() | added
+        return super().added() | {"centre": torch.zeros_like(self.centre, device="cpu")}
 
     def forward(self, features: Tensor) -> Tensor:
         images: Tensor = super().forward((features / self.levels - self.centre) * self.scale)  # type: ignore[no-untyped-call]  # torch's
@@ -85,10 +77,10 @@ class _Behind(nn.Sequential, ScaledDecoder):
         super().adapt(features)
         to_map, network = self[0], self[1]
         if isinstance(network, InverseNetwork) and not list(to_map.parameters()):
-            network.adapt(to_map(features * self.scale))
+            network.adapt(to_map(self.scaled(features)))
 
     def forward(self, features: Tensor) -> Tensor:
-        images: Tensor = super().forward(features * self.scale)  # type: ignore[no-untyped-call]  # torch's
+        images: Tensor = super().forward(self.scaled(features))  # type: ignore[no-untyped-call]  # torch's
         return images
 
 
@@ -115,7 +107,9 @@ def inverse_network_for(
     to_grid = ToGrid(tensors, image_shape, width=2 * channels, doubled=True)
     _, high, wide = to_grid.map_shape
     reached = (image_shape[0], high * to_grid.spacing, wide * to_grid.spacing)
-    return _Behind(to_grid, InverseNetwork(to_grid.map_shape, reached, channels), Crop(image_shape))
+    behind = _Behind(to_grid, InverseNetwork(to_grid.map_shape, reached, channels), Crop(image_shape))
+    behind.levels = torch.ones(channels_of((feature_shape,), image_shape))
+    return behind
 
 
 class InverseNetworkAttack(Attack):

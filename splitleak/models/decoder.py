@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splitleak.measures.linkage.whitening import drowning
-from splitleak.models.grids import Crop, Map, ToGrid, Unflattened, check_parts, grid, laid_map
+from splitleak.models.grids import Crop, Map, ToGrid, Unflattened, channels_of, check_parts, grid, laid_map
 
 LARGE = 64 * 64
 """Pixels; a larger picture is drawn from a grid of at most so many positions, and its decoder follows memory."""
@@ -70,30 +70,53 @@ def unit_scale(features: Tensor, usual: tuple[float, float] = _USUAL) -> float:
     return 1.0 if variance is None else variance**-0.5
 
 
+def channel_levels(features: Tensor, channels: tuple[int, ...]) -> Tensor:
+    """What each channel of features ``(M, *cut)`` is divided by, ``channels``, see `drowning` and `channels_of`."""
+    places = [0, *(axis for axis, count in enumerate(channels, 1) if count == 1)]
+    deviations, means = features.std(places, correction=0).float(), features.mean(places).float()
+    return drowning(deviations.flatten(), means.flatten()).view(channels)
+
+
 class ScaledDecoder(nn.Module):
     """A decoder that brings features far from unit scale to a deviation of 1, when it is told what they are like.
 
     Beside slight ones the epsilon of batch normalisation is large, and so are a first layer's bias and its steps; large
-    ones make the first answers far too large. Weights that were kept before there was such a scale have 1.
+    ones make the first answers far too large. A few channels that drown the others are brought down to these before,
+    see `drowning`: else what is 1 for all together leaves the others slight. Weights that were kept before there were
+    such a scale and such levels have 1.
     """
 
     usual: ClassVar[tuple[float, float]] = _USUAL
     """Variances of features that are taken as they are."""
 
     scale: Tensor
+    levels: Tensor
 
     def __init__(self) -> None:
+        """A subclass sets ``levels`` to as many ones as its `laid` features have channels, see `channels_of`."""
         super().__init__()
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("levels", torch.ones(()))
+
+    def laid(self, features: Tensor) -> Tensor:
+        """Features ``(M, *cut)`` with the axes that the levels have."""
+        return features
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """Features ``(M, *cut)``, laid, at their levels and at the scale."""
+        return self.laid(features) / self.levels * self.scale
 
     @torch.no_grad()
     def adapt(self, features: Tensor) -> None:
-        """Takes the scale for features ``(M, *cut)``, see `unit_scale`."""
-        self.scale.fill_(unit_scale(features, self.usual))
+        """Takes levels and scale for features ``(M, *cut)``, see `drowning` and `unit_scale`."""
+        features = self.laid(features)
+        if self.levels.ndim:
+            self.levels.copy_(channel_levels(features, tuple(self.levels.shape)))
+        self.scale.fill_(unit_scale(features / self.levels, self.usual))
 
     def added(self) -> dict[str, Tensor]:
         """By name, the state that weights of older versions lack, with the values that change nothing."""
-        return {"scale": torch.ones_like(self.scale, device="cpu")}
+        return {name: torch.ones_like(getattr(self, name), device="cpu") for name in ("scale", "levels")}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # noqa: ANN401  # torch's
         for name, value in self.added().items():
@@ -130,6 +153,7 @@ class ResNormDecoder(ScaledDecoder):
         if blocks < 0 or channels < 1:
             raise ValueError(f"expected blocks >= 0 and channels >= 1, got {blocks} and {channels}")
         self.to_map = laid_map(feature_shape, image_shape)
+        self.levels = torch.ones(self.to_map.map_shape[0], 1, 1)
         ups = doublings(self.to_map.map_shape, image_shape)
         layers: list[nn.Module] = [ResidualBlock(self.to_map.map_shape[0], channels), nn.ReLU(True)]
         for _ in range(blocks + max(0, 2 - ups)):
@@ -140,8 +164,12 @@ class ResNormDecoder(ScaledDecoder):
         self.grey = image_shape[0] == 1
         self.layers = nn.Sequential(*layers, ResidualBlock(channels, 3 if self.grey else image_shape[0]), nn.Sigmoid())
 
+    def laid(self, features: Tensor) -> Tensor:
+        laid: Tensor = self.to_map(features)
+        return laid
+
     def forward(self, features: Tensor) -> Tensor:
-        images: Tensor = self.layers(self.to_map(features * self.scale))
+        images: Tensor = self.layers(self.scaled(features))
         return images.mean(1, keepdim=True) if self.grey else images
 
 
@@ -172,6 +200,7 @@ class SubPixelDecoder(ScaledDecoder):
         super().__init__()
         self.to_map = laid_map(feature_shape, image_shape)
         arriving, high, wide = self.to_map.map_shape
+        self.levels = torch.ones(arriving, 1, 1)
         ups = doublings(self.to_map.map_shape, image_shape)
         widths = [max(channels >> up, min(channels, _NARROWEST)) for up in range(ups + 1)]
         self.normalised = nn.BatchNorm2d(arriving)
@@ -195,8 +224,12 @@ class SubPixelDecoder(ScaledDecoder):
             self.direct.requires_grad_(False)
         self.shuffle = nn.PixelShuffle(2**ups)
 
+    def laid(self, features: Tensor) -> Tensor:
+        laid: Tensor = self.to_map(features)
+        return laid
+
     def forward(self, features: Tensor) -> Tensor:
-        arrived = self.to_map(features * self.scale)
+        arrived = self.scaled(features)
         normalised = self.normalised(arrived)
         local = self.local(normalised)
         if self.whole is not None:
@@ -218,7 +251,7 @@ class SubPixelDecoder(ScaledDecoder):
         """
         if self.direct is None:
             return
-        fitted = _least_squares(self.direct, lambda rows: self.to_map(rows * self.scale), features, images, draw)
+        fitted = _least_squares(self.direct, self.scaled, features, images, draw)
         if not fitted.explained >= _LINEAR[len(images) >= _FEW_PAIRS]:  # nor where it is not a number
             return
         _start_at_zero(self.drawn)
@@ -258,6 +291,7 @@ class GridDecoder(ScaledDecoder):
     def __init__(self, shapes: tuple[tuple[int, ...], ...], image_shape: Map, *, blocks: int, channels: int) -> None:
         super().__init__()
         self.to_grid = ToGrid(shapes, image_shape, width=channels * _MOST_WIDENING, most=LARGE)
+        self.levels = torch.ones(channels_of(shapes, image_shape))
         arriving, spacing = self.to_grid.map_shape[0], self.to_grid.spacing
         spacings = [spacing]
         while spacings[-1] % 2 == 0 and math.prod(grid(image_shape, spacings[-1] // 2)) <= LARGE:
@@ -278,8 +312,12 @@ class GridDecoder(ScaledDecoder):
         self.direct = None if learned else _direct(arriving, image_shape[0] * spacing**2)
         self.drawn = nn.PixelShuffle(spacing)
 
+    def laid(self, features: Tensor) -> Tensor:
+        shapes = self.to_grid.shapes
+        return features.reshape(-1, *shapes[0]) if len(shapes) == 1 else features
+
     def forward(self, features: Tensor) -> Tensor:
-        arrived = self.to_grid(features * self.scale)
+        arrived = self.to_grid(self.scaled(features))
         images: Tensor = self.layers(self.normalised(arrived))
         if self.direct is not None:
             images = _CORRECTION * images + self.drawn(self.direct(arrived))
@@ -301,7 +339,7 @@ class GridDecoder(ScaledDecoder):
         if self.direct is None:
             return
         _start_at_zero(self.layers)
-        fitted = _least_squares(self.direct, lambda rows: self.to_grid(rows * self.scale), features, images, draw)
+        fitted = _least_squares(self.direct, lambda rows: self.to_grid(self.scaled(rows)), features, images, draw)
         _take(self.direct, fitted.weights)
 
 

@@ -178,6 +178,24 @@ def tokens_last(shape: tuple[int, ...], picture: tuple[int, int]) -> bool:
     return oddity < _EXACT <= other and extra == 0
 
 
+def channels_of(shapes: tuple[tuple[int, ...], ...], image_shape: Map) -> tuple[int, ...]:
+    """The shape of a value for each channel of features, with an axis of 1 for each along which their places lie.
+
+    Of several tensors, which come packed, and of a vector each value is a channel.
+
+    >>> [channels_of(shapes, (3, 32, 32)) for shapes in (((64, 8, 8),), ((65, 48),), ((9,), (4, 2)))]
+    [(64, 1, 1), (1, 48), (17,)]
+    """
+    shape = shapes[0]
+    if len(shapes) > 1:
+        return (sum(map(math.prod, shapes)),)
+    if len(shape) == 2:
+        return (shape[0], 1) if tokens_last(shape, image_shape[1:]) else (1, shape[1])
+    if channels_last(shape, image_shape[1:]):
+        return (1, 1, shape[2])
+    return (*shape[:-2], 1, 1) if len(shape) > 2 else shape
+
+
 class Resample(ToMap):
     """A map ``(N, c, h, w)`` to a grid, whose positions stand ``spacing`` pixels of the picture apart.
 

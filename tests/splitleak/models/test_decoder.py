@@ -266,6 +266,35 @@ def test_beside_a_channel_of_huge_values_a_linear_start_finds_what_it_finds_with
     assert errors[1] < 1.5 * errors[0]
 
 
+@pytest.mark.parametrize("kind", ["sub-pixel", "res-norm"])
+@pytest.mark.parametrize(
+    ("shape", "channel", "packed"),
+    [
+        ((8, 4, 4), 0, False),
+        ((8, 4, 4), 0, True),
+        ((4, 4, 8), 2, False),
+        ((2, 4, 5, 5), 0, False),
+        ((17, 8), 1, False),
+        ((8, 16), 0, False),
+        ((8,), 0, False),
+    ],
+)
+def test_beside_a_channel_of_huge_values_the_others_are_not_slight(shape, channel, packed, kind):
+    """Of one scale for all the epsilon of batch normalisation left nothing of them."""
+    features = torch.randn(50, *shape, generator=torch.Generator().manual_seed(0))
+    features.select(channel + 1, 1).mul_(1e6)
+    arriving = features.flatten(1) if packed else features
+    parts = (shape,) if packed else None
+    decoder = decoder_for(tuple(arriving.shape[1:]), (1, 16, 16), blocks=0, channels=8, kind=kind, parts=parts).eval()
+    before = {name: value for name, value in decoder.state_dict().items() if name not in ("scale", "levels")}
+    decoder.adapt(arriving)
+    usual = decoder.scaled(arriving).flatten(1).var(0)
+    assert 0.1 < usual.min() < usual.max() < 10
+    decoder.load_state_dict(before)
+    assert bool((decoder.levels == 1).all())
+    assert torch.equal(decoder.scaled(arriving), decoder.laid(arriving))
+
+
 @pytest.mark.parametrize("count", [2, 60])
 def test_the_default_decoder_is_what_it_was_where_a_linear_one_finds_little(count):
     features, images = patches(count, lambda values: (40 * values).sin())
