@@ -9,18 +9,23 @@ What no such file names is not there, and what one names is checked by its diges
 and two that write one job are in nobody's way: whose mark is the last is read. Nothing is removed.
 """
 
+import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from splitleak.errors import said
 from splitleak.eval.campaign.bench import Figures
 from splitleak.eval.campaign.merging import files_of
 from splitleak.eval.campaign.packing import pack, unpack_into
 from splitleak.eval.campaign.plan import Job
 from splitleak.eval.campaign.store import Store
+
+_ONE_SLASH = re.compile(r"(?!file:|local:)[a-z][a-z0-9+.-]+:(?!//|:)", re.IGNORECASE)
 
 FETCHED: Figures = {"from": "store"}
 """Of a job that this run did not do."""
@@ -38,8 +43,10 @@ class RemoteStore:
             threads: Of each job.
 
         Raises:
-            ValueError: fsspec knows no such protocol, or lacks a package for it.
+            ValueError: fsspec knows no such protocol, or lacks a package for it, or a slash is missing after one.
         """
+        if _ONE_SLASH.match(url):  # a folder of that name, to fsspec
+            raise ValueError(f"expected a URL such as s3://bucket/folder, or a folder, got {url}")
         try:
             self._files, root = fsspec.core.url_to_fs(url)
         except ImportError as error:
@@ -60,13 +67,21 @@ class RemoteStore:
                 self.put(job)
 
     def around(self, work: Callable[[Job], Figures]) -> Callable[[Job], Figures]:
-        """``work`` for jobs that are not there, whose outputs are put; all others are fetched."""
+        """``work`` for jobs that are not there, whose outputs are put; all others are fetched.
+
+        In an outage of the store a job is done here; what cannot be put is in the folder nevertheless, its figures say
+        so, and `put_missing` of a later run puts it.
+        """
 
         def do(job: Job) -> Figures:
-            if self.fetch(job):
-                return FETCHED
+            with contextlib.suppress(Exception):  # any that a file system has: then it is as if it were not there
+                if self.fetch(job):
+                    return FETCHED
             figures = work(job)
-            self.put(job)
+            try:
+                self.put(job)
+            except Exception as error:
+                return {**figures, "not put": said(error)}
             return figures
 
         return do

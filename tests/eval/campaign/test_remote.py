@@ -161,3 +161,31 @@ def test_a_url_that_cannot_be_reached_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "paramiko", None)
     with pytest.raises(ValueError, match=r"expected a URL that can be reached, got ssh://loft: .*paramiko"):
         RemoteStore("ssh://loft", Store(tmp_path), 1)
+
+
+@pytest.mark.parametrize("url", ["s3:/bucket/below", "s3:bucket", "S3:/bucket"])
+def test_a_url_without_its_second_slash_is_no_folder_of_that_name(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"expected a URL such as s3://bucket/folder, or a folder, got {url}"):
+        RemoteStore(url, Store(tmp_path / "folder"), 1)
+    assert not list(tmp_path.iterdir())
+    for folder in (f"{tmp_path}/a", f"file:{tmp_path}/b"):
+        assert Machine(folder, tmp_path / "folder").work(job("a")) == {"MSE": "0.5"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "folder"]
+
+
+def test_what_is_done_in_an_outage_of_the_store_is_done_and_put_by_the_next_run(tmp_path, monkeypatch):
+    url = f"file://{tmp_path}/put"
+    one, two = Machine(url, tmp_path / "one"), Machine(url, tmp_path / "two")
+
+    def fails(*_, **__):
+        raise ConnectionError("no route\nto host")
+
+    with monkeypatch.context() as outage:
+        for way in ("cat_file", "pipe_file"):
+            outage.setattr(type(one.remote._files), way, fails)
+        assert one.work(job("a")) == {"MSE": "0.5", "not put": "no route to host"}
+    assert one.store.is_done(job("a"))
+    assert not two.remote.fetch(job("a"))
+    one.remote.put_missing([job("a")])
+    assert two.remote.fetch(job("a"))
