@@ -5,7 +5,7 @@ from torch import Tensor
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.reconstruction.descent import decoder_of, encode_public
-from splitleak.attacker.training.alignment import AlignmentConfig, align, discrepancy
+from splitleak.attacker.training.alignment import AlignmentConfig, align, discrepancy, evening
 from splitleak.attacker.training.fitting import crossed, predict
 
 
@@ -27,7 +27,8 @@ class ForaAttack(Attack):
     Deviations: the attacker has the features that crossed the wire, not a whole training's; the critic has a hinge
     loss; the inverse network is `decoder`'s, and where the cloud's half tells that noise or dropout is drawn on the
     wire, its pairs are the substitute's features behind that, drawn anew for each epoch. The alignment has them clean.
-    Its critic sees features whose variance is not in 0.001 to 10 scaled to a variance of 1.
+    Critic and discrepancy see features whose variance is not in 0.001 to 10 scaled to a variance of 1, and a few
+    channels that drown the others brought down to these.
     """
 
     name = "fora"
@@ -49,9 +50,10 @@ class ForaAttack(Attack):
 
     def reconstruct(self, known: Knowledge, run: Run) -> Tensor:
         assert known.public is not None
+        unit = evening(known).to(run.device)
 
         def further(_: Tensor, features: Tensor, captured: Tensor, __: float) -> Tensor:
-            return self.config.discrepancy_weight * discrepancy(features, captured)
+            return self.config.discrepancy_weight * discrepancy(unit * features, unit * captured)
 
         encoder, history = align(self.name, known, self.config, run, further)
         features = encode_public(self.name, encoder, known, run.device)[0]

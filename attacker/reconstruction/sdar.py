@@ -9,10 +9,10 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from splitleak.attacker.base import Attack, Knowledge, Run
-from splitleak.attacker.training.alignment import AlignmentConfig, align
+from splitleak.attacker.training.alignment import AlignmentConfig, align, evening
 from splitleak.attacker.training.critic import PatchCritic, hinge
 from splitleak.attacker.training.fitting import cosine, predict, rebuilding_loss, set_rate, step
-from splitleak.models.decoder import decoder_for, unit_scale
+from splitleak.models.decoder import decoder_for
 from splitleak.seeding import seeded
 from splitleak.training.modules import freeze
 
@@ -44,7 +44,7 @@ class SdarAttack(Attack):
     the simulator has a linear head of its own, and only the critic ties it to the edge.
     Deviations: the model is trained and does not change under attack; critics have hinge losses, and are not told
     labels, which captured features do not have here; features whose variance is not in 0.001 to 10 are scaled to a
-    variance of 1, but for the cloud's head.
+    variance of 1, and a few channels that drown the others brought down to these, but for the cloud's head.
     """
 
     name = "sdar"
@@ -82,7 +82,7 @@ class SdarAttack(Attack):
             critic = PatchCritic(known.image_shape, config.picture_critic_width).to(run.device)
             own = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), int(labels.max()) + 1)).to(run.device)
         decoder.adapt(known.captured)
-        unit = unit_scale(known.captured) if known.head is None else 1.0  # the cloud's head takes them as they are
+        unit = evening(known).to(run.device) if known.head is None else 1.0  # the cloud's head takes them as they are
         head = own if known.head is None else freeze(copy.deepcopy(known.head), run.device)
         trained = [*decoder.parameters(), *(own.parameters() if known.head is None else ())]
         rebuilding = Adam(trained, lr=config.decoder_learning_rate)

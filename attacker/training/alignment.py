@@ -13,8 +13,8 @@ from splitleak.attacker.base import Knowledge, Run
 from splitleak.attacker.training.critic import hinge
 from splitleak.attacker.training.fitting import cosine, set_rate, step
 from splitleak.config import Config, digest
-from splitleak.models.decoder import unit_scale
-from splitleak.models.grids import ToGrid
+from splitleak.models.decoder import channel_levels, unit_scale
+from splitleak.models.grids import ToGrid, channels_of
 from splitleak.models.split import output_shape
 from splitleak.seeding import generator, seeded
 from splitleak.training.fit import Resumable, step_ranges
@@ -39,18 +39,21 @@ class AlignmentConfig(Config):
 class FeatureCritic(nn.Module):
     """Features of any shape to realness scores ``(N,)``: brought to a grid, then three spectral-norm convolutions.
 
-    They are first multiplied by ``scale``: the layers are as steep as any, and slight features all look alike to them.
+    They are first multiplied by ``scale``, see `evening`: the layers are as steep as any, and slight features all look
+    alike to them.
     """
+
+    scale: Tensor
 
     def __init__(
         self,
         shapes: tuple[tuple[int, ...], ...],
         image_shape: tuple[int, int, int],
         width: int,
-        scale: float = 1.0,
+        scale: Tensor,
     ) -> None:
         super().__init__()
-        self.scale = scale
+        self.register_buffer("scale", scale, persistent=False)
         self.grid = ToGrid(shapes, image_shape, width=width)
         convolutions = [
             spectral_norm(nn.Conv2d(self.grid.map_shape[0], width, 3, padding=1)),
@@ -62,6 +65,16 @@ class FeatureCritic(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         scores: Tensor = self.layers(self.grid(self.scale * features)).flatten(1).mean(1)
         return scores
+
+
+def evening(known: Knowledge) -> Tensor:
+    """What brings captured features to unit scale, and a few channels that drown the others down to these first.
+
+    It multiplies features ``(N, *cut)``; see `channel_levels` and `unit_scale`.
+    """
+    captured = known.captured
+    levels = channel_levels(captured, channels_of((tuple(captured.shape[1:]),), known.image_shape))
+    return unit_scale(captured / levels) / levels
 
 
 Further = Callable[[Tensor, Tensor, Tensor, float], Tensor | float]
@@ -79,7 +92,7 @@ def align(
     modules: Mapping[str, nn.Module] | None = None,
     optimizers: Mapping[str, Optimizer] | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Trains a substitute encoder; resumable. Its critic sees features brought to unit scale, see `unit_scale`.
+    """Trains a substitute encoder; resumable. Its critic sees features brought to one scale, see `evening`.
 
     Args:
         name: The attack's, for random streams, errors and the checkpoint.
@@ -101,8 +114,7 @@ def align(
     with seeded(run.seed, name, "init"):
         encoder = known.fresh_encoder().requires_grad_(True).to(run.device)
         shapes = known.parts or (tuple(known.captured.shape[1:]),)
-        scale = unit_scale(known.captured)
-        critic = FeatureCritic(shapes, known.image_shape, config.critic_width, scale).to(run.device)
+        critic = FeatureCritic(shapes, known.image_shape, config.critic_width, evening(known)).to(run.device)
     if (got := output_shape(encoder, known.image_shape)) != known.captured.shape[1:]:
         raise ValueError(f"{name}: expected an encoder to features {tuple(known.captured.shape[1:])}, got {got}")
     sides = {

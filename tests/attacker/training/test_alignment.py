@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from splitleak.attacker.base import Knowledge, Run
-from splitleak.attacker.training.alignment import AlignmentConfig, FeatureCritic, align, discrepancy
+from splitleak.attacker.training.alignment import AlignmentConfig, FeatureCritic, align, discrepancy, evening
 
 QUICK = AlignmentConfig(iterations=30, batch_size=16, critic_width=4)
 
@@ -57,6 +57,17 @@ def test_features_of_slight_and_of_large_scale_are_aligned_alike():
     assert torch.equal(*made)
 
 
+@pytest.mark.parametrize("shape", [(6, 4, 4), (5, 6), (6,)])
+def test_a_channel_of_huge_values_drowns_no_other_before_the_critic(shape):
+    captured = torch.randn(50, *shape, generator=torch.Generator().manual_seed(0))
+    captured.select(2 if len(shape) == 2 else 1, 1).mul_(1000)
+    known = Knowledge(captured, (1, 16, 16))
+    variances = (evening(known) * captured).flatten(1).var(0)
+    assert 0.1 < variances.min() < variances.max() < 10
+    usual = replace(known, captured=captured.clamp(-3, 3))
+    assert bool((evening(usual) == 1).all())
+
+
 def test_an_encoder_to_other_features_is_refused():
     known = knowledge()
     other = Knowledge(torch.zeros(3, 5), (1, 8, 8), public=known.public, fresh_encoder=known.fresh_encoder)
@@ -66,7 +77,7 @@ def test_an_encoder_to_other_features_is_refused():
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (5, 6), (7,)])
 def test_features_of_any_shape_are_judged(shape):
-    assert FeatureCritic((shape,), (1, 16, 16), 4)(torch.randn(3, *shape)).shape == (3,)
+    assert FeatureCritic((shape,), (1, 16, 16), 4, torch.ones(()))(torch.randn(3, *shape)).shape == (3,)
 
 
 def test_interrupted_and_taken_up_again_it_gives_the_same(tmp_path, killed):
