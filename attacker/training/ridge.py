@@ -17,6 +17,7 @@ from splitleak.seeding import generator
 _Rows = tuple[Tensor, Tensor, Tensor]  # regressors (m, r), blocks (m, o), and the group (m,) of each
 
 _PRIMAL = 1600  # regressors, at most: with more, the dual form
+_PRIMAL_OF_MANY = 2560  # of more pictures than the dual form would be fitted to
 _DUAL_ROWS, _DUAL_VALUES = 1500, 2**24  # at most, of the dual form
 _LOCAL_PLACES = 36  # of a grid each of whose places has means of its own, at most
 _ROWS = 30_000  # at most, of the primal form
@@ -179,8 +180,8 @@ class RidgeGauge:
     with :math:`x_i` the values around a place, see `_levels`, and :math:`y_i` the block of pixels that lies under it,
     each less its mean: that of the place where a grid is small, else of all places. On pictures held out of the sums,
     one eigendecomposition chooses :math:`\lambda` from a grid of thirteen powers of ten; then the map is fitted to
-    these, too. Where a place has more regressors than `_PRIMAL`, the dual form is solved, on as many rows as bounded
-    memory allows, of pictures drawn from all.
+    these, too. Where a place has more regressors than `_PRIMAL`, of many pictures `_PRIMAL_OF_MANY`, the dual form is
+    solved, on as many rows as bounded memory allows, of pictures drawn from all.
 
     Hoerl and Kennard, "Ridge regression: biased estimation for nonorthogonal problems", Technometrics 1970. Its use as
     a gauge is ours.
@@ -224,11 +225,12 @@ class RidgeGauge:
         self._draw = generator(seed, "ridge")
         self._held_out = _held_out(images, config.held_out, groups, self._draw)
         held_out = int(self._held_out.sum())
-        primal = regressors <= _PRIMAL
+        dual_rows = max(2, min(_DUAL_ROWS, _DUAL_VALUES // regressors))
+        primal = regressors <= (_PRIMAL_OF_MANY if images - held_out > dual_rows else _PRIMAL)
         if primal:
             self._rows = min(_ROWS, int(config.work / (regressors * (regressors + outputs))))
         else:
-            self._rows = max(2, min(_DUAL_ROWS, _DUAL_VALUES // regressors))
+            self._rows = dual_rows
         self._grid = self.map.layout.height * self.map.layout.width
         self._drawn = min(self._grid, max(1, self._rows // (images - held_out)))
         self._local = self._grid <= _LOCAL_PLACES and (primal or self._drawn == self._grid)

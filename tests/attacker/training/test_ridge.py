@@ -145,7 +145,7 @@ def test_the_dual_form_gives_what_the_primal_gives(pictures, monkeypatch):
 def test_the_dual_form_is_fitted_to_pictures_drawn_from_all_and_not_to_the_first(pictures, monkeypatch):
     """Public pictures may come by class: the first are black here, and more than memory allows to be fitted to."""
     public, victims = pictures
-    monkeypatch.setattr("splitleak.attacker.training.ridge._PRIMAL", 10)
+    monkeypatch.setattr("splitleak.attacker.training.ridge._PRIMAL_OF_MANY", 10)
     monkeypatch.setattr("splitleak.attacker.training.ridge._DUAL_ROWS", 60)
     by_class = torch.cat([torch.zeros_like(public[:80]), public[80:]])
     gauge = RidgeGauge([(32, 4, 4)], (1, 16, 16), len(by_class))
@@ -154,6 +154,16 @@ def test_the_dual_form_is_fitted_to_pictures_drawn_from_all_and_not_to_the_first
     fitted = gauge.solve()
     assert gauge.findings["rows"] == 60 + 15 * 16  # and those that chose the strength
     assert error(fitted, mixed(victims), victims) < 0.7 * of_the_mean(pictures)  # .46; of black ones 2.8
+
+
+def test_vectors_of_two_thousand_values_are_fitted_to_all_of_many_pictures():
+    """The dual form holds 1,500 of them, however many pairs there are."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(1800, 1, 4, 4, generator=draw)
+    features = (images.flatten(1) @ torch.randn(16, 1700, generator=draw)).relu()
+    fitted = RidgeGauge.fitted(features, images).findings
+    few = RidgeGauge.fitted(features[:1000], images[:1000]).findings
+    assert (fitted["rows"], few["rows"]) == (1800, 1000)
 
 
 def test_the_strength_is_chosen_on_held_out_pictures_and_on_nothing_else(pictures):
