@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from splitleak.artifacts import load_tensors
 from splitleak.errors import first_line
@@ -30,6 +31,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Answers = list[NDArray[Any]]
 
 _UNLIKE = 0.01  # of what answers vary by, from one picture to another: an exported network is this near
+_WRAPPED = "module."  # begins the names of weights of `torch.nn.DataParallel`
 _ROUNDING = 1e-4  # of the largest answer
 _WRITTEN = "expected a network that torch can write as ONNX, but "
 _INSIDE = ": hand over the network itself, in evaluation mode (`.eval()`), not a function that calls it"
@@ -45,7 +47,8 @@ def load_user_module(address: str, weights: Path | None = None) -> nn.Module:
     Args:
         address: The module is found as Python finds it, in the current folder too; what stands after the colon is a
             network or an exported program, or gives one when it is called without arguments.
-        weights: Safetensors, or a state dict of `torch.save`, of which nothing but tensors is read.
+        weights: Safetensors, or a state dict of `torch.save`, or a checkpoint of a training that holds one beside
+            other things; names may begin as `torch.nn.DataParallel` has them. Nothing but tensors is read.
 
     Raises:
         FileNotFoundError: There are no such weights.
@@ -363,8 +366,31 @@ def read_state(path: Path) -> Mapping[str, Any]:
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:
-    state = read_state(path)
+    state = _state_of(read_state(path), path)
+    if not module.state_dict().keys() & state.keys():
+        state = dict(state)
+        consume_prefix_in_state_dict_if_present(state, _WRAPPED)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path}: expected weights of the network, but {' '.join(str(error).split())}") from None
+
+
+def _state_of(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """The state dict of a network; of a training's checkpoint, which holds it beside other things, that one.
+
+    Raises:
+        ValueError: It is a checkpoint that holds none, or several.
+    """
+    if not state or any(isinstance(value, Tensor) for value in state.values()):
+        return state
+    held = [name for name, value in state.items() if isinstance(value, Mapping) and _are_tensors(value)]
+    if len(held) != 1:
+        names = ", ".join(map(str, held or state))
+        raise ValueError(f"{path}: expected a state dict, or a checkpoint that holds one, got one of {names}")
+    found: Mapping[str, Any] = state[held[0]]
+    return found
+
+
+def _are_tensors(state: Mapping[str, Any]) -> bool:
+    return bool(state) and all(isinstance(value, Tensor) for value in state.values())

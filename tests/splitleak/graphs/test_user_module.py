@@ -102,6 +102,22 @@ def test_weights_that_hold_more_than_tensors_are_refused(here: Path) -> None:
         load_user_module("their_code:made", here / "none.pt")
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_are_taken_from_the_checkpoint_of_a_training(here: Path, prefix: str) -> None:
+    own = load_user_module("their_code:made").state_dict()
+    state = {prefix + key: torch.full_like(value, 0.5) for key, value in own.items()}
+    optimizer = {"state": {0: {"step": torch.zeros(1)}}, "param_groups": [{"lr": 0.1}]}
+    checkpoint = {"epoch": 3, "state_dict": state, "optimizer": optimizer}
+    for given in (state, checkpoint):
+        torch.save(given, here / "w.pt")
+        loaded = load_user_module("their_code:made", here / "w.pt")
+        assert all(bool((value == 0.5).all()) for value in loaded.state_dict().values())
+    for several, named in (({**checkpoint, "ema": state}, "state_dict, ema"), ({"epoch": 3}, "epoch")):
+        torch.save(several, here / "w.pt")
+        with pytest.raises(ValueError, match=f"a checkpoint that holds one, got one of {named}$"):
+            load_user_module("their_code:made", here / "w.pt")
+
+
 def test_a_submodule_is_cut_at_by_its_path() -> None:
     module = Residual().eval()
     inputs = {"image": (3, 8, 6)}
