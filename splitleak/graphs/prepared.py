@@ -38,6 +38,8 @@ _HANDS_ON = frozenset({"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squ
 class Preprocessing(Config):
     """What a network does to an image in [0, 1] before its first layer: ``(image * range - mean) / deviation``.
 
+    Mean and deviation are of the channels in the order in which the network takes them.
+
     An input of whole numbers is given this rounded, with a range of 255: one of 1 would leave black and white alone.
     """
 

@@ -47,6 +47,13 @@ def test_the_network_may_take_bgr_and_channels_last(images: Array) -> None:
     np.testing.assert_allclose(got, -images[:, ::-1].transpose(0, 2, 3, 1).reshape(2, -1))
 
 
+def test_mean_and_deviation_are_of_the_channels_as_the_network_takes_them(images: Array) -> None:
+    given = Preprocessing(order="bgr", mean=(1, 2, 3), deviation=(2, 4, 8))
+    got = answer(prepare(two_outputs(["n", 3, 4, 5]), given, {"x": (3, 4, 5)}, {}, "twice"), images)
+    blue, green, red = ((images[:, at] - mean) / scale for at, mean, scale in ((2, 1, 2), (1, 2, 4), (0, 3, 8)))
+    np.testing.assert_allclose(got, 2 * np.stack([blue, green, red], 1).reshape(2, -1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
 def test_a_network_of_another_precision_is_given_its_own(images: Array, kind: int) -> None:
     got = answer(prepare(two_outputs(["n", 3, 4, 5], kind), Preprocessing(), {"x": (3, 4, 5)}, {}, "twice"), images)
