@@ -105,7 +105,10 @@ def judgement(document: Mapping[str, Any], most: float) -> tuple[bool, str]:
     if document["victims"] < FEW_VICTIMS:
         raise ValueError(f"expected at least {FEW_VICTIMS} victims to judge a cut by, got {document['victims']}")
     row, mean = judged_row(document), document["mean_image"]["ssim"]
-    which = f"`{row['cut']}` ({100 * row['device_share']:.0f} % of the MACs on the device)"
+    scanned, there_are = len(plain_rows(document)), document["cuts_there_are"]
+    few = document["config"]["cut"] is None and scanned < there_are
+    chosen = f"; the choice was of {scanned} of {there_are} cuts" if few else ""
+    which = f"`{row['cut']}` ({100 * row['device_share']:.0f} % of the MACs on the device{chosen})"
     if row["unmeasured"]:
         return True, f"FAILED: {which} was not measured: {row['unmeasured']}."
     fails = row["leaks"] > most

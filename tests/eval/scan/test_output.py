@@ -26,7 +26,14 @@ def rows(*ssims):
         for index, (cut, ssim) in enumerate(zip(cuts, ssims, strict=True))
     ]
     config = ScanConfig(share=0.2).document()
-    return {"rows": found, "mean_image": {"ssim": 0.1}, "victims": 20, "config": config}
+    there_are = len(cuts) - 2
+    return {
+        "rows": found,
+        "mean_image": {"ssim": 0.1},
+        "victims": 20,
+        "config": config,
+        "cuts_there_are": there_are,
+    }
 
 
 def test_the_verdict_names_the_last_cut_that_is_rebuilt_and_the_first_that_is_not():
@@ -48,6 +55,15 @@ def test_the_judged_cut_fails_above_the_limit(most, fails):
     failed, said = judgement(rows(1, 0.9, 0.5, 0.2), most)
     assert failed == fails
     assert "`cut1`" in said
+
+
+def test_it_is_said_of_how_many_cuts_the_judged_one_was_chosen_where_there_are_more():
+    document = rows(1, 0.9, 0.5, 0.2)
+    assert "the choice" not in judgement(document, 0.4)[1]
+    document["cuts_there_are"] = 90
+    assert "`cut1` (20 % of the MACs on the device; the choice was of 2 of 90 cuts)" in judgement(document, 0.4)[1]
+    document["config"]["cut"] = "cut1"
+    assert "the choice" not in judgement(document, 0.4)[1]
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.5, 0.95, 0.999])
