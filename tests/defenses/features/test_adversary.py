@@ -77,7 +77,7 @@ def test_below_the_ssim_threshold_there_is_no_penalty_but_the_surrogate_trains()
     assert float(found) == 0
     assert not found.requires_grad
     unchanged = {key for key, value in defense.surrogate.state_dict().items() if torch.equal(before[key], value)}
-    assert unchanged == {"scale"}  # of features, which a defense leaves as they are
+    assert unchanged == {"scale", "levels"}  # of features, which a defense leaves as they are
 
 
 def test_the_surrogate_learns_to_rebuild_the_images():
