@@ -89,7 +89,7 @@ class Table(MutableMapping[str, T]):
         """
         if not isinstance(name, str) or (name not in self and not self._may_be(name)):
             article = "an" if self.noun[0] in "aeiou" else "a"
-            names = ", ".join(self)
+            names = ", ".join(self) or "a plug-in, and none is installed"
             raise ValueError(f"expected {article} {self.noun} of {names}, got {name!r}{nearest(name, self)}")
         return name
 

@@ -129,5 +129,5 @@ class Command(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  # typer's, which has no public name
         for option in self.params:
             if isinstance(option, TyperOption) and option.help:
-                option.help = re.sub(r"\{([a-z-]+)\}", lambda found: ", ".join(TABLES[found[1]]), option.help)
+                option.help = re.sub(r"\{([a-z-]+)\}", lambda found: ", ".join(TABLES[found[1]]) or "none", option.help)
         super().format_help(ctx, formatter)

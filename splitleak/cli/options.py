@@ -39,7 +39,7 @@ TrainedOn = Annotated[Path, typer.Option(help="Folder from `splitleak split` tha
 DataRoot = Annotated[Path | None, typer.Option(help="Folder in which torchvision keeps its data sets.")]
 Measures = Annotated[
     list[str] | None,
-    choice("measures", "A plug-in's measure to add to ours, or module:attribute; repeatable. One of", "--measure"),
+    choice("measures", "A plug-in's measure to add to ours, or module:attribute; repeatable. Installed:", "--measure"),
 ]
 Defenses = Annotated[list[str] | None, choice("defenses", "A defense; repeat to stack them. One of")]
 

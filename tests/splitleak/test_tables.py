@@ -32,6 +32,11 @@ def test_an_unknown_name_is_told_the_names(name):
         Table("uneven number", {"one": 1, "three": 3}).choose(name)
 
 
+def test_a_table_without_entries_says_that_there_are_none():
+    with pytest.raises(ValueError, match="expected a measure of a plug-in, and none is installed, got 'lpips'"):
+        Table("measure", {}).choose("lpips")
+
+
 def test_the_nearest_name_is_asked_for_where_one_resembles():
     assert nearest("gausian-noise", ["dropout", "gaussian-noise"]) == "; did you mean 'gaussian-noise'?"
     assert nearest("quantum", ["dropout", "gaussian-noise"]) == ""

@@ -11,6 +11,7 @@ from splitleak.attacker.auxiliary import AUXILIARY, AuxiliaryKind
 from splitleak.cli import app
 from splitleak.cli.choices import TABLES, completed
 from splitleak.edge.profiles import DEVICES
+from splitleak.tables import Table
 from splitleak.wire.link.link import PROFILES
 from splitleak.wire.protocol import CODECS, codec
 
@@ -41,6 +42,11 @@ def test_what_is_added_to_a_table_is_offered_and_accepted_at_once(
     code, _, err = call(*command, option, "newest")
     assert code == 1, err
     assert "got 'newest'" not in err
+
+
+def test_the_help_of_a_table_without_entries_says_that_there_are_none(monkeypatch):
+    monkeypatch.setitem(TABLES, "measures", Table("measure", {}))
+    assert "Installed: none." in CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "400"}).output
 
 
 def test_an_added_codec_carries_a_tensor(monkeypatch):
