@@ -114,7 +114,7 @@ class Config(Document):
 def explain(error: ValidationError, model: type[Document] | None = None) -> str:
     """Every fault of a configuration in one line: its key, what was expected and what came.
 
-    With the ``model`` that was validated, an unknown key gets the nearest field.
+    With the ``model`` that was validated, an unknown key gets the nearest field, or all where none resembles it.
     """
     faults = []
     for fault in error.errors(include_url=False):
@@ -125,7 +125,8 @@ def explain(error: ValidationError, model: type[Document] | None = None) -> str:
             said += f", got {fault['input']!r:.80}"
         if model is not None and fault["type"] == "extra_forbidden":
             *path, key = fault["loc"]
-            said += nearest(key, _fields(model, path))
+            fields = list(_fields(model, path))
+            said += nearest(key, fields) or (f"; there are {', '.join(fields)}" if fields else "")
         faults.append(f"{'.'.join(map(str, fault['loc'])) or 'document'}: {said}")
     return f"expected a {error.title}, but {'; '.join(faults)}"
 

@@ -51,10 +51,10 @@ def test_a_fault_names_source_key_expectation_and_value(values, message):
         ({"several": [{}, {"inner": {"size": 1}}]}, "several.1.inner.size: .*; did you mean 'sizes'"),
         ({"named": {"rate": {"sizs": 1}}}, "named.rate.sizs: .*; did you mean 'sizes'"),
         ({"either": {"shap": 1}}, "shap: .*; did you mean 'shape'"),
-        ({"unlike": 1}, "unlike: Extra inputs are not permitted, got 1$"),
+        ({"unlike": 1}, "unlike: Extra inputs are not permitted, got 1; there are several, named, either$"),
     ],
 )
-def test_an_unknown_key_is_told_the_nearest_field_of_its_own_table(values, asked):
+def test_an_unknown_key_is_told_the_nearest_field_of_its_own_table_or_all(values, asked):
     with pytest.raises(ValueError, match=asked):
         Listed.parse(values, source="here")
 
