@@ -24,8 +24,9 @@ from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
 from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, step_ranges
+from splitleak.training.memory import affordable_rows
 
-_BATCH = 256
+_BATCH = 256  # pictures in one pass, at most; does not change what becomes of one
 _BETAS = (0.9, 0.999)
 _SSIM_WEIGHT = 0.02  # of 1 - SSIM beside the MSE, where the guidance is rehearsed
 
@@ -135,6 +136,17 @@ class DragAttack(Attack):
         return DIFFUSION.trained_here(self.config.training, images, run)
 
 
+class _Cleaned(nn.Module):
+    """Noisy pictures to the clean ones that a denoiser takes them to be made of, at half of the time."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        return self.denoiser.split(noisy, 0.5)[0]
+
+
 class Sampler:
     """Guided sampling of images, each towards a feature of its own."""
 
@@ -152,6 +164,8 @@ class Sampler:
         self.config, self.encoder, self.image_shape, self.run = config, encoder, image_shape, run
         self.denoiser: Denoiser = prior.denoiser
         self.identity = [config.document(), prior.digest]
+        picture, pixels = torch.zeros(1, *image_shape, device=run.device), math.prod(image_shape[1:])
+        self.at_once = affordable_rows(nn.Sequential(_Cleaned(prior.denoiser), encoder), picture, pixels, _BATCH)
 
     def sample(
         self, name: str, features: Tensor, start: Tensor | None, guidance: Tensor
@@ -211,8 +225,8 @@ class Sampler:
     def step(self, kept: dict[str, Tensor], features: Tensor, time: float) -> tuple[Tensor, Tensor, float]:
         """The clean images, the noise and the mean distance; Adam's moments in ``kept`` follow the gradient."""
         clean, noise, distances = [], [], []
-        for at in range(0, len(features), _BATCH):
-            part = slice(at, at + _BATCH)
+        for at in range(0, len(features), self.at_once):
+            part = slice(at, at + self.at_once)
             noisy = kept["noisy"][part].detach().requires_grad_()
             cleaned, noise_found = self.denoiser.split(noisy, time)
             distance = self.distance((cleaned + 1) / 2, features[part])

@@ -1,6 +1,7 @@
 """GLASS: search a generator of images like the public ones for the image whose feature is the captured one."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -18,6 +19,7 @@ from splitleak.config import Config
 from splitleak.measures.pixel import total_variation
 from splitleak.models.generator import Generator
 from splitleak.seeding import generator
+from splitleak.training.memory import affordable_rows
 
 _SAMPLES = 2048  # of w, for its mean and deviation
 _SSIM_WEIGHT = 0.02  # of 1 - SSIM beside the MSE, where settings are rehearsed
@@ -197,12 +199,16 @@ class GlassAttack(Attack):
         return losses.index(min(losses))
 
 
-class Drawing:
+class Drawing(nn.Module):
     """A generator by its blocks: rows that enter block 0 are latents, those that enter the block ``first`` are w."""
 
     def __init__(self, blocks: list[nn.Module], latent: int, image_shape: tuple[int, int, int]) -> None:
-        self.blocks, self.latent, self.image_shape = blocks, latent, image_shape
+        super().__init__()
+        self.blocks, self.latent, self.image_shape = nn.ModuleList(blocks), latent, image_shape
         self.first = min(1, len(blocks) - 1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.images(latents, 0)
 
     def between(self, rows: Tensor, begin: int, end: int) -> Tensor:
         """What enters block ``end``, of what enters block ``begin``."""
@@ -260,16 +266,18 @@ class Search:
         self.drops = drops  # whether captured values of 0 were dropped on the way
         self.encoder, self.drawing, self.scale, self.run, self.identity = encoder, drawing, scale, run, identity
         self.history: dict[str, list[dict[str, float]]] = {}
+        latent, pixels = torch.zeros(1, drawing.latent, device=run.device), math.prod(drawing.image_shape[1:])
+        self.at_once = affordable_rows(nn.Sequential(drawing, encoder), latent, pixels, BATCH)
 
     @torch.no_grad()
     def images(self, rows: Tensor, place: int) -> Tensor:
         """The images of rows that enter block ``place``."""
-        return torch.cat([self.drawing.images(part, place) for part in rows.split(BATCH)])
+        return torch.cat([self.drawing.images(part, place) for part in rows.split(self.at_once)])
 
     @torch.no_grad()
     def compared(self, latents: Tensor, targets: Tensor) -> Tensor:
         """The feature errors ``(N, candidates)`` of candidates for targets ``(N, *cut)``."""
-        drawn = torch.cat([self.encoder(self.drawing.images(part, 0)) for part in latents.split(BATCH)]).flatten(1)
+        drawn = torch.cat([self.encoder(self.drawing(part)) for part in latents.split(self.at_once)]).flatten(1)
         centre = drawn.mean(0)  # distances about the mean lose no digits
         wanted, drawn = targets.flatten(1) - centre, drawn - centre
         kept = (targets.flatten(1) != 0).float() if self.drops else torch.ones_like(wanted)
@@ -314,7 +322,14 @@ class Search:
 
         sums = [float(each.double().sum()) for each in (targets, targets.square())]
         found = descend_rows(
-            stage, start, objective, self.run, [self.identity, place, sums], noise=noise, constrain=constrain
+            stage,
+            start,
+            objective,
+            self.run,
+            [self.identity, place, sums],
+            noise=noise,
+            constrain=constrain,
+            at_once=self.at_once,
         )
         self.history[stage.name] = found.history
         return found.rows, found.errors

@@ -1,5 +1,6 @@
 """PEEL: invert a residual network block by block, from the captured feature back to the image, with nothing trained."""
 
+import math
 from itertools import groupby
 
 import torch
@@ -9,11 +10,12 @@ from torch.nn import functional
 
 from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.reconstruction.descent import frozen_encoder
-from splitleak.attacker.training.rows import Stage, descend_rows
+from splitleak.attacker.training.rows import BATCH, Stage, descend_rows
 from splitleak.config import Config
 from splitleak.measures.pixel import total_variation
 from splitleak.models.resnet import BasicBlock
 from splitleak.models.split import output_shape
+from splitleak.training.memory import affordable_rows
 
 _DIGITS = 6  # of a fingerprint's sums
 
@@ -55,6 +57,7 @@ class PeelAttack(Attack):
     config_type = PeelConfig
     needs = frozenset({"encoder"})
     config: PeelConfig
+    at_once = BATCH  # rows in one pass, see `affordable_rows`
 
     @classmethod
     def paper_config(cls) -> PeelConfig:
@@ -68,6 +71,8 @@ class PeelAttack(Attack):
             expected, got = tuple(known.captured.shape[1:]), output_shape(encoder, known.image_shape)
             raise ValueError(f"{self.name}: expected an encoder to features {expected}, got {got}")
         target, errors = known.captured.to(run.device), list[float]()
+        grey = torch.full((len(target), *known.image_shape), 0.5, device=run.device)
+        self.at_once = affordable_rows(encoder, grey[:1], math.prod(known.image_shape[1:]), BATCH)
         shapes = [known.image_shape, output_shape(stem, known.image_shape)]
         for each in others:
             shapes.append(output_shape(each, shapes[-1]))
@@ -75,7 +80,6 @@ class PeelAttack(Attack):
             positive = place > 0 or ends_positive(stem)
             target, error = self.peeled(others[place], target, shapes[place + 1], positive, f"block-{place + 1}", run)
             errors.append(error)
-        grey = torch.full((len(target), *known.image_shape), 0.5, device=run.device)
         images, error = self.pixels(stem, target, grey, self.config.stem_steps, "stem", run)
         self.findings = {"block_errors": errors, "stem_error": error}
         if self.config.joint_steps:
@@ -103,6 +107,7 @@ class PeelAttack(Attack):
             run,
             self.identity(block, target),
             constrain=_positive if positive else None,
+            at_once=self.at_once,
         )
         return found.rows, float(found.errors.mean())
 
@@ -123,6 +128,7 @@ class PeelAttack(Attack):
             run,
             self.identity(layers, target),
             constrain=_in_range,
+            at_once=self.at_once,
         )
         return found.rows, float(found.errors.mean())
 

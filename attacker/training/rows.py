@@ -14,7 +14,7 @@ from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, step_ranges
 
 BATCH = 256
-"""Rows in one pass; does not change what becomes of one."""
+"""Rows in one pass, at most; does not change what becomes of one."""
 
 _NOISY = 0.375  # share of the steps at which rows are noisy
 
@@ -50,6 +50,7 @@ def descend_rows(
     *,
     noise: Tensor | None = None,
     constrain: Callable[[Tensor], None] | None = None,
+    at_once: int = BATCH,
 ) -> Descended:
     """Descends on the sum of error and penalty; resumable.
 
@@ -61,6 +62,7 @@ def descend_rows(
         identity: What the objective depends on, for the checkpoint's fingerprint.
         noise: Deviation ``(...)`` of what is added to rows at first: less and less, none after 3/8 of the steps.
         constrain: Projects all rows, in place, after a step.
+        at_once: Rows in one pass, see `affordable_rows`.
     """
     values = nn.Parameter(start.clone())
     optimizer, draw = (
@@ -75,7 +77,7 @@ def descend_rows(
         generators={"noise": draw},
         kept={"rows": start.clone(), "errors": torch.full((len(start),), torch.inf, device=start.device)},
     )
-    parts = [slice(at, at + BATCH) for at in range(0, len(start), BATCH)]
+    parts = [slice(at, at + at_once) for at in range(0, len(start), at_once)]
 
     def look(seen: Tensor, part: slice) -> Tensor:
         errors, penalty = objective(seen, part)

@@ -11,6 +11,7 @@ from splitleak.attacker.reconstruction.drag import DragAttack, DragConfig, Sampl
 from splitleak.attacker.training.denoiser import alpha_bar
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
+from splitleak.training import memory
 
 QUICK = DragConfig(start="noise", timesteps=12, recurrences=2, guidance=(0.5,))
 
@@ -123,6 +124,16 @@ def test_through_dropout_it_rebuilds_much_better_than_the_mean_image(known, smal
     through = dataclasses.replace(known, captured=send(truth), query=Query(send))
     grey = mse(known.public.mean(0).expand_as(truth), truth).mean()
     assert mse(DragAttack(config)(through), truth).mean() < 0.5 * grey
+
+
+def test_of_large_pictures_as_many_are_in_one_pass_as_memory_affords(known, monkeypatch, passes):
+    attack = DragAttack(QUICK)
+    whole = attack(known)
+    monkeypatch.setattr(memory, "LARGE", 1)
+    monkeypatch.setattr(memory, "MOST_BYTES", 1)
+    apart = attack(dataclasses.replace(known, encoder=passes(known.encoder)))
+    assert passes.most <= 2  # of the check for a gradient
+    torch.testing.assert_close(apart, whole, atol=1e-4, rtol=0)
 
 
 def test_a_generator_is_refused(known, tiny_prior):
