@@ -29,6 +29,7 @@ from splitleak.training.memory import affordable_rows
 _BATCH = 256  # pictures in one pass, at most; does not change what becomes of one
 _BETAS = (0.9, 0.999)
 _SSIM_WEIGHT = 0.02  # of 1 - SSIM beside the MSE, where the guidance is rehearsed
+_LIGHTER, _LIGHTEST = 3.0, 2  # the lightest guidance is divided by it, where that is the best, and how often
 
 
 class DragConfig(Config):
@@ -72,8 +73,10 @@ class DragAttack(Attack):
     see `white_box`. A denoiser is trained on the public images, less those of the rehearsal, where no prior is given.
 
     Deviations: the denoiser is small, of pixels, and trained on the public images, where the paper has Stable
-    Diffusion's or another large one; guidance is chosen in a rehearsal on public images, by MSE and SSIM; the CPU
-    preset has the mean squared error for a distance, fewer steps, and starts from less noise.
+    Diffusion's or another large one; guidance is chosen in a rehearsal on public images, by MSE and SSIM, where lighter
+    ones are tried if the lightest is the best, and the decoder's pictures stay as they are if none betters them, as
+    behind much noise; the CPU preset has the mean squared error for a distance, fewer steps, and starts from less
+    noise.
     """
 
     name = "drag"
@@ -110,22 +113,43 @@ class DragAttack(Attack):
             begun = predict(decoder, features, run.device).clamp(0, 1).to(run.device)
         features, truth, chosen = features.to(run.device), known.public[rehearsed].to(run.device), config.guidance[0]
         with self.prior(known, known.public[used], run) as prior:
+            self.findings["prior"] = prior.digest
             sampler = Sampler(config, encoder, prior, known.image_shape, run, drops=dropped)
             if count:
-                tries = len(config.guidance)
-                weights = torch.tensor(config.guidance, device=run.device).repeat_interleave(count)
-                own = features[:count].repeat(tries, *[1] * (features.ndim - 1))
-                start = None if begun is None else begun[:count].repeat(tries, 1, 1, 1)
-                found, _ = sampler.sample("rehearsal", own, start, weights)
-                losses = [float(rebuilding_loss(part, truth, _SSIM_WEIGHT)) for part in found.split(count)]
-                chosen = config.guidance[losses.index(min(losses))]
-                self.findings["rehearsed_guidance"] = [list(each) for each in zip(config.guidance, losses, strict=True)]
+                tried = self.rehearsed(sampler, features[:count], None if begun is None else begun[:count], truth)
+                chosen = min(tried, key=lambda guidance: tried[guidance])
+                self.findings["rehearsed_guidance"] = [list(each) for each in tried.items()]
+            if count and begun is not None:
+                self.findings["rehearsed_start"] = kept = float(rebuilding_loss(begun[:count], truth, _SSIM_WEIGHT))
+                if kept < tried[chosen]:
+                    return begun[count:]
             weights = torch.full((len(known.captured),), chosen, device=run.device)
             start = None if begun is None else begun[count:]
             images, history = sampler.sample("sampling", features[count:], start, weights)
-        self.findings |= {"prior": prior.digest, "guidance": chosen, "history": history}
+        self.findings |= {"guidance": chosen, "history": history}
         self.findings |= {"distance_start": history[0]["distance"], "distance_end": history[-1]["distance"]}
         return images
+
+    def rehearsed(
+        self, sampler: "Sampler", features: Tensor, start: Tensor | None, truth: Tensor
+    ) -> dict[float, float]:
+        """By guidance, the loss of what is sampled for features ``(n, *cut)`` beside their images ``truth``."""
+
+        def sampled(guidance: tuple[float, ...], name: str) -> dict[float, float]:
+            tries = len(guidance)
+            weights = torch.tensor(guidance, device=features.device).repeat_interleave(len(truth))
+            own = features.repeat(tries, *[1] * (features.ndim - 1))
+            found, _ = sampler.sample(name, own, None if start is None else start.repeat(tries, 1, 1, 1), weights)
+            parts = found.clamp(0, 1).split(len(truth))
+            losses = [float(rebuilding_loss(part, truth, _SSIM_WEIGHT)) for part in parts]
+            return dict(zip(guidance, losses, strict=True))
+
+        tried = sampled(self.config.guidance, "rehearsal")
+        for lighter in range(1, _LIGHTEST + 1):
+            if min(tried) == 0 or min(tried.values()) < tried[min(tried)]:
+                break
+            tried |= sampled((min(tried) / _LIGHTER,), f"rehearsal {lighter}")
+        return tried
 
     def prior(self, known: Knowledge, images: Tensor, run: Run) -> AbstractContextManager[DiffusionPrior]:
         """The given prior, or one trained on ``images``."""

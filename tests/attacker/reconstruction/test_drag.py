@@ -136,6 +136,27 @@ def test_of_large_pictures_as_many_are_in_one_pass_as_memory_affords(known, monk
     torch.testing.assert_close(apart, whole, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
+def test_lighter_guidance_is_tried_where_the_lightest_is_the_best_and_pictures_stay_where_none_betters_them(
+    known, small_splits
+):
+    """Behind noise, whose feature no picture is to match; unguided, what is sampled forgets the feature."""
+    draw, config = torch.Generator().manual_seed(0), QUICK.model_copy(update={"start": "decoder", "timesteps": 60})
+    config, truth = config.model_copy(update={"decoder_epochs": 3}), small_splits.victims.floats()[:16]
+
+    def send(images):
+        return images + 2 * torch.randn(images.shape, generator=draw)
+
+    known = dataclasses.replace(known, captured=send(truth), public=known.public[:96], query=Query(send))
+    attack = DragAttack(config.model_copy(update={"guidance": (0.5, 0.9)}))
+    images = attack(known)
+    tried = [guidance for guidance, _ in attack.findings["rehearsed_guidance"]]
+    assert tried == pytest.approx([0.5, 0.9, 0.5 / 3, 0.5 / 9])
+    assert attack.findings["rehearsed_start"] < min(loss for _, loss in attack.findings["rehearsed_guidance"])
+    always = DragAttack(config.model_copy(update={"guidance": (0.5,)}))(known)
+    assert mse(images, truth).mean() < 0.8 * mse(always, truth).mean()
+
+
 def test_a_generator_is_refused(known, tiny_prior):
     with pytest.raises(ValueError, match="expected a prior of kind diffusion, got a generator"):
         DragAttack(QUICK)(dataclasses.replace(known, prior=tiny_prior))
