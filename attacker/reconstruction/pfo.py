@@ -11,6 +11,8 @@ from splitleak.attacker.reconstruction.glass import GlassAttack, GlassConfig, Se
 from splitleak.attacker.training.rows import Stage
 from splitleak.measures.pixel import total_variation
 
+_AS_GLASS = (0.0, 0.0)  # radius and weight of the smoothness
+
 
 class PfoConfig(GlassConfig):
     """GLASS's search, and the descents block by block behind it."""
@@ -33,7 +35,8 @@ class PfoAttack(GlassAttack):
     optimization", ICCV 2023, and IF-GMI, ECCV 2024. After every step, the way from where a block's descent began is
     projected into an L1 ball; the block's iterate with the least feature error enters the next, so that the error never
     rises from block to block. A ball's radius is ``radii`` times the number of values, and that factor is chosen in a
-    rehearsal on public images, with the weight of the smoothness. With radius 0 it is GLASS.
+    rehearsal on public images, with the weight of the smoothness. With radius 0 it is GLASS, whose pictures stay as
+    they are where none of the rehearsed radii betters them, as behind much noise.
 
     Deviations: those of `glass`; radii grow with the size of what they hold (the published ones are of StyleGAN2's
     features), and so one factor serves all blocks; the generator has no styles that descend beside the features.
@@ -85,7 +88,10 @@ class PfoAttack(GlassAttack):
             tries = len(candidates)
             own = targets[:count].repeat(tries, *[1] * (targets.ndim - 1))
             images = through("blocks-rehearsal", w[:count].repeat(tries, *[1] * (w.ndim - 1)), own, settings)
+            candidates, images = [_AS_GLASS, *candidates], torch.cat([search.images(w[:count], drawing.first), images])
             chosen = candidates[self.best(images, truth, candidates, "radii")]
         self.findings |= {"radius": chosen[0], "block_tv_weight": chosen[1]}
+        if chosen == _AS_GLASS:
+            return search.images(w[count:], drawing.first)
         settings = torch.tensor([chosen] * (len(targets) - count), device=targets.device)
         return through("blocks", w[count:], targets[count:], settings)

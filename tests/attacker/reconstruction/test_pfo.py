@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from splitleak.attacker.base import Knowledge
+from splitleak.attacker.base import Knowledge, Query
 from splitleak.attacker.reconstruction.glass import GlassAttack, GlassConfig
 from splitleak.attacker.reconstruction.pfo import PfoAttack, PfoConfig
 from splitleak.measures.pixel import mse
@@ -49,3 +51,17 @@ def test_the_radius_is_rehearsed_on_public_images(known):
     _, findings = attacked(known, radii=[0.001, 1.0])
     losses = {candidate[0]: loss for candidate, loss in findings["rehearsed_radii"]}
     assert findings["radius"] == min(losses, key=losses.get) == 1.0
+
+
+def test_behind_much_noise_it_keeps_the_pictures_of_glass(known):
+    """Each block fits more of the noise: with a radius of 1 the rehearsed ones had half again the error."""
+    draw = torch.Generator().manual_seed(0)
+
+    def noisy(images):
+        return images + torch.randn(images.shape, generator=draw)
+
+    behind = replace(known, captured=noisy(known.captured), query=Query(noisy))
+    glass = GlassAttack(GlassConfig.parse(SEARCH, source="test"))(behind)
+    rebuilt, findings = attacked(replace(behind, query=Query(noisy)), radii=[0.3, 1.0])
+    assert findings["radius"] == 0
+    assert mse(rebuilt, known.captured).mean() < 1.2 * mse(glass, known.captured).mean()
