@@ -104,8 +104,9 @@ class EdgeProbe:
                 draw, place = lost.pop(name)
                 if sums.ndim == 3:
                     sums = np.zeros((*sums.shape, *features.shape[1:]), np.float32)
-                summed = (features / np.float32(averaging), np.square(features), features != 0)
-                for total, values in zip(sums, summed, strict=False):  # once, the features alone
+                summed = [features / np.float32(averaging)]
+                summed += [np.square(features), features != 0] if averaging > 1 else []
+                for total, values in zip(sums, summed, strict=True):
                     total[draw, place : place + len(features)] += values
         if lost:
             found = f"expected the {len(sent)} queries just made, but {len(lost)} are missing"

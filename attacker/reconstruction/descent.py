@@ -15,10 +15,9 @@ from splitleak.attacker.base import AsSent, Knowledge, Run
 from splitleak.attacker.reconstruction.decoder import DecoderAttack, DecoderConfig
 from splitleak.attacker.training.fitting import cosine, crossed, gather, predict, replayed, set_rate
 from splitleak.config import Config, digest
-from splitleak.measures.linkage.whitening import drowning
 from splitleak.measures.pixel import total_variation
-from splitleak.models.decoder import unusual_variance
-from splitleak.models.grids import channels_last
+from splitleak.models.decoder import channel_levels, unusual_variance
+from splitleak.models.grids import channels_of
 from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.memory import affordable_rows
 from splitleak.training.modules import freeze, passes_gradients
@@ -173,19 +172,13 @@ class _Divided(nn.Module):
         return features / self.by
 
 
-def channel_axis(features: Tensor, image_shape: tuple[int, ...]) -> int:
-    """Which axis of features ``(B, *cut)`` is a map's channels; of tokens and vectors, their values: the last."""
-    last = features.ndim != 4 or channels_last(tuple(features.shape[1:]), (image_shape[1], image_shape[2]))
-    return features.ndim - 1 if last else 1
-
-
 @torch.no_grad()
 def evened(
     encoder: nn.Module, answers: Tensor, known: Knowledge, device: torch.device
 ) -> tuple[nn.Module, Tensor, Knowledge]:
     """The encoder, its answers and what is known, with channels divided so that a few drown no others in an error.
 
-    That is where `drowning` finds some; elsewhere all is as it was.
+    That is where `channel_levels` finds some; elsewhere all is as it was.
 
     Args:
         encoder: On the device.
@@ -193,12 +186,11 @@ def evened(
         known: With the captured features.
         device: Where the encoder is.
     """
-    axis = channel_axis(answers[0], known.image_shape)
-    rows = answers[0].float().movedim(axis, -1).flatten(0, -2)
-    level = drowning(rows.std(0, correction=0), rows.mean(0))
+    channels = channels_of((tuple(answers.shape[2:]),), known.image_shape)
+    level = channel_levels(answers[0].float(), channels)
     if not bool((level > 1).any()):
         return encoder, answers, known
-    divided = _Divided(level.view(-1, *[1] * (answers.ndim - 2 - axis)))
+    divided = _Divided(level)
     known = replace(known, captured=divided(known.captured))
     return nn.Sequential(encoder, copy.deepcopy(divided).to(device)), divided(answers.float()), known
 

@@ -12,7 +12,6 @@ from splitleak.attacker.base import Attack, Knowledge, Run
 from splitleak.attacker.diffusion import DIFFUSION, DiffusionConfig, DiffusionPrior
 from splitleak.attacker.reconstruction.descent import (
     DRAWS,
-    channel_axis,
     decoder_of,
     drops,
     feature_errors,
@@ -22,6 +21,7 @@ from splitleak.attacker.training.denoiser import Denoiser, alpha_bar
 from splitleak.attacker.training.fitting import predict, rebuilding_loss, set_apart
 from splitleak.config import Config, digest
 from splitleak.measures.pixel import total_variation
+from splitleak.models.grids import channels_last
 from splitleak.seeding import generator
 from splitleak.training.fit import Resumable, step_ranges
 from splitleak.training.memory import affordable_rows
@@ -278,7 +278,8 @@ class Sampler:
         if self.config.distance == "error":
             return feature_errors(found, features, drops=self.drops)
         found = found * (features != 0) if self.drops else found
-        axis = channel_axis(found, self.image_shape)
+        last = found.ndim != 4 or channels_last(tuple(found.shape[1:]), (images.shape[2], images.shape[3]))
+        axis = found.ndim - 1 if last else 1  # a map's channels; a token's, or a vector's, values
         cosine = torch.nn.functional.cosine_similarity(found, features, dim=axis)
         return 1 - cosine.flatten(1).mean(1) if cosine.ndim > 1 else 1 - cosine
 

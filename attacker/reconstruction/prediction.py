@@ -1,6 +1,6 @@
 """Inversion of prediction vectors: from the confidence scores that a victim shares back to the image."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -169,23 +169,25 @@ class PredictionInversionAttack(Attack):
         if len(used) < _FEWEST_OF_RIDGE:
             return
         name = _best_regression(self.name, pairs, public, run)
-        regression = _REGRESSIONS[name](pairs[:, used], public[used], run)
+        regression = _regressions(pairs[:, used], public[used], run)[name]
         error = float(functional.mse_loss(predict(regression, pairs[0, out], run.device), public[out]))
         errors = {"network": float(str(findings["held_out_mse"])), name: error}
         chosen = name if len(out) < _FEWEST_TOLD_BY else min(errors, key=lambda each: errors[each])
         findings |= {"held_out_mse": errors[chosen], "held_out_mse_by": errors, "rebuilt_by": chosen}
         if chosen == name:
-            self.network = _REGRESSIONS[name](pairs, public, run)
+            self.network = _regressions(pairs, public, run)[name]
 
 
 def _best_regression(name: str, scores: Tensor, images: Tensor, run: Run) -> str:
-    """Which of `_REGRESSIONS` has the least error on pairs that it was not fitted to, of all pairs in turn."""
+    """Which of `_regressions` has the least error on pairs that it was not fitted to, of all pairs in turn."""
     shuffled, errors = torch.randperm(len(images), generator=generator(run.seed, name, "folds")), dict[str, float]()
     for fold in shuffled.tensor_split(min(_FOLDS, len(images))):
         order = torch.cat([fold, shuffled[~torch.isin(shuffled, fold)]])
         out, used = set_apart(images, order, len(fold))
-        for each, fitted in _REGRESSIONS.items() if len(used) >= _FEWEST_OF_RIDGE else ():
-            rebuilt = predict(fitted(scores[:, used], images[used], run), scores[0, out], run.device)
+        if len(used) < _FEWEST_OF_RIDGE:
+            continue
+        for each, fitted in _regressions(scores[:, used], images[used], run).items():
+            rebuilt = predict(fitted, scores[0, out], run.device)
             errors[each] = errors.get(each, 0) + float((rebuilt - images[out]).square().sum())
     return min(errors, key=lambda each: errors[each], default="class means")
 
@@ -233,11 +235,11 @@ class _ClassMeans(nn.Module):
 
 
 class _Halfway(nn.Module):
-    """The mean of what both of the others rebuild."""
+    """The mean of what both of two networks rebuild."""
 
-    def __init__(self, scores: Tensor, images: Tensor, run: Run) -> None:
+    def __init__(self, *both: nn.Module) -> None:
         super().__init__()
-        self.both = nn.ModuleList([_ridge(scores, images, run), _ClassMeans(scores, images, run)])
+        self.both = nn.ModuleList(both)
 
     def forward(self, scores: Tensor) -> Tensor:
         return torch.stack([each(scores) for each in self.both]).mean(0)
@@ -250,11 +252,10 @@ def _tops(scores: Tensor) -> Tensor:
     return parts
 
 
-_REGRESSIONS: Mapping[str, Callable[[Tensor, Tensor, Run], nn.Module]] = {
-    "ridge": _ridge,
-    "class means": _ClassMeans,
-    "ridge and class means": _Halfway,
-}
+def _regressions(scores: Tensor, images: Tensor, run: Run) -> dict[str, nn.Module]:
+    """By name, what scores ``(draws, M, K)`` are taken to images ``(M, C, H, W)`` by, beside a trained network."""
+    ridge, means = _ridge(scores, images, run), _ClassMeans(scores, images, run)
+    return {"ridge": ridge, "class means": means, "ridge and class means": _Halfway(ridge, means)}
 
 
 def train_inverter(

@@ -100,7 +100,8 @@ def _labels(results: Results) -> dict[str, Callable[[Cell], str]]:
         "attack": lambda cell: cell.attack or cell.place.attack,
         "seed": lambda cell: str(cell.seed),
     }
-    return {name: of for name, of in labels.items() if len({of(cell) for cell, _ in _shown(results)}) > 1}
+    shown = _shown(results)
+    return {name: of for name, of in labels.items() if len({of(cell) for cell, _ in shown}) > 1}
 
 
 def _scores(record: Record) -> list[str]:

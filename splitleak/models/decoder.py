@@ -124,7 +124,20 @@ class ScaledDecoder(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
-class ResNormDecoder(ScaledDecoder):
+class _MapDecoder(ScaledDecoder):
+    """A decoder of features that are a map, whose channels `laid_map` puts first."""
+
+    def __init__(self, feature_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.to_map = laid_map(feature_shape, image_shape)
+        self.levels = torch.ones(self.to_map.map_shape[0], 1, 1)
+
+    def laid(self, features: Tensor) -> Tensor:
+        laid: Tensor = self.to_map(features)
+        return laid
+
+
+class ResNormDecoder(_MapDecoder):
     """The residual decoder ``res_normN<blocks>C<channels>``: features ``(N, c, h, w)`` to images ``(N, C, H, W)``.
 
     Channels may come last, see `laid_map`.
@@ -149,11 +162,9 @@ class ResNormDecoder(ScaledDecoder):
     def __init__(
         self, feature_shape: tuple[int, ...], image_shape: tuple[int, ...], *, blocks: int = 8, channels: int = 64
     ) -> None:
-        super().__init__()
         if blocks < 0 or channels < 1:
             raise ValueError(f"expected blocks >= 0 and channels >= 1, got {blocks} and {channels}")
-        self.to_map = laid_map(feature_shape, image_shape)
-        self.levels = torch.ones(self.to_map.map_shape[0], 1, 1)
+        super().__init__(feature_shape, image_shape)
         ups = doublings(self.to_map.map_shape, image_shape)
         layers: list[nn.Module] = [ResidualBlock(self.to_map.map_shape[0], channels), nn.ReLU(True)]
         for _ in range(blocks + max(0, 2 - ups)):
@@ -164,16 +175,12 @@ class ResNormDecoder(ScaledDecoder):
         self.grey = image_shape[0] == 1
         self.layers = nn.Sequential(*layers, ResidualBlock(channels, 3 if self.grey else image_shape[0]), nn.Sigmoid())
 
-    def laid(self, features: Tensor) -> Tensor:
-        laid: Tensor = self.to_map(features)
-        return laid
-
     def forward(self, features: Tensor) -> Tensor:
         images: Tensor = self.layers(self.scaled(features))
         return images.mean(1, keepdim=True) if self.grey else images
 
 
-class SubPixelDecoder(ScaledDecoder):
+class SubPixelDecoder(_MapDecoder):
     """The attacker's default decoder: features ``(N, c, h, w)`` to images ``(N, C, H, W)``, values in (0, 1).
 
     Channels may come last, see `laid_map`.
@@ -197,10 +204,8 @@ class SubPixelDecoder(ScaledDecoder):
     """
 
     def __init__(self, feature_shape: tuple[int, ...], image_shape: Map, *, blocks: int, channels: int) -> None:
-        super().__init__()
-        self.to_map = laid_map(feature_shape, image_shape)
+        super().__init__(feature_shape, image_shape)
         arriving, high, wide = self.to_map.map_shape
-        self.levels = torch.ones(arriving, 1, 1)
         ups = doublings(self.to_map.map_shape, image_shape)
         widths = [max(channels >> up, min(channels, _NARROWEST)) for up in range(ups + 1)]
         self.normalised = nn.BatchNorm2d(arriving)
@@ -223,10 +228,6 @@ class SubPixelDecoder(ScaledDecoder):
         if self.direct is not None:
             self.direct.requires_grad_(False)
         self.shuffle = nn.PixelShuffle(2**ups)
-
-    def laid(self, features: Tensor) -> Tensor:
-        laid: Tensor = self.to_map(features)
-        return laid
 
     def forward(self, features: Tensor) -> Tensor:
         arrived = self.scaled(features)

@@ -1,6 +1,7 @@
 """A trained model behind cloud, tap and edge, all in this process, for the attacker to look at."""
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from splitleak.defenses.training import TargetConfig, train
 from splitleak.edge.client import EdgeConfig
 from splitleak.edge.run import images_for, stream_images
 from splitleak.edge.service import EdgeServiceConfig, edge
+from splitleak.training import memory
 
 CPU = torch.device("cpu")
 
@@ -67,8 +69,11 @@ def deployed(deploy, tmp_path_factory):
 
 
 @pytest.fixture
-def passes():
-    """``passes(encoder)``: the same encoder, which counts the most images that were in one pass of any, ``most``."""
+def in_small_passes(monkeypatch):
+    """``in_small_passes(attack, known, first, *others)``: what it rebuilds where memory affords one picture in a pass.
+
+    And the most pictures that were in a pass of the ``first`` layers of the encoder, the ``others`` behind them.
+    """
 
     class Counting(nn.Sequential):
         most = 0
@@ -77,4 +82,10 @@ def passes():
             Counting.most = max(Counting.most, len(images))
             return super().forward(images)
 
-    return Counting
+    def rebuilt(attack, known, first, *others):
+        monkeypatch.setattr(memory, "LARGE", 1)
+        monkeypatch.setattr(memory, "MOST_BYTES", 1)
+        made = attack(replace(known, encoder=nn.Sequential(Counting(first), *others).eval()))
+        return made, Counting.most
+
+    return rebuilt

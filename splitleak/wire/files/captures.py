@@ -397,11 +397,11 @@ def parts(path: Path) -> list[Path]:
 
 def _earlier_parts(path: Path, file: BinaryIO) -> list[Path]:
     """The parts before the capture in ``file``, which is at ``path`` or was when it was opened."""
-    found: list[Path] = []
-    first, name = _linked(path), _continued(file)
+    found, path = list[Path](), _linked(path)
+    first, name = path, _continued(file)
     while name is not None:
-        earlier = _linked(path).with_name(name)
-        if not earlier.is_file() or earlier in (_linked(path), *found):
+        earlier = path.with_name(name)
+        if not earlier.is_file() or earlier in (path, *found):
             _LOGGER.warning("%s: its earlier part %s is missing: it is read without", first, name)
             break
         found.insert(0, earlier)

@@ -11,7 +11,6 @@ from splitleak.attacker.reconstruction.drag import DragAttack, DragConfig, Sampl
 from splitleak.attacker.training.denoiser import alpha_bar
 from splitleak.measures.pixel import mse
 from splitleak.seeding import generator
-from splitleak.training import memory
 
 QUICK = DragConfig(start="noise", timesteps=12, recurrences=2, guidance=(0.5,))
 
@@ -126,13 +125,11 @@ def test_through_dropout_it_rebuilds_much_better_than_the_mean_image(known, smal
     assert mse(DragAttack(config)(through), truth).mean() < 0.5 * grey
 
 
-def test_of_large_pictures_as_many_are_in_one_pass_as_memory_affords(known, monkeypatch, passes):
+def test_of_large_pictures_as_many_are_in_one_pass_as_memory_affords(known, in_small_passes):
     attack = DragAttack(QUICK)
     whole = attack(known)
-    monkeypatch.setattr(memory, "LARGE", 1)
-    monkeypatch.setattr(memory, "MOST_BYTES", 1)
-    apart = attack(dataclasses.replace(known, encoder=passes(known.encoder)))
-    assert passes.most <= 2  # of the check for a gradient
+    apart, most = in_small_passes(attack, known, known.encoder)
+    assert most <= 2  # of the check for a gradient
     torch.testing.assert_close(apart, whole, atol=1e-4, rtol=0)
 
 

@@ -9,7 +9,6 @@ from splitleak.attacker.diffusion import DiffusionConfig, train_diffusion
 from splitleak.attacker.prior import PriorConfig, train_prior
 from splitleak.attacker.reconstruction.glass import GlassAttack, GlassConfig, Search, drawing_of, squared
 from splitleak.measures.pixel import mse
-from splitleak.training import memory
 
 QUICK = GlassConfig(
     candidates=64, restarts=1, latent_steps=10, steps=30, tv_weights=(0.0,), w_weights=(0.0,), rehearsal_images=2
@@ -76,13 +75,11 @@ def test_with_more_restarts_the_latents_error_does_not_rise(known):
     assert errors == sorted(errors, reverse=True)
 
 
-def test_of_large_pictures_as_many_are_in_one_pass_as_memory_affords(known, monkeypatch, passes):
+def test_of_large_pictures_as_many_are_in_one_pass_as_memory_affords(known, in_small_passes):
     attack = GlassAttack(QUICK)
     whole = attack(known)
-    monkeypatch.setattr(memory, "LARGE", 1)
-    monkeypatch.setattr(memory, "MOST_BYTES", 1)
-    apart = attack(dataclasses.replace(known, encoder=passes(known.encoder)))
-    assert passes.most <= 2  # of the check for a gradient
+    apart, most = in_small_passes(attack, known, known.encoder)
+    assert most <= 2  # of the check for a gradient
     torch.testing.assert_close(apart, whole, atol=1e-4, rtol=0)
 
 

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
@@ -8,7 +6,6 @@ from splitleak.attacker.base import Knowledge, Run
 from splitleak.attacker.reconstruction.peel import PeelAttack, PeelConfig, before, segments
 from splitleak.measures.pixel import mse
 from splitleak.models.resnet import BasicBlock
-from splitleak.training import memory
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +51,12 @@ def test_an_encoder_is_its_stem_its_blocks_and_what_is_behind(invertible):
     assert [len(found[0]), len(found[-1])] == [2, 2]
 
 
-def test_of_large_pictures_as_many_are_in_one_pass_as_memory_affords(invertible, monkeypatch, passes):
+def test_of_large_pictures_as_many_are_in_one_pass_as_memory_affords(invertible, in_small_passes):
     attack = PeelAttack(PeelConfig(block_steps=5, stem_steps=5, joint_steps=5))
     given = known(invertible, torch.rand(3, 1, 8, 8))
     whole = attack(given)
-    monkeypatch.setattr(memory, "LARGE", 1)
-    monkeypatch.setattr(memory, "MOST_BYTES", 1)
-    stem, *others = invertible
-    apart = attack(dataclasses.replace(given, encoder=nn.Sequential(passes(stem), *others).eval()))
-    assert passes.most <= 2  # of the check for a gradient
+    apart, most = in_small_passes(attack, given, *invertible)
+    assert most <= 2  # of the check for a gradient
     torch.testing.assert_close(apart, whole, atol=1e-4, rtol=0)
 
 
